@@ -1,0 +1,96 @@
+"""Every error that Enginehouse raises on purpose, in one tree.
+
+    EnginehouseError
+    ├── UsageError            the caller asked for something that cannot be: exit code 2
+    │   ├── SpecError         a model's file, with file, line and field
+    │   ├── SourceError       a source that is malformed, missing, gated or not allowed
+    │   │   └── UntrustedFile a file that the Trust rules refuse
+    │   └── SettingsError     a setting or a program that is missing on this machine
+    ├── StoreError            the object store said no, or nothing
+    │   ├── StoreUnavailable  it may say yes later (retryable)
+    │   ├── PreconditionFailed  a conditional write lost its race
+    │   └── ArtifactDamaged   bytes or records in the store are not what their manifest says
+    ├── SourceUnavailable     the hub or the index did not answer (retryable)
+    ├── StepFailed            a step ran and failed
+    ├── TritonError           Triton or a node refused or did not answer
+    └── GateRefused           a candidate did not pass its gates: exit code 3
+
+Each carries a stable `code`, the message, a `hint` (what to do next) and `retryable`: whether the same
+call, unchanged, may succeed later. Task retries ask exactly that.
+"""
+
+from __future__ import annotations
+
+
+class EnginehouseError(Exception):
+    """Base of the tree. `message` says what happened, `hint` what to do about it."""
+
+    code = "error"
+    retryable = False
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]"
+
+
+class UsageError(EnginehouseError):
+    code = "usage"
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    code = "spec-invalid"
+
+
+class SourceError(UsageError):
+    code = "source-invalid"
+
+
+class UntrustedFile(SourceError):
+    code = "untrusted-file"
+
+
+class SettingsError(UsageError):
+    code = "settings"
+
+
+class StoreError(EnginehouseError):
+    code = "store"
+
+
+class StoreUnavailable(StoreError):
+    code = "store-unavailable"
+    retryable = True
+
+
+class PreconditionFailed(StoreError):
+    code = "precondition-failed"
+
+
+class ArtifactDamaged(StoreError):
+    code = "artifact-damaged"
+
+
+class SourceUnavailable(EnginehouseError):
+    code = "source-unavailable"
+    retryable = True
+
+
+class StepFailed(EnginehouseError):
+    code = "step-failed"
+
+
+class TritonError(EnginehouseError):
+    code = "triton"
+
+
+class GateRefused(EnginehouseError):
+    code = "gate-refused"
+    exit_code = 3
