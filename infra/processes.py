@@ -1,0 +1,80 @@
+"""Ports for servers that are about to start, and an end for process groups."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+
+import psutil
+
+# Below Linux's default range for outgoing connections (net.ipv4.ip_local_port_range starts at 32768), so that
+# a port chosen now is not taken by somebody's client socket while the server is down.
+_LOWEST_PORT = 20000
+_HIGHEST_PORT = 32767
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different TCP ports that nobody uses on 127.0.0.1 now. Raises OSError when there are too few."""
+    candidates = random.sample(range(_LOWEST_PORT, _HIGHEST_PORT + 1), _HIGHEST_PORT + 1 - _LOWEST_PORT)
+    ports: list[int] = []
+    for port in candidates:
+        if len(ports) == count:
+            break
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+    if len(ports) < count:
+        raise OSError(f"only {len(ports)} of {count} wanted ports are free on 127.0.0.1")
+    return ports
+
+
+def terminate(process: subprocess.Popen[bytes] | int, grace_s: float) -> None:
+    """End the process group that `process` leads: SIGTERM, and SIGKILL for who is left after `grace_s` s.
+
+    The leader must have been started with `start_new_session=True`; a pid that leads no group touches
+    nothing, so the stale pid of a record cannot hit a stranger's child. Returns when no member is left.
+    """
+    group = process if isinstance(process, int) else process.pid
+    _signal(group, signal.SIGTERM)
+    if not _wait_until_gone(process, group, grace_s):
+        _signal(group, signal.SIGKILL)
+        _wait_until_gone(process, group, 10.0)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    for member in _members(group):
+        try:
+            os.kill(member, number)
+        except ProcessLookupError:
+            continue
+
+
+def _wait_until_gone(process: subprocess.Popen[bytes] | int, group: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        if not _members(group):
+            if not isinstance(process, int):
+                process.poll()  # reaps the leader, which is our child
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+
+
+def _members(group: int) -> list[int]:
+    """Living processes of the group. Zombies are over: their parent, not we, has to reap them."""
+    found: list[int] = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
