@@ -18,7 +18,7 @@ _HIGHEST_PORT = 32767
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports that nobody uses on 127.0.0.1 now. Raises OSError when there are too few."""
+    """`count` different TCP ports that nobody uses on 127.0.0.1 now; OSError when there are too few."""
     candidates = random.sample(range(_LOWEST_PORT, _HIGHEST_PORT + 1), _HIGHEST_PORT + 1 - _LOWEST_PORT)
     ports: list[int] = []
     for port in candidates:
@@ -69,12 +69,16 @@ def _wait_until_gone(process: subprocess.Popen[bytes] | int, group: int, seconds
 
 
 def _members(group: int) -> list[int]:
-    """Living processes of the group. Zombies are over: their parent, not we, has to reap them."""
     found: list[int] = []
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(process.pid) == group and not _is_over(process):
                 found.append(process.pid)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
+
+
+def _is_over(process: psutil.Process) -> bool:
+    # A zombie waits for its parent, not for us; but its other threads may still be ending and hold ports.
+    return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1

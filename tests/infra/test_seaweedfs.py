@@ -63,7 +63,7 @@ def test_objects_outlive_a_kill_and_other_ports(tmp_path: Path, monkeypatch: pyt
 
 def test_an_early_death_is_told_with_the_log(tmp_path: Path) -> None:
     log = tmp_path / "seaweedfs.log"
-    ports = {name: 1 for name in seaweedfs.PORT_NAMES}
+    ports: dict[str, int] = dict.fromkeys(seaweedfs.PORT_NAMES, 1)
     process = seaweedfs.launch(tmp_path / "data", log, ports, "test-key", "test-secret")
     try:
         with pytest.raises(StoreUnavailable, match="exited with status") as caught:
