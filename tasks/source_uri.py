@@ -109,7 +109,7 @@ def parse(uri: str) -> SourceUri:
 
 
 def glob_match(pattern: str, text: str) -> bool:
-    """Whether `text` matches: `*` and `?` stay within a `/` segment, `**` crosses them, the rest is literal."""
+    """Whether `text` matches: `*` and `?` stay within a `/` segment, `**` crosses them, rest is literal."""
     translated = "".join(
         {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part)
         for part in re.split(r"(\*\*|\*|\?)", pattern)

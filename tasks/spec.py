@@ -249,8 +249,9 @@ def load_catalogue(folder: Path) -> dict[str, Model]:
 
 
 def with_recipe(model: Model, overrides: Mapping[str, str]) -> Model:
-    """The model with fields of its recipe replaced, for `--recipe key=value`; "4" is read as a number where one
-    is wanted. Kind and runtime stay: with others it would be another entry. Raises SpecError that lists what is allowed.
+    """The model with fields of its recipe replaced, for `--recipe key=value`. Digits do for a number.
+
+    Kind and runtime stay: with others it would be another entry. Raises SpecError that lists what is allowed.
     """
     if not overrides:
         return model

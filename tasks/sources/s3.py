@@ -1,0 +1,131 @@
+"""`s3://bucket/prefix`: one object, or all objects below a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.errors import SettingsError, SourceError, SourceUnavailable
+from tasks.source_uri import S3Uri
+from tasks.sources.resolved import (
+    CHUNK_BYTES,
+    Access,
+    PinnedFile,
+    Progress,
+    ResolvedSource,
+    SnapshotFile,
+    changed,
+    pinned,
+    save,
+    select,
+)
+from tasks.spec import Source
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
+    """Pin every object by size, ETag and, in a versioned bucket, VersionId. One HEAD an object.
+
+    Where both are there, the objects below `prefix/` are meant and not the object `prefix`.
+    """
+    client = _client(access)
+    base = f"{uri.prefix}/"
+    with _told_apart(uri):
+        names = _names_below(client, uri.bucket, base)
+        if not names:
+            folder, slash, name = uri.prefix.rpartition("/")
+            base, names = folder + slash, [name]
+        names = select(source, names)
+        heads = {name: client.head_object(Bucket=uri.bucket, Key=base + name) for name in names}
+    # A bucket without versioning says none, or "null".
+    versions = {name: head.get("VersionId", "null") for name, head in heads.items()}
+    about = {
+        "scheme": "s3",
+        "bucket": uri.bucket,
+        "base": base,
+        "versions": {name: version for name, version in versions.items() if version != "null"},
+    }
+    files = [
+        PinnedFile(name, head["ContentLength"], "etag:" + head["ETag"].strip('"'))
+        for name, head in heads.items()
+    ]
+    return pinned(source, about, files)
+
+
+def fetch(
+    resolved: ResolvedSource, uri: S3Uri, destination: Path, progress: Progress, access: Access
+) -> tuple[SnapshotFile, ...]:
+    """Download with `If-Match`: an object that changed since `resolve` is an error and never mixed in.
+
+    botocore checks the bytes against the checksum of an object that was stored with one.
+    """
+    client = _client(access)
+    total = sum(file.size or 0 for file in resolved.files)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    fetched: list[SnapshotFile] = []
+    for file in resolved.files:
+        request: dict[str, Any] = {
+            "Bucket": uri.bucket,
+            "Key": resolved.pin["base"] + file.path,
+            "IfMatch": f'"{file.digest.removeprefix("etag:")}"',
+            "ChecksumMode": "ENABLED",
+        }
+        if version := resolved.pin["versions"].get(file.path):
+            request["VersionId"] = version
+        with _told_apart(uri, file.path):
+            body = cast(Any, client).get_object(**request)["Body"]
+            with body:
+                saved = save(body.iter_chunks(CHUNK_BYTES), destination / file.path, file.size, advance)
+        fetched.append(SnapshotFile(file.path, saved.size, saved.sha256))
+    return tuple(fetched)
+
+
+def _client(access: Access) -> S3Client:
+    if access.s3 is None:
+        raise SettingsError(
+            "an s3:// source needs an S3 client", hint="Set the store: eval $(enginehouse env)"
+        )
+    return access.s3
+
+
+def _names_below(client: S3Client, bucket: str, base: str) -> list[str]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base)
+    keys = [entry.get("Key", "") for page in pages for entry in page.get("Contents", [])]
+    # Keys that end with a slash are how consoles draw empty folders.
+    return [key.removeprefix(base) for key in keys if not key.endswith("/")]
+
+
+@contextmanager
+def _told_apart(uri: S3Uri, name: str = "") -> Generator[None]:
+    """What S3 says, in this project's errors. With `name`, of a file that was there when it was resolved."""
+    try:
+        yield
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        if name and status in (404, 412):
+            raise changed(str(uri), name) from error
+        if status == 404:
+            raise SourceError(
+                f"there is nothing at {uri}", code="source-missing", hint="Look at the bucket and the prefix."
+            ) from error
+        if status in (401, 403):
+            raise SourceError(
+                f"the S3 server refuses to show {uri}",
+                code="source-gated",
+                hint="Give the credentials in use the right to list and read it.",
+            ) from error
+        raise SourceUnavailable(f"{uri}: {error}") from error
+    except BotoCoreError as error:
+        raise SourceUnavailable(f"{uri}: {error}", hint="Is the S3 server reachable?") from error
