@@ -1,0 +1,228 @@
+"""One bucket prefix of an S3 server: small records with conditional writes, large files in streams.
+
+Conditional writes (`If-None-Match: *`, `If-Match`) are what every promise of the store rests on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from infra.errors import ArtifactDamaged, PreconditionFailed, SettingsError, StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all), from any thread, as often as the work likes."""
+
+_CHUNK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing. `size` in bytes; `etag` as the server gives it, without quotes."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A small object read whole. `age` in seconds, by the server's own clock."""
+
+    body: bytes
+    etag: str
+    age: float
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What the server says of an uploaded file; `checksum` is `ALGORITHM:TYPE:base64`, or empty."""
+
+    size: int
+    sha256: str
+    etag: str
+    checksum: str
+
+
+@cache
+def _client(endpoint: str) -> S3Client:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 4},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=16,
+        s3={"addressing_style": "path"} if endpoint else {},
+    )
+    return cast(Any, boto3).client("s3", endpoint_url=endpoint or None, config=config)
+
+
+@contextmanager
+def _named_errors(key: str) -> Generator[None]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except ClientError as error:
+        details = error.response.get("Error", {})
+        code = details.get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        what = f"S3 answered {status} {code} for '{key}'"
+        if status in (409, 412):
+            raise PreconditionFailed(what) from error
+        if status >= 500 or code in ("SlowDown", "RequestTimeout"):
+            raise StoreUnavailable(what, hint="the step is tried again by itself") from error
+        if status in (401, 403):
+            hint = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+            raise StoreError(what, code="store-denied", hint=hint) from error
+        raise StoreError(what, code="store-missing" if status == 404 else None) from error
+    except NoCredentialsError as error:
+        raise SettingsError(
+            "no S3 credentials were found",
+            hint="`enginehouse up` makes them for the embedded stack; elsewhere set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or use any other place where AWS looks",
+        ) from error
+    except (BotoCoreError, Boto3Error) as error:
+        raise StoreUnavailable(f"S3 did not answer for '{key}': {error}", hint="is the store up?") from error
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """`s3://name/prefix`; every key below is relative to the prefix."""
+
+    name: str
+    prefix: str
+    endpoint: str = ""
+
+    @classmethod
+    def at(cls, uri: str) -> Bucket:
+        """The bucket of `s3://name/prefix`, at AWS_ENDPOINT_URL_S3 where that is set."""
+        if not uri:
+            raise SettingsError(
+                "no store is set", hint="run `enginehouse up`, or set ENGINEHOUSE_STORE=s3://bucket/prefix"
+            )
+        scheme, separator, rest = uri.partition("://")
+        name, _, prefix = rest.partition("/")
+        if scheme != "s3" or not separator or not name:
+            raise SettingsError(f"'{uri}' is not a store", hint="a store is s3://bucket or s3://bucket/prefix")
+        prefix = prefix.strip("/")
+        return cls(name, f"{prefix}/" if prefix else "", os.environ.get("AWS_ENDPOINT_URL_S3", ""))
+
+    @property
+    def client(self) -> S3Client:
+        return _client(self.endpoint)
+
+    def get(self, key: str) -> Record | None:
+        """The object at `key`, or None."""
+        try:
+            with _named_errors(key):
+                answer = self.client.get_object(Bucket=self.name, Key=self.prefix + key)
+                body = answer["Body"].read()
+        except StoreError as error:
+            if error.code == "store-missing":
+                return None
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return Record(body, answer["ETag"].strip('"'), (now - answer["LastModified"]).total_seconds())
+
+    def create(self, key: str, body: bytes) -> str:
+        """Write `key` where nothing is yet; returns its ETag. Raises PreconditionFailed where something is."""
+        with _named_errors(key):
+            answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfNoneMatch="*")
+        return answer["ETag"].strip('"')
+
+    def replace(self, key: str, body: bytes, etag: str) -> str:
+        """Write `key` where it still has `etag`; returns the new ETag. Raises PreconditionFailed where not."""
+        with _named_errors(key):
+            answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=f'"{etag}"')
+        return answer["ETag"].strip('"')
+
+    def put(self, key: str, body: bytes) -> str:
+        """Write `key`, whatever is there: for records that have one writer."""
+        with _named_errors(key):
+            answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body)
+        return answer["ETag"].strip('"')
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """All objects below `prefix`, in the server's own order."""
+        with _named_errors(prefix):
+            pages = self.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix):
+                for item in page.get("Contents", []):
+                    key = item.get("Key", "").removeprefix(self.prefix)
+                    yield Entry(key, item.get("Size", 0), item.get("ETag", "").strip('"'))
+
+    def delete(self, key: str) -> None:
+        with _named_errors(key):
+            self.client.delete_object(Bucket=self.name, Key=self.prefix + key)
+
+    def upload(self, path: Path, key: str, progress: Callable[[int], None]) -> StoredFile:
+        """Stream a file up, in parallel parts with checksums that the server verifies; memory stays flat.
+
+        `progress` gets the number of bytes of each piece sent. The sha256 is of the bytes as they were read
+        for sending.
+        """
+        from boto3.s3.transfer import TransferConfig
+
+        size = path.stat().st_size
+        with path.open("rb") as file, _named_errors(key):
+            reader = _HashingReader(file)
+            self.client.upload_fileobj(
+                cast("BinaryIO", reader),
+                self.name,
+                self.prefix + key,
+                ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
+                Callback=progress,
+                Config=TransferConfig(multipart_threshold=_CHUNK, multipart_chunksize=_CHUNK, max_concurrency=4),
+            )
+            head = self.client.head_object(Bucket=self.name, Key=self.prefix + key, ChecksumMode="ENABLED")
+        if not reader.count == size == head["ContentLength"]:
+            raise ArtifactDamaged(f"'{key}' has {head['ContentLength']} bytes in the store, {size} on disk")
+        checksum = head.get("ChecksumCRC64NVME", "")
+        if checksum:
+            checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
+        return StoredFile(size, reader.digest.hexdigest(), head["ETag"].strip('"'), checksum)
+
+    def download(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
+        """Stream an object into `path` and check its sha256. Raises ArtifactDamaged where they differ."""
+        digest = hashlib.sha256()
+        with _named_errors(key), path.open("wb") as file:
+            body = self.client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
+            for chunk in body.iter_chunks(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+                progress(len(chunk))
+        if digest.hexdigest() != sha256:
+            path.unlink()
+            raise ArtifactDamaged(
+                f"'{key}' does not hold the bytes that its manifest names",
+                hint="run the rebuild again: the artifact is then made anew",
+            )
+
+
+class _HashingReader:
+    """A file that can only be read forward, so that s3transfer reads every byte once, through the hash."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        self.count += len(data)
+        return data

@@ -1,0 +1,113 @@
+"""Settings: from the environment, then `enginehouse.toml`, then the embedded stack that `enginehouse up` made.
+
+Every setting is one environment variable, so that a worker, a container and a shell are set up alike.
+Secrets (S3 keys, hub tokens) are never settings of their own: they stay in the variables and files where
+AWS and Hugging Face look for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import SettingsError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What Enginehouse needs to know of its surroundings. Paths are absolute."""
+
+    home: Path
+    """Folder for the embedded stack, the steps' workspaces and a node's files."""
+    catalogue: Path
+    """Folder of the models' files."""
+    store: str
+    """`s3://bucket/prefix` that holds artifacts, records and targets."""
+    target: str
+    """The target that a node without `--target` belongs to, and whose address `ask` uses."""
+    triton_http: str
+    """`http://host:port` of a Triton that answers clients; empty where none is known."""
+    triton_grpc: str
+    """`host:port` of the same Triton's gRPC."""
+    lease_seconds: float
+    """How long a lease lives that nobody renews."""
+
+
+_DEFAULTS = {
+    "ENGINEHOUSE_HOME": str(CHECKOUT / ".enginehouse"),
+    "ENGINEHOUSE_CATALOGUE": str(CHECKOUT / "deployments" / "models"),
+    "ENGINEHOUSE_STORE": "",
+    "ENGINEHOUSE_TARGET": "local",
+    "ENGINEHOUSE_TRITON_HTTP": "",
+    "ENGINEHOUSE_TRITON_GRPC": "",
+    "ENGINEHOUSE_LEASE_SECONDS": "20",
+}
+
+
+def stack_environment_file(home: Path) -> Path:
+    """The file in which `enginehouse up` keeps the variables of its stack (mode 0600: it holds the S3 key)."""
+    return home / "environment.json"
+
+
+def activate(environment: MutableMapping[str, str] | None = None) -> None:
+    """Fill `environment` (default: this process's) from `enginehouse.toml` and from the embedded stack.
+
+    What is already set wins. The embedded stack counts only where neither a store nor a Prefect server
+    is named, so that a shell set up for production never mixes with it.
+    """
+    environment = os.environ if environment is None else environment
+    for name, value in _from_toml(Path.cwd() / "enginehouse.toml").items():
+        environment.setdefault(name, value)
+    if environment.get("ENGINEHOUSE_STORE") or environment.get("PREFECT_API_URL"):
+        return
+    home = Path(environment.get("ENGINEHOUSE_HOME", _DEFAULTS["ENGINEHOUSE_HOME"]))
+    try:
+        stack = json.loads(stack_environment_file(home).read_text())
+    except FileNotFoundError:
+        return
+    for name, value in stack.items():
+        environment.setdefault(name, value)
+
+
+def load() -> Settings:
+    """The settings of this process; call `activate` first. Raises SettingsError for a value of the wrong form."""
+
+    def value(name: str) -> str:
+        return os.environ.get(name) or _DEFAULTS[name]
+
+    try:
+        lease_seconds = float(value("ENGINEHOUSE_LEASE_SECONDS"))
+    except ValueError:
+        raise SettingsError("ENGINEHOUSE_LEASE_SECONDS is not a number of seconds") from None
+    return Settings(
+        home=Path(value("ENGINEHOUSE_HOME")).absolute(),
+        catalogue=Path(value("ENGINEHOUSE_CATALOGUE")).absolute(),
+        store=value("ENGINEHOUSE_STORE"),
+        target=value("ENGINEHOUSE_TARGET"),
+        triton_http=value("ENGINEHOUSE_TRITON_HTTP"),
+        triton_grpc=value("ENGINEHOUSE_TRITON_GRPC"),
+        lease_seconds=lease_seconds,
+    )
+
+
+def _from_toml(path: Path) -> dict[str, str]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    values: dict[str, str] = {}
+    for key, value in table.items():
+        name = f"ENGINEHOUSE_{key.upper()}"
+        if name not in _DEFAULTS:
+            known = ", ".join(sorted(n.removeprefix("ENGINEHOUSE_").lower() for n in _DEFAULTS))
+            raise SettingsError(f"{path}: unknown setting '{key}'", hint=f"known settings: {known}")
+        values[name] = str(value)
+    return values

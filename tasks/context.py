@@ -1,0 +1,60 @@
+"""What every step is handed: the store, a local workspace, and who asks."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from infra.s3 import Bucket, Progress
+from infra.settings import Settings
+from tasks.artifact import Artifact, ArtifactStore, Producer
+from tasks.records import Target
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Context:
+    store: ArtifactStore
+    workspace: Workspace
+    flow_run: str
+    """Id of the Prefect flow run, or empty outside of one."""
+    lease_seconds: float
+    progress: Progress = lambda done, total: None
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, settings: Settings, flow_run: str, work: str, progress: Progress = lambda done, total: None) -> Context:
+        """`work` names the workspace: the identity of what is made in it."""
+        return cls(
+            ArtifactStore(Bucket.at(settings.store)),
+            Workspace(settings.home / "work" / work),
+            flow_run,
+            settings.lease_seconds,
+            progress,
+        )
+
+    def target(self, name: str) -> Target:
+        return Target(self.store.bucket, name)
+
+    def producer(self, task: str, runtime: Mapping[str, str] | None = None) -> Producer:
+        """Who made it, with the seconds since this context was made and this process's peak memory."""
+        return Producer(
+            task=task,
+            code=f"enginehouse {version('enginehouse')}",
+            runtime=dict(runtime or {}),
+            flow_run=self.flow_run,
+            seconds=round(time.monotonic() - self.started, 3),
+            # Linux counts ru_maxrss in KiB.
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step that makes an artifact comes back with. `artifact` is None where nothing needs it any more."""
+
+    artifact: Artifact | None
+    cached: bool

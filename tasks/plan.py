@@ -1,0 +1,48 @@
+"""Plans: every identity of a rebuild, known before anything runs, on a machine without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.artifact import ArtifactRef
+from tasks.engines import EngineKind, engine_kind
+from tasks.identity import Identity
+from tasks.spec import Model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The artifacts of one model, recipe and runtime."""
+
+    model: Model
+    snapshot: Identity
+    checkpoint: Identity
+    engine: Identity
+    repository: Identity
+
+    @classmethod
+    def of(cls, model: Model, snapshot: Identity) -> Plan:
+        kind = engine_kind(model)
+        checkpoint = kind.checkpoint_identity(model, snapshot)
+        engine = kind.engine_identity(model, checkpoint)
+        return cls(model, snapshot, checkpoint, engine, kind.repository_identity(model, engine))
+
+    @property
+    def kind(self) -> EngineKind:
+        return engine_kind(self.model)
+
+    @property
+    def snapshot_ref(self) -> ArtifactRef:
+        return ArtifactRef("snapshot", self.model.name, self.snapshot.digest)
+
+    @property
+    def checkpoint_ref(self) -> ArtifactRef:
+        return ArtifactRef("checkpoint", self.model.name, self.checkpoint.digest)
+
+    @property
+    def engine_ref(self) -> ArtifactRef:
+        return ArtifactRef("engine", self.model.name, self.engine.digest)
+
+    @property
+    def repository_ref(self) -> ArtifactRef:
+        return ArtifactRef("repository", self.model.name, self.repository.digest)

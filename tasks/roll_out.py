@@ -1,0 +1,143 @@
+"""Roll out: a candidate beside the live release, loaded and ready on every live node of a target."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from infra.errors import EnginehouseError, GateRefused, TritonError
+from tasks.artifact import Artifact
+from tasks.context import Context
+from tasks.engines import LIMITS_FILE
+from tasks.identity import Identity
+from tasks.plan import Plan
+from tasks.records import Current, Intent, NodeReport, Result, Target
+
+CANDIDATE_LIFETIME_SECONDS = 3600.0
+"""A candidate without a result this long after its number was reserved belongs to a run that died."""
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class RollOut:
+    """Release `release` on `target`; `unchanged` where it is live already and nothing was done."""
+
+    target: str
+    release: int
+    unchanged: bool
+
+
+def roll_out(
+    context: Context, plan: Plan, target_name: str, *, refresh: bool = False, timeout_s: float = 900.0
+) -> RollOut:
+    """Make a release of the plan's repository, or go on with one that a killed run left half way.
+
+    A repository identity equal to the live one makes no release, unless `refresh` and the bytes differ.
+    Raises GateRefused where a node cannot load it; TritonError where no node is alive (retryable) or memory is short.
+    """
+    target = context.target(target_name)
+    model = plan.model.name
+    repository, engine = context.store.need(plan.repository_ref), context.store.need(plan.engine_ref)
+    digest = Identity({"repository": repository.manifest.digest, "engine": engine.manifest.digest}).digest
+    current, _ = target.current(model)
+    if current.public is not None:
+        live = target.intent(model, current.public)
+        if live.repository == str(plan.repository_ref) and (not refresh or live.digest == digest):
+            return RollOut(target_name, current.public, unchanged=True)
+    release = _adopted(target, model, current, str(plan.repository_ref), digest)
+    if release is None:
+        _require_memory(context, plan, engine, live_nodes(target))
+        release = target.reserve(
+            model,
+            lambda number: Intent(
+                model=model,
+                release=number,
+                repository=str(plan.repository_ref),
+                digest=digest,
+                recipe={key: str(value) for key, value in plan.model.recipe.model_dump().items()},
+                source=plan.model.source.uri,
+                flow_run=context.flow_run,
+            ),
+        ).release
+    wanted = release
+    target.move(model, lambda current: _without_abandoned(target, model, current).with_candidate(wanted))
+    _wait_until_ready(target, model, release, timeout_s)
+    return RollOut(target_name, release, unchanged=False)
+
+
+def live_nodes(target: Target) -> list[NodeReport]:
+    """Reports of the live nodes, at least one. Raises TritonError (retryable) where there is none."""
+    nodes = target.nodes()
+    if not nodes:
+        raise TritonError(
+            f"target '{target.name}' has no live node",
+            hint="start one: `enginehouse up` for the embedded stack, `enginehouse node` elsewhere",
+            code="no-live-node",
+            retryable=True,
+        )
+    return nodes
+
+
+def refuse(target: Target, model: str, result: Result) -> GateRefused:
+    """Record that a candidate was refused, stop wanting it, and return the error to raise."""
+    counted = target.conclude(model, result)
+    target.move(model, lambda current: current.without_candidate(result.release))
+    return GateRefused(
+        f"{model} release {result.release} on '{target.name}' was refused: {counted.reason}",
+        hint=f"the live release was not touched; `enginehouse releases {model}` shows the evidence",
+    )
+
+
+def _adopted(target: Target, model: str, current: Current, repository: str, digest: str) -> int | None:
+    """A candidate of the same bytes that was not refused: of a run that died, or of one beside us."""
+    for candidate in current.candidates:
+        intent = target.intent(model, candidate)
+        if (intent.repository, intent.digest) == (repository, digest):
+            result = target.result(model, candidate)
+            if result is None or result.state == "passed":
+                return candidate
+    return None
+
+
+def _without_abandoned(target: Target, model: str, current: Current) -> Current:
+    for candidate in current.candidates:
+        result = target.result(model, candidate)
+        refused = result is not None and result.state == "refused"
+        if refused or target.intent_age(model, candidate) > CANDIDATE_LIFETIME_SECONDS:
+            current = current.without_candidate(candidate)
+    return current
+
+
+def _require_memory(context: Context, plan: Plan, engine: Artifact, nodes: list[NodeReport]) -> None:
+    limits = context.store.read(engine, LIMITS_FILE)
+    weights = sum(file.size for file in engine.manifest.files)
+    needed = plan.kind.memory_bytes(plan.model, weights, limits)
+    for node in nodes:
+        if node.memory_available_bytes < needed:
+            raise EnginehouseError(
+                f"node '{node.node}' has {node.memory_available_bytes >> 20} MiB free, and another release of "
+                f"{plan.model.name} needs {needed >> 20} MiB beside the live one",
+                hint="lower serving.slots or serving.context_tokens, or give the node more memory",
+                code="memory-short",
+            )
+
+
+def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        states = {
+            node.node: node.models[model].releases.get(release) if model in node.models else None
+            for node in live_nodes(target)
+        }
+        for node, state in states.items():
+            if state is not None and state.state == "failed":
+                reason = f"node '{node}' could not load it: {state.error}"
+                raise refuse(target, model, Result(release=release, state="refused", reason=reason))
+        if all(state is not None and state.state == "ready" for state in states.values()):
+            return
+        if time.monotonic() > deadline:
+            waiting = ", ".join(node for node, state in states.items() if state is None or state.state != "ready")
+            reason = f"not ready on {waiting} within {timeout_s:g} s"
+            raise refuse(target, model, Result(release=release, state="refused", reason=reason))
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,54 @@
+"""Local folders of one engine's steps, so that a step that is tried again finds what was finished.
+
+Each engine has a workspace of its own, used by whoever holds its lease. A folder appears whole or not at all: it
+is made beside its place and renamed. It is dropped only when the store holds the artifact, verified.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.s3 import Progress
+from tasks.artifact import ArtifactRef, ArtifactStore, place
+
+
+@dataclass(frozen=True)
+class Workspace:
+    root: Path
+
+    def folder(self, ref: ArtifactRef) -> Path:
+        """Where a finished local copy of `ref` lies, if there is one."""
+        return self.root / ref.kind / ref.identity
+
+    def make(self, ref: ArtifactRef, work: Callable[[Path], None]) -> Path:
+        """Let `work` fill a fresh folder, then put it in place. What a killed or failed try left is removed."""
+        folder = self.folder(ref)
+        if folder.is_dir():
+            return folder
+        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+        partial.mkdir(parents=True)
+        try:
+            work(partial)
+            place(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    def bring(self, store: ArtifactStore, ref: ArtifactRef, progress: Progress) -> Path:
+        """The local copy of `ref`, downloaded and verified where there is none."""
+        folder = self.folder(ref)
+        if not folder.is_dir():
+            store.download(store.need(ref), folder, progress)
+        return folder
+
+    def drop(self, ref: ArtifactRef) -> None:
+        """Remove the local copy of `ref`."""
+        shutil.rmtree(self.folder(ref), ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove everything, with what killed tries left."""
+        shutil.rmtree(self.root, ignore_errors=True)
