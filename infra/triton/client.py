@@ -1,0 +1,236 @@
+"""A thin client of Triton: control and questions over HTTP, cancellable streams over gRPC.
+
+HTTP is spoken with the standard library: `tritonclient.http` would import gevent for the same few calls. gRPC is
+imported only by `stream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import queue
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+from infra.errors import TritonError
+
+from .server import CONTROL_HEADER
+
+CONTROL_TIMEOUT_S = 300.0
+"""Loading a model answers when it is loaded, which takes minutes for a large one."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered, or one streamed piece of it; `seconds` since the question was sent.
+
+    `log_probs` holds one natural logarithm a token, where the request asked for them.
+    """
+
+    text: str
+    log_probs: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One line of the repository index. `state` is empty for a model that was never loaded."""
+
+    name: str
+    state: str
+    reason: str
+
+
+class TritonClient:
+    """One server. `http` and `grpc` are `host:port`; `key` opens the restricted endpoints; times in seconds.
+
+    Every method raises TritonError; `retryable` is set where the server did not answer or was too busy.
+    """
+
+    def __init__(self, http: str, *, grpc: str = "", key: str = "", timeout_s: float = 120.0) -> None:
+        self._http = http.removeprefix("http://").rstrip("/")
+        self._grpc = grpc
+        self._headers = {CONTROL_HEADER: key} if key else {}
+        self._timeout_s = timeout_s
+
+    def live(self) -> bool:
+        """Whether the server answers at all."""
+        return self._healthy("v2/health/live")
+
+    def ready(self, model: str) -> bool:
+        """Whether this model answers requests now."""
+        return self._healthy(f"v2/models/{quote(model, safe='')}/ready")
+
+    def index(self) -> tuple[ModelState, ...]:
+        """Every model that the server's repository holds, loaded or not."""
+        with self._request("POST", "v2/repository/index", {}) as response:
+            entries = json.load(response)
+        return tuple(
+            ModelState(entry["name"], entry.get("state", ""), entry.get("reason", "")) for entry in entries
+        )
+
+    def load(self, model: str) -> None:
+        """Load a model, or load it again if its folder changed; returns when it answers requests."""
+        self._control(model, "load")
+
+    def unload(self, model: str) -> None:
+        """Take a model away; running requests end first. Returns before they have."""
+        self._control(model, "unload")
+
+    def generate(self, model: str, request: Mapping[str, Any]) -> Answer:
+        """One question, one answer. `request` is a body of Triton's generate extension."""
+        started = time.monotonic()
+        with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
+            return _answer(json.load(response), started)
+
+    def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Answer]:
+        """The pieces of an answer as they come, by server-sent events. `request` must say `"stream": True`."""
+        started = time.monotonic()
+        with self._request("POST", f"v2/models/{quote(model, safe='')}/generate_stream", request) as response:
+            with _reaching(self._http):
+                for line in response:
+                    if line.startswith(b"data:"):
+                        yield _answer(json.loads(line[len(b"data:") :]), started)
+
+    def stream(self, model: str, request: Mapping[str, Any]) -> GrpcStream:
+        """The same over gRPC, in a `with`: left early, the server is told to stop generating."""
+        return GrpcStream(self._grpc, model, request, self._timeout_s)
+
+    def _control(self, model: str, action: str) -> None:
+        path = f"v2/repository/models/{quote(model, safe='')}/{action}"
+        with self._request("POST", path, {}, timeout_s=CONTROL_TIMEOUT_S):
+            pass
+
+    def _healthy(self, path: str) -> bool:
+        try:
+            with self._request("GET", path, None):
+                return True
+        except TritonError:
+            return False
+
+    @contextlib.contextmanager
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, timeout_s: float | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection(self._http, timeout=timeout_s or self._timeout_s)
+        with contextlib.closing(connection):
+            with _reaching(self._http):
+                connection.request(method, "/" + path, None if body is None else json.dumps(body), self._headers)
+                response = connection.getresponse()
+                text = "" if response.status == 200 else response.read().decode(errors="replace")
+            if response.status != 200:
+                raise _refusal(response.status, text)
+            yield response
+
+
+class GrpcStream:
+    """A running gRPC stream: iterate for its pieces, leave the `with` to end it."""
+
+    def __init__(self, address: str, model: str, request: Mapping[str, Any], timeout_s: float) -> None:
+        import numpy as np
+        import tritonclient.grpc as grpc
+        from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+        library: Any = grpc
+        to_numpy: Any = triton_to_np_dtype
+        self._failure: Any = InferenceServerException
+        self._timeout_s = timeout_s
+        self._results: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self._started = time.monotonic()
+        self._client: Any = library.InferenceServerClient(address)
+        try:
+            types = {entry.name: entry.datatype for entry in self._client.get_model_metadata(model).inputs}
+            inputs: list[Any] = []
+            for name, value in request.items():
+                if name not in types:
+                    raise TritonError(f"the model '{model}' has no input '{name}'", code="triton-invalid")
+                values = [value] if isinstance(value, str | bytes | int | float) else list(value)
+                encoded = [item.encode() if isinstance(item, str) else item for item in values]
+                tensor = library.InferInput(name, [1, len(values)], types[name])
+                tensor.set_data_from_numpy(np.array([encoded], dtype=to_numpy(types[name])))
+                inputs.append(tensor)
+            self._client.start_stream(callback=lambda result, error: self._results.put((result, error)))
+            self._client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        except InferenceServerException as error:
+            self._client.close()
+            raise _grpc_refusal(address, error) from error
+
+    def __enter__(self) -> GrpcStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
+
+    def __iter__(self) -> Iterator[Answer]:
+        while True:
+            try:
+                result, error = self._results.get(timeout=self._timeout_s)
+            except queue.Empty:
+                raise _unreachable(f"no piece came within {self._timeout_s:g} s") from None
+            if error is not None:
+                raise _grpc_refusal("", error)
+            text = result.as_numpy("text_output")
+            if text is not None:
+                log_probs = result.as_numpy("output_log_probs")
+                yield Answer(
+                    text.flat[0].decode(),
+                    () if log_probs is None else tuple(map(float, log_probs.flat)),
+                    time.monotonic() - self._started,
+                )
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return
+
+
+def _answer(body: Mapping[str, Any], started: float) -> Answer:
+    if "error" in body:
+        raise _refusal(400, json.dumps(body))
+    log_probs = body.get("output_log_probs", ())
+    return Answer(
+        text=body["text_output"],
+        # Triton writes a tensor of one element as a bare number.
+        log_probs=(log_probs,) if isinstance(log_probs, float) else tuple(log_probs),
+        seconds=time.monotonic() - started,
+    )
+
+
+@contextlib.contextmanager
+def _reaching(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(f"Triton at {address} does not answer: {error}") from error
+
+
+def _unreachable(message: str) -> TritonError:
+    error = TritonError(message, hint="is it running? try: enginehouse status", code="triton-unreachable")
+    error.retryable = True
+    return error
+
+
+def _refusal(status: int, text: str) -> TritonError:
+    try:
+        message = str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError):
+        message = text[:200] or f"HTTP status {status}"
+    if status == 403:
+        return TritonError(message, hint="this endpoint belongs to the node agent alone", code="triton-restricted")
+    if status == 404 or "unknown model" in message:
+        return TritonError(message, hint="see which models it serves: enginehouse status", code="triton-unknown-model")
+    error = TritonError(message, code="triton-busy" if status == 503 else "triton-refused")
+    error.retryable = status == 503
+    return error
+
+
+def _grpc_refusal(address: str, error: Any) -> TritonError:
+    status, message = str(error.status()), str(error.message())
+    if status == "StatusCode.UNAVAILABLE" and "connect" in message:
+        return _unreachable(f"Triton at {address} does not answer: {message}")
+    return _refusal(400, json.dumps({"error": message}))

@@ -1,0 +1,83 @@
+"""What Triton loads: requests in, responses out, everything between is the runner's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
+
+from .contract import Answer, RequestRefused, encode_answers, parse_request
+from .engine import Engine
+from .runner import FailureCode, Runner
+from .settings import ServingSettings
+
+_triton: Any = triton
+_FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+# By name: Triton adds TritonError to its module only after it has imported this one.
+_CODES: dict[FailureCode, str] = {
+    "invalid": "INVALID_ARG",
+    "unavailable": "UNAVAILABLE",
+    "cancelled": "CANCELLED",
+    "internal": "INTERNAL",
+}
+
+
+class TritonPythonModel:
+    """Triton's interface to a decoupled Python model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        folder = Path(args["model_repository"]) / args["model_version"]
+        settings = ServingSettings.read(folder)
+        self._runner = Runner(load_engine(folder, settings), settings.request_timeout_s)
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+                rows = parse_request(tensors, json.loads(request.parameters()))
+            except RequestRefused as error:
+                TritonReply(sender).fail("invalid", str(error))
+            else:
+                self._runner.submit(
+                    rows, TritonReply(sender, log_probs=any(row.return_log_probs for row in rows))
+                )
+
+    def finalize(self) -> None:
+        self._runner.close()
+
+
+class TritonReply:
+    """The runner's `Reply` on a decoupled response sender."""
+
+    def __init__(self, sender: Any, *, log_probs: bool = False) -> None:
+        self._sender = sender
+        self._log_probs = log_probs
+
+    def send(self, answers: Sequence[Answer], *, final: bool) -> None:
+        encoded = encode_answers(answers, log_probs=self._log_probs)
+        tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
+        self._sender.send(_triton.InferenceResponse(tensors), flags=_FINAL if final else 0)
+
+    def finish(self) -> None:
+        self._sender.send(flags=_FINAL)
+
+    def fail(self, code: FailureCode, message: str) -> None:
+        error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))
+        self._sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)
+
+    def is_cancelled(self) -> bool:
+        return self._sender.is_cancelled()
+
+
+def load_engine(folder: Path, settings: ServingSettings) -> Engine:
+    """The engine that the release names. Each is imported only where it is used: its package may be missing."""
+    if settings.engine == "llamacpp":
+        from .llamacpp import LlamaCpp
+
+        return LlamaCpp(folder, settings)
+    raise ValueError(f"serving.json names the engine '{settings.engine}', which this release does not hold")

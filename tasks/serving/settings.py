@@ -1,0 +1,65 @@
+"""`serving.json`: what a release tells the model that serves it. Written by `assemble`, read inside Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "serving.json"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a request that does not say gets. `top_k` 0 and `top_p` 1 mean all tokens, `temperature` 0 greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """How one release is served.
+
+    `engine` names the engine; `engine_file` is relative to the version folder. `slots` requests are generated at
+    once, each with `context_tokens` tokens of prompt and answer together; further ones wait. `threads` None means
+    all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
+    """
+
+    engine: str
+    engine_file: str
+    slots: int
+    context_tokens: int
+    chat_template: bool
+    request_timeout_s: float
+    threads: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ServingSettings:
+        """Raises ValueError for a field that is missing or unknown: a release must not half understand its own."""
+        values = _known(cls, json.loads(text))
+        try:
+            return cls(**{**values, "sampling": Sampling(**_known(Sampling, values.get("sampling", {})))})
+        except TypeError as error:
+            raise ValueError(f"{FILE_NAME}: {error}") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> ServingSettings:
+        return cls.from_json((folder / FILE_NAME).read_text())
+
+
+def _known(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(values) - {entry.name for entry in fields(owner)}
+    if unknown:
+        raise ValueError(f"{FILE_NAME} holds unknown fields: {', '.join(sorted(unknown))}")
+    return dict(values)

@@ -1,0 +1,1 @@
+"""What Triton reads: the model repository of a release and its public name."""
