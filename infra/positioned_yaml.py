@@ -48,8 +48,8 @@ def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return None, [Problem(1, "", f"cannot be read: {error}")]
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             return None, [Problem(1, "", "is empty")]
@@ -61,8 +61,6 @@ def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
         return None, [Problem(mark.line + 1 if mark else 1, "", f"is not YAML: {error.problem}")]
     except (yaml.YAMLError, ValueError) as error:
         return None, [Problem(1, "", f"is not YAML: {error}")]
-    finally:
-        loader.dispose()
 
 
 def _repeated_keys(node: yaml.Node, path: tuple[str, ...]) -> list[Problem]:
@@ -72,9 +70,7 @@ def _repeated_keys(node: yaml.Node, path: tuple[str, ...]) -> list[Problem]:
         for key, value in node.value:
             line, name = key.start_mark.line + 1, str(key.value)
             if name in first:
-                problems.append(
-                    Problem(line, ".".join((*path, name)), f"is given before, in line {first[name]}")
-                )
+                problems.append(Problem(line, ".".join((*path, name)), f"is given before, in line {first[name]}"))
             first.setdefault(name, line)
             problems += _repeated_keys(value, (*path, name))
     elif isinstance(node, yaml.SequenceNode):

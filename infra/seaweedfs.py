@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import SettingsError, StoreUnavailable
 
-PORT_NAMES = (
+PORT_NAMES: tuple[str, ...] = (
     "s3",
     "s3-grpc",
     "master",
@@ -62,12 +62,19 @@ def endpoint_url(ports: Mapping[str, int]) -> str:
 
 
 def launch(
-    data: Path, log: Path, ports: Mapping[str, int], access_key: str, secret_key: str
+    data: Path,
+    log: Path,
+    ports: Mapping[str, int],
+    access_key: str,
+    secret_key: str,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the server in a process group of its own and return at once; `wait_ready` waits for it.
 
     `data` is made when it is not there and holds the objects and `s3.json` (mode 0600), the one identity that
-    may do anything. `log` is appended to. `ports` has one port for each of PORT_NAMES.
+    may do anything. `log` is appended to. `ports` has one port for each of PORT_NAMES. `environment` is
+    added to the variables that the server inherits.
     Raises SettingsError when the program is missing.
     """
     data.mkdir(parents=True, exist_ok=True)
@@ -96,7 +103,7 @@ def launch(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=data,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
             start_new_session=True,
         )
 

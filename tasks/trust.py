@@ -43,13 +43,11 @@ def accepted(model: Model, uri: str) -> bool:
         parsed = parse(uri)
     except SourceError:
         return False
-    return isinstance(parsed, HubUri | S3Uri) and any(
-        glob_match(pattern, str(parsed)) for pattern in model.accepts
-    )
+    return isinstance(parsed, HubUri | S3Uri) and any(glob_match(pattern, str(parsed)) for pattern in model.accepts)
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise UntrustedFile unless all names are plain relative POSIX paths and no two meet on any file system."""
+    """Raise UntrustedFile unless all names are plain relative POSIX paths, and no two are the same file."""
     folded: dict[str, str] = {}
     folders: set[str] = set()
     for name in names:
@@ -82,9 +80,7 @@ def check_type(name: str, trust: Collection[str]) -> None:
             raise _refused(name, "is Python code", "untrusted-python", "python")
     elif suffix in _PICKLES:
         if "pickle" not in trust:
-            raise _refused(
-                name, "is a pickle, which can run code when it is read", "untrusted-pickle", "pickle"
-            )
+            raise _refused(name, "is a pickle, which can run code when it is read", "untrusted-pickle", "pickle")
     elif any(segment.startswith(".") for segment in path.parts) or not (
         suffix in _WEIGHTS | _TEXTS | _OTHERS or path.stem.upper().startswith(_LICENCES)
     ):
@@ -128,9 +124,7 @@ def _check_safetensors(file: BinaryIO, name: str, size: int) -> None:
         raise _wrong_content(name, "has no safetensors header")
     try:
         header = json.loads(file.read(length))
-        ends = [
-            _end_of_tensor(entry, size - 8 - length) for key, entry in header.items() if key != "__metadata__"
-        ]
+        ends = [_end_of_tensor(entry, size - 8 - length) for key, entry in header.items() if key != "__metadata__"]
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise _wrong_content(name, "has a safetensors header that does not hold together") from error
     if max(ends, default=0) != size - 8 - length:
@@ -167,9 +161,7 @@ def _check_json(file: BinaryIO, name: str, size: int, trust: Collection[str]) ->
     except (ValueError, RecursionError) as error:
         raise _wrong_content(name, "is not JSON") from error
     if "auto_map" in keys and "python" not in trust:
-        raise _refused(
-            name, "has an `auto_map`, which names Python code to run", "untrusted-python", "python"
-        )
+        raise _refused(name, "has an `auto_map`, which names Python code to run", "untrusted-python", "python")
 
 
 def _check_text(file: BinaryIO, name: str) -> None:
