@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
 from infra.s3 import Bucket, Progress
-from tasks.identity import Identity, Json, canonical
+from tasks.identity import Identity, canonical
 
 Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
 SCHEMA = 1
@@ -66,7 +66,7 @@ class Manifest(_Frozen):
     schema_version: int = SCHEMA
     kind: Kind
     model: str
-    identity: dict[str, Json]
+    identity: dict[str, JsonValue]
     inputs: dict[str, str]
     """Artifact references by role, as `KIND/MODEL/IDENTITY`."""
     attempt: str

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.artifact import ArtifactRef
 from tasks.context import Context, Done
 from tasks.identity import Identity
 from tasks.lease import held
-from tasks.sources import ResolvedSource
+from tasks.plan import Plan
+from tasks.sources import NO_ACCESS, Access, ResolvedSource
 from tasks.sources import fetch as fetch_source
-from tasks.spec import Model
 
 _VERSION = 1
 
 
-def snapshot_identity(model: Model, resolved: ResolvedSource) -> Identity:
+def snapshot_identity(resolved: ResolvedSource) -> Identity:
     """What a snapshot is made of: the pin alone, so that two models of one source have equal snapshots."""
     return Identity.of("fetch", _VERSION, inputs={}, fields={"source": dict(resolved.pin)})
 
 
 def fetch(
-    context: Context, resolved: ResolvedSource, ref: ArtifactRef, identity: Identity, *, refresh: bool = False
+    context: Context, plan: Plan, resolved: ResolvedSource, access: Access = NO_ACCESS, *, refresh: bool = False
 ) -> Done:
     """The snapshot in the store; `cached` where it was there. Raises SourceError, SourceUnavailable, StoreError."""
+    ref = plan.snapshot_ref
     if not refresh and (found := context.store.find(ref)):
         return Done(found, cached=True)
     with held(context.store.bucket, ref.identity, context.flow_run, context.lease_seconds):
@@ -33,11 +33,11 @@ def fetch(
             context.workspace.drop(ref)
 
         def bring(folder: Path) -> None:
-            fetch_source(resolved, folder, context.progress)
+            fetch_source(resolved, folder, context.progress, access)
 
         folder = context.workspace.make(ref, bring)
         artifact = context.store.publish(
-            ref, identity, folder, inputs={}, producer=context.producer("fetch"), replace=refresh
+            ref, plan.snapshot, folder, inputs={}, producer=context.producer("fetch"), replace=refresh
         )
-    context.workspace.remove()
+        context.workspace.remove()
     return Done(artifact, cached=False)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+from pydantic import JsonValue
 
 SCHEMA = 1
 
@@ -28,14 +28,14 @@ def canonical(document: object) -> bytes:
 class Identity:
     """What an artifact is made of. `digest` is the hexadecimal sha256 of the canonical document."""
 
-    document: Mapping[str, Json]
+    document: Mapping[str, JsonValue]
 
     @cached_property
     def digest(self) -> str:
         return hashlib.sha256(canonical(self.document)).hexdigest()
 
     @classmethod
-    def of(cls, step: str, version: int, *, inputs: Mapping[str, Identity], fields: Mapping[str, Json]) -> Identity:
+    def of(cls, step: str, version: int, *, inputs: Mapping[str, Identity], fields: Mapping[str, JsonValue]) -> Identity:
         """The identity of one step's output. Raise `version` when the step's code changes what it writes."""
         return cls(
             {

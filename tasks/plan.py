@@ -32,6 +32,11 @@ class Plan:
         return engine_kind(self.model)
 
     @property
+    def refs(self) -> tuple[ArtifactRef, ...]:
+        """All artifacts, in the order in which they are made."""
+        return self.snapshot_ref, self.checkpoint_ref, self.engine_ref, self.repository_ref
+
+    @property
     def snapshot_ref(self) -> ArtifactRef:
         return ArtifactRef("snapshot", self.model.name, self.snapshot.digest)
 

@@ -57,9 +57,7 @@ class TensorRtLlmRecipe(Spec):
 
     runtime: Runtime
     dtype: Literal["float16", "bfloat16"] = "bfloat16"
-    quantization: Literal["none", "fp8", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"] = (
-        "none"
-    )
+    quantization: Literal["none", "fp8", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"] = "none"
     tp_size: int = Field(default=1, ge=1)
     pp_size: int = Field(default=1, ge=1)
     max_batch_size: int = Field(default=64, ge=1)
@@ -82,8 +80,7 @@ class TensorRtLlmRecipe(Spec):
         runtime, tp_size = _runtime(info), info.data.get("tp_size")
         if runtime is not None and tp_size is not None and tp_size * pp_size > runtime.gpus:
             raise ValueError(
-                f"tp_size {tp_size} x pp_size {pp_size} = {tp_size * pp_size} GPUs, "
-                f"and runtime.gpus is {runtime.gpus}"
+                f"tp_size {tp_size} x pp_size {pp_size} = {tp_size * pp_size} GPUs, and runtime.gpus is {runtime.gpus}"
             )
         return pp_size
 
@@ -92,9 +89,7 @@ class TensorRtLlmRecipe(Spec):
     def _leaves_room_for_an_answer(cls, max_input_len: int, info: ValidationInfo) -> int:
         max_seq_len = info.data.get("max_seq_len")
         if max_seq_len is not None and max_input_len >= max_seq_len:
-            raise ValueError(
-                f"{max_input_len} leaves no token for the answer in a max_seq_len of {max_seq_len}"
-            )
+            raise ValueError(f"{max_input_len} leaves no token for the answer in a max_seq_len of {max_seq_len}")
         return max_input_len
 
 

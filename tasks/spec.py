@@ -52,9 +52,7 @@ class Source(Spec):
         validate_default=True,
         description="Of the wheel (pip://, required) or of the one file (file://).",
     )
-    include: tuple[Glob, ...] = Field(
-        default=(), description="Take only files that match one of these. Empty: all."
-    )
+    include: tuple[Glob, ...] = Field(default=(), description="Take only files that match one of these. Empty: all.")
     trust: tuple[Literal["python", "pickle"], ...] = Field(
         default=(),
         description="Kinds of file that can run code and are taken all the same. Needs a pinned revision.",
@@ -114,14 +112,10 @@ class SamplingDefaults(Spec):
 class Serving(Spec):
     """How the model answers, whatever its kind."""
 
-    chat_template: bool = Field(
-        default=True, description="Treat text_input as one user message, not as raw text."
-    )
+    chat_template: bool = Field(default=True, description="Treat text_input as one user message, not as raw text.")
     slots: int = Field(default=8, ge=1, le=1024, description="Requests that generate at the same time.")
     context_tokens: int = Field(default=2048, ge=16, description="Prompt and answer of one request together.")
-    request_timeout_s: float = Field(
-        default=60, gt=0, description="A request older than this is ended with an error."
-    )
+    request_timeout_s: float = Field(default=60, gt=0, description="A request older than this is ended with an error.")
     defaults: SamplingDefaults = SamplingDefaults()
 
 
@@ -132,17 +126,11 @@ class Expectations(Spec):
     contains: tuple[Text, ...] = Field(
         default=(), description="Each of these, letter by letter, somewhere in the answer."
     )
-    matches: Regex | None = Field(
-        default=None, description="A Python regular expression, searched in the answer."
-    )
+    matches: Regex | None = Field(default=None, description="A Python regular expression, searched in the answer.")
     is_json: bool = Field(default=False, alias="json", description="The whole answer parses as JSON.")
     max_latency_s: float | None = Field(default=None, gt=0, description="From request to last token.")
-    stream_equals: bool = Field(
-        default=False, description="Asked as a stream, the pieces add up to the same answer."
-    )
-    repeats_with_seed: bool = Field(
-        default=False, description="Asked twice with the prompt's seed, the same answer."
-    )
+    stream_equals: bool = Field(default=False, description="Asked as a stream, the pieces add up to the same answer.")
+    repeats_with_seed: bool = Field(default=False, description="Asked twice with the prompt's seed, the same answer.")
 
     @model_validator(mode="after")
     def _expects_something(self) -> Self:
@@ -199,9 +187,7 @@ class Model(Spec):
     def _only_remote_sources(cls, accepts: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in accepts:
             if not pattern.startswith(("hf://", "s3://")):
-                raise ValueError(
-                    f"{pattern!r} must begin with hf:// or s3://; events never name file:// or pip://"
-                )
+                raise ValueError(f"{pattern!r} must begin with hf:// or s3://; events never name file:// or pip://")
         return accepts
 
     @field_validator("targets")
@@ -233,9 +219,7 @@ def load_model(path: Path) -> Model:
 def load_catalogue(folder: Path) -> dict[str, Model]:
     """Read every `*.yaml` of a folder, by name. Raises one SpecError with the problems of all files."""
     if not folder.is_dir():
-        raise SpecError(
-            f"there is no catalogue at {folder}", hint="A catalogue is a folder of NAME.yaml files."
-        )
+        raise SpecError(f"there is no catalogue at {folder}", hint="A catalogue is a folder of NAME.yaml files.")
     models: dict[str, Model] = {}
     problems: list[str] = []
     for path in sorted(folder.glob("*.yaml")):

@@ -15,6 +15,7 @@ from tasks.spec import Source
 from tasks.trust import check_content
 
 __all__ = [
+    "NO_ACCESS",
     "Access",
     "PinnedFile",
     "Progress",

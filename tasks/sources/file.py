@@ -37,15 +37,11 @@ def resolve(source: Source, uri: FileUri) -> ResolvedSource:
     names = select(source, list(_names(root, base)))
     files = [_pin(base, name) for name in names]
     if source.sha256 is not None and files[0].digest != f"sha256:{source.sha256}":
-        raise SourceError(
-            f"{uri} has {files[0].digest}, and the model's file says {source.sha256}", code="source-hash"
-        )
+        raise SourceError(f"{uri} has {files[0].digest}, and the model's file says {source.sha256}", code="source-hash")
     return pinned(source, {"scheme": "file"}, files)
 
 
-def fetch(
-    resolved: ResolvedSource, uri: FileUri, destination: Path, progress: Progress
-) -> tuple[SnapshotFile, ...]:
+def fetch(resolved: ResolvedSource, uri: FileUri, destination: Path, progress: Progress) -> tuple[SnapshotFile, ...]:
     """Copy the files, each compared with its pin."""
     root = Path(uri.path)
     base = root if root.is_dir() else root.parent
@@ -60,7 +56,7 @@ def fetch(
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
         target = destination / file.path
-        if not (base / file.path).is_file() or (base / file.path).stat().st_size != file.size:
+        if not _is_plain(base / file.path, file.size):
             raise changed(resolved.uri, file.path)
         saved = save(_chunks(base / file.path), target, file.size, advance)
         if f"sha256:{saved.sha256}" != file.digest:
@@ -83,6 +79,14 @@ def _names(root: Path, base: Path) -> Iterator[str]:
                 code="untrusted-link",
                 hint="Copy what it points to in its place.",
             )
+
+
+def _is_plain(path: Path, size: int | None) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size
 
 
 def _pin(base: Path, name: str) -> PinnedFile:

@@ -55,9 +55,7 @@ def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
     """
     api = HfApi(endpoint=access.hub_endpoint)
     with _told_apart(uri):
-        info = api.model_info(
-            uri.repository, revision=uri.revision, files_metadata=True, timeout=_METADATA_TIMEOUT_S
-        )
+        info = api.model_info(uri.repository, revision=uri.revision, files_metadata=True, timeout=_METADATA_TIMEOUT_S)
         commit = info.sha or ""
         if not _COMMIT.fullmatch(commit) or (uri.is_commit and commit != uri.revision):
             raise SourceUnavailable(f"the hub answers for {uri} with the commit {commit!r}")
@@ -159,9 +157,7 @@ def _told_apart(uri: HubUri) -> Generator[None]:
     except (LocalEntryNotFoundError, FileMetadataError) as error:  # how the client says: no answer
         raise _unavailable(uri, error) from error
     except EntryNotFoundError as error:
-        raise SourceError(
-            f"{uri} lists a file that it does not have: {error}", code="source-entry"
-        ) from error
+        raise SourceError(f"{uri} lists a file that it does not have: {error}", code="source-entry") from error
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise SourceError(

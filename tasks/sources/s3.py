@@ -41,6 +41,7 @@ def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
         if not names:
             folder, slash, name = uri.prefix.rpartition("/")
             base, names = folder + slash, [name]
+            client.head_object(Bucket=uri.bucket, Key=uri.prefix)  # nothing there: say so first
         names = select(source, names)
         heads = {name: client.head_object(Bucket=uri.bucket, Key=base + name) for name in names}
     # A bucket without versioning says none, or "null".
@@ -51,10 +52,7 @@ def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
         "base": base,
         "versions": {name: version for name, version in versions.items() if version != "null"},
     }
-    files = [
-        PinnedFile(name, head["ContentLength"], "etag:" + head["ETag"].strip('"'))
-        for name, head in heads.items()
-    ]
+    files = [PinnedFile(name, head["ContentLength"], "etag:" + head["ETag"].strip('"')) for name, head in heads.items()]
     return pinned(source, about, files)
 
 
@@ -94,9 +92,7 @@ def fetch(
 
 def _client(access: Access) -> S3Client:
     if access.s3 is None:
-        raise SettingsError(
-            "an s3:// source needs an S3 client", hint="Set the store: eval $(enginehouse env)"
-        )
+        raise SettingsError("an s3:// source needs an S3 client", hint="Set the store: eval $(enginehouse env)")
     return access.s3
 
 

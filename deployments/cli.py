@@ -1,0 +1,217 @@
+"""The command `enginehouse`. Data goes to stdout, everything else to stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused. Prefect is imported only by commands that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from infra import settings
+from infra.errors import EnginehouseError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        settings.activate()
+        return command(options)
+    except EnginehouseError as error:
+        _say(f"error: {error}")
+        if error.hint:
+            _say(f"\nhint: {error.hint}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output left. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from deployments import stack
+
+    here = settings.load()
+    stack.up(here, _say)
+    settings.activate()
+    _say(f"\nPrefect UI  {_prefect_ui()}")
+    _say("next: enginehouse rebuild smollm2-135m")
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    from deployments import stack
+
+    stack.down(settings.load(), _say)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from deployments import stack
+
+    services = stack.status(settings.load())
+    if options.json:
+        print(json.dumps([asdict(service) for service in services], default=str, indent=1))
+    else:
+        for service in services:
+            print(f"{service.name:18} {service.state:10} {service.pid or '-':>8}  {service.address:30} {service.log}")
+    return 0 if all(service.state == "running" for service in services) else 1
+
+
+def _env(options: argparse.Namespace) -> int:
+    from deployments import stack
+
+    for name, value in stack.environment(settings.load()).items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from deployments.run import run_rebuild
+
+    overrides: dict[str, str] = {}
+    for item in options.recipe:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"'{item}' is not key=value", hint="for example --recipe quantization=q4_0")
+        overrides[key] = value
+    _need_prefect()
+    return run_rebuild(
+        options.model, overrides, options.refresh, options.target or None, watch=options.watch, as_json=options.json
+    )
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from deployments.run import run_rollback
+
+    _need_prefect()
+    return run_rollback(options.model, options.to, options.target, as_json=options.json)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from infra.triton.client import TritonClient
+
+    here = settings.load()
+    if not here.triton_http:
+        raise UsageError("no Triton is known", hint="run `enginehouse up`, or set ENGINEHOUSE_TRITON_HTTP")
+    client = TritonClient(here.triton_http)
+    request: dict[str, Any] = {"text_input": options.text, "max_tokens": options.max_tokens}
+    if options.seed is not None:
+        request["seed"] = options.seed
+    if options.stream:
+        for piece in client.generate_stream(options.model, {**request, "stream": True}):
+            print(piece.text, end="", flush=True)
+        print()
+    else:
+        print(client.generate(options.model, request).text)
+    return 0
+
+
+def _releases(options: argparse.Namespace) -> int:
+    from deployments.releases import release_lines, releases
+    from infra.s3 import Bucket
+    from tasks.records import Target
+
+    here = settings.load()
+    found = releases(Target(Bucket.at(here.store), options.target or here.target), options.model)
+    if options.json:
+        print(json.dumps(found, indent=1, default=str))
+    else:
+        for line in release_lines(found):
+            print(line)
+    return 0
+
+
+def _node(options: argparse.Namespace) -> int:
+    import logging
+
+    from deployments.node import run_node
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    run_node(settings.load(), os.environ, name=options.name, target=options.target)
+    return 0
+
+
+def _prefect_ui() -> str:
+    return os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
+
+
+def _need_prefect() -> None:
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UsageError(
+            "no Prefect server is known",
+            hint="run `enginehouse up`, or set PREFECT_API_URL",
+            code="prefect-missing",
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="enginehouse", description="Keeps a fleet of language models on Triton built, released and explained."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    add("up", _up, "start the embedded stack, or whatever of it is missing")
+    add("down", _down, "stop the embedded stack; its data stays")
+    sub = add("status", _status, "what of the embedded stack runs, and where")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    add("env", _env, "print the variables with which other clients reach the stack, as export lines")
+
+    sub = add("rebuild", _rebuild, "bring a model from its source to its public name")
+    sub.add_argument("model", help="name in the catalogue")
+    sub.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
+    )
+    sub.add_argument(
+        "--refresh", choices=("fetch", "convert", "build", "assemble"), help="run this step and all after it anew"
+    )
+    sub.add_argument("--target", action="append", default=[], help="roll out to this target; may be repeated")
+    sub.add_argument("--watch", action="store_true", help="show the run's log while it runs")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("ask", _ask, "ask a served model by its public name")
+    sub.add_argument("model")
+    sub.add_argument("text")
+    sub.add_argument("--stream", action="store_true", help="print the answer as it comes")
+    sub.add_argument("--max-tokens", type=int, default=100)
+    sub.add_argument("--seed", type=int)
+
+    sub = add("releases", _releases, "releases of a model, what is live, and what the gates said")
+    sub.add_argument("model")
+    sub.add_argument("--target", default="")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("rollback", _rollback, "give the public name back to an earlier release")
+    sub.add_argument("model")
+    sub.add_argument("--to", type=int, metavar="N", help="number of the release; by default the previous one")
+    sub.add_argument("--target", default=None)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("node", _node, "run the agent beside a Triton until it is ended")
+    sub.add_argument("--name", default="", help="by default this machine's name")
+    sub.add_argument("--target", default="")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Convert, build, upload: one engine, on the work pool of its architecture."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows import steps
+from flows.report import report_of
+from infra import settings
+from infra.errors import StepFailed
+from infra.s3 import Bucket
+from tasks.identity import Identity
+from tasks.lease import held
+from tasks.plan import Plan
+from tasks.spec import Model
+
+STEPS = ("convert", "build", "upload")
+
+
+@flow(name="build_engine", flow_run_name="build {engine}", persist_result=False)
+async def build_engine(model: dict[str, Any], snapshot: dict[str, Any], engine: str, refresh: list[str]) -> None:
+    """Make one engine from a snapshot that is in the store. Started by `rebuild`, seldom by hand.
+
+    Args:
+        model: the model's file as JSON, with the recipe to build.
+        snapshot: the identity document of the snapshot.
+        engine: the identity that the caller planned; a worker whose runtime gives another one refuses.
+        refresh: steps to run although the store has what they make.
+    """
+    plan = Plan.of(Model.model_validate(model), Identity(snapshot))
+    if plan.engine.digest != engine:
+        raise StepFailed(
+            f"this worker would build {plan.engine.digest[:12]}, and {engine[:12]} was planned: its runtime is "
+            f"{dict(plan.kind.runtime())}",
+            hint="run the same versions on the worker and where the rebuild was started",
+            code="runtime-differs",
+        )
+    here = settings.load()
+    lease = held(Bucket.at(here.store), engine, str(flow_run.id), here.lease_seconds)
+    await asyncio.to_thread(lease.__enter__)
+    try:
+        await make(plan, frozenset(refresh))
+    finally:
+        await asyncio.to_thread(lease.__exit__, None, None, None)
+
+
+async def make(plan: Plan, refresh: frozenset[str]) -> None:
+    """The three steps, in this process."""
+    report = report_of(plan.model.name)
+    await steps.run(report, "convert", steps.convert, plan, "convert" in refresh)
+    await steps.run(report, "build", steps.build, plan, "build" in refresh)
+    await steps.run(report, "upload", steps.upload, plan, "upload" in refresh)

@@ -1,0 +1,165 @@
+"""Start the child flow `build_engine` on its pool, or attach to one that already makes the same engine.
+
+The parent waits here, on no GPU and in no slot that its child needs. The child's failure is the parent's; a
+child that died is started again; cancelling the parent cancels the child that it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.deployments import arun_deployment
+from prefect.states import Cancelling, Crashed
+
+from flows.build_engine import STEPS
+from flows.report import Report, StepReport
+from infra import settings
+from infra.errors import StepFailed
+from infra.s3 import Bucket
+from tasks.lease import Watch
+from tasks.plan import Plan
+
+_POLL_SECONDS = 0.5
+_TRIES = 3
+# A flow run is Pending while its process starts, which takes 3 to 5 s; one whose worker died stays so for ever.
+_PENDING_SECONDS = 90.0
+_AFTER_CRASH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class _Child:
+    run: FlowRun
+    ours: bool
+
+
+async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+    """Have the engine made on the pool of its kind. Raises StepFailed with the child's own words."""
+    log = get_run_logger()
+    async with get_client() as client:
+        for attempt in range(_TRIES):
+            child = await _start_or_attach(client, plan, refresh)
+            log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
+            try:
+                run = await _finished(client, plan, child.run.id)
+            except BaseException:
+                if child.ours:
+                    await asyncio.shield(client.set_flow_run_state(child.run.id, Cancelling()))
+                raise
+            state = run.state
+            assert state is not None
+            if state.is_completed():
+                await _report_steps(client, report, plan, run.id)
+                return
+            if state.is_crashed() or (state.is_cancelled() and not child.ours):
+                log.warning("the build %s ended as %s; starting it again", run.name, state.name)
+                if attempt + 1 < _TRIES:
+                    await asyncio.sleep(_AFTER_CRASH_SECONDS)
+                    continue
+            await _report_steps(client, report, plan, run.id)
+            raise StepFailed(
+                f"the build of {plan.model.name} ended as {state.name}: {state.message}",
+                hint=f"see the run {run.name} in the Prefect UI",
+                code="build-failed",
+            )
+
+
+async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> _Child:
+    tag = f"engine:{plan.engine.digest}"
+    earlier = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=10,
+    )
+    for run in earlier:
+        if run.state is not None and not run.state.is_final():
+            return _Child(run, ours=False)
+    # Two parents that come here at the same moment ask with the same key, and get the same run. The next run
+    # after one that ended has another key: the identity alone would return a failed run for ever.
+    pool = plan.kind.pool(plan.model)
+    key = f"{plan.engine.digest}:{earlier[0].id if earlier else 'first'}"
+    run = await arun_deployment(
+        f"build_engine/{pool}",
+        parameters={
+            "model": plan.model.model_dump(mode="json", by_alias=True),
+            "snapshot": dict(plan.snapshot.document),
+            "engine": plan.engine.digest,
+            "refresh": sorted(refresh),
+        },
+        timeout=0,
+        idempotency_key=key,
+        tags=[tag],
+        client=client,
+    )
+    return _Child(run, ours=True)
+
+
+async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:
+    """Wait for a run to end, telling its log as ours. One whose process died is set to Crashed."""
+    log = get_run_logger()
+    here = settings.load()
+    lease = Watch(Bucket.at(here.store), plan.engine.digest, here.lease_seconds)
+    told = 0
+    last_sign = time.monotonic()
+    warned = False
+    while True:
+        run = await client.read_flow_run(run_id)
+        state = run.state
+        assert state is not None
+        lines = await client.read_logs(
+            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), offset=told, sort=LogSort.TIMESTAMP_ASC
+        )
+        told += len(lines)
+        for line in lines:
+            log.log(line.level, "build: %s", line.message)
+        if state.is_final():
+            return run
+        if state.type in (StateType.SCHEDULED, StateType.PAUSED):
+            if not warned and time.monotonic() - last_sign > 30:
+                warned = True
+                log.warning("no worker has taken the build yet; is one running on pool %s?", run.work_pool_name)
+        else:
+            allowed = _PENDING_SECONDS if state.type is StateType.PENDING else 3 * here.lease_seconds
+            if state.type is not StateType.PENDING and await asyncio.to_thread(lease.holder) is not None:
+                last_sign = time.monotonic()
+            if time.monotonic() - last_sign > allowed:
+                log.warning("the process of the build %s is gone", run.name)
+                await client.set_flow_run_state(run_id, Crashed(message="its lease expired"), force=True)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _report_steps(client: PrefectClient, report: Report, plan: Plan, run_id: UUID) -> None:
+    """Take over what the child's tasks say of themselves. Their states reach the API a moment after they end."""
+    references = {"convert": plan.checkpoint_ref, "upload": plan.engine_ref}
+    deadline = time.monotonic() + 5
+    while True:
+        runs = await client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id])),
+        )
+        ended = {run.name.split(" ")[0]: run for run in runs if run.state is not None and run.state.is_final()}
+        if set(ended) >= set(STEPS) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    for name in STEPS:
+        if name in ended:
+            run = ended[name]
+            done = run.state is not None and run.state.is_completed()
+            artifact = str(references[name]) if done and name in references else None
+            seconds = round(run.total_run_time.total_seconds(), 3)
+            report.add(StepReport(name, run.state_name or "", seconds, artifact))

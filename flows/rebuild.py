@@ -1,0 +1,93 @@
+"""Rebuild one model: from its source to its public name. Every step is cached by identity in the store."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows import steps
+from flows.build_engine import make
+from flows.elsewhere import build_elsewhere
+from flows.report import Report, report_of
+from infra import settings
+from infra.errors import GateRefused, UsageError
+from infra.s3 import Bucket
+from tasks.artifact import ArtifactStore
+from tasks.fetch import snapshot_identity
+from tasks.plan import Plan
+from tasks.roll_out import RollOut
+from tasks.spec import Model, load_catalogue, with_recipe
+
+Step = Literal["fetch", "convert", "build", "assemble"]
+_ORDER = ("fetch", "convert", "build", "upload", "assemble")
+
+
+@flow(name="rebuild", flow_run_name="rebuild {model}", persist_result=False)
+async def rebuild(
+    model: str,
+    recipe: dict[str, str] | None = None,
+    refresh: Step | None = None,
+    targets: list[str] | None = None,
+) -> None:
+    """Bring one model of the catalogue from its source to its public name.
+
+    Whatever the store already has of this source, recipe and runtime is used as it is. A candidate is loaded
+    beside the live release, answers the model's test prompts, and only then gets the public name.
+
+    Args:
+        model: name of the model in the catalogue.
+        recipe: fields of its recipe to override, such as quantization: q4_0.
+        refresh: a step to run anew, with all that follow, although the store has what they make.
+        targets: targets to roll out to; by default those of the model's file.
+    """
+    report = report_of(model)
+    report.flow_run = str(flow_run.id)
+    report.state = "failed"
+    try:
+        spec = with_recipe(_catalogue_entry(model), recipe or {})
+        anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
+
+        resolved = await steps.run(report, "resolve", steps.resolve, spec)
+        plan = Plan.of(spec, snapshot_identity(resolved))
+        await steps.run(report, "fetch", steps.fetch, plan, resolved, "fetch" in anew)
+        if anew.isdisjoint(("convert", "build", "upload")) and _engine_is_here(plan):
+            await make(plan, anew)
+        else:
+            await build_elsewhere(report, plan, anew)
+        await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)
+
+        for target in targets or spec.targets:
+            rolled: RollOut = await steps.run(report, "roll_out", steps.roll_out, plan, target, bool(anew))
+            _note(report, rolled)
+            if not rolled.unchanged:
+                await steps.run(report, "validate", steps.validate, plan, rolled)
+                await steps.run(report, "promote", steps.promote, plan, rolled)
+    except GateRefused:
+        report.state = "refused"
+        raise
+    report.state = "promoted" if any(step.name == "promote" for step in report.steps) else "unchanged"
+
+
+def _catalogue_entry(name: str) -> Model:
+    folder = settings.load().catalogue
+    catalogue = load_catalogue(folder)
+    if name not in catalogue:
+        raise UsageError(
+            f"there is no model '{name}' in {folder}",
+            hint=f"models: {', '.join(sorted(catalogue)) or 'none'}",
+            code="model-missing",
+        )
+    return catalogue[name]
+
+
+def _engine_is_here(plan: Plan) -> bool:
+    store = ArtifactStore(Bucket.at(settings.load().store))
+    return store.find(plan.checkpoint_ref) is not None and store.find(plan.engine_ref) is not None
+
+
+def _note(report: Report, rolled: RollOut) -> None:
+    report.targets[rolled.target] = rolled.release
+    if report.release is None:
+        report.release = rolled.release

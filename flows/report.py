@@ -1,0 +1,60 @@
+"""What a rebuild did, step by step, for whoever called the flow in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step. `state` is the name of its Prefect state; `seconds` of wall time; `artifact` KIND/MODEL/IDENTITY."""
+
+    name: str
+    state: str
+    seconds: float
+    artifact: str | None = None
+
+
+@dataclass
+class Report:
+    """Filled while the flow runs; `on_step` hears of each step as it ends."""
+
+    model: str
+    release: int | None = None
+    state: Literal["running", "promoted", "unchanged", "refused", "failed"] = "running"
+    steps: list[StepReport] = field(default_factory=list[StepReport])
+    targets: dict[str, int] = field(default_factory=dict[str, int])
+    flow_run: str = ""
+    url: str = ""
+    on_step: Callable[[StepReport], None] = lambda step: None
+
+    def add(self, step: StepReport) -> None:
+        self.steps.append(step)
+        self.on_step(step)
+
+    def document(self) -> dict[str, Any]:
+        """The report as `--json` prints it."""
+        shown = ("model", "release", "state", "steps", "targets", "flow_run", "url")
+        return {name: value for name, value in asdict(self).items() if name in shown}
+
+
+_current: ContextVar[Report | None] = ContextVar("report", default=None)
+
+
+@contextmanager
+def collecting(report: Report) -> Generator[Report]:
+    """Let flows called in this block fill `report`."""
+    token = _current.set(report)
+    try:
+        yield report
+    finally:
+        _current.reset(token)
+
+
+def report_of(model: str) -> Report:
+    """The report that the caller collects, or a fresh one where nobody does."""
+    return _current.get() or Report(model)

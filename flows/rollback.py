@@ -1,0 +1,32 @@
+"""Bring an earlier release of a model back: the same move of the public name as a promotion."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from infra import settings
+from infra.s3 import Bucket
+from tasks.promote import roll_back
+from tasks.records import Target
+
+
+@flow(name="rollback", flow_run_name="roll back {model}", persist_result=False)
+async def rollback(model: str, to: int | None = None, target: str | None = None) -> int:
+    """Move the public name of a model back to an earlier release that passed its gates.
+
+    Args:
+        model: name of the model.
+        to: number of the release; by default the one that was public before.
+        target: target to roll back on; by default this machine's.
+    """
+    release = await _roll_back(model, to, target or settings.load().target)
+    get_run_logger().info("%s answers with release %d", model, release)
+    return release
+
+
+@task(name="rollback", task_run_name="roll back {model} on {target}", cache_policy=NO_CACHE, persist_result=False)
+async def _roll_back(model: str, to: int | None, target: str) -> int:
+    return await asyncio.to_thread(roll_back, Target(Bucket.at(settings.load().store), target), model, to)

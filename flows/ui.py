@@ -1,0 +1,119 @@
+"""Artifacts in the Prefect UI. Each hangs on the task that made it, and has a history under its key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from tasks.artifact import Artifact
+from tasks.plan import Plan
+from tasks.records import Intent, Result
+from tasks.roll_out import RollOut
+from tasks.spec import Model
+
+
+def _key(*parts: str) -> str:
+    # Prefect's keys are lowercase letters, digits and dashes.
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
+
+
+@dataclass(frozen=True)
+class ProgressBar:
+    artifact: UUID
+
+    @classmethod
+    async def create(cls, label: str) -> ProgressBar:
+        return cls(await acreate_progress_artifact(progress=0.0, key=_key(label), description=label))
+
+    async def update(self, percent: float) -> None:
+        await aupdate_progress_artifact(artifact_id=self.artifact, progress=percent)
+
+
+async def show_manifest(artifact: Artifact) -> None:
+    """What was made, from what, by whom, and its files."""
+    manifest = artifact.manifest
+    producer = manifest.producer
+    files = "\n".join(f"| `{file.path}` | {file.size:,} | `{file.sha256}` |" for file in manifest.files)
+    inputs = "\n".join(f"- {role}: `{reference}`" for role, reference in manifest.inputs.items()) or "- none"
+    await acreate_markdown_artifact(
+        key=_key(manifest.kind, manifest.model),
+        description=f"{manifest.kind} of {manifest.model}",
+        markdown=f"""# {artifact.ref}
+
+Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds} s,
+peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB.
+
+Made from:
+{inputs}
+
+| file | bytes | sha256 |
+|---|---|---|
+{files}
+""",
+    )
+
+
+async def show_release(intent: Intent, target: str) -> None:
+    recipe = "\n".join(f"| {field} | {value} |" for field, value in intent.recipe.items())
+    await acreate_markdown_artifact(
+        key=_key("release", intent.model, target),
+        description=f"{intent.model} release {intent.release} on {target}",
+        markdown=f"""# {intent.model} release {intent.release} on {target}
+
+Source `{intent.source}`, repository `{intent.repository}`.
+
+| recipe | |
+|---|---|
+{recipe}
+""",
+    )
+
+
+async def show_prompts(model: Model, result: Result, target: str) -> None:
+    """The test prompts with their answers."""
+    texts = {prompt.name: prompt.text for prompt in model.prompts}
+    rows: list[dict[str, Any]] = [
+        {
+            "node": prompt.node,
+            "prompt": texts.get(prompt.prompt, prompt.prompt),
+            "answer": prompt.answer,
+            "seconds": prompt.seconds,
+            "passed": "yes" if prompt.passed else "no: " + "; ".join(prompt.failures),
+        }
+        for prompt in result.prompts
+    ]
+    await acreate_table_artifact(
+        key=_key("prompts", model.name, target),
+        description=f"{model.name} release {result.release} on {target}: {result.state} {result.reason}",
+        table=rows,
+    )
+
+
+async def show_lineage(plan: Plan, rolled: RollOut) -> None:
+    """From the source to the public name, as a Mermaid diagram."""
+    model = plan.model
+    nodes = [
+        f"source[{_label(model.source.uri)}]",
+        *(f"{ref.kind}[{_label(ref.kind, ref.identity[:12])}]" for ref in plan.refs),
+        f"release[{_label(f'release {rolled.release}', rolled.target)}]",
+        f"public([{_label(model.name)}])",
+    ]
+    await acreate_markdown_artifact(
+        key=_key("lineage", model.name, rolled.target),
+        description=f"where {model.name} release {rolled.release} comes from",
+        markdown="```mermaid\ngraph LR\n  " + " --> ".join(nodes) + "\n```\n",
+    )
+
+
+def _label(*lines: str) -> str:
+    text = "<br/>".join(line.replace('"', "#quot;") for line in lines)
+    return f'"{text}"'
