@@ -52,9 +52,7 @@ def test_objects_outlive_a_kill_and_other_ports(tmp_path: Path, monkeypatch: pyt
     try:
         url = seaweedfs.endpoint_url(ports)
         seaweedfs.wait_ready(url, "test-key", "rotated-secret", log=log, process=process)
-        assert (
-            _client(url, "rotated-secret").get_object(Bucket="models", Key="a/b")["Body"].read() == b"weights"
-        )
+        assert _client(url, "rotated-secret").get_object(Bucket="models", Key="a/b")["Body"].read() == b"weights"
         with pytest.raises(StoreUnavailable, match="did not answer"):
             seaweedfs.wait_ready(url, "test-key", "wrong", log=log, timeout_s=0)
     finally:
@@ -67,9 +65,7 @@ def test_an_early_death_is_told_with_the_log(tmp_path: Path) -> None:
     process = seaweedfs.launch(tmp_path / "data", log, ports, "test-key", "test-secret")
     try:
         with pytest.raises(StoreUnavailable, match="exited with status") as caught:
-            seaweedfs.wait_ready(
-                seaweedfs.endpoint_url(ports), "test-key", "test-secret", log=log, process=process
-            )
+            seaweedfs.wait_ready(seaweedfs.endpoint_url(ports), "test-key", "test-secret", log=log, process=process)
         assert str(log) in caught.value.hint
     finally:
         terminate(process, 5)
