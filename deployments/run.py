@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import sys
 
 import prefect.main  # configures Prefect's logging before it is changed below
@@ -14,6 +15,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from flows.rebuild import Step, rebuild
 from flows.report import Report, StepReport, collecting
 from flows.rollback import rollback
+from infra import settings
 from infra.errors import EnginehouseError
 
 assert prefect.main
@@ -44,7 +46,11 @@ def run_rebuild(
             document["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
         print(json.dumps(document, indent=1))
     else:
-        print(f"{model} release {report.release}: {report.state}\n{report.url}")
+        print(f"{model} release {report.release}: {report.state}")
+        print(f"run   {report.url}")
+        if error is None and (triton := settings.load().triton_http):
+            body = json.dumps({"text_input": "How do I count to nine in French?", "max_tokens": 64})
+            print(f"ask   curl -s {triton}/v2/models/{model}/generate -d {shlex.quote(body)}")
     if error is not None:
         raise error
     return 0

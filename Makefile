@@ -1,0 +1,63 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests start real servers; a test that hangs is a failure, not a lost evening.
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-annotate --no-emit-index-url --all-extras --group build pyproject.toml
+
+.PHONY: run test test-slow check fix bench lock clean
+
+run: $(VENV)/run.installed ## Set everything up and do the main job: a served model, from its source
+	@$(BIN)/enginehouse up
+	@done=$$($(BIN)/enginehouse rebuild smollm2-135m) && \
+	  echo && echo "How do I count to nine in French?" && \
+	  $(BIN)/enginehouse ask smollm2-135m "How do I count to nine in French?" && \
+	  echo && echo "$$done"
+
+test: $(VENV)/dev.installed ## Under 8 minutes
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/dev.installed ## Fault campaigns and the like, under 60 minutes
+	$(PYTEST) -m slow
+
+check: $(VENV)/dev.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+fix: $(VENV)/dev.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor
+	@$(BIN)/enginehouse up
+	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
+	@$(BIN)/python -m tests.bench
+
+lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
+	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \
+	  export UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index}; test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
+	  $(COMPILE) -o requirements.lock && $(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	-test ! -x $(BIN)/enginehouse || $(BIN)/enginehouse down
+	rm -rf $(VENV) .enginehouse *.egg-info
+
+$(VENV)/run.installed: requirements.lock pyproject.toml
+	$(call install,requirements.lock)
+	@touch $@
+
+$(VENV)/dev.installed: requirements-dev.lock pyproject.toml
+	$(call install,requirements-dev.lock)
+	@touch $@ $(VENV)/run.installed
+
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else \
+	  "Enginehouse needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + \
+	  ": make PYTHON=python3.11 (Triton in nvidia-pytriton has no backend for others)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endef
