@@ -1,7 +1,7 @@
 """The work pools and deployments of the embedded stack, made known to its Prefect server.
 
-Runs as a program, `python -m deployments.register`, so that it speaks to the server that its environment names
-and never to the profile of whoever started the stack. What people change on the server stays theirs: limits
+Runs as a program, `python -m deployments.register`, so that it speaks to the server that its environment
+names and never to that of the caller's Prefect profile. What people change on the server stays theirs: limits
 of pools, and schedules, pauses, limits, tags and default parameters of deployments.
 """
 
@@ -71,9 +71,7 @@ async def register() -> None:
         for pool in POOLS:
             await _create_pool(client, pool)
         for deployment in DEPLOYMENTS:
-            flow = cast(
-                "Flow[..., Any]", getattr(importlib.import_module(deployment.module), deployment.flow)
-            )
+            flow = cast("Flow[..., Any]", getattr(importlib.import_module(deployment.module), deployment.flow))
             if flow.name != deployment.flow:  # by default Prefect turns underscores into hyphens
                 raise ValueError(f"the flow of {deployment.full_name} calls itself '{flow.name}'")
             await _register(client, deployment, flow)

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,7 +50,11 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Service:
-    """One service. `launch` is given its log; `is_healthy`, when its process was created; times in seconds."""
+    """One service. `launch` is given its log, `is_healthy` when the process was created.
+
+    After `start_s` seconds it must be healthy; `stop_s` seconds after SIGTERM it is killed. One that
+    `adopts_leftovers` deals itself with what a killed one has left on its ports.
+    """
 
     name: str
     address: str
@@ -60,6 +63,7 @@ class Service:
     stop_s: float
     launch: Callable[[Path], subprocess.Popen[bytes]]
     is_healthy: Callable[[datetime], bool]
+    adopts_leftovers: bool = False
 
 
 def client_environment(ports: Mapping[str, int], credentials: Credentials) -> dict[str, str]:
@@ -76,13 +80,9 @@ def client_environment(ports: Mapping[str, int], credentials: Credentials) -> di
     }
 
 
-def service_environment(
-    settings: Settings, ports: Mapping[str, int], credentials: Credentials
-) -> dict[str, str]:
+def service_environment(settings: Settings, ports: Mapping[str, int], credentials: Credentials) -> dict[str, str]:
     """The whole environment of the stack's own processes, and through them of its flow runs and Triton."""
-    inherited = {
-        name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_FOREIGN)
-    }
+    inherited = {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_FOREIGN)}
     return {
         **inherited,
         **client_environment(ports, credentials),
@@ -116,9 +116,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             ports={},
             start_s=60,
             stop_s=10,
-            launch=partial(
-                python, ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name)
-            ),
+            launch=partial(python, ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name)),
             is_healthy=partial(_worker_reports, f"{api}/work_pools/{pool}/workers/filter", name),
         )
         for name, pool in WORKERS.items()
@@ -158,6 +156,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             stop_s=15,
             launch=partial(python, (_NODE_MODULE,)),
             is_healthy=lambda _: _answers(f"{triton}/v2/health/ready"),
+            adopts_leftovers=True,
         ),
     )
     return {service.name: service for service in found}
@@ -173,12 +172,12 @@ def _launch_python(
 
 def _worker_reports(url: str, name: str, created: datetime) -> bool:
     """Whether the worker `name` has told the server of itself since it was created, and not long ago."""
-    workers = fetch_json(url, body={})
+    workers: list[dict[str, str]] = fetch_json(url, body={}) or []
     return any(
         worker["name"] == name
         and worker["status"] == "ONLINE"
         and datetime.fromisoformat(worker["last_heartbeat_time"]) >= created
-        for worker in workers or []
+        for worker in workers
     )
 
 

@@ -20,10 +20,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -90,7 +90,9 @@ def up(settings: Settings, report: Report) -> None:
         # Prefect takes the longest, so everything that does not need it starts meanwhile.
         s3, prefect = stack.ensure("s3"), stack.ensure("prefect")
         stack.wait(s3)
-        _create_bucket(client, stack.log("s3"))
+        url, key, secret = client["AWS_ENDPOINT_URL_S3"], credentials.access_key, credentials.secret_key
+        seaweedfs.wait_ready(url, key, secret, log=stack.log("s3"))
+        seaweedfs.create_bucket(url, key, secret, BUCKET)
         stack.wait(stack.ensure("node"))
         stack.wait(prefect)
         _register(home, client["PREFECT_API_URL"], service_environment(settings, ports, credentials))
@@ -100,7 +102,7 @@ def up(settings: Settings, report: Report) -> None:
 
 
 def down(settings: Settings, report: Report) -> None:
-    """End every process of the stack, also those whose parent was killed. Data, ports and credentials stay."""
+    """End every process of the stack, also a killed one's children. Data, ports and credentials stay."""
     home = settings.home
     if not home.exists():
         return
@@ -228,8 +230,9 @@ class _Stack:
         names = {port: name for name, port in service.ports.items()}
         for port, owner in background.taken(names).items():
             if owner is not None and background.belongs(owner, self._home):
-                self._report(f"{service.name}: ending process {owner.pid}, left over by one that was killed")
-                terminate(owner.pid, service.stop_s)
+                if not service.adopts_leftovers:
+                    self._report(f"ending process {owner.pid}, which an earlier {service.name} has left")
+                    terminate(owner.pid, service.stop_s)
                 continue
             who = "another user's process" if owner is None else f"process {owner.pid} ({owner.name()})"
             raise SettingsError(
@@ -241,7 +244,7 @@ class _Stack:
 
 
 @contextmanager
-def _lock(home: Path, report: Report) -> Iterator[None]:
+def _lock(home: Path, report: Report) -> Generator[None]:
     with (home / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -273,24 +276,6 @@ def _credentials(home: Path) -> Credentials:
         fresh = {"access_key": secrets.token_hex(10).upper(), "secret_key": secrets.token_urlsafe(30)}
         background.write_private(path, fresh)
     return Credentials(**json.loads(path.read_text()))
-
-
-def _create_bucket(client: Mapping[str, str], log: Path) -> None:
-    import boto3
-
-    url, key, secret = (
-        client[name] for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    )
-    seaweedfs.wait_ready(url, key, secret, log=log)
-    s3 = boto3.session.Session().client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        region_name=client["AWS_DEFAULT_REGION"],
-    )
-    if BUCKET not in (bucket.get("Name") for bucket in s3.list_buckets()["Buckets"]):
-        s3.create_bucket(Bucket=BUCKET)
 
 
 def _register(home: Path, api: str, environment: Mapping[str, str]) -> None:
@@ -329,7 +314,7 @@ def _status(home: Path, service: Service) -> ServiceStatus:
 
 
 def _created(process: psutil.Process) -> datetime:
-    return datetime.fromtimestamp(process.create_time(), timezone.utc)
+    return datetime.fromtimestamp(process.create_time(), UTC)
 
 
 def _log(home: Path, name: str) -> Path:

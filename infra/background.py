@@ -31,7 +31,10 @@ _CREATION_TOLERANCE_S = 2.0
 def launch(
     command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in `folder`, in a session of its own, with exactly `environment`; `log` is appended to."""
+    """Start `command` in `folder`, in a session of its own, with exactly `environment`.
+
+    `log` is appended to.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             command,

@@ -121,14 +121,7 @@ def wait_ready(
 
     Raises StoreUnavailable with the end of the log when it exits or `timeout_s` seconds have passed.
     """
-    client = cast(Any, boto3).client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        region_name=REGION,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
-    )
+    client = _client(url, access_key, secret_key)
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -141,6 +134,24 @@ def wait_ready(
         if time.monotonic() > deadline:
             raise _not_ready(f"SeaweedFS did not answer at {url} within {timeout_s:g} s ({last})", log)
         time.sleep(0.05)
+
+
+def create_bucket(url: str, access_key: str, secret_key: str, name: str) -> None:
+    """Make the bucket `name` unless it is there. For one caller at a time; raises botocore's errors."""
+    client = _client(url, access_key, secret_key)
+    if name not in (bucket["Name"] for bucket in client.list_buckets()["Buckets"]):
+        client.create_bucket(Bucket=name)
+
+
+def _client(url: str, access_key: str, secret_key: str) -> Any:
+    return cast(Any, boto3).client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=REGION,
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
+    )
 
 
 def _not_ready(message: str, log: Path) -> StoreUnavailable:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.background import MARKER
 from infra.errors import SettingsError
 
 CONTROL_HEADER = "enginehouse-control"
@@ -28,7 +29,7 @@ RESTRICTED = ("model-repository", "model-config", "shared-memory", "statistics",
 PYTHON_LIBRARY = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 
 # What a child may inherit. Everything else, credentials first of all, stays with the parent.
-_INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", MARKER)
 
 
 @dataclass(frozen=True)
