@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
 from infra.s3 import Bucket, Progress
@@ -74,6 +74,13 @@ class Manifest(_Frozen):
     producer: Producer
     created: datetime
     state: Literal["present", "collected"] = "present"
+
+    @field_validator("files")
+    @classmethod
+    def _each_path_once(cls, files: tuple[ManifestFile, ...]) -> tuple[ManifestFile, ...]:
+        if len({file.path for file in files}) != len(files):
+            raise ValueError("a path occurs twice")
+        return files
 
     @property
     def size(self) -> int:
@@ -201,7 +208,10 @@ class ArtifactStore:
         return self._commit(ref, manifest, replace)
 
     def _upload(self, prefix: str, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        entries = sorted(folder.rglob("*"))
+        if links := [path for path in entries if path.is_symlink()]:
+            raise ArtifactDamaged(f"'{links[0].relative_to(folder)}' is a link, and artifacts hold files alone")
+        paths = [path for path in entries if path.is_file()]
         total = sum(path.stat().st_size for path in paths)
         done, lock = 0, threading.Lock()
 

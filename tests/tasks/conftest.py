@@ -6,6 +6,7 @@ import importlib.util
 import json
 import struct
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ import pytest
 
 from infra import seaweedfs as server
 from infra.processes import free_ports, terminate
+from infra.s3 import Bucket
 
 if TYPE_CHECKING:
     from hub_server import Hub
@@ -52,6 +54,19 @@ def s3(seaweedfs: tuple[str, str, str]) -> Iterator[S3Client]:
     )
     yield client
     client.close()
+
+
+@pytest.fixture
+def bucket(s3: S3Client, seaweedfs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty prefix in a bucket of its own, with the credentials in the environment."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    url, access_key, secret_key = seaweedfs
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield Bucket.at(f"s3://{name}/some/prefix")
 
 
 @pytest.fixture
