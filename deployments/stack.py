@@ -59,6 +59,8 @@ _REGISTER_TIMEOUT_S = 120.0
 # A service that runs but does not answer gets this long, beyond its first start, before it is replaced.
 _SECOND_CHANCE_S = 5.0
 _POLL_S = 0.1
+# A killed process holds its ports a moment longer than its pid, and then looks like nobody of ours.
+_DYING_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -228,19 +230,29 @@ class _Stack:
 
     def _clear_ports(self, service: Service) -> None:
         names = {port: name for name, port in service.ports.items()}
-        for port, owner in background.taken(names).items():
-            if owner is not None and background.belongs(owner, self._home):
-                if not service.adopts_leftovers:
-                    self._report(f"ending process {owner.pid}, which an earlier {service.name} has left")
-                    terminate(owner.pid, service.stop_s)
+        deadline = time.monotonic() + _DYING_S
+        while strangers := self._strangers(service):
+            if time.monotonic() < deadline:
+                time.sleep(_POLL_S)
                 continue
-            who = "another user's process" if owner is None else f"process {owner.pid} ({owner.name()})"
+            port, who = strangers[0]
             raise SettingsError(
                 f"port {port}, kept for {service.name} ({names[port]}), is in use by {who}",
                 hint=f"end that process, or remove '{names[port]}' from {self._home / 'ports.json'} to have "
                 "another port chosen; then: enginehouse up",
                 code="port-taken",
             )
+
+    def _strangers(self, service: Service) -> list[tuple[int, str]]:
+        """Who else is on the service's ports, by port. Ends what an earlier process of it has left there."""
+        strangers: list[tuple[int, str]] = []
+        for port, owner in background.taken(service.ports.values()).items():
+            if owner is None or not background.belongs(owner, self._home):
+                strangers.append((port, background.describe(owner)))
+            elif not service.adopts_leftovers:
+                self._report(f"ending process {owner.pid}, which an earlier {service.name} has left")
+                terminate(owner.pid, service.stop_s)
+        return strangers
 
 
 @contextmanager

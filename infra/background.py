@@ -135,6 +135,16 @@ def taken(ports: Iterable[int]) -> dict[int, psutil.Process | None]:
     return owners
 
 
+def describe(process: psutil.Process | None) -> str:
+    """`process` in words, for a message."""
+    if process is None:
+        return "a process that this user cannot see"
+    try:
+        return f"process {process.pid} ({process.name()})"
+    except psutil.NoSuchProcess:
+        return f"process {process.pid}, which is ending"
+
+
 def _can_bind(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: what a closed connection leaves behind for a minute does not count.
