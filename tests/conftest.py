@@ -16,9 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from deployments import stack as embedded
-from infra import settings
-from infra.settings import Settings
 from infra.triton.client import TritonClient
 from infra.triton.server import Ports, launch
 
@@ -106,22 +103,3 @@ def free_ports(count: int) -> list[int]:
     for entry in sockets:
         entry.close()
     return ports
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """An embedded stack for the whole session, with the variables of its clients set in this process."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ENGINEHOUSE_HOME", str(tmp_path_factory.mktemp("stack") / "home"))
-        here = settings.load()
-        try:
-            embedded.up(here, print)
-            for name, value in embedded.environment(here).items():
-                patch.setenv(name, value)
-            # Prefect has read the environment when it was imported.
-            with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
-                yield settings.load()
-        finally:
-            embedded.down(here, print)
