@@ -158,6 +158,9 @@ def _need_prefect() -> None:
             hint="run `enginehouse up`, or set PREFECT_API_URL",
             code="prefect-missing",
         )
+    # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
+    os.environ.setdefault("PREFECT_HOME", str(settings.load().home / "prefect"))
+    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def _parser() -> argparse.ArgumentParser:

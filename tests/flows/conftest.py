@@ -1,0 +1,154 @@
+"""A whole embedded stack for the flow tests, used as a person would: through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from infra.s3 import Bucket
+from infra.triton.client import TritonClient
+from tasks.artifact import ArtifactRef, ArtifactStore
+from tasks.records import NodeReport, Target
+
+MODELS = Path(__file__).parents[2] / "deployments" / "models"
+MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class House:
+    """A stack in a folder of its own, with a catalogue that tests may add to."""
+
+    home: Path
+    catalogue: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli", *arguments],
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Standard output of a command that must end with `code`."""
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == code, f"{arguments}: exit {process.returncode}\n{output}\n{errors}"
+        return output
+
+    def rebuild(self, model: str = MODEL, *arguments: str, code: int = 0) -> dict[str, Any]:
+        return json.loads(self.run("rebuild", model, *arguments, "--json", code=code))
+
+    def ask(self, model: str = MODEL) -> str:
+        """A greedy answer by the public name: the same engine gives the same text."""
+        request = {"text_input": "Name a colour.", "max_tokens": 12, "temperature": 0.0, "seed": 1}
+        return TritonClient(self.variables["ENGINEHOUSE_TRITON_HTTP"]).generate(model, request).text
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return json.loads((self.home / "environment.json").read_text())
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(Bucket.at(self.variables["ENGINEHOUSE_STORE"]))
+
+    @property
+    def target(self) -> Target:
+        return Target(self.store.bucket, "local")
+
+    def node(self) -> NodeReport:
+        return self.target.nodes()[0]
+
+    def add_model(self, name: str, change: Callable[[dict[str, Any]], None] = lambda document: None) -> None:
+        """A copy of the catalogue's model under another name, changed."""
+        import yaml
+
+        document = yaml.safe_load((MODELS / f"{MODEL}.yaml").read_text())
+        document["name"] = name
+        change(document)
+        (self.catalogue / f"{name}.yaml").write_text(yaml.safe_dump(document))
+
+    def process(self, service: str) -> psutil.Process:
+        return psutil.Process(json.loads((self.home / "services" / f"{service}.json").read_text())["pid"])
+
+    def wait_for_work(self, kind: str) -> None:
+        """Until a step writes into a folder of the build's workspace."""
+        self.wait(lambda: any(self.home.glob(f"work/*/{kind}/*.partial/*")), 60, f"a {kind} in the making")
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"no {what} within {seconds} s"
+            time.sleep(0.005)
+
+    def children(self, engine: str) -> list[dict[str, Any]]:
+        """Runs of the child flow for an engine, as Prefect's API tells them."""
+        import httpx
+
+        found = httpx.post(
+            f"{self.variables['PREFECT_API_URL']}/flow_runs/filter",
+            json={"flow_runs": {"tags": {"all_": [f"engine:{engine}"]}}},
+        )
+        found.raise_for_status()
+        return found.json()
+
+    def intact(self, report: dict[str, Any]) -> bool:
+        """Whether every artifact that a rebuild names is in the store, byte for byte."""
+        for step in report["steps"]:
+            if step["artifact"] is not None:
+                artifact = self.store.need(ArtifactRef.parse(step["artifact"]))
+                folder = self.home / "checked" / artifact.ref.identity
+                self.store.download(artifact, folder)
+                shutil.rmtree(folder)
+        return True
+
+
+def kill(process: psutil.Process | subprocess.Popen[str]) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    catalogue = folder / "models"
+    catalogue.mkdir()
+    shutil.copy(MODELS / f"{MODEL}.yaml", catalogue)
+    foreign = ("AWS_", "PREFECT_", "ENGINEHOUSE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environment = {
+        **kept,
+        "ENGINEHOUSE_HOME": str(folder / "home"),
+        "ENGINEHOUSE_CATALOGUE": str(catalogue),
+        # Leases of the killed expire while the test waits.
+        "ENGINEHOUSE_LEASE_SECONDS": "5",
+    }
+    made = House(folder / "home", catalogue, environment)
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            made.run("up")
+            for name, value in made.variables.items():
+                patch.setenv(name, value)
+            yield made
+        finally:
+            made.run("down")
+
+
+@pytest.fixture
+def live(house: House) -> dict[str, Any]:
+    """The catalogue's model is public with its own recipe; the report of the rebuild that saw to it."""
+    return house.rebuild()

@@ -1,0 +1,152 @@
+"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from conftest import kill
+
+from tasks.artifact import ArtifactRef
+from tasks.records import Target
+
+if TYPE_CHECKING:
+    from conftest import House
+
+pytestmark = pytest.mark.slow
+
+MODEL = "smollm2-135m"
+
+
+def engine(report: dict[str, Any]) -> ArtifactRef:
+    return ArtifactRef.parse(next(step["artifact"] for step in report["steps"] if step["name"] == "upload"))
+
+
+def recipe(quantization: str, dtype: str) -> tuple[str, ...]:
+    # A recipe of its own for every test: an engine that nobody has built.
+    return ("--recipe", f"quantization={quantization}", "--recipe", f"dtype={dtype}")
+
+
+def flow_run_process(house: House) -> psutil.Process:
+    """The process of the child flow, below the worker of its pool."""
+    found = [child for child in house.process("worker-build-cpu").children() if "prefect" in " ".join(child.cmdline())]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "engine"])
+def test_the_flow_is_killed_while_it_builds(house: House, live: dict[str, Any], kind: str) -> None:
+    chosen = recipe("q5_1", "bfloat16") if kind == "checkpoint" else recipe("q4_1", "bfloat16")
+    first = house.start("rebuild", MODEL, *chosen, "--json")
+    house.wait_for_work("engine" if kind == "engine" else "checkpoint")
+    kill(first)
+    first.communicate()
+    report = house.rebuild(MODEL, *chosen)
+    assert report["state"] == "promoted" and house.intact(report)
+    # The child went on without its parent, and the second run waited for it or found what it had made.
+    assert len(house.children(engine(report).identity)) == 1
+
+
+def test_the_build_is_killed(house: House, live: dict[str, Any]) -> None:
+    chosen = recipe("q5_0", "bfloat16")
+    rebuild = house.start("rebuild", MODEL, *chosen, "--json")
+    house.wait_for_work("engine")
+    kill(flow_run_process(house))
+    output, errors = rebuild.communicate(timeout=240)
+    assert rebuild.returncode == 0, errors
+    report = json.loads(output)
+    assert report["state"] == "promoted" and house.intact(report)
+    assert len(house.children(engine(report).identity)) == 2
+
+
+def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
+    chosen = recipe("q4_0", "bfloat16")
+    rebuild = house.start("rebuild", MODEL, *chosen, "--json")
+    house.wait_for_work("engine")
+    kill(house.process("worker-build-cpu"))
+    rebuild.communicate(timeout=240)
+    house.run("up")
+    report = house.rebuild(MODEL, *chosen)
+    assert report["release"] == house.node().models[MODEL].public and house.intact(report)
+
+
+def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any]) -> None:
+    """As when the machine of the worker dies: nobody tells Prefect, and the run stays Running for ever."""
+    chosen = recipe("f16", "bfloat16")
+    rebuild = house.start("rebuild", MODEL, *chosen, "--json")
+    house.wait_for_work("engine")
+    run = flow_run_process(house)
+    kill(house.process("worker-build-cpu"))
+    kill(run)
+    house.run("up")
+    output, errors = rebuild.communicate(timeout=240)
+    assert rebuild.returncode == 0, errors
+    report = json.loads(output)
+    assert house.intact(report)
+    states = sorted(child["state"]["type"] for child in house.children(engine(report).identity))
+    assert states == ["COMPLETED", "CRASHED"]
+
+
+def test_the_store_is_killed_while_the_engine_is_uploaded(house: House, live: dict[str, Any]) -> None:
+    chosen = recipe("bf16", "bfloat16")
+    rebuild = house.start("rebuild", MODEL, *chosen, "--json")
+    # The engine lies finished in the workspace, and nothing of it is committed.
+    house.wait(lambda: any(house.home.glob("work/*/engine/*/limits.json")), 120, "finished engine")
+    kill(house.process("s3"))
+    house.run("up")
+    output, errors = rebuild.communicate(timeout=240)
+    assert rebuild.returncode == 0, errors
+    report = json.loads(output)
+    assert report["state"] == "promoted" and house.intact(report)
+    assert len(house.children(engine(report).identity)) == 1
+
+
+def test_everything_is_killed(house: House, live: dict[str, Any]) -> None:
+    before = house.ask()
+    known = house.target.releases(MODEL)
+    for service in ("node", "worker-default", "worker-build-cpu", "prefect", "s3"):
+        kill(house.process(service))
+    house.run("up")
+    house.wait(lambda: bool(house.target.nodes()), 30, "report of the node")
+    house.wait(lambda: house.node().models[MODEL].public == live["release"], 60, "public release")
+    assert house.ask() == before
+    assert house.target.releases(MODEL) == known
+    assert house.rebuild()["state"] == "unchanged"
+
+
+def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, Any]) -> None:
+    before = house.node()
+    kill(house.process("node"))
+    assert house.ask()
+    house.run("up")
+    house.wait(lambda: house.node().written > before.written, 30, "report")
+    after = house.node()
+    assert after.triton_pid == before.triton_pid
+    # Found again, not loaded again.
+    assert after.models[MODEL].releases[live["release"]].starts == 0
+
+
+@pytest.mark.parametrize("step", ["roll_out", "validate", "promote"])
+def test_the_flow_is_killed_while_it_releases(house: House, live: dict[str, Any], step: str) -> None:
+    """A crash after any arrow rolls forward: the number that was reserved is used by the next run."""
+    house.run("rollback", MODEL, "--to", str(live["release"]))
+    chosen = recipe({"roll_out": "q4_0", "validate": "q4_1", "promote": "q5_0"}[step], "float16")
+    target: Target = house.target
+    spent = target.releases(MODEL)[-1]
+    rebuild = house.start("rebuild", MODEL, *chosen, "--json")
+    reached = {
+        "roll_out": lambda: target.releases(MODEL)[-1] > spent,
+        "validate": lambda: (
+            house.node().models[MODEL].releases.get(spent + 1) is not None
+            and house.node().models[MODEL].releases[spent + 1].state == "ready"
+        ),
+        "promote": lambda: target.result(MODEL, spent + 1) is not None,
+    }[step]
+    house.wait(reached, 120, step)
+    kill(rebuild)
+    rebuild.communicate()
+    report = house.rebuild(MODEL, *chosen)
+    assert report["release"] == spent + 1 == house.node().models[MODEL].public
+    assert target.current(MODEL)[0].candidates == ()

@@ -1,0 +1,243 @@
+"""The main job, end to end, on a real stack: what is rebuilt, what is not, and what serves meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from infra.triton.client import TritonClient
+from tasks.artifact import ArtifactRef
+from tasks.promote import promote
+
+if TYPE_CHECKING:
+    from conftest import House
+
+MODEL = "smollm2-135m"
+BUILT = ("fetch", "convert", "build", "upload", "assemble")
+
+
+def states(report: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["state"] for step in report["steps"]}
+
+
+def artifact(report: dict[str, Any], step: str) -> ArtifactRef:
+    return ArtifactRef.parse(next(found["artifact"] for found in report["steps"] if found["name"] == step))
+
+
+def task_states(house: House, report: dict[str, Any]) -> dict[str, str]:
+    """What Prefect's API says of the run's tasks."""
+    answer = httpx.post(
+        f"{house.variables['PREFECT_API_URL']}/task_runs/filter",
+        json={"flow_runs": {"id": {"any_": [report["flow_run"]]}}},
+    )
+    answer.raise_for_status()
+    return {run["name"].split()[0]: run["state_name"] for run in answer.json()}
+
+
+def test_again_nothing_is_done(house: House, live: dict[str, Any]) -> None:
+    again = house.rebuild()
+    assert again["state"] == "unchanged" and again["release"] == live["release"]
+    assert {states(again)[step] for step in BUILT} == {"Cached"}
+    assert "validate" not in states(again)
+    house.wait(lambda: len(task_states(house, again)) >= 7, 10, "task runs in the API")
+    assert {task_states(house, again)[step] for step in BUILT} == {"Cached"}
+    assert again["url"].endswith(again["flow_run"])
+    assert house.ask()
+
+
+def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
+    before = house.ask()
+    report = house.rebuild(MODEL, "--recipe", "quantization=q4_0")
+    assert states(report)["fetch"] == states(report)["convert"] == "Cached"
+    assert report["state"] == "promoted" and report["release"] > live["release"]
+    other = house.ask()
+    assert json.loads(house.run("rollback", MODEL, "--json"))["release"] == live["release"]
+    assert house.ask() == before != other
+    # The number of the release is spent; the same recipe later makes a release of its own, from the same artifacts.
+    later = house.rebuild(MODEL, "--recipe", "quantization=q4_0")
+    assert {states(later)[step] for step in BUILT} == {"Cached"} and later["release"] > report["release"]
+
+
+def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, Any]) -> None:
+    report = house.rebuild(MODEL, "--recipe", "quantization=q4_1")
+    keys: dict[str, str] = {}
+    answer = httpx.post(f"{house.variables['PREFECT_API_URL']}/artifacts/filter", json={})
+    for found in answer.json():
+        if found["task_run_id"] is not None and found["key"] is not None:
+            keys[found["key"]] = found["type"]
+    assert keys[f"engine-{MODEL}"] == "markdown"
+    assert keys[f"upload-{MODEL}"] == "progress"
+    assert keys[f"prompts-{MODEL}-local"] == "table"
+    assert keys[f"release-{MODEL}-local"] == "markdown"
+    lineage = [found for found in answer.json() if found["key"] == f"lineage-{MODEL}-local"]
+    assert any(artifact(report, "upload").identity[:12] in found["data"] for found in lineage)
+    assert all("```mermaid" in found["data"] for found in lineage)
+
+
+def test_a_lost_engine_file_is_built_again(house: House, live: dict[str, Any]) -> None:
+    engine = house.store.need(artifact(live, "upload"))
+    house.store.bucket.delete(f"{engine.ref.folder}{engine.manifest.attempt}/model.gguf")
+    report = house.rebuild()
+    assert states(report)["convert"] == "Cached"
+    assert states(report)["build"] == states(report)["upload"] == "Completed"
+    mended = house.store.need(engine.ref).manifest
+    assert mended.attempt != engine.manifest.attempt and mended.digest == engine.manifest.digest
+    assert report["state"] == "unchanged"
+
+
+def test_a_flipped_byte_is_found_without_reading_and_built_again(house: House, live: dict[str, Any]) -> None:
+    engine = house.store.need(artifact(live, "upload"))
+    key = f"{engine.ref.folder}{engine.manifest.attempt}/limits.json"
+    data = bytearray(house.store.read(engine, "limits.json"))
+    data[-3] ^= 1
+    house.store.bucket.put(key, bytes(data))
+    assert "altered" in house.store.look_up(engine.ref).problem
+    assert states(house.rebuild())["build"] == "Completed"
+    assert house.store.find(engine.ref) is not None
+    kept = [entry.key for entry in house.store.bucket.list(f"{engine.ref.folder}damaged/")]
+    records = [house.store.bucket.get(entry) for entry in kept]
+    attempts = [json.loads(record.body)["attempt"] for record in records if record is not None]
+    assert engine.manifest.attempt in attempts
+
+
+def test_refresh_makes_a_step_and_all_after_it_anew(house: House, live: dict[str, Any]) -> None:
+    before = house.store.need(artifact(live, "upload")).manifest
+    report = house.rebuild(MODEL, "--refresh", "build")
+    assert states(report)["convert"] == "Cached"
+    assert states(report)["build"] == states(report)["upload"] == states(report)["assemble"] == "Completed"
+    after = house.store.need(artifact(report, "upload")).manifest
+    # The quantizer is deterministic: equal bytes, so nothing is rolled out.
+    assert after.attempt != before.attempt and after.digest == before.digest
+    assert report["state"] == "unchanged"
+
+
+def test_a_prompt_that_cannot_pass(house: House, live: dict[str, Any]) -> None:
+    before = house.ask()
+
+    def impossible(document: dict[str, Any]) -> None:
+        document["serving"]["slots"] = 3
+        document["prompts"][0]["expect"] = {"contains": ["no model ever says this"]}
+
+    (house.catalogue / f"{MODEL}.yaml").rename(house.catalogue / "kept")
+    try:
+        house.add_model(MODEL, impossible)
+        report = house.rebuild(code=3)
+    finally:
+        (house.catalogue / "kept").rename(house.catalogue / f"{MODEL}.yaml")
+    assert report["state"] == "refused" and report["error"]["code"] == "gate-refused"
+    assert states(report)["validate"] == "Failed"
+    assert house.ask() == before
+    told = json.loads(house.run("releases", MODEL, "--json"))
+    refused = next(row for row in told["releases"] if row["release"] == report["release"])
+    assert told["public"] == live["release"] and refused["state"] == "refused" and not refused["loaded"]
+    assert "no model ever says this" in refused["result"]["reason"]
+    assert any(prompt["answer"] for prompt in refused["result"]["prompts"])
+    assert "no model ever says this" in house.run("releases", MODEL)
+    house.wait(lambda: report["release"] not in house.node().models[MODEL].releases, 20, "unloading")
+
+
+def test_wrong_use_is_told_early(house: House) -> None:
+    assert house.rebuild("nothing", code=2)["error"]["code"] == "model-missing"
+    assert house.rebuild(MODEL, "--recipe", "quantization=q99", code=2)["error"]["code"] == "spec-invalid"
+    house.run("rebuild", MODEL, "--recipe", "quantization", code=2)
+    house.run("rollback", MODEL, "--to", "4711", code=2)
+    house.run("releases", "nothing", code=2)
+
+
+def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
+    """16 clients stream while the public name moves 10 times: no failed or torn answer, nothing started twice."""
+    first = live["release"]
+    second = house.rebuild(MODEL, "--recipe", "quantization=q4_0")["release"]
+    pid = house.node().triton_pid
+    address = house.variables["ENGINEHOUSE_TRITON_HTTP"]
+    stop = threading.Event()
+    answers: list[int] = []
+    failures: list[str] = []
+
+    def stream() -> None:
+        client = TritonClient(address, timeout_s=110)
+        while not stop.is_set():
+            try:
+                request = {"text_input": "Count.", "max_tokens": 8, "stream": True, "return_log_probs": True}
+                tokens = 0
+                for piece in client.generate_stream(MODEL, request):
+                    tokens += len(piece.log_probs)
+                answers.append(tokens)
+            except Exception as error:
+                failures.append(repr(error))
+
+    clients = [threading.Thread(target=stream) for _ in range(16)]
+    for client in clients:
+        client.start()
+    try:
+        for turn in range(10):
+            done = len(answers)
+            promote(house.target, MODEL, (first, second)[turn % 2])
+            house.wait(lambda done=done: len(answers) > done or bool(failures), 60, "answers")
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert not failures, failures[:3]
+    assert len(answers) >= 26 and all(1 <= tokens <= 8 for tokens in answers)
+    node = house.node()
+    assert node.triton_pid == pid
+    assert [node.models[MODEL].releases[number].starts for number in (first, second)] == [1, 1]
+
+
+def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
+    before = house.ask()
+    import psutil
+    from conftest import kill
+
+    pid = house.node().triton_pid
+    kill(psutil.Process(pid))
+    house.wait(lambda: house.node().triton_pid not in (0, pid), 30, "new Triton")
+    house.wait(lambda: house.node().models.get(MODEL) is not None, 30, "report")
+    house.wait(lambda: house.node().models[MODEL].public == live["release"], 60, "public release")
+    assert house.ask() == before
+
+
+def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
+    both = [house.start("rebuild", MODEL, "--recipe", "quantization=q5_0", "--json") for _ in range(2)]
+    reports = [json.loads(process.communicate(timeout=240)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    engines = {str(artifact(report, "upload")) for report in reports}
+    assert len(engines) == 1
+    assert len(house.children(artifact(reports[0], "upload").identity)) == 1
+    assert reports[0]["release"] == reports[1]["release"]
+
+
+@pytest.mark.slow
+def test_two_models_with_one_slot_on_each_pool(house: House, live: dict[str, Any]) -> None:
+    api = house.variables["PREFECT_API_URL"]
+    with httpx.Client(base_url=api, timeout=30) as client:
+        for pool in ("default", "build-cpu"):
+            client.patch(f"/work_pools/{pool}", json={"concurrency_limit": 1}).raise_for_status()
+        try:
+            for name in ("twin-one", "twin-two"):
+                house.add_model(name)
+            deployment = client.get("/deployments/name/rebuild/rebuild").json()["id"]
+            runs: list[str] = []
+            for name in ("twin-one", "twin-two"):
+                body = {"parameters": {"model": name, "recipe": {"quantization": "q5_1"}}}
+                answer = client.post(f"/deployments/{deployment}/create_flow_run", json=body)
+                answer.raise_for_status()
+                runs.append(answer.json()["id"])
+            until = time.monotonic() + 240
+            while True:
+                types = [client.get(f"/flow_runs/{run}").json()["state"]["type"] for run in runs]
+                if all(kind not in ("SCHEDULED", "PENDING", "RUNNING") for kind in types):
+                    break
+                assert time.monotonic() < until, types
+                time.sleep(0.5)
+            assert types == ["COMPLETED", "COMPLETED"]
+        finally:
+            for pool in ("default", "build-cpu"):
+                client.patch(f"/work_pools/{pool}", json={"concurrency_limit": None}).raise_for_status()
+    assert house.ask("twin-one") == house.ask("twin-two")
