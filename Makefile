@@ -34,7 +34,7 @@ fix: $(VENV)/dev.installed
 bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python tests/bench.py
 
 lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

@@ -11,7 +11,7 @@ Its whole state lies under `settings.home`:
     s3/, prefect/     data; the node keeps its own folder
 """
 
-from __future__ import annotations
+from __future__ import ctypes
 
 import fcntl
 import json
@@ -172,6 +172,7 @@ class _Stack:
         if not missing:
             return
         triton.locate()
+        _require_openmp()
         free = shutil.disk_usage(self._home).free
         if free < NEEDED_FREE_BYTES:
             raise SettingsError(
@@ -253,6 +254,17 @@ class _Stack:
                 self._report(f"ending process {owner.pid}, which an earlier {service.name} has left")
                 terminate(owner.pid, service.stop_s)
         return strangers
+
+
+def _require_openmp() -> None:
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        raise SettingsError(
+            "the OpenMP library libgomp.so.1, which llama.cpp needs, is missing on this machine",
+            hint="on Debian and Ubuntu: apt-get install libgomp1",
+            code="library-missing",
+        ) from None
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -116,10 +115,6 @@ class House:
                 self.store.download(artifact, folder)
                 shutil.rmtree(folder)
         return True
-
-
-def kill(process: psutil.Process | subprocess.Popen[str]) -> None:
-    os.kill(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

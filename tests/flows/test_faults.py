@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import kill
 
 from tasks.artifact import ArtifactRef
 from tasks.records import Target
@@ -41,7 +40,7 @@ def test_the_flow_is_killed_while_it_builds(house: House, live: dict[str, Any], 
     chosen = recipe("q5_1", "bfloat16") if kind == "checkpoint" else recipe("q4_1", "bfloat16")
     first = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine" if kind == "engine" else "checkpoint")
-    kill(first)
+    first.kill()
     first.communicate()
     report = house.rebuild(MODEL, *chosen)
     assert report["state"] == "promoted" and house.intact(report)
@@ -53,7 +52,7 @@ def test_the_build_is_killed(house: House, live: dict[str, Any]) -> None:
     chosen = recipe("q5_0", "bfloat16")
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")
-    kill(flow_run_process(house))
+    flow_run_process(house).kill()
     output, errors = rebuild.communicate(timeout=240)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
@@ -65,7 +64,7 @@ def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
     chosen = recipe("q4_0", "bfloat16")
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")
-    kill(house.process("worker-build-cpu"))
+    house.process("worker-build-cpu").kill()
     rebuild.communicate(timeout=240)
     house.run("up")
     report = house.rebuild(MODEL, *chosen)
@@ -78,8 +77,8 @@ def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any])
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")
     run = flow_run_process(house)
-    kill(house.process("worker-build-cpu"))
-    kill(run)
+    house.process("worker-build-cpu").kill()
+    run.kill()
     house.run("up")
     output, errors = rebuild.communicate(timeout=240)
     assert rebuild.returncode == 0, errors
@@ -94,7 +93,7 @@ def test_the_store_is_killed_while_the_engine_is_uploaded(house: House, live: di
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     # The engine lies finished in the workspace, and nothing of it is committed.
     house.wait(lambda: any(house.home.glob("work/*/engine/*/limits.json")), 120, "finished engine")
-    kill(house.process("s3"))
+    house.process("s3").kill()
     house.run("up")
     output, errors = rebuild.communicate(timeout=240)
     assert rebuild.returncode == 0, errors
@@ -107,7 +106,7 @@ def test_everything_is_killed(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
     known = house.target.releases(MODEL)
     for service in ("node", "worker-default", "worker-build-cpu", "prefect", "s3"):
-        kill(house.process(service))
+        house.process(service).kill()
     house.run("up")
     house.wait(lambda: bool(house.target.nodes()), 30, "report of the node")
     house.wait(lambda: house.node().models[MODEL].public == live["release"], 60, "public release")
@@ -118,7 +117,7 @@ def test_everything_is_killed(house: House, live: dict[str, Any]) -> None:
 
 def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, Any]) -> None:
     before = house.node()
-    kill(house.process("node"))
+    house.process("node").kill()
     assert house.ask()
     house.run("up")
     house.wait(lambda: house.node().written > before.written, 30, "report")
@@ -145,7 +144,7 @@ def test_the_flow_is_killed_while_it_releases(house: House, live: dict[str, Any]
         "promote": lambda: target.result(MODEL, spent + 1) is not None,
     }[step]
     house.wait(reached, 120, step)
-    kill(rebuild)
+    rebuild.kill()
     rebuild.communicate()
     report = house.rebuild(MODEL, *chosen)
     assert report["release"] == spent + 1 == house.node().models[MODEL].public

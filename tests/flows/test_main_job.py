@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -192,11 +194,9 @@ def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
 
 def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
-    import psutil
-    from conftest import kill
 
     pid = house.node().triton_pid
-    kill(psutil.Process(pid))
+    os.kill(pid, signal.SIGKILL)
     house.wait(lambda: house.node().triton_pid not in (0, pid), 30, "new Triton")
     house.wait(lambda: house.node().models.get(MODEL) is not None, 30, "report")
     house.wait(lambda: house.node().models[MODEL].public == live["release"], 60, "public release")

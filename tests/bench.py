@@ -1,0 +1,68 @@
+"""`make bench`: what a rebuild costs where nothing is to do, as a ratio to the floor measured beside it.
+
+The floor is a Python process that imports Prefect, boto3 and tritonclient and runs an async flow of as many no-op
+tasks on the same server. Both are measured in turns, and the medians compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from infra import settings
+
+ROUNDS = 7
+MODEL = "smollm2-135m"
+LIMIT = 1.5
+
+FLOOR = """
+import asyncio, logging, sys
+import boto3, tritonclient.grpc, tritonclient.http
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+logging.getLogger("prefect").setLevel(logging.CRITICAL)
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def nothing() -> None: ...
+
+@flow(persist_result=False)
+async def floor(count: int) -> None:
+    for _ in range(count):
+        await nothing()
+
+asyncio.run(floor(int(sys.argv[1])))
+"""
+
+
+def seconds(*command: str) -> tuple[float, str]:
+    started = time.monotonic()
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return time.monotonic() - started, done.stdout
+
+
+def main() -> int:
+    settings.activate()
+    os.environ.setdefault("PREFECT_HOME", str(settings.load().home / "prefect"))
+    rebuild = (sys.executable, "-m", "deployments.cli", "rebuild", MODEL, "--json")
+    report = json.loads(seconds(*rebuild)[1])
+    steps = len(report["steps"])
+    cached = sum(step["state"] == "Cached" for step in report["steps"])
+    assert report["state"] == "unchanged", report
+    ours: list[float] = []
+    floor: list[float] = []
+    for _ in range(ROUNDS):
+        floor.append(seconds(sys.executable, "-c", FLOOR, str(steps))[0])
+        ours.append(seconds(*rebuild)[0])
+    ratio = statistics.median(ours) / statistics.median(floor)
+    print(f"rebuild with nothing to do ({steps} steps, {cached} Cached): median {statistics.median(ours):.2f} s")
+    print(f"floor (imports, {steps} no-op tasks):                  median {statistics.median(floor):.2f} s")
+    print(f"ratio {ratio:.2f} (at most {LIMIT})")
+    return 0 if ratio <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
