@@ -11,7 +11,9 @@ Its whole state lies under `settings.home`:
     s3/, prefect/     data; the node keeps its own folder
 """
 
-from __future__ import ctypes
+from __future__ import annotations
+
+import ctypes
 
 import fcntl
 import json

@@ -103,10 +103,15 @@ class Runner:
 
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_INTERVAL_S):
-            with self._lock:
-                jobs = list(self._jobs)
-            for job in jobs:
-                job.check()
+            self._check_all()
+
+    def _check_all(self) -> None:
+        # A function of its own, so that no variable keeps the last job: a reply that is still referred to keeps
+        # Triton from unloading the model.
+        with self._lock:
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.check()
 
 
 class Job:
