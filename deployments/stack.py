@@ -14,7 +14,6 @@ Its whole state lies under `settings.home`:
 from __future__ import annotations
 
 import ctypes
-
 import fcntl
 import json
 import secrets
