@@ -35,7 +35,9 @@ class Identity:
         return hashlib.sha256(canonical(self.document)).hexdigest()
 
     @classmethod
-    def of(cls, step: str, version: int, *, inputs: Mapping[str, Identity], fields: Mapping[str, JsonValue]) -> Identity:
+    def of(
+        cls, step: str, version: int, *, inputs: Mapping[str, Identity], fields: Mapping[str, JsonValue]
+    ) -> Identity:
         """The identity of one step's output. Raise `version` when the step's code changes what it writes."""
         return cls(
             {

@@ -70,9 +70,7 @@ class TritonClient:
         """Every model that the server's repository holds, loaded or not."""
         with self._request("POST", "v2/repository/index", {}) as response:
             entries = json.load(response)
-        return tuple(
-            ModelState(entry["name"], entry.get("state", ""), entry.get("reason", "")) for entry in entries
-        )
+        return tuple(ModelState(entry["name"], entry.get("state", ""), entry.get("reason", "")) for entry in entries)
 
     def load(self, model: str) -> None:
         """Load a model, or load it again if its folder changed; returns when it answers requests."""
@@ -142,6 +140,7 @@ class GrpcStream:
         self._timeout_s = timeout_s
         self._results: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._started = time.monotonic()
+        self._ended = False
         self._client: Any = library.InferenceServerClient(address)
         try:
             types = {entry.name: entry.datatype for entry in self._client.get_model_metadata(model).inputs}
@@ -166,7 +165,8 @@ class GrpcStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.stop_stream(cancel_requests=True)
+        # Triton 2.51 never unloads a model again whose finished request is cancelled over gRPC.
+        self._client.stop_stream(cancel_requests=not self._ended)
         self._client.close()
 
     def __iter__(self) -> Iterator[Answer]:
@@ -176,7 +176,9 @@ class GrpcStream:
             except queue.Empty:
                 raise _unreachable(f"no piece came within {self._timeout_s:g} s") from None
             if error is not None:
+                self._ended = True
                 raise _grpc_refusal("", error)
+            self._ended = result.get_response().parameters["triton_final_response"].bool_param
             text = result.as_numpy("text_output")
             if text is not None:
                 log_probs = result.as_numpy("output_log_probs")
@@ -185,7 +187,7 @@ class GrpcStream:
                     () if log_probs is None else tuple(map(float, log_probs.flat)),
                     time.monotonic() - self._started,
                 )
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            if self._ended:
                 return
 
 

@@ -132,9 +132,7 @@ def launch(
             env={
                 **inherited,
                 # The stub takes its environment from the first python3 of PATH, and from nothing else.
-                "PATH": os.pathsep.join(
-                    [str(_serving_environment(work) / "bin"), "/usr/local/bin:/usr/bin:/bin"]
-                ),
+                "PATH": os.pathsep.join([str(_serving_environment(work) / "bin"), "/usr/local/bin:/usr/bin:/bin"]),
                 "LD_LIBRARY_PATH": os.pathsep.join(map(str, paths.libraries)),
                 # For processes that a model starts; the stub itself ignores it.
                 "PYTHONDONTWRITEBYTECODE": "1",
@@ -190,9 +188,7 @@ def _serving_environment(work: Path) -> Path:
     """
     folder = work / "python"
     venv.create(folder, symlinks=True, clear=True)
-    packages = sysconfig.get_path(
-        "purelib", vars={"base": str(folder), "platbase": str(folder)}, scheme="venv"
-    )
+    packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}, scheme="venv")
     lines = ("import sys; sys.dont_write_bytecode = True", sysconfig.get_path("purelib"))
     (Path(packages) / "enginehouse.pth").write_text("\n".join(lines) + "\n")
     return folder

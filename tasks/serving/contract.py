@@ -116,9 +116,7 @@ class Answer:
     cum_log_prob: float = 0.0
 
 
-def parse_request(
-    tensors: Mapping[str, Tensor], parameters: Mapping[str, object]
-) -> tuple[GenerationRequest, ...]:
+def parse_request(tensors: Mapping[str, Tensor], parameters: Mapping[str, object]) -> tuple[GenerationRequest, ...]:
     """The rows of one Triton request.
 
     `tensors` maps input names to arrays of shape `[batch, n]`, absent inputs left out. `parameters` are Triton's

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from .contract import GenerationRequest
 
-
 MAX_RUNNING = 256
 """Rows that may run or wait in one engine. Further ones are refused at once: their turn would come too late."""
 

@@ -85,9 +85,7 @@ class LlamaCpp:
         if request.beam_width != 1:
             raise RequestRefused("'beam_width' must be 1: this engine has no beam search")
         if request.length_penalty != 1:
-            raise RequestRefused(
-                "'length_penalty' must be 1: it belongs to beam search, which this engine lacks"
-            )
+            raise RequestRefused("'length_penalty' must be 1: it belongs to beam search, which this engine lacks")
         if request.min_tokens:
             raise RequestRefused("'min_tokens' must be 0: this engine cannot keep an answer from ending")
         if request.end_id is not None and [request.end_id] != self._end_of_text:

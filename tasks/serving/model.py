@@ -43,9 +43,7 @@ class TritonPythonModel:
             except RequestRefused as error:
                 TritonReply(sender).fail("invalid", str(error))
             else:
-                self._runner.submit(
-                    rows, TritonReply(sender, log_probs=any(row.return_log_probs for row in rows))
-                )
+                self._runner.submit(rows, TritonReply(sender, log_probs=any(row.return_log_probs for row in rows)))
 
     def finalize(self) -> None:
         self._runner.close()

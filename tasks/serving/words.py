@@ -69,9 +69,7 @@ def grammar_without(words: Sequence[str]) -> str:
     if sum(map(len, words)) > MAX_BAD_CHARACTERS:
         raise RequestRefused(f"'bad_words' hold more than {MAX_BAD_CHARACTERS} characters")
     states = {word[:length] for word in words for length in range(len(word))}
-    number = {
-        state: index for index, state in enumerate(sorted(states, key=lambda state: (len(state), state)))
-    }
+    number = {state: index for index, state in enumerate(sorted(states, key=lambda state: (len(state), state)))}
     rules = ["root ::= s0"]
     for state, index in number.items():
         choices, special = ['""'], ""

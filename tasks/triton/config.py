@@ -100,9 +100,7 @@ def _data_type(name: str) -> int:
 def _render(config: Any) -> str:
     text = text_format.MessageToString(config)
     if _parse(text) != config:
-        raise UsageError(
-            f"the configuration of '{config.name}' does not survive its text form", code="triton-config"
-        )
+        raise UsageError(f"the configuration of '{config.name}' does not survive its text form", code="triton-config")
     return text
 
 

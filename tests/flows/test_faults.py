@@ -65,9 +65,10 @@ def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")
     house.process("worker-build-cpu").kill()
-    rebuild.communicate(timeout=240)
     house.run("up")
-    report = house.rebuild(MODEL, *chosen)
+    output, errors = rebuild.communicate(timeout=240)
+    assert rebuild.returncode == 0, errors
+    report = json.loads(output)
     assert report["release"] == house.node().models[MODEL].public and house.intact(report)
 
 
