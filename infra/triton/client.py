@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import json
 import queue
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -89,11 +90,11 @@ class TritonClient:
     def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Answer]:
         """The pieces of an answer as they come, by server-sent events. `request` must say `"stream": True`."""
         started = time.monotonic()
-        with self._request("POST", f"v2/models/{quote(model, safe='')}/generate_stream", request) as response:
-            with _reaching(self._http):
-                for line in response:
-                    if line.startswith(b"data:"):
-                        yield _answer(json.loads(line[len(b"data:") :]), started)
+        path = f"v2/models/{quote(model, safe='')}/generate_stream"
+        with self._request("POST", path, request) as response, _reaching(self._http):
+            for line in response:
+                if line.startswith(b"data:"):
+                    yield _answer(json.loads(line[len(b"data:") :]), started)
 
     def stream(self, model: str, request: Mapping[str, Any]) -> GrpcStream:
         """The same over gRPC, in a `with`: left early, the server is told to stop generating."""
@@ -114,7 +115,7 @@ class TritonClient:
     @contextlib.contextmanager
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None, *, timeout_s: float | None = None
-    ) -> Iterator[http.client.HTTPResponse]:
+    ) -> Generator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self._http, timeout=timeout_s or self._timeout_s)
         with contextlib.closing(connection):
             with _reaching(self._http):
@@ -131,12 +132,9 @@ class GrpcStream:
 
     def __init__(self, address: str, model: str, request: Mapping[str, Any], timeout_s: float) -> None:
         import numpy as np
-        import tritonclient.grpc as grpc
-        from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-        library: Any = grpc
-        to_numpy: Any = triton_to_np_dtype
-        self._failure: Any = InferenceServerException
+        library: Any = importlib.import_module("tritonclient.grpc")
+        utilities: Any = importlib.import_module("tritonclient.utils")
         self._timeout_s = timeout_s
         self._results: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._started = time.monotonic()
@@ -151,13 +149,16 @@ class GrpcStream:
                 values = [value] if isinstance(value, str | bytes | int | float) else list(value)
                 encoded = [item.encode() if isinstance(item, str) else item for item in values]
                 tensor = library.InferInput(name, [1, len(values)], types[name])
-                tensor.set_data_from_numpy(np.array([encoded], dtype=to_numpy(types[name])))
+                tensor.set_data_from_numpy(np.array([encoded], dtype=utilities.triton_to_np_dtype(types[name])))
                 inputs.append(tensor)
-            self._client.start_stream(callback=lambda result, error: self._results.put((result, error)))
+            self._client.start_stream(callback=self._receive)
             self._client.async_stream_infer(model, inputs, enable_empty_final_response=True)
-        except InferenceServerException as error:
+        except utilities.InferenceServerException as error:
             self._client.close()
             raise _grpc_refusal(address, error) from error
+
+    def _receive(self, result: Any, error: Any) -> None:
+        self._results.put((result, error))
 
     def __enter__(self) -> GrpcStream:
         return self
@@ -204,7 +205,7 @@ def _answer(body: Mapping[str, Any], started: float) -> Answer:
 
 
 @contextlib.contextmanager
-def _reaching(address: str) -> Iterator[None]:
+def _reaching(address: str) -> Generator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import json
 import os
 import secrets
@@ -37,9 +38,8 @@ class LlamaCpp:
     """A GGUF file, loaded. Raises EngineFailed where llama.cpp cannot load it."""
 
     def __init__(self, folder: Path, settings: ServingSettings) -> None:
-        import xllamacpp
-
-        parameters: Any = xllamacpp.CommonParams()
+        library: Any = importlib.import_module("xllamacpp")
+        parameters = library.CommonParams()
         parameters.model.path = str(folder / settings.engine_file)
         parameters.n_parallel = settings.slots
         parameters.n_ctx = settings.slots * settings.context_tokens
@@ -61,7 +61,7 @@ class LlamaCpp:
         parameters.ui = False
         parameters.endpoint_slots = False
         try:
-            self._server: Any = xllamacpp.Server(parameters)
+            self._server: Any = library.Server(parameters)
         except RuntimeError as error:
             raise EngineFailed(f"llama.cpp cannot load {settings.engine_file}: {error}") from error
         # llama.cpp stops at SIGTERM and SIGINT. Here Triton alone decides, also where a whole group is signalled.

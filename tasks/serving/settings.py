@@ -49,7 +49,8 @@ class ServingSettings:
         """Raises ValueError for a field that is missing or unknown: a release must not half understand its own."""
         values = _known(cls, json.loads(text))
         try:
-            return cls(**{**values, "sampling": Sampling(**_known(Sampling, values.get("sampling", {})))})
+            values["sampling"] = Sampling(**_known(Sampling, values.get("sampling", {})))
+            return cls(**values)
         except TypeError as error:
             raise ValueError(f"{FILE_NAME}: {error}") from error
 
