@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.processes import free_ports
 from infra.triton.client import TritonClient
 from infra.triton.server import Ports, launch
 
@@ -76,7 +76,7 @@ def start_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             (folder / part).mkdir()
         ports, key = Ports(*free_ports(3)), f"key-of-{name}"
         process = launch(
-            folder / "repository", folder / "work", folder / "log", ports=ports, control_key=key, exit_timeout_s=2
+            folder / "repository", folder / "work", folder / "log", ports=ports, control_key=key, exit_timeout_s=5
         )
         addresses = (f"127.0.0.1:{ports.http}", f"127.0.0.1:{ports.grpc}")
         client = TritonClient(addresses[0], grpc=addresses[1], key=key)
@@ -94,12 +94,3 @@ def start_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         except subprocess.TimeoutExpired:
             triton.process.kill()
             triton.process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free a moment ago, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(entry.getsockname()[1]) for entry in sockets]
-    for entry in sockets:
-        entry.close()
-    return ports

@@ -101,7 +101,8 @@ def launch(
     The key shows in the process list of this machine: it keeps clients out, not other users of the machine.
     """
     paths = locate()
-    shared_memory = _clear_shared_memory(work)
+    shared_memory = shared_memory_prefix(work)
+    _clear_shared_memory(shared_memory)
     restriction = f"{','.join(RESTRICTED)}:{CONTROL_HEADER}={control_key}"
     command = [
         str(paths.binary),
@@ -194,9 +195,12 @@ def _serving_environment(work: Path) -> Path:
     return folder
 
 
-def _clear_shared_memory(work: Path) -> str:
-    """The prefix of this server's shared memory regions, after dropping what a killed one left of them."""
-    prefix = f"enginehouse-{hashlib.sha256(bytes(work.resolve())).hexdigest()[:12]}-"
+def shared_memory_prefix(work: Path) -> str:
+    """How the names of a server's shared memory regions begin; one prefix a work folder."""
+    return f"enginehouse-{hashlib.sha256(bytes(work.resolve())).hexdigest()[:12]}-"
+
+
+def _clear_shared_memory(prefix: str) -> None:
+    """Drop what a killed server left behind."""
     for region in Path("/dev/shm").glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
-    return prefix
