@@ -227,6 +227,7 @@ def _refusal(status: int, text: str) -> TritonError:
         return TritonError(message, hint="this endpoint belongs to the node agent alone", code="triton-restricted")
     if status == 404 or "unknown model" in message:
         return TritonError(message, hint="see which models it serves: enginehouse status", code="triton-unknown-model")
+    # /generate answers 400 to whatever a model refuses, its deadline included; 503 is the server going down.
     error = TritonError(message, code="triton-busy" if status == 503 else "triton-refused")
     error.retryable = status == 503
     return error
