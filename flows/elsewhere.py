@@ -30,7 +30,7 @@ from prefect.states import Cancelling, Crashed
 from flows.build_engine import STEPS
 from flows.report import Report, StepReport
 from infra import settings
-from infra.errors import StepFailed
+from infra.errors import StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.lease import Watch
 from tasks.plan import Plan
@@ -135,8 +135,11 @@ async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:
                 log.warning("no worker has taken the build yet; is one running on pool %s?", run.work_pool_name)
         else:
             allowed = _PENDING_SECONDS if state.type is StateType.PENDING else 3 * here.lease_seconds
-            if state.type is not StateType.PENDING and await asyncio.to_thread(lease.holder) is not None:
-                last_sign = time.monotonic()
+            try:
+                if state.type is not StateType.PENDING and await asyncio.to_thread(lease.holder) is not None:
+                    last_sign = time.monotonic()
+            except StoreUnavailable:
+                last_sign = time.monotonic()  # a store that is away says nothing of the child
             if time.monotonic() - last_sign > allowed:
                 log.warning("the process of the build %s is gone", run.name)
                 await client.set_flow_run_state(run_id, Crashed(message="its lease expired"), force=True)
