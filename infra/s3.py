@@ -55,7 +55,8 @@ class StoredFile:
 
 
 @cache
-def _client(endpoint: str) -> S3Client:
+def _client(endpoint: str, access_key: str) -> S3Client:
+    """One client for all threads; another for other credentials, which boto3's default session would not notice."""
     import boto3
     from botocore.config import Config
 
@@ -66,7 +67,7 @@ def _client(endpoint: str) -> S3Client:
         max_pool_connections=16,
         s3={"addressing_style": "path"} if endpoint else {},
     )
-    return cast(Any, boto3).client("s3", endpoint_url=endpoint or None, config=config)
+    return cast(Any, boto3).session.Session().client("s3", endpoint_url=endpoint or None, config=config)
 
 
 @contextmanager
@@ -123,7 +124,7 @@ class Bucket:
 
     @property
     def client(self) -> S3Client:
-        return _client(self.endpoint)
+        return _client(self.endpoint, os.environ.get("AWS_ACCESS_KEY_ID", ""))
 
     def get(self, key: str) -> Record | None:
         """The object at `key`, or None."""

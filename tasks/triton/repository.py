@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -51,7 +50,8 @@ def release_names(model: str, release: int) -> dict[str, str]:
 def place_release(repository: Path, engine: Path, models: Path, model: str, release: int) -> None:
     """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
 
-    The engine's files are hard links where the file systems allow it, so a release takes its space once.
+    The engine's files are copies: a hard link made or removed elsewhere changes an inode's ctime, and Triton would then
+    load the running model anew when the public name moves.
     """
     names = release_names(model, release)
     for relative, name in names.items():
@@ -65,7 +65,7 @@ def place_release(repository: Path, engine: Path, models: Path, model: str, rele
         config.write_text(instantiate(config.read_text(), names))
         (partial / "1").mkdir(exist_ok=True)
         if relative == LLM:
-            shutil.copytree(engine, partial / "1" / ENGINE_FOLDER, copy_function=_link_or_copy)
+            shutil.copytree(engine, partial / "1" / ENGINE_FOLDER)
         _make_read_only(partial)
         partial.rename(folder)
 
@@ -84,14 +84,6 @@ def write_public(models: Path, model: str, release: int) -> None:
     fresh.parent.mkdir(exist_ok=True)
     fresh.write_text(public_config(model, release_names(model, release)[RELEASE]))
     fresh.replace(folder / "config.pbtxt")
-
-
-def _link_or_copy(source: str, destination: str) -> str:
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copyfile(source, destination)
-    return destination
 
 
 def _make_read_only(folder: Path) -> None:
