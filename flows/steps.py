@@ -123,7 +123,8 @@ async def _progress(label: str, *, shown: bool) -> AsyncGenerator[Callable[[int,
                         log.info("%s: %.0f %% of %.1f MiB", label, percent, total / 2**20)
                 await asyncio.sleep(1)
         except asyncio.CancelledError:
-            if bar is not None and now[1]:
+            if shown and now[1]:  # a quick one ends before the first look at it
+                bar = bar or await ui.ProgressBar.create(label)
                 await bar.update(100 * now[0] / now[1])
 
     follower = asyncio.create_task(follow())
