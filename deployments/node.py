@@ -7,11 +7,9 @@ a running one again when it was itself killed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
-import secrets
 import signal
 import threading
 import time
@@ -23,11 +21,11 @@ from pathlib import Path
 import psutil
 
 from infra.errors import EnginehouseError, TritonError
-from infra.processes import terminate
 from infra.s3 import Bucket
 from infra.settings import Settings
 from infra.triton.client import TritonClient
-from infra.triton.server import Ports, launch
+from infra.triton.server import Ports
+from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
 from tasks.triton.repository import place_release, release_names, withdraw_release, write_public
@@ -37,11 +35,8 @@ REPORT_SECONDS = 5.0
 """A report is written when something changed, and this often as a sign of life."""
 RETRY_SECONDS = 5.0
 """How long a release that failed for a passing reason waits for its next try."""
-_READY_SECONDS = 60.0
-# Engines on the CPU share cores with each other and with builds. Threads that spin while they wait then halt one
-# another: 64 tokens beside two busy processes on 2 cores ran at 1 to 2 tokens/s spinning, at 23 to 60 waiting. Alone,
-# waiting costs about a third (95 to 150 against 80 to 85).
-_OPENMP_WAIT = "PASSIVE"
+_UNLOAD_SECONDS = 600.0
+"""How long running requests may keep a release; Triton can also lose one for good."""
 
 _log = logging.getLogger("enginehouse.node")
 
@@ -82,8 +77,7 @@ class Node:
         self._reported = b""
         self._reported_at = 0.0
         self._error = ""
-        self._process: psutil.Process | None = None
-        self._client = TritonClient("127.0.0.1:0")
+        self._triton = Supervisor(folder, self._models_folder, ports)
 
     def run(self, stop: threading.Event) -> None:
         """Converge until `stop` is set, then end Triton."""
@@ -104,78 +98,21 @@ class Node:
                 stop.wait(POLL_SECONDS)
         finally:
             self._loaders.shutdown(wait=False, cancel_futures=True)
-            if self._process is not None:
-                terminate(self._process.pid, grace_s=15)
-                self._state_file.unlink(missing_ok=True)
-
-    # Triton itself
-
-    @property
-    def _state_file(self) -> Path:
-        return self._folder / "triton.json"
+            self._triton.stop()
 
     def _supervise(self) -> None:
-        """Have a live Triton: the one we know, one that an earlier node left, or a new one."""
-        if self._process is not None and _alive(self._process):
-            return
-        known, self._process = self._process, None
-        if known is None and self._found_again():
-            return
-        if known is not None:
-            _log.warning("Triton (pid %d) is gone; starting it again", known.pid)
-            terminate(known.pid, grace_s=2)  # its Python stubs outlive it for a while and hold memory
-        self._start()
-
-    def _found_again(self) -> bool:
-        try:
-            state = json.loads(self._state_file.read_text())
-            process = psutil.Process(state["pid"])
-            if abs(process.create_time() - state["created"]) > 1 or not _alive(process):
-                return False
-        except (FileNotFoundError, psutil.NoSuchProcess):
-            return False
-        client = self._new_client(state["key"])
-        if not client.live():
-            terminate(process.pid, grace_s=5)
-            return False
-        self._process, self._client = process, client
-        # What it holds is known only to it: releases that are ready are taken over, not loaded again.
-        ready = {entry.name for entry in client.index() if entry.state == "READY"}
-        for model in self._target.wanted():
-            known = self._models.setdefault(model, _Model())
-            for release in self._target.releases(model):
-                if all(name in ready for name in release_names(model, release).values()):
-                    known.releases[release] = _Release(state="ready")
-        _log.info("found Triton again (pid %d)", process.pid)
-        return True
-
-    def _start(self) -> None:
-        key = secrets.token_urlsafe(32)
-        work = self._folder / "triton"
-        work.mkdir(parents=True, exist_ok=True)
-        process = launch(self._models_folder, work, self._folder / "triton.log", ports=self._ports, control_key=key)
-        client = self._new_client(key)
-        deadline = time.monotonic() + _READY_SECONDS
-        while not client.live():
-            if process.poll() is not None or time.monotonic() > deadline:
-                terminate(process, grace_s=2)
-                raise TritonError(
-                    "Triton did not start", hint=f"see {self._folder / 'triton.log'}", code="triton-start"
-                )
-            time.sleep(0.05)
-        self._process, self._client = psutil.Process(process.pid), client
-        state = {"pid": process.pid, "created": self._process.create_time(), "key": key}
-        fresh = self._state_file.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(state, file)
-        fresh.replace(self._state_file)
-        # A new Triton holds nothing: everything wanted is loaded again.
-        self._models.clear()
-        _log.info("Triton runs (pid %d)", process.pid)
-
-    def _new_client(self, key: str) -> TritonClient:
-        return TritonClient(f"127.0.0.1:{self._ports.http}", key=key)
+        """Have a live Triton, and know what it holds."""
+        change = self._triton.ensure()
+        if change is Change.STARTED:
+            self._models.clear()
+        elif change is Change.FOUND:
+            # What it holds is known only to it: releases that are ready are taken over, not loaded again.
+            ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
+            for model in self._target.wanted():
+                known = self._models.setdefault(model, _Model())
+                for release in self._target.releases(model):
+                    if all(name in ready for name in release_names(model, release).values()):
+                        known.releases[release] = _Release(state="ready")
 
     # Wanted state
 
@@ -193,11 +130,11 @@ class Node:
         known = self._models[model]
         for number in known.wanted.loaded:
             release = known.releases.get(number)
-            due = release is not None and release.retry_at is not None and time.monotonic() >= release.retry_at
-            if release is None or (due and release.state != "unloading"):
+            again = release is not None and release.retry_at is not None and _due(release)
+            if release is None or (again and release.state != "unloading"):
                 release = known.releases[number] = release or _Release()
                 release.state, release.retry_at = "loading", None
-                release.loader = self._loaders.submit(self._load, self._client, model, number, release)
+                release.loader = self._loaders.submit(self._load, self._triton.client, model, number, release)
         wanted = known.wanted.public
         if wanted is not None and wanted != known.public and time.monotonic() >= known.retry_at:
             ready = known.releases[wanted].state == "ready"
@@ -210,14 +147,14 @@ class Node:
                 continue
             if release.state == "unloading" and not release.error:
                 del known.releases[number]
-            elif number not in known.wanted.loaded and number != known.public:
-                release.state, release.error = "unloading", ""
-                release.loader = self._loaders.submit(self._let_go, self._client, model, number, release)
+            elif number not in known.wanted.loaded and number != known.public and _due(release):
+                release.state, release.error, release.retry_at = "unloading", "", None
+                release.loader = self._loaders.submit(self._let_go, self._triton.client, model, number, release)
 
     def _publish(self, model: str, known: _Model, release: int) -> None:
         write_public(self._models_folder, model, release)
         try:
-            self._client.load(model)
+            self._triton.client.load(model)
         except TritonError as error:
             known.error, known.retry_at = str(error), time.monotonic() + RETRY_SECONDS
             return
@@ -263,11 +200,14 @@ class Node:
         try:
             for name in reversed(release_names(model, number).values()):
                 client.unload(name)
+            deadline = time.monotonic() + _UNLOAD_SECONDS
             while any(entry.name in names and entry.state in ("UNLOADING", "READY") for entry in client.index()):
-                time.sleep(0.1)
+                if time.monotonic() > deadline:
+                    raise TritonError("Triton does not let it go", code="triton-unload")
+                time.sleep(POLL_SECONDS)
             withdraw_release(self._models_folder, model, number)
         except (EnginehouseError, OSError) as error:
-            release.error = str(error)
+            release.error, release.retry_at = str(error), time.monotonic() + RETRY_SECONDS
             _log.exception("%s release %d could not be unloaded", model, number)
             return
         _log.info("%s release %d is unloaded", model, number)
@@ -294,7 +234,7 @@ class Node:
             target=self._target.name,
             http=f"127.0.0.1:{self._ports.http}",
             grpc=f"127.0.0.1:{self._ports.grpc}",
-            triton_pid=self._process.pid if self._process is not None else 0,
+            triton_pid=self._triton.pid,
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
             models=models,
@@ -313,11 +253,8 @@ class Node:
         self._reported, self._reported_at = state, time.monotonic()
 
 
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _due(release: _Release) -> bool:
+    return release.retry_at is None or time.monotonic() >= release.retry_at
 
 
 def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = "", target: str = "") -> None:

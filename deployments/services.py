@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.register import POOLS
-from infra import background, seaweedfs
+from infra import background, processes, seaweedfs
 from infra.settings import Settings
 
 S3_PORTS = seaweedfs.PORT_NAMES
@@ -167,7 +167,7 @@ def _launch_python(
 ) -> subprocess.Popen[bytes]:
     # -P: nothing that lies in the home is ever imported.
     command = (sys.executable, "-P", "-m", *arguments)
-    return background.launch(command, log=log, folder=home, environment=environment)
+    return processes.launch(command, log=log, folder=home, environment=environment)
 
 
 def _worker_reports(url: str, name: str, created: datetime) -> bool:

@@ -43,7 +43,7 @@ from deployments.services import (
     service_environment,
     services,
 )
-from infra import background, seaweedfs
+from infra import background, processes, seaweedfs
 from infra.errors import SettingsError
 from infra.processes import free_ports, terminate
 from infra.settings import Settings, stack_environment_file
@@ -313,7 +313,7 @@ def _register(home: Path, api: str, environment: Mapping[str, str]) -> None:
     log = _log(home, "register")
     background.rotate(log)
     command = (sys.executable, "-P", "-m", _REGISTER_MODULE)
-    child = background.launch(command, log=log, folder=home, environment=environment)
+    child = processes.launch(command, log=log, folder=home, environment=environment)
     try:
         child.wait(_REGISTER_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,28 +25,6 @@ _LARGE_LOG_BYTES = 16 << 20
 _LOG_TAIL_BYTES = 2000
 # psutil derives the time of creation from the boot time, which follows corrections of the clock.
 _CREATION_TOLERANCE_S = 2.0
-
-
-def launch(
-    command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """Start `command` in `folder`, in a session of its own, with exactly `environment`.
-
-    `log` is appended to.
-    """
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=dict(environment),
-            start_new_session=True,
-            # A shell starts `command &` with SIGINT ignored, and a Prefect worker that inherits this
-            # never ends on SIGTERM.
-            preexec_fn=_heed_interrupts,
-        )
 
 
 def reap(process: subprocess.Popen[bytes]) -> None:
@@ -154,7 +131,3 @@ def _can_bind(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Ports for servers that are about to start, and an end for process groups."""
+"""Servers as processes: ports for them, a start in a session of their own, and an end for the whole group."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -33,6 +35,32 @@ def free_ports(count: int) -> list[int]:
     if len(ports) < count:
         raise OSError(f"only {len(ports)} of {count} wanted ports are free on 127.0.0.1")
     return ports
+
+
+def launch(
+    command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start `command` in `folder`, in a session of its own, with exactly `environment`.
+
+    `log` is appended to.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=dict(environment),
+            start_new_session=True,
+            # A shell starts `command &` with SIGINT ignored, and a Prefect worker that inherits this
+            # never ends on SIGTERM.
+            preexec_fn=_heed_interrupts,
+        )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def terminate(process: subprocess.Popen[bytes] | int, grace_s: float) -> None:

@@ -20,6 +20,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra import processes
 from infra.errors import SettingsError, StoreUnavailable
 
 PORT_NAMES: tuple[str, ...] = (
@@ -96,16 +97,7 @@ def launch(
         "-webdav=false",
         "-master.telemetry=false",
     ]
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=data,
-            env={**_environment(), **(environment or {})},
-            start_new_session=True,
-        )
+    return processes.launch(command, log=log, folder=data, environment={**_environment(), **(environment or {})})
 
 
 def wait_ready(

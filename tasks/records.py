@@ -151,9 +151,16 @@ class Target:
 
     def releases(self, model: str) -> list[int]:
         """All numbers ever spent, ascending."""
+        return sorted(self._numbers(model, "intent.json"))
+
+    def inconclusive(self, model: str) -> set[int]:
+        """Numbers without a result: a run is at work on them, or died."""
+        return self._numbers(model, "intent.json") - self._numbers(model, "result.json")
+
+    def _numbers(self, model: str, record: str) -> set[int]:
         start = f"{self.prefix}{model}/"
         keys = (entry.key.removeprefix(start) for entry in self.bucket.list(start))
-        return sorted(int(key.split("/")[0]) for key in keys if key.endswith("/intent.json"))
+        return {int(key.split("/")[0]) for key in keys if key.endswith(f"/{record}")}
 
     def intent(self, model: str, release: int) -> Intent:
         record = self.bucket.get(self._key(model, release, "intent.json"))

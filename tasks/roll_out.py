@@ -45,7 +45,7 @@ def roll_out(
         live = target.intent(model, current.public)
         if live.repository == str(plan.repository_ref) and (not refresh or live.digest == digest):
             return RollOut(target_name, current.public, unchanged=True)
-    release = _adopted(target, model, current, str(plan.repository_ref), digest)
+    release = _unfinished(target, model, current, str(plan.repository_ref), digest)
     if release is None:
         _require_memory(context, plan, engine, live_nodes(target))
         release = target.reserve(
@@ -89,14 +89,17 @@ def refuse(target: Target, model: str, result: Result) -> GateRefused:
     )
 
 
-def _adopted(target: Target, model: str, current: Current, repository: str, digest: str) -> int | None:
-    """A candidate of the same bytes that was not refused: of a run that died, or of one beside us."""
-    for candidate in current.candidates:
-        intent = target.intent(model, candidate)
+def _unfinished(target: Target, model: str, current: Current, repository: str, digest: str) -> int | None:
+    """A release of the same bytes that a run which died, or one beside us, has begun: the newest."""
+    passed = {
+        candidate
+        for candidate in current.candidates
+        if (result := target.result(model, candidate)) is not None and result.state == "passed"
+    }
+    for release in sorted(passed.union(target.inconclusive(model)), reverse=True):
+        intent = target.intent(model, release)
         if (intent.repository, intent.digest) == (repository, digest):
-            result = target.result(model, candidate)
-            if result is None or result.state == "passed":
-                return candidate
+            return release
     return None
 
 

@@ -122,7 +122,9 @@ class Serving(Spec):
 class Expectations(Spec):
     """What the answer to a prompt must be like. Each one that is given must hold."""
 
-    min_tokens: int | None = Field(default=None, ge=1)
+    min_tokens: int | None = Field(
+        default=None, ge=1, description="Asked as a stream, at least as many pieces, each of one token or more."
+    )
     contains: tuple[Text, ...] = Field(
         default=(), description="Each of these, letter by letter, somewhere in the answer."
     )

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import processes
 from infra.background import MARKER
 from infra.errors import SettingsError
 
@@ -122,24 +123,21 @@ def launch(
         f"--metrics-port={ports.metrics}",
     ]
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=work,
-            start_new_session=True,
-            env={
-                **inherited,
-                # The stub takes its environment from the first python3 of PATH, and from nothing else.
-                "PATH": os.pathsep.join([str(_serving_environment(work) / "bin"), "/usr/local/bin:/usr/bin:/bin"]),
-                "LD_LIBRARY_PATH": os.pathsep.join(map(str, paths.libraries)),
-                # For processes that a model starts; the stub itself ignores it.
-                "PYTHONDONTWRITEBYTECODE": "1",
-                **(environment or {}),
-            },
-        )
+    # The stub takes its environment from the first python3 of PATH, and from nothing else.
+    path = os.pathsep.join([str(_serving_environment(work) / "bin"), "/usr/local/bin:/usr/bin:/bin"])
+    return processes.launch(
+        command,
+        log=log,
+        folder=work,
+        environment={
+            **inherited,
+            "PATH": path,
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, paths.libraries)),
+            # For processes that a model starts; the stub itself ignores it.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **(environment or {}),
+        },
+    )
 
 
 def _python_library_folder(version: str) -> tuple[Path, ...]:

@@ -73,11 +73,6 @@ def instantiate(config_text: str, names: Mapping[str, str]) -> str:
     return _render(config)
 
 
-def steps(config_text: str) -> tuple[str, ...]:
-    """The models that an ensemble's configuration calls; none for a model that is no ensemble."""
-    return tuple(step.model_name for step in _parse(config_text).ensemble_scheduling.step)
-
-
 def _with_contract(name: str) -> Any:
     config = _message.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor in INPUTS:

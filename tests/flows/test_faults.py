@@ -89,6 +89,20 @@ def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any])
     assert states == ["COMPLETED", "CRASHED"]
 
 
+def test_the_store_is_killed_while_the_engine_is_uploaded(house: House, live: dict[str, Any]) -> None:
+    chosen = recipe("bf16", "bfloat16")
+    rebuild = house.start("rebuild", MODEL, *chosen, "--json")
+    # The engine lies finished in the workspace, and nothing of it is committed.
+    house.wait(lambda: any(house.home.glob("work/*/engine/*/limits.json")), 120, "finished engine")
+    house.process("s3").kill()
+    house.run("up")
+    output, errors = rebuild.communicate(timeout=240)
+    assert rebuild.returncode == 0, errors
+    report = json.loads(output)
+    assert report["state"] == "promoted" and house.intact(report)
+    assert len(house.children(engine(report).identity)) == 1
+
+
 def test_everything_is_killed(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
     known = house.target.releases(MODEL)
@@ -114,7 +128,7 @@ def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, A
     assert after.models[MODEL].releases[live["release"]].starts == 0
 
 
-@pytest.mark.parametrize("step", ["validate", "promote"])
+@pytest.mark.parametrize("step", ["roll_out", "validate", "promote"])
 def test_the_flow_is_killed_while_it_releases(house: House, live: dict[str, Any], step: str) -> None:
     """A crash after any arrow rolls forward: the number that was reserved is used by the next run."""
     house.run("rollback", MODEL, "--to", str(live["release"]))

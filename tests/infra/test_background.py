@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import background
+from infra import background, processes
 
 SLEEP = "import time; time.sleep(60)"
 # A child in a session of its own, as Triton is to its node.
@@ -25,7 +25,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def _launch(home: Path, code: str, environment: Mapping[str, str] | None = None) -> int:
-    process = background.launch(
+    process = processes.launch(
         [sys.executable, "-c", code],
         log=home / "log",
         folder=home,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import UsageError
-from tasks.triton.config import instantiate, llm_config, public_config, release_config, steps
+from tasks.triton.config import instantiate, llm_config, public_config, release_config
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 NAMES = {"llm": "m--r7--llm", "release": "m--r7"}
@@ -32,12 +32,6 @@ def test_rendered_as_in_the_snapshot(name: str, text: str) -> None:
     if os.environ.get("ENGINEHOUSE_WRITE_SNAPSHOTS"):
         snapshot.write_text(text)
     assert text == snapshot.read_text()
-
-
-def test_a_release_calls_its_own_models() -> None:
-    assert steps(instantiate(release_config(), NAMES)) == ("m--r7--llm",)
-    assert steps(public_config("m", "m--r7")) == ("m--r7",)
-    assert steps(llm_config()) == ()
 
 
 def test_a_model_that_the_release_lacks_is_refused() -> None:

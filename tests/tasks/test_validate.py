@@ -79,8 +79,9 @@ def test_expectations(model: Model, expect: dict[str, Any], client: Scripted, fa
     assert all(request["seed"] == 7 for request in client.requests)
 
 
-def test_tokens_are_counted_by_their_log_probabilities(model: Model) -> None:
+def test_tokens_are_counted_by_the_pieces_of_a_stream(model: Model) -> None:
     client = Scripted(ANSWER)
-    prompt = Prompt(name="p", text="Count.", max_tokens=8, expect=Expectations(min_tokens=1))
+    prompt = Prompt(name="p", text="Count.", max_tokens=8, expect=Expectations(min_tokens=2))
     assert check_prompt(client, "tiny--r1", model, prompt).passed
-    assert client.requests == [{"text_input": "Count.", "max_tokens": 8, "return_log_probs": True}]
+    question = {"text_input": "Count.", "max_tokens": 8}
+    assert client.requests == [question, {**question, "stream": True}]
