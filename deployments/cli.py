@@ -92,7 +92,13 @@ def _rebuild(options: argparse.Namespace) -> int:
         overrides[key] = value
     _need_prefect()
     return run_rebuild(
-        options.model, overrides, options.refresh, options.target or None, watch=options.watch, as_json=options.json
+        options.model,
+        overrides,
+        options.refresh,
+        options.target or None,
+        recreate=options.recreate,
+        watch=options.watch,
+        as_json=options.json,
     )
 
 
@@ -189,6 +195,11 @@ def _parser() -> argparse.ArgumentParser:
         "--refresh", choices=("fetch", "convert", "build", "assemble"), help="run this step and all after it anew"
     )
     sub.add_argument("--target", action="append", default=[], help="roll out to this target; may be repeated")
+    sub.add_argument(
+        "--recreate",
+        action="store_true",
+        help="where memory is short, unload the live release before the new one loads",
+    )
     sub.add_argument("--watch", action="store_true", help="show the run's log while it runs")
     sub.add_argument("--json", action="store_true", help="print JSON")
 

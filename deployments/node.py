@@ -128,26 +128,28 @@ class Node:
     def _converge(self, model: str) -> None:
         """Start loading what is wanted, move the public name, let go what is no longer wanted. Never waits."""
         known = self._models[model]
-        for number in known.wanted.loaded:
+        loaded, public = known.wanted.loaded, known.wanted.public
+        if known.wanted.alone and known.public is not None and known.public not in loaded:
+            self._withdraw(model, known)
+        for number in loaded:
             release = known.releases.get(number)
             again = release is not None and release.retry_at is not None and _due(release)
-            if release is None or (again and release.state != "unloading"):
+            room = not known.wanted.alone or known.releases.keys() <= {number}
+            if (release is None and room) or (release is not None and again and release.state != "unloading"):
                 release = known.releases[number] = release or _Release()
                 release.state, release.retry_at = "loading", None
                 release.loader = self._loaders.submit(self._load, self._triton.client, model, number, release)
-        wanted = known.wanted.public
-        if wanted is not None and wanted != known.public and time.monotonic() >= known.retry_at:
-            ready = known.releases[wanted].state == "ready"
-            if ready:
-                self._publish(model, known, wanted)
+        if public in known.releases and public != known.public and time.monotonic() >= known.retry_at:
+            if known.releases[public].state == "ready":
+                self._publish(model, known, public)
             else:
-                known.error = known.releases[wanted].error
+                known.error = known.releases[public].error
         for number, release in list(known.releases.items()):
             if release.loader is not None and not release.loader.done():
                 continue
             if release.state == "unloading" and not release.error:
                 del known.releases[number]
-            elif number not in known.wanted.loaded and number != known.public and _due(release):
+            elif number not in loaded and number != known.public and _due(release):
                 release.state, release.error, release.retry_at = "unloading", "", None
                 release.loader = self._loaders.submit(self._let_go, self._triton.client, model, number, release)
 
@@ -160,6 +162,12 @@ class Node:
             return
         known.public, known.error = release, ""
         _log.info("%s answers with release %d", model, release)
+
+    def _withdraw(self, model: str, known: _Model) -> None:
+        """Take the public name away: its release has to make room, and would take the name with it in mid-answer."""
+        self._triton.client.unload(model)
+        known.public = None
+        _log.info("%s answers nobody until its next release is ready", model)
 
     def _load(self, client: TritonClient, model: str, number: int, release: _Release) -> None:
         """In a thread of its own: bring, place and load one release."""

@@ -27,6 +27,7 @@ def run_rebuild(
     refresh: Step | None,
     targets: list[str] | None,
     *,
+    recreate: bool,
     watch: bool,
     as_json: bool,
 ) -> int:
@@ -36,7 +37,7 @@ def run_rebuild(
     error: BaseException | None = None
     with collecting(report):
         try:
-            asyncio.run(rebuild(model, recipe, refresh, targets))
+            asyncio.run(rebuild(model, recipe, refresh, targets, recreate))
         except EnginehouseError as raised:
             error = raised
     report.url = _run_url(report.flow_run)

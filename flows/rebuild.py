@@ -30,6 +30,7 @@ async def rebuild(
     recipe: dict[str, str] | None = None,
     refresh: Step | None = None,
     targets: list[str] | None = None,
+    recreate: bool = False,
 ) -> None:
     """Bring one model of the catalogue from its source to its public name.
 
@@ -41,6 +42,8 @@ async def rebuild(
         recipe: fields of its recipe to override, such as quantization: q4_0.
         refresh: a step to run anew, with all that follow, although the store has what they make.
         targets: targets to roll out to; by default those of the model's file.
+        recreate: where memory does not hold two releases, let the candidate take the live one's place before it is
+            tested. The public name answers nobody meanwhile, and a refused candidate is followed by the live one again.
     """
     report = report_of(model)
     report.flow_run = str(flow_run.id)
@@ -59,7 +62,7 @@ async def rebuild(
         await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)
 
         for target in targets or spec.targets:
-            rolled: RollOut = await steps.run(report, "roll_out", steps.roll_out, plan, target, bool(anew))
+            rolled: RollOut = await steps.run(report, "roll_out", steps.roll_out, plan, target, bool(anew), recreate)
             _note(report, rolled)
             if not rolled.unchanged:
                 await steps.run(report, "validate", steps.validate, plan, rolled)

@@ -194,10 +194,10 @@ async def assemble(plan: Plan, refresh: bool) -> Any:
 
 
 @task(name="roll_out", task_run_name="roll out {plan.model.name} to {target}", **_STEP)
-async def roll_out(plan: Plan, target: str, refresh: bool) -> Any:
-    """Load a candidate beside the live release."""
+async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool) -> Any:
+    """Load a candidate beside the live release, or where asked for in its place."""
     context = Context.of(settings.load(), _flow_run_id(), plan.engine.digest)
-    rolled = await asyncio.to_thread(roll_out_step.roll_out, context, plan, target, refresh=refresh)
+    rolled = await asyncio.to_thread(roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate)
     if rolled.unchanged:
         return Completed(name="Unchanged", data=rolled)
     await ui.show_release(context.target(target).intent(plan.model.name, rolled.release), target)

@@ -67,22 +67,28 @@ class Result(_Record):
 
 
 class Current(_Record):
-    """The wanted state of one model: nodes load `public`, `previous` and `candidates`, nothing else."""
+    """The wanted state of one model: nodes load `public`, `previous` and `candidates`, nothing else.
+
+    Where `alone`, memory does not hold two releases, and nodes hold one: the newest candidate, else the public one.
+    While a candidate is loaded and tested, the public name then answers nobody.
+    """
 
     public: int | None = None
     previous: int | None = None
     candidates: tuple[int, ...] = ()
+    alone: bool = False
 
     @property
     def loaded(self) -> tuple[int, ...]:
         """Releases to hold, the one that matters most first, each once."""
-        wanted = [self.public, self.previous, *self.candidates]
+        if self.alone and self.candidates:
+            return (max(self.candidates),)
+        wanted = [self.public] if self.alone else [self.public, self.previous, *self.candidates]
         return tuple(dict.fromkeys(n for n in wanted if n is not None))
 
-    def with_candidate(self, release: int) -> Current:
-        if release in self.candidates:
-            return self
-        return self.model_copy(update={"candidates": (*self.candidates, release)})
+    def with_candidate(self, release: int, *, alone: bool = False) -> Current:
+        candidates = self.candidates if release in self.candidates else (*self.candidates, release)
+        return self.model_copy(update={"candidates": candidates, "alone": alone})
 
     def without_candidate(self, release: int) -> Current:
         return self.model_copy(update={"candidates": tuple(n for n in self.candidates if n != release)})

@@ -29,12 +29,20 @@ class RollOut:
 
 
 def roll_out(
-    context: Context, plan: Plan, target_name: str, *, refresh: bool = False, timeout_s: float = 900.0
+    context: Context,
+    plan: Plan,
+    target_name: str,
+    *,
+    refresh: bool = False,
+    recreate: bool = False,
+    timeout_s: float = 900.0,
 ) -> RollOut:
     """Make a release of the plan's repository, or go on with one that a killed run left half way.
 
-    A repository identity equal to the live one makes no release, unless `refresh` and the bytes differ.
-    Raises GateRefused where a node cannot load it; TritonError where no node is alive (retryable) or memory is short.
+    A repository identity equal to the live one makes no release, unless `refresh` and the bytes differ. Where memory
+    does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
+    Raises GateRefused where a node cannot load it; TritonError where no node is alive (retryable); EnginehouseError,
+    code `memory-short`.
     """
     target = context.target(target_name)
     model = plan.model.name
@@ -46,8 +54,11 @@ def roll_out(
         if live.repository == str(plan.repository_ref) and (not refresh or live.digest == digest):
             return RollOut(target_name, current.public, unchanged=True)
     release = _unfinished(target, model, current, str(plan.repository_ref), digest)
+    if release is not None and release in current.candidates:
+        alone = current.alone
+    else:
+        alone = _must_be_alone(context, plan, engine, current, live_nodes(target), recreate)
     if release is None:
-        _require_memory(context, plan, engine, live_nodes(target))
         release = target.reserve(
             model,
             lambda number: Intent(
@@ -61,7 +72,7 @@ def roll_out(
             ),
         ).release
     wanted = release
-    target.move(model, lambda current: _without_abandoned(target, model, current).with_candidate(wanted))
+    target.move(model, lambda current: _without_abandoned(target, model, current).with_candidate(wanted, alone=alone))
     _wait_until_ready(target, model, release, timeout_s)
     return RollOut(target_name, release, unchanged=False)
 
@@ -112,18 +123,29 @@ def _without_abandoned(target: Target, model: str, current: Current) -> Current:
     return current
 
 
-def _require_memory(context: Context, plan: Plan, engine: Artifact, nodes: list[NodeReport]) -> None:
+def _must_be_alone(
+    context: Context, plan: Plan, engine: Artifact, current: Current, nodes: list[NodeReport], recreate: bool
+) -> bool:
+    """Whether some node cannot hold the candidate beside what is to stay. Raises where that was not asked for."""
     limits = context.store.read(engine, LIMITS_FILE)
     weights = sum(file.size for file in engine.manifest.files)
     needed = plan.kind.memory_bytes(plan.model, weights, limits)
+    # A release that was alone has no previous one beside it. That one would come back too, and is taken for as large.
+    beside = 2 * needed if current.alone and current.previous is not None else needed
+    alone = False
     for node in nodes:
-        if node.memory_available_bytes < needed:
+        if node.memory_available_bytes >= beside:
+            continue
+        if not recreate or node.memory_total_bytes < needed:
             raise EnginehouseError(
                 f"node '{node.node}' has {node.memory_available_bytes >> 20} MiB free, and another release of "
-                f"{plan.model.name} needs {needed >> 20} MiB beside the live one",
-                hint="lower serving.slots or serving.context_tokens, or give the node more memory",
+                f"{plan.model.name} needs {beside >> 20} MiB beside the live one",
+                hint="lower serving.slots or serving.context_tokens, or give the node more memory"
+                + ("" if recreate else "; with --recreate the live release goes before the new one comes"),
                 code="memory-short",
             )
+        alone = True
+    return alone
 
 
 def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from infra.errors import TritonError
 from infra.triton.client import TritonClient
 from tasks.artifact import ArtifactRef
 from tasks.promote import promote
+from tasks.records import Current
 
 if TYPE_CHECKING:
     from conftest import House
@@ -190,6 +192,38 @@ def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
     node = house.node()
     assert node.triton_pid == pid
     assert [node.models[MODEL].releases[number].starts for number in (first, second)] == [1, 1]
+
+
+def test_a_release_takes_the_place_of_the_live_one(house: House, live: dict[str, Any]) -> None:
+    """As where memory holds one release: never two at a time, and a candidate that goes brings the live one back."""
+    first = live["release"]
+    second = house.rebuild(MODEL, "--recipe", "quantization=q4_0")["release"]
+
+    most = 2  # until the first of them has gone
+
+    def holds(release: int, public: int | None) -> bool:
+        known = house.node().models[MODEL]
+        assert len(known.releases) <= most
+        return set(known.releases) == {release} and known.releases[release].state == "ready" and known.public == public
+
+    def only(current: Current, public: int, *candidates: int) -> Current:
+        return current.model_copy(update={"public": public, "candidates": candidates, "alone": True})
+
+    try:
+        house.target.move(MODEL, lambda current: only(current, second))
+        house.wait(lambda: holds(second, second), 60, "the public release alone")
+        most = 1
+        house.target.move(MODEL, lambda current: only(current, second, first))
+        house.wait(lambda: holds(first, None), 60, "the candidate alone")
+        with pytest.raises(TritonError):
+            house.ask()
+        house.target.move(MODEL, lambda current: only(current, second))
+        house.wait(lambda: holds(second, second), 60, "the public release again")
+        assert house.ask()
+        promote(house.target, MODEL, first)
+        assert holds(first, first) and house.ask()
+    finally:
+        house.target.move(MODEL, lambda current: current.model_copy(update={"candidates": (), "alone": False}))
 
 
 def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:

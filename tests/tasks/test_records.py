@@ -114,6 +114,15 @@ def test_wanted_state_of_promotions() -> None:
     assert current.promoted(1).loaded == (1, 2)
 
 
+def test_alone_there_is_one_release_and_a_candidate_takes_its_place() -> None:
+    current = Current(public=2, previous=1).with_candidate(3, alone=True)
+    assert current.loaded == (3,)
+    assert current.without_candidate(3).loaded == (2,)  # refused: the live one comes back
+    assert current.promoted(3) == Current(public=3, previous=2, alone=True)
+    assert current.promoted(3).loaded == (3,)
+    assert current.promoted(3).with_candidate(4).loaded == (3, 2, 4)
+
+
 def test_a_result_is_written_once(target: Target) -> None:
     first = target.conclude(MODEL, Result(release=1, state="passed"))
     assert target.conclude(MODEL, Result(release=1, state="refused", reason="late")) == first
