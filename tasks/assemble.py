@@ -8,17 +8,11 @@ from tasks.plan import Plan
 
 def assemble(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
     """The repository in the store; `cached` where it was there. Raises StoreError."""
-    ref = plan.repository_ref
-    if not refresh and (found := context.store.find(ref)):
-        return Done(found, cached=True)
-    folder = context.workspace.make(ref, lambda output: plan.kind.assemble(plan.model, output))
-    artifact = context.store.publish(
-        ref,
+    return context.make_once(
+        plan.repository_ref,
         plan.repository,
-        folder,
+        lambda output: plan.kind.assemble(plan.model, output),
+        task="assemble",
         inputs={"engine": plan.engine_ref},
-        producer=context.producer("assemble"),
-        replace=refresh,
+        refresh=refresh,
     )
-    context.workspace.remove()
-    return Done(artifact, cached=False)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 from infra.s3 import Bucket, Progress
 from infra.settings import Settings
-from tasks.artifact import Artifact, ArtifactStore, Producer
+from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
+from tasks.identity import Identity
+from tasks.lease import held
 from tasks.records import Target
 from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step that makes an artifact comes back with. `artifact` is None where nothing needs it any more."""
+
+    artifact: Artifact | None
+    cached: bool
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,30 @@ class Context:
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
 
+    def make_once(
+        self,
+        ref: ArtifactRef,
+        identity: Identity,
+        work: Callable[[Path], object],
+        *,
+        task: str,
+        inputs: Mapping[str, ArtifactRef],
+        refresh: bool,
+    ) -> Done:
+        """The artifact in the store, `cached` where it was there; else `work` fills its folder, under its lease.
 
-@dataclass(frozen=True)
-class Done:
-    """What a step that makes an artifact comes back with. `artifact` is None where nothing needs it any more."""
-
-    artifact: Artifact | None
-    cached: bool
+        One process at a time does, since those of one machine share the workspace. Raises StoreError.
+        """
+        if not refresh and (found := self.store.find(ref)):
+            return Done(found, cached=True)
+        with held(self.store.bucket, ref.identity, self.flow_run, self.lease_seconds):
+            if not refresh and (found := self.store.find(ref)):
+                return Done(found, cached=True)
+            if refresh:
+                self.workspace.drop(ref)
+            folder = self.workspace.make(ref, work)
+            artifact = self.store.publish(
+                ref, identity, folder, inputs=inputs, producer=self.producer(task), replace=refresh
+            )
+            self.workspace.remove()
+        return Done(artifact, cached=False)

@@ -24,7 +24,7 @@ class Workspace:
         """Where a finished local copy of `ref` lies, if there is one."""
         return self.root / ref.kind / ref.identity
 
-    def make(self, ref: ArtifactRef, work: Callable[[Path], None]) -> Path:
+    def make(self, ref: ArtifactRef, work: Callable[[Path], object]) -> Path:
         """Let `work` fill a fresh folder, then put it in place. What a killed or failed try left is removed."""
         folder = self.folder(ref)
         if folder.is_dir():
