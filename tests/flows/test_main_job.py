@@ -199,7 +199,7 @@ def test_a_release_takes_the_place_of_the_live_one(house: House, live: dict[str,
     first = live["release"]
     second = house.rebuild(MODEL, "--recipe", "quantization=q4_0")["release"]
 
-    most = 2  # until the first of them has gone
+    most = 3  # an older release may still be on its way out
 
     def holds(release: int, public: int | None) -> bool:
         known = house.node().models[MODEL]
