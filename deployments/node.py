@@ -139,7 +139,8 @@ class Node:
                 release = known.releases[number] = release or _Release()
                 release.state, release.retry_at = "loading", None
                 release.loader = self._loaders.submit(self._load, self._triton.client, model, number, release)
-        if public in known.releases and public != known.public and time.monotonic() >= known.retry_at:
+        due = public != known.public and time.monotonic() >= known.retry_at
+        if due and public in loaded and public in known.releases:
             if known.releases[public].state == "ready":
                 self._publish(model, known, public)
             else:
