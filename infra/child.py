@@ -243,7 +243,7 @@ class _Sampler(threading.Thread):
 
     def _sample(self) -> None:
         table = child_supervisor.process_table()
-        pids = frozenset(child_supervisor.descendants([self._supervisor], table))
+        pids = frozenset(p for p in child_supervisor.descendants([self._supervisor], table) if table[p].alive)
         if not pids:  # not started yet, over, or orphans of a killed supervisor, which `seen` must keep
             return
         self.seen = frozenset((pid, table[pid].started) for pid in pids)
