@@ -24,7 +24,8 @@ from pydantic import (
 
 from infra.errors import SourceError, SpecError
 from infra.positioned_yaml import PositionedDocument, Problem, read_yaml
-from tasks.recipe import Recipe, Spec
+from tasks.frozen import Spec
+from tasks.recipe import Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
 
 

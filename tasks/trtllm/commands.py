@@ -1,0 +1,227 @@
+"""From a recipe to the commands that make an engine: the same in every version, in that version's own words.
+
+What a version would do differently by itself than another is always said. Whatever a version cannot do is an
+error while the recipe is parsed, never left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, Value, arguments, span
+from tasks.trtllm.recipe import CALIBRATED, TrtEngineRecipe
+from tasks.trtllm.releases import LAST
+
+# Weights in these formats multiply in FP8; up to 0.10 their networks must be told to keep to it.
+_FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
+TIMING_CACHE = "model.cache"
+"""Where trtllm-build reads and leaves its timing cache, in its working directory; 0.8 does so unasked."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One call of a tool. `program` is `trtllm-build`, or a script below the examples of TensorRT-LLM."""
+
+    program: str
+    arguments: tuple[str, ...]
+    ranks: int = 1
+    """MPI processes."""
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The whole command as a person would type it in a checkout of the version."""
+        if self.program == "trtllm-build":
+            return self.program, *self.arguments
+        python = ("python3", f"examples/{self.program}", *self.arguments)
+        return python if self.ranks == 1 else ("mpirun", "--allow-run-as-root", "-n", str(self.ranks), *python)
+
+
+def is_quantized_by_calibration(recipe: TrtEngineRecipe) -> bool:
+    """Whether quantize.py makes the checkpoint, and not convert_checkpoint.py."""
+    return recipe.quantization in CALIBRATED
+
+
+def checkpoint_command(recipe: TrtEngineRecipe, model: str, checkpoint: str) -> Command:
+    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`."""
+    version = recipe.runtime.version
+    if is_quantized_by_calibration(recipe):
+        wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
+        written = arguments("quantize", version, wishes)
+        return Command("quantization/quantize.py", written + recipe.extra_args.quantize)
+    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe)}
+    return Command(convert_script(version), arguments("convert", version, wishes) + recipe.extra_args.convert)
+
+
+def build_command(recipe: TrtEngineRecipe, checkpoint: str, engine: str) -> Command:
+    """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
+    wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
+    return Command("trtllm-build", arguments("build", recipe.runtime.version, wishes) + recipe.extra_args.build)
+
+
+def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> Command:
+    """The command with which the engine in `engine` answers one prompt on the machine that built it."""
+    return Command(
+        "run.py",
+        (
+            f"--engine_dir={engine}",
+            "--max_output_len",
+            str(max_tokens),
+            "--tokenizer_dir",
+            tokenizer,
+            "--input_text",
+            prompt,
+        ),
+        ranks=recipe.world_size,
+    )
+
+
+def convert_script(version: Version) -> str:
+    """Where convert_checkpoint.py of Llama lies below the examples."""
+    folder = "llama" if version.release < (0, 20) else "models/core/llama"
+    return f"{folder}/convert_checkpoint.py"
+
+
+def check_options(recipe: TrtEngineRecipe) -> None:
+    """Raise OptionUnfit, a ValueError, for what the recipe's version does not take."""
+    checkpoint_command(recipe, "model", "checkpoint")
+    build_command(recipe, "checkpoint", "engine")
+    for tool in ("convert", "quantize", "build"):
+        for word in getattr(recipe.extra_args, tool):
+            option = word.partition("=")[0]
+            if option in OPTIONS[tool]:
+                raise OptionUnfit(f"extra_args.{tool}: {option} is known here; use the field of the recipe for it")
+
+
+def _parallel(recipe: TrtEngineRecipe, tool: Tool) -> dict[str, Value]:
+    sizes: dict[str, Value] = {"--tp_size": recipe.tp_size, "--pp_size": recipe.pp_size}
+    if recipe.cp_size > 1 or span(tool, "--cp_size", recipe.runtime.version):
+        sizes["--cp_size"] = recipe.cp_size
+    return sizes
+
+
+def _convert(recipe: TrtEngineRecipe) -> dict[str, Value]:
+    wishes: dict[str, Value] = {"--dtype": recipe.dtype, **_parallel(recipe, "convert")}
+    if recipe.moe_tp_size is not None and recipe.moe_ep_size is not None:
+        wishes |= {"--moe_tp_size": recipe.moe_tp_size, "--moe_ep_size": recipe.moe_ep_size}
+    wishes["--workers"] = recipe.world_size
+    match recipe.quantization:
+        case "int8_wo" | "int4_wo":
+            wishes["--use_weight_only"] = True
+            wishes["--weight_only_precision"] = recipe.quantization.removesuffix("_wo")
+        case "fp8_rowwise":
+            wishes["--use_fp8_rowwise"] = True
+        case _:
+            pass
+    match recipe.kv_cache_dtype:
+        case "fp8":
+            wishes["--fp8_kv_cache"] = True
+        case "int8":
+            wishes |= {"--int8_kv_cache": True, **_calibration(recipe, "convert")}
+        case "nvfp4":
+            raise OptionUnfit("an nvfp4 KV cache needs weights that quantize.py quantizes: nvfp4 or fp8")
+        case "auto":
+            pass
+    return wishes
+
+
+def _quantize(recipe: TrtEngineRecipe) -> dict[str, Value]:
+    if recipe.moe_tp_size is not None:
+        raise OptionUnfit("quantize.py divides experts by itself: leave moe_tp_size and moe_ep_size out")
+    wishes: dict[str, Value] = {"--dtype": recipe.dtype, "--qformat": recipe.quantization}
+    if recipe.kv_cache_dtype != "auto":
+        wishes["--kv_cache_dtype"] = recipe.kv_cache_dtype
+    if recipe.quantization in ("int4_awq", "w4a8_awq"):
+        wishes["--awq_block_size"] = recipe.awq_block_size
+    return wishes | _calibration(recipe, "quantize") | _parallel(recipe, "quantize")
+
+
+def _calibration(recipe: TrtEngineRecipe, tool: Tool) -> dict[str, Value]:
+    """Only what the version has, where the recipe does not ask for more than what the tool does by itself."""
+    chosen, usual = recipe.calibration, type(recipe.calibration)()
+    wishes: dict[str, tuple[Value, Value]] = {
+        "--calib_dataset": (chosen.dataset, usual.dataset),
+        "--calib_size": (chosen.size, usual.size),
+        "--calib_max_seq_length": (chosen.max_seq_length, usual.max_seq_length),
+    }
+    if tool == "quantize":
+        wishes["--batch_size"] = (chosen.batch_size, usual.batch_size)
+    version = recipe.runtime.version
+    if chosen.dataset.startswith("/") and tool == "quantize" and version.release < (0, 11):
+        raise OptionUnfit(f"quantize.py of TensorRT-LLM {version} takes no local calibration set: 0.11 to {LAST} do")
+    return {
+        option: value for option, (value, default) in wishes.items() if value != default or span(tool, option, version)
+    }
+
+
+def _build(recipe: TrtEngineRecipe) -> dict[str, Value]:
+    version = recipe.runtime.version
+    wishes: dict[str, Value] = {}
+    for part in (_plugins, _limits, _attention, _layers, _extras):
+        wishes |= part(recipe, version)
+    wishes["--workers"] = recipe.world_size
+    for name, value in recipe.plugins.items():
+        if (option := f"--{name}") in wishes:
+            wishes[option] = value
+        elif option in OPTIONS["build"]:
+            wishes |= {option: value}
+        else:
+            raise OptionUnfit(f"plugins.{name}: no version of trtllm-build known here has it; try extra_args.build")
+    return wishes
+
+
+def _plugins(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+    # `auto` is the dtype of the checkpoint; before 0.11 it has to be said.
+    chosen = recipe.dtype if version.release < (0, 11) else "auto"
+    return {"--gpt_attention_plugin": chosen, "--gemm_plugin": chosen}
+
+
+def _limits(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+    limits: dict[str, Value] = {"--max_batch_size": recipe.max_batch_size, "--max_input_len": recipe.max_input_len}
+    if version.release < (0, 11):
+        limits["--max_output_len"] = recipe.max_seq_len - recipe.max_input_len
+    else:
+        limits["--max_seq_len"] = recipe.max_seq_len
+    return {**limits, "--max_num_tokens": recipe.max_num_tokens, "--max_beam_width": recipe.max_beam_width}
+
+
+def _attention(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+    wishes: dict[str, Value] = {}
+    if version.release < (0, 13):
+        wishes["--paged_kv_cache"] = recipe.kv_cache_type == "paged"
+    else:
+        wishes["--kv_cache_type"] = recipe.kv_cache_type
+    wishes["--tokens_per_block"] = recipe.tokens_per_block
+    # It does not work on an int8 KV cache; later versions then switch it off by themselves.
+    wishes["--use_paged_context_fmha"] = recipe.paged_context_fmha and recipe.kv_cache_dtype != "int8"
+    if span("build", "--use_fp8_context_fmha", version):
+        # It needs FP8 arithmetic in attention, which begins at Hopper, and an FP8 KV cache.
+        hopper = recipe.runtime.compute_capability >= 90
+        wishes["--use_fp8_context_fmha"] = hopper and recipe.kv_cache_dtype == "fp8" and recipe.quantization in _FP8
+    return wishes
+
+
+def _layers(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+    # Fused layers exist for unquantized and FP8 weights; with others 0.8 to 0.12 stop.
+    wishes: dict[str, Value] = {"--use_fused_mlp": recipe.fused_mlp and recipe.quantization in ("none", "fp8")}
+    if version.release < (0, 11):
+        wishes["--strongly_typed"] = recipe.quantization in _FP8
+    return wishes
+
+
+def _extras(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+    wishes: dict[str, Value] = {}
+    if recipe.fast_build:
+        wishes["--fast_build"] = True
+    if recipe.speculation is not None:
+        wishes["--speculative_decoding_mode"] = recipe.speculation.mode
+        wishes["--max_draft_len"] = recipe.speculation.max_draft_len
+    if recipe.lora is not None:
+        wishes["--lora_plugin"] = recipe.dtype if version.release < (0, 11) else "auto"
+        wishes["--lora_target_modules"] = recipe.lora.target_modules
+        wishes["--max_lora_rank"] = recipe.lora.max_rank
+    if version.release >= (0, 9):
+        wishes["--input_timing_cache"] = wishes["--output_timing_cache"] = TIMING_CACHE
+    return wishes

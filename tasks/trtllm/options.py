@@ -1,0 +1,270 @@
+"""What the command line tools of TensorRT-LLM take, version by version: the table that planning goes by.
+
+It holds the options that Enginehouse passes or that a recipe may name. Read from the argument parsers of the
+releases (0.8 to 0.16) and, after that, as `releases` says. A tool's own `--help` is asked where the tool is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from packaging.version import Version
+
+from tasks.trtllm.releases import FIRST, LAST, MINORS, minor
+
+Tool = Literal["convert", "quantize", "build"]
+Value = str | int | bool | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """How an option reads from release `since` on, until its next span.
+
+    `default` is what the tool does without it, as it would be written; None where the tool works it out. A `switch`
+    stands alone; `choices` are all that it takes. `gone` says that from here on there is no such option.
+    """
+
+    since: str
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+    switch: bool = False
+    gone: bool = False
+
+
+class OptionUnfit(ValueError):
+    """An option, or a value of it, that the version does not have; the message names those that do."""
+
+
+def at(since: str, default: Value | None = None, choices: str = "") -> Span:
+    """A span of an option with a value; `choices` divided by spaces."""
+    return Span(since, None if default is None else str(default), tuple(choices.split()))
+
+
+def switch(since: str) -> Span:
+    return Span(since, switch=True)
+
+
+def gone(since: str) -> Span:
+    return Span(since, gone=True)
+
+
+_ON = "enable disable"
+_TYPES = "float16 float32 bfloat16 disable"
+_MORE_TYPES = "auto float16 float32 bfloat16 int32 disable"
+_FP8 = "fp8 disable"
+_SPECULATIVE = "draft_tokens_external medusa"
+_QFORMATS = "fp8 int8_sq int4_awq w4a8_awq int8_wo int4_wo full_prec"
+
+OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
+    "convert": {
+        "--model_dir": (at("0.8"),),
+        "--output_dir": (at("0.8", "tllm_checkpoint"),),
+        "--dtype": (
+            at("0.8", "float16", "float32 bfloat16 float16"),
+            at("0.15", "auto", "auto float16 bfloat16 float32"),
+        ),
+        "--tp_size": (at("0.8", 1),),
+        "--pp_size": (at("0.8", 1),),
+        "--cp_size": (at("0.16", 1),),
+        "--moe_tp_size": (at("0.11", -1),),
+        "--moe_ep_size": (at("0.11", -1),),
+        "--workers": (at("0.8", 1),),
+        "--use_weight_only": (switch("0.8"),),
+        "--weight_only_precision": (
+            at("0.8", "int8", "int8 int4 int4_gptq"),
+            at("0.13", "int8", "int8 int4 int4_gptq int4_awq"),
+            at("0.15", "int8", "int8 int4 int8_gptq int4_gptq int4_awq"),
+        ),
+        "--use_fp8_rowwise": (switch("0.12"),),
+        "--int8_kv_cache": (switch("0.8"),),
+        # In 0.8 it was there and did nothing, in 0.9 to 0.11 it was not there.
+        "--fp8_kv_cache": (switch("0.12"),),
+        "--calib_dataset": (at("0.10", "ccdv/cnn_dailymail"),),
+        "--calib_size": (at("0.14", 512),),
+        "--calib_max_seq_length": (at("0.14", 512),),
+    },
+    "quantize": {
+        "--model_dir": (at("0.8"),),
+        "--output_dir": (at("0.8", "exported_model"),),
+        "--dtype": (
+            # Free text until 0.14; what the exporter knows.
+            at("0.8", "float16", "float16 bfloat16"),
+            at("0.15", "auto", "auto float16 bfloat16 float32"),
+        ),
+        "--qformat": (
+            at("0.8", "full_prec", _QFORMATS),
+            at("0.17", "full_prec", f"nvfp4 {_QFORMATS}"),
+            at("0.21", "full_prec", f"nvfp4 fp8_pc_pt {_QFORMATS}"),
+        ),
+        "--kv_cache_dtype": (at("0.8", None, "int8 fp8"),),
+        "--awq_block_size": (at("0.8", 128),),
+        "--batch_size": (at("0.8", 1),),
+        "--calib_dataset": (at("0.10", "cnn_dailymail"),),
+        "--calib_size": (at("0.8", 512),),
+        "--calib_max_seq_length": (at("0.10", 512),),
+        "--tp_size": (at("0.8", 1),),
+        "--pp_size": (at("0.8", 1),),
+        "--cp_size": (at("0.16", 1),),
+    },
+    "build": {
+        "--checkpoint_dir": (at("0.8"),),
+        "--output_dir": (at("0.8", "engine_outputs"),),
+        "--workers": (at("0.8", 1),),
+        "--max_batch_size": (at("0.8", 1), at("0.11", 256), at("0.14", 2048)),
+        "--max_input_len": (at("0.8", 1024),),
+        # 0.11 still takes it, warns, and means something else by it: there max_seq_len counts.
+        "--max_output_len": (at("0.8", 1024), gone("0.11")),
+        "--max_seq_len": (at("0.11"),),
+        "--max_num_tokens": (at("0.8"), at("0.11", 8192)),
+        "--opt_num_tokens": (at("0.9"),),
+        "--max_beam_width": (at("0.8", 1),),
+        "--max_prompt_embedding_table_size": (at("0.8", 0),),
+        "--strongly_typed": (switch("0.8"), gone("0.11")),
+        "--use_fused_mlp": (switch("0.8"), at("0.13", "enable", _ON)),
+        "--kv_cache_type": (at("0.13", None, "continuous paged disabled"),),
+        "--paged_kv_cache": (at("0.8", "enable", _ON), gone("0.13")),
+        "--tokens_per_block": (at("0.8", 128), at("0.10", 64), at("0.17", 32)),
+        "--input_timing_cache": (at("0.9"),),
+        "--output_timing_cache": (at("0.9", "model.cache"),),
+        "--fast_build": (switch("0.12"),),
+        "--weight_streaming": (switch("0.10"),),
+        "--weight_sparsity": (switch("0.9"),),
+        "--gather_context_logits": (switch("0.8"),),
+        "--gather_generation_logits": (switch("0.8"),),
+        "--logits_dtype": (at("0.8", None, "float16 float32"),),
+        "--speculative_decoding_mode": (
+            at("0.10", None, _SPECULATIVE),
+            at("0.11", None, f"{_SPECULATIVE} lookahead_decoding"),
+            at("0.12", None, f"{_SPECULATIVE} lookahead_decoding explicit_draft_tokens"),
+            at("0.15", None, f"{_SPECULATIVE} lookahead_decoding explicit_draft_tokens eagle"),
+        ),
+        "--max_draft_len": (at("0.9", 0),),
+        "--lora_dir": (at("0.9"),),
+        "--lora_ckpt_source": (at("0.9", "hf", "hf nemo"),),
+        "--lora_target_modules": (at("0.9"),),
+        "--max_lora_rank": (at("0.9", 64),),
+        "--bert_attention_plugin": (at("0.8", "float16", _TYPES), at("0.11", "auto", _MORE_TYPES)),
+        "--gpt_attention_plugin": (at("0.8", "float16", _TYPES), at("0.11", "auto", _MORE_TYPES)),
+        "--gemm_plugin": (
+            at("0.8", "disable", _TYPES),
+            at("0.11", "disable", f"fp8 {_MORE_TYPES}"),
+            at("0.17", "disable", f"nvfp4 fp8 {_MORE_TYPES}"),
+        ),
+        "--gemm_swiglu_plugin": (at("0.11", "disable", _FP8),),
+        "--fp8_rowwise_gemm_plugin": (at("0.12", "disable", _MORE_TYPES),),
+        "--low_latency_gemm_plugin": (at("0.13", "disable", _FP8),),
+        "--low_latency_gemm_swiglu_plugin": (at("0.15", "disable", _FP8),),
+        "--gemm_allreduce_plugin": (at("0.17", "disable", "float16 bfloat16 disable"),),
+        "--lookup_plugin": (at("0.8", "disable", _TYPES), at("0.11", "disable", _MORE_TYPES), gone("0.15")),
+        "--lora_plugin": (at("0.8", "disable", _TYPES), at("0.11", "disable", _MORE_TYPES)),
+        "--dora_plugin": (at("0.17", "disable", _ON),),
+        "--moe_plugin": (at("0.9", "float16", _TYPES), at("0.11", "auto", _MORE_TYPES)),
+        "--mamba_conv1d_plugin": (at("0.9", "float16", _TYPES), at("0.11", "auto", _MORE_TYPES)),
+        "--nccl_plugin": (at("0.10", "float16", _TYPES), at("0.11", "auto", _MORE_TYPES)),
+        "--context_fmha": (at("0.8", "enable", _ON),),
+        "--context_fmha_fp32_acc": (at("0.8", "disable", _ON), gone("0.12")),
+        "--bert_context_fmha_fp32_acc": (at("0.12", "disable", _ON),),
+        "--remove_input_padding": (at("0.8", "enable", _ON),),
+        "--use_custom_all_reduce": (at("0.8", "enable", _ON), gone("0.12")),
+        "--multi_block_mode": (at("0.8", "disable", _ON), gone("0.12")),
+        "--enable_xqa": (at("0.8", "enable", _ON), gone("0.16")),
+        "--attention_qk_half_accumulation": (at("0.8", "disable", _ON), gone("0.11")),
+        "--use_context_fmha_for_generation": (at("0.8", "disable", _ON), gone("0.11")),
+        "--use_paged_context_fmha": (at("0.8", "disable", _ON), at("0.17", "enable", _ON)),
+        "--use_fp8_context_fmha": (at("0.9", "disable", _ON), at("0.17", "enable", _ON)),
+        "--multiple_profiles": (at("0.9", "disable", _ON),),
+        "--paged_state": (at("0.9", "enable", _ON),),
+        # 1.2 parses it and then stops: it is no longer supported.
+        "--streamingllm": (at("0.9", "disable", _ON), gone("1.2")),
+        "--reduce_fusion": (at("0.11", "disable", _ON),),
+        "--user_buffer": (at("0.16", "disable", _ON),),
+        "--pp_reduce_scatter": (at("0.15", "disable", _ON),),
+        "--norm_quant_fusion": (at("0.19", "disable", _ON),),
+        "--fuse_fp4_quant": (at("0.17", "disable", _ON),),
+    },
+}
+
+
+def span(tool: Tool, option: str, version: Version) -> Span | None:
+    """How `option` reads in `version`, or None where it has no such option."""
+    found = None
+    for each in OPTIONS[tool].get(option, ()):
+        if minor(Version(each.since)) <= minor(version):
+            found = each
+    return None if found is None or found.gone else found
+
+
+def arguments(tool: Tool, version: Version, wishes: Mapping[str, Value]) -> tuple[str, ...]:
+    """`wishes`, by option, as arguments of `tool` in `version`.
+
+    Left out is what every version does by itself in the same way. A False switch is left out too. Raises OptionUnfit.
+    """
+    written: list[str] = []
+    for option, value in wishes.items():
+        known = span(tool, option, version)
+        if known is None:
+            raise OptionUnfit(f"{option} is not an option of TensorRT-LLM {version}: {_where(tool, option)}")
+        if known.switch:
+            if not isinstance(value, bool):
+                raise OptionUnfit(f"{option} takes no value in TensorRT-LLM {version}, and '{value}' is one")
+            written += [option] * value
+            continue
+        texts = [_text(value)] if not isinstance(value, tuple) else list(value)
+        for text in texts:
+            if known.choices and text not in known.choices:
+                raise OptionUnfit(
+                    f"{option} of TensorRT-LLM {version} takes {', '.join(known.choices)}, not '{text}'"
+                    f"{_which_take(tool, option, text)}"
+                )
+        if texts != [_lasting_default(tool, option)]:
+            written += [option, *texts]
+    return tuple(written)
+
+
+def _text(value: str | int | bool) -> str:
+    return ("disable", "enable")[value] if isinstance(value, bool) else str(value)
+
+
+def _lasting_default(tool: Tool, option: str) -> str | None:
+    """The default that the option has had in every version that has it."""
+    defaults = {each.default for each in OPTIONS[tool][option] if not each.gone}
+    styles = {each.switch for each in OPTIONS[tool][option] if not each.gone}
+    return defaults.pop() if len(defaults) == len(styles) == 1 else None
+
+
+def _where(tool: Tool, option: str) -> str:
+    ranges = [_range(each, following) for each, following in _with_next(OPTIONS[tool].get(option, ())) if not each.gone]
+    return f"it is one of {' and '.join(_merged(ranges))}" if ranges else "no version known here has it"
+
+
+def _which_take(tool: Tool, option: str, text: str) -> str:
+    ranges = [
+        _range(each, following)
+        for each, following in _with_next(OPTIONS[tool][option])
+        if not each.gone and text in each.choices
+    ]
+    return f"; {' and '.join(_merged(ranges))} takes that" if ranges else ""
+
+
+def _with_next(spans: tuple[Span, ...]) -> list[tuple[Span, Span | None]]:
+    return list(zip(spans, (*spans[1:], None), strict=True))
+
+
+def _range(first: Span, following: Span | None) -> tuple[str, str]:
+    return first.since, LAST if following is None else _before(following.since)
+
+
+def _merged(ranges: list[tuple[str, str]]) -> list[str]:
+    merged: list[tuple[str, str]] = []
+    for since, until in ranges:
+        if merged and merged[-1][1] == _before(since):
+            merged[-1] = (merged[-1][0], until)
+        else:
+            merged.append((since, until))
+    return [since if since == until else f"{since} to {until}" for since, until in merged]
+
+
+def _before(release: str) -> str:
+    return MINORS[max(0, MINORS.index(release) - 1)] if release != FIRST else FIRST

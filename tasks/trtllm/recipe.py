@@ -1,0 +1,228 @@
+"""Recipes of the two TensorRT-LLM kinds. Rules of hardware and of versions are checked while a recipe is parsed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from packaging.version import InvalidVersion, Version
+from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from tasks.frozen import Spec
+
+Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]
+CALIBRATED = frozenset({"fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"})
+"""What is measured on a calibration set, by quantize.py; the rest follows from the weights alone."""
+
+_Option = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+_Argument = Annotated[str, StringConstraints(min_length=1)]
+
+# The first architecture with arithmetic for the format. Source: TensorRT-LLM's support matrix: FP8, also as
+# the activations of INT4 AWQ weights, from Ada (sm89) on; NVFP4 from Blackwell (sm100) on.
+_FIRST_ARCHITECTURE = {"fp8": 89, "fp8_rowwise": 89, "w4a8_awq": 89, "nvfp4": 100}
+# Blackwell's data-centre chips (sm100 to sm119) have none of these. Source: errors of trtllm-build there.
+_NOT_ON_BLACKWELL = frozenset({"int8_wo", "int4_wo", "int8_sq", "fp8_rowwise", "int8"})
+# The first release whose wheel has kernels for the architecture. Source: the release notes of 0.9 to 1.1.
+_FIRST_RELEASE = {100: (0, 17), 103: (1, 1), 120: (0, 19), 121: (1, 0)}
+
+
+class Runtime(Spec):
+    """What a recipe is built and served with."""
+
+    tensorrt_llm: str = Field(description="Version of TensorRT-LLM, as published.")
+    gpu: str = Field(min_length=1, description="Product name as nvidia-smi says it: NVIDIA H200.")
+    arch: Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
+    gpus: int = Field(ge=1, description="GPUs of one server.")
+
+    @field_validator("tensorrt_llm")
+    @classmethod
+    def _is_a_version(cls, version: str) -> str:
+        try:
+            return str(Version(version))
+        except InvalidVersion as error:
+            raise ValueError(f"{version!r} is not a version") from error
+
+    @field_validator("arch")
+    @classmethod
+    def _is_known_to_the_version(cls, arch: str, info: ValidationInfo) -> str:
+        version = info.data.get("tensorrt_llm")
+        first = _FIRST_RELEASE.get(int(arch.removeprefix("sm")))
+        if version is not None and first is not None and Version(version).release < first:
+            raise ValueError(f"{arch} needs TensorRT-LLM {first[0]}.{first[1]} or later, not {version}")
+        return arch
+
+    @property
+    def version(self) -> Version:
+        return Version(self.tensorrt_llm)
+
+    @property
+    def compute_capability(self) -> int:
+        """90 for sm90."""
+        return int(self.arch.removeprefix("sm"))
+
+
+class Calibration(Spec):
+    """What quantization is measured on. Toolchains have no network: the set is on the worker, or in its hub cache."""
+
+    dataset: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]+$")] = Field(
+        default="cnn_dailymail", description="Name on the hub, or the absolute path of a local copy."
+    )
+    size: int = Field(default=512, ge=1, description="Texts.")
+    max_seq_length: int = Field(default=512, ge=16, description="Tokens of one text.")
+    batch_size: int = Field(default=1, ge=1)
+
+
+class TensorRtLlmRecipe(Spec):
+    """What the two kinds share. Lengths are tokens, sizes are counts."""
+
+    runtime: Runtime
+    dtype: Literal["float16", "bfloat16"] = "bfloat16"
+    quantization: Quantization = "none"
+    kv_cache_dtype: Literal["auto", "fp8", "int8", "nvfp4"] = Field(default="auto", description="auto: the dtype.")
+    calibration: Calibration = Calibration()
+    awq_block_size: int = Field(default=128, ge=8, description="Weights that share a scale, in int4_awq and w4a8_awq.")
+    tp_size: int = Field(default=1, ge=1)
+    pp_size: int = Field(default=1, ge=1)
+    cp_size: int = Field(default=1, ge=1)
+    moe_tp_size: int | None = Field(default=None, ge=1, description="None: as the version divides experts by itself.")
+    moe_ep_size: int | None = Field(default=None, ge=1)
+    max_batch_size: int = Field(default=64, ge=1)
+    max_seq_len: int = Field(default=8192, ge=2, description="Prompt and answer together.")
+    max_input_len: int = Field(default=4096, ge=1)
+    max_num_tokens: int = Field(default=8192, ge=1, description="In one forward pass, over all requests.")
+    max_beam_width: int = Field(default=1, ge=1)
+
+    @property
+    def world_size(self) -> int:
+        """GPUs that one copy of the model takes."""
+        return self.tp_size * self.pp_size * self.cp_size
+
+    @field_validator("quantization", "kv_cache_dtype")
+    @classmethod
+    def _runs_on_the_architecture(cls, chosen: str, info: ValidationInfo) -> str:
+        runtime = _runtime(info)
+        first = _FIRST_ARCHITECTURE.get(chosen, 0)
+        if runtime is not None and runtime.compute_capability < first:
+            raise ValueError(f"{chosen} needs sm{first} or later, and {runtime.gpu} is {runtime.arch}")
+        if runtime is not None and 100 <= runtime.compute_capability < 120 and chosen in _NOT_ON_BLACKWELL:
+            raise ValueError(f"{chosen} does not run on {runtime.arch}, and {runtime.gpu} is that: use fp8 or nvfp4")
+        return chosen
+
+    @field_validator("cp_size")
+    @classmethod
+    def _fits_the_gpus(cls, cp_size: int, info: ValidationInfo) -> int:
+        runtime, tp_size, pp_size = _runtime(info), info.data.get("tp_size"), info.data.get("pp_size")
+        if runtime is None or tp_size is None or pp_size is None:
+            return cp_size
+        sizes = f"tp_size {tp_size} x pp_size {pp_size}" + (f" x cp_size {cp_size}" if cp_size > 1 else "")
+        if (world := tp_size * pp_size * cp_size) > runtime.gpus:
+            raise ValueError(f"{sizes} = {world} GPUs, and runtime.gpus is {runtime.gpus}")
+        return cp_size
+
+    @field_validator("moe_ep_size")
+    @classmethod
+    def _divides_the_experts(cls, moe_ep_size: int | None, info: ValidationInfo) -> int | None:
+        moe_tp_size, tp_size = info.data.get("moe_tp_size"), info.data.get("tp_size")
+        if (moe_tp_size is None) != (moe_ep_size is None):
+            raise ValueError("give moe_tp_size and moe_ep_size together, or neither")
+        if moe_tp_size is not None and moe_ep_size is not None and moe_tp_size * moe_ep_size != tp_size:
+            raise ValueError(f"moe_tp_size {moe_tp_size} x moe_ep_size {moe_ep_size} is not tp_size {tp_size}")
+        return moe_ep_size
+
+    @field_validator("max_input_len")
+    @classmethod
+    def _leaves_room_for_an_answer(cls, max_input_len: int, info: ValidationInfo) -> int:
+        max_seq_len = info.data.get("max_seq_len")
+        if max_seq_len is not None and max_input_len >= max_seq_len:
+            raise ValueError(f"{max_input_len} leaves no token for the answer in a max_seq_len of {max_seq_len}")
+        return max_input_len
+
+
+class Lora(Spec):
+    """Room for adapters in an engine."""
+
+    target_modules: tuple[_Option, ...] = Field(min_length=1, description="As trtllm-build names them: attn_qkv.")
+    max_rank: int = Field(default=64, ge=1)
+
+
+class Speculation(Spec):
+    """Decoding that checks guessed tokens."""
+
+    mode: Literal["draft_tokens_external", "medusa", "lookahead_decoding", "explicit_draft_tokens", "eagle"]
+    max_draft_len: int = Field(ge=1)
+
+
+class ExtraArguments(Spec):
+    """Arguments that Enginehouse does not know, word by word, after all others."""
+
+    convert: tuple[_Argument, ...] = ()
+    quantize: tuple[_Argument, ...] = ()
+    build: tuple[_Argument, ...] = ()
+
+
+class TrtEngineRecipe(TensorRtLlmRecipe):
+    """A TensorRT engine built ahead of time by trtllm-build."""
+
+    kind: Literal["trt-engine"]
+    portable: bool = Field(default=False, description="One engine for all products of an architecture, a bit slower.")
+    kv_cache_type: Literal["paged", "continuous"] = "paged"
+    tokens_per_block: int = Field(default=64, ge=8, description="Of the paged KV cache; a power of two.")
+    paged_context_fmha: bool = Field(default=True, description="Needed for KV reuse and chunked context.")
+    fused_mlp: bool = Field(default=True, description="For unquantized and fp8 weights; others never have it.")
+    fast_build: bool = Field(default=False, description="Build sooner; weights then lie beside the engine.")
+    plugins: dict[_Option, bool | str] = Field(
+        default={}, description="Further options of trtllm-build without their dashes; true is enable."
+    )
+    lora: Lora | None = None
+    speculation: Speculation | None = None
+    extra_args: ExtraArguments = ExtraArguments()
+
+    @field_validator("runtime")
+    @classmethod
+    def _can_build_engines(cls, runtime: Runtime) -> Runtime:
+        # 0.8 is the oldest version with the unified checkpoint; 1.3 removed trtllm-build.
+        if not (0, 8) <= runtime.version.release < (1, 3):
+            raise ValueError(
+                f"kind trt-engine needs TensorRT-LLM 0.8 to 1.2, not {runtime.tensorrt_llm}: "
+                "from 1.3 on there is only kind llmapi"
+            )
+        return runtime
+
+    @field_validator("tokens_per_block")
+    @classmethod
+    def _is_a_power_of_two(cls, tokens: int) -> int:
+        if tokens & (tokens - 1):
+            raise ValueError(f"{tokens} is not a power of two")
+        return tokens
+
+    @model_validator(mode="after")
+    def _is_within_the_version(self) -> Self:
+        from tasks.trtllm.commands import check_options
+
+        check_options(self)
+        return self
+
+
+class LlmApiRecipe(TensorRtLlmRecipe):
+    """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
+
+    kind: Literal["llmapi"]
+    llm_args: dict[_Option, JsonValue] = Field(default={}, description="Further arguments of tensorrt_llm.LLM.")
+
+    @field_validator("quantization")
+    @classmethod
+    def _has_kernels_in_pytorch(cls, quantization: str) -> str:
+        if quantization in ("int8_sq", "int8_wo", "int4_wo"):
+            raise ValueError(f"{quantization} is for TensorRT engines alone: fp8, int4_awq, w4a8_awq and nvfp4 are not")
+        return quantization
+
+    @field_validator("runtime")
+    @classmethod
+    def _has_the_llm_api(cls, runtime: Runtime) -> Runtime:
+        # Triton's llmapi model runs the PyTorch backend from 1.0 on; before, it wrapped engines.
+        if runtime.version.release < (1, 0):
+            raise ValueError(f"kind llmapi needs TensorRT-LLM 1.0 or later, not {runtime.tensorrt_llm}")
+        return runtime
+
+
+def _runtime(info: ValidationInfo) -> Runtime | None:
+    return info.data.get("runtime")
