@@ -1,0 +1,130 @@
+"""After a tool ended well: is what it left whole, and what the recipe asked for?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from infra.errors import StepFailed
+from tasks.trtllm.recipe import TrtEngineRecipe
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer"
+"""The folder of the tokenizer's files, in a checkpoint and in an engine."""
+
+# What tokenizers, chat templates and stop tokens are made of. Weights are not among them.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+    "config.json",
+)
+_QUANTIZED = {
+    "fp8": {"FP8"},
+    "fp8_rowwise": {"FP8_PER_CHANNEL_PER_TOKEN"},
+    "int8_wo": {"W8A16"},
+    "int4_wo": {"W4A16"},
+    "int4_awq": {"W4A16_AWQ"},
+    "w4a8_awq": {"W4A8_AWQ"},
+    "nvfp4": {"NVFP4"},
+}
+
+
+def check_checkpoint(recipe: TrtEngineRecipe, folder: Path) -> None:
+    """Raise StepFailed, code `checkpoint-unfit`, unless every rank is there and the quantization is the recipe's."""
+    config = _config(folder, "checkpoint-unfit")
+    # Context parallelism shares weights: there are no more files for it.
+    _require_files(folder, (f"rank{rank}.safetensors" for rank in range(recipe.tp_size * recipe.pp_size)), "checkpoint")
+    _require_agreement(recipe, config, folder, "checkpoint-unfit")
+
+
+def check_engine(recipe: TrtEngineRecipe, folder: Path) -> None:
+    """Raise StepFailed, code `engine-unfit`, unless every rank is there and `config.json` agrees with the recipe."""
+    config = _config(folder, "engine-unfit")
+    ranks = range(recipe.world_size)
+    _require_files(folder, (f"rank{rank}.engine" for rank in ranks), "engine")
+    if recipe.fast_build:
+        _require_files(folder, (f"rank{rank}_managed_weights.safetensors" for rank in ranks), "engine")
+    _require_agreement(recipe, config.get("pretrained_config", {}), folder, "engine-unfit")
+    built = config.get("build_config", {})
+    wanted: dict[str, Any] = {
+        "max_batch_size": recipe.max_batch_size,
+        "max_input_len": recipe.max_input_len,
+        "max_beam_width": recipe.max_beam_width,
+    }
+    if recipe.speculation is None:  # with it, trtllm-build makes room for the draft by itself
+        if recipe.runtime.version.release < (0, 11):
+            wanted["max_output_len"] = recipe.max_seq_len - recipe.max_input_len
+        else:
+            wanted["max_seq_len"] = recipe.max_seq_len
+    _require_equal({name: built.get(name) for name in wanted}, wanted, folder, "engine-unfit")
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Put the tokenizer's files of a model into `folder`/tokenizer. Raises StepFailed where the model has none."""
+    found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in found):
+        raise StepFailed(
+            "the model has no tokenizer, and nothing can be asked without one",
+            hint="let `source.include` take tokenizer.json or tokenizer.model too",
+            code="tokenizer-missing",
+        )
+    (folder / TOKENIZER).mkdir()
+    for path in found:
+        shutil.copyfile(path, folder / TOKENIZER / path.name)
+
+
+def _config(folder: Path, code: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / CONFIG).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise StepFailed(f"there is no readable {CONFIG}: {error}", code=code) from error
+
+
+def _require_files(folder: Path, names: Iterable[str], what: str) -> None:
+    for name in names:
+        path = folder / name
+        if not path.is_file() or path.stat().st_size == 0:
+            state = "is empty" if path.is_file() else "is missing"
+            raise StepFailed(
+                f"the {what} is not whole: {name} {state}",
+                hint="see the log of its tool: a worker may have died without failing it",
+                code=f"{what}-unfit",
+            )
+
+
+def _require_agreement(recipe: TrtEngineRecipe, config: dict[str, Any], folder: Path, code: str) -> None:
+    mapping = config.get("mapping", {})
+    _require_equal(
+        {"tp_size": mapping.get("tp_size"), "pp_size": mapping.get("pp_size")},
+        {"tp_size": recipe.tp_size, "pp_size": recipe.pp_size},
+        folder,
+        code,
+    )
+    if (algorithms := _QUANTIZED.get(recipe.quantization)) is not None:
+        found = config.get("quantization", {}).get("quant_algo")
+        if found not in algorithms:
+            raise StepFailed(
+                f"{recipe.quantization} was asked for, and {folder.name}/{CONFIG} says {found}",
+                hint="see the log of its tool for what it did instead",
+                code=code,
+            )
+
+
+def _require_equal(found: dict[str, Any], wanted: dict[str, Any], folder: Path, code: str) -> None:
+    wrong = [f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value]
+    if wrong:
+        raise StepFailed(
+            f"{CONFIG} does not agree with the recipe: {'; '.join(wrong)}",
+            hint="see the log of its tool: it says where it changed a limit by itself",
+            code=code,
+        )

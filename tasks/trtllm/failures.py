@@ -1,0 +1,133 @@
+"""What TensorRT-LLM's tools say when they fail, in words that help: one error for each failure that is known.
+
+The tools end with a traceback, an argparse message, or killed by the kernel. Whether the same call can succeed later
+is part of the answer; running out of memory is never tried again unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+
+from infra.child import Outcome
+from infra.errors import StepFailed
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One known failure: `pattern` is searched in the end of the output."""
+
+    code: str
+    pattern: str
+    message: str
+    hint: str
+    retryable: bool = False
+
+
+# The first that is found counts, so the particular comes before the general.
+FAILURES = (
+    Failure(
+        "arguments-unrecognized",
+        r"error: (unrecognized arguments: .+|argument .+: (invalid|expected) .+|the following arguments are required: .+)",
+        "the tool does not take its arguments: {0}",
+        "its TensorRT-LLM is not the version that it says, or `extra_args` holds what this version does not know",
+    ),
+    Failure(
+        "lfs-pointer",
+        r"(HeaderTooLarge|HeaderTooSmall|InvalidHeaderLength|invalid load key, 'v')",
+        "the weights are no weights: {0}",
+        "Git LFS pointers look like this; fetch the contents where the source was made: git lfs pull",
+    ),
+    Failure(
+        "gpu-memory",
+        r"((?:torch\.)?(?:cuda\.)?OutOfMemoryError: .+|CUDA out of memory.*|Requested amount of GPU memory.*"
+        r"|Error Code \d+: (?:OutOfMemory|Out of memory).*|cudaErrorMemoryAllocation.*)",
+        "the GPU has too little memory: {0}",
+        "lower max_batch_size or max_num_tokens, raise tp_size, or build on a larger or an emptier GPU",
+    ),
+    Failure(
+        "host-memory",
+        r"(MemoryError.*|std::bad_alloc.*|Cannot allocate memory.*|DefaultCPUAllocator: can't allocate memory.*)",
+        "the machine has too little memory: {0}",
+        "give the worker more memory, or convert with a smaller tp_size on a larger one",
+    ),
+    Failure(
+        "architecture-wrong",
+        r"(generated on an incompatible device, expecting compute .+|no kernel image is available.*"
+        r"|not supported on SM.*)",
+        "this GPU is of another architecture: {0}",
+        "build on a worker of the pool for the recipe's architecture",
+    ),
+    Failure(
+        "version-mismatch",
+        r"(not compatible with this version of TensorRT.*|Version tag does not match.*|undefined symbol: .+"
+        r"|CUDA driver version is insufficient.*)",
+        "versions in the toolchain do not fit: {0}",
+        "TensorRT, TensorRT-LLM and the driver must come from one image; `python -m infra.gpu` shows the driver",
+    ),
+    Failure(
+        "world-size",
+        r"((?:world_size must equal|Engine world size|mpiSize == tp|MPI size \d+ != TP).*|assert rank < .*world_size.*"
+        r"|tp_size must equal to moe_tp_size.*)",
+        "the number of processes does not fit the recipe: {0}",
+        "tp_size x pp_size x cp_size must be the number of ranks, and each needs a GPU",
+    ),
+    Failure(
+        "script-mismatch",
+        r"((?:ImportError: cannot import name|ModuleNotFoundError: No module named|AttributeError: (?:module|type object)"
+        r"|TypeError: .*unexpected keyword argument) ?.*)",
+        "the script does not fit the installed TensorRT-LLM: {0}",
+        "set ENGINEHOUSE_TOOLCHAIN_EXAMPLES to the examples folder of a checkout of exactly that version",
+    ),
+    Failure(
+        "template-unfilled",
+        r"(Expected integer or identifier, got: \$.*|[^\n]*\$\{[a-z_]+\}[^\n]*)",
+        "a placeholder was left unfilled: {0}",
+        "every `${{…}}` of a template needs a value",
+    ),
+    Failure(
+        "format-unsupported",
+        r"(Unsupported (?:quantization format|model architecture|dataset name or local repo directory): .+)",
+        "this version cannot do that: {0}",
+        "choose another quantization, model or calibration set in the model's file",
+    ),
+    Failure(
+        "hub-offline",
+        r"((?:OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectionError: Couldn't reach).*)",
+        "the tool wanted something from the hub: {0}",
+        "toolchains have no network: put the calibration set on the worker and name its folder in `calibration.dataset`",
+    ),
+    Failure(
+        "disk-full",
+        r"(No space left on device.*)",
+        "the disk is full: {0}",
+        "free space in ENGINEHOUSE_HOME of the worker, then run the rebuild again",
+        retryable=True,
+    ),
+)
+
+
+def require_success(tool: str, outcome: Outcome) -> None:
+    """Return where the tool ended well. Raises StepFailed with the code of the failure, `tool-failed` if unknown."""
+    if outcome.exit_code == 0:
+        return
+    for failure in FAILURES:
+        if found := re.search(failure.pattern, outcome.tail):
+            said = next(group for group in found.groups() if group is not None).strip()
+            raise StepFailed(
+                f"{tool}: {failure.message.format(said[:300])}",
+                hint=failure.hint.format(),
+                code=failure.code,
+                retryable=failure.retryable,
+            )
+    if outcome.exit_code == -signal.SIGKILL:
+        raise StepFailed(
+            f"{tool} was killed, as the system does when memory runs out; it held "
+            f"{outcome.peak_host_bytes / 2**30:.1f} GiB when last seen",
+            hint="give the worker more memory; `dmesg` on it tells whether that was the reason",
+            code="host-memory",
+        )
+    how = f"signal {-outcome.exit_code}" if outcome.exit_code < 0 else f"exit status {outcome.exit_code}"
+    lines = outcome.tail.strip().splitlines()[-8:]
+    raise StepFailed(f"{tool} ended with {how}", hint="its last lines:\n" + "\n".join(lines), code="tool-failed")
