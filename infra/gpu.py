@@ -110,7 +110,8 @@ def _nvml() -> Generator[ModuleType]:
         raise _NoNvml("the NVIDIA driver is installed but not loaded") from None
     except nvml.NVMLError_NoPermission:
         raise _NoNvml("this user may not use the NVIDIA driver") from None
-    except (nvml.NVMLError, nvml.NVMLLibraryMismatchError) as error:
+    # The second is not of the first's tree, tells of a driver too old for a call, and is not in pynvml 11.
+    except (nvml.NVMLError, getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)) as error:
         raise _NoNvml(f"NVML failed: {error}") from None
 
 

@@ -17,8 +17,8 @@ from infra.toolchains.finding import GPU_PROBE, PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
 from infra.toolchains.toolchain import Command, ToolchainReport
 
-# Docker's own limit for /dev/shm is 64 MB, and NCCL and the workers of a build pass tensors there. Like the two
-# limits, what NVIDIA's images ask for in their banner; the size is a bound, nothing is set aside.
+# Docker's own limit for /dev/shm is 64 MB, and NCCL and the workers of a build pass tensors there; this is a bound,
+# nothing is set aside. The other two are what NVIDIA's images ask for in their banner.
 _LIMITS = ("--shm-size=16g", "--ulimit=memlock=-1", "--ulimit=stack=67108864")
 
 # What the container gets of this process's environment; the rest, PATH first of all, is the image's own.

@@ -1,8 +1,8 @@
 """Virtual environments made on demand from the pins of a TensorRT-LLM version.
 
 Every package is pinned by version and hash, and asked of one index alone: those after the marker line of the pins
-file of ENGINEHOUSE_TOOLCHAIN_INDEX, all others of the index that pip is configured with. So neither index can slip in a
-package of the other's by a higher version.
+file of ENGINEHOUSE_TOOLCHAIN_INDEX, all others of the index that pip is configured with. So neither index is told of,
+or can answer for, a package of the other's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _INHERITED = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT", "PIP_PROXY", "PIP_DEFAULT_TIMEOUT"),
 )
-# How the ordinary index is configured: files below HOME and in the system, and variables.
-_OF_THE_ORDINARY_INDEX = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE")
+# How the ordinary index is configured, beside pip's own variables: files below HOME and in the system.
+_OF_THE_ORDINARY_INDEX = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def _make(place: Path, pins: Pins, second_index: str, lock: int) -> None:
             code="toolchain-python",
         )
     inherited = _variables(_INHERITED)
-    ordinary = {**inherited, **_variables(_OF_THE_ORDINARY_INDEX), **_pip_variables()}
+    of_pip = [name for name in os.environ if name.startswith("PIP_")]
+    ordinary = {**inherited, **_variables((*_OF_THE_ORDINARY_INDEX, *of_pip))}
     # No configuration: it may add other indexes. A variable, since a URL may hold a password, and arguments are public.
     second = {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": second_index}
     # TensorRT's source package otherwise asks an index of its own for the rest of it.
@@ -128,10 +129,6 @@ def _make(place: Path, pins: Pins, second_index: str, lock: int) -> None:
 
 def _variables(names: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _pip_variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
 
 
 def _run(argv: Sequence[str], environment: Mapping[str, str], lock: int) -> None:

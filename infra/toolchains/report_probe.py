@@ -24,8 +24,6 @@ GPU_PROBE = Path(__file__).resolve().parent.parent / "gpu.py"
 
 
 def main(examples: list[str]) -> None:
-    # Python put this file's folder first, whose modules are no part of the toolchain.
-    sys.path.pop(0)
     gpu = runpy.run_path(str(GPU_PROBE), run_name="gpu")
     package = _package("tensorrt_llm")
     torch = _package("torch")

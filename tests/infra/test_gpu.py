@@ -175,7 +175,10 @@ def test_a_driver_that_does_not_start_is_told_in_words(monkeypatch: pytest.Monke
     assert driver.initialized == 0
 
 
-def test_a_lost_card_is_a_problem_and_nvml_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", [11, 13])
+def test_a_lost_card_is_a_problem_and_nvml_is_closed(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    if version == 11:
+        monkeypatch.delattr(pynvml, "NVMLLibraryMismatchError")
     driver = Driver([Card(error=pynvml.NVML_ERROR_GPU_IS_LOST)]).install(monkeypatch)
     assert gpu.probe().problem == "NVML failed: GPU is lost"
     assert driver.initialized == 0
@@ -213,6 +216,15 @@ def test_cuda_visible_devices_selects(monkeypatch: pytest.MonkeyPatch, selection
     assert [g.index for g in report.gpus] == indexes
     assert (report.problem == "") == bool(indexes)
     assert report.driver
+
+
+def test_a_driver_too_old_to_list_processes_tells_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def list_processes(card: Card) -> list[Any]:
+        raise pynvml.NVMLLibraryMismatchError
+
+    Driver([Card()]).install(monkeypatch)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", list_processes)
+    assert gpu.used_bytes(frozenset({1})) == 0
 
 
 def test_used_bytes_adds_processes_and_cards_and_counts_no_process_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,6 @@ class NVMLError(Exception): pass
 class NVMLError_LibraryNotFound(NVMLError): pass
 class NVMLError_DriverNotLoaded(NVMLError): pass
 class NVMLError_NoPermission(NVMLError): pass
-class NVMLLibraryMismatchError(Exception): pass
 class Memory: total, free = 80, 79
 nvmlInit = nvmlShutdown = lambda: None
 nvmlSystemGetDriverVersion = lambda: b"550.54.15"
@@ -189,10 +188,11 @@ def test_a_script_is_found_in_the_layout_of_its_version(stand_in: Path, tmp_path
     assert command.container == ""
 
 
-def test_a_tool_that_the_version_lacks_is_named(tmp_path: Path) -> None:
+def test_a_tool_that_the_version_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = _stand_in(tmp_path / "late", {"tensorrt_llm": "1.3.0"}, source="")
     (environment / "bin/trtllm-build").unlink()
-    # Another toolchain's program in PATH does not count.
+    # Another toolchain's program does not count.
+    monkeypatch.setenv("PATH", str(_program(tmp_path / "other/trtllm-build", TOOL).parent))
     late = InterpreterToolchain(environment / "bin/python", _examples(tmp_path / "examples", "run.py"))
     for tool in ("trtllm-build", "llama/convert_checkpoint.py"):
         with pytest.raises(SettingsError, match=tool) as caught:
