@@ -37,6 +37,12 @@ class Settings:
     """`host:port` of the same Triton's gRPC."""
     lease_seconds: float
     """How long a lease lives that nobody renews."""
+    toolchain: str
+    """Where TensorRT-LLM is: `local`, `local:/path/python3`, `venv`, `venv:/path` or `docker:IMAGE@sha256:…`."""
+    toolchain_examples: str
+    """Folder `examples` of a TensorRT-LLM checkout, where the toolchain's own is not at a usual place."""
+    toolchain_index: str
+    """Package index of what the ordinary one lacks of a toolchain; `venv` needs it."""
 
 
 _DEFAULTS = {
@@ -47,6 +53,9 @@ _DEFAULTS = {
     "ENGINEHOUSE_TRITON_HTTP": "",
     "ENGINEHOUSE_TRITON_GRPC": "",
     "ENGINEHOUSE_LEASE_SECONDS": "20",
+    "ENGINEHOUSE_TOOLCHAIN": "local",
+    "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
+    "ENGINEHOUSE_TOOLCHAIN_INDEX": "",
 }
 
 
@@ -93,6 +102,9 @@ def load() -> Settings:
         triton_http=value("ENGINEHOUSE_TRITON_HTTP"),
         triton_grpc=value("ENGINEHOUSE_TRITON_GRPC"),
         lease_seconds=lease_seconds,
+        toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
+        toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),
+        toolchain_index=value("ENGINEHOUSE_TOOLCHAIN_INDEX"),
     )
 
 

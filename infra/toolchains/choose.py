@@ -1,0 +1,50 @@
+"""Which toolchain the setting ENGINEHOUSE_TOOLCHAIN names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from infra.errors import SettingsError
+from infra.settings import Settings
+from infra.toolchains import pinned
+from infra.toolchains.docker import DockerToolchain
+from infra.toolchains.interpreter import InterpreterToolchain
+from infra.toolchains.toolchain import Toolchain
+
+# Of the image that a worker runs in. Enginehouse has a virtual environment of its own beside it.
+_IMAGE_PYTHON = Path("/usr/bin/python3")
+
+IMAGE_DIGEST = "ENGINEHOUSE_CONTAINER_DIGEST"
+"""The variable in which whoever starts a worker's container says its digest: nothing inside a container knows it."""
+
+
+def toolchain(settings: Settings, version: str) -> Toolchain:
+    """The toolchain for TensorRT-LLM `version`. Whether it really is one, `require` tells from its report.
+
+    `venv` alone depends on `version`, and makes that environment where it lacks: gigabytes, minutes. Raises what
+    `pinned.environment` raises, and SettingsError for a setting of no known form.
+    """
+    kind, colon, place = settings.toolchain.partition(":")
+    examples = _absolute(settings.toolchain_examples) if settings.toolchain_examples else None
+    if kind == "local" and bool(colon) == bool(place):
+        python = _absolute(place) if place else _IMAGE_PYTHON
+        return InterpreterToolchain(python, examples, container_digest=os.environ.get(IMAGE_DIGEST, ""))
+    if kind == "venv" and place:
+        return InterpreterToolchain(_absolute(place) / "bin/python", examples)
+    if kind == "venv" and not colon:
+        folder = pinned.environment(settings.home / "toolchains", version, settings.toolchain_index)
+        return InterpreterToolchain(folder / "bin/python", examples)
+    if kind == "docker" and place:
+        return DockerToolchain(place, examples)
+    raise SettingsError(
+        f"ENGINEHOUSE_TOOLCHAIN is {settings.toolchain!r}",
+        hint="it is local, local:/path/python3, venv, venv:/path or docker:IMAGE@sha256:…",
+    )
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise SettingsError(f"a path of the toolchain is not absolute: {text}", hint="write it from the root on")
+    return path

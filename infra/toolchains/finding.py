@@ -1,0 +1,137 @@
+"""Asking a toolchain's interpreter what it holds, and finding the tools in the answer."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+from pydantic import TypeAdapter, ValidationError
+
+from infra.errors import SettingsError
+from infra.gpu import GpuReport
+from infra.toolchains.toolchain import BUILD, ToolchainReport
+
+PROBE = Path(__file__).with_name("report_probe.py")
+GPU_PROBE = PROBE.parent.parent / "gpu.py"
+"""PROBE runs it, so both must be readable in the toolchain."""
+
+# The first start of a container reads tens of gigabytes from disk before the interpreter is there.
+_PROBE_TIMEOUT_S = 300
+
+# Where an example of a model lies: in the root up to TensorRT-LLM 0.19, from 0.20 on in one of the others.
+_MODEL_FOLDERS = ("", "models/core/", "models/contrib/")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What `report_probe.py` printed."""
+
+    tensorrt_llm: str
+    tensorrt_llm_source: str
+    """What `tensorrt_llm/version.py` says."""
+    tensorrt: str
+    cuda: str
+    torch: str
+    modelopt: str
+    transformers: str
+    python: str
+    free_host_bytes: int
+    gpus: GpuReport
+    build: str
+    """The path of trtllm-build; empty where there is none."""
+    examples: dict[str, list[str]]
+    """The scripts below each examples folder, in the order in which the folders count."""
+
+    def report(self, container_digest: str) -> ToolchainReport:
+        return ToolchainReport(
+            tensorrt_llm=self.tensorrt_llm or self.tensorrt_llm_source,
+            tensorrt=self.tensorrt,
+            cuda=self.cuda,
+            torch=self.torch,
+            modelopt=self.modelopt,
+            transformers=self.transformers,
+            python=self.python,
+            container_digest=container_digest,
+            free_host_bytes=self.free_host_bytes,
+            gpus=self.gpus,
+        )
+
+    def tool(self, name: str, python: str) -> tuple[str, ...]:
+        """How `name` is started. Raises SettingsError `tool-missing`."""
+        version = self.tensorrt_llm or self.tensorrt_llm_source
+        if name == BUILD:
+            if self.build:
+                return (self.build,)
+            raise SettingsError(
+                f"the toolchain's TensorRT-LLM {version} has no program {BUILD}",
+                hint="from 1.3 on there is only kind llmapi, without a build; install an older TensorRT-LLM anew",
+                code="tool-missing",
+            )
+        for folder, scripts in self.examples.items():
+            for models in _MODEL_FOLDERS:
+                if models + name in scripts:
+                    return (python, f"{folder}/{models}{name}")
+        raise SettingsError(
+            f"no script {name} in the toolchain's examples folders: {', '.join(self.examples) or 'it has none'}",
+            hint=f"set ENGINEHOUSE_TOOLCHAIN_EXAMPLES to the examples folder of a checkout of TensorRT-LLM v{version}",
+            code="tool-missing",
+        )
+
+
+def find(argv: Sequence[str], environment: Mapping[str, str], what: str) -> Finding:
+    """Run the probe with `argv` and read its answer; `what` names the toolchain in errors."""
+    try:
+        ran = subprocess.run(
+            argv,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PROBE_TIMEOUT_S,
+        )
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"{what} has no interpreter: {error.filename} does not exist",
+            hint="set ENGINEHOUSE_TOOLCHAIN to the place where TensorRT-LLM is installed",
+            code="toolchain-missing",
+        ) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _broken(what, str(error)) from None
+    if ran.returncode != 0:
+        raise _broken(what, ran.stderr.strip() or ran.stdout.strip() or f"exit status {ran.returncode}")
+    try:
+        # Images print a banner of their own before.
+        finding = TypeAdapter(Finding).validate_json(ran.stdout.rstrip().rpartition("\n")[2])
+    except ValidationError:
+        raise _broken(what, f"not a report: {ran.stdout}") from None
+    _check(finding, what)
+    return finding
+
+
+def _check(finding: Finding, what: str) -> None:
+    installed, source = finding.tensorrt_llm, finding.tensorrt_llm_source
+    if not installed and not source:
+        raise SettingsError(
+            f"{what} has no TensorRT-LLM",
+            hint="set ENGINEHOUSE_TOOLCHAIN to venv:/path, docker:IMAGE@sha256:… or local:/path/python3 that has it",
+            code="toolchain-missing",
+        )
+    # A checkout first on the path and a wheel of another version: the tools would mix both.
+    try:
+        numbers = {Version(Version(version).base_version) for version in (installed, source) if version}
+    except InvalidVersion as error:
+        raise _broken(what, str(error)) from None
+    if len(numbers) > 1:
+        raise _broken(what, f"it has TensorRT-LLM {installed} installed, but imports {source} from elsewhere")
+
+
+def _broken(what: str, said: str) -> SettingsError:
+    return SettingsError(
+        f"{what} does not say what it holds: {said[-2000:]}",
+        hint="see whether its interpreter runs at all; Python 3.10 or later is needed",
+        code="toolchain-broken",
+    )

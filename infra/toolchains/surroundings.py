@@ -1,0 +1,40 @@
+"""The environment of a toolchain's programs: an allow-list, so that no credential reaches them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra.background import MARKER
+
+# OPAL_PREFIX: NVIDIA's images moved Open MPI, which then finds itself by nothing else.
+_INHERITED = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "OPAL_PREFIX",
+    "CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    MARKER,
+)
+
+# Everything is read from the work folder; what is not there must not be fetched.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+def fixed(folder: Path) -> dict[str, str]:
+    """What every tool gets: caches and settings in its work folder, and no hub.
+
+    Torch asks for the user's name, which fails for a number that no passwd file names, as in a container.
+    """
+    return {"HOME": str(folder), "USER": "enginehouse", **_OFFLINE}
+
+
+def inherited(*names: str) -> Mapping[str, str]:
+    """This process's variables that a tool may see; with `names`, those of them alone."""
+    return {name: os.environ[name] for name in names or _INHERITED if name in os.environ}

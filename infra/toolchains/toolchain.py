@@ -1,0 +1,83 @@
+"""What a toolchain is: a TensorRT-LLM with an interpreter of its own, which says what it holds and how it is called.
+
+Enginehouse never imports `tensorrt_llm`: its pins clash with everything. `infra.toolchains.choose` picks a toolchain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from packaging.version import Version
+
+from infra.errors import SettingsError
+from infra.gpu import GpuReport
+
+BUILD = "trtllm-build"
+"""The one tool that is a program. Every other is a script, named by its path in the examples folder."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One call of a tool, ready to run in its work folder."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    """All of it: nothing is inherited beside these."""
+    container: str
+    """Name of the container that the command starts, which must be ended with it; empty where it starts none."""
+
+
+@dataclass(frozen=True)
+class ToolchainReport:
+    """What a toolchain really holds, as found in it. A version that is not installed is empty."""
+
+    tensorrt_llm: str
+    tensorrt: str
+    cuda: str
+    """The CUDA version that Torch was compiled for: `12.8`. The driver's is in `gpus`."""
+    torch: str
+    modelopt: str
+    """Of nvidia-modelopt, or of nvidia-ammo, as it was called before."""
+    transformers: str
+    python: str
+    container_digest: str
+    """`sha256:…` of the image; empty where no container is known."""
+    free_host_bytes: int
+    """Memory that a program could take now without swapping, on the whole machine."""
+    gpus: GpuReport
+
+
+class Toolchain(Protocol):
+    """Where a TensorRT-LLM lives. Asking it runs a small program in it; one object asks once."""
+
+    def report(self) -> ToolchainReport:
+        """What it holds. Raises SettingsError `toolchain-broken` where its interpreter does not answer, and
+        `toolchain-missing` where it has no TensorRT-LLM.
+        """
+        ...
+
+    def command(
+        self, tool: str, arguments: Sequence[str], *, inputs: Sequence[Path], outputs: Sequence[Path], folder: Path
+    ) -> Command:
+        """The call of `tool`: BUILD, or a script such as `llama/convert_checkpoint.py`.
+
+        `folder` is the work folder; `inputs` are only read, `outputs` are written. All are absolute and exist.
+        Raises what `report` raises, and SettingsError `tool-missing` where this version has no such tool.
+        """
+        ...
+
+
+def require(report: ToolchainReport, wanted: str) -> None:
+    """Refuse a toolchain of another TensorRT-LLM than `wanted`: SettingsError `version-mismatch`.
+
+    Post-releases and local versions are other versions: 0.17.0.post1 does not serve for 0.17.0.
+    """
+    if Version(report.tensorrt_llm) != Version(wanted):
+        raise SettingsError(
+            f"the toolchain has TensorRT-LLM {report.tensorrt_llm}, and {wanted} is wanted",
+            hint="run on a worker that has the wanted version, or change ENGINEHOUSE_TOOLCHAIN or the recipe's runtime",
+            code="version-mismatch",
+        )
