@@ -81,15 +81,34 @@ def _env(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rebuild(options: argparse.Namespace) -> int:
-    from deployments.run import run_rebuild
+def _plan(options: argparse.Namespace) -> int:
+    from deployments.plan import document, lines, preview
+    from tasks.spec import catalogue_entry, with_recipe
 
+    model = with_recipe(catalogue_entry(settings.load().catalogue, options.model), _overrides(options))
+    told = document(preview(model, options.runtime))
+    if options.json:
+        print(json.dumps(told, indent=1))
+    else:
+        for line in lines(told):
+            print(line)
+    return 0
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
     overrides: dict[str, str] = {}
     for item in options.recipe:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise UsageError(f"'{item}' is not key=value", hint="for example --recipe quantization=q4_0")
         overrides[key] = value
+    return overrides
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from deployments.run import run_rebuild
+
+    overrides = _overrides(options)
     _need_prefect()
     return run_rebuild(
         options.model,
@@ -97,6 +116,8 @@ def _rebuild(options: argparse.Namespace) -> int:
         options.refresh,
         options.target or None,
         recreate=options.recreate,
+        runtime=options.runtime,
+        until=options.until,
         watch=options.watch,
         as_json=options.json,
     )
@@ -186,11 +207,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON")
     add("env", _env, "print the variables with which other clients reach the stack, as export lines")
 
+    sub = add("plan", _plan, "what a rebuild would run; needs no GPU, network or TensorRT-LLM")
+    _add_model(sub)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
     sub = add("rebuild", _rebuild, "bring a model from its source to its public name")
-    sub.add_argument("model", help="name in the catalogue")
-    sub.add_argument(
-        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
-    )
+    _add_model(sub)
+    sub.add_argument("--until", choices=("upload",), help="build into the store, and roll nothing out")
     sub.add_argument(
         "--refresh", choices=("fetch", "convert", "build", "assemble"), help="run this step and all after it anew"
     )
@@ -225,6 +248,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", default="", help="by default this machine's name")
     sub.add_argument("--target", default="")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="name in the catalogue")
+    parser.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
+    )
+    parser.add_argument("--runtime", metavar="VERSION", help="build with this version of TensorRT-LLM")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import sys
+from typing import Literal
 
 import prefect.main  # configures Prefect's logging before it is changed below
 from prefect.logging.handlers import PrefectConsoleHandler
@@ -28,6 +29,8 @@ def run_rebuild(
     targets: list[str] | None,
     *,
     recreate: bool,
+    runtime: str | None,
+    until: Literal["upload"] | None,
     watch: bool,
     as_json: bool,
 ) -> int:
@@ -37,7 +40,7 @@ def run_rebuild(
     error: BaseException | None = None
     with collecting(report):
         try:
-            asyncio.run(rebuild(model, recipe, refresh, targets, recreate))
+            asyncio.run(rebuild(model, recipe, refresh, targets, recreate, runtime, until))
         except EnginehouseError as raised:
             error = raised
     report.url = _run_url(report.flow_run)
@@ -47,9 +50,9 @@ def run_rebuild(
             document["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
         print(json.dumps(document, indent=1))
     else:
-        print(f"{model} release {report.release}: {report.state}")
+        print(f"{model} release {report.release}: {report.state}" if report.release else f"{model}: {report.state}")
         print(f"run   {report.url}")
-        if error is None and (triton := settings.load().triton_http):
+        if error is None and report.release is not None and (triton := settings.load().triton_http):
             body = json.dumps({"text_input": "How do I count to nine in French?", "max_tokens": 64})
             print(f"ask   curl -s {triton}/v2/models/{model}/generate -d {shlex.quote(body)}")
     if error is not None:

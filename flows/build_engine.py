@@ -32,10 +32,11 @@ async def build_engine(model: dict[str, Any], snapshot: dict[str, Any], engine: 
         refresh: steps to run although the store has what they make.
     """
     plan = Plan.of(Model.model_validate(model), Identity(snapshot))
+    await asyncio.to_thread(plan.kind.require_worker, plan.model)
     if plan.engine.digest != engine:
         raise StepFailed(
             f"this worker would build {plan.engine.digest[:12]}, and {engine[:12]} was planned: its runtime is "
-            f"{dict(plan.kind.runtime())}",
+            f"{dict(plan.kind.runtime(plan.model))}",
             hint="run the same versions on the worker and where the rebuild was started",
             code="runtime-differs",
         )

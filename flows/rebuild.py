@@ -12,13 +12,14 @@ from flows.build_engine import make
 from flows.elsewhere import build_elsewhere
 from flows.report import Report, report_of
 from infra import settings
-from infra.errors import GateRefused, UsageError
+from infra.errors import GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
+from tasks.engines import engine_kind, not_served
 from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
-from tasks.spec import Model, load_catalogue, with_recipe
+from tasks.spec import catalogue_entry, with_recipe, with_runtime
 
 Step = Literal["fetch", "convert", "build", "assemble"]
 _ORDER = ("fetch", "convert", "build", "upload", "assemble")
@@ -31,6 +32,8 @@ async def rebuild(
     refresh: Step | None = None,
     targets: list[str] | None = None,
     recreate: bool = False,
+    runtime: str | None = None,
+    until: Literal["upload"] | None = None,
 ) -> None:
     """Bring one model of the catalogue from its source to its public name.
 
@@ -44,12 +47,16 @@ async def rebuild(
         targets: targets to roll out to; by default those of the model's file.
         recreate: where memory does not hold two releases, let the candidate take the live one's place before it is
             tested. The public name answers nobody meanwhile, and a refused candidate is followed by the live one again.
+        runtime: version of TensorRT-LLM to build with, instead of the one in the model's file.
+        until: stop after this step: the engine is then in the store, and nothing is rolled out.
     """
     report = report_of(model)
     report.flow_run = str(flow_run.id)
     report.state = "failed"
     try:
-        spec = with_recipe(_catalogue_entry(model), recipe or {})
+        spec = with_runtime(with_recipe(catalogue_entry(settings.load().catalogue, model), recipe or {}), runtime)
+        if until is None and not engine_kind(spec).served:
+            raise not_served(spec)
         anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
 
         resolved = await steps.run(report, "resolve", steps.resolve, spec)
@@ -59,6 +66,9 @@ async def rebuild(
             await make(plan, anew)
         else:
             await build_elsewhere(report, plan, anew)
+        if until is not None:
+            report.state = "built"
+            return
         await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)
 
         for target in targets or spec.targets:
@@ -71,18 +81,6 @@ async def rebuild(
         report.state = "refused"
         raise
     report.state = "promoted" if any(step.name == "promote" for step in report.steps) else "unchanged"
-
-
-def _catalogue_entry(name: str) -> Model:
-    folder = settings.load().catalogue
-    catalogue = load_catalogue(folder)
-    if name not in catalogue:
-        raise UsageError(
-            f"there is no model '{name}' in {folder}",
-            hint=f"models: {', '.join(sorted(catalogue)) or 'none'}",
-            code="model-missing",
-        )
-    return catalogue[name]
 
 
 def _engine_is_here(plan: Plan) -> bool:

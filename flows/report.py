@@ -25,7 +25,7 @@ class Report:
 
     model: str
     release: int | None = None
-    state: Literal["running", "promoted", "unchanged", "refused", "failed"] = "running"
+    state: Literal["running", "promoted", "unchanged", "built", "refused", "failed"] = "running"
     steps: list[StepReport] = field(default_factory=list[StepReport])
     targets: dict[str, int] = field(default_factory=dict[str, int])
     flow_run: str = ""

@@ -35,6 +35,7 @@ from tasks import upload as upload_step
 from tasks import validate as validate_step
 from tasks.artifact import Artifact
 from tasks.context import Context, Done
+from tasks.engines.reporter import Reporter
 from tasks.plan import Plan
 from tasks.records import Result
 from tasks.roll_out import RollOut
@@ -88,7 +89,8 @@ def _flow_run_id() -> str:
 async def _artifact(step: Callable[[Context], Done], work: str, label: str, progress: bool = False) -> Any:
     """Run a step that makes an artifact, in a thread, and say what came of it."""
     async with _progress(label, shown=progress) as advance:
-        context = Context.of(settings.load(), _flow_run_id(), work, advance)
+        reporter = Reporter(advance, get_run_logger().info)
+        context = Context.of(settings.load(), _flow_run_id(), work, reporter)
         done = await asyncio.to_thread(step, context)
     if done.cached:
         return Completed(name="Cached", data=done.artifact)

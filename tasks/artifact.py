@@ -60,6 +60,7 @@ class Producer(_Frozen):
     flow_run: str = ""
     seconds: float = 0
     peak_memory_bytes: int = 0
+    peak_gpu_bytes: int = 0
 
 
 class Manifest(_Frozen):

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from infra.s3 import Bucket, Progress
+from infra.s3 import Bucket
 from infra.settings import Settings
 from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
+from tasks.engines.reporter import Peak, Reporter
 from tasks.identity import Identity
 from tasks.lease import held
 from tasks.records import Target
@@ -33,25 +34,26 @@ class Context:
     flow_run: str
     """Id of the Prefect flow run, or empty outside of one."""
     lease_seconds: float
-    progress: Progress = lambda done, total: None
+    reporter: Reporter = field(default_factory=Reporter)
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, settings: Settings, flow_run: str, work: str, progress: Progress = lambda done, total: None) -> Context:
+    def of(cls, settings: Settings, flow_run: str, work: str, reporter: Reporter | None = None) -> Context:
         """`work` names the workspace: the identity of what is made in it."""
         return cls(
             ArtifactStore(Bucket.at(settings.store)),
             Workspace(settings.home / "work" / work),
             flow_run,
             settings.lease_seconds,
-            progress,
+            reporter or Reporter(),
         )
 
     def target(self, name: str) -> Target:
         return Target(self.store.bucket, name)
 
-    def producer(self, task: str, runtime: Mapping[str, str] | None = None) -> Producer:
-        """Who made it, with the seconds since this context was made and this process's peak memory."""
+    def producer(self, task: str, runtime: Mapping[str, str] | None = None, peak: Peak | None = None) -> Producer:
+        """Who made it, with the seconds since this context was made, and the peak memory of this process or `peak`."""
+        tools = peak or Peak()
         return Producer(
             task=task,
             code=f"enginehouse {version('enginehouse')}",
@@ -59,7 +61,8 @@ class Context:
             flow_run=self.flow_run,
             seconds=round(time.monotonic() - self.started, 3),
             # Linux counts ru_maxrss in KiB.
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, tools.host_bytes),
+            peak_gpu_bytes=tools.gpu_bytes,
         )
 
     def make_once(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.context import Context, Done
+from tasks.engines.reporter import Peak
 from tasks.plan import Plan
 
 
@@ -13,16 +16,20 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         return Done(found, cached=True)
     if refresh:
         context.workspace.drop(ref)
-    snapshot = context.workspace.bring(context.store, plan.snapshot_ref, context.progress)
-    folder = context.workspace.make(
-        ref, lambda output: plan.kind.convert(plan.model, snapshot, output, context.progress)
-    )
+    snapshot = context.workspace.bring(context.store, plan.snapshot_ref, context.reporter.progress)
+    peak = Peak()
+
+    def work(output: Path) -> None:
+        nonlocal peak
+        peak = plan.kind.convert(plan.model, snapshot, output, context.workspace.scratch(), context.reporter)
+
+    folder = context.workspace.make(ref, work)
     artifact = context.store.publish(
         ref,
         plan.checkpoint,
         folder,
         inputs={"snapshot": plan.snapshot_ref},
-        producer=context.producer("convert", plan.kind.runtime()),
+        producer=context.producer("convert", plan.kind.runtime(plan.model), peak),
         replace=refresh,
     )
     return Done(artifact, cached=False)

@@ -23,7 +23,7 @@ def fetch(
     return context.make_once(
         plan.snapshot_ref,
         plan.snapshot,
-        lambda folder: fetch_source(resolved, folder, context.progress, access),
+        lambda folder: fetch_source(resolved, folder, context.reporter.progress, access),
         task="fetch",
         inputs={},
         refresh=refresh,

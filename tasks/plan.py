@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from tasks.artifact import ArtifactRef
 from tasks.engines import EngineKind, engine_kind
@@ -18,14 +19,18 @@ class Plan:
     snapshot: Identity
     checkpoint: Identity
     engine: Identity
-    repository: Identity
 
     @classmethod
     def of(cls, model: Model, snapshot: Identity) -> Plan:
         kind = engine_kind(model)
         checkpoint = kind.checkpoint_identity(model, snapshot)
         engine = kind.engine_identity(model, checkpoint)
-        return cls(model, snapshot, checkpoint, engine, kind.repository_identity(model, engine))
+        return cls(model, snapshot, checkpoint, engine)
+
+    @cached_property
+    def repository(self) -> Identity:
+        """Raises UsageError for a kind that is built and not served."""
+        return self.kind.repository_identity(self.model, self.engine)
 
     @property
     def kind(self) -> EngineKind:

@@ -22,11 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from infra.errors import SourceError, SpecError
+from infra.errors import SourceError, SpecError, UsageError
 from infra.positioned_yaml import PositionedDocument, Problem, read_yaml
 from tasks.frozen import Spec
-from tasks.recipe import Recipe
+from tasks.recipe import LlamaCppRecipe, Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.translate import explained, to_llmapi, without_engines
 
 
 def _is_regex(pattern: str) -> str:
@@ -235,6 +237,39 @@ def load_catalogue(folder: Path) -> dict[str, Model]:
     return models
 
 
+def catalogue_entry(folder: Path, name: str) -> Model:
+    """The model `name` of the catalogue in `folder`. Raises UsageError where there is none, SpecError."""
+    catalogue = load_catalogue(folder)
+    if name not in catalogue:
+        raise UsageError(
+            f"there is no model '{name}' in {folder}",
+            hint=f"models: {', '.join(sorted(catalogue)) or 'none'}",
+            code="model-missing",
+        )
+    return catalogue[name]
+
+
+def with_runtime(model: Model, tensorrt_llm: str | None) -> Model:
+    """The model built with another version of TensorRT-LLM; with None as it is. Raises SpecError, UsageError.
+
+    A version without engines is no reason to change the kind in silence: the error, code `kind-changes`, tells what
+    to write.
+    """
+    if tensorrt_llm is None:
+        return model
+    if isinstance(model.recipe, TrtEngineRecipe) and without_engines(tensorrt_llm):
+        raise UsageError(
+            f"TensorRT-LLM {tensorrt_llm} builds no engines, and {model.name} is of kind trt-engine",
+            hint=f"serve the same weights with\n{explained(to_llmapi(model.recipe, tensorrt_llm))}",
+            code="kind-changes",
+        )
+    if isinstance(model.recipe, LlamaCppRecipe):
+        raise UsageError(f"{model.name} is of kind llamacpp, which has no TensorRT-LLM")
+    document = model.model_dump(by_alias=True)
+    runtime = {**document["recipe"]["runtime"], "tensorrt_llm": tensorrt_llm}
+    return _revised(model, {**document["recipe"], "runtime": runtime}, f"tensorrt_llm={tensorrt_llm}", "")
+
+
 def with_recipe(model: Model, overrides: Mapping[str, str]) -> Model:
     """The model with fields of its recipe replaced, for `--recipe key=value`. Digits do for a number.
 
@@ -250,17 +285,18 @@ def with_recipe(model: Model, overrides: Mapping[str, str]) -> Model:
             hint=f"Fields: {', '.join(allowed)}.",
         )
     wanted = " ".join(f"{name}={value}" for name, value in overrides.items())
-    document = model.model_dump(by_alias=True)
+    changed = {**model.model_dump(by_alias=True)["recipe"], **overrides}
+    return _revised(model, changed, wanted, f"Fields: {', '.join(allowed)}.")
+
+
+def _revised(model: Model, recipe: Mapping[str, Any], wanted: str, hint: str) -> Model:
     try:
-        return Model.model_validate({**document, "recipe": {**document["recipe"], **overrides}})
+        return Model.model_validate({**model.model_dump(by_alias=True), "recipe": recipe})
     except ValidationError as error:
         problems = "; ".join(
             f"{detail['loc'][-1]}: {_message(detail['msg'])}" for detail in error.errors(include_url=False)
         )
-        raise SpecError(
-            f"the recipe of {model.name} does not go with {wanted}: {problems}",
-            hint=f"Fields: {', '.join(allowed)}.",
-        ) from error
+        raise SpecError(f"the recipe of {model.name} does not go with {wanted}: {problems}", hint=hint) from error
 
 
 def json_schema() -> dict[str, Any]:

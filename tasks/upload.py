@@ -16,8 +16,8 @@ def upload(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         plan.engine,
         context.workspace.folder(ref),
         inputs={"checkpoint": plan.checkpoint_ref},
-        producer=context.producer("build", plan.kind.runtime()),
-        progress=context.progress,
+        producer=context.workspace.noted(ref),
+        progress=context.reporter.progress,
         replace=refresh,
     )
     context.workspace.remove()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.s3 import Progress
-from tasks.artifact import ArtifactRef, ArtifactStore, place
+from tasks.artifact import ArtifactRef, ArtifactStore, Producer, place
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,24 @@ class Workspace:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return folder
+
+    def scratch(self) -> Path:
+        """A fresh folder for what a step's tools leave beside their output."""
+        folder = self.root / "scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def note(self, ref: ArtifactRef, producer: Producer) -> None:
+        """Keep who made the local copy of `ref` for the step that uploads it."""
+        self._note(ref).write_text(producer.model_dump_json())
+
+    def noted(self, ref: ArtifactRef) -> Producer:
+        return Producer.model_validate_json(self._note(ref).read_text())
+
+    def _note(self, ref: ArtifactRef) -> Path:
+        folder = self.folder(ref)
+        return folder.with_name(f"{folder.name}.producer.json")
 
     def bring(self, store: ArtifactStore, ref: ArtifactRef, progress: Progress) -> Path:
         """The local copy of `ref`, downloaded and verified where there is none."""

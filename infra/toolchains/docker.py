@@ -15,7 +15,7 @@ from pathlib import Path
 from infra.errors import SettingsError
 from infra.toolchains.finding import GPU_PROBE, PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
-from infra.toolchains.toolchain import Command, ToolchainReport
+from infra.toolchains.toolchain import Command, ToolchainReport, under_mpi
 
 # Docker's own limit for /dev/shm is 64 MB, and NCCL and the workers of a build pass tensors there; this is a bound,
 # nothing is set aside. The other two are what NVIDIA's images ask for in their banner.
@@ -49,10 +49,18 @@ class DockerToolchain:
         return self._finding.report(self.image.partition("@")[2])
 
     def command(
-        self, tool: str, arguments: Sequence[str], *, inputs: Sequence[Path], outputs: Sequence[Path], folder: Path
+        self,
+        tool: str,
+        arguments: Sequence[str],
+        *,
+        inputs: Sequence[Path],
+        outputs: Sequence[Path],
+        folder: Path,
+        ranks: int = 1,
     ) -> Command:
-        start = self._finding.tool(tool, _PYTHON)
-        return self._run([*start, *arguments], inputs=inputs, outputs=[folder, *outputs], folder=folder)
+        argv = under_mpi([*self._finding.tool(tool, _PYTHON), *arguments], ranks)
+        own = [Path(tool)] if tool.startswith("/") else []
+        return self._run(argv, inputs=[*inputs, *own], outputs=[folder, *outputs], folder=folder)
 
     @cached_property
     def _finding(self) -> Finding:

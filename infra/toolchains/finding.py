@@ -61,6 +61,8 @@ class Finding:
 
     def tool(self, name: str, python: str) -> tuple[str, ...]:
         """How `name` is started. Raises SettingsError `tool-missing`."""
+        if name.startswith("/"):
+            return (python, name)
         version = self.tensorrt_llm or self.tensorrt_llm_source
         if name == BUILD:
             if self.build:

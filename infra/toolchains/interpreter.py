@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.toolchains.finding import PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
-from infra.toolchains.toolchain import Command, ToolchainReport
+from infra.toolchains.toolchain import Command, ToolchainReport, under_mpi
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,17 @@ class InterpreterToolchain:
         return self._finding.report(self.container_digest)
 
     def command(
-        self, tool: str, arguments: Sequence[str], *, inputs: Sequence[Path], outputs: Sequence[Path], folder: Path
+        self,
+        tool: str,
+        arguments: Sequence[str],
+        *,
+        inputs: Sequence[Path],
+        outputs: Sequence[Path],
+        folder: Path,
+        ranks: int = 1,
     ) -> Command:
         return Command(
-            argv=(*self._finding.tool(tool, str(self.python)), *arguments),
+            argv=under_mpi([*self._finding.tool(tool, str(self.python)), *arguments], ranks),
             environment=self._environment(folder),
             container="",
         )

@@ -60,14 +60,27 @@ class Toolchain(Protocol):
         ...
 
     def command(
-        self, tool: str, arguments: Sequence[str], *, inputs: Sequence[Path], outputs: Sequence[Path], folder: Path
+        self,
+        tool: str,
+        arguments: Sequence[str],
+        *,
+        inputs: Sequence[Path],
+        outputs: Sequence[Path],
+        folder: Path,
+        ranks: int = 1,
     ) -> Command:
-        """The call of `tool`: BUILD, or a script such as `llama/convert_checkpoint.py`.
+        """The call of `tool`: BUILD, a script such as `llama/convert_checkpoint.py`, or the absolute path of one.
 
-        `folder` is the work folder; `inputs` are only read, `outputs` are written. All are absolute and exist.
+        More than one of `ranks` are started by MPI. `folder` is the work folder; `inputs` are only read, `outputs` are
+        written. All are absolute and exist.
         Raises what `report` raises, and SettingsError `tool-missing` where this version has no such tool.
         """
         ...
+
+
+def under_mpi(argv: Sequence[str], ranks: int) -> tuple[str, ...]:
+    """`argv` as so many MPI processes. Containers run as root, which Open MPI wants to be told."""
+    return tuple(argv) if ranks == 1 else ("mpirun", "--allow-run-as-root", "-n", str(ranks), *argv)
 
 
 def require(report: ToolchainReport, wanted: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from infra.errors import UsageError
-from infra.s3 import Progress
+from tasks.engines.reporter import Peak, Reporter
 from tasks.identity import Identity
 from tasks.spec import Model
 
@@ -15,12 +15,25 @@ from tasks.spec import Model
 class EngineKind(Protocol):
     """Steps, identity fields and Triton models of one kind of artifact that can be served."""
 
+    @property
+    def served(self) -> bool:
+        """Whether it can be rolled out, or only be built into the store."""
+        ...
+
     def pool(self, model: Model) -> str:
         """The work pool that converts and builds: `build-ARCHITECTURE`."""
         ...
 
-    def runtime(self) -> Mapping[str, str]:
-        """What this process would build with, measured: versions by name."""
+    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+        """The command lines that convert and build would run, in order: known without the tools."""
+        ...
+
+    def require_worker(self, model: Model) -> None:
+        """Return where this machine can make what was planned. Raises SettingsError and StepFailed."""
+        ...
+
+    def runtime(self, model: Model) -> Mapping[str, str]:
+        """What this process builds with, measured: versions by name."""
         ...
 
     def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity: ...
@@ -29,12 +42,16 @@ class EngineKind(Protocol):
 
     def repository_identity(self, model: Model, engine: Identity) -> Identity: ...
 
-    def convert(self, model: Model, snapshot: Path, output: Path, progress: Progress) -> None:
-        """Fill the empty folder `output` with a checkpoint. Raises StepFailed."""
+    def kept(self, model: Model) -> Mapping[str, str]:
+        """Files of `scratch` that `build` gets from the store and leaves there for the next one: their keys by name."""
         ...
 
-    def build(self, model: Model, checkpoint: Path, output: Path, progress: Progress) -> None:
-        """Fill the empty folder `output` with an engine. Raises StepFailed."""
+    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        """Fill the empty folder `output` with a checkpoint. `scratch` is the tools' own. Raises StepFailed."""
+        ...
+
+    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        """Fill the empty folder `output` with an engine. `scratch` is the tools' own. Raises StepFailed."""
         ...
 
     def assemble(self, model: Model, output: Path) -> None:
@@ -51,13 +68,26 @@ LIMITS_FILE = "limits.json"
 
 
 def engine_kind(model: Model) -> EngineKind:
-    """The module of the model's kind. Raises UsageError where this version of Enginehouse cannot build it."""
-    if model.recipe.kind == "llamacpp":
-        from tasks.engines.llamacpp import LlamaCpp
+    """The module of the model's kind."""
+    match model.recipe.kind:
+        case "llamacpp":
+            from tasks.engines.llamacpp import LlamaCpp
 
-        return LlamaCpp()
-    raise UsageError(
-        f"{model.name} is of kind {model.recipe.kind}, whose steps are not here yet",
-        hint="kind llamacpp is built and served by this version",
+            return LlamaCpp()
+        case "trt-engine":
+            from tasks.engines.trt_engine import TrtEngine
+
+            return TrtEngine()
+        case "llmapi":
+            from tasks.engines.llmapi import LlmApi
+
+            return LlmApi()
+
+
+def not_served(model: Model) -> UsageError:
+    """The error for a kind that this version of Enginehouse builds and does not serve yet."""
+    return UsageError(
+        f"{model.name} is of kind {model.recipe.kind}, whose Triton models are not here yet",
+        hint=f"build it into the store: enginehouse rebuild {model.name} --until upload",
         code="kind-unavailable",
     )

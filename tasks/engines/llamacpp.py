@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from infra.errors import SettingsError, StepFailed
-from infra.s3 import Progress
 from tasks.engines import LIMITS_FILE
+from tasks.engines.reporter import Peak, Reporter
 from tasks.identity import Identity
 from tasks.recipe import LlamaCppRecipe
 from tasks.spec import Model
@@ -40,10 +40,18 @@ def _installed(distribution: str) -> str:
 
 
 class LlamaCpp:
+    served = True
+
     def pool(self, model: Model) -> str:
         return "build-cpu"
 
-    def runtime(self) -> Mapping[str, str]:
+    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+        return ()
+
+    def require_worker(self, model: Model) -> None:
+        _installed("gguf")
+
+    def runtime(self, model: Model) -> Mapping[str, str]:
         return {"gguf": _installed("gguf"), "architecture": "cpu"}
 
     def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity:
@@ -66,7 +74,7 @@ class LlamaCpp:
             fields={
                 "kind": "llamacpp",
                 "quantization": _recipe(model).quantization,
-                "runtime": dict(self.runtime()),
+                "runtime": dict(self.runtime(model)),
             },
         )
 
@@ -84,7 +92,10 @@ class LlamaCpp:
             },
         )
 
-    def convert(self, model: Model, snapshot: Path, output: Path, progress: Progress) -> None:
+    def kept(self, model: Model) -> Mapping[str, str]:
+        return {}
+
+    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         from tasks.engines.gguf_stream import dequantize
 
         found = sorted(snapshot.rglob("*.gguf"))
@@ -94,9 +105,10 @@ class LlamaCpp:
                 hint="narrow it with `source.include`",
                 code="snapshot-unfit",
             )
-        dequantize(found[0], output / MODEL_FILE, _recipe(model).dtype, progress)
+        dequantize(found[0], output / MODEL_FILE, _recipe(model).dtype, reporter.progress)
+        return Peak()
 
-    def build(self, model: Model, checkpoint: Path, output: Path, progress: Progress) -> None:
+    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         from tasks.engines.gguf_limits import model_limits
         from tasks.engines.gguf_stream import quantize
 
@@ -108,8 +120,9 @@ class LlamaCpp:
                 hint="lower serving.context_tokens in the model's file",
                 code="context-too-long",
             )
-        quantize(checkpoint / MODEL_FILE, output / MODEL_FILE, _recipe(model).quantization, progress)
+        quantize(checkpoint / MODEL_FILE, output / MODEL_FILE, _recipe(model).quantization, reporter.progress)
         (output / LIMITS_FILE).write_text(json.dumps(asdict(limits), indent=1, sort_keys=True))
+        return Peak()
 
     def assemble(self, model: Model, output: Path) -> None:
         from tasks.serving.settings import Sampling, ServingSettings

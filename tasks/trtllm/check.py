@@ -69,6 +69,14 @@ def check_engine(recipe: TrtEngineRecipe, folder: Path) -> None:
     _require_equal({name: built.get(name) for name in wanted}, wanted, folder, "engine-unfit")
 
 
+def require_weights(folder: Path) -> None:
+    """Raise StepFailed, code `checkpoint-unfit`, unless `folder` holds a Hugging Face model with its weights."""
+    _config(folder, "checkpoint-unfit")
+    index = folder / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    _require_files(folder, sorted(names), "checkpoint")
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Put the tokenizer's files of a model into `folder`/tokenizer. Raises StepFailed where the model has none."""
     found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]

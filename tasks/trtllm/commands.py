@@ -8,35 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.version import Version
 
+from infra.toolchains.toolchain import BUILD, under_mpi
 from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, Value, arguments, span
-from tasks.trtllm.recipe import CALIBRATED, TrtEngineRecipe
+from tasks.trtllm.recipe import CALIBRATED, LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.releases import LAST
 
 # Weights in these formats multiply in FP8; up to 0.10 their networks must be told to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
+_CONVERT = "llama/convert_checkpoint.py"
+_MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
 TIMING_CACHE = "model.cache"
 """Where trtllm-build reads and leaves its timing cache, in its working directory; 0.8 does so unasked."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One call of a tool. `program` is `trtllm-build`, or a script below the examples of TensorRT-LLM."""
+    """One call of a tool: `trtllm-build`, ours, or a script by its path below the examples of 0.8 to 0.19."""
 
-    program: str
+    tool: str
     arguments: tuple[str, ...]
+    version: Version
     ranks: int = 1
     """MPI processes."""
 
     @property
     def argv(self) -> tuple[str, ...]:
         """The whole command as a person would type it in a checkout of the version."""
-        if self.program == "trtllm-build":
-            return self.program, *self.arguments
-        python = ("python3", f"examples/{self.program}", *self.arguments)
-        return python if self.ranks == 1 else ("mpirun", "--allow-run-as-root", "-n", str(self.ranks), *python)
+        if self.tool == BUILD:
+            return self.tool, *self.arguments
+        if self.tool == str(_MODELOPT):
+            return "python3", _MODELOPT.name, *self.arguments
+        moved = self.tool == _CONVERT and self.version.release >= (0, 20)
+        script = f"examples/{'models/core/' if moved else ''}{self.tool}"
+        return under_mpi(("python3", script, *self.arguments), self.ranks)
 
 
 def is_quantized_by_calibration(recipe: TrtEngineRecipe) -> bool:
@@ -50,15 +58,27 @@ def checkpoint_command(recipe: TrtEngineRecipe, model: str, checkpoint: str) -> 
     if is_quantized_by_calibration(recipe):
         wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
         written = arguments("quantize", version, wishes)
-        return Command("quantization/quantize.py", written + recipe.extra_args.quantize)
+        return Command("quantization/quantize.py", written + recipe.extra_args.quantize, version)
     wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe)}
-    return Command(convert_script(version), arguments("convert", version, wishes) + recipe.extra_args.convert)
+    return Command(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
+
+
+def modelopt_command(recipe: LlmApiRecipe, model: str, checkpoint: str) -> Command:
+    """The command that quantizes the Hugging Face model in `model` into one in `checkpoint`, for the LLM API."""
+    chosen = recipe.calibration
+    words: list[object] = ["--model_dir", model, "--output_dir", checkpoint, "--dtype", recipe.dtype]
+    words += ["--qformat", recipe.quantization, "--awq_block_size", recipe.awq_block_size]
+    words += ["--kv_cache_dtype", recipe.kv_cache_dtype] if recipe.kv_cache_dtype != "auto" else []
+    words += ["--calib_dataset", chosen.dataset, "--calib_size", chosen.size]
+    words += ["--calib_max_seq_length", chosen.max_seq_length, "--batch_size", chosen.batch_size]
+    return Command(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
 
 
 def build_command(recipe: TrtEngineRecipe, checkpoint: str, engine: str) -> Command:
     """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
     wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
-    return Command("trtllm-build", arguments("build", recipe.runtime.version, wishes) + recipe.extra_args.build)
+    version = recipe.runtime.version
+    return Command(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
 
 
 def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> Command:
@@ -74,14 +94,9 @@ def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: 
             "--input_text",
             prompt,
         ),
+        recipe.runtime.version,
         ranks=recipe.world_size,
     )
-
-
-def convert_script(version: Version) -> str:
-    """Where convert_checkpoint.py of Llama lies below the examples."""
-    folder = "llama" if version.release < (0, 20) else "models/core/llama"
-    return f"{folder}/convert_checkpoint.py"
 
 
 def check_options(recipe: TrtEngineRecipe) -> None:

@@ -29,7 +29,8 @@ class Failure:
 FAILURES = (
     Failure(
         "arguments-unrecognized",
-        r"error: (unrecognized arguments: .+|argument .+: (invalid|expected) .+|the following arguments are required: .+)",
+        r"error: (unrecognized arguments: .+|argument .+: (?:invalid|expected) .+"
+        r"|the following arguments are required: .+)",
         "the tool does not take its arguments: {0}",
         "its TensorRT-LLM is not the version that it says, or `extra_args` holds what this version does not know",
     ),
@@ -75,8 +76,8 @@ FAILURES = (
     ),
     Failure(
         "script-mismatch",
-        r"((?:ImportError: cannot import name|ModuleNotFoundError: No module named|AttributeError: (?:module|type object)"
-        r"|TypeError: .*unexpected keyword argument) ?.*)",
+        r"((?:ImportError: cannot import name|ModuleNotFoundError: No module named"
+        r"|AttributeError: (?:module|type object)|TypeError: .*unexpected keyword argument) ?.*)",
         "the script does not fit the installed TensorRT-LLM: {0}",
         "set ENGINEHOUSE_TOOLCHAIN_EXAMPLES to the examples folder of a checkout of exactly that version",
     ),
@@ -96,7 +97,7 @@ FAILURES = (
         "hub-offline",
         r"((?:OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectionError: Couldn't reach).*)",
         "the tool wanted something from the hub: {0}",
-        "toolchains have no network: put the calibration set on the worker and name its folder in `calibration.dataset`",
+        "toolchains have no network: put the set on the worker, and its folder into the recipe's calibration.dataset",
     ),
     Failure(
         "disk-full",

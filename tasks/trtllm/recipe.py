@@ -8,6 +8,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from tasks.frozen import Spec
+from tasks.trtllm.releases import release_of
 
 Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]
 CALIBRATED = frozenset({"fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"})
@@ -29,6 +30,10 @@ class Runtime(Spec):
     """What a recipe is built and served with."""
 
     tensorrt_llm: str = Field(description="Version of TensorRT-LLM, as published.")
+    tensorrt: str | None = Field(
+        default=None,
+        description="Version of TensorRT, where the image has another than the release usually comes with.",
+    )
     gpu: str = Field(min_length=1, description="Product name as nvidia-smi says it: NVIDIA H200.")
     arch: Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
     gpus: int = Field(ge=1, description="GPUs of one server.")
@@ -53,6 +58,12 @@ class Runtime(Spec):
     @property
     def version(self) -> Version:
         return Version(self.tensorrt_llm)
+
+    @property
+    def planned_tensorrt(self) -> str:
+        """What the recipe says, or what the release usually comes with; empty where that is not known."""
+        known = release_of(self.version)
+        return self.tensorrt or (known.tensorrt if known is not None else "")
 
     @property
     def compute_capability(self) -> int:

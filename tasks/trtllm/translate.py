@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+from packaging.version import InvalidVersion, Version
+
 from tasks.trtllm.recipe import LlmApiRecipe, TensorRtLlmRecipe, TrtEngineRecipe
+from tasks.trtllm.releases import LAST
 
 _SAME = tuple(TensorRtLlmRecipe.model_fields)
 # What the LLM API does always, or leaves to the weights.
@@ -22,6 +26,14 @@ class Translation:
     recipe: LlmApiRecipe
     moved: dict[str, str]
     lost: tuple[str, ...]
+
+
+def without_engines(version: str) -> bool:
+    """Whether TensorRT-LLM `version` is one that builds no engines any more."""
+    try:
+        return Version(version).release[:2] > Version(LAST).release
+    except InvalidVersion:
+        return False  # whoever parses a recipe with it says so
 
 
 def to_llmapi(recipe: TrtEngineRecipe, version: str) -> Translation:
@@ -42,6 +54,15 @@ def to_llmapi(recipe: TrtEngineRecipe, version: str) -> Translation:
     lost += ["speculation"] if recipe.speculation is not None else []
     made = LlmApiRecipe.model_validate({**kept, "kind": "llmapi", "llm_args": arguments})
     return Translation(made, moved, tuple(lost))
+
+
+def explained(translation: Translation) -> str:
+    """The recipe as it would stand in the model's file, and what became of the other fields."""
+    document = translation.recipe.model_dump(mode="json", exclude_defaults=True)
+    told = [yaml.safe_dump({"recipe": document}, sort_keys=False).rstrip()]
+    told += [f"# {old} is now {new}" for old, new in translation.moved.items()]
+    told += [f"# {lost} has no counterpart" for lost in translation.lost]
+    return "\n".join(told)
 
 
 def _default(name: str) -> object:

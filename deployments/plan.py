@@ -1,0 +1,76 @@
+"""`enginehouse plan`: what a rebuild would run, told without a GPU, a network or TensorRT-LLM."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.engines import engine_kind
+from tasks.recipe import LlamaCppRecipe
+from tasks.spec import Model, with_runtime
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.releases import LAST, release_of
+from tasks.trtllm.translate import Translation, to_llmapi, without_engines
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A model as it would be built; `translation` where its version has no engines any more."""
+
+    model: Model
+    translation: Translation | None = None
+
+
+def preview(model: Model, tensorrt_llm: str | None) -> Preview:
+    """The model with another version of TensorRT-LLM, of kind `llmapi` from 1.3 on. Raises SpecError, UsageError."""
+    recipe = model.recipe
+    if tensorrt_llm is None or not isinstance(recipe, TrtEngineRecipe) or not without_engines(tensorrt_llm):
+        return Preview(with_runtime(model, tensorrt_llm))
+    translation = to_llmapi(recipe, tensorrt_llm)
+    return Preview(model.model_copy(update={"recipe": translation.recipe}), translation)
+
+
+def document(shown: Preview) -> dict[str, Any]:
+    """The preview as `--json` prints it. Folders are called `model`, `checkpoint` and `engine`."""
+    model, recipe = shown.model, shown.model.recipe
+    told: dict[str, Any] = {"model": model.name, "kind": recipe.kind, "source": model.source.uri}
+    if not isinstance(recipe, LlamaCppRecipe):
+        runtime = recipe.runtime
+        known = release_of(runtime.version)
+        told["runtime"] = {
+            "tensorrt_llm": runtime.tensorrt_llm,
+            "tensorrt": runtime.planned_tensorrt,
+            "gpu": runtime.gpu,
+            "architecture": runtime.arch,
+            "gpus": runtime.gpus,
+            # No toolchain was asked: a worker that has something else refuses.
+            "assumed": True,
+        }
+        if recipe.kind == "trt-engine" and known is not None:
+            told["options"] = {"exact": known.exact, "read_in": known.read_in}
+    told["pool"] = engine_kind(model).pool(model)
+    told["commands"] = [list(argv) for argv in engine_kind(model).commands(model)]
+    if shown.translation is not None:
+        told["translated"] = {"from": "trt-engine", "moved": shown.translation.moved, "lost": shown.translation.lost}
+    return told
+
+
+def lines(told: dict[str, Any]) -> Iterator[str]:
+    """The same for people; the commands can be pasted."""
+    yield f"{told['model']}  kind {told['kind']}, built on pool {told['pool']}"
+    if (runtime := told.get("runtime")) is not None:
+        yield (
+            f"TensorRT-LLM {runtime['tensorrt_llm']} on {runtime['gpus']} x {runtime['gpu']} "
+            f"({runtime['architecture']}), TensorRT {runtime['tensorrt'] or 'unknown'} (assumed)"
+        )
+    if (options := told.get("options")) is not None and not options["exact"]:
+        yield f"its options are known only from the nearest sources: {options['read_in']}"
+    if (translated := told.get("translated")) is not None:
+        yield f"from TensorRT-LLM 1.3 on there are no engines; {LAST} is the last with kind trt-engine"
+        for old, new in translated["moved"].items():
+            yield f"  {old} is now {new}"
+        for lost in translated["lost"]:
+            yield f"  {lost} has no counterpart"
+    yield from (shlex.join(argv) for argv in told["commands"])

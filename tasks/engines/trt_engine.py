@@ -1,0 +1,186 @@
+"""Kind `trt-engine`: a checkpoint by convert_checkpoint.py or quantize.py, an engine by trtllm-build, up to 1.2."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from infra.errors import StepFailed
+from tasks.engines import LIMITS_FILE, not_served
+from tasks.engines.reporter import Peak, Reporter
+from tasks.identity import Identity
+from tasks.spec import Model
+from tasks.trtllm import commands
+from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.tool import described, run_tool, toolchain_for
+
+_CONVERT_VERSION = 1
+_BUILD_VERSION = 1
+
+# What convert_checkpoint.py or quantize.py hears of a recipe; everything else is trtllm-build's.
+_CHECKPOINT_FIELDS = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "tp_size",
+    "pp_size",
+    "cp_size",
+    "moe_tp_size",
+    "moe_ep_size",
+)
+_ENGINE_FIELDS = (
+    "max_batch_size",
+    "max_seq_len",
+    "max_input_len",
+    "max_num_tokens",
+    "max_beam_width",
+    "kv_cache_type",
+    "tokens_per_block",
+    "paged_context_fmha",
+    "fused_mlp",
+    "fast_build",
+    "plugins",
+    "lora",
+    "speculation",
+)
+
+
+def _recipe(model: Model) -> TrtEngineRecipe:
+    assert isinstance(model.recipe, TrtEngineRecipe)
+    return model.recipe
+
+
+class TrtEngine:
+    served = False
+
+    def pool(self, model: Model) -> str:
+        return f"build-{_recipe(model).runtime.arch}"
+
+    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+        recipe, prompt = _recipe(model), model.prompts[0]
+        return (
+            commands.checkpoint_command(recipe, "model", "checkpoint").argv,
+            commands.build_command(recipe, "checkpoint", "engine").argv,
+            commands.check_command(recipe, "engine", f"engine/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
+        )
+
+    def require_worker(self, model: Model) -> None:
+        toolchain_for(_recipe(model).runtime)
+
+    def runtime(self, model: Model) -> Mapping[str, str]:
+        return described(toolchain_for(_recipe(model).runtime)[1])
+
+    def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity:
+        recipe = _recipe(model)
+        fields = _fields(recipe, _CHECKPOINT_FIELDS)
+        calibrated = commands.is_quantized_by_calibration(recipe)
+        if calibrated or recipe.kv_cache_dtype == "int8":
+            fields["calibration"] = recipe.calibration.model_dump(mode="json")
+        if recipe.quantization in ("int4_awq", "w4a8_awq"):
+            fields["awq_block_size"] = recipe.awq_block_size
+        extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
+        return Identity.of(
+            "convert",
+            _CONVERT_VERSION,
+            inputs={"snapshot": snapshot},
+            fields={
+                "kind": "trt-engine",
+                **fields,
+                "extra_args": list(extra),
+                "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
+            },
+        )
+
+    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
+        recipe = _recipe(model)
+        runtime: dict[str, JsonValue] = {
+            "tensorrt_llm": recipe.runtime.tensorrt_llm,
+            "tensorrt": recipe.runtime.planned_tensorrt,
+            "architecture": recipe.runtime.arch,
+        }
+        if not recipe.portable:
+            # TensorRT measures kernels on the very product; on others of the architecture a plan runs, but slower.
+            runtime["gpu"] = recipe.runtime.gpu
+        return Identity.of(
+            "build",
+            _BUILD_VERSION,
+            inputs={"checkpoint": checkpoint},
+            fields={
+                "kind": "trt-engine",
+                **_fields(recipe, _ENGINE_FIELDS),
+                "extra_args": list(recipe.extra_args.build),
+                "runtime": runtime,
+            },
+        )
+
+    def repository_identity(self, model: Model, engine: Identity) -> Identity:
+        raise not_served(model)
+
+    def kept(self, model: Model) -> Mapping[str, str]:
+        runtime = _recipe(model).runtime
+        product = re.sub(r"[^a-z0-9]+", "-", runtime.gpu.lower())
+        return {commands.TIMING_CACHE: f"timing-caches/{runtime.planned_tensorrt}/{product}.cache"}
+
+    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        recipe = _recipe(model)
+        place, _ = toolchain_for(recipe.runtime)
+        command = commands.checkpoint_command(recipe, str(snapshot), str(output))
+        local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []
+        peak, _ = run_tool(
+            place, command, inputs=[snapshot, *local], outputs=[output], folder=scratch, reporter=reporter
+        )
+        check_checkpoint(recipe, output)
+        copy_tokenizer(snapshot, output)
+        return peak
+
+    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        recipe, prompt = _recipe(model), model.prompts[0]
+        place, _ = toolchain_for(recipe.runtime)
+        command = commands.build_command(recipe, str(checkpoint), str(output))
+        peak, _ = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
+        check_engine(recipe, output)
+        copy_tokenizer(checkpoint / TOKENIZER, output)
+        (output / LIMITS_FILE).write_text(json.dumps(_limits(output), indent=1, sort_keys=True))
+        command = commands.check_command(recipe, str(output), str(output / TOKENIZER), prompt.text, prompt.max_tokens)
+        asked, said = run_tool(place, command, inputs=[output], outputs=[], folder=scratch, reporter=reporter)
+        _require_answer(said)
+        return peak | asked
+
+    def assemble(self, model: Model, output: Path) -> None:
+        raise not_served(model)
+
+    def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
+        recipe, known = _recipe(model), json.loads(limits)
+        tokens = recipe.max_batch_size * recipe.max_seq_len
+        return engine_bytes + tokens * int(known["cache_bytes_per_token"])
+
+
+def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:
+    document: dict[str, Any] = recipe.model_dump(mode="json", include=set(names))
+    return {name: document[name] for name in names}
+
+
+def _limits(engine: Path) -> dict[str, int]:
+    """What a token takes in the KV cache, over all ranks: keys and values of each layer and KV head, in bytes."""
+    config = json.loads((engine / "config.json").read_text())["pretrained_config"]
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    size = config.get("head_size") or config["hidden_size"] // config["num_attention_heads"]
+    kept = config.get("quantization", {}).get("kv_cache_quant_algo")
+    element = 1 if kept in ("FP8", "INT8") else 2
+    return {"cache_bytes_per_token": 2 * config["num_hidden_layers"] * heads * size * element}
+
+
+def _require_answer(said: str) -> None:
+    found = re.search(r'Output \[Text 0 Beam 0\]: "(.*?)"', said, re.DOTALL)
+    if found is None or not found[1].strip():
+        raise StepFailed(
+            "the engine was built, and does not answer the first test prompt",
+            hint="see what run.py says in the log of this run; the engine was not uploaded",
+            code="engine-silent",
+        )

@@ -1,0 +1,93 @@
+"""Quantizes a Hugging Face model with ModelOpt and writes it in Hugging Face form.
+
+Runs under a toolchain's interpreter, which has torch, transformers, datasets and modelopt; it imports nothing of
+Enginehouse. From TensorRT-LLM 1.0 on the PyTorch backend takes what it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+# Names of ModelOpt's configurations; `modelopt.torch.quantization` holds one of each name.
+CONFIGURATIONS = {
+    "fp8": "FP8_DEFAULT_CFG",
+    "fp8_rowwise": "FP8_PER_CHANNEL_PER_TOKEN_CFG",
+    "int4_awq": "INT4_AWQ_CFG",
+    "w4a8_awq": "W4A8_AWQ_BETA_CFG",
+    "nvfp4": "NVFP4_DEFAULT_CFG",
+}
+KV_CACHES = {"fp8": "FP8_KV_CFG", "nvfp4": "NVFP4_KV_CFG"}
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+    quantization: Any = importlib.import_module("modelopt.torch.quantization")
+    export: Any = importlib.import_module("modelopt.torch.export")
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model_dir, local_files_only=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        options.model_dir, torch_dtype=getattr(torch, options.dtype), device_map="auto", local_files_only=True
+    )
+    configuration = copy.deepcopy(getattr(quantization, CONFIGURATIONS[options.qformat]))
+    if options.qformat in ("int4_awq", "w4a8_awq"):
+        weights: Any = configuration["quant_cfg"]["*weight_quantizer"]
+        for each in cast("list[Any]", weights if isinstance(weights, list) else [weights]):
+            if "block_sizes" in each:
+                each["block_sizes"][-1] = options.awq_block_size
+    if options.kv_cache_dtype:
+        configuration["quant_cfg"].update(getattr(quantization, KV_CACHES[options.kv_cache_dtype])["quant_cfg"])
+    texts = _texts(options.calib_dataset, options.calib_size)
+
+    def calibrate(calibrated: Any) -> None:
+        with torch.no_grad():
+            for start in range(0, len(texts), options.batch_size):
+                print(f"Calibrating {start} of {len(texts)} texts", flush=True)
+                batch = tokenizer(
+                    texts[start : start + options.batch_size],
+                    return_tensors="pt",
+                    padding=options.batch_size > 1,
+                    truncation=True,
+                    max_length=options.calib_max_seq_length,
+                )
+                calibrated(**batch.to(model.device))
+
+    model = quantization.quantize(model, configuration, forward_loop=calibrate)
+    with torch.inference_mode():
+        export.export_hf_checkpoint(model, export_dir=options.output_dir)
+    tokenizer.save_pretrained(options.output_dir)
+    generation = Path(options.model_dir) / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, Path(options.output_dir) / generation.name)
+
+
+def _texts(dataset: str, size: int) -> list[str]:
+    """The first `size` texts of a set with a split `train`: cnn_dailymail's articles, or the column `text`."""
+    datasets: Any = importlib.import_module("datasets")
+    if "cnn_dailymail" in dataset:
+        return datasets.load_dataset(dataset, name="3.0.0", split="train")["article"][:size]
+    return datasets.load_dataset(dataset, split="train")["text"][:size]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--model_dir", required=True)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--dtype", required=True, choices=("float16", "bfloat16"))
+    parser.add_argument("--qformat", required=True, choices=tuple(CONFIGURATIONS))
+    parser.add_argument("--kv_cache_dtype", choices=tuple(KV_CACHES))
+    parser.add_argument("--awq_block_size", type=int, default=128)
+    parser.add_argument("--calib_dataset", required=True)
+    parser.add_argument("--calib_size", type=int, required=True)
+    parser.add_argument("--calib_max_seq_length", type=int, required=True)
+    parser.add_argument("--batch_size", type=int, required=True)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Running one of TensorRT-LLM's tools in its toolchain, under supervision, with its output told as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from packaging.version import Version
+
+from infra import child, gpu, settings
+from infra.errors import StepFailed
+from infra.toolchains.choose import toolchain
+from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
+from tasks.engines.reporter import Peak, Reporter
+from tasks.trtllm.commands import Command
+from tasks.trtllm.failures import require_success
+from tasks.trtllm.recipe import Runtime
+
+# A 405B model quantizes for hours on eight GPUs; what takes a day hangs.
+_TIMEOUT_S = 24 * 3600.0
+
+
+def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
+    """This worker's toolchain, once it has shown that it is what the recipe was planned for.
+
+    Raises SettingsError where there is none or it is another version, and StepFailed `runtime-differs`.
+    """
+    found = toolchain(settings.load(), runtime.tensorrt_llm)
+    report = found.report()
+    require(report, runtime.tensorrt_llm)
+    differences = [
+        *_difference("TensorRT", runtime.planned_tensorrt, report.tensorrt, runtime.planned_tensorrt),
+        *(_gpu_differences(runtime, report)),
+    ]
+    if differences:
+        raise StepFailed(
+            f"this worker is not what was planned for: {'; '.join(differences)}",
+            hint="run it on the pool of the recipe's architecture; where the image really has another TensorRT, say "
+            "so in the model's file: recipe.runtime.tensorrt",
+            code="runtime-differs",
+        )
+    return found, report
+
+
+def run_tool(
+    place: Toolchain,
+    command: Command,
+    *,
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    folder: Path,
+    reporter: Reporter,
+) -> tuple[Peak, str]:
+    """Run `command` in `folder` to its end. Returns the most memory it took, and the last 64 KiB of its output.
+
+    Raises StepFailed with the code of the failure, SettingsError where the toolchain has no such tool.
+    """
+    call = place.command(
+        command.tool, command.arguments, inputs=inputs, outputs=outputs, folder=folder, ranks=command.ranks
+    )
+    reporter.say(" ".join(command.argv))
+    outcome = child.run(
+        call.argv,
+        folder=folder,
+        environment=call.environment,
+        timeout_s=_TIMEOUT_S,
+        on_line=reporter.say,
+        container=call.container,
+        sample_gpu=gpu.used_bytes,
+    )
+    require_success(command.tool, outcome)
+    return Peak(outcome.peak_host_bytes, outcome.peak_gpu_bytes), outcome.tail
+
+
+def described(report: ToolchainReport) -> Mapping[str, str]:
+    """A report as it goes into a manifest, without what is empty."""
+    gpus = report.gpus.gpus
+    values = {
+        "tensorrt_llm": report.tensorrt_llm,
+        "tensorrt": report.tensorrt,
+        "cuda": report.cuda,
+        "torch": report.torch,
+        "modelopt": report.modelopt,
+        "transformers": report.transformers,
+        "python": report.python,
+        "container": report.container_digest,
+        "driver": report.gpus.driver,
+        "gpu": gpus[0].product if gpus else "",
+        "architecture": gpus[0].architecture if gpus else "",
+        "gpus": str(len(gpus)),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def _difference(what: str, planned: str, found: str, level: str) -> list[str]:
+    # A release's table may name fewer parts of the version than the image does.
+    parts = len(Version(level).release) if level else 0
+    same = not planned or Version(found or "0").release[:parts] == Version(planned).release[:parts]
+    return [] if same else [f"it has {what} {found or 'of no known version'}, and {planned} was planned"]
+
+
+def _gpu_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
+    gpus = report.gpus.gpus
+    if not gpus:
+        return [f"it has no GPU: {report.gpus.problem}"]
+    if wrong := sorted({each.architecture for each in gpus} - {runtime.arch}):
+        return [f"its GPUs are {', '.join(wrong)}, and {runtime.arch} was planned"]
+    if wrong := sorted({each.product for each in gpus} - {runtime.gpu}):
+        return [f"its GPUs are {', '.join(wrong)}, and {runtime.gpu} was planned"]
+    return []
