@@ -222,7 +222,7 @@ class _Child:
 
 
 class _Sampler(threading.Thread):
-    """Measures all descendants of `supervisor`, and remembers who they were (pid, start)."""
+    """Measures all descendants of `supervisor`, and remembers who they were: pid and start."""
 
     def __init__(self, supervisor: int, sample_gpu: Callable[[frozenset[int]], int] | None) -> None:
         super().__init__(name=f"sample-{supervisor}", daemon=True)
@@ -244,9 +244,7 @@ class _Sampler(threading.Thread):
     def _sample(self) -> None:
         table = child_supervisor.process_table()
         pids = frozenset(p for p in child_supervisor.descendants([self._supervisor], table) if table[p].alive)
-        if not pids:  # not started yet, over, or orphans of a killed supervisor, which `seen` must keep
-            return
-        self.seen = frozenset((pid, table[pid].started) for pid in pids)
+        self.seen |= {(pid, table[pid].started) for pid in pids}
         self.peak_host_bytes = max(self.peak_host_bytes, sum(map(_host_bytes, pids)))
         if self._sample_gpu is not None:
             self.peak_gpu_bytes = max(self.peak_gpu_bytes, self._sample_gpu(pids))

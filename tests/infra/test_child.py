@@ -30,8 +30,11 @@ def worker(kind):
         os.setsid()
     if kind == "daemon":
         for step in (os.setsid, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)):
+            parent = os.getpid()
             if os.fork():
                 os._exit(0)
+            while os.getppid() == parent:
+                time.sleep(0.01)
             step()
     os.write(writing, b".")
     time.sleep(60)
@@ -179,23 +182,33 @@ def test_the_command_gets_what_it_was_given_and_nothing_else(tmp_path: Path, mon
     lines: list[str] = []
     program = (
         "pwd -P; cat /proc/$$/environ | tr '\\0\\n' '|/'; echo; ls -m /proc/$$/fd; readlink /proc/$$/fd/0; "
-        "cut -d ' ' -f 1,6 /proc/$$/stat; exec grep -E '^Sig(Blk|Ign)' /proc/self/status"
+        "cut -d ' ' -f 6 /proc/$$/stat"
     )
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
         run(["sh", "-c", program], folder=folder, environment=environment, timeout_s=20, on_line=lines.append)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         os.close(reading)
         os.close(writing)
-    joined = "".join(lines[1:-5])
+    joined = "".join(lines[1:-3])
     assert lines[0] == str(folder)
     assert joined == f"PATH=/usr/bin:/bin|NAME=zwei/Zeilen\ufffd|LONG={'x' * 100_000}|"
-    descriptors, stdin, identities, *signals = lines[-5:]
+    descriptors, stdin, session = lines[-3:]
     assert descriptors == "0, 1, 2"
     assert stdin == "/dev/null"
-    assert int(identities.split()[1]) != os.getsid(0)
-    assert [int(line.split()[1], 16) for line in signals] == [0, 0]
+    assert int(session) != os.getsid(0)
+
+
+def test_the_command_heeds_every_signal(tmp_path: Path) -> None:
+    command = ["/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
+    lines: list[str] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run(command, folder=tmp_path, environment={}, timeout_s=20, on_line=lines.append)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert [int(line.split()[1], 16) for line in lines] == [0, 0]
 
 
 @pytest.mark.parametrize("way", ["timeout", "stop", "error", "interrupt", "gpu"])
@@ -238,9 +251,9 @@ def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], 
 def test_a_tool_may_use_the_grace_to_clean_up(python: Callable[..., Outcome], tmp_path: Path) -> None:
     # It writes more than a pipe holds, so somebody must read it to the end.
     program = """
-import signal, sys, time
+import os, signal, sys, time
 def clean(*_):
-    print("x" * 300_000, flush=True)
+    os.write(1, b"x" * 300_000)
     open("clean", "w").close()
     sys.exit()
 signal.signal(signal.SIGTERM, clean)
@@ -394,6 +407,22 @@ def test_a_killed_supervisor_takes_everything_along(tmp_path: Path, mark: Mark, 
     assert mark.living() == []
     if container:
         assert (tmp_path / "log").read_text().splitlines()[1:] == ["kill build-8", "rm --force build-8"]
+
+
+def test_who_was_not_sampled_yet_is_known_by_the_session(
+    python: Callable[..., Outcome], mark: Mark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.child._SAMPLE_S", 60)
+    program = """
+import os, time
+supervisor = os.getppid()
+if os.fork() == 0:
+    print(supervisor, flush=True)
+time.sleep(60)
+"""
+    with pytest.raises(StepFailed, match="supervisor-lost"):
+        python(program, lambda line: os.kill(int(line), signal.SIGKILL))
+    assert mark.living() == []
 
 
 def test_a_docker_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
