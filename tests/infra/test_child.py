@@ -82,8 +82,30 @@ esac
 class Mark:
     """Knows the living processes of one test."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.environment = {"CHILD_TEST": uuid.uuid4().hex}
+        self._folder = folder
+
+    def run_python(
+        self,
+        program: str,
+        on_line: Callable[[str], None] = lambda _: None,
+        *,
+        timeout_s: float | None = 20,
+        grace_s: float = 2,
+        stop: threading.Event | None = None,
+        sample_gpu: Callable[[frozenset[int]], int] | None = None,
+    ) -> Outcome:
+        return run(
+            [sys.executable, "-c", program],
+            folder=self._folder,
+            environment=self.environment,
+            timeout_s=timeout_s,
+            on_line=on_line,
+            sample_gpu=sample_gpu,
+            grace_s=grace_s,
+            stop=stop,
+        )
 
     def living(self) -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if self._is_here(process)]
@@ -104,25 +126,14 @@ class Mark:
 
 
 @pytest.fixture
-def mark() -> Iterator[Mark]:
-    mark = Mark()
+def mark(tmp_path: Path) -> Iterator[Mark]:
+    mark = Mark(tmp_path)
     yield mark
     for process in mark.living():
         process.kill()
 
 
-@pytest.fixture
-def python(tmp_path: Path, mark: Mark) -> Callable[..., Outcome]:
-    """Runs a Python program with `run`."""
-
-    def run_python(program: str, on_line: Callable[[str], None] = lambda _: None, **options: object) -> Outcome:
-        arguments = {"folder": tmp_path, "environment": mark.environment, "timeout_s": 20, **options}
-        return run([sys.executable, "-c", program], on_line=on_line, **arguments)  # pyright: ignore[reportArgumentType]
-
-    return run_python
-
-
-def test_lines_come_while_the_command_runs(python: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_lines_come_while_the_command_runs(mark: Mark, tmp_path: Path) -> None:
     program = """
 import os, sys, time
 print("10 %", end="\\r", flush=True)
@@ -138,12 +149,12 @@ print("and no end", end="", file=sys.stderr)
         lines.append(line)
         (tmp_path / "seen").touch()
 
-    outcome = python(program, on_line)
+    outcome = mark.run_python(program, on_line)
     assert lines == ["10 %", "20 %", "done", "", "and no end"]
     assert outcome.tail == "10 %\r\n\r20 %\rdone\r\n\nand no end"
 
 
-def test_what_is_no_text_and_what_is_no_line_is_passed_on_too(python: Callable[..., Outcome]) -> None:
+def test_what_is_no_text_and_what_is_no_line_is_passed_on_too(mark: Mark) -> None:
     program = """
 import sys
 out = sys.stdout.buffer
@@ -152,7 +163,7 @@ out.write("é".encode()[:1]); out.flush()
 out.write("é".encode()[1:] + b"\\n" + b"x" * 150_000 + b"\\nend\\n")
 """
     lines: list[str] = []
-    outcome = python(program, lines.append)
+    outcome = mark.run_python(program, lines.append)
     assert [line if len(line) < 10 else len(line) for line in lines] == [
         "\ufffdé",
         65536,
@@ -165,9 +176,9 @@ out.write("é".encode()[1:] + b"\\n" + b"x" * 150_000 + b"\\nend\\n")
 
 
 @pytest.mark.parametrize("exit_code", [0, 3, -signal.SIGTERM, -signal.SIGKILL])
-def test_the_exit_code_is_the_commands_own(python: Callable[..., Outcome], exit_code: int) -> None:
+def test_the_exit_code_is_the_commands_own(mark: Mark, exit_code: int) -> None:
     end = f"sys.exit({exit_code})" if exit_code >= 0 else f"os.kill(os.getpid(), {-exit_code})"
-    outcome = python(f"import os, sys, time; time.sleep(0.2); {end}")
+    outcome = mark.run_python(f"import os, sys, time; time.sleep(0.2); {end}")
     assert outcome.exit_code == exit_code
     assert 0.2 <= outcome.seconds < 5
 
@@ -212,7 +223,7 @@ def test_the_command_heeds_every_signal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["timeout", "stop", "error", "interrupt", "gpu"])
-def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], mark: Mark, way: str) -> None:
+def test_everything_is_ended_before_run_is_left(mark: Mark, way: str) -> None:
     stop = threading.Event()
     sizes: list[int] = []
 
@@ -231,7 +242,7 @@ def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], 
 
     expected = {"error": ZeroDivisionError, "interrupt": KeyboardInterrupt, "gpu": LookupError}.get(way, StepFailed)
     with pytest.raises(expected) as caught:
-        python(
+        mark.run_python(
             FAMILY,
             on_line,
             timeout_s=1 if way == "timeout" else None,
@@ -248,7 +259,7 @@ def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], 
         assert "ready" in caught.value.hint
 
 
-def test_a_tool_may_use_the_grace_to_clean_up(python: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_tool_may_use_the_grace_to_clean_up(mark: Mark, tmp_path: Path) -> None:
     # It writes more than a pipe holds, so somebody must read it to the end.
     program = """
 import os, signal, sys, time
@@ -266,19 +277,17 @@ time.sleep(60)
         stop.set()
 
     with pytest.raises(StepFailed, match="step-cancelled"):
-        python(program, on_line, stop=stop, grace_s=10)
+        mark.run_python(program, on_line, stop=stop, grace_s=10)
     assert (tmp_path / "clean").exists()
 
 
-def test_what_a_command_leaves_behind_is_ended(python: Callable[..., Outcome], mark: Mark) -> None:
-    outcome = python(WORKERS + "os._exit(7)", grace_s=0.3, timeout_s=None)
+def test_what_a_command_leaves_behind_is_ended(mark: Mark) -> None:
+    outcome = mark.run_python(WORKERS + "os._exit(7)", grace_s=0.3, timeout_s=None)
     assert outcome.exit_code == 7
     assert mark.living() == []
 
 
-def test_memory_of_all_processes_is_counted_and_shared_pages_once(
-    python: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_memory_of_all_processes_is_counted_and_shared_pages_once(mark: Mark, tmp_path: Path) -> None:
     program = """
 import os, time
 block = bytearray(b"x") * (200 << 20)
@@ -300,7 +309,7 @@ while not os.path.exists("sampled"):
             seen.append(pids)
         return 1000 * len(pids)
 
-    outcome = python(program, lines.append, sample_gpu=sample_gpu)
+    outcome = mark.run_python(program, lines.append, sample_gpu=sample_gpu)
     assert outcome.exit_code == 0
     assert 200 << 20 <= outcome.peak_host_bytes < 400 << 20
     assert outcome.peak_gpu_bytes == 4000
@@ -409,9 +418,7 @@ def test_a_killed_supervisor_takes_everything_along(tmp_path: Path, mark: Mark, 
         assert (tmp_path / "log").read_text().splitlines()[1:] == ["kill build-8", "rm --force build-8"]
 
 
-def test_who_was_not_sampled_yet_is_known_by_the_session(
-    python: Callable[..., Outcome], mark: Mark, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_was_not_sampled_yet_is_known_by_the_session(mark: Mark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.child._SAMPLE_S", 60)
     program = """
 import os, time
@@ -421,7 +428,7 @@ if os.fork() == 0:
 time.sleep(60)
 """
     with pytest.raises(StepFailed, match="supervisor-lost"):
-        python(program, lambda line: os.kill(int(line), signal.SIGKILL))
+        mark.run_python(program, lambda line: os.kill(int(line), signal.SIGKILL))
     assert mark.living() == []
 
 
