@@ -30,8 +30,11 @@ def worker(kind):
         os.setsid()
     if kind == "daemon":
         for step in (os.setsid, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)):
+            parent = os.getpid()
             if os.fork():
                 os._exit(0)
+            while os.getppid() == parent:
+                time.sleep(0.01)
             step()
     os.write(writing, b".")
     time.sleep(60)
@@ -79,8 +82,30 @@ esac
 class Mark:
     """Knows the living processes of one test."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.environment = {"CHILD_TEST": uuid.uuid4().hex}
+        self._folder = folder
+
+    def run_python(
+        self,
+        program: str,
+        on_line: Callable[[str], None] = lambda _: None,
+        *,
+        timeout_s: float | None = 20,
+        grace_s: float = 2,
+        stop: threading.Event | None = None,
+        sample_gpu: Callable[[frozenset[int]], int] | None = None,
+    ) -> Outcome:
+        return run(
+            [sys.executable, "-c", program],
+            folder=self._folder,
+            environment=self.environment,
+            timeout_s=timeout_s,
+            on_line=on_line,
+            sample_gpu=sample_gpu,
+            grace_s=grace_s,
+            stop=stop,
+        )
 
     def living(self) -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if self._is_here(process)]
@@ -101,25 +126,14 @@ class Mark:
 
 
 @pytest.fixture
-def mark() -> Iterator[Mark]:
-    mark = Mark()
+def mark(tmp_path: Path) -> Iterator[Mark]:
+    mark = Mark(tmp_path)
     yield mark
     for process in mark.living():
         process.kill()
 
 
-@pytest.fixture
-def python(tmp_path: Path, mark: Mark) -> Callable[..., Outcome]:
-    """Runs a Python program with `run`."""
-
-    def run_python(program: str, on_line: Callable[[str], None] = lambda _: None, **options: object) -> Outcome:
-        arguments = {"folder": tmp_path, "environment": mark.environment, "timeout_s": 20, **options}
-        return run([sys.executable, "-c", program], on_line=on_line, **arguments)  # pyright: ignore[reportArgumentType]
-
-    return run_python
-
-
-def test_lines_come_while_the_command_runs(python: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_lines_come_while_the_command_runs(mark: Mark, tmp_path: Path) -> None:
     program = """
 import os, sys, time
 print("10 %", end="\\r", flush=True)
@@ -135,12 +149,12 @@ print("and no end", end="", file=sys.stderr)
         lines.append(line)
         (tmp_path / "seen").touch()
 
-    outcome = python(program, on_line)
+    outcome = mark.run_python(program, on_line)
     assert lines == ["10 %", "20 %", "done", "", "and no end"]
     assert outcome.tail == "10 %\r\n\r20 %\rdone\r\n\nand no end"
 
 
-def test_what_is_no_text_and_what_is_no_line_is_passed_on_too(python: Callable[..., Outcome]) -> None:
+def test_what_is_no_text_and_what_is_no_line_is_passed_on_too(mark: Mark) -> None:
     program = """
 import sys
 out = sys.stdout.buffer
@@ -149,7 +163,7 @@ out.write("é".encode()[:1]); out.flush()
 out.write("é".encode()[1:] + b"\\n" + b"x" * 150_000 + b"\\nend\\n")
 """
     lines: list[str] = []
-    outcome = python(program, lines.append)
+    outcome = mark.run_python(program, lines.append)
     assert [line if len(line) < 10 else len(line) for line in lines] == [
         "\ufffdé",
         65536,
@@ -162,9 +176,9 @@ out.write("é".encode()[1:] + b"\\n" + b"x" * 150_000 + b"\\nend\\n")
 
 
 @pytest.mark.parametrize("exit_code", [0, 3, -signal.SIGTERM, -signal.SIGKILL])
-def test_the_exit_code_is_the_commands_own(python: Callable[..., Outcome], exit_code: int) -> None:
+def test_the_exit_code_is_the_commands_own(mark: Mark, exit_code: int) -> None:
     end = f"sys.exit({exit_code})" if exit_code >= 0 else f"os.kill(os.getpid(), {-exit_code})"
-    outcome = python(f"import os, sys, time; time.sleep(0.2); {end}")
+    outcome = mark.run_python(f"import os, sys, time; time.sleep(0.2); {end}")
     assert outcome.exit_code == exit_code
     assert 0.2 <= outcome.seconds < 5
 
@@ -179,27 +193,37 @@ def test_the_command_gets_what_it_was_given_and_nothing_else(tmp_path: Path, mon
     lines: list[str] = []
     program = (
         "pwd -P; cat /proc/$$/environ | tr '\\0\\n' '|/'; echo; ls -m /proc/$$/fd; readlink /proc/$$/fd/0; "
-        "cut -d ' ' -f 1,6 /proc/$$/stat; exec grep -E '^Sig(Blk|Ign)' /proc/self/status"
+        "cut -d ' ' -f 6 /proc/$$/stat"
     )
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
         run(["sh", "-c", program], folder=folder, environment=environment, timeout_s=20, on_line=lines.append)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         os.close(reading)
         os.close(writing)
-    joined = "".join(lines[1:-5])
+    joined = "".join(lines[1:-3])
     assert lines[0] == str(folder)
     assert joined == f"PATH=/usr/bin:/bin|NAME=zwei/Zeilen\ufffd|LONG={'x' * 100_000}|"
-    descriptors, stdin, identities, *signals = lines[-5:]
+    descriptors, stdin, session = lines[-3:]
     assert descriptors == "0, 1, 2"
     assert stdin == "/dev/null"
-    assert int(identities.split()[1]) != os.getsid(0)
-    assert [int(line.split()[1], 16) for line in signals] == [0, 0]
+    assert int(session) != os.getsid(0)
+
+
+def test_the_command_heeds_every_signal(tmp_path: Path) -> None:
+    command = ["/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
+    lines: list[str] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run(command, folder=tmp_path, environment={}, timeout_s=20, on_line=lines.append)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert [int(line.split()[1], 16) for line in lines] == [0, 0]
 
 
 @pytest.mark.parametrize("way", ["timeout", "stop", "error", "interrupt", "gpu"])
-def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], mark: Mark, way: str) -> None:
+def test_everything_is_ended_before_run_is_left(mark: Mark, way: str) -> None:
     stop = threading.Event()
     sizes: list[int] = []
 
@@ -218,7 +242,7 @@ def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], 
 
     expected = {"error": ZeroDivisionError, "interrupt": KeyboardInterrupt, "gpu": LookupError}.get(way, StepFailed)
     with pytest.raises(expected) as caught:
-        python(
+        mark.run_python(
             FAMILY,
             on_line,
             timeout_s=1 if way == "timeout" else None,
@@ -235,12 +259,12 @@ def test_everything_is_ended_before_run_is_left(python: Callable[..., Outcome], 
         assert "ready" in caught.value.hint
 
 
-def test_a_tool_may_use_the_grace_to_clean_up(python: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_tool_may_use_the_grace_to_clean_up(mark: Mark, tmp_path: Path) -> None:
     # It writes more than a pipe holds, so somebody must read it to the end.
     program = """
-import signal, sys, time
+import os, signal, sys, time
 def clean(*_):
-    print("x" * 300_000, flush=True)
+    os.write(1, b"x" * 300_000)
     open("clean", "w").close()
     sys.exit()
 signal.signal(signal.SIGTERM, clean)
@@ -253,19 +277,17 @@ time.sleep(60)
         stop.set()
 
     with pytest.raises(StepFailed, match="step-cancelled"):
-        python(program, on_line, stop=stop, grace_s=10)
+        mark.run_python(program, on_line, stop=stop, grace_s=10)
     assert (tmp_path / "clean").exists()
 
 
-def test_what_a_command_leaves_behind_is_ended(python: Callable[..., Outcome], mark: Mark) -> None:
-    outcome = python(WORKERS + "os._exit(7)", grace_s=0.3, timeout_s=None)
+def test_what_a_command_leaves_behind_is_ended(mark: Mark) -> None:
+    outcome = mark.run_python(WORKERS + "os._exit(7)", grace_s=0.3, timeout_s=None)
     assert outcome.exit_code == 7
     assert mark.living() == []
 
 
-def test_memory_of_all_processes_is_counted_and_shared_pages_once(
-    python: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_memory_of_all_processes_is_counted_and_shared_pages_once(mark: Mark, tmp_path: Path) -> None:
     program = """
 import os, time
 block = bytearray(b"x") * (200 << 20)
@@ -287,7 +309,7 @@ while not os.path.exists("sampled"):
             seen.append(pids)
         return 1000 * len(pids)
 
-    outcome = python(program, lines.append, sample_gpu=sample_gpu)
+    outcome = mark.run_python(program, lines.append, sample_gpu=sample_gpu)
     assert outcome.exit_code == 0
     assert 200 << 20 <= outcome.peak_host_bytes < 400 << 20
     assert outcome.peak_gpu_bytes == 4000
@@ -313,6 +335,16 @@ def _start_parent(
     return parent.pid, stranger
 
 
+def _ends_within(seconds: float, process: psutil.Process) -> bool:
+    """Whether `process` ends in time. When its zombie goes is up to whoever inherits it."""
+    deadline = time.monotonic() + seconds
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def test_nothing_outlives_a_killed_enginehouse(tmp_path: Path, mark: Mark) -> None:
     parent, stranger = _start_parent([sys.executable, "-c", FAMILY], tmp_path, mark.environment)
     try:
@@ -320,8 +352,7 @@ def test_nothing_outlives_a_killed_enginehouse(tmp_path: Path, mark: Mark) -> No
         supervisor = next(p for p in psutil.Process(parent).children() if p.pid != stranger)
         os.kill(parent, signal.SIGKILL)
         assert mark.is_gone_within(5)
-        psutil.wait_procs([supervisor], timeout=2)
-        assert not supervisor.is_running()
+        assert _ends_within(2, supervisor)
         # It has inherited whatever it could, and still the end of Enginehouse was seen.
         assert psutil.pid_exists(stranger)
     finally:
@@ -337,7 +368,7 @@ def test_the_command_dies_with_its_supervisor_and_the_rest_by_enginehouse(tmp_pa
             time.sleep(0.02)
         os.kill(parent, signal.SIGSTOP)
         supervisor.kill()
-        assert psutil.wait_procs([leader], timeout=5)[0]
+        assert _ends_within(5, leader)
         assert len(mark.living()) == FAMILY_SIZE - 1
         os.kill(parent, signal.SIGCONT)
         assert mark.is_gone_within(5)
@@ -360,7 +391,7 @@ def test_the_container_of_a_killed_enginehouse_is_killed(tmp_path: Path, mark: M
     os.kill(stranger, signal.SIGKILL)
     supervisor = next(p for p in psutil.Process(parent).children() if p.pid != stranger)
     os.kill(parent, signal.SIGKILL)
-    psutil.wait_procs([supervisor], timeout=5)
+    assert _ends_within(5, supervisor)
     assert (tmp_path / "log").read_text().splitlines() == [
         "run --name build-7 image",
         "kill build-7",
@@ -394,6 +425,20 @@ def test_a_killed_supervisor_takes_everything_along(tmp_path: Path, mark: Mark, 
     assert mark.living() == []
     if container:
         assert (tmp_path / "log").read_text().splitlines()[1:] == ["kill build-8", "rm --force build-8"]
+
+
+def test_who_was_not_sampled_yet_is_known_by_the_session(mark: Mark, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.child._SAMPLE_S", 60)
+    program = """
+import os, time
+supervisor = os.getppid()
+if os.fork() == 0:
+    print(supervisor, flush=True)
+time.sleep(60)
+"""
+    with pytest.raises(StepFailed, match="supervisor-lost"):
+        mark.run_python(program, lambda line: os.kill(int(line), signal.SIGKILL))
+    assert mark.living() == []
 
 
 def test_a_docker_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
