@@ -273,6 +273,13 @@ def stubs(triton: RunningTriton) -> dict[int, str]:
     return {child.pid: Path(child.cmdline()[1]).parent.parent.name for child in children if child.cmdline()[1:]}
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_the_public_name_moves_under_streams_and_no_model_starts_again(triton: RunningTriton) -> None:
     before, failures, stop = stubs(triton), list[str](), threading.Event()
     expected = {ask(triton.client, f"{CHAT}--r{release}", temperature=0.0, max_tokens=8)[:4] for release in (1, 2)}
@@ -293,8 +300,10 @@ def test_the_public_name_moves_under_streams_and_no_model_starts_again(triton: R
         thread.start()
     try:
         for turn in range(10):
+            done = sum(finished)
             point(triton, CHAT, 2 - turn % 2)
-            time.sleep(0.1)
+            wait_for(lambda done=done: sum(finished) > done)
+        wait_for(lambda: min(finished) >= 2)
     finally:
         stop.set()
         for thread in threads:
