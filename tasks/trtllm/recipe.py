@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from packaging.version import InvalidVersion, Version
@@ -118,16 +119,19 @@ class TensorRtLlmRecipe(Spec):
             raise ValueError(f"{chosen} does not run on {runtime.arch}, and {runtime.gpu} is that: use fp8 or nvfp4")
         return chosen
 
-    @field_validator("cp_size")
+    @field_validator("pp_size", "cp_size")
     @classmethod
-    def _fits_the_gpus(cls, cp_size: int, info: ValidationInfo) -> int:
-        runtime, tp_size, pp_size = _runtime(info), info.data.get("tp_size"), info.data.get("pp_size")
-        if runtime is None or tp_size is None or pp_size is None:
-            return cp_size
-        sizes = f"tp_size {tp_size} x pp_size {pp_size}" + (f" x cp_size {cp_size}" if cp_size > 1 else "")
-        if (world := tp_size * pp_size * cp_size) > runtime.gpus:
-            raise ValueError(f"{sizes} = {world} GPUs, and runtime.gpus is {runtime.gpus}")
-        return cp_size
+    def _fits_the_gpus(cls, size: int, info: ValidationInfo) -> int:
+        runtime = _runtime(info)
+        sizes = {name: info.data.get(name) for name in ("tp_size", "pp_size")} | {info.field_name: size}
+        known = [(name, value) for name, value in sizes.items() if value is not None]
+        world = math.prod(value for _, value in known)
+        # With cp_size 1 the mistake is one of tp_size and pp_size, and already told.
+        told = info.field_name == "cp_size" and size == 1
+        if runtime is not None and world > runtime.gpus and not told:
+            product = " x ".join(f"{name} {value}" for name, value in known)
+            raise ValueError(f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}")
+        return size
 
     @field_validator("moe_ep_size")
     @classmethod

@@ -43,7 +43,7 @@ def write(folder: Path, document: Any, name: str = "tiny.yaml") -> Path:
 
 def test_the_catalogue_loads() -> None:
     models = load_catalogue(CATALOGUE)
-    assert list(models) == ["llama3-70b-instruct", "llama3-8b-instruct", "smollm2-135m"]
+    assert list(models) == ["llama3-70b-instruct", "llama3-8b-by-hand", "llama3-8b-instruct", "smollm2-135m"]
     assert isinstance(models["smollm2-135m"].recipe, LlamaCppRecipe)
     large = models["llama3-70b-instruct"].recipe
     assert isinstance(large, TrtEngineRecipe)
