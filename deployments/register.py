@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import importlib
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,10 +41,15 @@ class Deployment:
         return f"{self.flow}/{self.name}"
 
 
+def build_pool(pool: str) -> Deployment:
+    """The deployment of `build_engine` on a pool of build workers, `build-ARCHITECTURE`."""
+    return Deployment("flows.build_engine", "build_engine", pool, pool)
+
+
 DEPLOYMENTS = (
     Deployment("flows.rebuild", "rebuild", "rebuild", "default"),
     Deployment("flows.rollback", "rollback", "rollback", "default"),
-    Deployment("flows.build_engine", "build_engine", "build-cpu", "build-cpu"),
+    build_pool("build-cpu"),
 )
 
 
@@ -60,7 +66,7 @@ def sources_digest() -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-async def register() -> None:
+async def register(pools: Sequence[str] = POOLS, deployments: Sequence[Deployment] = DEPLOYMENTS) -> None:
     """Make the missing pools and deployments and renew what a deployment has from its flow.
 
     Speaks to the server of PREFECT_API_URL and raises Prefect's own errors.
@@ -68,9 +74,9 @@ async def register() -> None:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        for pool in POOLS:
+        for pool in pools:
             await _create_pool(client, pool)
-        for deployment in DEPLOYMENTS:
+        for deployment in deployments:
             flow = cast("Flow[..., Any]", getattr(importlib.import_module(deployment.module), deployment.flow))
             if flow.name != deployment.flow:  # by default Prefect turns underscores into hyphens
                 raise ValueError(f"the flow of {deployment.full_name} calls itself '{flow.name}'")

@@ -6,12 +6,14 @@ import asyncio
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows import steps
+from flows.failure import failed
 from flows.report import report_of
 from infra import settings
-from infra.errors import StepFailed
+from infra.errors import EnginehouseError, StepFailed
 from infra.s3 import Bucket
 from tasks.identity import Identity
 from tasks.lease import held
@@ -22,7 +24,9 @@ STEPS = ("convert", "build", "upload")
 
 
 @flow(name="build_engine", flow_run_name="build {engine}", persist_result=False)
-async def build_engine(model: dict[str, Any], snapshot: dict[str, Any], engine: str, refresh: list[str]) -> None:
+async def build_engine(
+    model: dict[str, Any], snapshot: dict[str, Any], engine: str, refresh: list[str]
+) -> State[Any] | None:
     """Make one engine from a snapshot that is in the store. Started by `rebuild`, seldom by hand.
 
     Args:
@@ -31,7 +35,14 @@ async def build_engine(model: dict[str, Any], snapshot: dict[str, Any], engine: 
         engine: the identity that the caller planned; a worker whose runtime gives another one refuses.
         refresh: steps to run although the store has what they make.
     """
-    plan = Plan.of(Model.model_validate(model), Identity(snapshot))
+    try:
+        await _build(Plan.of(Model.model_validate(model), Identity(snapshot)), engine, frozenset(refresh))
+    except EnginehouseError as error:
+        return failed(error)
+    return None
+
+
+async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
     await asyncio.to_thread(plan.kind.require_worker, plan.model)
     if plan.engine.digest != engine:
         raise StepFailed(
@@ -44,7 +55,7 @@ async def build_engine(model: dict[str, Any], snapshot: dict[str, Any], engine: 
     lease = held(Bucket.at(here.store), engine, str(flow_run.id), here.lease_seconds)
     await asyncio.to_thread(lease.__enter__)
     try:
-        await make(plan, frozenset(refresh))
+        await make(plan, refresh)
     finally:
         await asyncio.to_thread(lease.__exit__, None, None, None)
 

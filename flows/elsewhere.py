@@ -28,9 +28,10 @@ from prefect.deployments import arun_deployment
 from prefect.states import Cancelling, Crashed
 
 from flows.build_engine import STEPS
+from flows.failure import error_of
 from flows.report import Report, StepReport
 from infra import settings
-from infra.errors import StepFailed, StoreUnavailable
+from infra.errors import StoreUnavailable
 from infra.s3 import Bucket
 from tasks.lease import Watch
 from tasks.plan import Plan
@@ -49,7 +50,7 @@ class _Child:
 
 
 async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
-    """Have the engine made on the pool of its kind. Raises StepFailed with the child's own words."""
+    """Have the engine made on the pool of its kind. Raises StepFailed with the child's own words, code and hint."""
     log = get_run_logger()
     async with get_client() as client:
         for attempt in range(_TRIES):
@@ -72,11 +73,7 @@ async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -
                     await asyncio.sleep(_AFTER_CRASH_SECONDS)
                     continue
             await _report_steps(client, report, plan, run.id)
-            raise StepFailed(
-                f"the build of {plan.model.name} ended as {state.name}: {state.message}",
-                hint=f"see the run {run.name} in the Prefect UI",
-                code="build-failed",
-            )
+            raise error_of(state, f"the build of {plan.model.name}")
 
 
 async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> _Child:

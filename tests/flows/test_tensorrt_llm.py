@@ -1,0 +1,196 @@
+"""Kind `trt-engine` through the whole flow, with the stand-in toolchain on a build worker of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+import yaml
+from tests.standin import toolchain, weights
+
+from infra.processes import terminate
+from tasks.artifact import ArtifactRef
+
+if TYPE_CHECKING:
+    from conftest import House
+
+POOL = "build-sm90"
+PRODUCT = "NVIDIA H100 80GB HBM3"
+STEPS = ("fetch", "convert", "build", "upload")
+REGISTER = f"""
+import asyncio
+from deployments.register import build_pool, register
+asyncio.run(register(("{POOL}",), (build_pool("{POOL}"),)))
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return weights.make(tmp_path_factory.mktemp("weights") / "llama")
+
+
+@pytest.fixture(scope="module")
+def pool(house: House) -> str:
+    subprocess.run([sys.executable, "-c", REGISTER], env={**os.environ, "DO_NOT_TRACK": "1"}, check=True)
+    return POOL
+
+
+@contextmanager
+def worker(house: House, folder: Path, version: str, **environment: str) -> Generator[toolchain.Toolchain]:
+    """A build worker whose image has TensorRT-LLM `version`."""
+    made = toolchain.make(folder / "image", version)
+    started = subprocess.Popen(
+        [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
+        cwd=folder,
+        env={
+            **house.environment,
+            **house.variables,
+            "ENGINEHOUSE_TOOLCHAIN": made.setting,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "DO_NOT_TRACK": "1",
+            **environment,
+        },
+        stdout=(folder / "worker.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield made
+    finally:
+        terminate(started, 10)
+
+
+@pytest.fixture
+def built(house: House) -> Iterator[Any]:
+    """Makes a model's file, removed at the end."""
+    made: list[Path] = []
+
+    def make(name: str, source: Path, version: str, **recipe: Any) -> str:
+        limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
+        runtime = {"tensorrt_llm": version, "gpu": PRODUCT, "arch": "sm90", "gpus": 4}
+        document = {
+            "name": name,
+            "source": {"uri": f"file://{source}"},
+            "recipe": {"kind": "trt-engine", "runtime": runtime, **limits, **recipe},
+            "prompts": [{"name": "count", "text": "Count to nine.", "max_tokens": 8, "expect": {"min_tokens": 1}}],
+        }
+        path = house.catalogue / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(document))
+        made.append(path)
+        return name
+
+    yield make
+    for path in made:
+        path.unlink()
+
+
+def rebuild(house: House, name: str, *arguments: str, code: int = 0) -> dict[str, Any]:
+    return house.rebuild(name, "--until", "upload", *arguments, code=code)
+
+
+def states(report: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["state"] for step in report["steps"]}
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.12.0", "1.2.1"])
+def test_engines_of_one_and_four_gpus(
+    house: House, pool: str, source: Path, built: Any, tmp_path: Path, version: str
+) -> None:
+    with worker(house, tmp_path, version):
+        for size in (1, 4):
+            name = built(f"tiny-{size}", source, version, tp_size=size)
+            report = rebuild(house, name)
+            assert report["state"] == "built" and report["release"] is None
+            assert states(report)["convert"] == states(report)["build"] == states(report)["upload"] == "Completed"
+            engine = house.store.need(ArtifactRef.parse(report["steps"][-1]["artifact"]))
+            paths = {file.path for file in engine.manifest.files}
+            assert {"config.json", "limits.json", "tokenizer/tokenizer.json"} <= paths
+            assert {path for path in paths if path.endswith(".engine")} == {
+                f"rank{rank}.engine" for rank in range(size)
+            }
+            config = json.loads(house.store.read(engine, "config.json"))
+            assert config["version"] == version and config["pretrained_config"]["mapping"]["tp_size"] == size
+            runtime = engine.manifest.producer.runtime
+            assert runtime["tensorrt_llm"] == version and runtime["gpu"] == PRODUCT and runtime["driver"]
+            assert engine.manifest.identity["fields"]["runtime"]["gpu"] == PRODUCT  # pyright: ignore
+            assert states(rebuild(house, name)) == {"resolve": "Completed", **dict.fromkeys(STEPS, "Cached")}
+    caches = list(house.store.bucket.list("timing-caches/"))
+    assert any(entry.key.endswith("nvidia-h100-80gb-hbm3.cache") for entry in caches)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        ("host-memory", "host-memory"),
+        ("gpu-memory", "gpu-memory"),
+        ("world-size", "world-size"),
+        ("version", "version-mismatch"),
+        ("architecture", "architecture-wrong"),
+        ("script-mismatch", "script-mismatch"),
+        ("empty-rank", "engine-unfit"),
+        ("silent-answer", "engine-silent"),
+    ],
+)
+@pytest.mark.slow
+def test_each_known_failure_reaches_the_user(
+    house: House, pool: str, source: Path, built: Any, tmp_path: Path, failure: str, code: str
+) -> None:
+    name = built(f"tiny-{failure}", source, "0.12.0", max_batch_size=5)
+    with worker(house, tmp_path, "0.12.0") as made:
+        made.fail(failure)
+        report = rebuild(house, name, code=1)
+        assert code in report["error"]["message"] and report["error"]["hint"]
+        # Nothing was uploaded, and nobody tried again what cannot succeed.
+        assert states(report).get("upload") is None
+        made.fail("")
+        assert rebuild(house, name)["state"] == "built"
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_version_refuses(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
+    name = built("tiny-other", source, "0.11.0")
+    with worker(house, tmp_path, "0.12.0"):
+        report = rebuild(house, name, code=1)
+    assert "version-mismatch" in report["error"]["message"]
+
+
+def tools(folder: Path) -> list[psutil.Process]:
+    """Processes of the toolchain below `folder`."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(folder / "image") in word for word in process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_no_tool_outlives_the_flow(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
+    name = built("tiny-killed", source, "0.12.0", tp_size=4, max_batch_size=6)
+    with worker(house, tmp_path, "0.12.0") as made:
+        made.fail("hang-workers", "trtllm-build")
+        running = house.start("rebuild", name, "--until", "upload", "--json")
+        house.wait(lambda: len(tools(tmp_path)) >= 5, 120, "build with four workers")
+        flow = next(
+            process
+            for process in psutil.process_iter()
+            if "prefect.engine" in " ".join(process.cmdline() or [])
+            and process.environ().get("ENGINEHOUSE_TOOLCHAIN") == made.setting
+        )
+        flow.kill()
+        house.wait(lambda: not tools(tmp_path), 5, "end of the toolchain's processes")
+        made.fail("")
+        output, errors = running.communicate(timeout=240)
+        assert running.returncode == 0, errors
+        assert json.loads(output)["state"] == "built"
