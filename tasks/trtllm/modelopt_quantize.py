@@ -31,17 +31,20 @@ def main() -> None:
     export: Any = importlib.import_module("modelopt.torch.export")
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model_dir, local_files_only=True)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = transformers.AutoModelForCausalLM.from_pretrained(
         options.model_dir, torch_dtype=getattr(torch, options.dtype), device_map="auto", local_files_only=True
     )
     configuration = copy.deepcopy(getattr(quantization, CONFIGURATIONS[options.qformat]))
     if options.qformat in ("int4_awq", "w4a8_awq"):
-        weights: Any = configuration["quant_cfg"]["*weight_quantizer"]
-        for each in cast("list[Any]", weights if isinstance(weights, list) else [weights]):
-            if "block_sizes" in each:
-                each["block_sizes"][-1] = options.awq_block_size
+        _set_block_size(configuration["quant_cfg"], options.awq_block_size)
     if options.kv_cache_dtype:
-        configuration["quant_cfg"].update(getattr(quantization, KV_CACHES[options.kv_cache_dtype])["quant_cfg"])
+        weights, cache = (
+            configuration["quant_cfg"],
+            getattr(quantization, KV_CACHES[options.kv_cache_dtype])["quant_cfg"],
+        )
+        # A dictionary by the names of quantizers; in later versions of ModelOpt a list, in which the last one counts.
+        configuration["quant_cfg"] = {**weights, **cache} if isinstance(weights, dict) else [*weights, *cache]
     texts = _texts(options.calib_dataset, options.calib_size)
 
     def calibrate(calibrated: Any) -> None:
@@ -64,6 +67,19 @@ def main() -> None:
     generation = Path(options.model_dir) / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, Path(options.output_dir) / generation.name)
+
+
+def _set_block_size(node: Any, size: int) -> None:
+    """Set the last axis of every `block_sizes`, however deep: of AWQ's configurations only the weights have some."""
+    if isinstance(node, dict):
+        for key, value in cast("dict[Any, Any]", node).items():
+            if key == "block_sizes":
+                value[-1] = size
+            else:
+                _set_block_size(value, size)
+    elif isinstance(node, list):
+        for value in cast("list[Any]", node):
+            _set_block_size(value, size)
 
 
 def _texts(dataset: str, size: int) -> list[str]:
