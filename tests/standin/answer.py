@@ -11,20 +11,15 @@ from typing import Any
 
 from tests.standin import failures
 from tests.standin.build import MAGIC
-from tests.standin.context import Context, Log, runtime, tensorrt
+from tests.standin.context import Context, runtime, tensorrt
 
 TOOL = "run.py"
 
-_TEMPLATES = {
-    "QWenForCausalLM": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
-    "<|im_start|>assistant\n",
-}
-"""A Llama has none: its prompts go in as they are, in every version."""
 _LONGEST_ANSWER = 12
+"""In words."""
 
 
 def run(arguments: argparse.Namespace, context: Context) -> None:
-    log = Log(arguments.log_level)
     folder = Path(arguments.engine_dir)
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     model, build = config["pretrained_config"], config["build_config"]
@@ -32,8 +27,9 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
     _check_world(model["mapping"], arguments, context)
     engine = _load(folder / f"rank{rank}.engine", arguments, context)
-    if build["plugin_config"].get("manage_weights"):
-        _check_managed(folder / f"rank{rank}_managed_weights.safetensors")
+    managed = folder / f"rank{rank}_managed_weights.safetensors"
+    if build["plugin_config"].get("manage_weights") and not managed.is_file():
+        raise _assertion(f"Error opening engine file: {managed}", "utils.cpp:55")
     failures.strike_workers(TOOL)
     failures.strike(TOOL, context)
     if rank:
@@ -41,11 +37,9 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     if not arguments.use_py_session:
         built = f"Engine version {config['version']} found in the config file"
         runtime("INFO", f"{built}, assuming engine(s) built by new builder API.")
-    template = _TEMPLATES.get(model["architecture"], "{}") if arguments.use_prompt_template else "{}"
-    for number, text in enumerate(arguments.input_text):
-        prompt = template.format(text)
+    # A Llama's prompts go in as they are: only other models have templates, in every version.
+    for number, prompt in enumerate(arguments.input_text):
         if len(prompt.split()) > build["max_input_len"]:
-            log.error("Prompt length exceeds maximum input length.")
             raise RuntimeError(
                 f"Prompt length ({len(prompt.split())}) exceeds maximum input length ({build['max_input_len']}). "
                 "Set log level to info and check TRTGptModel logs for how maximum input length is set"
@@ -137,11 +131,6 @@ def _load(path: Path, arguments: argparse.Namespace, context: Context) -> str:
         else:
             runtime("ERROR", line)
     raise _assertion("Failed to deserialize cuda engine.", "tllmRuntime.cpp:239")
-
-
-def _check_managed(path: Path) -> None:
-    if not path.is_file():
-        raise _assertion(f"Error opening engine file: {path}", "utils.cpp:55")
 
 
 def _assertion(words: str, place: str) -> RuntimeError:

@@ -149,6 +149,9 @@ def _check_model(rank: int, job: Job) -> None:
 def _weights(rank: int, job: Job, log: Log) -> dict[str, Tensor]:
     if job.checkpoint is None:
         return {}
+    tensor, parts = job.model["mapping"]["tp_size"], job.model["mapping"].get("cp_size", 1)
+    # Ranks that differ in their part of the context alone have the same weights.
+    rank = rank % tensor + rank // (tensor * parts) * tensor
     path = job.checkpoint / f"rank{rank}.safetensors"
     if job.context.since("0.11"):
         assert path.is_file()
@@ -171,7 +174,7 @@ def _weights(rank: int, job: Job, log: Log) -> dict[str, Tensor]:
 
 
 def _expected(rank: int, model: dict[str, Any]) -> set[str]:
-    """The names that this rank's part of a Llama needs."""
+    """The names that the file of `rank` must have for a Llama."""
     stages = model["mapping"]["pp_size"]
     stage = rank // model["mapping"]["tp_size"]
     more = suffixes(model["quantization"]["quant_algo"])

@@ -51,7 +51,7 @@ def fit(build: dict[str, Any], model: dict[str, Any], context: Context, log: Log
     if "dtype" in plugins:
         plugins["dtype"] = model["dtype"]
     plugins["nccl_plugin"] = model["dtype"] if model["mapping"]["world_size"] > 1 else None
-    log.info(f"Set nccl_plugin to {plugins['nccl_plugin']}.")
+    log.info(f"Set {_prefix(context)}nccl_plugin to {plugins['nccl_plugin']}.")
     if context.since("0.11"):
         _fit_lengths(build, model, log)
     else:
@@ -73,7 +73,7 @@ def _defaults(context: Context) -> dict[str, Any]:
 
 def _plugins(given: dict[str, Any], context: Context, log: Log) -> dict[str, Any]:
     plugins = keys("plugin_config", context.version)
-    prefix = "PluginConfig." if context.since("1.2") else ""
+    prefix = _prefix(context)
     switches = {"paged_kv_cache"} | {name for name, value in plugins.items() if isinstance(value, bool)}
     for name, value in given.items():
         if name not in plugins:
@@ -88,6 +88,11 @@ def _plugins(given: dict[str, Any], context: Context, log: Log) -> dict[str, Any
         plugins["manage_weights"] = True
         log.info(f"Set {prefix}manage_weights to True.")
     return plugins
+
+
+def _prefix(context: Context) -> str:
+    """Before a plugin's name in the log."""
+    return "PluginConfig." if context.since("1.2") else ""
 
 
 def _choose_cache(chosen: KVCacheType | None, build: dict[str, Any], context: Context) -> None:

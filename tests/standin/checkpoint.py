@@ -23,6 +23,8 @@ class Mapping:
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
+    experts: int = 1
+    """Parts of `tensor` that hold whole experts; a Llama has none, and only its config tells."""
 
     @property
     def files(self) -> int:
@@ -90,8 +92,8 @@ def _mapping(context: Context, mapping: Mapping) -> dict[str, Any]:
         "cp_size": mapping.context,
         "tp_size": mapping.tensor,
         "pp_size": mapping.pipeline,
-        "moe_tp_size": mapping.tensor,
-        "moe_ep_size": 1,
+        "moe_tp_size": mapping.tensor // mapping.experts,
+        "moe_ep_size": mapping.experts,
     }
     known = keys("mapping", context.version)
     return known | {key: value for key, value in values.items() if key in known}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 from tests.standin import checkpoint, failures, llama
 from tests.standin.checkpoint import Mapping, Quantization
 from tests.standin.context import Context, Log, clock
+from tests.standin.quantize import reach
 
 TOOL = "convert_checkpoint.py"
 
@@ -29,9 +29,8 @@ _WEIGHT_ONLY = {
 def run(arguments: argparse.Namespace, context: Context) -> None:
     log = Log(arguments.log_level if context.since("0.12") else "warning")
     started = time.monotonic()
-    mapping = Mapping(arguments.tp_size, arguments.pp_size, getattr(arguments, "cp_size", 1))
-    if context.since("0.11"):
-        _check_experts(arguments)
+    experts = _expert_ranks(arguments) if context.since("0.11") else 1
+    mapping = Mapping(arguments.tp_size, arguments.pp_size, getattr(arguments, "cp_size", 1), experts)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     quantization = _quantization(arguments, context)
@@ -67,12 +66,8 @@ def _convert(
     config = checkpoint.config(hugging_face, context, dtype, mapping, quantization, options)
     if not context.since("0.9"):
         checkpoint.save_config(folder, config)
-    if getattr(arguments, "save_config_only", False):
-        checkpoint.save_config(folder, config)
-        return
     loaded = llama.load(source, context, log, by_transformers=not context.since("0.12"))
-    if config["num_attention_heads"] % mapping.tensor:
-        raise AssertionError("num_attention_heads must be divisible by tp_size")
+    assert config["num_attention_heads"] % mapping.tensor == 0, "num_attention_heads must be divisible by tp_size"
 
     def convert(rank: int) -> None:
         if not context.since("0.15"):
@@ -127,22 +122,19 @@ def _check(arguments: argparse.Namespace, context: Context) -> None:
         prefix = "ammo_" if not context.since("0.10") else "modelopt_" if not context.since("0.11") else ""
         path = getattr(arguments, f"{prefix}quant_ckpt_path")
         assert precision == "int4_gptq" or path is None, "only gptq weights only needs this option"
-    if (arguments.smoothquant is not None or arguments.int8_kv_cache) and context.since("0.9"):
+    if arguments.smoothquant is None and not arguments.int8_kv_cache:
+        return
+    if context.since("0.9"):
         assert not arguments.load_by_shard, (
             "When using quantization, TRT-LLM needs to load the whole HF model, thus load by shard not supported"
         )
         assert context.since("0.11") or not arguments.load_model_on_cpu, (
             "When using quantization, TRT-LLM needs to load the model to GPU"
         )
-        _check_dataset(getattr(arguments, "calib_dataset", "ccdv/cnn_dailymail"))
+    reach(getattr(arguments, "calib_dataset", "ccdv/cnn_dailymail"))
 
 
-def _check_dataset(name: str) -> None:
-    if not Path(name).is_dir() and os.environ.get("HF_DATASETS_OFFLINE") == "1":
-        raise ConnectionError(f"Couldn't reach '{name}' on the Hub (OfflineModeIsEnabled)")
-
-
-def _check_experts(arguments: argparse.Namespace) -> None:
+def _expert_ranks(arguments: argparse.Namespace) -> int:
     tensor, expert = arguments.moe_tp_size, arguments.moe_ep_size
     if tensor == -1 and expert == -1:
         tensor, expert = arguments.tp_size, 1
@@ -151,6 +143,7 @@ def _check_experts(arguments: argparse.Namespace) -> None:
     elif expert == -1:
         expert = arguments.tp_size // tensor
     assert tensor * expert == arguments.tp_size, "moe_tp_size * moe_ep_size must equal to tp_size"
+    return expert
 
 
 def _dtype(arguments: argparse.Namespace, hugging_face: dict[str, Any]) -> str:

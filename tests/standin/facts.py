@@ -93,8 +93,13 @@ def keys(section: str, version: str) -> dict[str, Any]:
     return {key: row.get("default") for key, row in _rows(_table("configs.json")[section], version).items()}
 
 
-def parser(tool: str, version: str, program: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=program or tool)
+def parser(tool: str, version: str) -> argparse.ArgumentParser:
+    """Takes and refuses what the version's own parser does, in the same words; it has no help texts.
+
+    Flags stand in the newest version's order, so where a beginning fits several flags of an older version, the error
+    names the same flags in another order.
+    """
+    made = argparse.ArgumentParser(prog=tool)
     for flag, row in flags(tool, version).items():
         options: dict[str, Any] = {name: row[name] for name in ("nargs", "const", "required", "dest") if name in row}
         if row.get("switch"):

@@ -13,7 +13,7 @@ from tests.standin.context import Context, Log
 from tests.standin.safetensors import ITEM_BYTES, Tensor, read
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-POINTER = b"version "
+_POINTER = b"version "
 """What a Git LFS pointer begins with."""
 
 
@@ -99,7 +99,7 @@ def _files(folder: Path, by_transformers: bool) -> list[Path]:
         return files
     for path in folder.glob("*.bin"):
         with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER and by_transformers:
+            if file.read(len(_POINTER)) == _POINTER and by_transformers:
                 raise OSError(
                     "You seem to have cloned a repository without having git-lfs installed. Please install git-lfs "
                     "and run `git lfs install` followed by `git lfs pull` in the folder you cloned."

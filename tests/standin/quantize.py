@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ def _calibrate(arguments: argparse.Namespace, context: Context, log: Log) -> Non
         log.info(f"AWQ calibration could take longer with calib_size = {size}, Using calib_size=32 instead")
         size = 32
     log.info("Loading calibration dataset")
-    if hasattr(arguments, "calib_dataset"):
-        _check_dataset(arguments.calib_dataset, context, log)
+    # Up to 0.9 no flag names another.
+    _check_dataset(getattr(arguments, "calib_dataset", "cnn_dailymail"), context, log)
     log.info("Starting quantization...")
     failures.strike_workers(TOOL)
     failures.strike(TOOL, context)
@@ -59,11 +60,16 @@ def _calibrate(arguments: argparse.Namespace, context: Context, log: Log) -> Non
     log.info("Quantization done. Total time used: 0.01 s.")
 
 
+def reach(dataset: str) -> None:
+    """Raise where a dataset is not a folder and the Hub may not be asked; nothing is fetched in any case."""
+    if not Path(dataset).is_dir() and os.environ.get("HF_DATASETS_OFFLINE") == "1":
+        raise ConnectionError(f"Couldn't reach '{dataset}' on the Hub (OfflineModeIsEnabled)")
+
+
 def _check_dataset(name: str, context: Context, log: Log) -> None:
     """Names are tested before folders, and by what they contain."""
     if "cnn_dailymail" in name or name == "pileval":
-        if not Path(name).is_dir():
-            raise ConnectionError(f"Couldn't reach '{name}' on the Hub (OfflineModeIsEnabled)")
+        reach(name)
     elif Path(name).is_dir() and context.since("0.11"):
         log.info(
             f"Recognized local dataset repo {name} for calibration; "

@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.standin import facts, failures, safetensors, toolchain, weights
+from tests.standin import facts, failures, safetensors, toolchain, tools, weights
+from tests.standin.context import Context
 from tests.standin.toolchain import Toolchain
 
 EVERY = [(version, tool) for version in facts.VERSIONS for tool in facts.TOOLS]
@@ -244,6 +245,35 @@ def test_weights_become_an_engine_that_answers(
     assert answered.stdout.count("Output [") == 1 and 'Beam 0]: ""' not in answered.stdout
 
 
+@pytest.mark.parametrize("version", facts.VERSIONS)
+def test_every_version_writes_its_own_keys(
+    model: Path, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which is faster than to start each tool."""
+    monkeypatch.chdir(tmp_path)
+    for tool, arguments in (
+        (CONVERT, ["--model_dir", str(model), "--output_dir", "checkpoint", "--pp_size", "2"]),
+        (BUILD, ["--checkpoint_dir", "checkpoint", "--output_dir", "engine"]),
+        (QUANTIZE, ["--model_dir", str(model), "--output_dir", "quantized", "--qformat", "int8_wo"]),
+        (BUILD, ["--checkpoint_dir", "quantized", "--output_dir", "other"]),
+        (RUN, ["--engine_dir", "other", "--tokenizer_dir", str(model), "--max_output_len", "3"]),
+    ):
+        monkeypatch.setattr("sys.argv", [tool, *arguments])
+        tools.main(tool, Context(version, "sm90", 1))
+    assert "Output [Text 0 Beam 0]: " in capsys.readouterr().out
+    for file in ("checkpoint/config.json", "quantized/config.json"):
+        written = _json(tmp_path / file)
+        assert written.pop("producer", None) is None or file.startswith("quantized")
+        assert set(written) == set(facts.keys("checkpoint", version))
+        for section in ("mapping", "quantization"):
+            assert set(written[section]) == set(facts.keys(section, version))
+    engine = _json(tmp_path / "engine/config.json")
+    assert set(engine["build_config"]) == set(facts.keys("build_config", version))
+    assert set(engine["build_config"]["plugin_config"]) == set(facts.keys("plugin_config", version))
+    assert _json(tmp_path / "other/config.json")["pretrained_config"]["quantization"]["quant_algo"] == "W8A16"
+    assert (tmp_path / "model.cache").is_file() == (version != "0.8.0")
+
+
 def test_equal_input_gives_equal_files_and_other_weights_others(
     made: dict[str, Toolchain], model: Path, tmp_path: Path
 ) -> None:
@@ -285,7 +315,12 @@ def test_weights_are_quantized_while_they_are_converted(
 @pytest.mark.parametrize(
     ("version", "flags", "algorithm", "said"),
     [
-        ("0.8.0", ["--qformat", "fp8", "--kv_cache_dtype", "fp8"], "FP8", "Calibrating batch 0"),
+        (
+            "0.11.0",
+            ["--qformat", "fp8", "--kv_cache_dtype", "fp8", "--calib_dataset", "{data}"],
+            "FP8",
+            "Calibrating batch 0",
+        ),
         ("0.13.0", ["--qformat", "int4_awq", "--calib_dataset", "{data}"], "W4A16_AWQ", "Using calib_size=32 instead"),
         ("1.2.1", ["--qformat", "nvfp4", "--calib_dataset", "{data}", "--tp_size", "2"], "NVFP4", "Recognized local"),
         ("1.2.1", ["--qformat", "int8_wo"], "W8A16", "No quantization applied, export auto model"),
@@ -318,6 +353,7 @@ def test_a_model_is_calibrated(
             ["--qformat", "fp8", "--calib_dataset", "mine"],
             "Unsupported dataset name or local repo directory: mine.",
         ),
+        ("0.8.0", ["--qformat", "fp8"], "Couldn't reach 'cnn_dailymail' on the Hub (OfflineModeIsEnabled)"),
         ("0.13.0", ["--qformat", "fp8"], "Couldn't reach 'cnn_dailymail' on the Hub (OfflineModeIsEnabled)"),
     ],
 )
@@ -550,6 +586,14 @@ def test_files_that_look_well_are_wrong(made: dict[str, Toolchain], model: Path,
     assert ran.returncode == 0 and 'Output [Text 0 Beam 0]: ""' in ran.stdout
 
 
+def test_a_machine_without_gpus_quantizes_and_builds_nothing(model: Path, tmp_path: Path) -> None:
+    chain = toolchain.make(tmp_path / "chain", "0.12.0", gpus=0)
+    ran = _run(chain, QUANTIZE, ["--model_dir", str(model), "--qformat", "int8_wo"], tmp_path)
+    assert ran.returncode == 1 and ran.stderr.endswith("OSError: GPU is required for inference.\n")
+    _convert(chain, model, tmp_path)
+    assert _build(chain, tmp_path).stderr.endswith("ValueError: max_workers must be greater than 0\n")
+
+
 def test_a_failure_is_chosen_in_the_toolchain_too(model: Path, tmp_path: Path) -> None:
     chain = toolchain.make(tmp_path / "chain", "0.12.0")
     chain.fail("gpu-memory", BUILD)
@@ -559,6 +603,13 @@ def test_a_failure_is_chosen_in_the_toolchain_too(model: Path, tmp_path: Path) -
     assert _build(chain, tmp_path).returncode == 0
     chain.fail("no-such")
     assert "the stand-in has no failure 'no-such'" in _build(chain, tmp_path).stderr
+
+
+def test_a_tool_hangs(made: dict[str, Toolchain], model: Path, tmp_path: Path) -> None:
+    command = [*made["0.12.0"].command(CONVERT), "--model_dir", str(model)]
+    environment = {failures.VARIABLE: f"{CONVERT}:hang"}
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=1.5)
 
 
 @pytest.fixture
@@ -585,3 +636,12 @@ def test_workers_hang_one_of_them_in_a_session_of_its_own(hanging: subprocess.Po
     else:
         pytest.fail("no four workers, one of them in a session of its own")
     assert hanging.poll() is None
+
+
+def test_ranks_that_share_the_context_share_weights(made: dict[str, Toolchain], model: Path, tmp_path: Path) -> None:
+    _convert(made["1.2.1"], model, tmp_path, "--tp_size", "2", "--pp_size", "2", "--cp_size", "2")
+    assert len(list((tmp_path / "checkpoint").glob("rank*.safetensors"))) == 4
+    assert _json(tmp_path / "checkpoint/config.json")["mapping"]["world_size"] == 8
+    built = _build(made["1.2.1"], tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert len(list((tmp_path / "engine").glob("rank*.engine"))) == 8

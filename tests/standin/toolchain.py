@@ -1,4 +1,9 @@
-"""Lays out an environment that looks like one with TensorRT-LLM, whose tools are the stand-in's."""
+"""Lays out an environment that looks like one with TensorRT-LLM, whose tools are the stand-in's.
+
+chain = toolchain.make(tmp_path / "toolchain", "0.12.0")
+monkeypatch.setenv("ENGINEHOUSE_TOOLCHAIN", chain.setting)
+chain.fail("gpu-memory", "trtllm-build")
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ if __name__ == "__main__":
     main({tool!r}, Context({version!r}, {architecture!r}, {gpus}))
 """
 
-# mpirun [-n N] [options that take no value] PROGRAM ...: its ranks end together, with the first code that is not 0.
+# mpirun [-n N] [options that take no value] PROGRAM ...: waits for all ranks, ends with the first code that is not 0.
 _MPIRUN = """#!{python}
 \"\"\"A stand-in for Open MPI's mpirun, used by tests alone.\"\"\"
 import os, subprocess, sys
