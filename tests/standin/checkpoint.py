@@ -1,0 +1,191 @@
+"""A TensorRT-LLM checkpoint: `config.json` and one `rankN.safetensors` for each rank, of a Llama."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.standin import failures, llama
+from tests.standin.context import Context
+from tests.standin.facts import keys
+from tests.standin.llama import Llama
+from tests.standin.safetensors import ITEM_BYTES, Tensor, cast, part, stack, write
+
+MATRICES = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
+"""What is quantized in each layer."""
+
+
+@dataclass(frozen=True)
+class Mapping:
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    experts: int = 1
+    """Parts of `tensor` that hold whole experts; a Llama has none, and only its config tells."""
+
+    @property
+    def files(self) -> int:
+        """Context parallelism splits no weights, and writes none again."""
+        return self.tensor * self.pipeline
+
+    @property
+    def world(self) -> int:
+        return self.files * self.context
+
+
+@dataclass(frozen=True)
+class Quantization:
+    algorithm: str | None = None
+    key_value_cache: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Further keys of the section `quantization`."""
+
+
+def config(
+    hugging_face: dict[str, Any],
+    context: Context,
+    dtype: str,
+    mapping: Mapping,
+    quantization: Quantization,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """`config.json` with the keys that this version writes; `options` are the keys that flags set."""
+    values: dict[str, Any] = {
+        "architecture": hugging_face["architectures"][0],
+        "dtype": dtype,
+        "logits_dtype": "float32",
+        "vocab_size": hugging_face["vocab_size"],
+        "hidden_size": hugging_face["hidden_size"],
+        "num_hidden_layers": hugging_face["num_hidden_layers"],
+        "num_attention_heads": hugging_face["num_attention_heads"],
+        "num_key_value_heads": llama.key_value_heads(hugging_face),
+        "intermediate_size": hugging_face["intermediate_size"],
+        "head_size": llama.head_size(hugging_face),
+        "hidden_act": hugging_face.get("hidden_act", "silu"),
+        "norm_epsilon": hugging_face["rms_norm_eps"],
+        "position_embedding_type": "rope_gpt_neox",
+        "max_position_embeddings": hugging_face["max_position_embeddings"],
+        "rotary_base": hugging_face.get("rope_theta", 10000.0),
+        "rotary_scaling": hugging_face.get("rope_scaling"),
+        "rotary_embedding_dim": llama.head_size(hugging_face),
+        "attn_bias": bool(hugging_face.get("attention_bias", False)),
+        "kv_dtype": dtype,
+        "mapping": _mapping(context, mapping),
+        "quantization": _quantization(context, quantization),
+        "moe": keys("moe", context.version),
+    }
+    if not context.since("0.9"):
+        # That script reads neither of Hugging Face's keys: its flags alone set them.
+        values |= {"rotary_base": 10000.0, "rotary_scaling": None}
+    return keys("checkpoint", context.version) | {
+        key: value for key, value in (values | options).items() if key in keys("checkpoint", context.version)
+    }
+
+
+def _mapping(context: Context, mapping: Mapping) -> dict[str, Any]:
+    values = {
+        "world_size": mapping.world,
+        "gpus_per_node": 8,
+        "cp_size": mapping.context,
+        "tp_size": mapping.tensor,
+        "pp_size": mapping.pipeline,
+        "moe_tp_size": mapping.tensor // mapping.experts,
+        "moe_ep_size": mapping.experts,
+    }
+    known = keys("mapping", context.version)
+    return known | {key: value for key, value in values.items() if key in known}
+
+
+def _quantization(context: Context, quantization: Quantization) -> dict[str, Any]:
+    known = keys("quantization", context.version)
+    values = {"quant_algo": quantization.algorithm, "kv_cache_quant_algo": quantization.key_value_cache}
+    return known | {key: value for key, value in values.items() if key in known} | dict(quantization.settings)
+
+
+def rank_tensors(model: Llama, rank: int, mapping: Mapping, dtype: str, algorithm: str | None) -> dict[str, Tensor]:
+    """What the file of `rank` holds: this rank's layers, numbered from 0, and its share of each matrix."""
+    stage, share = divmod(rank, mapping.tensor)
+    layers = model.config["num_hidden_layers"] // mapping.pipeline
+    plain = {name: cast(tensor, llama.tensor_dtype(dtype)) for name, tensor in model.tensors.items()}
+    embedding = plain["model.embed_tokens.weight"]
+    tensors: dict[str, Tensor] = {}
+    if stage == 0:
+        tensors["transformer.vocab_embedding.weight"] = embedding
+    for layer in range(layers):
+        theirs, mine = f"model.layers.{stage * layers + layer}.", f"transformer.layers.{layer}."
+        tensors[mine + "attention.qkv.weight"] = _attention(model.config, plain, theirs, share, mapping.tensor)
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            tensors[mine + llama.ours(name) + ".weight"] = part(
+                plain[f"{theirs}{name}.weight"], 1, share, mapping.tensor
+            )
+        for name in ("mlp.gate_proj", "mlp.up_proj"):
+            tensors[mine + llama.ours(name) + ".weight"] = part(
+                plain[f"{theirs}{name}.weight"], 0, share, mapping.tensor
+            )
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[mine + llama.ours(name) + ".weight"] = plain[f"{theirs}{name}.weight"]
+    if stage == mapping.pipeline - 1:
+        tensors["transformer.ln_f.weight"] = plain["model.norm.weight"]
+        tensors["lm_head.weight"] = part(plain.get("lm_head.weight", embedding), 0, share, mapping.tensor)
+    return _quantized(tensors, algorithm) if algorithm else tensors
+
+
+def _attention(config: dict[str, Any], plain: dict[str, Tensor], prefix: str, share: int, parts: int) -> Tensor:
+    pairs = llama.key_value_heads(config)
+    # Where ranks outnumber the heads of keys and values, several ranks hold the same one.
+    pair_parts, pair_share = (parts, share) if pairs >= parts else (pairs, share * pairs // parts)
+    return stack(
+        part(plain[prefix + "self_attn.q_proj.weight"], 0, share, parts),
+        part(plain[prefix + "self_attn.k_proj.weight"], 0, pair_share, pair_parts),
+        part(plain[prefix + "self_attn.v_proj.weight"], 0, pair_share, pair_parts),
+    )
+
+
+def suffixes(algorithm: str | None) -> tuple[str, ...]:
+    """The tensors that stand for one quantized matrix, beside `weight`."""
+    if algorithm in (None, "NO_QUANT"):
+        return ()
+    if algorithm in ("FP8", "W4A8_AWQ", "NVFP4"):
+        return ("activation_scaling_factor", "weights_scaling_factor")
+    if algorithm == "W4A16_AWQ":
+        return ("prequant_scaling_factor", "weights_scaling_factor")
+    if algorithm == "W4A16_GPTQ" or algorithm == "W8A16_GPTQ":
+        return ("weights_scaling_factor", "zero")
+    return ("per_channel_scale",)
+
+
+def _quantized(tensors: dict[str, Tensor], algorithm: str) -> dict[str, Tensor]:
+    """Bytes made from the digest of the matrix: nothing computes with them here, but equal input gives equal files."""
+    dtype = "F8_E4M3" if algorithm.startswith("FP8") else "I8"
+    halved = algorithm.startswith(("W4", "NVFP4"))
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        matrix = name.removesuffix(".weight")
+        if not matrix.endswith(MATRICES):
+            result[name] = tensor
+            continue
+        rows, columns = tensor.shape
+        shape = (rows, columns // 2 if halved else columns)
+        result[name] = Tensor(dtype, shape, _bytes(tensor.data, shape[0] * shape[1] * ITEM_BYTES[dtype]))
+        for suffix in suffixes(algorithm):
+            result[f"{matrix}.{suffix}"] = Tensor("F32", (rows,), _bytes(suffix.encode() + tensor.data, rows * 4))
+    return result
+
+
+def _bytes(seed: bytes, count: int) -> bytes:
+    return hashlib.shake_128(seed).digest(count)
+
+
+def save_config(folder: Path, config: dict[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps(config, indent=4))
+
+
+def save_rank(folder: Path, rank: int, tensors: dict[str, Tensor], tool: str, last: bool) -> None:
+    path = folder / f"rank{rank}.safetensors"
+    if last and failures.chosen(tool) == "empty-rank":
+        path.write_bytes(b"")
+    else:
+        write(path, tensors)
