@@ -36,7 +36,7 @@ FAILURES = (
     ),
     Failure(
         "lfs-pointer",
-        r"(HeaderTooLarge|HeaderTooSmall|InvalidHeaderLength|invalid load key, 'v')",
+        r"(HeaderTooLarge|HeaderTooSmall|InvalidHeaderLength|header too (?:large|small)|invalid load key, 'v')",
         "the weights are no weights: {0}",
         "Git LFS pointers look like this; fetch the contents where the source was made: git lfs pull",
     ),
@@ -49,7 +49,9 @@ FAILURES = (
     ),
     Failure(
         "host-memory",
-        r"(MemoryError.*|std::bad_alloc.*|Cannot allocate memory.*|DefaultCPUAllocator: can't allocate memory.*)",
+        # A worker that the system kills breaks its pool; the tool itself then ends by itself.
+        r"(MemoryError.*|std::bad_alloc.*|Cannot allocate memory.*|DefaultCPUAllocator: can't allocate memory.*"
+        r"|BrokenProcessPool.*)",
         "the machine has too little memory: {0}",
         "give the worker more memory, or convert with a smaller tp_size on a larger one",
     ),
@@ -109,19 +111,26 @@ FAILURES = (
 )
 
 
-def require_success(tool: str, outcome: Outcome) -> None:
-    """Return where the tool ended well. Raises StepFailed with the code of the failure, `tool-failed` if unknown."""
-    if outcome.exit_code == 0:
-        return
+def known_failure(tool: str, output: str) -> StepFailed | None:
+    """The error for what the end of a tool's output speaks of, if it is known."""
     for failure in FAILURES:
-        if found := re.search(failure.pattern, outcome.tail):
+        if found := re.search(failure.pattern, output):
             said = next(group for group in found.groups() if group is not None).strip()
-            raise StepFailed(
+            return StepFailed(
                 f"{tool}: {failure.message.format(said[:300])}",
                 hint=failure.hint.format(),
                 code=failure.code,
                 retryable=failure.retryable,
             )
+    return None
+
+
+def require_success(tool: str, outcome: Outcome) -> None:
+    """Return where the tool ended well. Raises StepFailed with the code of the failure, `tool-failed` if unknown."""
+    if outcome.exit_code == 0:
+        return
+    if (known := known_failure(tool, outcome.tail)) is not None:
+        raise known
     if outcome.exit_code == -signal.SIGKILL:
         raise StepFailed(
             f"{tool} was killed, as the system does when memory runs out; it held "

@@ -28,7 +28,7 @@ _POST1 = "0.17.0.post1 (16d2467e, script 258c7540)"
 _UNDATED = "undated sources of 2025 (008b2b8d, script fd96a08b) and logs of the release"
 
 RELEASES = (
-    Release("0.8", True, "0.8.0 (5955b8af)", "9.2.0.5", "12.1"),
+    Release("0.8", True, "0.8.0 (5955b8af)", "9.2.0", "12.1"),
     Release("0.9", True, "0.9.0 (250d9c29)", "9.3.0", "12.3"),
     Release("0.10", True, "0.10.0 (9bd15f19)", "10.0.1", "12.4"),
     Release("0.11", True, "0.11.0 (05316d33)", "10.1.0", "12.4"),

@@ -5,6 +5,7 @@ After a change that is meant: `ENGINEHOUSE_WRITE_SNAPSHOTS=1 pytest tests/tasks/
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from pydantic import ValidationError
 from tasks.engines import engine_kind
 from tasks.spec import Model, load_model
 from tasks.trtllm.commands import build_command, checkpoint_command
-from tasks.trtllm.options import OPTIONS, OptionUnfit, arguments, span
+from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, arguments, span
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.releases import MINORS, RELEASES, minor, release_of
+from tests.standin import facts
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
 SNAPSHOT = Path(__file__).parent / "snapshots" / "trtllm-commands.txt"
@@ -95,6 +97,41 @@ def test_by_hand_at_0_8_are_the_published_commands() -> None:
         "python3 examples/run.py --engine_dir=engine --max_output_len 100 --tokenizer_dir engine/tokenizer"
         " --input_text 'How do I count to nine in French?'"
     )
+
+
+TOOLS: dict[str, Tool] = {"convert_checkpoint.py": "convert", "quantize.py": "quantize", "trtllm-build": "build"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_versions_own_parsers_take_the_commands(version: str) -> None:
+    """By the facts tables, which were read from the sources apart from the driver's own table."""
+    for name, changes in PLANNED:
+        for argv in engine_kind(revised(name, version, **changes)).commands(revised(name, version, **changes)):
+            start = next(index for index, word in enumerate(argv) if word.endswith((".py", "trtllm-build")))
+            tool = Path(argv[start]).name
+            facts.parser(tool, version).parse_args(argv[start + 1 :])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_table_agrees_with_the_facts(version: str) -> None:
+    # Taken and then without effect, deprecated, or refused later: known to the parsers, and not to the driver.
+    passed_over = {("0.8.0", "--fp8_kv_cache"), ("0.11.0", "--max_output_len"), ("1.2.1", "--streamingllm")}
+    for name, tool in TOOLS.items():
+        known = facts.flags(name, version)
+        for option in OPTIONS[tool]:
+            mine, theirs = span(tool, option, Version(version)), known.get(option)
+            if (version, option) in passed_over or (option == "--paged_kv_cache" and mine is None):
+                assert mine is None and theirs is not None
+                continue
+            assert (mine is None) == (theirs is None), (tool, option)
+            if mine is None or theirs is None:
+                continue
+            assert mine.switch == bool(theirs.get("switch")), (tool, option)
+            if mine.choices and theirs.get("choices"):
+                assert set(mine.choices) == set(theirs["choices"]) - {None}, (tool, option)
+            default = theirs.get("default")
+            if not mine.switch and default not in (None, argparse.SUPPRESS):
+                assert str(default) == mine.default, (tool, option)
 
 
 def test_every_default_that_ever_changed_is_said() -> None:
