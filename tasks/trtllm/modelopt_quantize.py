@@ -25,7 +25,7 @@ KV_CACHES = {"fp8": "FP8_KV_CFG", "nvfp4": "NVFP4_KV_CFG"}
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    options = parser().parse_args()
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
     quantization: Any = importlib.import_module("modelopt.torch.quantization")
     export: Any = importlib.import_module("modelopt.torch.export")
@@ -90,19 +90,19 @@ def _texts(dataset: str, size: int) -> list[str]:
     return datasets.load_dataset(dataset, split="train")["text"][:size]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--model_dir", required=True)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--dtype", required=True, choices=("float16", "bfloat16"))
-    parser.add_argument("--qformat", required=True, choices=tuple(CONFIGURATIONS))
-    parser.add_argument("--kv_cache_dtype", choices=tuple(KV_CACHES))
-    parser.add_argument("--awq_block_size", type=int, default=128)
-    parser.add_argument("--calib_dataset", required=True)
-    parser.add_argument("--calib_size", type=int, required=True)
-    parser.add_argument("--calib_max_seq_length", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    return parser
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(allow_abbrev=False)
+    made.add_argument("--model_dir", required=True)
+    made.add_argument("--output_dir", required=True)
+    made.add_argument("--dtype", required=True, choices=("float16", "bfloat16"))
+    made.add_argument("--qformat", required=True, choices=tuple(CONFIGURATIONS))
+    made.add_argument("--kv_cache_dtype", choices=tuple(KV_CACHES))
+    made.add_argument("--awq_block_size", type=int, default=128)
+    made.add_argument("--calib_dataset", required=True)
+    made.add_argument("--calib_size", type=int, required=True)
+    made.add_argument("--calib_max_seq_length", type=int, required=True)
+    made.add_argument("--batch_size", type=int, required=True)
+    return made
 
 
 if __name__ == "__main__":

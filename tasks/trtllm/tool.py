@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from packaging.version import Version
@@ -14,6 +15,7 @@ from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
 from tasks.engines.reporter import Peak, Reporter
 from tasks.trtllm.commands import Command
 from tasks.trtllm.failures import require_success
+from tasks.trtllm.own_help import check_against_help
 from tasks.trtllm.recipe import Runtime
 
 # A 405B model quantizes for hours on eight GPUs; what takes a day hangs.
@@ -51,24 +53,32 @@ def run_tool(
     folder: Path,
     reporter: Reporter,
 ) -> tuple[Peak, str]:
-    """Run `command` in `folder` to its end. Returns the most memory it took, and the last 64 KiB of its output.
+    """Run `command` in `folder` to its end, once the tool's own help has shown that it takes such arguments.
+
+    Returns the most memory that it took, and the last 64 KiB of its output.
 
     Raises StepFailed with the code of the failure, SettingsError where the toolchain has no such tool.
     """
-    call = place.command(
-        command.tool, command.arguments, inputs=inputs, outputs=outputs, folder=folder, ranks=command.ranks
-    )
-    reporter.say(" ".join(command.argv))
-    outcome = child.run(
-        call.argv,
-        folder=folder,
-        environment=call.environment,
-        timeout_s=_TIMEOUT_S,
-        on_line=reporter.say,
-        container=call.container,
-        sample_gpu=gpu.used_bytes,
-    )
-    require_success(command.tool, outcome)
+
+    def run(arguments: Sequence[str], ranks: int, say: Callable[[str], None]) -> child.Outcome:
+        call = place.command(command.tool, arguments, inputs=inputs, outputs=outputs, folder=folder, ranks=ranks)
+        outcome = child.run(
+            call.argv,
+            folder=folder,
+            environment=call.environment,
+            timeout_s=_TIMEOUT_S,
+            on_line=say,
+            container=call.container,
+            sample_gpu=gpu.used_bytes,
+        )
+        require_success(command.tool, outcome)
+        return outcome
+
+    told: list[str] = []
+    run(["--help"], 1, told.append)
+    check_against_help(command.tool, "\n".join(told), command.arguments)
+    reporter.say(shlex.join(command.argv))
+    outcome = run(command.arguments, command.ranks, reporter.say)
     return Peak(outcome.peak_host_bytes, outcome.peak_gpu_bytes), outcome.tail
 
 
