@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from packaging.version import Version
 
 from infra import child, gpu, settings
 from infra.errors import StepFailed
+from infra.settings import Settings
 from infra.toolchains.choose import toolchain
 from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
 from tasks.engines.reporter import Peak, Reporter
@@ -27,14 +29,10 @@ def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
 
     Raises SettingsError where there is none or it is another version, and StepFailed `runtime-differs`.
     """
-    found = toolchain(settings.load(), runtime.tensorrt_llm)
+    found = _asked_once(settings.load(), runtime.tensorrt_llm)
     report = found.report()
     require(report, runtime.tensorrt_llm)
-    differences = [
-        *_difference("TensorRT", runtime.planned_tensorrt, report.tensorrt, runtime.planned_tensorrt),
-        *(_gpu_differences(runtime, report)),
-    ]
-    if differences:
+    if differences := [*_tensorrt_differences(runtime, report), *_gpu_differences(runtime, report)]:
         raise StepFailed(
             f"this worker is not what was planned for: {'; '.join(differences)}",
             hint="run it on the pool of the recipe's architecture; where the image really has another TensorRT, say "
@@ -102,11 +100,21 @@ def described(report: ToolchainReport) -> Mapping[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _difference(what: str, planned: str, found: str, level: str) -> list[str]:
-    # A release's table may name fewer parts of the version than the image does.
-    parts = len(Version(level).release) if level else 0
-    same = not planned or Version(found or "0").release[:parts] == Version(planned).release[:parts]
-    return [] if same else [f"it has {what} {found or 'of no known version'}, and {planned} was planned"]
+@cache
+def _asked_once(here: Settings, version: str) -> Toolchain:
+    """A toolchain says what it holds by running a program in it, which with a container takes seconds."""
+    return toolchain(here, version)
+
+
+def _tensorrt_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
+    planned, found = runtime.planned_tensorrt, report.tensorrt
+    if not planned:
+        return []
+    # The table of releases names fewer parts of the version than images do.
+    wanted = Version(planned).release
+    if found and Version(found).release[: len(wanted)] == wanted:
+        return []
+    return [f"it has TensorRT {found or 'of no known version'}, and {planned} was planned"]
 
 
 def _gpu_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
