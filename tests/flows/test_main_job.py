@@ -194,6 +194,7 @@ def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
     assert [node.models[MODEL].releases[number].starts for number in (first, second)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_release_takes_the_place_of_the_live_one(house: House, live: dict[str, Any]) -> None:
     """As where memory holds one release: never two at a time, and a candidate that goes brings the live one back."""
     first = live["release"]
@@ -237,6 +238,7 @@ def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
     assert house.ask() == before
 
 
+@pytest.mark.slow
 def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     both = [house.start("rebuild", MODEL, "--recipe", "quantization=q5_0", "--json") for _ in range(2)]
     told = [process.communicate(timeout=240) for process in both]

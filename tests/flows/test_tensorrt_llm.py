@@ -22,6 +22,8 @@ from tests.standin import toolchain, weights
 if TYPE_CHECKING:
     from conftest import House
 
+pytestmark = pytest.mark.slow
+
 POOL = "build-sm90"
 PRODUCT = "NVIDIA H100 80GB HBM3"
 STEPS = ("fetch", "convert", "build", "upload")
@@ -101,10 +103,7 @@ def states(report: dict[str, Any]) -> dict[str, str]:
     return {step["name"]: step["state"] for step in report["steps"]}
 
 
-@pytest.mark.parametrize(
-    "version",
-    [pytest.param("0.8.0", marks=pytest.mark.slow), "0.12.0", pytest.param("1.2.1", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("version", ["0.8.0", "0.12.0", "1.2.1"])
 def test_engines_of_one_and_four_gpus(
     house: House, pool: str, source: Path, built: Any, tmp_path: Path, version: str
 ) -> None:
@@ -129,7 +128,6 @@ def test_engines_of_one_and_four_gpus(
     assert any(entry.key.endswith("nvidia-h100-80gb-hbm3.cache") for entry in caches)
 
 
-@pytest.mark.slow
 def test_a_known_failure_reaches_the_user(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-failing", source, "0.12.0", max_batch_size=5)
     with worker(house, tmp_path, "0.12.0") as made:
@@ -144,7 +142,6 @@ def test_a_known_failure_reaches_the_user(house: House, pool: str, source: Path,
         assert again["state"] == "built" and states(again)["convert"] == "Cached"
 
 
-@pytest.mark.slow
 def test_a_worker_of_another_version_refuses(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-other", source, "0.11.0")
     with worker(house, tmp_path, "0.12.0"):
@@ -164,7 +161,6 @@ def tools(folder: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
 def test_no_tool_outlives_the_flow(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-killed", source, "0.12.0", tp_size=4, max_batch_size=6)
     with worker(house, tmp_path, "0.12.0") as made:

@@ -1,3 +1,5 @@
+"""The stand-in itself: is it as strict as the real tools, in their words? Tests of the steps use it."""
+
 from __future__ import annotations
 
 import json
@@ -15,6 +17,9 @@ import pytest
 from tests.standin import facts, failures, safetensors, toolchain, tools, weights
 from tests.standin.context import Context
 from tests.standin.toolchain import Toolchain
+
+# The steps' own tests run it in `make test` already.
+pytestmark = pytest.mark.slow
 
 EVERY = [(version, tool) for version in facts.VERSIONS for tool in facts.TOOLS]
 CHAIN = ("0.8.0", "0.12.0", "1.2.1")
