@@ -22,7 +22,7 @@ _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
 _CONVERT = "llama/convert_checkpoint.py"
 _MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
 TIMING_CACHE = "model.cache"
-"""Where trtllm-build reads and leaves its timing cache, in its working directory; 0.8 does so unasked."""
+"""Where trtllm-build reads and leaves its timing cache, in its working directory. 0.8 has an option and no cache."""
 
 
 @dataclass(frozen=True)
