@@ -67,6 +67,9 @@ _KEPT_EMPTY = {
 _UNREAD = ("multi_block_mode", "enable_context_fmha_fp32_acc")
 
 
+_ANEW = "Fetch the templates anew."
+
+
 def fill_upstream(templates: Path, values: Values, output: Path, version: str) -> None:
     """Write the five models to `output`, a folder that must not exist yet; it appears whole or not at all.
 
@@ -87,7 +90,7 @@ def fill_upstream(templates: Path, values: Values, output: Path, version: str) -
         for model in MODELS:
             _copy(root / model, whole / model)
             config = whole / model / "config.pbtxt"
-            config.write_text(_fill(model, _read(config), values.get(model, {}), version))
+            config.write_text(_fill(model, _read(config), values.get(model, {}), version), encoding="utf-8")
         whole.rename(output)
 
 
@@ -114,8 +117,8 @@ def _copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in [source, *sorted(source.rglob("*"))]:
         relative = path.relative_to(source)
-        if path.is_symlink():
-            raise TemplateError(f"{path} is a link", hint="Copy the templates with what their links point to.")
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise TemplateError(f"{path} is a link or a special file", hint="Give the templates as plain files.")
         # What a server that ran from the checkout left behind.
         if "__pycache__" in relative.parts:
             continue
@@ -131,7 +134,7 @@ def _read(config: Path) -> str:
     try:
         return config.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise TemplateError(f"{config.parent.name}/config.pbtxt is no text: {error}") from error
+        raise TemplateError(f"{config.parent.name}/config.pbtxt is no text: {error}", hint=_ANEW) from error
 
 
 def _fill(model: str, template: str, values: Mapping[str, str], version: str) -> str:
@@ -152,7 +155,7 @@ def _fill(model: str, template: str, values: Mapping[str, str], version: str) ->
     if leftover := sorted(set(re.findall(r"\$\{[^}\"]*\}?", text))):
         raise _unfilled(model, f"{', '.join(leftover)} cannot be left out, and nothing sets it")
     if _parse(model, text) != config:
-        raise TemplateError(f"the configuration of {model} does not survive its text form")
+        raise TemplateError(f"the configuration of {model} does not survive its text form", hint=_ANEW)
     return _notice(template) + text
 
 

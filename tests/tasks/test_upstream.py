@@ -203,7 +203,7 @@ def test_a_value_that_backends_take_for_a_placeholder_is_refused(tmp_path: Path)
     assert "medusa_choices" in refused("template-unfilled", write_templates(tmp_path / "t"), values)
 
 
-@pytest.mark.parametrize("value", ["TYPE_FP9", "1 } input [", "", '"64"', "6,4"])
+@pytest.mark.parametrize("value", ["TYPE_FP9", "TYPE_FP32 is_shape_tensor: true", "", "'64'", "6,4"])
 def test_a_bare_placeholder_takes_no_text(tmp_path: Path, value: str) -> None:
     values = small_values(ensemble={"logits_datatype": value})
     refused("template-invalid", write_templates(tmp_path / "t"), values)
@@ -212,7 +212,10 @@ def test_a_bare_placeholder_takes_no_text(tmp_path: Path, value: str) -> None:
 def test_a_template_that_does_not_parse_is_refused(tmp_path: Path) -> None:
     templates = small_templates()
     templates["ensemble"] += "unheard_of: 1\n"
-    assert "unheard_of" in refused("template-invalid", write_templates(tmp_path / "t", templates), small_values())
+    written = write_templates(tmp_path / "t", templates)
+    assert "unheard_of" in refused("template-invalid", written, small_values())
+    (written / "ensemble/config.pbtxt").write_bytes(b"\xff")
+    assert "no text" in refused("template-invalid", written, small_values())
 
 
 def test_a_parameter_that_the_backend_of_the_version_does_not_read_is_refused(tmp_path: Path) -> None:
@@ -262,10 +265,14 @@ def test_an_output_that_is_there_already_stays_as_it_is(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_link_among_the_templates_is_refused(tmp_path: Path) -> None:
+def test_a_link_or_pipe_among_the_templates_is_refused(tmp_path: Path) -> None:
     templates = write_templates(tmp_path / "t")
-    (templates / "ensemble/1").symlink_to("/etc")
-    refused("template-invalid", templates, small_values())
+    odd = templates / "ensemble/1"
+    odd.symlink_to("/etc")
+    assert str(odd) in refused("template-invalid", templates, small_values())
+    odd.unlink()
+    os.mkfifo(odd)
+    assert str(odd) in refused("template-invalid", templates, small_values())
 
 
 @pytest.mark.parametrize(
@@ -389,7 +396,7 @@ def test_parameters_have_the_names_of_their_version() -> None:
         gpu_device_ids=(0, 1),
         extra={"tensorrt_llm": {"decoding_mode": "top_k"}},
     )
-    old, new = upstream_values(parameters, "0.8.0"), upstream_values(parameters, "0.19.0")
+    old, new = upstream_values(parameters, "0.11.0"), upstream_values(parameters, "0.19.0")
     assert old["tensorrt_llm"] == {
         "triton_max_batch_size": "8",
         "decoupled_mode": "True",
@@ -404,6 +411,8 @@ def test_parameters_have_the_names_of_their_version() -> None:
     }
     assert new["tensorrt_llm"] == old["tensorrt_llm"] | {"tokenizer_dir": "/t"}
     assert new["preprocessing"] == old["preprocessing"] | {"engine_dir": "/e"}
+    between = upstream_values(parameters, "0.12.0")
+    assert (between["tensorrt_llm"], between["preprocessing"]) == (old["tensorrt_llm"], new["preprocessing"])
     assert old["tensorrt_llm_bls"]["decoupled_mode"] == "True"
 
 
@@ -492,7 +501,7 @@ def test_real_with_everything_set(tmp_path: Path, real: tuple[Path, str]) -> Non
         types = ["TYPE_BF16", "TYPE_FP32", "TYPE_FP16"]
         for number, name in enumerate(bare, 2):
             values[model][name] = types.pop() if "data" in name else "true" if name == "decoupled_mode" else str(number)
-    # Only the Python backend of 0.12 reads all of its own template.
+    # Of 0.12 only the Python backend reads all of its template.
     if "triton_backend" in values["tensorrt_llm"]:
         values["tensorrt_llm"]["triton_backend"] = "python"
     fill_upstream(templates, values, tmp_path / "out", version)
