@@ -5,6 +5,7 @@
     │   ├── SpecError         a model's file, with file, line and field
     │   ├── SourceError       a source that is malformed, missing, gated or not allowed
     │   │   └── UntrustedFile a file that the Trust rules refuse
+    │   ├── TemplateError     Triton templates that are missing, or cannot be filled with what was asked
     │   └── SettingsError     a setting or a program that is missing on this machine
     ├── StoreError            the object store said no, or nothing
     │   ├── StoreUnavailable  it may say yes later (retryable)
@@ -57,6 +58,10 @@ class SourceError(UsageError):
 
 class UntrustedFile(SourceError):
     code = "untrusted-file"
+
+
+class TemplateError(UsageError):
+    code = "template-invalid"
 
 
 class SettingsError(UsageError):
