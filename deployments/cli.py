@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from infra import settings
@@ -92,6 +93,18 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         for line in lines(told):
             print(line)
+    return 0
+
+
+def _assemble(options: argparse.Namespace) -> int:
+    from deployments.assemble import assemble_upstream
+    from tasks.spec import catalogue_entry
+
+    model = catalogue_entry(settings.load().catalogue, options.model)
+    assemble_upstream(
+        model, options.templates, options.engine, options.tokenizer, options.runtime, options.output.absolute()
+    )
+    print(options.output.absolute())
     return 0
 
 
@@ -210,6 +223,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("plan", _plan, "what a rebuild would run; needs no GPU, network or TensorRT-LLM")
     _add_model(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("assemble", _assemble, "a Triton repository for an engine on this disk, by NVIDIA's own templates")
+    sub.add_argument("model", help="name in the catalogue")
+    sub.add_argument("--layout", choices=("upstream",), default="upstream")
+    sub.add_argument("--templates", type=Path, required=True, help="a checkout, a folder such as /app, or an archive")
+    sub.add_argument("--engine", type=Path, required=True, metavar="DIR", help="what trtllm-build wrote")
+    sub.add_argument("--tokenizer", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--runtime", required=True, metavar="VERSION", help="of TensorRT-LLM")
+    sub.add_argument("--output", type=Path, required=True, metavar="DIR", help="must not exist yet")
 
     sub = add("rebuild", _rebuild, "bring a model from its source to its public name")
     _add_model(sub)

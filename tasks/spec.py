@@ -28,6 +28,7 @@ from tasks.frozen import Spec
 from tasks.recipe import LlamaCppRecipe, Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
 from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.translate import explained, to_llmapi, without_engines
 
 
@@ -120,6 +121,7 @@ class Serving(Spec):
     context_tokens: int = Field(default=2048, ge=16, description="Prompt and answer of one request together.")
     request_timeout_s: float = Field(default=60, gt=0, description="A request older than this is ended with an error.")
     defaults: SamplingDefaults = SamplingDefaults()
+    tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
 
 
 class Expectations(Spec):
@@ -194,6 +196,13 @@ class Model(Spec):
             if not pattern.startswith(("hf://", "s3://")):
                 raise ValueError(f"{pattern!r} must begin with hf:// or s3://; events never name file:// or pip://")
         return accepts
+
+    @field_validator("serving")
+    @classmethod
+    def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
+        if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
+            raise ValueError("tensorrt_llm: kind llamacpp has none of these")
+        return serving
 
     @field_validator("targets")
     @classmethod

@@ -86,7 +86,7 @@ class LlamaCpp:
             REPOSITORY_VERSION,
             inputs={"engine": engine},
             fields={
-                "serving": model.serving.model_dump(mode="json"),
+                "serving": model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
                 "code": f"sha256:{serving_code_digest()}",
                 "runtime": {"xllamacpp": _installed("xllamacpp")},
             },

@@ -3,67 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
 from packaging.version import Version
 
 from infra.errors import TemplateError
 from tasks.triton.upstream_source import MODELS
+from tasks.trtllm.serving import TensorRtServing
 
 Values = Mapping[str, Mapping[str, str]]
 """By model, then by placeholder."""
 
 
-@dataclass(frozen=True)
-class UpstreamParameters:
-    """Serving parameters of an engine. None or empty: what the version's backend does by itself.
-
-    Folders are absolute and as the server sees them. `extra` holds further placeholders by model.
-    """
-
-    engine_folder: str
-    tokenizer_folder: str
-    max_batch_size: int
-    decoupled: bool = False
-    max_beam_width: int = 1
-    batching_strategy: Literal["inflight_fused_batching", "inflight_batching", "v1"] = "inflight_fused_batching"
-    scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = None
-    kv_cache_tokens: int | None = None
-    kv_cache_fraction: float | None = None
-    """Of the GPU memory that is free once the engine is loaded, 0 to 1."""
-    kv_cache_reuse: bool | None = None
-    host_cache_bytes: int | None = None
-    attention_window: tuple[int, ...] = ()
-    """Tokens; several are one a layer, repeated."""
-    chunked_context: bool | None = None
-    exclude_input_in_output: bool | None = None
-    accumulate_tokens: bool = False
-    queue_delay_microseconds: int = 0
-    queue_size: int | None = None
-    """Requests; 0 is without limit."""
-    gpu_device_ids: tuple[int, ...] = ()
-    preprocessing_instances: int = 1
-    postprocessing_instances: int = 1
-    bls_instances: int = 1
-    extra: Values = field(default_factory=dict[str, dict[str, str]])
-
-
-def upstream_values(parameters: UpstreamParameters, version: str) -> dict[str, dict[str, str]]:
+def upstream_values(
+    parameters: TensorRtServing, version: str, *, engine_folder: str, tokenizer_folder: str, max_batch_size: int
+) -> dict[str, dict[str, str]]:
     """The values for the templates of a version of TensorRT-LLM, by model and placeholder, as text.
 
-    Raises TemplateError, code `template-unknown-key`, for what the version cannot do, and for an extra value that one
-    of the parameters sets already.
+    Folders are absolute and as the server sees them. Raises TemplateError, code `template-unknown-key`, for what the
+    version cannot do, and for an extra value that one of the parameters sets already.
     """
     release = Version(version).release
     _check(parameters, version, release)
-    values = {model: {"triton_max_batch_size": str(parameters.max_batch_size)} for model in MODELS}
+    values = {model: {"triton_max_batch_size": str(max_batch_size)} for model in MODELS}
     values["preprocessing"] |= {
-        "tokenizer_dir": parameters.tokenizer_folder,
+        "tokenizer_dir": tokenizer_folder,
         "preprocessing_instance_count": str(parameters.preprocessing_instances),
     }
     values["postprocessing"] |= {
-        "tokenizer_dir": parameters.tokenizer_folder,
+        "tokenizer_dir": tokenizer_folder,
         "postprocessing_instance_count": str(parameters.postprocessing_instances),
     }
     values["tensorrt_llm_bls"] |= {
@@ -71,12 +38,12 @@ def upstream_values(parameters: UpstreamParameters, version: str) -> dict[str, d
         "bls_instance_count": str(parameters.bls_instances),
         "accumulate_tokens": str(parameters.accumulate_tokens),
     }
-    values["tensorrt_llm"] |= _of_the_engine(parameters)
+    values["tensorrt_llm"] |= _of_the_engine(parameters, engine_folder)
     # Tags of tensorrtllm_backend: these two placeholders came with 0.12 and 0.19.
     if release >= (0, 12):
-        values["preprocessing"]["engine_dir"] = parameters.engine_folder
+        values["preprocessing"]["engine_dir"] = engine_folder
     if release >= (0, 19):
-        values["tensorrt_llm"]["tokenizer_dir"] = parameters.tokenizer_folder
+        values["tensorrt_llm"]["tokenizer_dir"] = tokenizer_folder
     for model, extra in parameters.extra.items():
         of_model = values.setdefault(model, {})
         if twice := sorted(extra.keys() & of_model.keys()):
@@ -89,7 +56,7 @@ def upstream_values(parameters: UpstreamParameters, version: str) -> dict[str, d
     return values
 
 
-def _of_the_engine(parameters: UpstreamParameters) -> dict[str, str]:
+def _of_the_engine(parameters: TensorRtServing, engine_folder: str) -> dict[str, str]:
     optional = {
         "batch_scheduler_policy": parameters.scheduler_policy,
         "max_tokens_in_paged_kv_cache": parameters.kv_cache_tokens,
@@ -104,7 +71,7 @@ def _of_the_engine(parameters: UpstreamParameters) -> dict[str, str]:
     }
     return {
         "decoupled_mode": str(parameters.decoupled),
-        "engine_dir": parameters.engine_folder,
+        "engine_dir": engine_folder,
         "batching_strategy": parameters.batching_strategy,
         "max_beam_width": str(parameters.max_beam_width),
         "max_queue_delay_microseconds": str(parameters.queue_delay_microseconds),
@@ -112,7 +79,7 @@ def _of_the_engine(parameters: UpstreamParameters) -> dict[str, str]:
     }
 
 
-def _check(parameters: UpstreamParameters, version: str, release: tuple[int, ...]) -> None:
+def _check(parameters: TensorRtServing, version: str, release: tuple[int, ...]) -> None:
     # Read in the tags of tensorrtllm_backend: the placeholders of tensorrt_llm/config.pbtxt, and for the windows
     # GetParameter<int32_t> in model_instance_state.cc, which up to 0.12 takes the first number and drops the rest.
     first_with = {

@@ -24,13 +24,16 @@ from google.protobuf import text_format
 from packaging.version import Version
 
 from infra.errors import TemplateError, UsageError
+from tasks.spec import load_model
 from tasks.triton import upstream_source
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_source import MODELS, opened_templates
-from tasks.triton.upstream_values import UpstreamParameters, upstream_values
+from tasks.triton.upstream_values import upstream_values
+from tasks.trtllm.serving import TensorRtServing
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 
+CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
 NOTICE = "# Copyright of whoever wrote it.\n# Keep this.\n"
 
 
@@ -87,9 +90,12 @@ def write_templates(folder: Path, templates: Mapping[str, str] | None = None) ->
     return folder
 
 
+def values_for(parameters: TensorRtServing, version: str) -> dict[str, dict[str, str]]:
+    return upstream_values(parameters, version, engine_folder="/e", tokenizer_folder="/t", max_batch_size=64)
+
+
 def small_values(**changed: dict[str, str]) -> dict[str, dict[str, str]]:
-    parameters = UpstreamParameters(engine_folder="/e", tokenizer_folder="/t", max_batch_size=64, extra=changed)
-    return upstream_values(parameters, "0.19.0")
+    return values_for(TensorRtServing(extra=changed), "0.19.0")
 
 
 def parsed(text: str) -> Any:
@@ -386,19 +392,16 @@ def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_parameters_have_the_names_of_their_version() -> None:
-    parameters = UpstreamParameters(
-        engine_folder="/e",
-        tokenizer_folder="/t",
-        max_batch_size=8,
+    parameters = TensorRtServing(
         decoupled=True,
         kv_cache_fraction=0.5,
         attention_window=(512,),
         gpu_device_ids=(0, 1),
         extra={"tensorrt_llm": {"decoding_mode": "top_k"}},
     )
-    old, new = upstream_values(parameters, "0.11.0"), upstream_values(parameters, "0.19.0")
+    old, new = values_for(parameters, "0.11.0"), values_for(parameters, "0.19.0")
     assert old["tensorrt_llm"] == {
-        "triton_max_batch_size": "8",
+        "triton_max_batch_size": "64",
         "decoupled_mode": "True",
         "engine_dir": "/e",
         "batching_strategy": "inflight_fused_batching",
@@ -411,7 +414,7 @@ def test_parameters_have_the_names_of_their_version() -> None:
     }
     assert new["tensorrt_llm"] == old["tensorrt_llm"] | {"tokenizer_dir": "/t"}
     assert new["preprocessing"] == old["preprocessing"] | {"engine_dir": "/e"}
-    between = upstream_values(parameters, "0.12.0")
+    between = values_for(parameters, "0.12.0")
     assert (between["tensorrt_llm"], between["preprocessing"]) == (old["tensorrt_llm"], new["preprocessing"])
     assert old["tensorrt_llm_bls"]["decoupled_mode"] == "True"
 
@@ -427,13 +430,13 @@ def test_parameters_have_the_names_of_their_version() -> None:
 def test_what_a_version_lacks_is_refused_with_those_that_have_it(
     wanted: dict[str, Any], last_without: str, first: str
 ) -> None:
-    parameters = UpstreamParameters(engine_folder="/e", tokenizer_folder="/t", max_batch_size=8, **wanted)
+    parameters = TensorRtServing(**wanted)
     with pytest.raises(TemplateError) as error:
-        upstream_values(parameters, last_without)
+        values_for(parameters, last_without)
     assert error.value.code == "template-unknown-key"
     assert next(iter(wanted)) in error.value.message
     assert f"{first.removesuffix('.0')} to 1.2" in error.value.hint
-    assert upstream_values(parameters, first)
+    assert values_for(parameters, first)
 
 
 def test_an_extra_value_that_a_parameter_sets_is_refused() -> None:
@@ -469,8 +472,7 @@ def uncommented(text: str) -> str:
 
 def test_real_with_the_least_that_is_needed(tmp_path: Path, real: tuple[Path, str]) -> None:
     templates, version = real
-    parameters = UpstreamParameters(engine_folder="/e", tokenizer_folder="/t", max_batch_size=64)
-    fill_upstream(templates, upstream_values(parameters, version), tmp_path / "out", version)
+    fill_upstream(templates, values_for(TensorRtServing(), version), tmp_path / "out", version)
     configs = filled(tmp_path / "out")
     assert {config.max_batch_size for config in configs.values()} == {64}
     engine = settings(configs["tensorrt_llm"])
@@ -536,17 +538,16 @@ def test_real_agrees_with_the_published_procedure(tmp_path: Path) -> None:
         for key in left[model]:
             del config.parameters[key]
         published[model] = config
-    parameters = UpstreamParameters(
+    by_hand = load_model(CATALOGUE / "llama3-8b-by-hand.yaml").serving
+    assert by_hand.tensorrt_llm is not None
+    values = upstream_values(
+        by_hand.tensorrt_llm,
+        "0.8.0",
         engine_folder=engine,
         tokenizer_folder=tokenizer,
-        max_batch_size=64,
-        kv_cache_tokens=2560,
-        attention_window=(2560,),
-        kv_cache_fraction=0.5,
-        exclude_input_in_output=True,
-        kv_cache_reuse=False,
+        max_batch_size=by_hand.slots,
     )
-    fill_upstream(templates, upstream_values(parameters, "0.8.0"), tmp_path / "out", "0.8.0")
+    fill_upstream(templates, values, tmp_path / "out", "0.8.0")
     assert filled(tmp_path / "out") == published
     assert {model: keys for model, keys in left.items() if keys} == {
         "tensorrt_llm": [
@@ -562,7 +563,7 @@ def test_real_agrees_with_the_published_procedure(tmp_path: Path) -> None:
 def test_real_out_of_an_archive(tmp_path: Path, real: tuple[Path, str]) -> None:
     templates, version = real
     shutil.make_archive(str(tmp_path / "t"), "gztar", templates)
-    values = upstream_values(UpstreamParameters("/e", "/t", 4), version)
+    values = values_for(TensorRtServing(), version)
     fill_upstream(tmp_path / "t.tar.gz", values, tmp_path / "archive", version)
     fill_upstream(templates, values, tmp_path / "folder", version)
     assert filled(tmp_path / "archive") == filled(tmp_path / "folder")
