@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,9 +99,11 @@ def test_a_release_comes_back_beside_the_next_only_if_both_fit(
     name = plan.model.name
     rolled = roll_out(context, plan, "test")
     target.move(name, lambda current: Current(public=rolled.release, previous=rolled.release, alone=True))
-    other = replace(plan, repository=plan.engine)
+    serving = plan.model.serving.model_copy(update={"chat_template": False})
+    other = Plan.of(plan.model.model_copy(update={"serving": serving}), plan.snapshot)
+    assert (other.engine, other.repository != plan.repository) == (plan.engine, True)
     producer = Producer(task="test", code="test")
-    context.store.publish(other.repository_ref, plan.engine, tmp_path / "files", inputs={}, producer=producer)
+    context.store.publish(other.repository_ref, other.repository, tmp_path / "files", inputs={}, producer=producer)
     with pytest.raises(EnginehouseError, match="memory-short"):
         roll_out(context, other, "test")
     report(context, plan, total=8 * needed, available=3 * needed)
