@@ -13,7 +13,7 @@ from packaging.version import Version
 from tasks.triton.backend_tensors import in_span
 
 UNSET = ""
-"""What does not convert the backend reports and takes for not set: numbers, lists, booleans and modes. Exact in all."""
+"""An empty string: what does not convert to its number, list or mode the backend reports and takes for not set."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("max_attention_window_size", UNSET),
     Parameter("sink_token_length", UNSET, "0.10"),
     Parameter("batch_scheduler_policy", "guaranteed_no_evict"),
-    # 0.9 of the free memory, unless the number of tokens is set.
-    Parameter("kv_cache_free_gpu_mem_fraction", UNSET),
+    # Where the number of tokens is set instead, none.
+    Parameter("kv_cache_free_gpu_mem_fraction", "0.9"),
     Parameter("cross_kv_cache_fraction", UNSET, "0.14"),
     Parameter("kv_cache_host_memory_bytes", "0", "0.10"),
     Parameter("kv_cache_onboard_blocks", "True", "0.10"),

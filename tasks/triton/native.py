@@ -8,7 +8,7 @@ from typing import Any, Literal
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.backend_parameters import LEFT_OUT_UNSET, READ_AS, defaults, spans
+from tasks.triton.backend_parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults, spans
 from tasks.triton.backend_tensors import INPUTS, LOGITS, OUTPUTS, in_span, tensors
 from tasks.triton.config import data_type, message, render
 from tasks.trtllm.releases import FIRST, LAST, release_of
@@ -17,7 +17,7 @@ TENSORRT_LLM = "tensorrt_llm"
 """The model's relative name."""
 
 BACKEND = "tensorrtllm"
-"""Templates from 0.10 on also allow `python`, which knows fewer parameters; Enginehouse takes the C++ one always."""
+"""Templates from 0.10 on also allow `python`, which knows fewer parameters."""
 
 _MAX_INT32 = 2**31 - 1
 
@@ -42,10 +42,10 @@ class BackendSettings:
 
     `engine_folder` is absolute, on the node. The KV cache has `kv_cache_tokens` tokens, or `kv_cache_bytes` of which
     each token takes `kv_bytes_per_token` (all layers of one rank), or `kv_cache_fraction` of the memory that is free
-    once the engine is loaded; with a fraction beside a number the smaller counts. `attention_windows` has one number
-    for all layers, or one a layer in turn. `device_ids` has the GPUs of each instance. `queue_delay_us` is in
-    microseconds; `queue_size` 0 is no limit. `guided_tokenizer_info` is the file that xgrammar makes of a tokenizer.
-    `logits_type` is that of the engine's build, in Triton's names.
+    once the engine is loaded, 0.9 where nothing is said; with a fraction beside a number the smaller counts.
+    `attention_windows` has one number for all layers, or one a layer in turn. `device_ids` has the GPUs of each
+    instance. `queue_delay_us` is in microseconds; `queue_size` 0 is no limit. `guided_tokenizer_info` is the file that
+    xgrammar makes of a tokenizer. `logits_type` is that of the engine's build, in Triton's names.
     """
 
     engine_folder: str
@@ -129,14 +129,15 @@ def _parameters(version: Version, settings: BackendSettings) -> dict[str, str]:
 
 def _wanted(settings: BackendSettings) -> dict[str, str]:
     """The parameters that the settings say something of."""
+    tokens, fraction = _kv_cache_tokens(settings), settings.kv_cache_fraction
     wanted: dict[str, str | float | bool | None] = {
         "gpt_model_path": settings.engine_folder,
         "gpt_model_type": settings.batching_strategy,
         "max_beam_width": settings.max_beam_width,
         "batch_scheduler_policy": settings.scheduler_policy,
         "exclude_input_in_output": settings.exclude_input,
-        "max_tokens_in_paged_kv_cache": _kv_cache_tokens(settings),
-        "kv_cache_free_gpu_mem_fraction": settings.kv_cache_fraction,
+        "max_tokens_in_paged_kv_cache": tokens,
+        "kv_cache_free_gpu_mem_fraction": UNSET if tokens and fraction is None else fraction,
         "kv_cache_host_memory_bytes": settings.host_cache_bytes,
         "enable_kv_cache_reuse": settings.kv_reuse,
         "max_attention_window_size": ",".join(map(str, settings.attention_windows)) or None,

@@ -78,6 +78,12 @@ def test_by_hand_at_0_8_the_published_values() -> None:
     }
 
 
+def test_the_kv_cache_has_the_fraction_of_the_backend_where_nothing_is_said() -> None:
+    values = parameters("1.2.1", kv_cache_tokens=None)
+    assert (values["max_tokens_in_paged_kv_cache"], values["kv_cache_free_gpu_mem_fraction"]) == ("", "0.9")
+    assert parameters("1.2.1")["kv_cache_free_gpu_mem_fraction"] == ""
+
+
 def test_settings_become_the_names_of_the_version() -> None:
     values = parameters(
         "1.2.1",
