@@ -125,6 +125,15 @@ def test_a_bad_byte_spoils_the_run_before_it_as_in_the_whole() -> None:
     assert streamed(tokenizer, [[token] for token in ids]) == ["", "", "", "", "\ufffd\ufffd", " "]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_word_after_many_special_tokens_is_not_taken_for_the_first(family: Family) -> None:
+    tokenizer = family()
+    word = tokenizer.encode(" the", add_special_tokens=False)
+    special = next(token for token in range(tokenizer.size) if not tokenizer.decode([token], skip_special_tokens=True))
+    ids = [*word, *[special] * 2 * MAX_TOKENS, *word]
+    assert "".join(streamed(tokenizer, [[token] for token in ids])) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
 def test_a_space_waits_for_the_full_stop_that_takes_it() -> None:
     tokenizer = byte_level_cleaned()
     ids = tokenizer.encode("x .", add_special_tokens=False)
