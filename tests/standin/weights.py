@@ -40,7 +40,7 @@ _WORDS = ("the", "and", "count", "to", "nine", "in", "French", "how", "do", "I",
 def make(folder: Path, *, shards: int = 2, seed: int = 0, **changes: Any) -> Path:
     """Write a Llama to `folder`; `changes` replace values of its config, another `seed` gives other weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_file()
     config = CONFIG | {"vocab_size": len(tokenizer["model"]["vocab"])} | changes
     for name, content in (
         ("config.json", config),
@@ -81,7 +81,7 @@ def _tensor(seed: str, shape: tuple[int, ...], dtype: str) -> Tensor:
     return safetensors.cast(Tensor("F32", shape, numbers), dtype)
 
 
-def _tokenizer() -> dict[str, Any]:
+def tokenizer_file() -> dict[str, Any]:
     """A byte-level BPE: every byte, and the merges that make a few words with the space before them."""
     vocabulary = {_BEGIN: 0, _END: 1} | {letter: number + 2 for number, letter in enumerate(_letters())}
     merges: list[str] = []

@@ -1,0 +1,51 @@
+"""Stop and bad words as TensorRT-LLM takes them: sequences of tokens, in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .tokenizer import Tokenizer
+
+_BEFORE = ("\n", ".", "a")
+"""Text to put before a word, to see its tokens there. One does, unless it melts into one token with the word."""
+
+
+def word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> npt.NDArray[np.int32]:
+    """The words as an array `[2, n]`, n the number of all their tokens; `[2, 0]` for none.
+
+    The first row holds the tokens of one sequence after the other, the second where each sequence ends, filled up
+    with -1: the form of TensorRT-LLM's `to_word_list_format`. A word becomes several sequences where its tokens
+    differ: at the start of a text, right after other text, and after a space. One that ends with another is left out,
+    since the engine compares the last tokens. A word that only begins or ends inside a token is not found by it.
+    """
+    sequences = list(dict.fromkeys(sequence for word in words if word for sequence in _spellings(tokenizer, word)))
+    array = np.full((2, sum(map(len, sequences))), -1, dtype=np.int32)
+    if sequences:
+        array[0] = np.concatenate(sequences)
+        array[1, : len(sequences)] = np.cumsum([len(sequence) for sequence in sequences])
+    return array
+
+
+def _spellings(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
+    found = [
+        tuple(tokenizer.encode(word, add_special_tokens=False)),
+        *_after(tokenizer, word),
+        *_after(tokenizer, f" {word}"),
+    ]
+    return [one for one in found if one and not any(other and other != one and _ends(one, other) for other in found)]
+
+
+def _after(tokenizer: Tokenizer, text: str) -> Iterator[tuple[int, ...]]:
+    for before in _BEFORE:
+        first = tokenizer.encode(before, add_special_tokens=False)
+        ids = tokenizer.encode(before + text, add_special_tokens=False)
+        if first and ids[: len(first)] == first:
+            yield tuple(ids[len(first) :])
+            return
+
+
+def _ends(sequence: tuple[int, ...], end: tuple[int, ...]) -> bool:
+    return sequence[-len(end) :] == end
