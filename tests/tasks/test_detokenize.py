@@ -60,6 +60,7 @@ def check(tokenizer: Adapter, ids: Sequence[int], chance: random.Random, seed: o
             assert "".join(pieces) == whole, f"seed {seed!r}, skip {skip}, groups up to {most}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pieces_of_encoded_text_are_the_whole(family: Family) -> None:
     tokenizer = family()
@@ -69,6 +70,7 @@ def test_the_pieces_of_encoded_text_are_the_whole(family: Family) -> None:
         check(tokenizer, tokenizer.encode(random_text(chance), add_special_tokens=False), chance, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pieces_of_whatever_a_model_says_are_the_whole(family: Family) -> None:
     """Any tokens: broken characters, special tokens, and numbers beyond the vocabulary, which engines pad."""
@@ -80,6 +82,7 @@ def test_the_pieces_of_whatever_a_model_says_are_the_whole(family: Family) -> No
         check(tokenizer, chance.choices(some, k=chance.randint(0, 400)), chance, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pieces_of_spaces_and_punctuation_are_the_whole(family: Family) -> None:
     tokenizer = family()
