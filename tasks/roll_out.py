@@ -10,6 +10,7 @@ from tasks.artifact import Artifact
 from tasks.context import Context
 from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
+from tasks.lease import held
 from tasks.plan import Plan
 from tasks.records import Current, Intent, NodeReport, Result, Target
 
@@ -48,11 +49,31 @@ def roll_out(
     model = plan.model.name
     repository, engine = context.store.need(plan.repository_ref), context.store.need(plan.engine_ref)
     digest = Identity({"repository": repository.manifest.digest, "engine": engine.manifest.digest}).digest
+    if (live := _live(target, plan, digest, refresh)) is not None:
+        return RollOut(target_name, live, unchanged=True)
+    # Two runs of one model at once share one release: the second finds what the first has begun, or made live.
+    with held(target.bucket, f"roll-out-{target_name}-{model}", context.flow_run, context.lease_seconds):
+        if (live := _live(target, plan, digest, refresh)) is not None:
+            return RollOut(target_name, live, unchanged=True)
+        release = _begin(context, plan, target, engine, digest, recreate)
+    _wait_until_ready(target, model, release, timeout_s)
+    return RollOut(target_name, release, unchanged=False)
+
+
+def _live(target: Target, plan: Plan, digest: str, refresh: bool) -> int | None:
+    """The public release, where it is of the plan's repository, and with `refresh` of the very bytes too."""
+    current, _ = target.current(plan.model.name)
+    if current.public is None:
+        return None
+    intent = target.intent(plan.model.name, current.public)
+    same = intent.repository == str(plan.repository_ref) and (not refresh or intent.digest == digest)
+    return current.public if same else None
+
+
+def _begin(context: Context, plan: Plan, target: Target, engine: Artifact, digest: str, recreate: bool) -> int:
+    """Make the release a candidate: the one that another run of the same bytes has begun, or a new one."""
+    model = plan.model.name
     current, _ = target.current(model)
-    if current.public is not None:
-        live = target.intent(model, current.public)
-        if live.repository == str(plan.repository_ref) and (not refresh or live.digest == digest):
-            return RollOut(target_name, current.public, unchanged=True)
     release = _unfinished(target, model, current, str(plan.repository_ref), digest)
     if release is not None and release in current.candidates:
         alone = current.alone
@@ -73,8 +94,7 @@ def roll_out(
         ).release
     wanted = release
     target.move(model, lambda current: _without_abandoned(target, model, current).with_candidate(wanted, alone=alone))
-    _wait_until_ready(target, model, release, timeout_s)
-    return RollOut(target_name, release, unchanged=False)
+    return release
 
 
 def live_nodes(target: Target) -> list[NodeReport]:
@@ -161,6 +181,10 @@ def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float
                 raise refuse(target, model, Result(release=release, state="refused", reason=reason))
         if all(state is not None and state.state == "ready" for state in states.values()):
             return
+        # Another run of the same release may have had it refused, and then no node holds it any more.
+        known = target.result(model, release) if None in states.values() else None
+        if known is not None and known.state == "refused":
+            raise refuse(target, model, known)
         if time.monotonic() > deadline:
             waiting = ", ".join(node for node, state in states.items() if state is None or state.state != "ready")
             reason = f"not ready on {waiting} within {timeout_s:g} s"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -98,14 +99,18 @@ class House:
 
     def children(self, engine: str) -> list[dict[str, Any]]:
         """Runs of the child flow for an engine, as Prefect's API tells them."""
-        import httpx
+        return self.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"engine:{engine}"]}}})
 
-        found = httpx.post(
-            f"{self.variables['PREFECT_API_URL']}/flow_runs/filter",
-            json={"flow_runs": {"tags": {"all_": [f"engine:{engine}"]}}},
-        )
-        found.raise_for_status()
-        return found.json()
+    def prefect(self, method: str, path: str, body: object = None) -> Any:
+        """What Prefect's API answers."""
+        until = time.monotonic() + 30
+        while True:
+            answer = httpx.request(method, f"{self.variables['PREFECT_API_URL']}{path}", json=body, timeout=30)
+            # SQLite is locked for a moment now and then; Prefect's own clients ask again too.
+            if answer.status_code != 503 or time.monotonic() > until:
+                answer.raise_for_status()
+                return answer.json() if answer.content else None
+            time.sleep(0.2)
 
     def intact(self, report: dict[str, Any]) -> bool:
         """Whether every artifact that a rebuild names is in the store, byte for byte."""

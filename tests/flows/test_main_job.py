@@ -9,7 +9,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from infra.errors import TritonError
@@ -35,12 +34,8 @@ def artifact(report: dict[str, Any], step: str) -> ArtifactRef:
 
 def task_states(house: House, report: dict[str, Any]) -> dict[str, str]:
     """What Prefect's API says of the run's tasks."""
-    answer = httpx.post(
-        f"{house.variables['PREFECT_API_URL']}/task_runs/filter",
-        json={"flow_runs": {"id": {"any_": [report["flow_run"]]}}},
-    )
-    answer.raise_for_status()
-    return {run["name"].split()[0]: run["state_name"] for run in answer.json()}
+    runs = house.prefect("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [report["flow_run"]]}}})
+    return {run["name"].split()[0]: run["state_name"] for run in runs}
 
 
 def test_again_nothing_is_done(house: House, live: dict[str, Any]) -> None:
@@ -70,15 +65,15 @@ def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
 def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, Any]) -> None:
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_1")
     keys: dict[str, str] = {}
-    answer = httpx.post(f"{house.variables['PREFECT_API_URL']}/artifacts/filter", json={})
-    for found in answer.json():
+    artifacts = house.prefect("POST", "/artifacts/filter", {})
+    for found in artifacts:
         if found["task_run_id"] is not None and found["key"] is not None:
             keys[found["key"]] = found["type"]
     assert keys[f"engine-{MODEL}"] == "markdown"
     assert keys[f"upload-{MODEL}"] == "progress"
     assert keys[f"prompts-{MODEL}-local"] == "table"
     assert keys[f"release-{MODEL}-local"] == "markdown"
-    lineage = [found for found in answer.json() if found["key"] == f"lineage-{MODEL}-local"]
+    lineage = [found for found in artifacts if found["key"] == f"lineage-{MODEL}-local"]
     assert any(artifact(report, "upload").identity[:12] in found["data"] for found in lineage)
     assert all("```mermaid" in found["data"] for found in lineage)
 
@@ -252,29 +247,25 @@ def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_two_models_with_one_slot_on_each_pool(house: House, live: dict[str, Any]) -> None:
-    api = house.variables["PREFECT_API_URL"]
-    with httpx.Client(base_url=api, timeout=30) as client:
+    for pool in ("default", "build-cpu"):
+        house.prefect("PATCH", f"/work_pools/{pool}", {"concurrency_limit": 1})
+    try:
+        for name in ("twin-one", "twin-two"):
+            house.add_model(name)
+        deployment = house.prefect("GET", "/deployments/name/rebuild/rebuild")["id"]
+        runs: list[str] = []
+        for name in ("twin-one", "twin-two"):
+            body = {"parameters": {"model": name, "recipe": {"quantization": "q5_1"}}}
+            runs.append(house.prefect("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
+        until = time.monotonic() + 240
+        while True:
+            types = [house.prefect("GET", f"/flow_runs/{run}")["state"]["type"] for run in runs]
+            if all(kind not in ("SCHEDULED", "PENDING", "RUNNING") for kind in types):
+                break
+            assert time.monotonic() < until, types
+            time.sleep(0.5)
+        assert types == ["COMPLETED", "COMPLETED"]
+    finally:
         for pool in ("default", "build-cpu"):
-            client.patch(f"/work_pools/{pool}", json={"concurrency_limit": 1}).raise_for_status()
-        try:
-            for name in ("twin-one", "twin-two"):
-                house.add_model(name)
-            deployment = client.get("/deployments/name/rebuild/rebuild").json()["id"]
-            runs: list[str] = []
-            for name in ("twin-one", "twin-two"):
-                body = {"parameters": {"model": name, "recipe": {"quantization": "q5_1"}}}
-                answer = client.post(f"/deployments/{deployment}/create_flow_run", json=body)
-                answer.raise_for_status()
-                runs.append(answer.json()["id"])
-            until = time.monotonic() + 240
-            while True:
-                types = [client.get(f"/flow_runs/{run}").json()["state"]["type"] for run in runs]
-                if all(kind not in ("SCHEDULED", "PENDING", "RUNNING") for kind in types):
-                    break
-                assert time.monotonic() < until, types
-                time.sleep(0.5)
-            assert types == ["COMPLETED", "COMPLETED"]
-        finally:
-            for pool in ("default", "build-cpu"):
-                client.patch(f"/work_pools/{pool}", json={"concurrency_limit": None}).raise_for_status()
+            house.prefect("PATCH", f"/work_pools/{pool}", {"concurrency_limit": None})
     assert house.ask("twin-one") == house.ask("twin-two")
