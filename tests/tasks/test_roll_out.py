@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import EnginehouseError
+from infra.errors import EnginehouseError, GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore, Producer
 from tasks.context import Context
 from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
 from tasks.plan import Plan
-from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
+from tasks.records import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
 from tasks.roll_out import roll_out
 from tasks.spec import load_model
 from tasks.workspace import Workspace
@@ -109,3 +109,17 @@ def test_a_release_comes_back_beside_the_next_only_if_both_fit(
     report(context, plan, total=8 * needed, available=3 * needed)
     roll_out(context, other, "test")
     assert not target.current(name)[0].alone
+
+
+def test_a_release_that_another_run_had_refused_is_not_waited_for(context: Context, plan: Plan, needed: int) -> None:
+    target, name = report(context, plan, total=8 * needed, available=4 * needed), plan.model.name
+    for _ in range(4):  # as many as the node says are ready
+        target.reserve(name, lambda number: other_intent(name, number))
+    target.conclude(name, Result(release=5, state="refused", reason="a prompt of the other run"))
+    with pytest.raises(GateRefused, match="a prompt of the other run"):
+        roll_out(context, plan, "test", timeout_s=60)
+    assert target.current(name)[0] == Current()
+
+
+def other_intent(model: str, release: int) -> Intent:
+    return Intent(model=model, release=release, repository="r", digest="d", recipe={}, source="s", flow_run="")
