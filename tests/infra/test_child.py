@@ -219,7 +219,9 @@ def test_the_command_heeds_every_signal(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
-    assert [int(line.split()[1], 16) for line in lines] == [0, 0]
+    # Signals 32 and 33 are glibc's own: no program can set them, and children of make are born ignoring them.
+    own = 0b11 << 31
+    assert [int(line.split()[1], 16) & ~own for line in lines] == [0, 0]
 
 
 @pytest.mark.parametrize("way", ["timeout", "stop", "error", "interrupt", "gpu"])
