@@ -166,7 +166,11 @@ class Node:
 
     def _withdraw(self, model: str, known: _Model) -> None:
         """Take the public name away: its release has to make room, and would take the name with it in mid-answer."""
-        self._triton.client.unload(model)
+        try:
+            self._triton.client.unload(model)
+        except TritonError as error:
+            known.error = str(error)  # the next turn tries again, and other models have theirs
+            return
         known.public = None
         _log.info("%s answers nobody until its next release is ready", model)
 

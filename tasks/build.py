@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.errors import PreconditionFailed
+from infra.errors import StoreError
 from infra.s3 import Bucket
 from tasks.context import Context, Done
 from tasks.plan import Plan
@@ -39,7 +39,8 @@ def build(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
 def _kept(bucket: Bucket, scratch: Path, kept: Mapping[str, str]) -> Generator[Path]:
     """`scratch` with the files `kept` from the store, which get back what the block made of them.
 
-    Of two builds at once one keeps nothing: what is kept only saves time.
+    Of two builds at once one keeps nothing, and a store that is away then costs no finished build: what is kept only
+    saves time.
     """
     before = {name: bucket.get(key) for name, key in kept.items()}
     for name, record in before.items():
@@ -55,5 +56,5 @@ def _kept(bucket: Bucket, scratch: Path, kept: Mapping[str, str]) -> Generator[P
                 bucket.create(key, path.read_bytes())
             else:
                 bucket.replace(key, path.read_bytes(), record.etag)
-        except PreconditionFailed:
+        except StoreError:
             continue

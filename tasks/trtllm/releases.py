@@ -14,37 +14,36 @@ from packaging.version import Version
 class Release:
     """One minor release. `exact`: its options were read in its own sources, `read_in`, not in the nearest ones.
 
-    `tensorrt` and `cuda` are those of the first Triton container that ships it (support matrix of Triton).
+    `tensorrt` is that of the first Triton container that ships it (support matrix of Triton).
     """
 
     name: str
     exact: bool
     read_in: str
     tensorrt: str
-    cuda: str
 
 
 _POST1 = "0.17.0.post1 (16d2467e, script 258c7540)"
 _UNDATED = "undated sources of 2025 (008b2b8d, script fd96a08b) and logs of the release"
 
 RELEASES = (
-    Release("0.8", True, "0.8.0 (5955b8af)", "9.2.0", "12.1"),
-    Release("0.9", True, "0.9.0 (250d9c29)", "9.3.0", "12.3"),
-    Release("0.10", True, "0.10.0 (9bd15f19)", "10.0.1", "12.4"),
-    Release("0.11", True, "0.11.0 (05316d33)", "10.1.0", "12.4"),
-    Release("0.12", True, "0.12.0 (28fb9aac)", "10.3.0", "12.5"),
-    Release("0.13", True, "0.13.0 (201135e5)", "10.4.0", "12.5"),
-    Release("0.14", True, "0.14.0 (b0880169)", "10.4.0", "12.5"),
-    Release("0.15", True, "0.15.0 (8f91cff2)", "10.6.0", "12.6"),
-    Release("0.16", True, "0.16.0 (42a7b092)", "10.7.0", "12.6"),
-    Release("0.17", False, _POST1, "10.8.0.43", "12.8"),
-    Release("0.18", False, f"{_POST1}; the release notes name new dependencies alone", "10.9.0.34", "12.8"),
-    Release("0.19", False, _UNDATED, "10.9.0.34", "12.8"),
-    Release("0.20", False, _UNDATED, "10.10.0.31", "12.9"),
-    Release("0.21", False, _UNDATED, "10.11.0.33", "12.9"),
-    Release("1.0", False, _UNDATED, "10.11.0.33", "12.9"),
-    Release("1.1", False, _UNDATED, "10.13.3.9", "13.0"),
-    Release("1.2", False, "1.3.0rc3 (95c8e29a, script 368f8f2a)", "10.14.1.48", "13.1"),
+    Release("0.8", True, "0.8.0 (5955b8af)", "9.2.0"),
+    Release("0.9", True, "0.9.0 (250d9c29)", "9.3.0"),
+    Release("0.10", True, "0.10.0 (9bd15f19)", "10.0.1"),
+    Release("0.11", True, "0.11.0 (05316d33)", "10.1.0"),
+    Release("0.12", True, "0.12.0 (28fb9aac)", "10.3.0"),
+    Release("0.13", True, "0.13.0 (201135e5)", "10.4.0"),
+    Release("0.14", True, "0.14.0 (b0880169)", "10.4.0"),
+    Release("0.15", True, "0.15.0 (8f91cff2)", "10.6.0"),
+    Release("0.16", True, "0.16.0 (42a7b092)", "10.7.0"),
+    Release("0.17", False, _POST1, "10.8.0.43"),
+    Release("0.18", False, f"{_POST1}; the release notes name new dependencies alone", "10.9.0.34"),
+    Release("0.19", False, _UNDATED, "10.9.0.34"),
+    Release("0.20", False, _UNDATED, "10.10.0.31"),
+    Release("0.21", False, _UNDATED, "10.11.0.33"),
+    Release("1.0", False, _UNDATED, "10.11.0.33"),
+    Release("1.1", False, _UNDATED, "10.13.3.9"),
+    Release("1.2", False, "1.3.0rc3 (95c8e29a, script 368f8f2a)", "10.14.1.48"),
 )
 MINORS = tuple(release.name for release in RELEASES)
 FIRST, LAST = MINORS[0], MINORS[-1]

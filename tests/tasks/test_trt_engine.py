@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import EnginehouseError, SettingsError, StepFailed
+from infra.errors import EnginehouseError, SettingsError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
 from tasks.build import build
@@ -207,3 +207,24 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
             bucket.replace(key, b"of another build", kept.etag)
     # The second build got what lay in the store and left its own there.
     assert kept is not None and kept.body != b"of another build"
+
+
+def test_a_store_that_is_away_for_the_timing_cache_costs_no_build(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Path
+) -> None:
+    image(tmp_path, monkeypatch, "0.12.0")
+    plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
+    context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
+    context.store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
+    convert(context, plan)
+    refused: list[str] = []
+
+    def away(self: Bucket, key: str, body: bytes) -> str:
+        refused.append(key)
+        raise StoreUnavailable(f"S3 answered 503 for '{key}'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "create", away)
+        build(context, plan)
+    assert [key.split("/")[0] for key in refused] == ["timing-caches"]
+    assert upload(context, plan).artifact is not None
