@@ -140,7 +140,7 @@ class LlamaCpp:
             output,
             ServingSettings(
                 engine="llamacpp",
-                engine_file=f"{ENGINE_FOLDER}/{MODEL_FILE}",
+                engine_path=f"{ENGINE_FOLDER}/{MODEL_FILE}",
                 slots=serving.slots,
                 context_tokens=serving.context_tokens,
                 chat_template=serving.chat_template,

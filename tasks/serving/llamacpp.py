@@ -40,7 +40,7 @@ class LlamaCpp:
     def __init__(self, folder: Path, settings: ServingSettings) -> None:
         library: Any = importlib.import_module("xllamacpp")
         parameters = library.CommonParams()
-        parameters.model.path = str(folder / settings.engine_file)
+        parameters.model.path = str(folder / settings.engine_path)
         parameters.n_parallel = settings.slots
         parameters.n_ctx = settings.slots * settings.context_tokens
         threads = settings.threads or len(os.sched_getaffinity(0))
@@ -63,7 +63,7 @@ class LlamaCpp:
         try:
             self._server: Any = library.Server(parameters)
         except RuntimeError as error:
-            raise EngineFailed(f"llama.cpp cannot load {settings.engine_file}: {error}") from error
+            raise EngineFailed(f"llama.cpp cannot load {settings.engine_path}: {error}") from error
         # llama.cpp stops at SIGTERM and SIGINT. Here Triton alone decides, also where a whole group is signalled.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -81,7 +81,7 @@ class LlamaCpp:
 
     def _completion(self, request: GenerationRequest) -> dict[str, Any]:
         """The body of llama.cpp's /completion. Raises RequestRefused for what llama.cpp cannot do."""
-        defaults = self._settings.sampling
+        sampling = self._settings.sampling.of(request)
         if request.beam_width != 1:
             raise RequestRefused("'beam_width' must be 1: this engine has no beam search")
         if request.length_penalty != 1:
@@ -90,11 +90,6 @@ class LlamaCpp:
             raise RequestRefused("'min_tokens' must be 0: this engine cannot keep an answer from ending")
         if request.end_id is not None and [request.end_id] != self._end_of_text:
             raise RequestRefused(f"'end_id' must be the model's own, {self._end_of_text[0]}")
-        top_k = _or(request.top_k, defaults.top_k)
-        top_p = _or(request.top_p, defaults.top_p)
-        if top_p == 0:
-            # As in TensorRT-LLM: no top_p where there is a top_k, else the best token.
-            top_k, top_p = top_k or 1, 1.0
         seed = secrets.randbelow(RANDOM_SEED) if request.seed is None else request.seed % RANDOM_SEED
         body = {
             "prompt": self._prompt(request.text_input),
@@ -103,12 +98,12 @@ class LlamaCpp:
             "seed": seed,
             # TensorRT-LLM's order, in which top_p sees the probabilities after the temperature.
             "samplers": ["penalties", "temperature", "top_k", "top_p"],
-            "temperature": _or(request.temperature, defaults.temperature),
-            "top_k": top_k,
-            "top_p": top_p,
-            "repeat_penalty": _or(request.repetition_penalty, defaults.repetition_penalty),
-            "presence_penalty": _or(request.presence_penalty, defaults.presence_penalty),
-            "frequency_penalty": _or(request.frequency_penalty, defaults.frequency_penalty),
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "repeat_penalty": sampling.repetition_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
             # Penalties look at the whole text, not at llama.cpp's last 64 tokens.
             "repeat_last_n": self._settings.context_tokens,
         }
@@ -223,7 +218,3 @@ def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
     if response.status == 400:
         raise RequestRefused(error["message"])
     raise EngineFailed(f"llama.cpp answered {response.status}: {error['message']}")
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

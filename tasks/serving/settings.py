@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from .contract import GenerationRequest
 
 FILE_NAME = "serving.json"
 
@@ -22,23 +24,36 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
 
+    def of(self, request: GenerationRequest) -> Sampling:
+        """What `request` gets: its own values where it has some, these where not."""
+        given = {entry.name: getattr(request, entry.name) for entry in fields(self)}
+        chosen = replace(self, **{name: value for name, value in given.items() if value is not None})
+        if chosen.top_p == 0:
+            # As in TensorRT-LLM: no top_p where there is a top_k, else the best token.
+            return replace(chosen, top_k=chosen.top_k or 1, top_p=1.0)
+        return chosen
+
 
 @dataclass(frozen=True)
 class ServingSettings:
     """How one release is served.
 
-    `engine` names the engine; `engine_file` is relative to the version folder. `slots` requests are generated at
-    once, each with `context_tokens` tokens of prompt and answer together; further ones wait. `threads` None means
-    all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
+    `engine` names the engine; `engine_path` is what it loads, relative to the version folder. `slots` requests are
+    generated at once, each with `context_tokens` tokens of prompt and answer together; further ones wait. `threads`
+    None means all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
+    `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
+    `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`.
     """
 
     engine: str
-    engine_file: str
+    engine_path: str
     slots: int
     context_tokens: int
     chat_template: bool
     request_timeout_s: float
     threads: int | None = None
+    tensorrt_llm: str = ""
+    max_input_tokens: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def to_json(self) -> str:
