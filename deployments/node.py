@@ -28,7 +28,7 @@ from infra.triton.server import Ports
 from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
-from tasks.triton.repository import place_release, release_names, withdraw_release, write_public
+from tasks.triton.repository import place_release, placed_models, withdraw_release, write_public
 
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 5.0
@@ -111,7 +111,8 @@ class Node:
             for model in self._target.wanted():
                 known = self._models.setdefault(model, _Model())
                 for release in self._target.releases(model):
-                    if all(name in ready for name in release_names(model, release).values()):
+                    placed = placed_models(self._models_folder, model, release)
+                    if placed and ready.issuperset(placed):
                         known.releases[release] = _Release(state="ready")
 
     # Wanted state
@@ -180,7 +181,7 @@ class Node:
             intent = self._target.intent(model, number)
             repository, engine = self._bring(intent.repository)
             place_release(repository, engine, self._models_folder, model, number)
-            for name in release_names(model, number).values():
+            for name in placed_models(self._models_folder, model, number):
                 client.load(name)
         except Exception as error:
             retryable = isinstance(error, EnginehouseError) and error.retryable
@@ -209,9 +210,9 @@ class Node:
 
     def _let_go(self, client: TritonClient, model: str, number: int, release: _Release) -> None:
         """In a thread of its own: unload one release, wait until its requests have ended, remove its folders."""
-        names = set(release_names(model, number).values())
+        names = placed_models(self._models_folder, model, number)
         try:
-            for name in reversed(release_names(model, number).values()):
+            for name in reversed(names):
                 client.unload(name)
             deadline = time.monotonic() + _UNLOAD_SECONDS
             while any(entry.name in names and entry.state in ("UNLOADING", "READY") for entry in client.index()):

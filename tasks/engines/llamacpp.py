@@ -124,9 +124,10 @@ class LlamaCpp:
         (output / LIMITS_FILE).write_text(json.dumps(asdict(limits), indent=1, sort_keys=True))
         return Peak()
 
-    def assemble(self, model: Model, output: Path) -> None:
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
         from tasks.serving.settings import Sampling, ServingSettings
-        from tasks.triton.repository import ENGINE_FOLDER, write_release
+        from tasks.triton.config import ENGINE_FOLDER
+        from tasks.triton.repository import write_release
 
         serving = model.serving
         sampling = serving.defaults.model_dump(exclude_none=True)
