@@ -15,6 +15,7 @@ from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_to
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving_rules import check_engine
 
 
 def write_engine_release(output: Path, model: Model, limits: EngineLimits, tokenizer: str = TOKENIZER_FOLDER) -> None:
@@ -23,6 +24,14 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
     `tokenizer` is a folder inside the version folder of `llm`, or absolute. Raises UsageError.
     """
     recipe, parameters = _recipe(model), _parameters(model)
+    # The engine of `enginehouse assemble` need not be one of the recipe.
+    check_engine(
+        parameters,
+        max_beam_width=limits.max_beam_width,
+        max_seq_len=limits.max_seq_len,
+        paged_kv_cache=limits.paged_kv_cache,
+        paged_context_fmha=limits.paged_context_fmha,
+    )
     if parameters.kv_cache_reuse is None and not limits.paged_context_fmha:
         # From 0.19 on the backend reuses by itself, which this engine cannot.
         parameters = parameters.model_copy(update={"kv_cache_reuse": False})
@@ -44,6 +53,8 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         request_timeout_s=serving.request_timeout_s,
         tensorrt_llm=recipe.runtime.tensorrt_llm,
         max_input_tokens=limits.max_input_len,
+        max_beam_width=parameters.max_beam_width,
+        decoupled=parameters.decoupled,
         sampling=Sampling(**serving.defaults.model_dump(exclude_none=True, exclude={"min_tokens"})),
     )
     configs = {
