@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,21 @@ from tasks.triton.config import CALLED_MODEL, data_type, message
 
 
 @dataclass(frozen=True)
+class CalledTensor:
+    """A tensor as a calling model sends or reads it: Triton's name of its type, dims without the batch (-1: any)."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    always: bool = False
+
+
+@dataclass(frozen=True)
 class Calls:
-    """What `llm` sends to the model that it calls, `always` at least, and which outputs it reads.
+    """What `llm` sends to the model it calls, and what it reads of the answers."""
 
-    `sends` has types in Triton's names, and dims without the batch, -1 for any.
-    """
-
-    sends: Mapping[str, tuple[str, tuple[int, ...]]]
-    always: Collection[str]
-    reads: Collection[str]
+    sends: tuple[CalledTensor, ...]
+    reads: tuple[CalledTensor, ...]
 
 
 def check_agreement(configs: Mapping[str, Any], calls: Calls | None = None) -> None:
@@ -76,17 +82,18 @@ def _check_ensemble(name: str, ensemble: Any, configs: Mapping[str, Any]) -> Non
 
 def _check_call(caller: str, called: str, config: Any, calls: Calls) -> None:
     inputs, outputs = _by_name(config.input), _by_name(config.output)
-    for name, (kind, dims) in calls.sends.items():
-        if name not in inputs:
-            raise _disagree(f"{caller} sends '{name}'", f"{called} has no such input")
-        if inputs[name].data_type != data_type(kind) or not _fit(dims, inputs[name].dims):
-            raise _disagree(
-                f"{caller} sends '{name}' as {kind} {list(dims)}", f"{called} has {_described(inputs[name])}"
-            )
-    for name in calls.reads:
-        if name not in outputs:
-            raise _disagree(f"{caller} reads '{name}'", f"{called} has no such output")
-    if missing := [name for name, tensor in inputs.items() if not tensor.optional and name not in calls.always]:
+    for sort, tensors, there in (("sends", calls.sends, inputs), ("reads", calls.reads, outputs)):
+        for tensor in tensors:
+            if tensor.name not in there:
+                raise _disagree(f"{caller} {sort} '{tensor.name}'", f"{called} has no such tensor")
+            known = there[tensor.name]
+            if known.data_type != data_type(tensor.data_type) or not _fit(tensor.dims, known.dims):
+                raise _disagree(
+                    f"{caller} {sort} '{tensor.name}' as {tensor.data_type} {list(tensor.dims)}",
+                    f"{called} has {_described(known)}",
+                )
+    always = {tensor.name for tensor in calls.sends if tensor.always}
+    if missing := [key for key, tensor in inputs.items() if not tensor.optional and key not in always]:
         raise _disagree(f"{called} needs {', '.join(missing)}", f"{caller} does not always send it")
 
 

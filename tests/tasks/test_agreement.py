@@ -9,20 +9,19 @@ import pytest
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.agreement import Calls, check_agreement
+from tasks.triton.agreement import CalledTensor, Calls, check_agreement
 from tasks.triton.config import data_type, llm_config, message, parse, release_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.trtllm.serving import TensorRtServing
 
 CALLS = Calls(
-    sends={
-        "input_ids": ("INT32", (-1,)),
-        "input_lengths": ("INT32", (1,)),
-        "request_output_len": ("INT32", (1,)),
-        "stop_words_list": ("INT32", (2, -1)),
-    },
-    always=("input_ids", "input_lengths", "request_output_len"),
-    reads=("output_ids",),
+    sends=(
+        CalledTensor("input_ids", "INT32", (-1,), always=True),
+        CalledTensor("input_lengths", "INT32", (1,), always=True),
+        CalledTensor("request_output_len", "INT32", (1,), always=True),
+        CalledTensor("stop_words_list", "INT32", (2, -1)),
+    ),
+    reads=(CalledTensor("output_ids", "INT32", (-1, -1)),),
 )
 
 
