@@ -25,9 +25,11 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
     `tokenizer` is a folder inside the version folder of `llm`, or absolute. Raises UsageError.
     """
     recipe, parameters = _recipe(model), _parameters(model)
+    tokens = cache_tokens(model, limits)
     # The engine of `enginehouse assemble` need not be one of the recipe.
     check_engine(
         parameters,
+        tokens,
         max_beam_width=limits.max_beam_width,
         max_seq_len=limits.max_seq_len,
         paged_kv_cache=limits.paged_kv_cache,
@@ -41,7 +43,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         parameters,
         engine_folder=ENGINE_FOLDER,
         max_batch_size=model.serving.slots,
-        kv_cache_tokens=cache_tokens(model, limits),
+        kv_cache_tokens=tokens,
         logits_type=limits.logits_type,
     )
     serving = model.serving

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.errors import UsageError
 from tasks.spec import Model
-from tasks.triton.engine_release import cache_tokens, release_memory_bytes
+from tasks.triton.config import parse
+from tasks.triton.engine_release import cache_tokens, release_memory_bytes, write_engine_release
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 
@@ -94,6 +96,23 @@ def test_what_the_file_says_counts() -> None:
     assert cache_tokens(model(kv_cache_fraction=0.5, kv_cache_tokens=9000), LIMITS) == 9000
 
 
+def test_an_engine_on_disk_is_held_against_the_file(tmp_path: Path) -> None:
+    for served, limits, said in (
+        (model(kv_cache_bytes=131072 * 100), LIMITS, "100 tokens does not hold one sequence of 8192"),
+        (model(kv_cache_reuse=True), replace(LIMITS, paged_context_fmha=False), "needs an engine with"),
+        (model(), replace(LIMITS, paged_kv_cache=False), "needs a paged KV cache"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            write_engine_release(tmp_path / "release", served, limits)
+    assert not (tmp_path / "release").exists()
+
+
+def test_an_engine_that_cannot_reuse_its_cache_is_not_left_to_the_default(tmp_path: Path) -> None:
+    write_engine_release(tmp_path / "release", model(), replace(LIMITS, paged_context_fmha=False))
+    config = parse((tmp_path / "release/tensorrt_llm/config.pbtxt").read_text())
+    assert config.parameters["enable_kv_cache_reuse"].string_value == "False"
+
+
 def test_the_memory_of_a_release() -> None:
     assert release_memory_bytes(model(kv_cache_tokens=20000), LIMITS) == 11 * GIB + 20000 * 131072
     memory = gpu_memory_bytes(H200)
@@ -107,7 +126,7 @@ def test_the_memory_of_a_release() -> None:
     ("made", "said"),
     [
         ({"host_cache_bytes": 1, "runtime": {"tensorrt_llm": "0.9.0"}}, "no host_cache_bytes. 0.10 and later have it"),
-        ({"kv_cache_tokens": 8000}, "do not hold one sequence of 8192"),
+        ({"kv_cache_tokens": 8000}, "8000 tokens does not hold one sequence of 8192"),
         ({"kv_cache_tokens": 20000, "kv_cache_bytes": 1}, "one of them"),
         ({"max_beam_width": 2}, "more than the engine's, 1"),
         ({"kv_cache_reuse": True, "recipe": {"paged_context_fmha": False}}, "needs an engine with paged_context_fmha"),
