@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .backend_inputs import MAX_TOP_K
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed
 from .settings import ServingSettings
 from .tokens import Prompts, TokenGeneration, Tokens
 from .word_ids import word_sequences
-
-MAX_TOP_K = 1024
-"""TOP_K_MAX in TensorRT-LLM's samplingTopKKernels.h; its sampler in C++ takes more for as many, with a warning."""
 
 _ENDED = ("stop", "length")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from tasks.serving.backend_inputs import ALWAYS_SENT, READ, SENT, input_name
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.spec import Model
-from tasks.triton.agreement import check_agreement
+from tasks.triton.agreement import CalledTensor, Calls, check_agreement
 from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, parse, release_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
@@ -44,6 +45,8 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         request_timeout_s=serving.request_timeout_s,
         tensorrt_llm=recipe.runtime.tensorrt_llm,
         max_input_tokens=limits.max_input_len,
+        max_beam_width=parameters.max_beam_width,
+        decoupled=parameters.decoupled,
         sampling=Sampling(**serving.defaults.model_dump(exclude_none=True, exclude={"min_tokens"})),
     )
     configs = {
@@ -51,7 +54,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         LLM: llm_config(instances=parameters.llm_instances, calls=TENSORRT_LLM),
         RELEASE: release_config(),
     }
-    check_agreement({name: parse(text) for name, text in configs.items()})
+    check_agreement({name: parse(text) for name, text in configs.items()}, _calls(recipe.runtime.tensorrt_llm))
     write_release(output, settings, instances=parameters.llm_instances, tensorrt_llm=engine)
 
 
@@ -94,6 +97,16 @@ def release_memory_bytes(model: Model, limits: EngineLimits) -> int:
     runtime, fraction = _recipe(model).runtime, _parameters(model).kv_cache_fraction or 0
     memory = runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu) or fixed
     return fixed + int(fraction * max(0, memory - fixed))
+
+
+def _calls(version: str) -> Calls:
+    return Calls(
+        sends=tuple(
+            CalledTensor(input_name(name, version), data_type, dims, always=name in ALWAYS_SENT)
+            for name, (data_type, dims) in SENT.items()
+        ),
+        reads=tuple(CalledTensor(name, data_type, dims) for name, (data_type, dims) in READ.items()),
+    )
 
 
 def _recipe(model: Model) -> TensorRtLlmRecipe:

@@ -33,7 +33,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Loads an engine as a release of the kind does; `llm_args` and `serving` are those of the model's file."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     llm_package.install(tmp_path / "site")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     engines: list[LlmApi] = []
 
     def start(
@@ -108,8 +108,9 @@ def test_every_version_honours_the_contract(load: Load, version: str) -> None:
     assert len({answer(engine, temperature=2.0, seed=seed) for seed in (None, None, 7, 8)}) == 4
     ha: dict[str, Any] = {"text": "ha ha ha ha ha", "temperature": 0.0}
     plain = answer(engine, **ha)
-    for penalty in ({"repetition_penalty": 3.0}, {"presence_penalty": 9.0}, {"frequency_penalty": 9.0}):
-        assert answer(engine, **ha, **penalty) != plain
+    penalties: dict[str, Any] = {"repetition_penalty": 3.0, "presence_penalty": 9.0, "frequency_penalty": 9.0}
+    for name, value in penalties.items():
+        assert answer(engine, **{**ha, name: value}) != plain
     words = tuple(sorted(set(greedy.split()), key=len)[-2:])
     assert not any(word in answer(engine, temperature=0.0, bad_words=words) for word in words)
     streamed = pieces(engine, temperature=0.0, stream=True, return_log_probs=True)
