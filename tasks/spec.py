@@ -27,7 +27,8 @@ from infra.positioned_yaml import PositionedDocument, Problem, read_yaml
 from tasks.frozen import Spec
 from tasks.recipe import LlamaCppRecipe, Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.llm_arguments import check_llm_recipe
+from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_recipe
 from tasks.trtllm.translate import explained, to_llmapi, without_engines
@@ -108,7 +109,6 @@ class SamplingDefaults(Spec):
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
-    min_tokens: int | None = Field(default=None, ge=0)
     repetition_penalty: float | None = Field(default=None, gt=0)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -203,13 +203,15 @@ class Model(Spec):
     def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
         if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
             raise ValueError("tensorrt_llm: kind llamacpp has none of these")
-        if isinstance(recipe := info.data.get("recipe"), TrtEngineRecipe):
-            if serving.defaults.min_tokens:
-                raise ValueError("defaults.min_tokens: each request says its own least number of tokens")
-            try:
-                check_recipe(recipe, serving.tensorrt_llm or TensorRtServing())
-            except UsageError as error:
-                raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
+        parameters = serving.tensorrt_llm or TensorRtServing()
+        recipe = info.data.get("recipe")
+        try:
+            if isinstance(recipe, TrtEngineRecipe):
+                check_recipe(recipe, parameters)
+            elif isinstance(recipe, LlmApiRecipe):
+                check_llm_recipe(recipe, parameters)
+        except UsageError as error:
+            raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
         return serving
 
     @field_validator("targets")

@@ -130,13 +130,6 @@ class LlamaCpp:
         from tasks.triton.repository import write_release
 
         serving = model.serving
-        sampling = serving.defaults.model_dump(exclude_none=True)
-        if sampling.pop("min_tokens", 0):
-            raise StepFailed(
-                "llama.cpp has no least number of tokens",
-                hint="remove serving.defaults.min_tokens from the model's file",
-                code="serving-unsupported",
-            )
         write_release(
             output,
             ServingSettings(
@@ -146,7 +139,7 @@ class LlamaCpp:
                 context_tokens=serving.context_tokens,
                 chat_template=serving.chat_template,
                 request_timeout_s=serving.request_timeout_s,
-                sampling=Sampling(**sampling),
+                sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
             ),
         )
 

@@ -14,7 +14,7 @@ from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.recipe import TensorRtLlmRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_engine
 
@@ -58,7 +58,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         max_input_tokens=limits.max_input_len,
         max_beam_width=parameters.max_beam_width,
         decoupled=parameters.decoupled,
-        sampling=Sampling(**serving.defaults.model_dump(exclude_none=True, exclude={"min_tokens"})),
+        sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
     )
     configs = {
         TENSORRT_LLM: engine,
@@ -120,8 +120,8 @@ def _calls(version: str) -> Calls:
     )
 
 
-def _recipe(model: Model) -> TrtEngineRecipe:
-    assert isinstance(model.recipe, TrtEngineRecipe)
+def _recipe(model: Model) -> TensorRtLlmRecipe:
+    assert isinstance(model.recipe, TensorRtLlmRecipe)
     return model.recipe
 
 

@@ -40,7 +40,7 @@ class NGrams:
             if counts and length <= len(history):
                 share = 4.0**length / sum(counts.values())
                 weights[list(counts)] += np.fromiter(counts.values(), float) * share
-        return np.log(weights) + 20
+        return (np.log(weights) + 20).astype(np.float64)
 
 
 @dataclass
@@ -123,9 +123,11 @@ def _sampled(log_probs: Floats, wanted: Wanted, random: np.random.Generator) -> 
         top_k = 1
     if top_k:
         order = order[:top_k]
-    kept = np.exp(log_probs[order])
+    kept: Floats = np.exp(log_probs[order])
     if 0 < top_p < 1:
         # The fewest tokens that reach the share, one at least.
-        count = int(np.searchsorted(np.cumsum(kept), top_p * kept.sum())) + 1
+        reached: Floats = np.cumsum(kept)
+        count = int(np.searchsorted(reached, top_p * reached[-1])) + 1
         order, kept = order[:count], kept[:count]
-    return int(random.choice(order, p=kept / kept.sum()))
+    chosen: int = random.choice(len(order), p=kept / kept.sum())
+    return int(order[chosen])

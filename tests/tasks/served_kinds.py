@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
+from tasks.engines.llmapi import LlmApi
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.spec import Model
-from tasks.triton.config import TENSORRT_LLM
+from tasks.triton.config import LLM, TENSORRT_LLM
 from tasks.triton.engine_release import write_engine_release
 from tasks.triton.native import BACKEND
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.limits import EngineLimits
-from tests.standin import backend_sampler
+from tests.standin import backend_sampler, llm_package
 from tests.tasks.small_tokenizers import CORPUS, byte_level
 
 Fields = dict[str, Any]
@@ -132,7 +133,8 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
     end_id = tokenizer.token_to_id("</s>")
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
-        model, limits = _trt_model(version, role, llm_instances), _limits(role)
+        parameters = {"max_beam_width": MAX_BEAM_WIDTH, "llm_instances": llm_instances}
+        model, limits = _model("trt-engine", version, role, parameters), _limits(role)
         write_engine_release(artifact, model, limits)
         backend = artifact / TENSORRT_LLM
         config = (backend / "config.pbtxt").read_text()
@@ -160,13 +162,44 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
     )
 
 
-def _trt_model(version: str, role: Role, llm_instances: int) -> Model:
+def llmapi(version: str) -> Kind:
+    """A checkpoint that the LLM API loads, for which the stand-in stands in."""
+    tokenizer = byte_level().tokenizer
+
+    def write(artifact: Path, engine: Path, role: Role) -> None:
+        LlmApi().assemble(_model("llmapi", version, role, {}), _limits(role).to_json().encode(), artifact)
+        llm_package.install(artifact / LLM / "1")
+        llm_package.write_checkpoint(
+            engine,
+            version,
+            tokenizer,
+            TEXTS,
+            endless=3,
+            token_seconds=TOKEN_SECONDS,
+            chat_template=CHAT_TEMPLATE,
+        )
+
+    return Kind(
+        name=f"llmapi-{version}",
+        write=write,
+        rendered=RENDERED,
+        refused=(
+            ({"beam_width": 2}, "'beam_width' must be 1"),
+            ({"length_penalty": 0.5}, "'length_penalty'"),
+            ({"text_input": "word " * 400}, f"'text_input' has .* tokens; a prompt may have {MAX_INPUT_TOKENS}"),
+        ),
+        end_id=tokenizer.token_to_id("</s>"),
+        deadline_s=3.0,
+    )
+
+
+def _model(kind: str, version: str, role: Role, parameters: Fields) -> Model:
     return Model.model_validate(
         {
             "name": "standin",
             "source": {"uri": "hf://org/repo@main"},
             "recipe": {
-                "kind": "trt-engine",
+                "kind": kind,
                 "runtime": {"tensorrt_llm": version, "gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 1},
                 "max_beam_width": MAX_BEAM_WIDTH,
             },
@@ -176,7 +209,7 @@ def _trt_model(version: str, role: Role, llm_instances: int) -> Model:
                 "chat_template": role.chat_template,
                 "request_timeout_s": role.timeout_s,
                 "defaults": {"temperature": 0.0} if role.greedy else {},
-                "tensorrt_llm": {"max_beam_width": MAX_BEAM_WIDTH, "llm_instances": llm_instances},
+                "tensorrt_llm": parameters,
             },
             "prompts": [{"name": "any", "text": "any", "max_tokens": 1, "expect": {"min_tokens": 1}}],
         }
@@ -233,4 +266,5 @@ KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Kind]] = {
     "trt-engine-0.8.0": lambda _: trt_engine("0.8.0"),
     "trt-engine-0.19.0": lambda _: trt_engine("0.19.0", llm_instances=2),
     "trt-engine-1.2.1": lambda _: trt_engine("1.2.1"),
+    "llmapi-1.2.1": lambda _: llmapi("1.2.1"),
 }

@@ -39,8 +39,8 @@ def triton(
         kind.write(artifact, engine, role)
         place_release(artifact, engine, started.repository, model, release)
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda key: load(started, *key), kind.releases):
-            pass
+        for loaded in [pool.submit(load, started, model, release) for model, release in kind.releases]:
+            loaded.result()
     for model in (CHAT, RAW):
         point(started, model, 1)
     yield started
