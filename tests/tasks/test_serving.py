@@ -14,8 +14,7 @@ import pytest
 
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
-from tasks.triton.config import RELEASE
-from tasks.triton.repository import models_of, place_release, placed_models, write_public
+from tasks.triton.repository import place_release, placed_models, write_public
 from tests.tasks.served_kinds import CHAT, KINDS, QUESTION, RAW, Fields, Kind
 
 if TYPE_CHECKING:
