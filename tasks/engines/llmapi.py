@@ -160,6 +160,7 @@ class LlmApi:
                 llm_arguments=arguments,
                 sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
             ),
+            engine_in_place=True,
         )
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:

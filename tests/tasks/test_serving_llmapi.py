@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -44,6 +45,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         llm_args: dict[str, Any] | None = None,
         sampling: Sampling | None = None,
         chat_template: bool = False,
+        generation_config: dict[str, Any] | None = None,
         **serving: Any,
     ) -> LlmApi:
         parameters = TensorRtServing.model_validate(serving)
@@ -62,6 +64,8 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
             endless=1,
             token_seconds=token_seconds,
         )
+        if generation_config is not None:
+            (tmp_path / "engine/generation_config.json").write_text(json.dumps(generation_config))
         settings = ServingSettings(
             "llmapi",
             "engine",
@@ -74,7 +78,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
             llm_arguments=arguments,
             sampling=sampling or Sampling(),
         )
-        engines.append(LlmApi(tmp_path, settings))
+        engines.append(LlmApi(settings, {"gpt_model_path": str(tmp_path / "engine")}))
         return engines[-1]
 
     yield start
@@ -120,18 +124,14 @@ def test_every_version_honours_the_contract(load: Load, version: str) -> None:
     assert logs[0] == logs[1] and all(value <= 0 for value in logs[0])
 
 
-def test_an_answer_ends_with_any_of_the_models_end_tokens(load: Load, tmp_path: Path) -> None:
+def test_an_answer_ends_with_any_of_the_models_end_tokens(load: Load) -> None:
     engine = load()
     ended = answer(engine, CORPUS[3], 200, temperature=0.0)
     assert len(ended) < 150
     comma = byte_level().encode(",", add_special_tokens=False)[-1]
     assert answer(engine, temperature=0.0, end_id=comma).count(",") == 0
-    (tmp_path / "engine/generation_config.json").write_text(f'{{"eos_token_id": [2, {comma}]}}')
-    monkey = LlmApi(tmp_path, engine._settings)  # pyright: ignore[reportPrivateUsage]
-    try:
-        assert "," in answer(engine, temperature=0.0) and "," not in answer(monkey, temperature=0.0)
-    finally:
-        monkey.close()
+    other = load(generation_config={"eos_token_id": [2, comma]})
+    assert "," in answer(engine, temperature=0.0) and "," not in answer(other, temperature=0.0)
 
 
 def test_least_and_most_tokens(load: Load) -> None:
@@ -222,7 +222,7 @@ def test_what_the_llm_refuses_fails_one_request_alone(load: Load) -> None:
     ],
 )
 def test_a_model_that_does_not_load_says_why(load: Load, llm_args: dict[str, Any], message: str) -> None:
-    with pytest.raises(EngineFailed, match=f"cannot load engine: (.|\n)*{message}"):
+    with pytest.raises(EngineFailed, match=f"cannot load .*engine: (.|\n)*{message}"):
         load(llm_args=llm_args)
 
 
