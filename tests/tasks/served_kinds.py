@@ -38,6 +38,7 @@ class Role:
     chat_template: bool
     timeout_s: float
     greedy: bool = False
+    streams: bool = True
 
 
 # By name: a chat model with room for many, and one for raw text with one slot and little time.
@@ -176,7 +177,11 @@ def _trt_model(version: str, role: Role, llm_instances: int) -> Model:
                 "chat_template": role.chat_template,
                 "request_timeout_s": role.timeout_s,
                 "defaults": {"temperature": 0.0} if role.greedy else {},
-                "tensorrt_llm": {"max_beam_width": MAX_BEAM_WIDTH, "llm_instances": llm_instances},
+                "tensorrt_llm": {
+                    "max_beam_width": MAX_BEAM_WIDTH,
+                    "llm_instances": llm_instances,
+                    "decoupled": role.streams,
+                },
             },
             "prompts": [{"name": "any", "text": "any", "max_tokens": 1, "expect": {"min_tokens": 1}}],
         }
@@ -212,25 +217,35 @@ def _write_engine(folder: Path, version: str, limits: EngineLimits, tokenizer: A
     for text in corpus[:-3]:
         text.append(end_id)
     (folder / "standin.json").write_text(json.dumps({"corpus": corpus, "token_seconds": TOKEN_SECONDS}))
-    own = folder / TOKENIZER_FOLDER
-    own.mkdir()
-    (own / "tokenizer.json").write_text(tokenizer.to_str())
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (own / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "chat_template": CHAT_TEMPLATE,
-                "clean_up_tokenization_spaces": False,
-                **special,
-            }
-        )
-    )
+    write_tokenizer(folder / TOKENIZER_FOLDER, tokenizer)
 
+
+def write_tokenizer(folder: Path, tokenizer: Any, **changes: Any) -> Path:
+    """A tokenizer of the library as a folder that transformers loads; `changes` go into its configuration."""
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        **changes,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+LLAMACPP = "llamacpp"
+TRT_ENGINES = ("trt-engine-0.8.0", "trt-engine-0.19.0", "trt-engine-1.2.1")
 
 KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Kind]] = {
-    "llamacpp": lambda request: llamacpp(request.getfixturevalue("smollm2_gguf")),
-    "trt-engine-0.8.0": lambda _: trt_engine("0.8.0"),
-    "trt-engine-0.19.0": lambda _: trt_engine("0.19.0", llm_instances=2),
-    "trt-engine-1.2.1": lambda _: trt_engine("1.2.1"),
+    LLAMACPP: lambda request: llamacpp(request.getfixturevalue("smollm2_gguf")),
+    TRT_ENGINES[0]: lambda _: trt_engine("0.8.0", llm_instances=2),
+    TRT_ENGINES[1]: lambda _: trt_engine("0.19.0"),
+    TRT_ENGINES[2]: lambda _: trt_engine("1.2.1"),
 }
+
+SLOW = ("trt-engine-0.19.0",)
+"""It has the inputs of 0.8 and the outputs of 1.2."""
