@@ -45,8 +45,9 @@ def triton(
     for (model, release), role in kind.releases.items():
         place(started, kind, model, release, role, tmp_path_factory.mktemp(model))
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda key: load(started, *key), kind.releases):
-            pass
+        loads = [pool.submit(load, started, model, release) for model, release in kind.releases]
+    for each in loads:
+        each.result()
     for model in (CHAT, RAW):
         point(started, model, 1)
     yield started
@@ -353,7 +354,7 @@ def test_beams_find_likelier_answers(kind: Kind, client: TritonClient) -> None:
     assert client.generate(RAW, {**asked, "beam_width": 4, "length_penalty": 2.0}).text
 
 
-@on_tensorrt_llm
+@pytest.mark.parametrize("kind", TRT_ENGINES[-1:], indirect=True, scope="module")
 def test_what_is_not_decoupled_answers_whole_and_refuses_streams(
     kind: Kind, triton: RunningTriton, tmp_path: Path
 ) -> None:
