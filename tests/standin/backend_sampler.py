@@ -40,7 +40,8 @@ class NGrams:
             if counts and length <= len(history):
                 share = 4.0**length / sum(counts.values())
                 weights[list(counts)] += np.fromiter(counts.values(), float) * share
-        return (np.log(weights) + 20).astype(np.float64)
+        logits: Floats = np.log(weights)
+        return np.add(logits, 20.0)
 
 
 @dataclass
@@ -126,8 +127,8 @@ def _sampled(log_probs: Floats, wanted: Wanted, random: np.random.Generator) -> 
     kept: Floats = np.exp(log_probs[order])
     if 0 < top_p < 1:
         # The fewest tokens that reach the share, one at least.
-        reached: Floats = np.cumsum(kept)
-        count = int(np.searchsorted(reached, top_p * reached[-1])) + 1
+        shares: Floats = np.cumsum(kept)
+        count = 1 + int(np.sum(shares < top_p * shares[-1]))
         order, kept = order[:count], kept[:count]
     chosen: int = random.choice(len(order), p=kept / kept.sum())
     return int(order[chosen])

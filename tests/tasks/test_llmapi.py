@@ -248,7 +248,6 @@ def test_every_serving_parameter_is_translated_or_refused_by_name() -> None:
         ({"tensorrt_llm": {"max_beam_width": 4}}, {}, "max_beam_width 4 is more than the recipe's, 1"),
         ({"tensorrt_llm": {"kv_cache_fraction": 1.0}}, {}, "kv_cache_fraction must be below 1"),
         ({"tensorrt_llm": {"lora_cache": {"prefetch_folder": "/lora"}}}, {}, "lora_cache.prefetch_folder"),
-        ({"defaults": {"min_tokens": 3}}, {}, "each request says its own least number of tokens"),
         ({}, {"llm_args": {"trust_remote_code": True}}, "trust_remote_code is set for every model"),
         ({}, {"kv_cache_dtype": "int8"}, "int8 KV cache"),
     ],
