@@ -77,7 +77,7 @@ class LlmApi:
         self._loop.close()
 
     def _parameters(self, request: GenerationRequest, prompt_tokens: int) -> Any:
-        """The request as the LLM's SamplingParams. Its tokenizer is not used: what it would make of words is less."""
+        """The request as the LLM's SamplingParams, in tokens alone."""
         sampling = self._settings.sampling.of(request)
         greedy = sampling.temperature == 0
         own_end = request.end_id is not None
@@ -101,19 +101,18 @@ class LlmApi:
             best_of=request.beam_width,
             n=1,
             length_penalty=request.length_penalty if request.beam_width > 1 else None,
-            # With the best one; 0, the sampled one alone, means none at all up to 1.1.
+            # 0, the sampled one without the best beside it, is taken for none by some versions.
             logprobs=1 if request.return_log_probs else None,
             # Tokens come as they are, also those of a stop word: text is made, and cut, here.
             detokenize=False,
             include_stop_str_in_output=True,
         )
-        # As SamplingParams does by itself where it has to find an end_id; it knows one spelling of a word only.
+        # As SamplingParams does by itself where it has to find an end_id, but with every spelling of a word.
         for name, words in (("bad", request.bad_words), ("stop", request.stop_words)):
             if words:
+                sequences = word_sequences(self._prompts.tokenizer, words)
                 setattr(parameters, name, list(words))
-                setattr(
-                    parameters, f"_{name}_word_ids", list(map(list, word_sequences(self._prompts.tokenizer, words)))
-                )
+                setattr(parameters, f"_{name}_word_ids", [list(sequence) for sequence in sequences])
         return parameters
 
 
@@ -190,12 +189,13 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
             "bad_words": bool(request.bad_words),
             "min_tokens": request.min_tokens > 0,
             "seed": request.seed is not None,
+            "return_log_probs": request.return_log_probs,
             "repetition_penalty": sampling.repetition_penalty != 1,
             "presence_penalty": sampling.presence_penalty != 0,
             "frequency_penalty": sampling.frequency_penalty != 0,
         }
         for name in (name for name, wanted in ignored.items() if wanted):
-            raise RequestRefused(f"'{name}' cannot be honoured: the sampler that llm_args choose would ignore it")
+            raise RequestRefused(f"'{name}' cannot be honoured by the sampler that llm_args choose")
     elif {"sampler_type", "enable_trtllm_sampler"} & arguments.keys() and sampling.top_k > MAX_TOP_K:
         raise RequestRefused(f"'top_k' is {sampling.top_k}; the most is {MAX_TOP_K}, and 0 means all tokens")
 

@@ -1,7 +1,7 @@
 """The keyword arguments of `tensorrt_llm.LLM`: those of a recipe, and those that say how it is served.
 
 Read in tensorrt_llm/llmapi/llm_args.py, whose stability lists go from 1.0 to 1.4, in 1.3.0rc3 with what stands behind
-it (_torch/pyexecutor), and in the documentation of 1.0.0, 1.2.0 and 1.3.0rc24 and rc26 on sampling.
+it (_torch/pyexecutor), and on sampling in the documentation of 1.0.0, 1.2.0rc6, 1.3.0rc24 and 1.3.0rc26.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ The smaller of size and share counts, the share by default being 0.9; 1 is an er
 """
 
 _TORCH_SAMPLER_ALONE = Version("1.3.0rc26")
-"""Where `sampler_type` went. Until then the PyTorch sampler ignores penalties, bad words and seeds in silence."""
+"""Where `sampler_type` went. Before, the PyTorch sampler ignores penalties, bad words or seeds in silence (its pull
+requests 16052, 16485 and 17172 of July and August 2026 end that)."""
 
 # Why a field says nothing to the LLM API, where it says something else than what is always so.
 WITHOUT_COUNTERPART = {

@@ -187,6 +187,7 @@ def test_what_the_chosen_sampler_ignores_is_refused_by_name(load: Load, version:
         "bad_words": ("x",),
         "min_tokens": 1,
         "seed": 0,
+        "return_log_probs": True,
         "repetition_penalty": 1.5,
         "presence_penalty": 0.5,
         "frequency_penalty": -0.5,
