@@ -38,7 +38,7 @@ class Sampling:
 class ServingSettings:
     """How one release is served.
 
-    `engine` names the engine; `engine_path` is what it loads, relative to the version folder. `slots` requests are
+    `engine` names the engine; `engine_path` is what it loads, absolute or in the version folder. `slots` requests are
     generated at once, each with `context_tokens` tokens of prompt and answer together; further ones wait. `threads`
     None means all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
     `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
