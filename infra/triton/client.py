@@ -19,8 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from infra.errors import TritonError
-
-from .server import CONTROL_HEADER
+from infra.triton.command import CONTROL_HEADER
 
 CONTROL_TIMEOUT_S = 300.0
 """Loading a model answers when it is loaded, which takes minutes for a large one."""

@@ -16,9 +16,12 @@ from infra.background import write_private
 from infra.errors import TritonError
 from infra.processes import terminate
 from infra.triton.client import TritonClient
-from infra.triton.server import Ports, launch
+from infra.triton.command import Ports
+from infra.triton.log import Log
+from infra.triton.server import launch
 
-_READY_SECONDS = 60.0
+# The image's libraries, gigabytes of them, may come from a cold disk.
+_READY_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 # Engines on the CPU share cores with each other and with builds. Threads that spin while they wait then halt one
 # another: 64 tokens beside two busy processes on 2 cores ran at 1 to 2 tokens/s spinning, at 23 to 60 waiting. Alone,
@@ -39,12 +42,20 @@ class Change(Enum):
 
 
 class Supervisor:
-    """The Triton of one node. `models` is its repository, `folder` holds its log, its backend and its key."""
+    """The Triton of one node. `models` is its repository, `folder` holds its log, its models' interpreter and its key.
 
-    def __init__(self, folder: Path, models: Path, ports: Ports) -> None:
+    `root` and `orchestrated_gpus` are those of `infra.triton.server.launch`.
+    """
+
+    def __init__(
+        self, folder: Path, models: Path, ports: Ports, *, root: Path | None = None, orchestrated_gpus: int = 0
+    ) -> None:
         self._folder = folder
         self._models = models
         self._ports = ports
+        self._root = root
+        self._orchestrated_gpus = orchestrated_gpus
+        self.log = Log(folder / "triton.log")
         self._process: psutil.Process | None = None
         self.client = self._new_client("")
 
@@ -94,16 +105,24 @@ class Supervisor:
 
     def _start(self) -> None:
         key = secrets.token_urlsafe(32)
-        work, log = self._folder / "triton", self._folder / "triton.log"
+        work = self._folder / "triton"
         work.mkdir(parents=True, exist_ok=True)
-        environment = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", _OPENMP_WAIT)}
-        process = launch(self._models, work, log, ports=self._ports, control_key=key, environment=environment)
+        process = launch(
+            self._models,
+            work,
+            self.log.path,
+            ports=self._ports,
+            control_key=key,
+            root=self._root,
+            orchestrated_gpus=self._orchestrated_gpus,
+            environment={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", _OPENMP_WAIT)},
+        )
         client = self._new_client(key)
         deadline = time.monotonic() + _READY_SECONDS
         while not client.live():
             if process.poll() is not None or time.monotonic() > deadline:
                 terminate(process, grace_s=2)
-                raise TritonError("Triton did not start", hint=f"see {log}", code="triton-start")
+                raise TritonError("Triton did not start", hint=f"see {self.log.path}", code="triton-start")
             time.sleep(_POLL_SECONDS)
         self._process, self.client = psutil.Process(process.pid), client
         write_private(self._record, {"pid": process.pid, "created": self._process.create_time(), "key": key})
