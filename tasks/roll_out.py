@@ -110,13 +110,14 @@ def live_nodes(target: Target) -> list[NodeReport]:
     return nodes
 
 
-def refuse(target: Target, model: str, result: Result) -> GateRefused:
-    """Record that a candidate was refused, stop wanting it, and return the error to raise."""
+def refuse(target: Target, model: str, result: Result, hint: str = "") -> GateRefused:
+    """Record that a candidate was refused, stop wanting it, and return the error to raise; `hint` comes first in its."""
     counted = target.conclude(model, result)
     target.move(model, lambda current: current.without_candidate(result.release))
+    evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
     return GateRefused(
         f"{model} release {result.release} on '{target.name}' was refused: {counted.reason}",
-        hint=f"the live release was not touched; `enginehouse releases {model}` shows the evidence",
+        hint=f"{hint}; {evidence}" if hint else evidence,
     )
 
 
@@ -178,7 +179,7 @@ def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float
         for node, state in states.items():
             if state is not None and state.state == "failed":
                 reason = f"node '{node}' could not load it: {state.error}"
-                raise refuse(target, model, Result(release=release, state="refused", reason=reason))
+                raise refuse(target, model, Result(release=release, state="refused", reason=reason), state.hint)
         if all(state is not None and state.state == "ready" for state in states.values()):
             return
         # Another run of the same release may have had it refused, and then no node holds it any more.
