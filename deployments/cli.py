@@ -97,14 +97,22 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _assemble(options: argparse.Namespace) -> int:
-    from deployments.assemble import assemble_upstream
-    from tasks.spec import catalogue_entry
+    from deployments.assemble import assemble_native, assemble_upstream
+    from tasks.spec import catalogue_entry, with_runtime
 
-    model = catalogue_entry(settings.load().catalogue, options.model)
-    assemble_upstream(
-        model, options.templates, options.engine, options.tokenizer, options.runtime, options.output.absolute()
-    )
-    print(options.output.absolute())
+    model = with_runtime(catalogue_entry(settings.load().catalogue, options.model), options.runtime)
+    output = options.output.absolute()
+    if options.layout == "native":
+        if options.templates is not None:
+            raise UsageError("--templates belongs to --layout upstream")
+        assemble_native(model, options.engine, options.tokenizer, output)
+        if not list(options.engine.glob("rank*.engine")):
+            _say(f"no rank*.engine in {options.engine}: the KV cache is as large as if weights took no memory")
+    else:
+        if options.templates is None:
+            raise UsageError("--layout upstream needs --templates", hint="a checkout, a folder or an archive of them")
+        assemble_upstream(model, options.templates, options.engine, options.tokenizer, output)
+    print(output)
     return 0
 
 
@@ -224,10 +232,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
 
-    sub = add("assemble", _assemble, "a Triton repository for an engine on this disk, by NVIDIA's own templates")
+    sub = add("assemble", _assemble, "a Triton repository for an engine on this disk; needs no server and no store")
     sub.add_argument("model", help="name in the catalogue")
-    sub.add_argument("--layout", choices=("upstream",), default="upstream")
-    sub.add_argument("--templates", type=Path, required=True, help="a checkout, a folder such as /app, or an archive")
+    sub.add_argument(
+        "--layout", choices=("native", "upstream"), default="native", help="upstream: NVIDIA's own five models"
+    )
+    sub.add_argument("--templates", type=Path, help="for upstream: a checkout, a folder such as /app, or an archive")
     sub.add_argument("--engine", type=Path, required=True, metavar="DIR", help="what trtllm-build wrote")
     sub.add_argument("--tokenizer", type=Path, required=True, metavar="DIR")
     sub.add_argument("--runtime", required=True, metavar="VERSION", help="of TensorRT-LLM")

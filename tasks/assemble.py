@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.context import Context, Done
+from tasks.engines import LIMITS_FILE
 from tasks.plan import Plan
 
 
 def assemble(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
-    """The repository in the store; `cached` where it was there. Raises StoreError."""
+    """The repository in the store; `cached` where it was there. Raises StoreError and UsageError."""
+
+    def work(output: Path) -> None:
+        limits = context.store.read(context.store.need(plan.engine_ref), LIMITS_FILE)
+        plan.kind.assemble(plan.model, limits, output)
+
     return context.make_once(
         plan.repository_ref,
         plan.repository,
-        lambda output: plan.kind.assemble(plan.model, output),
+        work,
         task="assemble",
         inputs={"engine": plan.engine_ref},
         refresh=refresh,

@@ -29,6 +29,7 @@ from tasks.recipe import LlamaCppRecipe, Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving_rules import check_recipe
 from tasks.trtllm.translate import explained, to_llmapi, without_engines
 
 
@@ -202,6 +203,11 @@ class Model(Spec):
     def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
         if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
             raise ValueError("tensorrt_llm: kind llamacpp has none of these")
+        if isinstance(recipe := info.data.get("recipe"), TrtEngineRecipe):
+            try:
+                check_recipe(recipe, serving.tensorrt_llm or TensorRtServing())
+            except UsageError as error:
+                raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
         return serving
 
     @field_validator("targets")

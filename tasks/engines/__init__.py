@@ -69,8 +69,11 @@ class EngineKind(Protocol):
         """Fill the empty folder `output` with an engine. `scratch` is the tools' own. Raises StepFailed."""
         ...
 
-    def assemble(self, model: Model, output: Path) -> None:
-        """Fill the empty folder `output` with Triton models of relative names: a release without its engine."""
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+        """Fill the empty folder `output` with Triton models of relative names: a release without its engine.
+
+        `limits` is the engine's own LIMITS_FILE. Raises UsageError where they do not go together.
+        """
         ...
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:

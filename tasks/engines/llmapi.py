@@ -123,7 +123,7 @@ class LlmApi:
         (output / LIMITS_FILE).write_text(json.dumps(_limits(output, _recipe(model)), indent=1, sort_keys=True))
         return Peak()
 
-    def assemble(self, model: Model, output: Path) -> None:
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
         raise not_served(model)
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import JsonValue
 
 from infra.errors import StepFailed
 from tasks.artifact import Manifest
-from tasks.engines import LIMITS_FILE, not_served
+from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
@@ -23,11 +22,12 @@ from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_t
 from tasks.trtllm.failures import known_failure
 from tasks.trtllm.fits import differences
 from tasks.trtllm.launch import gpus_taken, serving_mode
+from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.tool import described, run_tool, toolchain_for
 
 _CONVERT_VERSION = 1
-_BUILD_VERSION = 1
+_BUILD_VERSION = 2
 
 # What convert_checkpoint.py or quantize.py hears of a recipe; everything else is trtllm-build's.
 _CHECKPOINT_FIELDS = (
@@ -63,7 +63,7 @@ def _recipe(model: Model) -> TrtEngineRecipe:
 
 
 class TrtEngine:
-    served = False
+    served = True
 
     def pool(self, model: Model) -> str:
         return f"build-{_recipe(model).runtime.arch}"
@@ -136,7 +136,25 @@ class TrtEngine:
         )
 
     def repository_identity(self, model: Model, engine: Identity) -> Identity:
-        raise not_served(model)
+        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
+
+        runtime = _recipe(model).runtime
+        return Identity.of(
+            "assemble",
+            REPOSITORY_VERSION,
+            inputs={"engine": engine},
+            fields={
+                "kind": "trt-engine",
+                "serving": model.serving.model_dump(mode="json"),
+                "code": f"sha256:{serving_code_digest()}",
+                # The size of the KV cache follows from the product, even for a portable engine.
+                "runtime": {
+                    "tensorrt_llm": runtime.tensorrt_llm,
+                    "gpu": runtime.gpu,
+                    "gpu_memory_bytes": runtime.gpu_memory_bytes,
+                },
+            },
+        )
 
     def kept(self, model: Model) -> Mapping[str, str]:
         runtime = _recipe(model).runtime
@@ -168,34 +186,26 @@ class TrtEngine:
                 raise known from error
             raise
         copy_tokenizer(checkpoint / TOKENIZER, output)
-        (output / LIMITS_FILE).write_text(json.dumps(_limits(output), indent=1, sort_keys=True))
+        (output / LIMITS_FILE).write_text(engine_limits(output).to_json())
         command = commands.check_command(recipe, str(output), str(output / TOKENIZER), prompt.text, prompt.max_tokens)
         asked, said = run_tool(place, command, inputs=[output], outputs=[], folder=scratch, reporter=reporter)
         _require_answer(said)
         return peak | asked
 
-    def assemble(self, model: Model, output: Path) -> None:
-        raise not_served(model)
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+        from tasks.triton.engine_release import write_engine_release
+
+        write_engine_release(output, model, EngineLimits.from_json(limits))
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
-        recipe, known = _recipe(model), json.loads(limits)
-        tokens = recipe.max_batch_size * recipe.max_seq_len
-        return engine_bytes + tokens * int(known["cache_bytes_per_token"])
+        from tasks.triton.engine_release import release_memory_bytes
+
+        return release_memory_bytes(model, EngineLimits.from_json(limits))
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:
     document: dict[str, Any] = recipe.model_dump(mode="json", include=set(names))
     return {name: document[name] for name in names}
-
-
-def _limits(engine: Path) -> dict[str, int]:
-    """What a token takes in the KV cache, over all ranks: keys and values of each layer and KV head, in bytes."""
-    config = json.loads((engine / "config.json").read_text())["pretrained_config"]
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    size = config.get("head_size") or config["hidden_size"] // config["num_attention_heads"]
-    kept = config.get("quantization", {}).get("kv_cache_quant_algo")
-    element = 1 if kept in ("FP8", "INT8") else 2
-    return {"cache_bytes_per_token": 2 * config["num_hidden_layers"] * heads * size * element}
 
 
 def _require_answer(said: str) -> None:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tasks.identity import canonical
 from tasks.serving.settings import FILE_NAME, ServingSettings
-from tasks.triton.config import LLM, RELEASE, instantiate, llm_config, public_config, release_config
+from tasks.triton.config import (
+    ENGINE_FOLDER,
+    LLM,
+    RELEASE,
+    TENSORRT_LLM,
+    instantiate,
+    llm_config,
+    public_config,
+    release_config,
+)
 
-REPOSITORY_VERSION = 1
-"""Raise when what `write_release` writes beside the serving code changes."""
+REPOSITORY_VERSION = 2
+"""Raise when what `write_release` writes beside the serving code changes, or the tables behind it."""
 
-ENGINE_FOLDER = "engine"
-"""Where a node puts the engine's files, inside the version folder of `llm`."""
+LOAD_ORDER = (TENSORRT_LLM, LLM, RELEASE)
+"""The models that a release may have: each before those that call it. They go in the opposite order."""
+
+TOKENIZER_FOLDER = "tokenizer"
+"""The tokenizer among an engine's files, and inside the version folder of an `llm` that needs nothing else of it."""
 
 _SERVING = Path(__file__).resolve().parent.parent / "serving"
 
@@ -30,11 +43,19 @@ def serving_code_digest() -> str:
     ).hexdigest()
 
 
-def write_release(output: Path, serving: ServingSettings) -> None:
-    """Fill `output` with the models `llm` and `release`, relative names, without the engine's files."""
+def write_release(output: Path, serving: ServingSettings, *, instances: int = 1, tensorrt_llm: str = "") -> None:
+    """Fill `output` with the models of a release, relative names, without the engine's files.
+
+    They are `llm`, `release`, and where there is an engine for the C++ backend its `tensorrt_llm` with that
+    configuration.
+    """
+    if tensorrt_llm:
+        (output / TENSORRT_LLM).mkdir(parents=True)
+        (output / TENSORRT_LLM / "config.pbtxt").write_text(tensorrt_llm)
     version = output / LLM / "1"
     version.mkdir(parents=True)
-    (output / LLM / "config.pbtxt").write_text(llm_config())
+    calls = TENSORRT_LLM if tensorrt_llm else ""
+    (output / LLM / "config.pbtxt").write_text(llm_config(instances=instances, calls=calls))
     (version / FILE_NAME).write_text(serving.to_json())
     for path in _serving_code():
         shutil.copyfile(path, version / path.name)
@@ -42,37 +63,63 @@ def write_release(output: Path, serving: ServingSettings) -> None:
     (output / RELEASE / "config.pbtxt").write_text(release_config())
 
 
-def release_names(model: str, release: int) -> dict[str, str]:
-    """Names on the server by relative name, the ensemble that clients of the release call last."""
-    return {LLM: f"{model}--r{release}--llm", RELEASE: f"{model}--r{release}"}
+def release_names(model: str, release: int, relatives: Iterable[str] = LOAD_ORDER) -> dict[str, str]:
+    """Names on the server by relative name, in the order of loading, the ensemble that clients call last."""
+    public = f"{model}--r{release}"
+    return {relative: public if relative == RELEASE else f"{public}--{relative}" for relative in relatives}
 
 
 def place_release(repository: Path, engine: Path, models: Path, model: str, release: int) -> None:
     """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
 
-    The engine's files are copies: a hard link made or removed elsewhere changes an inode's ctime, and Triton would then
-    load the running model anew when the public name moves.
+    `engine` is the folder with the engine's files, verified and to stay as it is. The C++ backend reads it there: it is
+    outside of what Triton watches, so tens of gigabytes lie on the disk once. Files that belong to a model's folder are
+    copies: a hard link made or removed elsewhere changes an inode's ctime, and Triton would then load the running model
+    anew when the public name moves.
     """
-    names = release_names(model, release)
+    relatives = models_of(repository)
+    names = release_names(model, release, relatives)
+    in_place = TENSORRT_LLM in relatives
+    if in_place:
+        _make_read_only(engine)
     for relative, name in names.items():
         folder = models / name
         if folder.is_dir():
             continue
         partial = models.parent / "placing" / name
         _remove(partial)
-        shutil.copytree(repository / relative, partial)
-        config = partial / "config.pbtxt"
-        config.write_text(instantiate(config.read_text(), names))
-        (partial / "1").mkdir(exist_ok=True)
+        write_model(repository / relative, partial, names, engine)
         if relative == LLM:
-            shutil.copytree(engine, partial / "1" / ENGINE_FOLDER)
+            own = TOKENIZER_FOLDER if in_place else ENGINE_FOLDER
+            shutil.copytree(engine / own if in_place else engine, partial / "1" / own)
         _make_read_only(partial)
         partial.rename(folder)
 
 
+def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Path) -> None:
+    """A model's folder as Triton loads it, from that of an artifact: with names and absolute path of the engine."""
+    shutil.copytree(source, folder)
+    config = folder / "config.pbtxt"
+    config.write_text(instantiate(config.read_text(), names, str(engine.absolute())))
+    # Triton wants one even for an ensemble, and artifacts hold no empty folders.
+    (folder / "1").mkdir(exist_ok=True)
+
+
+def models_of(repository: Path) -> tuple[str, ...]:
+    """The models that a repository artifact holds, relative names in the order of loading."""
+    return tuple(relative for relative in LOAD_ORDER if (repository / relative).is_dir())
+
+
+def placed_models(models: Path, model: str, release: int) -> tuple[str, ...]:
+    """Names on the server of what `place_release` put there, in the order of loading; none where it did not finish."""
+    names = release_names(model, release)
+    placed = tuple(name for name in names.values() if (models / name).is_dir())
+    return placed if names[RELEASE] in placed else ()
+
+
 def withdraw_release(models: Path, model: str, release: int) -> None:
     """Remove a release's folders; Triton must have unloaded it."""
-    for name in release_names(model, release).values():
+    for name in reversed(release_names(model, release).values()):
         _remove(models / name)
 
 

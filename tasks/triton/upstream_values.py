@@ -7,44 +7,59 @@ from collections.abc import Mapping
 from packaging.version import Version
 
 from infra.errors import TemplateError
+from tasks.triton.backend_values import PLACEHOLDERS, backend_values
 from tasks.triton.upstream_source import MODELS
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving_rules import check_version
 
 Values = Mapping[str, Mapping[str, str]]
 """By model, then by placeholder."""
 
 
 def upstream_values(
-    parameters: TensorRtServing, version: str, *, engine_folder: str, tokenizer_folder: str, max_batch_size: int
+    serving: TensorRtServing,
+    version: str,
+    *,
+    engine_folder: str,
+    tokenizer_folder: str,
+    max_batch_size: int,
+    kv_cache_tokens: int | None = None,
 ) -> dict[str, dict[str, str]]:
     """The values for the templates of a version of TensorRT-LLM, by model and placeholder, as text.
 
-    Folders are absolute and as the server sees them. Raises TemplateError, code `template-unknown-key`, for what the
-    version cannot do, and for an extra value that one of the parameters sets already.
+    Folders are absolute and as the server sees them. `kv_cache_tokens` is for a size that the file gives in bytes.
+    Raises UsageError, code `serving-unfit`, for what the version cannot do, and TemplateError, code
+    `template-unknown-key`, for what its templates have no place for and an extra value that is set already.
     """
     release = Version(version).release
-    _check(parameters, version, release)
+    check_version(Version(version), serving)
+    if len(serving.gpu_device_ids) > 1:
+        raise TemplateError(
+            "gpu_device_ids: NVIDIA's templates have one instance of the engine",
+            hint="Use the native layout, or name the GPUs of one instance.",
+            code="template-unknown-key",
+        )
     values = {model: {"triton_max_batch_size": str(max_batch_size)} for model in MODELS}
     values["preprocessing"] |= {
         "tokenizer_dir": tokenizer_folder,
-        "preprocessing_instance_count": str(parameters.preprocessing_instances),
+        "preprocessing_instance_count": str(serving.preprocessing_instances),
     }
     values["postprocessing"] |= {
         "tokenizer_dir": tokenizer_folder,
-        "postprocessing_instance_count": str(parameters.postprocessing_instances),
+        "postprocessing_instance_count": str(serving.postprocessing_instances),
     }
     values["tensorrt_llm_bls"] |= {
-        "decoupled_mode": str(parameters.decoupled),
-        "bls_instance_count": str(parameters.bls_instances),
-        "accumulate_tokens": str(parameters.accumulate_tokens),
+        "decoupled_mode": str(serving.decoupled),
+        "bls_instance_count": str(serving.bls_instances),
+        "accumulate_tokens": str(serving.accumulate_tokens),
     }
-    values["tensorrt_llm"] |= _of_the_engine(parameters, engine_folder)
+    values["tensorrt_llm"] |= _of_the_engine(serving, engine_folder, kv_cache_tokens)
     # Tags of tensorrtllm_backend: these two placeholders came with 0.12 and 0.19.
     if release >= (0, 12):
         values["preprocessing"]["engine_dir"] = engine_folder
     if release >= (0, 19):
         values["tensorrt_llm"]["tokenizer_dir"] = tokenizer_folder
-    for model, extra in parameters.extra.items():
+    for model, extra in serving.extra.items():
         of_model = values.setdefault(model, {})
         if twice := sorted(extra.keys() & of_model.keys()):
             raise TemplateError(
@@ -56,41 +71,11 @@ def upstream_values(
     return values
 
 
-def _of_the_engine(parameters: TensorRtServing, engine_folder: str) -> dict[str, str]:
-    optional = {
-        "batch_scheduler_policy": parameters.scheduler_policy,
-        "max_tokens_in_paged_kv_cache": parameters.kv_cache_tokens,
-        "kv_cache_free_gpu_mem_fraction": parameters.kv_cache_fraction,
-        "enable_kv_cache_reuse": parameters.kv_cache_reuse,
-        "kv_cache_host_memory_bytes": parameters.host_cache_bytes,
-        "max_attention_window_size": ",".join(map(str, parameters.attention_window)) or None,
-        "enable_chunked_context": parameters.chunked_context,
-        "exclude_input_in_output": parameters.exclude_input_in_output,
-        "max_queue_size": parameters.queue_size,
-        "gpu_device_ids": ",".join(map(str, parameters.gpu_device_ids)) or None,
-    }
+def _of_the_engine(serving: TensorRtServing, engine_folder: str, kv_cache_tokens: int | None) -> dict[str, str]:
+    said = backend_values(serving, kv_cache_tokens or serving.kv_cache_tokens)
     return {
-        "decoupled_mode": str(parameters.decoupled),
-        "engine_dir": engine_folder,
-        "batching_strategy": parameters.batching_strategy,
-        "max_beam_width": str(parameters.max_beam_width),
-        "max_queue_delay_microseconds": str(parameters.queue_delay_microseconds),
-        **{name: str(value) for name, value in optional.items() if value is not None},
+        "decoupled_mode": str(serving.decoupled),
+        "max_queue_delay_microseconds": str(serving.queue_delay_microseconds),
+        **({} if serving.queue_size is None else {"max_queue_size": str(serving.queue_size)}),
+        **{PLACEHOLDERS.get(key, key): value for key, value in (said | {"gpt_model_path": engine_folder}).items()},
     }
-
-
-def _check(parameters: TensorRtServing, version: str, release: tuple[int, ...]) -> None:
-    # Read in the tags of tensorrtllm_backend: the placeholders of tensorrt_llm/config.pbtxt, and for the windows
-    # GetParameter<int32_t> in model_instance_state.cc, which up to 0.12 takes the first number and drops the rest.
-    first_with = {
-        "host_cache_bytes": ((0, 10), parameters.host_cache_bytes is not None),
-        "queue_size": ((0, 12), parameters.queue_size is not None),
-        "attention_window of several sizes": ((0, 13), len(parameters.attention_window) > 1),
-    }
-    for name, (first, wanted) in first_with.items():
-        if wanted and release < first:
-            raise TemplateError(
-                f"TensorRT-LLM {version} has no {name}",
-                hint=f"Versions {first[0]}.{first[1]} to 1.2 have it; leave it out, or serve with one of them.",
-                code="template-unknown-key",
-            )

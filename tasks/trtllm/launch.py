@@ -48,6 +48,7 @@ def orchestrated_gpus(tensorrt_llm: str, gpus: int) -> int:
 
 
 def gpus_taken(recipe: TrtEngineRecipe | LlmApiRecipe, serving: TensorRtServing | None) -> tuple[int, ...]:
-    """The GPUs of a node that a release takes, as CUDA numbers those that it shows; each rank has one."""
-    chosen = serving.gpu_device_ids if serving is not None else ()
-    return chosen or tuple(range(recipe.world_size))
+    """The GPUs of a node that a release takes, each once, as CUDA numbers those that it shows."""
+    if isinstance(recipe, TrtEngineRecipe) and serving is not None and serving.gpu_device_ids:
+        return tuple(sorted({gpu for instance in serving.gpu_device_ids for gpu in instance}))
+    return tuple(range(recipe.world_size))

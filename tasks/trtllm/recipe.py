@@ -38,6 +38,9 @@ class Runtime(Spec):
     gpu: str = Field(min_length=1, description="Product name as nvidia-smi says it: NVIDIA H200.")
     arch: Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
     gpus: int = Field(ge=1, description="GPUs of one server.")
+    gpu_memory_bytes: int | None = Field(
+        default=None, ge=2**30, description="Of one GPU, where the product is not known here."
+    )
 
     @field_validator("tensorrt_llm")
     @classmethod

@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 
 from tasks.frozen import Spec
 
 _Window = Annotated[int, Field(ge=1)]
 _Device = Annotated[int, Field(ge=0)]
+_Fraction = Annotated[float, Field(gt=0, le=1)]
+_Folder = Annotated[str, StringConstraints(pattern=r"^/")]
+
+MAX_INT32 = 2**31 - 1
+
+
+class LoraCache(Spec):
+    """Room for LoRA adapters on the GPU and the host. Sizes are ranks, as the backend counts them."""
+
+    optimal_adapter_size: int = Field(default=8, ge=1)
+    max_adapter_size: int = Field(default=64, ge=1)
+    gpu_fraction: _Fraction = Field(default=0.05, description="Of the GPU memory that is free after the KV cache.")
+    host_bytes: int = Field(default=2**30, ge=0)
+    prefetch_folder: _Folder | None = Field(default=None, description="On the node; adapters to load at the start.")
 
 
 class TensorRtServing(Spec):
-    """Parameters of the backend. None or empty: what the version's backend does by itself."""
+    """Parameters of the backend. None or empty: what the version's backend does by itself.
 
-    decoupled: bool = Field(default=False, description="Needed for streams.")
+    For the KV cache alone that would be 0.9 of the memory that happens to be free; `tasks.trtllm.kv_cache` computes its
+    size instead. The upstream layout gets what is said here and nothing else.
+    """
+
+    decoupled: bool = Field(default=True, description="Needed for streams.")
     max_beam_width: int = Field(default=1, ge=1)
     batching_strategy: Literal["inflight_fused_batching", "inflight_batching", "v1"] = "inflight_fused_batching"
     scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = None
-    kv_cache_tokens: int | None = Field(default=None, ge=1)
-    kv_cache_fraction: float | None = Field(
-        default=None, gt=0, le=1, description="Of the GPU memory that is free once the engine is loaded."
+    kv_cache_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    kv_cache_bytes: int | None = Field(default=None, ge=1, description="On each GPU; instead of a number of tokens.")
+    kv_cache_fraction: _Fraction | None = Field(
+        default=None,
+        description="Of the GPU memory that is free once the engine is loaded. Beside a size the smaller counts; alone "
+        "it leaves no room for a second release, which then needs --recreate.",
     )
     kv_cache_reuse: bool | None = None
-    host_cache_bytes: int | None = Field(default=None, ge=0)
+    host_cache_bytes: int | None = Field(default=None, ge=0, description="Room on the host for offloaded KV blocks.")
     attention_window: tuple[_Window, ...] = Field(default=(), description="Tokens; several are one a layer, repeated.")
+    sink_tokens: int | None = Field(default=None, ge=0, description="First tokens that no attention window drops.")
     chunked_context: bool | None = None
-    exclude_input_in_output: bool | None = None
-    accumulate_tokens: bool = False
+    exclude_input_in_output: bool | None = Field(
+        default=None, description="Of the upstream layout; natively each request says it."
+    )
+    accumulate_tokens: bool = Field(default=False, description="Of the upstream layout; natively it always holds.")
     queue_delay_microseconds: int = Field(default=0, ge=0)
     queue_size: int | None = Field(default=None, ge=0, description="Requests that may wait; 0: without limit.")
-    gpu_device_ids: tuple[_Device, ...] = ()
-    preprocessing_instances: int = Field(default=1, ge=1)
-    postprocessing_instances: int = Field(default=1, ge=1)
-    bls_instances: int = Field(default=1, ge=1)
-    extra: dict[str, dict[str, str]] = Field(
-        default={}, description="Further placeholders of the version's templates, by model."
+    gpu_device_ids: tuple[tuple[_Device, ...], ...] = Field(default=(), description="GPUs of each engine instance.")
+    decoding_mode: Literal["top_k", "top_p", "top_k_top_p", "beam_search"] | None = None
+    multi_block_mode: bool | None = None
+    context_fmha_fp32_acc: bool | None = None
+    gpu_weights_fraction: _Fraction | None = Field(default=None, description="Of an engine with weight streaming.")
+    lora_cache: LoraCache | None = None
+    guided_decoding: Literal["xgrammar"] | None = None
+    xgrammar_tokenizer_info: _Folder | None = Field(
+        default=None, description="File on the node, which xgrammar made of the tokenizer; engines need it."
     )
+    llm_instances: int = Field(default=1, ge=1, description="Processes with tokenizer and contract; native layout.")
+    preprocessing_instances: int = Field(default=1, ge=1, description="Of the upstream layout.")
+    postprocessing_instances: int = Field(default=1, ge=1, description="Of the upstream layout.")
+    bls_instances: int = Field(default=1, ge=1, description="Of the upstream layout.")
+    extra: dict[str, dict[str, str]] = Field(
+        default={}, description="Further placeholders of NVIDIA's templates, by model; of the upstream layout."
+    )
+
+    @model_validator(mode="after")
+    def _is_of_one_mind(self) -> Self:
+        if self.kv_cache_tokens is not None and self.kv_cache_bytes is not None:
+            raise ValueError("the KV cache has a size in tokens and one in bytes: give one of them")
+        if self.xgrammar_tokenizer_info is not None and self.guided_decoding is None:
+            raise ValueError("xgrammar_tokenizer_info is of no use without guided_decoding")
+        return self

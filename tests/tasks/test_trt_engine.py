@@ -19,6 +19,7 @@ from tasks.engines.trt_engine import TrtEngine
 from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.spec import Model
+from tasks.trtllm.limits import EngineLimits
 from tasks.upload import upload
 from tasks.workspace import Workspace
 from tests.standin import toolchain, weights
@@ -70,8 +71,12 @@ def test_every_version_makes_an_engine(
     said: list[str] = []
     engine = make(model(version, tp_size=2, pp_size=2), snapshot, tmp_path, said)
     assert {path.name for path in engine.glob("rank*")} == {f"rank{rank}.engine" for rank in range(4)}
-    # 2 layers with 4 heads of 8 numbers of 2 bytes, keys and values.
-    assert json.loads((engine / "limits.json").read_text()) == {"cache_bytes_per_token": 2 * 2 * 4 * 8 * 2}
+    limits = EngineLimits.from_json((engine / "limits.json").read_text())
+    # A GPU has one of 2 layers, with 2 of 4 heads of 8 numbers of 2 bytes, keys and values.
+    assert limits.cache_bytes_per_token == 2 * 1 * 2 * 8 * 2
+    assert limits.weight_bytes == max(path.stat().st_size for path in engine.glob("rank*"))
+    assert (limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_beam_width) == (4, 64, 128, 1)
+    assert limits.paged_kv_cache and limits.tokens_per_block == 64
     assert (engine / "tokenizer" / "tokenizer.json").is_file()
     assert any("Total time of building all engines" in line for line in said)
 

@@ -29,7 +29,7 @@ from tasks.triton import upstream_source
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_source import MODELS, opened_templates
 from tasks.triton.upstream_values import upstream_values
-from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving import LoraCache, TensorRtServing
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 
@@ -396,7 +396,7 @@ def test_parameters_have_the_names_of_their_version() -> None:
         decoupled=True,
         kv_cache_fraction=0.5,
         attention_window=(512,),
-        gpu_device_ids=(0, 1),
+        gpu_device_ids=((0, 1),),
         extra={"tensorrt_llm": {"decoding_mode": "top_k"}},
     )
     old, new = values_for(parameters, "0.11.0"), values_for(parameters, "0.19.0")
@@ -423,6 +423,7 @@ def test_parameters_have_the_names_of_their_version() -> None:
     ("wanted", "last_without", "first"),
     [
         ({"host_cache_bytes": 0}, "0.9.0", "0.10.0"),
+        ({"lora_cache": LoraCache()}, "0.8.0", "0.9.0"),
         ({"queue_size": 0}, "0.11.0", "0.12.0"),
         ({"attention_window": (512, 1024)}, "0.12.0", "0.13.0"),
     ],
@@ -431,11 +432,11 @@ def test_what_a_version_lacks_is_refused_with_those_that_have_it(
     wanted: dict[str, Any], last_without: str, first: str
 ) -> None:
     parameters = TensorRtServing(**wanted)
-    with pytest.raises(TemplateError) as error:
+    with pytest.raises(UsageError) as error:
         values_for(parameters, last_without)
-    assert error.value.code == "template-unknown-key"
+    assert error.value.code == "serving-unfit"
     assert next(iter(wanted)) in error.value.message
-    assert f"{first.removesuffix('.0')} to 1.2" in error.value.hint
+    assert f"{first.removesuffix('.0')} and later" in error.value.hint
     assert values_for(parameters, first)
 
 

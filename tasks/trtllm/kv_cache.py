@@ -1,0 +1,90 @@
+"""How large the KV cache of a release is, where its file says nothing: a number of tokens, the same on every day.
+
+A fraction of the memory that is free would give a candidate beside a live release another cache than it has alone.
+"""
+
+from __future__ import annotations
+
+from infra.errors import UsageError
+
+SHARE_BESIDE = 0.45
+"""Of a GPU, for a release that stands beside another: two of them leave a tenth to driver, context and fragments."""
+
+SHARE_ALONE = 0.9
+"""Of a GPU, where one release and the next do not fit together; as much as the backend takes by itself."""
+
+WORKSPACE_BYTES = 3 * 2**30
+"""On each GPU beside weights and cache, an estimate: 0.5 GiB for the CUDA context and libraries, 1 to 2 GiB for the
+activations of 8192 tokens in engines of 7 to 70 billion parameters, the rest for logits, sampling and NCCL."""
+
+# `memory.total` as nvidia-smi prints it, in MiB, with ECC on where the product has it.
+_MEMORY_MIB = {
+    "NVIDIA A10": 23028,
+    "NVIDIA A10G": 23028,
+    "NVIDIA A30": 24576,
+    "NVIDIA A40": 46068,
+    "NVIDIA A100-PCIE-40GB": 40960,
+    "NVIDIA A100-SXM4-40GB": 40960,
+    "NVIDIA A100 80GB PCIe": 81920,
+    "NVIDIA A100-SXM4-80GB": 81920,
+    "NVIDIA L4": 23034,
+    "NVIDIA L20": 46068,
+    "NVIDIA L40": 46068,
+    "NVIDIA L40S": 46068,
+    "NVIDIA H100 PCIe": 81559,
+    "NVIDIA H100 80GB HBM3": 81559,
+    "NVIDIA H100 NVL": 95830,
+    "NVIDIA H200": 143771,
+    "NVIDIA H200 NVL": 143771,
+    "NVIDIA GH200 480GB": 97871,
+    "NVIDIA B200": 183359,
+    "NVIDIA GB200": 189471,
+    "NVIDIA B300 SXM6 AC": 275040,
+    "NVIDIA GeForce RTX 3090": 24576,
+    "NVIDIA GeForce RTX 4090": 24564,
+    "NVIDIA GeForce RTX 5090": 32607,
+    "NVIDIA RTX A6000": 46068,
+    "NVIDIA RTX 6000 Ada Generation": 46068,
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": 97887,
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": 97887,
+}
+
+
+def gpu_memory_bytes(gpu: str) -> int | None:
+    """The memory of one GPU of the product, by its name as nvidia-smi says it; None where that is not known here."""
+    found = _MEMORY_MIB.get(gpu)
+    return None if found is None else found * 2**20
+
+
+def kv_cache_tokens(
+    *,
+    bytes_per_token: int,
+    weight_bytes: int,
+    wanted_tokens: int,
+    gpu: str,
+    memory_bytes: int | None = None,
+    sequence_tokens: int = 1,
+) -> int:
+    """Tokens of the KV cache: `wanted_tokens`, or what fits into SHARE_BESIDE of the GPU.
+
+    Where not even one sequence of `sequence_tokens` fits there, what fits into SHARE_ALONE: such a release cannot stand
+    beside another, and the roll-out asks for --recreate. All numbers are those of one GPU. `memory_bytes` counts for
+    more than the name in `gpu`. Raises UsageError: `gpu-unknown`, `gpu-too-small`.
+    """
+    memory = memory_bytes or gpu_memory_bytes(gpu)
+    if memory is None:
+        raise UsageError(
+            f"the memory of a '{gpu}' is not known here, and the size of the KV cache follows from it",
+            hint="give recipe.runtime.gpu_memory_bytes, or serving.tensorrt_llm.kv_cache_tokens",
+            code="gpu-unknown",
+        )
+    for share in (SHARE_BESIDE, SHARE_ALONE):
+        room = int(memory * share) - weight_bytes - WORKSPACE_BYTES
+        if room >= sequence_tokens * bytes_per_token:
+            return min(wanted_tokens, room // bytes_per_token)
+    raise UsageError(
+        f"{weight_bytes >> 20} MiB of weights leave a {gpu} with {memory >> 20} MiB no room for a sequence of "
+        f"{sequence_tokens} tokens",
+        hint="lower max_seq_len, or divide the model over more GPUs with tp_size",
+        code="gpu-too-small",
+    )

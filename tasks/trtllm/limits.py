@@ -1,0 +1,97 @@
+"""What an engine can do and takes, by its `config.json` and the sizes of its files: every version from 0.8 to 1.2."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from infra.errors import UsageError
+
+LogitsType = Literal["FP32", "FP16", "BF16"]
+
+# Bits of a number in the KV cache; an NVFP4 block of 16 has a scale of 8 bits beside them.
+_CACHE_BITS = {"FP8": 8.0, "INT8": 8.0, "NVFP4": 4.5}
+_LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Lengths are tokens. Of the GPU with the most: `cache_bytes_per_token` is one token in the KV cache, keys and
+    values of all its layers and heads, and `weight_bytes` its part of the engine.
+    """
+
+    max_batch_size: int
+    max_input_len: int
+    max_seq_len: int
+    max_beam_width: int
+    tokens_per_block: int
+    paged_kv_cache: bool
+    paged_context_fmha: bool
+    logits_type: LogitsType
+    cache_bytes_per_token: int
+    weight_bytes: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> EngineLimits:
+        return cls(**json.loads(text))
+
+    @classmethod
+    def of(cls, config: str | bytes, sizes: Mapping[str, int]) -> EngineLimits:
+        """By the text of `config.json`, and bytes by file name. Raises KeyError, TypeError and ValueError
+        for another text.
+        """
+        document = json.loads(config)
+        model, build = document["pretrained_config"], document["build_config"]
+        mapping, plugins = model["mapping"], build["plugin_config"]
+        return cls(
+            max_batch_size=build["max_batch_size"],
+            max_input_len=build["max_input_len"],
+            # Up to 0.10 prompt and answer have a length each.
+            max_seq_len=build.get("max_seq_len") or build["max_input_len"] + build["max_output_len"],
+            max_beam_width=build["max_beam_width"],
+            tokens_per_block=plugins["tokens_per_block"],
+            # From 0.13 on the type counts; plugins["paged_kv_cache"] may be None beside it.
+            paged_kv_cache=str(build.get("kv_cache_type") or "paged").lower() == "paged"
+            and plugins.get("paged_kv_cache") is not False,
+            paged_context_fmha=bool(plugins.get("use_paged_context_fmha")),
+            logits_type=_LOGITS.get(model.get("logits_dtype", ""), "FP32"),
+            cache_bytes_per_token=_cache_bytes(model, mapping),
+            weight_bytes=_largest_rank(sizes, mapping["world_size"]),
+        )
+
+
+def engine_limits(folder: Path) -> EngineLimits:
+    """Of the engine in `folder`. Raises UsageError, code `engine-unreadable`."""
+    path = folder / "config.json"
+    try:
+        return EngineLimits.of(path.read_text(), {file.name: file.stat().st_size for file in folder.glob("rank*")})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} does not describe an engine: {error!r}",
+            hint="it has to be the file that trtllm-build wrote, of version 0.8 to 1.2",
+            code="engine-unreadable",
+        ) from error
+
+
+def _cache_bytes(model: Mapping[str, Any], mapping: Mapping[str, Any]) -> int:
+    heads = model.get("num_key_value_heads") or model["num_attention_heads"]
+    size = model.get("head_size") or model["hidden_size"] // model["num_attention_heads"]
+    layers = math.ceil(model["num_hidden_layers"] / mapping["pp_size"])
+    # With more GPUs than heads some hold the same head.
+    numbers = 2 * layers * math.ceil(heads / mapping["tp_size"]) * size
+    kept = (model.get("quantization") or {}).get("kv_cache_quant_algo")
+    return math.ceil(numbers * _CACHE_BITS.get(kept, 16.0) / 8)
+
+
+def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:
+    return max(
+        sizes.get(f"rank{rank}.engine", 0) + sizes.get(f"rank{rank}_managed_weights.safetensors", 0)
+        for rank in range(ranks)
+    )

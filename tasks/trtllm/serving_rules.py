@@ -1,0 +1,77 @@
+"""What a version of TensorRT-LLM, and an engine, can do of what a model's file asks of its serving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from packaging.version import Version
+
+from infra.errors import UsageError
+from tasks.triton.backend_parameters import defaults, spans
+from tasks.triton.backend_tensors import in_span
+from tasks.triton.backend_values import values_by_field
+from tasks.trtllm.kv_cache import gpu_memory_bytes
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.serving import TensorRtServing
+
+
+def check_version(version: Version, serving: TensorRtServing) -> None:
+    """Raise UsageError, code `serving-unfit`, for what `version` lacks; its hint says which versions have it."""
+    known = defaults(version)
+    for field, values in values_by_field(serving).items():
+        for key in values:
+            if key not in known:
+                raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{spans(key)} have it")
+    for field, first, wanted in _since(serving):
+        if wanted and in_span(version, "0.8", first):
+            raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{first} and later have it")
+
+
+def check_recipe(recipe: TrtEngineRecipe, serving: TensorRtServing) -> None:
+    """The same for the recipe's version, and for what its engine will not be able to do."""
+    check_version(recipe.runtime.version, serving)
+    if serving.max_beam_width > recipe.max_beam_width:
+        raise _unfit(
+            f"max_beam_width {serving.max_beam_width} is more than the engine's, {recipe.max_beam_width}",
+            "raise recipe.max_beam_width",
+        )
+    for field in ("kv_cache_reuse", "chunked_context"):
+        if getattr(serving, field) and not recipe.paged_context_fmha:
+            raise _unfit(f"{field} needs an engine with paged_context_fmha", "set it in the recipe")
+    if recipe.kv_cache_type != "paged" and serving.batching_strategy != "v1":
+        raise _unfit(
+            f"{serving.batching_strategy} needs a paged KV cache", "set recipe.kv_cache_type, or batching_strategy v1"
+        )
+    if serving.kv_cache_tokens is not None and serving.kv_cache_tokens < (least := _sequence(recipe, serving)):
+        raise _unfit(f"kv_cache_tokens {serving.kv_cache_tokens} do not hold one sequence of {least}", "raise them")
+    if serving.guided_decoding and serving.xgrammar_tokenizer_info is None:
+        raise _unfit("guided_decoding of an engine needs xgrammar_tokenizer_info", "name that file")
+    sized = serving.kv_cache_tokens or serving.kv_cache_bytes or serving.kv_cache_fraction
+    if not sized and (recipe.runtime.gpu_memory_bytes or gpu_memory_bytes(recipe.runtime.gpu)) is None:
+        raise _unfit(
+            f"the memory of a '{recipe.runtime.gpu}' is not known here, and the size of the KV cache follows from it",
+            "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
+        )
+
+
+def _since(serving: TensorRtServing) -> Iterator[tuple[str, str, bool]]:
+    """Field, first version, whether it is wanted: what is no parameter of its own.
+
+    Read in the tags of tensorrtllm_backend: the templates for the queue; model_instance_state.cc for the rest, where
+    the older versions take the first window and drop the others, know one instance, and change the policy in silence.
+    """
+    yield "queue_size", "0.12", serving.queue_size is not None
+    yield "attention_window of several sizes", "0.13", len(serving.attention_window) > 1
+    yield "gpu_device_ids of several instances", "0.12", len(serving.gpu_device_ids) > 1
+    replaced = serving.scheduler_policy == "max_utilization" and serving.decoupled and not serving.chunked_context
+    yield "max_utilization for a decoupled model without chunked_context", "0.12", replaced
+
+
+def _sequence(recipe: TrtEngineRecipe, serving: TensorRtServing) -> int:
+    """Tokens that one request may take: the backend does not load with a smaller cache."""
+    window = max(serving.attention_window, default=recipe.max_seq_len)
+    return min(recipe.max_seq_len, window) * serving.max_beam_width
+
+
+def _unfit(problem: str, hint: str) -> UsageError:
+    return UsageError(problem, hint=hint, code="serving-unfit")
