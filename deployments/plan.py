@@ -12,7 +12,6 @@ from infra.triton.command import Ports, Server, leader, orchestrator, single
 from tasks.engines import engine_kind
 from tasks.recipe import LlamaCppRecipe
 from tasks.spec import Model, with_runtime
-from tasks.triton.config import LLM, TENSORRT_LLM
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.releases import LAST, release_of
 from tasks.trtllm.translate import Translation, to_llmapi, without_engines
@@ -62,7 +61,7 @@ def document(shown: Preview) -> dict[str, Any]:
 
 
 def _serving(model: Model) -> dict[str, Any]:
-    """How Triton serves it, and how such a Triton is started; NVIDIA's image and the names of `assemble` are assumed."""
+    """How Triton serves it, and how such a Triton is started, in NVIDIA's image and with the names of `assemble`."""
     mode = engine_kind(model).serving_mode(model)
     server = Server(
         binary=Path("/opt/tritonserver/bin/tritonserver"),
@@ -80,6 +79,8 @@ def _serving(model: Model) -> dict[str, Any]:
         case "orchestrator":
             started = orchestrator(server, gpus, "")
         case "leader":
+            from tasks.triton.config import LLM, TENSORRT_LLM  # with gRPC, which takes as long as all the rest
+
             others = [Ports(http, http + 1, http + 2) for http in range(8010, 8000 + 10 * gpus, 10)]
             started = leader(server, others, TENSORRT_LLM, [LLM, model.name])
     return {

@@ -113,7 +113,7 @@ def live_nodes(target: Target) -> list[NodeReport]:
 
 
 def refuse(target: Target, model: str, result: Result, hint: str = "") -> GateRefused:
-    """Record that a candidate was refused, stop wanting it, and return the error to raise; `hint` comes first in its."""
+    """Record that a candidate was refused, stop wanting it, and return the error to raise, `hint` before its own."""
     counted = target.conclude(model, result)
     target.move(model, lambda current: current.without_candidate(result.release))
     evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
@@ -162,8 +162,8 @@ def _require_nodes_that_fit(plan: Plan, engine: Artifact, nodes: list[NodeReport
     if told:
         raise EnginehouseError(
             ". ".join(told),
-            hint="rebuild for what the nodes have (recipe.runtime in the model's file), or run them in the image and on "
-            "the GPUs of the recipe; a node tells of its image's TensorRT-LLM where ENGINEHOUSE_TRITON is set",
+            hint="rebuild for what the nodes have (recipe.runtime in the model's file), or run them in the image and "
+            "on the GPUs of the recipe; a node tells of its image's TensorRT-LLM where ENGINEHOUSE_TRITON is set",
             code="runtime-differs",
         )
 

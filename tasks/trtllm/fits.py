@@ -52,7 +52,7 @@ def _gpus(architecture: str, product: str, machine: Machine, wanted: Sequence[in
     if not machine.gpus:
         return [f"it has no GPU: {machine.gpu_problem or 'it reports none'}"]
     if max(wanted) >= len(machine.gpus):
-        return [f"it has {len(machine.gpus)} GPUs, and the engine takes number {max(wanted)}, counted from 0"]
+        return [f"its last GPU is number {len(machine.gpus) - 1}, and the engine takes number {max(wanted)}"]
     taken = [machine.gpus[place] for place in wanted]
     found = sorted({gpu.architecture for gpu in taken} - {architecture})
     if architecture and found:

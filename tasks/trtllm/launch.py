@@ -30,8 +30,8 @@ def serving_mode(recipe: TrtEngineRecipe | LlmApiRecipe) -> ServingMode:
     return ServingMode(
         "leader",
         True,
-        f"{world_size} GPUs: TensorRT-LLM {version} has one Triton process a rank, those above 0 hear no control, and so "
-        "the whole server is started for its release and ended with it",
+        f"{world_size} GPUs: TensorRT-LLM {version} has one Triton process a rank, those above 0 hear no control, and "
+        "so the whole server is started for its release and ended with it",
     )
 
 

@@ -48,10 +48,11 @@ LOAD_FAILURES = (
         "world-size",
         r"(Assertion failed: mpiSize == tp \* pp[^\n]*|MPI size \d+ != TP size[^\n]*"
         r"|With communicationMode kLEADER, MPI worldSize is expected[^\n]*|Number of GPUs per node \d+ must be[^\n]*"
-        r"|Detect \d+ GPUs, the GPU number is incompatible[^\n]*|Cannot instantiate Generator for engine built for[^\n]*)",
+        r"|Detect \d+ GPUs, the GPU number is incompatible[^\n]*"
+        r"|Cannot instantiate Generator for engine built for[^\n]*)",
         "the engine wants another number of GPUs or processes: {0}",
-        "an engine of several GPUs needs a node with that many and TensorRT-LLM 0.9 or later; `enginehouse plan` says how "
-        "it is served",
+        "an engine of several GPUs needs a node with that many, and TensorRT-LLM 0.9 or later; `enginehouse plan` says "
+        "how it is served",
     ),
     Failure(
         "kv-cache-small",
@@ -64,7 +65,7 @@ LOAD_FAILURES = (
         r"([^\n]*[Oo]ut of memory[^\n]*|[^\n]*OutOfMemory[^\n]*|[^\n]*insufficient GPU memory[^\n]*"
         r"|Requested amount of GPU memory[^\n]*)",
         "the GPU has too little memory: {0}",
-        "lower serving.tensorrt_llm.kv_cache_tokens, or roll out with --recreate, which takes the live release away first",
+        "lower serving.tensorrt_llm.kv_cache_tokens, or roll out with --recreate: the live release then goes first",
     ),
     Failure(
         "parameter-missing",
