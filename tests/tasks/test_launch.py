@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from tasks.artifact import Manifest
+from tasks.engines import engine_kind
 from tasks.records import Machine, NodeGpu, NodeReport, ReleaseReport
-from tasks.spec import load_model, with_runtime
+from tasks.spec import load_model
 from tasks.trtllm.fits import differences
 from tasks.trtllm.launch import gpus_taken, orchestrated_gpus, serving_mode
 from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 
+CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
 RUNTIME = {"gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 8}
 
 
@@ -62,7 +65,7 @@ def test_which_gpus_a_release_takes() -> None:
 def machine(architecture: str = "sm90", product: str = "NVIDIA H200", count: int = 2, **fields: str) -> Machine:
     gpu = NodeGpu(product=product, architecture=architecture, memory_bytes=1, free_bytes=1)
     versions = {"tensorrt_llm": "0.17.0", "tensorrt": "10.8.0.43", **fields}
-    return Machine(gpus=(gpu,) * count, **versions)
+    return Machine.model_validate({"gpus": (gpu,) * count, **versions})
 
 
 BUILT = {"tensorrt_llm": "0.17.0", "tensorrt": "10.8.0.43", "gpu": "NVIDIA H200", "architecture": "sm90"}
@@ -111,16 +114,9 @@ def test_reports_of_the_version_before_are_read() -> None:
 
 
 def test_a_model_of_the_llm_api_needs_its_version_and_architecture_wherever_it_was_made() -> None:
-    from tasks.artifact import Manifest
-    from tasks.engines import engine_kind
-
-    catalogue = Path(__file__).parents[2] / "deployments" / "models"
-    model = load_model(catalogue / "llama3-8b-instruct.yaml")
-    recipe = llmapi("1.2.1")
-    model = with_runtime(model, None).model_copy(update={"recipe": recipe})
-    manifest = Manifest.model_construct()
-    kind = engine_kind(model)
+    model = load_model(CATALOGUE / "llama3-8b-instruct.yaml").model_copy(update={"recipe": llmapi("1.2.1")})
+    kind, nothing_told = engine_kind(model), Manifest.model_construct()
     fitting = machine(tensorrt_llm="1.2.1", product="any")
-    assert kind.fits(model, manifest, fitting) == []
-    assert kind.fits(model, manifest, fitting.model_copy(update={"tensorrt_llm": "1.1.0"}))
-    assert kind.fits(model, manifest, Machine())
+    assert kind.fits(model, nothing_told, fitting) == []
+    assert kind.fits(model, nothing_told, fitting.model_copy(update={"tensorrt_llm": "1.1.0"}))
+    assert kind.fits(model, nothing_told, Machine())
