@@ -114,12 +114,13 @@ def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequenc
 
 
 def _mpirun(exit_timeout_s: int) -> tuple[str, ...]:
-    """Containers run as root. Open MPI counts a worker a core, binds one or two processes to a core each with all of
-    their threads, and kills a second after SIGTERM, if it is not told otherwise (mpirun(1) of 4.1).
+    """Containers run as root. If it is not told otherwise, Open MPI starts no more workers than there are cores, binds
+    one or two processes to a core each with all of their threads, and kills a second after SIGTERM (seen with 4.1.8 and
+    5.0.11).
     """
     return (
         *("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"),
-        *("--mca", "odls_base_sigkill_timeout", str(exit_timeout_s + 1)),
+        *("--mca", "odls_base_sigkill_timeout", str(exit_timeout_s)),
     )
 
 

@@ -49,11 +49,13 @@ _OF_THE_IMAGE = (
 _FOR_TENSORRT_LLM = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 # mpirun marks its children as one of its ranks, and Triton's models inherit that. Each is a process of its own, which
-# may spawn workers: marked, two of them would be the same rank.
+# may spawn workers: marked, two of them are the same rank, and one's spawning fails. Open MPI 5 spawns for root only
+# where it is told so, and mpirun does not pass that on. Both seen with Open MPI 4.1.8 and 5.0.11.
 _NO_RANK = (
     "import os; list(map(os.environ.pop, [name for name in os.environ "
     "if 'PMIX_RANK' in os.environ and name.startswith(('OMPI_', 'PMIX_', 'PMI_'))]))"
 )
+_ROOT_MAY_SPAWN = "import os; os.environ.update(PRTE_ALLOW_RUN_AS_ROOT='1', PRTE_ALLOW_RUN_AS_ROOT_CONFIRM='1')"
 _NO_BYTECODE = "import sys; sys.dont_write_bytecode = True"
 
 
@@ -103,7 +105,8 @@ def of_image(root: Path, work: Path) -> Installation:
             )
     python = work / "python"
     folders = _make_like(image_python(), python)
-    _write_site(python, [_NO_BYTECODE, _NO_RANK, *(f"import site; site.addsitedir({folder!r})" for folder in folders)])
+    packages = (f"import site; site.addsitedir({folder!r})" for folder in folders)
+    _write_site(python, [_NO_BYTECODE, _NO_RANK, _ROOT_MAY_SPAWN, *packages])
     return Installation(
         binary=binary,
         backends=backends,

@@ -9,6 +9,7 @@ import secrets
 import time
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -57,18 +58,20 @@ class Supervisor:
         self._orchestrated_gpus = orchestrated_gpus
         self.log = Log(folder / "triton.log")
         self._process: psutil.Process | None = None
+        """Leads the session: Triton, or the mpirun above it."""
+        self._server: psutil.Process | None = None
         self.client = self._new_client("")
 
     @property
     def pid(self) -> int:
-        """0 where none runs."""
-        return 0 if self._process is None else self._process.pid
+        """Triton's own; 0 where none runs."""
+        return 0 if self._server is None else self._server.pid
 
     def ensure(self) -> Change:
         """Have a live Triton. Raises TritonError where it does not start, SettingsError where parts are missing."""
-        if self._process is not None and _alive(self._process):
+        if self._server is not None and _alive(self._server):
             return Change.NONE
-        known, self._process = self._process, None
+        known, self._process, self._server = self._process, None, None
         if known is None and self._find():
             return Change.FOUND
         if known is not None:
@@ -88,19 +91,22 @@ class Supervisor:
         return self._folder / "triton.json"
 
     def _find(self) -> bool:
+        if not self._record.exists():
+            return False
+        record: dict[str, Any] = json.loads(self._record.read_text())
         try:
-            record = json.loads(self._record.read_text())
             process = psutil.Process(record["pid"])
-            if abs(process.create_time() - record["created"]) > 1 or not _alive(process):
-                return False
-        except (FileNotFoundError, psutil.NoSuchProcess):
+        except psutil.NoSuchProcess:
+            terminate(record["pid"], grace_s=2)  # Triton outlives a killed mpirun, and keeps its ports
+            return False
+        if abs(process.create_time() - record["created"]) > 1:
             return False
         client = self._new_client(record["key"])
-        if not client.live():
+        if not _alive(process) or not client.live():
             terminate(process.pid, grace_s=5)
             return False
-        self._process, self.client = process, client
-        _log.info("found Triton again (pid %d)", process.pid)
+        self._process, self._server, self.client = process, _server(process), client
+        _log.info("found Triton again (pid %d)", self.pid)
         return True
 
     def _start(self) -> None:
@@ -125,11 +131,17 @@ class Supervisor:
                 raise TritonError("Triton did not start", hint=f"see {self.log.path}", code="triton-start")
             time.sleep(_POLL_SECONDS)
         self._process, self.client = psutil.Process(process.pid), client
+        self._server = _server(self._process)
         write_private(self._record, {"pid": process.pid, "created": self._process.create_time(), "key": key})
-        _log.info("Triton runs (pid %d)", process.pid)
+        _log.info("Triton runs (pid %d)", self.pid)
 
     def _new_client(self, key: str) -> TritonClient:
         return TritonClient(f"127.0.0.1:{self._ports.http}", key=key)
+
+
+def _server(leader: psutil.Process) -> psutil.Process:
+    """Triton itself: mpirun takes seconds to see that it died, and outlives it for as long."""
+    return next((child for child in leader.children(recursive=True) if child.name() == "tritonserver"), leader)
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -63,7 +63,7 @@ def test_one_gpu_and_the_llm_api_need_no_mpi() -> None:
 )
 def test_the_orchestrator_is_one_rank_that_holds_no_gpu_memory(container: str, pools: tuple[str, ...]) -> None:
     command = orchestrator(SERVER, 2, container)
-    assert command.argv == (*MPIRUN, "6", "-n", "1", *ALONE, *pools)
+    assert command.argv == (*MPIRUN, "5", "-n", "1", *ALONE, *pools)
     assert command.environment == {"TRTLLM_ORCHESTRATOR": "1"}
 
 
@@ -72,7 +72,7 @@ def test_a_leader_has_one_server_a_rank_and_only_the_first_loads_more_than_the_e
         SERVER, [Ports(9000, 9001, 9002), Ports(9100, 9101, 9102)], "m--r1--engine", ["m--r1--llm", "m--r1"]
     )
     assert command.environment == {}
-    assert command.argv[:8] == (*MPIRUN, "6")
+    assert command.argv[:8] == (*MPIRUN, "5")
     ranks = " ".join(command.argv[8:]).split(" : ")
     first, second, third = (rank.split(" ") for rank in ranks)
     assert tuple(first[2:]) == (

@@ -22,6 +22,7 @@ from infra.triton import installation, wheel
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
 from infra.triton.server import launch
+from infra.triton.supervisor import Change, Supervisor
 
 CONFIG = """
 name: "echo"
@@ -43,13 +44,15 @@ class TritonPythonModel:
         tensor = triton.Tensor("text_output", np.array([[text]], dtype=np.object_))
         return [triton.InferenceResponse([tensor]) for _ in requests]
 """
-# Marks its child as Open MPI does, and gives it a process group of its own.
+# Marks its child as Open MPI does, gives it a process group of its own, and outlives it.
 MPIRUN = """#!{python}
-import json, os, subprocess, sys
+import json, os, subprocess, sys, time
 json.dump(sys.argv[1:], open({record!r}, "w"))
 program = sys.argv[sys.argv.index("-n") + 2:]
 marks = dict(OMPI_COMM_WORLD_RANK="0", OMPI_MCA_ess="^singleton", PMIX_RANK="0")
-sys.exit(subprocess.Popen(program, env=os.environ | marks, process_group=0).wait())
+code = subprocess.Popen(program, env=os.environ | marks, process_group=0).wait()
+time.sleep(60)
+sys.exit(code)
 """
 
 
@@ -151,7 +154,42 @@ def test_an_orchestrator_is_one_rank_and_its_python_models_are_none(
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     terminate(process, 10)
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    for child in children:
+        wait_until_over(child)
+
+
+def wait_until_over(process: psutil.Process) -> None:
+    until = time.monotonic() + 5
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a keeper leaves what it started to the next one
+def test_a_keeper_looks_at_triton_and_not_at_the_mpirun_above_it(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+
+    def keeper() -> Supervisor:
+        return Supervisor(tmp_path, tmp_path / "models", ports, root=image.root, orchestrated_gpus=1)
+
+    ports = Ports(*free_ports(3))
+    first = keeper()
+    try:
+        assert first.ensure() is Change.STARTED
+        triton = psutil.Process(first.pid)
+        assert triton.name() == "tritonserver"
+        assert keeper().ensure() is Change.FOUND
+        triton.kill()
+        wait_until_over(triton)
+        assert first.ensure() is Change.STARTED
+        second = psutil.Process(first.pid)
+        second.parent().kill()  # pyright: ignore[reportOptionalMemberAccess]
+        # One that comes anew finds a Triton without mpirun on its ports.
+        first = keeper()
+        assert first.ensure() is Change.STARTED and first.pid != second.pid
+        wait_until_over(second)
+    finally:
+        first.stop()
 
 
 def test_the_images_python_is_not_that_of_enginehouse(image: Image) -> None:
