@@ -227,7 +227,9 @@ class Node:
             for name in names:
                 client.load(name)
         except TritonError as error:
-            raise known_load_failure(error.message, log.since(start)) or error from error
+            if (known := known_load_failure(error.message, log.since(start))) is None:
+                raise
+            raise known from error
         if silent := [name for name in names if not client.ready(name)]:
             raise TritonError(
                 f"loaded, but not ready: {', '.join(silent)}",
