@@ -204,6 +204,8 @@ class Model(Spec):
         if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
             raise ValueError("tensorrt_llm: kind llamacpp has none of these")
         if isinstance(recipe := info.data.get("recipe"), TrtEngineRecipe):
+            if serving.defaults.min_tokens:
+                raise ValueError("defaults.min_tokens: each request says its own least number of tokens")
             try:
                 check_recipe(recipe, serving.tensorrt_llm or TensorRtServing())
             except UsageError as error:

@@ -38,11 +38,12 @@ class Sampling:
 class ServingSettings:
     """How one release is served.
 
-    `engine` names the engine; `engine_path` is what it loads, relative to the version folder. `slots` requests are
+    `engine` names the engine; `engine_path` is what it loads, absolute or in the version folder. `slots` requests are
     generated at once, each with `context_tokens` tokens of prompt and answer together; further ones wait. `threads`
     None means all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
     `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
-    `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`.
+    `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`. One that is not
+    `decoupled` answers whole, without streams.
     """
 
     engine: str
@@ -54,6 +55,8 @@ class ServingSettings:
     threads: int | None = None
     tensorrt_llm: str = ""
     max_input_tokens: int | None = None
+    max_beam_width: int = 1
+    decoupled: bool = True
     sampling: Sampling = field(default_factory=Sampling)
 
     def to_json(self) -> str:

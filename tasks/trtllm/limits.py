@@ -86,7 +86,8 @@ def _cache_bytes(model: Mapping[str, Any], mapping: Mapping[str, Any]) -> int:
     layers = math.ceil(model["num_hidden_layers"] / mapping["pp_size"])
     # With more GPUs than heads some hold the same head.
     numbers = 2 * layers * math.ceil(heads / mapping["tp_size"]) * size
-    kept = (model.get("quantization") or {}).get("kv_cache_quant_algo")
+    quantization: Mapping[str, Any] = model.get("quantization") or {}
+    kept = quantization.get("kv_cache_quant_algo") or ""
     return math.ceil(numbers * _CACHE_BITS.get(kept, 16.0) / 8)
 
 
