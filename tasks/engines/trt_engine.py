@@ -21,8 +21,8 @@ from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.failures import known_failure
 from tasks.trtllm.fits import differences
-from tasks.trtllm.launch import gpus_taken, serving_mode
 from tasks.trtllm.kv_cache import gpu_memory_bytes
+from tasks.trtllm.launch import gpus_taken, serving_mode
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import UPSTREAM_ONLY, TensorRtServing
