@@ -13,22 +13,24 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from deployments.facts import Facts
 from infra.errors import EnginehouseError, TritonError
 from infra.s3 import Bucket
 from infra.settings import Settings
 from infra.triton.client import TritonClient
-from infra.triton.server import Ports
+from infra.triton.command import Ports
 from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
 from tasks.triton.repository import place_release, placed_models, withdraw_release, write_public
+from tasks.trtllm.load_failures import known_load_failure
 
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 5.0
@@ -37,6 +39,13 @@ RETRY_SECONDS = 5.0
 """How long a release that failed for a passing reason waits for its next try."""
 _UNLOAD_SECONDS = 600.0
 """How long running requests may keep a release; Triton can also lose one for good."""
+
+# Of a report; what changes all the time is no reason to write one.
+_CHANGES_ALWAYS = {
+    "written": True,
+    "memory_available_bytes": True,
+    "machine": {"gpus": {"__all__": {"free_bytes": True}}},
+}
 
 _log = logging.getLogger("enginehouse.node")
 
@@ -47,6 +56,7 @@ class _Release:
 
     state: str = "loading"
     error: str = ""
+    hint: str = ""
     starts: int = 0
     retry_at: float | None = None
     loader: Future[None] | None = None
@@ -61,11 +71,20 @@ class _Model:
     retry_at: float = 0.0
     releases: dict[int, _Release] = field(default_factory=dict[int, _Release])
 
+    def failed_for_good(self) -> dict[int, _Release]:
+        return {
+            number: release
+            for number, release in self.releases.items()
+            if release.state == "failed" and release.retry_at is None
+        }
+
 
 class Node:
-    """One node of a target. `folder` holds all its files; `ports` are its Triton's."""
+    """One node of a target. `folder` holds all its files; `ports` are its Triton's; `facts` are its machine's."""
 
-    def __init__(self, name: str, target: Target, store: ArtifactStore, folder: Path, ports: Ports) -> None:
+    def __init__(
+        self, name: str, target: Target, store: ArtifactStore, folder: Path, ports: Ports, facts: Facts
+    ) -> None:
         self.name = name
         self._target = target
         self._store = store
@@ -77,7 +96,10 @@ class Node:
         self._reported = b""
         self._reported_at = 0.0
         self._error = ""
-        self._triton = Supervisor(folder, self._models_folder, ports)
+        self._facts = facts
+        self._triton = Supervisor(
+            folder, self._models_folder, ports, root=facts.triton, orchestrated_gpus=facts.orchestrated_gpus
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Converge until `stop` is set, then end Triton."""
@@ -104,7 +126,8 @@ class Node:
         """Have a live Triton, and know what it holds."""
         change = self._triton.ensure()
         if change is Change.STARTED:
-            self._models.clear()
+            # What failed for good may be what ended the last one, and is not tried again.
+            self._models = {name: _Model(releases=known.failed_for_good()) for name, known in self._models.items()}
         elif change is Change.FOUND:
             # What it holds is known only to it: releases that are ready are taken over, not loaded again.
             ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
@@ -181,8 +204,7 @@ class Node:
             intent = self._target.intent(model, number)
             repository, engine = self._bring(intent.repository)
             place_release(repository, engine, self._models_folder, model, number)
-            for name in placed_models(self._models_folder, model, number):
-                client.load(name)
+            self._load_models(client, placed_models(self._models_folder, model, number))
         except Exception as error:
             retryable = isinstance(error, EnginehouseError) and error.retryable
             # A public release is always tried again: nothing else can answer for it.
@@ -190,11 +212,31 @@ class Node:
             if retryable or public:
                 release.retry_at = time.monotonic() + RETRY_SECONDS
             release.error, release.state = str(error), "loading" if retryable and not public else "failed"
+            release.hint = error.hint if isinstance(error, EnginehouseError) else ""
             _log.exception("%s release %d could not be loaded", model, number)
             return
-        release.error, release.starts = "", release.starts + 1
+        release.error, release.hint, release.starts = "", "", release.starts + 1
         release.state = "ready"
         _log.info("%s release %d is ready", model, number)
+
+    def _load_models(self, client: TritonClient, names: Sequence[str]) -> None:
+        """Load each in turn, until Triton says that all of them answer. Raises TritonError, named where it is known."""
+        log = self._triton.log
+        start = log.end()
+        try:
+            for name in names:
+                client.load(name)
+        except TritonError as error:
+            if (known := known_load_failure(error.message, log.since(start))) is None:
+                raise
+            raise known from error
+        if silent := [name for name in names if not client.ready(name)]:
+            raise TritonError(
+                f"loaded, but not ready: {', '.join(silent)}",
+                hint=f"see {log.path}",
+                code="triton-not-ready",
+                retryable=True,
+            )
 
     def _bring(self, reference: str) -> tuple[Path, Path]:
         """The repository and its engine on this node's disk, every byte checked."""
@@ -236,7 +278,12 @@ class Node:
                 error=known.error,
                 releases={
                     number: ReleaseReport.model_validate(
-                        {"state": release.state, "error": release.error, "starts": release.starts}
+                        {
+                            "state": release.state,
+                            "error": release.error,
+                            "hint": release.hint,
+                            "starts": release.starts,
+                        }
                     )
                     for number, release in known.releases.items()
                 },
@@ -251,10 +298,11 @@ class Node:
             triton_pid=self._triton.pid,
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
+            machine=self._facts.machine(),
             models=models,
             error=self._error,
         )
-        state = report.model_dump_json(exclude={"written", "memory_available_bytes"}).encode()
+        state = report.model_dump_json(exclude=_CHANGES_ALWAYS).encode()
         if state == self._reported and time.monotonic() - self._reported_at < REPORT_SECONDS:
             return
         try:
@@ -294,6 +342,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         ArtifactStore(bucket),
         settings.home / "node",
         ports,
+        Facts.of(settings),
     )
     node.run(stop)
 

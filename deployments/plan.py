@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from infra.triton.command import Ports, Server, leader, orchestrator, single
 from tasks.engines import engine_kind
 from tasks.recipe import LlamaCppRecipe
 from tasks.spec import Model, with_runtime
@@ -50,11 +52,44 @@ def document(shown: Preview) -> dict[str, Any]:
         }
         if recipe.kind == "trt-engine" and known is not None:
             told["options"] = {"exact": known.exact, "read_in": known.read_in}
+    told["serving"] = _serving(model)
     told["pool"] = engine_kind(model).pool(model)
     told["commands"] = [list(argv) for argv in engine_kind(model).commands(model)]
     if shown.translation is not None:
         told["translated"] = {"from": "trt-engine", "moved": shown.translation.moved, "lost": shown.translation.lost}
     return told
+
+
+def _serving(model: Model) -> dict[str, Any]:
+    """How Triton serves it, and how such a Triton is started, in NVIDIA's image and with the names of `assemble`."""
+    mode = engine_kind(model).serving_mode(model)
+    server = Server(
+        binary=Path("/opt/tritonserver/bin/tritonserver"),
+        models=Path("models"),
+        backends=Path("/opt/tritonserver/backends"),
+        shared_memory="enginehouse-",
+        ports=Ports(8000, 8001, 8002),
+        control_key="KEY",
+        exit_timeout_s=5,
+    )
+    gpus = len(engine_kind(model).gpus(model))
+    match mode.mode:
+        case "single":
+            started = single(server)
+        case "orchestrator":
+            started = orchestrator(server, gpus, "")
+        case "leader":
+            from tasks.triton.config import LLM, TENSORRT_LLM  # with gRPC, which takes as long as all the rest
+
+            others = [Ports(http, http + 1, http + 2) for http in range(8010, 8000 + 10 * gpus, 10)]
+            started = leader(server, others, TENSORRT_LLM, [LLM, model.name])
+    return {
+        "mode": mode.mode,
+        "recreate": mode.recreate,
+        "why": mode.why,
+        "launch": list(started.argv),
+        "environment": dict(started.environment),
+    }
 
 
 def lines(told: dict[str, Any]) -> Iterator[str]:
@@ -65,6 +100,9 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
             f"TensorRT-LLM {runtime['tensorrt_llm']} on {runtime['gpus']} x {runtime['gpu']} "
             f"({runtime['architecture']}), TensorRT {runtime['tensorrt'] or 'unknown'} (assumed)"
         )
+    serving = told["serving"]
+    alone = ", which cannot be loaded beside another release" if serving["recreate"] else ""
+    yield f"served in mode {serving['mode']}{alone}: {serving['why']}"
     if (options := told.get("options")) is not None and not options["exact"]:
         yield f"its options are known only from the nearest sources: {options['read_in']}"
     if (translated := told.get("translated")) is not None:

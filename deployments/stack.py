@@ -47,7 +47,7 @@ from infra import background, processes, seaweedfs
 from infra.errors import SettingsError
 from infra.processes import free_ports, terminate
 from infra.settings import Settings, stack_environment_file
-from infra.triton import server as triton
+from infra.triton import wheel as triton
 
 Report = Callable[[str], None]
 """Called with one line for a person whenever something has happened."""

@@ -1,4 +1,4 @@
-"""Servers as processes: ports for them, a start in a session of their own, and an end for the whole group."""
+"""Servers as processes: ports for them, a start in a session of their own, and an end for all of it."""
 
 from __future__ import annotations
 
@@ -64,30 +64,31 @@ def _heed_interrupts() -> None:
 
 
 def terminate(process: subprocess.Popen[bytes] | int, grace_s: float) -> None:
-    """End the process group that `process` leads: SIGTERM, and SIGKILL for who is left after `grace_s` s.
+    """End the session that `process` leads: SIGTERM, and SIGKILL for who is left after `grace_s` s.
 
-    The leader must have been started with `start_new_session=True`; a pid that leads no group touches
+    The leader must have been started with `start_new_session=True`; a pid that leads no session touches
     nothing, so the stale pid of a record cannot hit a stranger's child. Returns when no member is left.
+    The session and not the process group, since mpirun gives each of its children a group of its own.
     """
-    group = process if isinstance(process, int) else process.pid
-    _signal(group, signal.SIGTERM)
-    if not _wait_until_gone(process, group, grace_s):
-        _signal(group, signal.SIGKILL)
-        _wait_until_gone(process, group, 10.0)
+    session = process if isinstance(process, int) else process.pid
+    _signal(session, signal.SIGTERM)
+    if not _wait_until_gone(process, session, grace_s):
+        _signal(session, signal.SIGKILL)
+        _wait_until_gone(process, session, 10.0)
 
 
-def _signal(group: int, number: signal.Signals) -> None:
-    for member in _members(group):
+def _signal(session: int, number: signal.Signals) -> None:
+    for member in _members(session):
         try:
             os.kill(member, number)
         except ProcessLookupError:
             continue
 
 
-def _wait_until_gone(process: subprocess.Popen[bytes] | int, group: int, seconds: float) -> bool:
+def _wait_until_gone(process: subprocess.Popen[bytes] | int, session: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while True:
-        if not _members(group):
+        if not _members(session):
             if not isinstance(process, int):
                 process.poll()  # reaps the leader, which is our child
             return True
@@ -96,11 +97,11 @@ def _wait_until_gone(process: subprocess.Popen[bytes] | int, group: int, seconds
         time.sleep(0.02)
 
 
-def _members(group: int) -> list[int]:
+def _members(session: int) -> list[int]:
     found: list[int] = []
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == group and not _is_over(process):
+            if os.getsid(process.pid) == session and not _is_over(process):
                 found.append(process.pid)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue

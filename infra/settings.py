@@ -35,6 +35,8 @@ class Settings:
     """`http://host:port` of a Triton that answers clients; empty where none is known."""
     triton_grpc: str
     """`host:port` of the same Triton's gRPC."""
+    triton: str
+    """Where NVIDIA's image has Triton, for a node that runs in one: `/opt/tritonserver`. Empty: the wheel's."""
     lease_seconds: float
     """How long a lease lives that nobody renews."""
     toolchain: str
@@ -52,6 +54,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_TARGET": "local",
     "ENGINEHOUSE_TRITON_HTTP": "",
     "ENGINEHOUSE_TRITON_GRPC": "",
+    "ENGINEHOUSE_TRITON": "",
     "ENGINEHOUSE_LEASE_SECONDS": "20",
     "ENGINEHOUSE_TOOLCHAIN": "local",
     "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
@@ -101,6 +104,7 @@ def load() -> Settings:
         target=value("ENGINEHOUSE_TARGET"),
         triton_http=value("ENGINEHOUSE_TRITON_HTTP"),
         triton_grpc=value("ENGINEHOUSE_TRITON_GRPC"),
+        triton=value("ENGINEHOUSE_TRITON"),
         lease_seconds=lease_seconds,
         toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
         toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),

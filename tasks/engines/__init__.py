@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from infra.errors import UsageError
+from tasks.artifact import Manifest
 from tasks.engines.reporter import Peak, Reporter
+from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
+from tasks.records import Machine
 from tasks.spec import Model
 
 
@@ -30,6 +33,18 @@ class EngineKind(Protocol):
 
     def require_worker(self, model: Model) -> None:
         """Return where this machine can make what was planned. Raises SettingsError and StepFailed."""
+        ...
+
+    def serving_mode(self, model: Model) -> ServingMode:
+        """How a node's Triton must run for it."""
+        ...
+
+    def gpus(self, model: Model) -> tuple[int, ...]:
+        """The GPUs of a node that a release takes, as CUDA numbers them; none where it lives in the host's memory."""
+        ...
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        """Why the node of this machine cannot serve `engine`, a reason each; empty where it can."""
         ...
 
     def runtime(self, model: Model) -> Mapping[str, str]:
@@ -62,7 +77,10 @@ class EngineKind(Protocol):
         ...
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
-        """Memory that one loaded release takes: weights, KV cache, workspace. `limits` is the engine's own file."""
+        """Memory that one loaded release takes: weights, KV cache, workspace. `limits` is the engine's own file.
+
+        Of the host, or of each of the GPUs that the release takes.
+        """
         ...
 
 

@@ -9,10 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from infra.errors import SettingsError, StepFailed
+from tasks.artifact import Manifest
 from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
+from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
 from tasks.recipe import LlamaCppRecipe
+from tasks.records import Machine
 from tasks.spec import Model
 
 MODEL_FILE = "model.gguf"
@@ -50,6 +53,15 @@ class LlamaCpp:
 
     def require_worker(self, model: Model) -> None:
         _installed("gguf")
+
+    def serving_mode(self, model: Model) -> ServingMode:
+        return ServingMode("single", False, "on the CPU")
+
+    def gpus(self, model: Model) -> tuple[int, ...]:
+        return ()
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        return []
 
     def runtime(self, model: Model) -> Mapping[str, str]:
         return {"gguf": _installed("gguf"), "architecture": "cpu"}

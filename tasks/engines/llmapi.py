@@ -9,13 +9,18 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from tasks.artifact import Manifest
 from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
+from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
+from tasks.records import Machine
 from tasks.spec import Model
 from tasks.trtllm import commands
 from tasks.trtllm.check import require_weights
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.fits import differences
+from tasks.trtllm.launch import gpus_taken, serving_mode
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
 from tasks.trtllm.recipe import LlmApiRecipe
@@ -49,6 +54,18 @@ class LlmApi:
     def require_worker(self, model: Model) -> None:
         if _recipe(model).quantization != "none":  # else nothing of the toolchain is used
             toolchain_for(_recipe(model).runtime)
+
+    def serving_mode(self, model: Model) -> ServingMode:
+        return serving_mode(_recipe(model))
+
+    def gpus(self, model: Model) -> tuple[int, ...]:
+        return gpus_taken(_recipe(model), model.serving.tensorrt_llm)
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        recipe = _recipe(model)
+        # Nothing was built: what counts is what the recipe's rules were checked for. Every product of it will do.
+        needed = {"tensorrt_llm": recipe.runtime.tensorrt_llm, "architecture": recipe.runtime.arch}
+        return differences(needed, machine, self.gpus(model), portable=True)
 
     def runtime(self, model: Model) -> Mapping[str, str]:
         if _recipe(model).quantization == "none":

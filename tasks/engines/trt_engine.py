@@ -10,14 +10,19 @@ from typing import Any
 from pydantic import JsonValue
 
 from infra.errors import StepFailed
+from tasks.artifact import Manifest
 from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
+from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
+from tasks.records import Machine
 from tasks.spec import Model
 from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.failures import known_failure
+from tasks.trtllm.fits import differences
 from tasks.trtllm.kv_cache import gpu_memory_bytes
+from tasks.trtllm.launch import gpus_taken, serving_mode
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import UPSTREAM_ONLY, TensorRtServing
@@ -75,6 +80,16 @@ class TrtEngine:
 
     def require_worker(self, model: Model) -> None:
         toolchain_for(_recipe(model).runtime)
+
+    def serving_mode(self, model: Model) -> ServingMode:
+        return serving_mode(_recipe(model))
+
+    def gpus(self, model: Model) -> tuple[int, ...]:
+        return gpus_taken(_recipe(model), model.serving.tensorrt_llm)
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        recipe = _recipe(model)
+        return differences(engine.producer.runtime, machine, self.gpus(model), portable=recipe.portable)
 
     def runtime(self, model: Model) -> Mapping[str, str]:
         return described(toolchain_for(_recipe(model).runtime)[1])

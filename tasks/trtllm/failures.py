@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infra.child import Outcome
@@ -111,18 +112,25 @@ FAILURES = (
 )
 
 
+def first_known(failures: Sequence[Failure], text: str) -> tuple[Failure, str] | None:
+    """The first of `failures` that `text` speaks of, and what it says there, 300 characters at most."""
+    for failure in failures:
+        if found := re.search(failure.pattern, text):
+            return failure, next(group for group in found.groups() if group is not None).strip()[:300]
+    return None
+
+
 def known_failure(tool: str, output: str) -> StepFailed | None:
     """The error for what the end of a tool's output speaks of, if it is known."""
-    for failure in FAILURES:
-        if found := re.search(failure.pattern, output):
-            said = next(group for group in found.groups() if group is not None).strip()
-            return StepFailed(
-                f"{tool}: {failure.message.format(said[:300])}",
-                hint=failure.hint.format(),
-                code=failure.code,
-                retryable=failure.retryable,
-            )
-    return None
+    if (known := first_known(FAILURES, output)) is None:
+        return None
+    failure, said = known
+    return StepFailed(
+        f"{tool}: {failure.message.format(said)}",
+        hint=failure.hint.format(),
+        code=failure.code,
+        retryable=failure.retryable,
+    )
 
 
 def require_success(tool: str, outcome: Outcome) -> None:

@@ -20,8 +20,9 @@ import tritonclient.grpc as grpc  # pyright: ignore[reportMissingTypeStubs]
 
 from infra.errors import SettingsError, TritonError
 from infra.processes import free_ports
-from infra.triton import server
+from infra.triton import server, wheel
 from infra.triton.client import TritonClient
+from infra.triton.command import CONTROL_HEADER, Ports
 
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
@@ -53,7 +54,7 @@ class TritonPythonModel:
 
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PREFECT_API_KEY", "ENGINEHOUSE_STORE")
 
-GRPC_HEADER = f"triton-grpc-protocol-{server.CONTROL_HEADER}"
+GRPC_HEADER = f"triton-grpc-protocol-{CONTROL_HEADER}"
 
 RESTRICTED_HTTP = (
     ("POST", "v2/repository/index"),
@@ -120,7 +121,7 @@ def ask_http(triton: RunningTriton, method: str, path: str, headers: dict[str, s
 @pytest.mark.parametrize(("method", "path"), RESTRICTED_HTTP)
 def test_control_over_http_needs_the_key(triton: RunningTriton, method: str, path: str) -> None:
     assert ask_http(triton, method, path, {}) == 403
-    assert ask_http(triton, method, path, {server.CONTROL_HEADER: "guess"}) == 403
+    assert ask_http(triton, method, path, {CONTROL_HEADER: "guess"}) == 403
     assert triton.client.ready("echo")
 
 
@@ -200,7 +201,7 @@ def test_the_next_start_drops_shared_memory_of_a_killed_group(start_triton: Call
     prefix = f"{server.shared_memory_prefix(triton.work)}*"
     left = set(Path("/dev/shm").glob(prefix))
     assert left
-    ports = server.Ports(*free_ports(3))
+    ports = Ports(*free_ports(3))
     again = server.launch(triton.repository, triton.work, triton.log, ports=ports, control_key="k")
     try:
         assert not left & set(Path("/dev/shm").glob(prefix))
@@ -215,9 +216,9 @@ def test_missing_libpython_names_the_package(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(sysconfig, "get_config_var", no_folder)
     monkeypatch.setattr(sys, "base_prefix", "/nowhere")
-    monkeypatch.setattr(server, "_linker_cache", lambda: "")
+    monkeypatch.setattr(wheel, "_linker_cache", lambda: "")
     with pytest.raises(SettingsError) as missing:
-        server.locate()
+        wheel.locate()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"libpython{version}.so.1.0" in missing.value.message
     assert f"libpython{version}" in missing.value.hint

@@ -6,67 +6,14 @@ import importlib.util
 import json
 import struct
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-import boto3
 import pytest
-
-from infra import seaweedfs as server
-from infra.processes import free_ports, terminate
-from infra.s3 import Bucket
 
 if TYPE_CHECKING:
     from hub_server import Hub
-    from mypy_boto3_s3 import S3Client
-
-ACCESS_KEY = "enginehouse-tests"
-SECRET_KEY = "only-on-loopback"
-
-
-@pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
-    """A real S3 server: endpoint, access key, secret key. Tests share it: each makes a bucket of its own."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    ports = dict(zip(server.PORT_NAMES, free_ports(len(server.PORT_NAMES)), strict=True))
-    log = folder / "seaweedfs.log"
-    process = server.launch(folder / "data", log, ports, ACCESS_KEY, SECRET_KEY)
-    try:
-        url = server.endpoint_url(ports)
-        server.wait_ready(url, ACCESS_KEY, SECRET_KEY, log=log, process=process)
-        yield url, ACCESS_KEY, SECRET_KEY
-    finally:
-        terminate(process, 10)
-
-
-@pytest.fixture
-def s3(seaweedfs: tuple[str, str, str]) -> Iterator[S3Client]:
-    """A boto3 client of the server above."""
-    url, access_key, secret_key = seaweedfs
-    client: S3Client = cast(Any, boto3).client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        region_name=server.REGION,
-    )
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def bucket(s3: S3Client, seaweedfs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """An empty prefix in a bucket of its own, with the credentials in the environment."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    s3.create_bucket(Bucket=name)
-    url, access_key, secret_key = seaweedfs
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield Bucket.at(f"s3://{name}/some/prefix")
 
 
 @pytest.fixture

@@ -1,0 +1,128 @@
+"""Command lines of Triton: by itself, with workers that TensorRT-LLM spawns, and with one process a rank.
+
+Source of what TensorRT-LLM needs: `launch_triton_server.py` of tensorrtllm_backend v0.8.0 to v0.19.0, and of
+TensorRT-LLM from 0.20 on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+CONTROL_HEADER = "enginehouse-control"
+"""The header that carries the key of the restricted endpoints."""
+
+RESTRICTED = ("model-repository", "model-config", "shared-memory", "statistics", "trace", "logging")
+"""Whatever changes the server or tells of the machine; inference, health and metadata stay open."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The loopback ports of one server."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """One Triton process. `shared_memory` begins the names of its shared memory regions."""
+
+    binary: Path
+    models: Path
+    backends: Path
+    shared_memory: str
+    ports: Ports
+    control_key: str
+    exit_timeout_s: int
+
+    def argv(self, *load: str) -> tuple[str, ...]:
+        """Its arguments: on loopback, every control endpoint behind the key, with nothing loaded but `load`."""
+        restriction = f"{','.join(RESTRICTED)}:{CONTROL_HEADER}={self.control_key}"
+        return (
+            str(self.binary),
+            f"--model-repository={self.models}",
+            f"--backend-directory={self.backends}",
+            f"--backend-config=python,shm-region-prefix-name={self.shared_memory}",
+            # Configurations are complete; completing them starts every Python model once more.
+            "--disable-auto-complete-config",
+            "--model-control-mode=explicit",
+            "--strict-readiness=false",
+            f"--exit-timeout-secs={self.exit_timeout_s}",
+            "--http-address=127.0.0.1",
+            f"--http-port={self.ports.http}",
+            f"--http-restricted-api={restriction}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self.ports.grpc}",
+            f"--grpc-restricted-protocol={restriction}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={self.ports.metrics}",
+            *(f"--load-model={name}" for name in load),
+        )
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, and the variables that it needs beside the usual ones."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def single(server: Server) -> Command:
+    """Triton by itself: models on the CPU, engines of one GPU, and every model of the LLM API on one machine.
+
+    Without mpirun: the LLM API spawns its workers from the model's own process, and two models under one mpirun would
+    both be its rank 0.
+    """
+    return Command(server.argv(), {})
+
+
+def orchestrator(server: Server, gpus: int, container: str) -> Command:
+    """Triton whose TensorRT-LLM backend (0.9 and later) spawns one worker process a rank and model, on one machine.
+
+    So engines of several GPUs come and go like any other model. `gpus` are those that Triton sees; `container` is the
+    image's NVIDIA_TRITON_SERVER_VERSION, as 24.07: from then on Triton can be told to leave their memory alone.
+    """
+    pools: tuple[str, ...] = ()
+    if container and _release(container) > (24, 6):
+        pools = (
+            "--pinned-memory-pool-byte-size=0",
+            "--enable-peer-access=false",
+            *(f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(gpus)),
+        )
+    argv = (*_mpirun(server.exit_timeout_s), "-n", "1", *server.argv(), *pools)
+    return Command(argv, {"TRTLLM_ORCHESTRATOR": "1"})
+
+
+def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequence[str]) -> Command:
+    """One Triton a rank, the only way of 0.8 to serve an engine of several GPUs, and of any version on several nodes.
+
+    Rank 0 is `server` and loads `engine`, the model of the C++ backend, and `models`. Each of `others` is the ports of
+    one more rank, which loads the engine alone, never comes back from it, and hears no control. So the group is started
+    for its release, and ended with it.
+    """
+    ranks = [server.argv(engine, *models)]
+    for rank, ports in enumerate(others, start=1):
+        ranks.append(replace(server, ports=ports, shared_memory=f"{server.shared_memory}{rank}-").argv(engine))
+    argv = list(_mpirun(server.exit_timeout_s))
+    for rank, arguments in enumerate(ranks):
+        argv += [*([":"] if rank else []), "-n", "1", *arguments]
+    return Command(tuple(argv), {})
+
+
+def _mpirun(exit_timeout_s: int) -> tuple[str, ...]:
+    """Containers run as root. If it is not told otherwise, Open MPI starts no more workers than there are cores, binds
+    one or two processes to a core each with all of their threads, and kills a second after SIGTERM (seen with 4.1.8 and
+    5.0.11).
+    """
+    return (
+        *("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"),
+        *("--mca", "odls_base_sigkill_timeout", str(exit_timeout_s)),
+    )
+
+
+def _release(container: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in container.split(".")[:2] if part.isdecimal())
