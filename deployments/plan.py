@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from infra.s3 import Bucket
 from tasks.engines import engine_kind
 from tasks.recipe import LlamaCppRecipe
 from tasks.spec import Model, with_runtime
@@ -21,6 +22,8 @@ class Preview:
 
     model: Model
     translation: Translation | None = None
+    image: str = ""
+    """Digest of the image whose report says the TensorRT; empty where it is assumed."""
 
 
 def preview(model: Model, tensorrt_llm: str | None) -> Preview:
@@ -30,6 +33,15 @@ def preview(model: Model, tensorrt_llm: str | None) -> Preview:
         return Preview(with_runtime(model, tensorrt_llm))
     translation = to_llmapi(recipe, tensorrt_llm)
     return Preview(model.model_copy(update={"recipe": translation.recipe}), translation)
+
+
+def with_image(shown: Preview, bucket: Bucket) -> Preview:
+    """The preview with what the store knows of the recipe's image. Raises UsageError `version-mismatch`, StoreError."""
+    from tasks.trtllm.images import report_of, with_report
+
+    report = report_of(bucket, shown.model)
+    model = with_report(shown.model, report)
+    return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
 
 
 def document(shown: Preview) -> dict[str, Any]:
@@ -45,8 +57,9 @@ def document(shown: Preview) -> dict[str, Any]:
             "gpu": runtime.gpu,
             "architecture": runtime.arch,
             "gpus": runtime.gpus,
-            # No toolchain was asked: a worker that has something else refuses.
-            "assumed": True,
+            # Where no toolchain was ever asked; a worker that has something else refuses.
+            "assumed": not shown.image,
+            "image": runtime.image,
         }
         if recipe.kind == "trt-engine" and known is not None:
             told["options"] = {"exact": known.exact, "read_in": known.read_in}
@@ -63,8 +76,11 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     if (runtime := told.get("runtime")) is not None:
         yield (
             f"TensorRT-LLM {runtime['tensorrt_llm']} on {runtime['gpus']} x {runtime['gpu']} "
-            f"({runtime['architecture']}), TensorRT {runtime['tensorrt'] or 'unknown'} (assumed)"
+            f"({runtime['architecture']}), TensorRT {runtime['tensorrt'] or 'unknown'}"
+            f"{' (assumed)' if runtime['assumed'] else ''}"
         )
+        if runtime["image"] is not None:
+            yield f"in {runtime['image']}"
     if (options := told.get("options")) is not None and not options["exact"]:
         yield f"its options are known only from the nearest sources: {options['read_in']}"
     if (translated := told.get("translated")) is not None:

@@ -59,7 +59,7 @@ async def rebuild(
             raise not_served(spec)
         anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
 
-        resolved = await steps.run(report, "resolve", steps.resolve, spec)
+        spec, resolved = await steps.run(report, "resolve", steps.resolve, spec)
         plan = Plan.of(spec, snapshot_identity(resolved))
         await steps.run(report, "fetch", steps.fetch, plan, resolved, "fetch" in anew)
         if anew.isdisjoint(("convert", "build", "upload")) and _engine_is_here(plan):

@@ -42,6 +42,7 @@ from tasks.roll_out import RollOut
 from tasks.sources import Access, ResolvedSource
 from tasks.sources import resolve as resolve_source
 from tasks.spec import Model
+from tasks.trtllm.images import report_of, with_report
 
 
 async def worth_retrying(task: object, task_run: object, state: State[Any]) -> bool:
@@ -138,11 +139,12 @@ async def _progress(label: str, *, shown: bool) -> AsyncGenerator[Callable[[int,
 
 
 @task(name="resolve", task_run_name="resolve {model.source.uri}", **_STEP)
-async def resolve(model: Model) -> ResolvedSource:
-    """Pin the source to something immutable."""
+async def resolve(model: Model) -> tuple[Model, ResolvedSource]:
+    """Pin the source to something immutable, and the recipe's image to what was reported of it."""
 
-    def pin() -> ResolvedSource:
-        return resolve_source(model.source, _access(model))
+    def pin() -> tuple[Model, ResolvedSource]:
+        planned = with_report(model, report_of(Bucket.at(settings.load().store), model))
+        return planned, resolve_source(model.source, _access(model))
 
     return await asyncio.to_thread(pin)
 

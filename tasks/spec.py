@@ -280,9 +280,8 @@ def with_runtime(model: Model, tensorrt_llm: str | None) -> Model:
         )
     if isinstance(model.recipe, LlamaCppRecipe):
         raise UsageError(f"{model.name} is of kind llamacpp, which has no TensorRT-LLM")
-    document = model.model_dump(by_alias=True)
-    runtime = {**document["recipe"]["runtime"], "tensorrt_llm": tensorrt_llm}
-    return _revised(model, {**document["recipe"], "runtime": runtime}, f"tensorrt_llm={tensorrt_llm}", "")
+    recipe = {**model.recipe.model_dump(by_alias=True), "runtime": model.recipe.runtime.with_version(tensorrt_llm)}
+    return _revised(model, recipe, f"tensorrt_llm={tensorrt_llm}", "")
 
 
 def with_recipe(model: Model, overrides: Mapping[str, str]) -> Model:

@@ -40,7 +40,7 @@ def to_llmapi(recipe: TrtEngineRecipe, version: str) -> Translation:
     """The recipe with which TensorRT-LLM `version` serves the same weights. Raises ValueError as any recipe does."""
     document = recipe.model_dump()
     kept: dict[str, Any] = {name: document[name] for name in _SAME}
-    kept["runtime"] = {**document["runtime"], "tensorrt_llm": version}
+    kept["runtime"] = recipe.runtime.with_version(version)
     arguments: dict[str, Any] = {"kv_cache_config": {"tokens_per_block": recipe.tokens_per_block}}
     moved = {"tokens_per_block": "llm_args.kv_cache_config.tokens_per_block"}
     if recipe.lora is not None:

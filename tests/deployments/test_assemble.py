@@ -62,7 +62,16 @@ def engine(tmp_path: Path) -> Path:
 
 def assemble(templates: Path, engine: Path, *changed: str, model: str = "llama3-8b-by-hand") -> int:
     tokenizer, output = engine.parent, engine.parent / "output"
-    given = ("--layout", "upstream", "--templates", str(templates), "--engine", str(engine), "--tokenizer", str(tokenizer))
+    given = (
+        "--layout",
+        "upstream",
+        "--templates",
+        str(templates),
+        "--engine",
+        str(engine),
+        "--tokenizer",
+        str(tokenizer),
+    )
     return main(["assemble", model, *given, "--runtime", "0.8.0", "--output", str(output), *changed])
 
 
