@@ -85,7 +85,7 @@ def _env(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from deployments.plan import document, lines, preview, with_image
     from infra.s3 import Bucket
-    from tasks.spec import catalogue_entry, with_recipe
+    from tasks.catalogue import catalogue_entry, with_recipe
 
     model = with_recipe(catalogue_entry(settings.load().catalogue, options.model), _overrides(options))
     shown = preview(model, options.runtime)
@@ -105,7 +105,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _assemble(options: argparse.Namespace) -> int:
     from deployments.assemble import assemble_native, assemble_upstream
-    from tasks.spec import catalogue_entry, with_runtime
+    from tasks.catalogue import catalogue_entry, with_runtime
 
     model = with_runtime(catalogue_entry(settings.load().catalogue, options.model), options.runtime)
     output = options.output.absolute()

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.s3 import Bucket
+from tasks.catalogue import with_runtime
 from tasks.engines import engine_kind
 from tasks.recipe import LlamaCppRecipe
-from tasks.spec import Model, with_runtime
+from tasks.spec import Model
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.releases import LAST, release_of
 from tasks.trtllm.translate import Translation, to_llmapi, without_engines

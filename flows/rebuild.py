@@ -15,11 +15,11 @@ from infra import settings
 from infra.errors import GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
+from tasks.catalogue import catalogue_entry, with_recipe, with_runtime
 from tasks.engines import engine_kind, not_served
 from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
-from tasks.spec import catalogue_entry, with_recipe, with_runtime
 
 Step = Literal["fetch", "convert", "build", "assemble"]
 _ORDER = ("fetch", "convert", "build", "upload", "assemble")

@@ -12,7 +12,7 @@ import pytest
 
 from infra.errors import UsageError
 from infra.settings import CHECKOUT
-from tasks.spec import load_model, with_runtime
+from tasks.catalogue import load_model, with_runtime
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,10 +12,11 @@ import yaml
 from deployments.cli import main
 from infra.errors import SettingsError, SpecError, StepFailed, UsageError
 from infra.s3 import Bucket
+from tasks.catalogue import load_model, with_runtime
 from tasks.engines.trt_engine import TrtEngine
 from tasks.identity import Identity
 from tasks.plan import Plan
-from tasks.spec import Model, load_model, with_runtime
+from tasks.spec import Model
 from tasks.trtllm.images import image_key, keep_report, known_report, report_of, with_report
 from tests.standin import docker, toolchain
 

@@ -10,13 +10,13 @@ import pytest
 from infra.errors import EnginehouseError, GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore, Producer
+from tasks.catalogue import load_model
 from tasks.context import Context
 from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.records import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
 from tasks.roll_out import roll_out
-from tasks.spec import load_model
 from tasks.workspace import Workspace
 
 CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
