@@ -23,7 +23,8 @@ from infra.errors import SourceError, UsageError
 from tasks.frozen import Spec
 from tasks.recipe import LlamaCppRecipe, Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.llm_arguments import check_llm_recipe
+from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_recipe
 
@@ -198,11 +199,14 @@ class Model(Spec):
     def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
         if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
             raise ValueError("tensorrt_llm: kind llamacpp has none of these")
-        if isinstance(recipe := info.data.get("recipe"), TrtEngineRecipe):
-            try:
-                check_recipe(recipe, serving.tensorrt_llm or TensorRtServing())
-            except UsageError as error:
-                raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
+        parameters = serving.tensorrt_llm or TensorRtServing()
+        try:
+            if isinstance(recipe := info.data.get("recipe"), TrtEngineRecipe):
+                check_recipe(recipe, parameters)
+            elif isinstance(recipe, LlmApiRecipe):
+                check_llm_recipe(recipe, parameters)
+        except UsageError as error:
+            raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
         return serving
 
     @field_validator("targets")

@@ -6,24 +6,28 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 from pydantic import JsonValue
 
-from tasks.engines import LIMITS_FILE, not_served
+from infra.errors import UsageError
+from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
 from tasks.identity import Identity
 from tasks.spec import Model
 from tasks.trtllm import commands
 from tasks.trtllm.check import require_weights
+from tasks.trtllm.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
 from tasks.trtllm.recipe import LlmApiRecipe
+from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.tool import described, run_tool, toolchain_for
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
 
 _CONVERT_VERSION = 1
-_BUILD_VERSION = 1
+_BUILD_VERSION = 2
 
 
 def _recipe(model: Model) -> LlmApiRecipe:
@@ -32,7 +36,7 @@ def _recipe(model: Model) -> LlmApiRecipe:
 
 
 class LlmApi:
-    served = False
+    served = True
 
     def pool(self, model: Model) -> str:
         return f"build-{_recipe(model).runtime.arch}"
@@ -79,7 +83,25 @@ class LlmApi:
         )
 
     def repository_identity(self, model: Model, engine: Identity) -> Identity:
-        raise not_served(model)
+        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
+
+        runtime = _recipe(model).runtime
+        return Identity.of(
+            "assemble",
+            REPOSITORY_VERSION,
+            inputs={"engine": engine},
+            fields={
+                "kind": "llmapi",
+                "serving": model.serving.model_dump(mode="json"),
+                "code": f"sha256:{serving_code_digest()}",
+                # The size of the KV cache follows from the product.
+                "runtime": {
+                    "tensorrt_llm": runtime.tensorrt_llm,
+                    "gpu": runtime.gpu,
+                    "gpu_memory_bytes": runtime.gpu_memory_bytes,
+                },
+            },
+        )
 
     def kept(self, model: Model) -> Mapping[str, str]:
         return {}
@@ -103,49 +125,55 @@ class LlmApi:
         _link_all(checkpoint, output)
         arguments = llm_arguments(_recipe(model))
         (output / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=1, sort_keys=True))
-        (output / LIMITS_FILE).write_text(json.dumps(_limits(output, _recipe(model)), indent=1, sort_keys=True))
+        (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, _recipe(model)).to_json())
         return Peak()
 
     def assemble(self, model: Model, limits: bytes, output: Path) -> None:
-        raise not_served(model)
+        from tasks.serving.settings import Sampling, ServingSettings
+        from tasks.triton.config import ENGINE_FOLDER
+        from tasks.triton.engine_release import cache_tokens
+        from tasks.triton.repository import write_release
+
+        recipe, serving, known = _recipe(model), model.serving, EngineLimits.from_json(limits)
+        sampling = serving.defaults.model_dump(exclude_none=True)
+        if sampling.pop("min_tokens", 0):
+            raise UsageError(
+                "a least number of tokens is each request's to ask for",
+                hint="remove serving.defaults.min_tokens from the model's file",
+                code="serving-unsupported",
+            )
+        parameters = serving.tensorrt_llm or TensorRtServing()
+        context_tokens = min(serving.context_tokens, known.max_seq_len)
+        arguments = release_arguments(
+            recipe,
+            parameters,
+            max_batch_size=min(serving.slots, known.max_batch_size),
+            max_seq_len=context_tokens,
+            kv_cache_tokens=cache_tokens(model, known),
+        )
+        chunked = bool(arguments.get("enable_chunked_prefill"))
+        write_release(
+            output,
+            ServingSettings(
+                engine="llmapi",
+                engine_path=ENGINE_FOLDER,
+                slots=serving.slots,
+                context_tokens=context_tokens,
+                chat_template=serving.chat_template,
+                request_timeout_s=serving.request_timeout_s,
+                tensorrt_llm=recipe.runtime.tensorrt_llm,
+                # A prompt goes through the model at once, unless in chunks.
+                max_input_tokens=known.max_input_len if chunked else min(known.max_input_len, recipe.max_num_tokens),
+                max_beam_width=parameters.max_beam_width,
+                llm_arguments=arguments,
+                sampling=Sampling(**sampling),
+            ),
+        )
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
-        recipe, known = _recipe(model), json.loads(limits)
-        return engine_bytes + recipe.max_batch_size * recipe.max_seq_len * int(known["cache_bytes_per_token"])
+        from tasks.triton.engine_release import release_memory_bytes
 
-
-def llm_arguments(recipe: LlmApiRecipe) -> dict[str, Any]:
-    """The keyword arguments of `tensorrt_llm.LLM` in the recipe's version. The recipe's own `llm_args` come last.
-
-    Names from the API's stability lists of 1.0 to 1.3; with 1.0 alone the type of the KV cache has a name of its own.
-    """
-    arguments: dict[str, Any] = {
-        "dtype": recipe.dtype,
-        "tensor_parallel_size": recipe.tp_size,
-        "pipeline_parallel_size": recipe.pp_size,
-        "context_parallel_size": recipe.cp_size,
-        "max_batch_size": recipe.max_batch_size,
-        "max_input_len": recipe.max_input_len,
-        "max_seq_len": recipe.max_seq_len,
-        "max_num_tokens": recipe.max_num_tokens,
-        "max_beam_width": recipe.max_beam_width,
-        "trust_remote_code": False,
-    }
-    if recipe.moe_tp_size is not None:
-        arguments |= {
-            "moe_tensor_parallel_size": recipe.moe_tp_size,
-            "moe_expert_parallel_size": recipe.moe_ep_size,
-        }
-    if recipe.kv_cache_dtype != "auto":
-        if recipe.runtime.version.release[:2] == (1, 0):
-            arguments["kv_cache_dtype"] = recipe.kv_cache_dtype
-        else:
-            arguments["kv_cache_config"] = {"dtype": recipe.kv_cache_dtype}
-    cache = {
-        **arguments.pop("kv_cache_config", {}),
-        **cast("dict[str, Any]", recipe.llm_args.get("kv_cache_config", {})),
-    }
-    return {**arguments, **recipe.llm_args, **({"kv_cache_config": cache} if cache else {})}
+        return release_memory_bytes(model, EngineLimits.from_json(limits))
 
 
 def _link_all(source: Path, target: Path) -> None:
@@ -156,11 +184,3 @@ def _link_all(source: Path, target: Path) -> None:
             place.mkdir()
         else:
             os.link(path, place)
-
-
-def _limits(engine: Path, recipe: LlmApiRecipe) -> dict[str, int]:
-    config = json.loads((engine / "config.json").read_text())
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    element = 2 if recipe.kv_cache_dtype == "auto" else 1
-    return {"cache_bytes_per_token": 2 * config["num_hidden_layers"] * heads * size * element}

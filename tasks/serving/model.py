@@ -78,4 +78,8 @@ def load_engine(folder: Path, settings: ServingSettings) -> Engine:
         from .llamacpp import LlamaCpp
 
         return LlamaCpp(folder, settings)
+    if settings.engine == "llmapi":
+        from .llmapi import LlmApi
+
+        return LlmApi(folder, settings)
     raise ValueError(f"serving.json names the engine '{settings.engine}', which this release does not hold")

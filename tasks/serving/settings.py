@@ -43,6 +43,7 @@ class ServingSettings:
     None means all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
     `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
     `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`.
+    `llm_arguments` are the keyword arguments of `tensorrt_llm.LLM`, but for the path of the model.
     """
 
     engine: str
@@ -54,6 +55,8 @@ class ServingSettings:
     threads: int | None = None
     tensorrt_llm: str = ""
     max_input_tokens: int | None = None
+    max_beam_width: int = 1
+    llm_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sampling: Sampling = field(default_factory=Sampling)
 
     def to_json(self) -> str:

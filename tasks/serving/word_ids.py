@@ -14,19 +14,27 @@ _BEFORE = ("\n", ".", "a")
 
 
 def word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> npt.NDArray[np.int32]:
-    """The words as an array `[2, n]`, n the number of all their tokens; `[2, 0]` for none.
+    """The sequences of the words as an array `[2, n]`, n the number of all their tokens; `[2, 0]` for none.
 
     The first row holds the tokens of one sequence after the other, the second where each sequence ends, filled up
-    with -1: the form of TensorRT-LLM's `to_word_list_format`. A word becomes several sequences where its tokens
-    differ: at the start of a text, right after other text, and after a space. One that ends with another is left out,
-    since the engine compares the last tokens. A word that only begins or ends inside a token is not found by it.
+    with -1: the form of TensorRT-LLM's `to_word_list_format`.
     """
-    sequences = list(dict.fromkeys(sequence for word in words if word for sequence in _spellings(tokenizer, word)))
+    sequences = word_sequences(tokenizer, words)
     array = np.full((2, sum(map(len, sequences))), -1, dtype=np.int32)
     if sequences:
         array[0] = np.concatenate(sequences)
         array[1, : len(sequences)] = np.cumsum([len(sequence) for sequence in sequences])
     return array
+
+
+def word_sequences(tokenizer: Tokenizer, words: Sequence[str]) -> list[tuple[int, ...]]:
+    """The token sequences that are one of the words.
+
+    A word becomes several where its tokens differ: at the start of a text, right after other text, and after a space.
+    One that ends with another is left out, since the engine compares the last tokens. A word that only begins or ends
+    inside a token is not found by it.
+    """
+    return list(dict.fromkeys(sequence for word in words if word for sequence in _spellings(tokenizer, word)))
 
 
 def _spellings(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.recipe import TensorRtLlmRecipe
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -96,8 +96,8 @@ def release_memory_bytes(model: Model, limits: EngineLimits) -> int:
     return fixed + int(fraction * max(0, memory - fixed))
 
 
-def _recipe(model: Model) -> TrtEngineRecipe:
-    assert isinstance(model.recipe, TrtEngineRecipe)
+def _recipe(model: Model) -> TensorRtLlmRecipe:
+    assert isinstance(model.recipe, TensorRtLlmRecipe)
     return model.recipe
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from infra.errors import UsageError
 
@@ -62,7 +62,14 @@ class EngineLimits:
             and plugins.get("paged_kv_cache") is not False,
             paged_context_fmha=bool(plugins.get("use_paged_context_fmha")),
             logits_type=_LOGITS.get(model.get("logits_dtype", ""), "FP32"),
-            cache_bytes_per_token=_cache_bytes(model, mapping),
+            cache_bytes_per_token=cache_bytes_per_token(
+                layers=model["num_hidden_layers"],
+                heads=model.get("num_key_value_heads") or model["num_attention_heads"],
+                head_size=model.get("head_size") or model["hidden_size"] // model["num_attention_heads"],
+                kept_as=cast("dict[str, Any]", model.get("quantization") or {}).get("kv_cache_quant_algo"),
+                tp_size=mapping["tp_size"],
+                pp_size=mapping["pp_size"],
+            ),
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
         )
 
@@ -80,14 +87,13 @@ def engine_limits(folder: Path) -> EngineLimits:
         ) from error
 
 
-def _cache_bytes(model: Mapping[str, Any], mapping: Mapping[str, Any]) -> int:
-    heads = model.get("num_key_value_heads") or model["num_attention_heads"]
-    size = model.get("head_size") or model["hidden_size"] // model["num_attention_heads"]
-    layers = math.ceil(model["num_hidden_layers"] / mapping["pp_size"])
+def cache_bytes_per_token(
+    *, layers: int, heads: int, head_size: int, kept_as: str | None, tp_size: int, pp_size: int
+) -> int:
+    """Bytes of one token on the GPU with the most. `kept_as` is FP8, INT8 or NVFP4; else a number has 16 bits."""
     # With more GPUs than heads some hold the same head.
-    numbers = 2 * layers * math.ceil(heads / mapping["tp_size"]) * size
-    kept = (model.get("quantization") or {}).get("kv_cache_quant_algo")
-    return math.ceil(numbers * _CACHE_BITS.get(kept, 16.0) / 8)
+    numbers = 2 * math.ceil(layers / pp_size) * math.ceil(heads / tp_size) * head_size
+    return math.ceil(numbers * _CACHE_BITS.get(kept_as or "", 16.0) / 8)
 
 
 def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:

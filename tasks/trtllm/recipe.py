@@ -247,6 +247,21 @@ class LlmApiRecipe(TensorRtLlmRecipe):
     kind: Literal["llmapi"]
     llm_args: dict[_Option, JsonValue] = Field(default={}, description="Further arguments of tensorrt_llm.LLM.")
 
+    @field_validator("kv_cache_dtype")
+    @classmethod
+    def _is_known_to_pytorch(cls, kept_as: str) -> str:
+        if kept_as == "int8":
+            raise ValueError("an int8 KV cache is for TensorRT engines alone: use fp8")
+        return kept_as
+
+    @field_validator("llm_args")
+    @classmethod
+    def _leaves_what_is_not_the_recipes(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in ("model", "tokenizer", "trust_remote_code"):
+            if name in arguments:
+                raise ValueError(f"{name} is set for every model: files come from the source, and no code with them")
+        return arguments
+
     @field_validator("quantization")
     @classmethod
     def _has_kernels_in_pytorch(cls, quantization: str) -> str:

@@ -1,0 +1,212 @@
+"""The engine `llmapi`: `tensorrt_llm.LLM` in this process, with workers of its own on the GPUs.
+
+Everything that the LLM is told, it is told on one event loop, as NVIDIA's own Triton model and server do: it numbers
+requests, and writes to its workers' sockets, without a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .contract import GenerationRequest, RequestRefused
+from .engine import EngineFailed
+from .settings import ServingSettings
+from .tokens import Prompts, TokenGeneration, Tokens
+from .word_ids import word_sequences
+
+MAX_TOP_K = 1024
+"""TOP_K_MAX in TensorRT-LLM's samplingTopKKernels.h; its sampler in C++ takes more for as many, with a warning."""
+
+_ENDED = ("stop", "length")
+
+
+class LlmApi:
+    """A checkpoint, loaded with the arguments of its release. Raises EngineFailed where the LLM cannot load it."""
+
+    def __init__(self, folder: Path, settings: ServingSettings) -> None:
+        # Before the hub's library is imported, which reads it once.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        checkpoint = folder / settings.engine_path
+        room = settings.context_tokens - 1
+        self._prompts = Prompts(
+            checkpoint, chat_template=settings.chat_template, most_tokens=min(settings.max_input_tokens or room, room)
+        )
+        self._settings = settings
+        self._model_end_ids = _end_ids(checkpoint)
+        library: Any = importlib.import_module("tensorrt_llm")
+        self._sampling_params: Callable[..., Any] = library.SamplingParams
+        try:
+            self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
+        except Exception as error:
+            raise EngineFailed(f"tensorrt_llm.LLM cannot load {settings.engine_path}: {error}") from error
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
+        self._thread.start()
+
+    def start(self, request: GenerationRequest) -> TokenGeneration:
+        _check(request, self._settings)
+        prompt = self._prompts.ids(request.text_input)
+        parameters = self._parameters(request, len(prompt))
+        # Streamed also where text may end the answer early. The best of several beams is known at the end.
+        streaming = request.beam_width == 1 and (request.stream or bool(request.stop_words))
+        source = LlmTokens(
+            self._loop,
+            lambda: self._llm.generate_async(prompt, parameters, streaming=streaming),
+            log_probs=request.return_log_probs,
+        )
+        end_ids = {parameters.end_id, *(parameters.stop_token_ids or ())}
+        return TokenGeneration(source, self._prompts.tokenizer, stop_words=request.stop_words, end_ids=end_ids)
+
+    def close(self) -> None:
+        self._llm.shutdown()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _parameters(self, request: GenerationRequest, prompt_tokens: int) -> Any:
+        """The request as the LLM's SamplingParams. Its tokenizer is not used: what it would make of words is less."""
+        sampling = self._settings.sampling.of(request)
+        greedy = sampling.temperature == 0
+        own_end = request.end_id is not None
+        end_id = request.end_id if own_end else self._prompts.end_id
+        parameters = self._sampling_params(
+            end_id=end_id,
+            pad_id=self._prompts.pad_id if request.pad_id is None else request.pad_id,
+            stop_token_ids=None if own_end else [other for other in self._model_end_ids if other != end_id] or None,
+            max_tokens=min(request.max_tokens, self._settings.context_tokens - prompt_tokens),
+            min_tokens=request.min_tokens or None,
+            # The best token is asked for by top_k, since 1.0 has no temperature of 0.
+            temperature=1.0 if greedy else sampling.temperature,
+            top_k=1 if greedy else sampling.top_k,
+            top_p=1.0 if greedy else sampling.top_p,
+            repetition_penalty=None if sampling.repetition_penalty == 1 else sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty or None,
+            frequency_penalty=sampling.frequency_penalty or None,
+            # Its own default is the same seed for every request.
+            seed=secrets.randbits(64) if request.seed is None else request.seed,
+            use_beam_search=request.beam_width > 1,
+            best_of=request.beam_width,
+            n=1,
+            length_penalty=request.length_penalty if request.beam_width > 1 else None,
+            # With the best one; 0, the sampled one alone, means none at all up to 1.1.
+            logprobs=1 if request.return_log_probs else None,
+            # Tokens come as they are, also those of a stop word: text is made, and cut, here.
+            detokenize=False,
+            include_stop_str_in_output=True,
+        )
+        # As SamplingParams does by itself where it has to find an end_id; it knows one spelling of a word only.
+        for name, words in (("bad", request.bad_words), ("stop", request.stop_words)):
+            if words:
+                setattr(parameters, name, list(words))
+                setattr(
+                    parameters, f"_{name}_word_ids", list(map(list, word_sequences(self._prompts.tokenizer, words)))
+                )
+        return parameters
+
+
+class LlmTokens:
+    """One request of the LLM: read on the event loop, taken by the thread of its row."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, generate: Callable[[], Any], *, log_probs: bool) -> None:
+        self._loop = loop
+        self._generate = generate
+        self._log_probs = log_probs
+        self._cancelled = False
+        self._result: Any = None
+        self._tokens: queue.SimpleQueue[Tokens | EngineFailed | None] = queue.SimpleQueue()
+        # Kept, since a loop alone does not keep what runs on it.
+        self._reading = asyncio.run_coroutine_threadsafe(self._read(), loop)
+
+    def __iter__(self) -> Iterator[Tokens]:
+        while (got := self._tokens.get()) is not None:
+            if isinstance(got, EngineFailed):
+                raise got
+            yield got
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        # The LLM answers an abort as well; nobody has to wait for that.
+        self._tokens.put(None)
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        if self._result is not None and not self._result.finished:
+            self._result.abort()
+
+    async def _read(self) -> None:
+        if self._cancelled:
+            return
+        try:
+            self._result = self._generate()
+            seen = 0
+            async for result in self._result:
+                output = result.outputs[0]
+                ids = tuple(output.token_ids[seen:])
+                if ids:
+                    self._tokens.put(Tokens(ids, self._probabilities(output, seen)))
+                seen += len(ids)
+            if (reason := self._result.outputs[0].finish_reason) not in _ENDED:
+                raise EngineFailed(f"the LLM ended the answer before its time: {reason}")
+        except Exception as error:
+            failed = error if isinstance(error, EngineFailed) else EngineFailed(f"the LLM failed: {error}")
+            self._tokens.put(failed)
+        self._tokens.put(None)
+
+    def _probabilities(self, output: Any, seen: int) -> tuple[float, ...]:
+        """Natural logarithms, of the tokens that were chosen; beside each stands the best one."""
+        if not self._log_probs:
+            return ()
+        chosen = zip(output.token_ids[seen:], output.logprobs[seen:], strict=True)
+        return tuple(entry[token_id].logprob for token_id, entry in chosen)
+
+
+def _check(request: GenerationRequest, settings: ServingSettings) -> None:
+    """Raise RequestRefused for what the LLM would refuse, or ignore."""
+    beams, arguments = request.beam_width, settings.llm_arguments
+    if beams != settings.max_beam_width:
+        raise RequestRefused(f"'beam_width' must be {settings.max_beam_width}, as this model is served")
+    if beams == 1 and request.length_penalty != 1:
+        raise RequestRefused("'length_penalty' must be 1 without a 'beam_width': it belongs to beam search")
+    if beams > 1 and request.stream:
+        raise RequestRefused("'stream' must be false with a 'beam_width': the best beam is known at the end")
+    if beams > 1 and request.return_log_probs:
+        raise RequestRefused("'return_log_probs' must be false with a 'beam_width': the LLM has none for many beams")
+    sampling = settings.sampling.of(request)
+    if not _samples_all(arguments):
+        ignored = {
+            "bad_words": bool(request.bad_words),
+            "min_tokens": request.min_tokens > 0,
+            "seed": request.seed is not None,
+            "repetition_penalty": sampling.repetition_penalty != 1,
+            "presence_penalty": sampling.presence_penalty != 0,
+            "frequency_penalty": sampling.frequency_penalty != 0,
+        }
+        for name in (name for name, wanted in ignored.items() if wanted):
+            raise RequestRefused(f"'{name}' cannot be honoured: the sampler that llm_args choose would ignore it")
+    elif {"sampler_type", "enable_trtllm_sampler"} & arguments.keys() and sampling.top_k > MAX_TOP_K:
+        raise RequestRefused(f"'top_k' is {sampling.top_k}; the most is {MAX_TOP_K}, and 0 means all tokens")
+
+
+def _samples_all(arguments: Mapping[str, Any]) -> bool:
+    """Whether the sampler honours every field. Speculative decoding has one of its own, and so may `llm_args`."""
+    if arguments.get("speculative_config") is not None:
+        return False
+    return arguments.get("sampler_type", "TRTLLMSampler") == "TRTLLMSampler" and arguments.get(
+        "enable_trtllm_sampler", True
+    )
+
+
+def _end_ids(checkpoint: Path) -> tuple[int, ...]:
+    """What ends an answer of this model, by its own generation config: often more than the tokenizer knows."""
+    path = checkpoint / "generation_config.json"
+    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    return (found,) if isinstance(found, int) else tuple(found or ())

@@ -1,0 +1,65 @@
+"""What a checkpoint in Hugging Face form can do and takes, once the LLM API has loaded it as the recipe says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from infra.errors import StepFailed
+from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
+from tasks.trtllm.recipe import LlmApiRecipe
+
+TOKENS_PER_BLOCK = 32
+"""Of the KV cache; the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
+
+
+def checkpoint_limits(folder: Path, recipe: LlmApiRecipe) -> EngineLimits:
+    """Raises StepFailed, code `checkpoint-unfit`, for a config.json that says too little.
+
+    Weights are taken to divide evenly over the GPUs.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        cache_bytes = _cache_bytes(config, folder, recipe)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StepFailed(
+            f"config.json of the checkpoint does not say how large its KV cache is: {error!r}",
+            hint="kind llmapi reads num_hidden_layers, num_attention_heads and hidden_size there",
+            code="checkpoint-unfit",
+        ) from error
+    cache = recipe.llm_args.get("kv_cache_config")
+    block = cache.get("tokens_per_block") if isinstance(cache, dict) else None
+    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    return EngineLimits(
+        max_batch_size=recipe.max_batch_size,
+        max_input_len=recipe.max_input_len,
+        max_seq_len=recipe.max_seq_len,
+        max_beam_width=recipe.max_beam_width,
+        tokens_per_block=block if isinstance(block, int) else TOKENS_PER_BLOCK,
+        paged_kv_cache=True,
+        paged_context_fmha=True,
+        logits_type="FP32",
+        cache_bytes_per_token=cache_bytes,
+        weight_bytes=math.ceil(weights / (recipe.tp_size * recipe.pp_size)),
+    )
+
+
+def _cache_bytes(config: dict[str, Any], folder: Path, recipe: LlmApiRecipe) -> int:
+    # Models that see keep those of their language part in an object of its own.
+    model = config.get("text_config") or config
+    return cache_bytes_per_token(
+        layers=model["num_hidden_layers"],
+        heads=model.get("num_key_value_heads") or model["num_attention_heads"],
+        head_size=model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"],
+        kept_as=recipe.kv_cache_dtype.upper() if recipe.kv_cache_dtype != "auto" else _quantized_cache(folder),
+        tp_size=recipe.tp_size,
+        pp_size=recipe.pp_size,
+    )
+
+
+def _quantized_cache(folder: Path) -> str | None:
+    """What ModelOpt wrote beside weights that it quantized: the LLM API goes by it where nothing else is said."""
+    path = folder / "hf_quant_config.json"
+    return json.loads(path.read_text())["quantization"].get("kv_cache_quant_algo") if path.is_file() else None

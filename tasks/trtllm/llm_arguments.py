@@ -1,0 +1,161 @@
+"""The keyword arguments of `tensorrt_llm.LLM`: those of a recipe, and those that say how it is served.
+
+Read in tensorrt_llm/llmapi/llm_args.py, whose stability lists go from 1.0 to 1.4, in 1.3.0rc3 with what stands behind
+it (_torch/pyexecutor), and in the documentation of 1.0.0, 1.2.0 and 1.3.0rc24 and rc26 on sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from packaging.version import Version
+
+from infra.errors import UsageError
+from tasks.trtllm.recipe import LlmApiRecipe
+from tasks.trtllm.serving import TensorRtServing
+
+CACHE_SHARE = 0.99
+"""Of the GPU memory that is free beside weights and activations: what a KV cache of a given size may take at most.
+
+The smaller of size and share counts, the share by default being 0.9; 1 is an error.
+"""
+
+_TORCH_SAMPLER_ALONE = Version("1.3.0rc26")
+"""Where `sampler_type` went. Until then the PyTorch sampler ignores penalties, bad words and seeds in silence."""
+
+# Why a field says nothing to the LLM API, where it says something else than what is always so.
+WITHOUT_COUNTERPART = {
+    "decoupled": "the model of kind llmapi always streams",
+    "batching_strategy": "the LLM API always batches in flight",
+    "sink_tokens": "the attention of PyTorch keeps none",
+    "exclude_input_in_output": "each request says it",
+    "accumulate_tokens": "it always holds",
+    "queue_delay_microseconds": "requests are handed over at once",
+    "queue_size": "requests wait in the LLM, until their deadline",
+    "gpu_device_ids": "an LLM takes the first GPUs of those that CUDA_VISIBLE_DEVICES shows to Triton",
+    "decoding_mode": "it follows from each request",
+    "multi_block_mode": "it is of TensorRT engines alone",
+    "context_fmha_fp32_acc": "it is of TensorRT engines alone",
+    "gpu_weights_fraction": "it is of TensorRT engines alone",
+    "xgrammar_tokenizer_info": "the LLM API makes it from the tokenizer",
+    "llm_instances": "each would load the model once more",
+    "preprocessing_instances": "it is of the upstream layout",
+    "postprocessing_instances": "it is of the upstream layout",
+    "bls_instances": "it is of the upstream layout",
+    "extra": "it is of the upstream layout",
+}
+
+
+def llm_arguments(recipe: LlmApiRecipe) -> dict[str, Any]:
+    """What goes with the checkpoint, however it is served. The recipe's own `llm_args` come last."""
+    return merged(_of_recipe(recipe), recipe.llm_args)
+
+
+def release_arguments(
+    recipe: LlmApiRecipe,
+    serving: TensorRtServing,
+    *,
+    max_batch_size: int,
+    max_seq_len: int,
+    kv_cache_tokens: int | None,
+) -> dict[str, Any]:
+    """The same with what a release says. `max_batch_size` requests run at once, each of `max_seq_len` tokens at most.
+
+    `kv_cache_tokens` None: as much as a fraction of the free memory holds. The recipe's own `llm_args` come last.
+    """
+    arguments: dict[str, Any] = {
+        "max_batch_size": max_batch_size,
+        "max_seq_len": max_seq_len,
+        "max_beam_width": serving.max_beam_width,
+        "kv_cache_config": _cache(serving, kv_cache_tokens),
+        **_sampler(recipe.runtime.version),
+    }
+    if serving.max_beam_width > 1:
+        # Neither goes with beam search, says the documentation.
+        arguments |= {"disable_overlap_scheduler": True, "cuda_graph_config": None}
+    if serving.scheduler_policy is not None:
+        arguments["scheduler_config"] = {"capacity_scheduler_policy": serving.scheduler_policy.upper()}
+    if serving.chunked_context is not None:
+        arguments["enable_chunked_prefill"] = serving.chunked_context
+    if serving.guided_decoding is not None:
+        arguments["guided_decoding_backend"] = serving.guided_decoding
+    if (lora := serving.lora_cache) is not None:
+        arguments["peft_cache_config"] = {
+            "optimal_adapter_size": lora.optimal_adapter_size,
+            "max_adapter_size": lora.max_adapter_size,
+            "device_cache_percent": lora.gpu_fraction,  # a fraction, whatever its name
+            "host_cache_size": lora.host_bytes,
+        }
+    return merged(merged(_of_recipe(recipe), arguments), recipe.llm_args)
+
+
+def check_llm_recipe(recipe: LlmApiRecipe, serving: TensorRtServing) -> None:
+    """Raise UsageError, code `serving-unfit`, for what the LLM API cannot do of what a model's file asks."""
+    for field, reason in WITHOUT_COUNTERPART.items():
+        if getattr(serving, field) != TensorRtServing.model_fields[field].get_default(call_default_factory=True):
+            raise _unfit(f"{field} has no counterpart in the LLM API: {reason}", "remove it")
+    if serving.lora_cache is not None and serving.lora_cache.prefetch_folder is not None:
+        raise _unfit("lora_cache.prefetch_folder has no counterpart: the LLM API reads none", "remove it")
+    if serving.kv_cache_fraction == 1:
+        raise _unfit("kv_cache_fraction must be below 1 for the LLM API", "0.9 is its own default")
+    if serving.max_beam_width > recipe.max_beam_width:
+        raise _unfit(
+            f"max_beam_width {serving.max_beam_width} is more than the recipe's, {recipe.max_beam_width}",
+            "raise recipe.max_beam_width",
+        )
+
+
+def merged(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, `further` on top; objects that both have, like `kv_cache_config`, field by field."""
+    result = dict(arguments)
+    for name, value in further.items():
+        before = result.get(name)
+        result[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _of_recipe(recipe: LlmApiRecipe) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "dtype": recipe.dtype,
+        "tensor_parallel_size": recipe.tp_size,
+        "pipeline_parallel_size": recipe.pp_size,
+        "context_parallel_size": recipe.cp_size,
+        "max_batch_size": recipe.max_batch_size,
+        "max_input_len": recipe.max_input_len,
+        "max_seq_len": recipe.max_seq_len,
+        "max_num_tokens": recipe.max_num_tokens,
+        "max_beam_width": recipe.max_beam_width,
+        "trust_remote_code": False,
+    }
+    if recipe.moe_tp_size is not None:
+        arguments |= {
+            "moe_tensor_parallel_size": recipe.moe_tp_size,
+            "moe_expert_parallel_size": recipe.moe_ep_size,
+        }
+    if recipe.kv_cache_dtype != "auto":
+        arguments["kv_cache_config"] = {"dtype": recipe.kv_cache_dtype}
+    return arguments
+
+
+def _sampler(version: Version) -> dict[str, Any]:
+    """Of two samplers the one that honours every field of a request."""
+    if version.release[:2] == (1, 0):
+        return {"enable_trtllm_sampler": True}
+    return {"sampler_type": "TRTLLMSampler"} if version < _TORCH_SAMPLER_ALONE else {}
+
+
+def _cache(serving: TensorRtServing, tokens: int | None) -> dict[str, Any]:
+    share = serving.kv_cache_fraction or (CACHE_SHARE if tokens is not None else None)
+    given: dict[str, Any] = {
+        "max_tokens": tokens,
+        "free_gpu_memory_fraction": share,
+        "enable_block_reuse": serving.kv_cache_reuse,
+        "host_cache_size": serving.host_cache_bytes,
+        "max_attention_window": list(serving.attention_window) or None,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _unfit(problem: str, hint: str) -> UsageError:
+    return UsageError(problem, hint=hint, code="serving-unfit")
