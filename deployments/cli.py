@@ -85,10 +85,10 @@ def _env(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from deployments.plan import document, lines, preview, with_image
     from infra.s3 import Bucket
-    from tasks.catalogue import catalogue_entry, with_recipe
+    from tasks.catalogue import catalogue_entry
 
-    model = with_recipe(catalogue_entry(settings.load().catalogue, options.model), _overrides(options))
-    shown = preview(model, options.runtime)
+    model = catalogue_entry(settings.load().catalogue, options.model)
+    shown = preview(model, _overrides(options), options.runtime)
     if settings.load().store:
         try:
             shown = with_image(shown, Bucket.at(settings.load().store))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.s3 import Bucket
-from tasks.catalogue import with_runtime
+from tasks.catalogue import as_asked
 from tasks.engines import engine_kind
 from tasks.recipe import LlamaCppRecipe
 from tasks.spec import Model
-from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.releases import LAST, release_of
-from tasks.trtllm.translate import Translation, to_llmapi, without_engines
+from tasks.trtllm.translate import Translation, without_engines
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A model as it would be built; `translation` where its version has no engines any more."""
+    """A model as it would be built; `translation` where its kind is another than its file's."""
 
     model: Model
     translation: Translation | None = None
@@ -27,13 +26,12 @@ class Preview:
     """Digest of the image whose report says the TensorRT; empty where it is assumed."""
 
 
-def preview(model: Model, tensorrt_llm: str | None) -> Preview:
-    """The model with another version of TensorRT-LLM, of kind `llmapi` from 1.3 on. Raises SpecError, UsageError."""
-    recipe = model.recipe
-    if tensorrt_llm is None or not isinstance(recipe, TrtEngineRecipe) or not without_engines(tensorrt_llm):
-        return Preview(with_runtime(model, tensorrt_llm))
-    translation = to_llmapi(recipe, tensorrt_llm)
-    return Preview(model.model_copy(update={"recipe": translation.recipe}), translation)
+def preview(model: Model, overrides: Mapping[str, str], tensorrt_llm: str | None) -> Preview:
+    """The model as `tasks.catalogue.as_asked` has it, from TensorRT-LLM 1.3 on of kind `llmapi` without asking."""
+    if tensorrt_llm is not None and model.recipe.kind == "trt-engine" and without_engines(tensorrt_llm):
+        overrides = {"kind": "llmapi", **overrides}
+    asked = as_asked(model, overrides, tensorrt_llm)
+    return Preview(asked.model, asked.translation)
 
 
 def with_image(shown: Preview, bucket: Bucket) -> Preview:
@@ -85,7 +83,7 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     if (options := told.get("options")) is not None and not options["exact"]:
         yield f"its options are known only from the nearest sources: {options['read_in']}"
     if (translated := told.get("translated")) is not None:
-        yield f"from TensorRT-LLM 1.3 on there are no engines; {LAST} is the last with kind trt-engine"
+        yield f"instead of kind {translated['from']}, which ends with TensorRT-LLM {LAST}:"
         for old, new in translated["moved"].items():
             yield f"  {old} is now {new}"
         for lost in translated["lost"]:

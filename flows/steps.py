@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypedDict
@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
+from pydantic import JsonValue
 
 from flows import ui
 from flows.report import Report, StepReport
@@ -198,10 +199,11 @@ async def assemble(plan: Plan, refresh: bool) -> Any:
 
 
 @task(name="roll_out", task_run_name="roll out {plan.model.name} to {target}", **_STEP)
-async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool) -> Any:
+async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost: Mapping[str, JsonValue]) -> Any:
     """Load a candidate beside the live release, or where asked for in its place."""
     context = Context.of(settings.load(), _flow_run_id(), plan.engine.digest)
-    rolled = await asyncio.to_thread(roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate)
+    step = partial(roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate, lost=lost)
+    rolled = await asyncio.to_thread(step)
     if rolled.unchanged:
         return Completed(name="Unchanged", data=rolled)
     await ui.show_release(context.target(target).intent(plan.model.name, rolled.release), target)
