@@ -24,7 +24,7 @@ from tasks.frozen import Spec
 from tasks.recipe import LlamaCppRecipe, Recipe
 from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
 from tasks.trtllm.llm_arguments import check_llm_recipe
-from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
+from tasks.trtllm.recipe import LlmApiRecipe, TensorRtLlmRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_recipe
 
@@ -199,9 +199,11 @@ class Model(Spec):
     def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
         if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
             raise ValueError("tensorrt_llm: kind llamacpp has none of these")
-        parameters = serving.tensorrt_llm or TensorRtServing()
+        parameters, recipe = serving.tensorrt_llm or TensorRtServing(), info.data.get("recipe")
+        if isinstance(recipe, TensorRtLlmRecipe) and serving.defaults.min_tokens:
+            raise ValueError("defaults.min_tokens: each request says its own least number of tokens")
         try:
-            if isinstance(recipe := info.data.get("recipe"), TrtEngineRecipe):
+            if isinstance(recipe, TrtEngineRecipe):
                 check_recipe(recipe, parameters)
             elif isinstance(recipe, LlmApiRecipe):
                 check_llm_recipe(recipe, parameters)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from infra.errors import UsageError
 from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
 from tasks.identity import Identity
@@ -135,13 +134,6 @@ class LlmApi:
         from tasks.triton.repository import write_release
 
         recipe, serving, known = _recipe(model), model.serving, EngineLimits.from_json(limits)
-        sampling = serving.defaults.model_dump(exclude_none=True)
-        if sampling.pop("min_tokens", 0):
-            raise UsageError(
-                "a least number of tokens is each request's to ask for",
-                hint="remove serving.defaults.min_tokens from the model's file",
-                code="serving-unsupported",
-            )
         parameters = serving.tensorrt_llm or TensorRtServing()
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
@@ -166,8 +158,9 @@ class LlmApi:
                 max_input_tokens=known.max_input_len if chunked else min(known.max_input_len, recipe.max_num_tokens),
                 max_beam_width=parameters.max_beam_width,
                 llm_arguments=arguments,
-                sampling=Sampling(**sampling),
+                sampling=Sampling(**serving.defaults.model_dump(exclude_none=True, exclude={"min_tokens"})),
             ),
+            engine_in_place=True,
         )
 
     def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:

@@ -17,8 +17,10 @@ from tasks.spec import Model
 from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.failures import known_failure
+from tasks.trtllm.kv_cache import gpu_memory_bytes
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.serving import UPSTREAM_ONLY, TensorRtServing
 from tasks.trtllm.tool import described, run_tool, toolchain_for
 
 _CONVERT_VERSION = 1
@@ -123,20 +125,23 @@ class TrtEngine:
     def repository_identity(self, model: Model, engine: Identity) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
-        runtime = _recipe(model).runtime
+        runtime, serving = _recipe(model).runtime, model.serving
+        parameters = serving.tensorrt_llm or TensorRtServing()
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
             inputs={"engine": engine},
             fields={
                 "kind": "trt-engine",
-                "serving": model.serving.model_dump(mode="json"),
+                "serving": {
+                    **serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
+                    "tensorrt_llm": parameters.model_dump(mode="json", exclude=set(UPSTREAM_ONLY)),
+                },
                 "code": f"sha256:{serving_code_digest()}",
-                # The size of the KV cache follows from the product, even for a portable engine.
                 "runtime": {
                     "tensorrt_llm": runtime.tensorrt_llm,
-                    "gpu": runtime.gpu,
-                    "gpu_memory_bytes": runtime.gpu_memory_bytes,
+                    # The KV cache's size follows from it.
+                    "gpu_memory_bytes": runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu),
                 },
             },
         )

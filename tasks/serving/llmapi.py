@@ -17,25 +17,29 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .backend_inputs import MAX_TOP_K
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed
 from .settings import ServingSettings
 from .tokens import Prompts, TokenGeneration, Tokens
 from .word_ids import word_sequences
 
-MAX_TOP_K = 1024
-"""TOP_K_MAX in TensorRT-LLM's samplingTopKKernels.h; its sampler in C++ takes more for as many, with a warning."""
+ENGINE_PATH = "gpt_model_path"
+"""The parameter of the `config.pbtxt` that says where a model reads its engine, as the C++ backend has it."""
 
 _ENDED = ("stop", "length")
 
 
 class LlmApi:
-    """A checkpoint, loaded with the arguments of its release. Raises EngineFailed where the LLM cannot load it."""
+    """A checkpoint, loaded with the arguments of its release. Raises EngineFailed where the LLM cannot load it.
 
-    def __init__(self, folder: Path, settings: ServingSettings) -> None:
+    `parameters` are those of the model's `config.pbtxt`, which say where the checkpoint lies.
+    """
+
+    def __init__(self, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
         # Before the hub's library is imported, which reads it once.
         os.environ["HF_HUB_OFFLINE"] = "1"
-        checkpoint = folder / settings.engine_path
+        checkpoint = Path(parameters[ENGINE_PATH])
         room = settings.context_tokens - 1
         self._prompts = Prompts(
             checkpoint, chat_template=settings.chat_template, most_tokens=min(settings.max_input_tokens or room, room)
@@ -47,7 +51,7 @@ class LlmApi:
         try:
             self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
         except Exception as error:
-            raise EngineFailed(f"tensorrt_llm.LLM cannot load {settings.engine_path}: {error}") from error
+            raise EngineFailed(f"tensorrt_llm.LLM cannot load {checkpoint}: {error}") from error
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = ServingSettings.read(folder)
-        self._runner = Runner(load_engine(folder, settings), settings.request_timeout_s)
+        configured: dict[str, dict[str, str]] = json.loads(args["model_config"])["parameters"]
+        parameters = {key: value["string_value"] for key, value in configured.items()}
+        self._runner = Runner(load_engine(folder, settings, parameters), settings.request_timeout_s)
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
@@ -72,8 +74,12 @@ class TritonReply:
         return self._sender.is_cancelled()
 
 
-def load_engine(folder: Path, settings: ServingSettings) -> Engine:
+def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:
     """The engine that the release names. Each is imported only where it is used: its package may be missing."""
+    if settings.engine == "tensorrt_llm":
+        from .backend import TensorRtLlm
+
+        return TensorRtLlm(folder, settings, parameters)
     if settings.engine == "llamacpp":
         from .llamacpp import LlamaCpp
 
@@ -81,5 +87,5 @@ def load_engine(folder: Path, settings: ServingSettings) -> Engine:
     if settings.engine == "llmapi":
         from .llmapi import LlmApi
 
-        return LlmApi(folder, settings)
+        return LlmApi(settings, parameters)
     raise ValueError(f"serving.json names the engine '{settings.engine}', which this release does not hold")

@@ -38,12 +38,13 @@ class Sampling:
 class ServingSettings:
     """How one release is served.
 
-    `engine` names the engine; `engine_path` is what it loads, relative to the version folder. `slots` requests are
+    `engine` names the engine; `engine_path` is what it loads, absolute or in the version folder. `slots` requests are
     generated at once, each with `context_tokens` tokens of prompt and answer together; further ones wait. `threads`
     None means all cores. A request that is not answered within `request_timeout_s` seconds, waiting included, fails.
     `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
-    `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`.
-    `llm_arguments` are the keyword arguments of `tensorrt_llm.LLM`, but for the path of the model.
+    `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`. One that is not
+    `decoupled` answers whole, without streams. `llm_arguments` are those of `tensorrt_llm.LLM`, by keyword, but for the
+    path of the model.
     """
 
     engine: str
@@ -56,6 +57,7 @@ class ServingSettings:
     tensorrt_llm: str = ""
     max_input_tokens: int | None = None
     max_beam_width: int = 1
+    decoupled: bool = True
     llm_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sampling: Sampling = field(default_factory=Sampling)
 

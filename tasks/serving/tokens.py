@@ -47,6 +47,8 @@ class Prompts:
         self._most_tokens = most_tokens
         self.tokenizer: Tokenizer = self._loaded
         self.end_id: int | None = self._loaded.eos_token_id
+        # The first call resets what the file says of truncation and padding, which no other thread may be in.
+        self.tokenizer.encode("", add_special_tokens=False)
         self.pad_id: int | None = self.end_id if self._loaded.pad_token_id is None else self._loaded.pad_token_id
 
     def ids(self, text: str) -> list[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from tasks.serving.backend_inputs import ALWAYS_SENT, READ, SENT, input_name
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.spec import Model
-from tasks.triton.agreement import check_agreement
+from tasks.triton.agreement import CalledTensor, Calls, check_agreement
 from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, parse, release_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
@@ -15,6 +16,7 @@ from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_to
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.recipe import TensorRtLlmRecipe
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving_rules import check_engine
 
 
 def write_engine_release(output: Path, model: Model, limits: EngineLimits, tokenizer: str = TOKENIZER_FOLDER) -> None:
@@ -23,6 +25,16 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
     `tokenizer` is a folder inside the version folder of `llm`, or absolute. Raises UsageError.
     """
     recipe, parameters = _recipe(model), _parameters(model)
+    tokens = cache_tokens(model, limits)
+    # The engine of `enginehouse assemble` need not be one of the recipe.
+    check_engine(
+        parameters,
+        tokens,
+        max_beam_width=limits.max_beam_width,
+        max_seq_len=limits.max_seq_len,
+        paged_kv_cache=limits.paged_kv_cache,
+        paged_context_fmha=limits.paged_context_fmha,
+    )
     if parameters.kv_cache_reuse is None and not limits.paged_context_fmha:
         # From 0.19 on the backend reuses by itself, which this engine cannot.
         parameters = parameters.model_copy(update={"kv_cache_reuse": False})
@@ -31,7 +43,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         parameters,
         engine_folder=ENGINE_FOLDER,
         max_batch_size=model.serving.slots,
-        kv_cache_tokens=cache_tokens(model, limits),
+        kv_cache_tokens=tokens,
         logits_type=limits.logits_type,
     )
     serving = model.serving
@@ -44,6 +56,8 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         request_timeout_s=serving.request_timeout_s,
         tensorrt_llm=recipe.runtime.tensorrt_llm,
         max_input_tokens=limits.max_input_len,
+        max_beam_width=parameters.max_beam_width,
+        decoupled=parameters.decoupled,
         sampling=Sampling(**serving.defaults.model_dump(exclude_none=True, exclude={"min_tokens"})),
     )
     configs = {
@@ -51,7 +65,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         LLM: llm_config(instances=parameters.llm_instances, calls=TENSORRT_LLM),
         RELEASE: release_config(),
     }
-    check_agreement({name: parse(text) for name, text in configs.items()})
+    check_agreement({name: parse(text) for name, text in configs.items()}, _calls(recipe.runtime.tensorrt_llm))
     write_release(output, settings, instances=parameters.llm_instances, tensorrt_llm=engine)
 
 
@@ -94,6 +108,16 @@ def release_memory_bytes(model: Model, limits: EngineLimits) -> int:
     runtime, fraction = _recipe(model).runtime, _parameters(model).kv_cache_fraction or 0
     memory = runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu) or fixed
     return fixed + int(fraction * max(0, memory - fixed))
+
+
+def _calls(version: str) -> Calls:
+    return Calls(
+        sends=tuple(
+            CalledTensor(input_name(name, version), data_type, dims, always=name in ALWAYS_SENT)
+            for name, (data_type, dims) in SENT.items()
+        ),
+        reads=tuple(CalledTensor(name, data_type, dims) for name, (data_type, dims) in READ.items()),
+    )
 
 
 def _recipe(model: Model) -> TensorRtLlmRecipe:

@@ -11,11 +11,13 @@ from tasks.identity import canonical
 from tasks.serving.settings import FILE_NAME, ServingSettings
 from tasks.triton.config import (
     ENGINE_FOLDER,
+    ENGINE_PATH,
     LLM,
     RELEASE,
     TENSORRT_LLM,
     instantiate,
     llm_config,
+    parse,
     public_config,
     release_config,
 )
@@ -43,11 +45,18 @@ def serving_code_digest() -> str:
     ).hexdigest()
 
 
-def write_release(output: Path, serving: ServingSettings, *, instances: int = 1, tensorrt_llm: str = "") -> None:
+def write_release(
+    output: Path,
+    serving: ServingSettings,
+    *,
+    instances: int = 1,
+    tensorrt_llm: str = "",
+    engine_in_place: bool = False,
+) -> None:
     """Fill `output` with the models of a release, relative names, without the engine's files.
 
     They are `llm`, `release`, and where there is an engine for the C++ backend its `tensorrt_llm` with that
-    configuration.
+    configuration. Without one, `engine_in_place` has `llm` read its engine where the node keeps it.
     """
     if tensorrt_llm:
         (output / TENSORRT_LLM).mkdir(parents=True)
@@ -55,7 +64,8 @@ def write_release(output: Path, serving: ServingSettings, *, instances: int = 1,
     version = output / LLM / "1"
     version.mkdir(parents=True)
     calls = TENSORRT_LLM if tensorrt_llm else ""
-    (output / LLM / "config.pbtxt").write_text(llm_config(instances=instances, calls=calls))
+    config = llm_config(instances=instances, calls=calls, engine_in_place=engine_in_place)
+    (output / LLM / "config.pbtxt").write_text(config)
     (version / FILE_NAME).write_text(serving.to_json())
     for path in _serving_code():
         shutil.copyfile(path, version / path.name)
@@ -72,15 +82,15 @@ def release_names(model: str, release: int, relatives: Iterable[str] = LOAD_ORDE
 def place_release(repository: Path, engine: Path, models: Path, model: str, release: int) -> None:
     """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
 
-    `engine` is the folder with the engine's files, verified and to stay as it is. The C++ backend reads it there: it is
-    outside of what Triton watches, so tens of gigabytes lie on the disk once. Files that belong to a model's folder are
-    copies: a hard link made or removed elsewhere changes an inode's ctime, and Triton would then load the running model
-    anew when the public name moves.
+    `engine` is the folder with the engine's files, verified and to stay as it is. Models that are told its path read it
+    there: it is outside of what Triton watches, so tens of gigabytes lie on the disk once. Files that belong to a
+    model's folder are copies: a hard link made or removed elsewhere changes an inode's ctime, and Triton would then
+    load the running model anew when the public name moves.
     """
     relatives = models_of(repository)
     names = release_names(model, release, relatives)
-    in_place = TENSORRT_LLM in relatives
-    if in_place:
+    readers = [relative for relative in relatives if _reads_in_place(repository / relative)]
+    if readers:
         _make_read_only(engine)
     for relative, name in names.items():
         folder = models / name
@@ -89,9 +99,9 @@ def place_release(repository: Path, engine: Path, models: Path, model: str, rele
         partial = models.parent / "placing" / name
         _remove(partial)
         write_model(repository / relative, partial, names, engine)
-        if relative == LLM:
-            own = TOKENIZER_FOLDER if in_place else ENGINE_FOLDER
-            shutil.copytree(engine / own if in_place else engine, partial / "1" / own)
+        if relative == LLM and LLM not in readers:
+            own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
+            shutil.copytree(engine / own if readers else engine, partial / "1" / own)
         _make_read_only(partial)
         partial.rename(folder)
 
@@ -131,6 +141,10 @@ def write_public(models: Path, model: str, release: int) -> None:
     fresh.parent.mkdir(exist_ok=True)
     fresh.write_text(public_config(model, release_names(model, release)[RELEASE]))
     fresh.replace(folder / "config.pbtxt")
+
+
+def _reads_in_place(model: Path) -> bool:
+    return ENGINE_PATH in parse((model / "config.pbtxt").read_text()).parameters
 
 
 def _make_read_only(folder: Path) -> None:

@@ -13,7 +13,19 @@ _Device = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(gt=0, le=1)]
 _Folder = Annotated[str, StringConstraints(pattern=r"^/")]
 
-MAX_INT32 = 2**31 - 1
+_MAX_INT32 = 2**31 - 1
+
+UPSTREAM_ONLY = frozenset(
+    {
+        "exclude_input_in_output",
+        "accumulate_tokens",
+        "preprocessing_instances",
+        "postprocessing_instances",
+        "bls_instances",
+        "extra",
+    }
+)
+"""Fields that the native layout has no use for."""
 
 
 class LoraCache(Spec):
@@ -37,7 +49,7 @@ class TensorRtServing(Spec):
     max_beam_width: int = Field(default=1, ge=1)
     batching_strategy: Literal["inflight_fused_batching", "inflight_batching", "v1"] = "inflight_fused_batching"
     scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = None
-    kv_cache_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    kv_cache_tokens: int | None = Field(default=None, ge=1, le=_MAX_INT32)
     kv_cache_bytes: int | None = Field(default=None, ge=1, description="On each GPU; instead of a number of tokens.")
     kv_cache_fraction: _Fraction | None = Field(
         default=None,

@@ -28,30 +28,55 @@ def check_version(version: Version, serving: TensorRtServing) -> None:
 
 
 def check_recipe(recipe: TrtEngineRecipe, serving: TensorRtServing) -> None:
-    """The same for the recipe's version, and for what its engine will not be able to do."""
+    """The same for the recipe's version, its GPU, and the engine that it will be."""
     check_version(recipe.runtime.version, serving)
-    if serving.max_beam_width > recipe.max_beam_width:
-        raise _unfit(
-            f"max_beam_width {serving.max_beam_width} is more than the engine's, {recipe.max_beam_width}",
-            "raise recipe.max_beam_width",
-        )
-    for field in ("kv_cache_reuse", "chunked_context"):
-        if getattr(serving, field) and not recipe.paged_context_fmha:
-            raise _unfit(f"{field} needs an engine with paged_context_fmha", "set it in the recipe")
-    if recipe.kv_cache_type != "paged" and serving.batching_strategy != "v1":
-        raise _unfit(
-            f"{serving.batching_strategy} needs a paged KV cache", "set recipe.kv_cache_type, or batching_strategy v1"
-        )
-    if serving.kv_cache_tokens is not None and serving.kv_cache_tokens < (least := _sequence(recipe, serving)):
-        raise _unfit(f"kv_cache_tokens {serving.kv_cache_tokens} do not hold one sequence of {least}", "raise them")
-    if serving.guided_decoding and serving.xgrammar_tokenizer_info is None:
-        raise _unfit("guided_decoding of an engine needs xgrammar_tokenizer_info", "name that file")
+    check_engine(
+        serving,
+        serving.kv_cache_tokens,
+        max_beam_width=recipe.max_beam_width,
+        max_seq_len=recipe.max_seq_len,
+        paged_kv_cache=recipe.kv_cache_type == "paged",
+        paged_context_fmha=recipe.paged_context_fmha,
+    )
     sized = serving.kv_cache_tokens or serving.kv_cache_bytes or serving.kv_cache_fraction
     if not sized and (recipe.runtime.gpu_memory_bytes or gpu_memory_bytes(recipe.runtime.gpu)) is None:
         raise _unfit(
             f"the memory of a '{recipe.runtime.gpu}' is not known here, and the size of the KV cache follows from it",
             "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
         )
+
+
+def check_engine(
+    serving: TensorRtServing,
+    kv_cache_tokens: int | None,
+    *,
+    max_beam_width: int,
+    max_seq_len: int,
+    paged_kv_cache: bool,
+    paged_context_fmha: bool,
+) -> None:
+    """The same for an engine, by what it was built with; with `kv_cache_tokens` where its cache has a size."""
+    if serving.max_beam_width > max_beam_width:
+        raise _unfit(
+            f"max_beam_width {serving.max_beam_width} is more than the engine's, {max_beam_width}",
+            "raise recipe.max_beam_width",
+        )
+    for field in ("kv_cache_reuse", "chunked_context"):
+        if getattr(serving, field) and not paged_context_fmha:
+            raise _unfit(f"{field} needs an engine with paged_context_fmha", "set it in the recipe")
+    if not paged_kv_cache and serving.batching_strategy != "v1":
+        raise _unfit(
+            f"{serving.batching_strategy} needs a paged KV cache", "set recipe.kv_cache_type, or batching_strategy v1"
+        )
+    # The backend does not load with a cache that is too small for one request.
+    sequence = min(max_seq_len, max(serving.attention_window, default=max_seq_len)) * serving.max_beam_width
+    if kv_cache_tokens is not None and kv_cache_tokens < sequence:
+        raise _unfit(
+            f"a KV cache of {kv_cache_tokens} tokens does not hold one sequence of {sequence}",
+            "raise kv_cache_tokens or kv_cache_bytes",
+        )
+    if serving.guided_decoding and serving.xgrammar_tokenizer_info is None:
+        raise _unfit("guided_decoding of an engine needs xgrammar_tokenizer_info", "name that file")
 
 
 def _since(serving: TensorRtServing) -> Iterator[tuple[str, str, bool]]:
@@ -65,12 +90,6 @@ def _since(serving: TensorRtServing) -> Iterator[tuple[str, str, bool]]:
     yield "gpu_device_ids of several instances", "0.12", len(serving.gpu_device_ids) > 1
     replaced = serving.scheduler_policy == "max_utilization" and serving.decoupled and not serving.chunked_context
     yield "max_utilization for a decoupled model without chunked_context", "0.12", replaced
-
-
-def _sequence(recipe: TrtEngineRecipe, serving: TensorRtServing) -> int:
-    """Tokens that one request may take: the backend does not load with a smaller cache."""
-    window = max(serving.attention_window, default=recipe.max_seq_len)
-    return min(recipe.max_seq_len, window) * serving.max_beam_width
 
 
 def _unfit(problem: str, hint: str) -> UsageError:

@@ -13,8 +13,11 @@ from tasks.engines.llmapi import ARGUMENTS_FILE, LlmApi
 from tasks.engines.reporter import Reporter
 from tasks.identity import Identity
 from tasks.plan import Plan
+from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ServingSettings
 from tasks.spec import Model
+from tasks.triton.config import parse
+from tasks.triton.repository import place_release, placed_models
 from tasks.trtllm import modelopt_quantize
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.commands import modelopt_command
@@ -245,6 +248,7 @@ def test_every_serving_parameter_is_translated_or_refused_by_name() -> None:
         ({"tensorrt_llm": {"max_beam_width": 4}}, {}, "max_beam_width 4 is more than the recipe's, 1"),
         ({"tensorrt_llm": {"kv_cache_fraction": 1.0}}, {}, "kv_cache_fraction must be below 1"),
         ({"tensorrt_llm": {"lora_cache": {"prefetch_folder": "/lora"}}}, {}, "lora_cache.prefetch_folder"),
+        ({"defaults": {"min_tokens": 3}}, {}, "each request says its own least number of tokens"),
         ({}, {"llm_args": {"trust_remote_code": True}}, "trust_remote_code is set for every model"),
         ({}, {"kv_cache_dtype": "int8"}, "int8 KV cache"),
     ],
@@ -267,8 +271,18 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
     # Room for one sequence of the checkpoint at least, for those that run at once by default.
     assert settings.llm_arguments["kv_cache_config"]["max_tokens"] == 64 * 1024
     assert LlmApi().memory_bytes(some, 0, limits.to_json().encode()) > 64 * 1024 * limits.cache_bytes_per_token
-    with pytest.raises(UsageError, match="least number of tokens"):
-        LlmApi().assemble(model(serving={"defaults": {"min_tokens": 3}}), limits.to_json().encode(), tmp_path / "other")
+
+
+def test_the_checkpoint_is_read_where_the_node_keeps_it(tmp_path: Path) -> None:
+    checkpoint = weights.make(tmp_path / "checkpoint")
+    LlmApi().assemble(model(), checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
+    (tmp_path / "models").mkdir()
+    place_release(tmp_path / "release", checkpoint, tmp_path / "models", "tiny", 7)
+    assert placed_models(tmp_path / "models", "tiny", 7) == ("tiny--r7--llm", "tiny--r7")
+    llm = tmp_path / "models/tiny--r7--llm"
+    assert parse((llm / "config.pbtxt").read_text()).parameters[ENGINE_PATH].string_value == str(checkpoint)
+    assert {path.name for path in (llm / "1").iterdir() if path.suffix != ".py"} == {"serving.json"}
+    assert not any(path.stat().st_mode & 0o222 for path in checkpoint.iterdir())
 
 
 def test_a_repository_follows_serving_product_and_version() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,47 +14,48 @@ import pytest
 
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
-from tasks.serving.settings import Sampling, ServingSettings
-from tasks.triton.repository import place_release, write_public, write_release
+from tasks.triton.repository import place_release, placed_models, write_public
+from tests.tasks.served_kinds import CHAT, KINDS, QUESTION, RAW, Fields, Kind
 
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
 
-QUESTION: dict[str, Any] = {"text_input": "How do I count to nine in French?", "max_tokens": 24}
 
-# By name: a chat model with room for many, and one for raw text with one slot and little time.
-CHAT, RAW = "chat", "raw"
-RELEASES = {
-    (CHAT, 1): ServingSettings("llamacpp", "engine/model.gguf", 8, 512, True, 60.0),
-    (CHAT, 2): ServingSettings("llamacpp", "engine/model.gguf", 8, 512, True, 60.0),
-    (RAW, 1): ServingSettings("llamacpp", "engine/model.gguf", 1, 2048, False, 6.0, sampling=Sampling(temperature=0.0)),
-}
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param](request)
 
 
 @pytest.fixture(scope="module")
 def triton(
-    start_triton: Callable[[str], RunningTriton], smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+    kind: Kind, start_triton: Callable[[str], RunningTriton], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningTriton]:
+    """A Triton with the releases of one kind, and public names for the first of each."""
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        started = start_triton("serving")
-    for (model, release), settings in RELEASES.items():
-        artifact = tmp_path_factory.mktemp("artifact")
-        write_release(artifact, settings)
-        # A copy each: Triton takes a new link to an engine's file, of which the change time tells, for a new engine.
-        engine = tmp_path_factory.mktemp("engine")
-        shutil.copyfile(smollm2_gguf, engine / "model.gguf")
+        started = start_triton(f"serving-{kind.name}")
+    for (model, release), role in kind.releases.items():
+        artifact, engine = (tmp_path_factory.mktemp(name) for name in ("artifact", "engine"))
+        kind.write(artifact, engine, role)
         place_release(artifact, engine, started.repository, model, release)
-        started.client.load(f"{model}--r{release}--llm")
-        started.client.load(f"{model}--r{release}")
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda key: load(started, *key), kind.releases):
+            pass
     for model in (CHAT, RAW):
         point(started, model, 1)
     yield started
+    started.process.terminate()
+    started.process.wait(20)
 
 
 @pytest.fixture(scope="module")
 def client(triton: RunningTriton) -> TritonClient:
     return triton.client
+
+
+def load(triton: RunningTriton, model: str, release: int) -> None:
+    for name in placed_models(triton.repository, model, release):
+        triton.client.load(name)
 
 
 def point(triton: RunningTriton, model: str, release: int) -> None:
@@ -79,12 +79,8 @@ def test_the_published_body_works_with_and_without_its_parameters_object(client:
     assert client.generate(CHAT, body).text == flat
 
 
-def test_the_chat_template_is_applied_where_the_release_says_so(client: TritonClient) -> None:
-    text = QUESTION["text_input"]
-    rendered = (
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-    )
+def test_the_chat_template_is_applied_where_the_release_says_so(kind: Kind, client: TritonClient) -> None:
+    rendered = kind.rendered.format(QUESTION["text_input"])
     assert ask(client, temperature=0.0) == ask(client, RAW, text_input=rendered) != ask(client, RAW)
 
 
@@ -152,15 +148,18 @@ def test_log_probabilities_are_one_a_token_and_add_up(client: TritonClient) -> N
     assert client.generate(CHAT, {**QUESTION, "max_tokens": 3}).log_probs == ()
 
 
-def test_characters_are_never_split(client: TritonClient) -> None:
+def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
     party = {"text_input": "🎉🎊🥳🎉🎊🥳🎉🎊🥳🎉🎊🥳", "max_tokens": 12}
     pieces = streamed(client, RAW, **party)
     assert "".join(pieces) == ask(client, RAW, **party)
     assert pieces
     assert all(len(piece) == 1 and ord(piece) > 0xFFFF for piece in pieces)
-    # llama.cpp has no log probability for a part of a character.
+    logged = {**party, "return_log_probs": True}
+    if kind.log_probs_within_characters:
+        assert len(client.generate(RAW, logged).log_probs) == party["max_tokens"]
+        return
     with pytest.raises(TritonError, match="'return_log_probs' cannot be honoured"):
-        ask(client, RAW, **party, return_log_probs=True)
+        client.generate(RAW, logged)
 
 
 def test_the_prompt_is_in_the_output_where_it_is_wanted(client: TritonClient) -> None:
@@ -169,40 +168,33 @@ def test_the_prompt_is_in_the_output_where_it_is_wanted(client: TritonClient) ->
     assert "".join(streamed(client, temperature=0.0, exclude_input_in_output=False)) == QUESTION["text_input"] + answer
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+def test_what_cannot_be_honoured_is_an_error(kind: Kind, client: TritonClient) -> None:
+    always: tuple[tuple[Fields, str], ...] = (
         ({"max_token": 5}, "'max_token' is not a field"),
         ({"parameters": {"unheard_of": True}}, "'unheard_of' is not a field"),
-        ({"beam_width": 2}, "'beam_width'"),
-        ({"length_penalty": 0.5}, "'length_penalty'"),
-        ({"min_tokens": 1}, "'min_tokens'"),
-        ({"min_length": 1}, "'min_tokens'"),
-        ({"end_id": 0}, "'end_id' must be the model's own, 2"),
         ({"max_tokens": 0}, "'max_tokens'"),
         ({"top_p": 2.0}, "'top_p'"),
-        ({"text_input": "word " * 800}, "'text_input' has 8.. tokens; a prompt may have 511"),
-    ],
-)
-def test_what_cannot_be_honoured_is_an_error(client: TritonClient, fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(TritonError, match=message) as refused:
-        ask(client, **fields)
-    assert refused.value.code == "triton-refused" and not refused.value.retryable
-    with pytest.raises(TritonError, match=message):
-        streamed(client, **fields)
+    )
+    for fields, message in (*always, *kind.refused):
+        for model, question in ((CHAT, ask), (RAW, streamed)):
+            with pytest.raises(TritonError, match=message) as refused:
+                question(client, model, **fields)
+            assert refused.value.code == "triton-refused" and not refused.value.retryable
 
 
 def test_a_missing_input_is_named(client: TritonClient) -> None:
+    with pytest.raises(TritonError, match="'text_input' is empty"):
+        ask(client, RAW, text_input="")
     with pytest.raises(TritonError, match="max_tokens"):
         client.generate(CHAT, {"text_input": "hello"})
 
 
-def test_values_that_change_nothing_are_accepted(client: TritonClient) -> None:
+def test_values_that_change_nothing_are_accepted(kind: Kind, client: TritonClient) -> None:
     neutral: dict[str, Any] = {
         "beam_width": 1,
         "length_penalty": 1.0,
         "min_tokens": 0,
-        "end_id": 2,
+        "end_id": kind.end_id,
         "pad_id": 0,
         "stream": False,
     }
@@ -243,28 +235,28 @@ def test_grpc_streams_say_the_same(client: TritonClient) -> None:
         list(stream)
 
 
-def test_a_cancelled_grpc_stream_frees_its_slot(client: TritonClient) -> None:
+def test_a_cancelled_grpc_stream_frees_its_slot(kind: Kind, client: TritonClient) -> None:
     long = {"text_input": "1 2 3 4 5 6 7 8 9", "max_tokens": 1500, "stream": True, "bad_words": ["\n"]}
     with client.stream(f"{RAW}--r1--llm", long) as stream:
         next(iter(stream))
-    # The one slot would be busy for its whole deadline of 6 s.
-    assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < 4
+    # The one slot would be busy for its whole deadline.
+    assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < kind.deadline_s * 2 / 3
 
 
-def test_the_deadline_ends_what_runs_and_what_waits(client: TritonClient) -> None:
+def test_the_deadline_ends_what_runs_and_what_waits(kind: Kind, client: TritonClient) -> None:
     long = {"text_input": "1 2 3 4 5 6 7 8 9", "max_tokens": 1500, "bad_words": ["\n"]}
 
     def seconds_to_fail(_: int) -> float:
         started = time.monotonic()
-        with pytest.raises(TritonError, match="within the deadline of 6 s"):
+        with pytest.raises(TritonError, match=f"within the deadline of {kind.deadline_s:g} s"):
             client.generate(RAW, long)
         return time.monotonic() - started
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(seconds_to_fail, range(2)))
-    assert all(5.9 < seconds < 9 for seconds in outcomes)
+    assert all(kind.deadline_s - 0.1 < seconds < kind.deadline_s + 3 for seconds in outcomes)
     # Both have given up their places.
-    assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < 4
+    assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < kind.deadline_s * 2 / 3
 
 
 def stubs(triton: RunningTriton) -> dict[int, str]:
@@ -280,7 +272,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_public_name_moves_under_streams_and_no_model_starts_again(triton: RunningTriton) -> None:
+def test_the_public_name_moves_under_streams_and_no_model_starts_again(kind: Kind, triton: RunningTriton) -> None:
     before, failures, stop = stubs(triton), list[str](), threading.Event()
     expected = {ask(triton.client, f"{CHAT}--r{release}", temperature=0.0, max_tokens=8)[:4] for release in (1, 2)}
     finished = [0] * 4
@@ -312,7 +304,8 @@ def test_the_public_name_moves_under_streams_and_no_model_starts_again(triton: R
     assert failures == []
     assert min(finished) >= 2
     assert stubs(triton) == before
-    assert sorted(before.values()) == sorted(f"{model}--r{release}--llm" for model, release in RELEASES)
+    placed = {name for key in kind.releases for name in placed_models(triton.repository, *key)}
+    assert set(before.values()) == {name for name in placed if not name.endswith(tuple(f"--r{n}" for n in (1, 2)))}
     assert not list(triton.repository.rglob("__pycache__"))
 
 
@@ -330,9 +323,11 @@ def test_an_unloaded_release_gives_its_memory_back(triton: RunningTriton) -> Non
     with pytest.raises(TritonError):
         ask(triton.client, f"{CHAT}--r2", max_tokens=0)
     assert ask(triton.client, f"{CHAT}--r2")
-    (process,) = (number for number, name in stubs(triton).items() if name == f"{CHAT}--r2--llm")
-    for name in (f"{CHAT}--r2", f"{CHAT}--r2--llm"):
+    names = placed_models(triton.repository, CHAT, 2)
+    processes = {number for number, name in stubs(triton).items() if name in names}
+    assert processes
+    for name in reversed(names):
         triton.client.unload(name)
-    psutil.wait_procs([psutil.Process(process)], timeout=10)
-    assert process not in stubs(triton)
+    psutil.wait_procs([psutil.Process(number) for number in processes], timeout=10)
+    assert not processes & stubs(triton).keys()
     assert ask(triton.client, max_tokens=4)

@@ -12,6 +12,7 @@ from infra import gpu
 from infra.errors import EnginehouseError, SettingsError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
+from tasks.assemble import assemble
 from tasks.build import build
 from tasks.context import Context
 from tasks.convert import convert
@@ -20,6 +21,8 @@ from tasks.engines.trt_engine import TrtEngine
 from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.spec import Model
+from tasks.triton.config import parse
+from tasks.trtllm.kv_cache import WORKSPACE_BYTES
 from tasks.trtllm.limits import EngineLimits
 from tasks.upload import upload
 from tasks.workspace import Workspace
@@ -190,6 +193,22 @@ def test_identities_hold_what_changes_the_output_and_no_more() -> None:
     assert identities(quantization="fp8", calibration={"size": 7}) != identities(quantization="fp8")
 
 
+def test_the_identity_of_a_repository_is_what_serves() -> None:
+    snapshot = Identity({"source": "some"})
+
+    def identity(version: str = "0.19.0", runtime: dict[str, Any] | None = None, **serving: Any) -> str:
+        made = model(version, portable=True, runtime=runtime or {})
+        served = {**made.model_dump(by_alias=True), "serving": serving}
+        return Plan.of(Model.model_validate(served), snapshot).repository.digest
+
+    same = identity()
+    assert identity(tensorrt_llm={}) == identity(tensorrt_llm={"bls_instances": 3}) == same
+    assert identity(runtime={"gpu": "NVIDIA H100 PCIe"}) == same  # as much memory
+    assert identity(runtime={"gpu": "NVIDIA H200"}) != same
+    assert identity(tensorrt_llm={"kv_cache_tokens": 4096}) != same
+    assert identity(slots=4) != same
+
+
 def test_the_timing_cache_comes_from_the_store_and_goes_back(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Path
 ) -> None:
@@ -211,6 +230,17 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
         assert producer.task == "build" and producer.runtime["tensorrt"] == "10.3.0"
         if size == 4:
             bucket.replace(key, b"of another build", kept.etag)
+        made = assemble(context, plan).artifact
+        assert made is not None and made.manifest.inputs == {"engine": str(plan.engine_ref)}
+        paths = {file.path for file in made.manifest.files}
+        assert {f"{name}/config.pbtxt" for name in ("tensorrt_llm", "llm", "release")} <= paths
+        # Slots for 4 or 8 requests of 128 tokens each, of which the context of 2048 is cut.
+        config = parse(store.read(made, "tensorrt_llm/config.pbtxt").decode())
+        assert config.parameters["max_tokens_in_paged_kv_cache"].string_value == str(128 * size)
+        assert config.parameters["gpt_model_path"].string_value == "engine"
+        memory = TrtEngine().memory_bytes(plan.model, 0, store.read(done.artifact, "limits.json"))
+        # 2 layers with 4 heads of 8 numbers of 2 bytes, keys and values.
+        assert memory > WORKSPACE_BYTES + 128 * size * (2 * 2 * 4 * 8 * 2)
     # The second build got what lay in the store and left its own there.
     assert kept is not None and kept.body != b"of another build"
 

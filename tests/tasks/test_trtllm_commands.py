@@ -39,19 +39,19 @@ PLANNED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def revised(name: str, version: str, **changes: Any) -> Model:
-    model = load_model(MODELS / f"{name}.yaml")
-    recipe = model.model_dump(by_alias=True)["recipe"]
+def with_changes(recipe: dict[str, Any], version: str, **changes: Any) -> dict[str, Any]:
     runtime = {**recipe["runtime"], "tensorrt_llm": version, **changes.pop("runtime", {})}
-    return Model.model_validate(
-        {**model.model_dump(by_alias=True), "recipe": {**recipe, **changes, "runtime": runtime}}
-    )
+    return {**recipe, **changes, "runtime": runtime}
+
+
+def revised(name: str, version: str, **changes: Any) -> Model:
+    document = load_model(MODELS / f"{name}.yaml").model_dump(by_alias=True)
+    return Model.model_validate({**document, "recipe": with_changes(document["recipe"], version, **changes)})
 
 
 def engine_recipe(version: str, **changes: Any) -> TrtEngineRecipe:
-    recipe = revised("llama3-8b-instruct", version, **{"quantization": "none", **changes}).recipe
-    assert isinstance(recipe, TrtEngineRecipe)
-    return recipe
+    recipe = load_model(MODELS / "llama3-8b-instruct.yaml").model_dump(by_alias=True)["recipe"]
+    return TrtEngineRecipe.model_validate(with_changes(recipe, version, **{"quantization": "none", **changes}))
 
 
 def words(*argv: str) -> str:

@@ -440,6 +440,19 @@ def test_what_a_version_lacks_is_refused_with_those_that_have_it(
     assert values_for(parameters, first)
 
 
+def test_a_cache_in_bytes_is_the_tokens_that_it_holds() -> None:
+    serving = TensorRtServing(kv_cache_bytes=2**30)
+    values = upstream_values(
+        serving, "1.2.1", engine_folder="/e", tokenizer_folder="/t", max_batch_size=64, kv_cache_tokens=8192
+    )
+    assert values["tensorrt_llm"]["max_tokens_in_paged_kv_cache"] == "8192"
+
+
+def test_templates_have_one_instance_of_the_engine() -> None:
+    with pytest.raises(TemplateError, match="one instance"):
+        values_for(TensorRtServing(gpu_device_ids=((0,), (1,))), "0.19.0")
+
+
 def test_an_extra_value_that_a_parameter_sets_is_refused() -> None:
     with pytest.raises(TemplateError, match="engine_dir"):
         small_values(tensorrt_llm={"engine_dir": "/other"})

@@ -1,0 +1,185 @@
+"""The engine `tensorrt_llm`: the model of TensorRT-LLM's C++ backend in this same Triton, called by BLS.
+
+What comes before and after that model cannot be steps of an ensemble around it. Triton does not load one whose step
+takes tensors of a decoupled model beside others ("receives inputs originated from different decoupled models", 2.51):
+what streams out of the engine can be joined with nothing that tells whose it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .backend_inputs import ALWAYS_SENT, READ, as_input, backend_inputs, end_id_of
+from .contract import GenerationRequest, RequestRefused, Tensor
+from .engine import EngineFailed
+from .settings import ServingSettings
+from .tokens import Prompts, TokenGeneration, Tokens
+
+CALLED_MODEL = "tensorrt_llm_model_name"
+"""The parameter of the `config.pbtxt` that names the model to call, as NVIDIA's own calling model has it."""
+
+_TOKENS = ("output_ids", "sequence_length")
+"""Outputs without which the backend answers nothing."""
+
+STOP_INTERVAL_S = 0.1
+"""What a cancelled request gets to end by itself before it is told to, and to obey before it is told again.
+
+Again, since an instance of the backend knows only the requests that it got itself. And not at once, since most end
+anyway, and 0.8 never releases a request that tells of a stop.
+"""
+
+MAX_STARTING = 24
+"""Requests of one process that may wait for their first answer in the backend; further ones wait here.
+
+Each takes one of the 32 threads that the Python backend has for the calls of an instance (2.51: `thread-pool-size`),
+and what tells the backend to stop must always find one.
+"""
+
+_CLIENT_IS_TO_BLAME = ("exceeds maximum input length", "Incorrect sampling config")
+"""In what the backend answers to a request that `llm` lets pass and it does not (llmRequest.h of 0.8 to 1.2)."""
+
+
+class TensorRtLlm:
+    """The backend's model; `parameters` are those of the model that calls it. Nothing is loaded but the tokenizer."""
+
+    def __init__(self, folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._model = parameters[CALLED_MODEL]
+        self._calls = threading.Semaphore(MAX_STARTING)
+        room = settings.context_tokens - 1
+        self._prompts = Prompts(
+            folder / settings.engine_path,
+            chat_template=settings.chat_template,
+            most_tokens=min(settings.max_input_tokens or room, room),
+        )
+
+    def start(self, request: GenerationRequest) -> TokenGeneration:
+        prompts = self._prompts
+        inputs = backend_inputs(request, prompts.ids(request.text_input), prompts, self._settings)
+        end_id = end_id_of(request, prompts)
+        return TokenGeneration(
+            BackendTokens(self._calls, self._model, inputs, READ if request.return_log_probs else _TOKENS),
+            prompts.tokenizer,
+            stop_words=request.stop_words,
+            end_ids=() if end_id is None else (end_id,),
+        )
+
+    def close(self) -> None:
+        """The backend's model is Triton's, and unloaded by itself."""
+
+
+class BackendTokens:
+    """One request to the backend, whose answers are read to the end in any case: only then its place is free."""
+
+    def __init__(
+        self, calls: threading.Semaphore, model: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]
+    ) -> None:
+        self._calls = calls
+        self._model = model
+        self._inputs = inputs
+        self._outputs = outputs
+        # A number: until 0.9 the backend takes the leading digits of other names for one.
+        self._id = str(1 + secrets.randbits(63))
+        self._lock = threading.Lock()
+        self._running = False
+        self._cancelled = False
+        self._ended = threading.Event()
+        self._stopper = threading.Thread(target=self._stop, daemon=True)
+        self._tokens = 0
+
+    def __iter__(self) -> Iterator[Tokens]:
+        try:
+            with self._calls:
+                with self._lock:
+                    self._running = not self._cancelled
+                if not self._running:
+                    return
+                responses = _call(self._model, self._id, self._inputs, self._outputs)
+            yield from self._read_all(responses)
+        finally:
+            self._end()
+
+    def cancel(self) -> None:
+        with self._lock:
+            if self._running and not self._cancelled:
+                self._stopper.start()
+            self._cancelled = True
+
+    def _end(self) -> None:
+        with self._lock:
+            stopping = self._running and self._cancelled
+            self._running = False
+        self._ended.set()
+        if stopping:
+            self._stopper.join()
+
+    def _stop(self) -> None:
+        # Triton wants the others, the backend looks at none of them.
+        inputs = {name: as_input(name, 1) for name in (*ALWAYS_SENT, "stop")}
+        while not self._ended.wait(STOP_INTERVAL_S):
+            for response in _call(self._model, self._id, inputs, _TOKENS):
+                # Until 0.9 it is one where the request has ended meanwhile.
+                if response.has_error() and not self._ended.is_set():
+                    _triton().Logger.log_warn(f"{self._model} does not stop {self._id}: {response.error().message()}")
+
+    def _read_all(self, responses: Iterable[Any]) -> Iterator[Tokens]:
+        failure: Exception | None = None
+        for response in responses:
+            if failure is not None or self._cancelled:
+                continue
+            try:
+                if tokens := self._read(response):
+                    yield tokens
+            except GeneratorExit:
+                # Whoever read has enough; the generator ends once the backend has.
+                self.cancel()
+            except (RequestRefused, EngineFailed) as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def _read(self, response: Any) -> Tokens | None:
+        """The best beam's new tokens; the beams come sorted."""
+        if response.has_error():
+            message = response.error().message()
+            if any(text in message for text in _CLIENT_IS_TO_BLAME):
+                raise RequestRefused(f"the engine refuses the request: {message}")
+            raise EngineFailed(f"the engine failed: {message}")
+        tensors: dict[str, Tensor] = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        if "output_ids" not in tensors:
+            return None
+        length = int(tensors["sequence_length"][0, 0])
+        ids = tuple(map(int, tensors["output_ids"][0, 0, :length]))
+        before, self._tokens = self._tokens, self._tokens + length
+        if "output_log_probs" not in tensors:
+            return Tokens(ids)
+        log_probs = tuple(map(float, tensors["output_log_probs"][0, 0]))
+        # A streamed response has those of all tokens so far, from 0.10 on at least.
+        new = log_probs[before : self._tokens] if len(log_probs) >= self._tokens else log_probs[:length]
+        if len(new) < length:
+            raise EngineFailed(f"the engine gave {len(log_probs)} log probabilities for {self._tokens} tokens")
+        return Tokens(ids, new)
+
+
+def _call(model: str, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Any:
+    """Hand a request to a model of this Triton: the responses as they come, from any thread. Raises EngineFailed."""
+    triton = _triton()
+    request = triton.InferenceRequest(
+        model_name=model,
+        request_id=request_id,
+        inputs=[triton.Tensor(name, value) for name, value in inputs.items()],
+        requested_output_names=list(outputs),
+    )
+    try:
+        return request.exec(decoupled=True)
+    except triton.TritonModelException as error:
+        raise EngineFailed(f"Triton does not take a request for '{model}': {error}") from error
+
+
+def _triton() -> Any:
+    return importlib.import_module("triton_python_backend_utils")

@@ -1,0 +1,257 @@
+"""A stand-in for the model of TensorRT-LLM's C++ backend: a Python model with the very same inputs and outputs.
+
+It refuses what the real one refuses, in its words where they are known (tensorrtllm_backend 0.8 to 0.19,
+`inflight_batcher_llm/src`; TensorRT-LLM's `llmRequest.h` and `samplingConfig.cpp`), runs requests in flight, up to the
+engine's batch size at once, and obeys the stop request. Only what it says is made up: see `backend_sampler`.
+
+Its "engine" is a folder with the real `config.json` and `standin.json`: `corpus` (texts as tokens) and `token_seconds`
+(the time of one step of the batch).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
+
+from .backend_sampler import Beam, NGrams, Wanted, generate
+
+_triton: Any = triton
+_FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class Refused(Exception):
+    """What the real backend answers with an error."""
+
+
+@dataclass
+class Running:
+    """A request in the batch, or waiting for a place in it."""
+
+    number: str
+    sender: Any
+    streaming: bool
+    log_probs: bool
+    wanted: Wanted
+    beams: Iterator[list[Beam]]
+    sent: int = 0
+    last: Sequence[Beam] = (Beam(),)
+    stopped: bool = False
+
+
+class TritonPythonModel:
+    """Triton's interface to a decoupled Python model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        self._decoupled: bool = config["model_transaction_policy"]["decoupled"]
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        folder = Path(parameters["gpt_model_path"])
+        engine, own = (json.loads((folder / name).read_text()) for name in ("config.json", "standin.json"))
+        build = engine["build_config"]
+        self._minor = tuple(map(int, engine["version"].split(".")[:2]))
+        self._max_input, self._max_sequence = build["max_input_len"], build["max_seq_len"]
+        self._max_batch, self._max_beams = build["max_batch_size"], int(parameters["max_beam_width"])
+        if self._max_beams > build["max_beam_width"]:
+            raise ValueError(f"max_beam_width {self._max_beams}, and the engine has {build['max_beam_width']}")
+        self._exclude_input = parameters["exclude_input_in_output"].lower() == "true"
+        self._seconds: float = own["token_seconds"]
+        self._model = NGrams(own["corpus"], engine["pretrained_config"]["vocab_size"])
+        self._lock = threading.Condition()
+        self._waiting: deque[Running] = deque()
+        self._batch: list[Running] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._enqueue(request, sender)
+            except Refused as error:
+                _fail(sender, str(error))
+
+    def finalize(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+        self._thread.join()
+
+    def _enqueue(self, request: Any, sender: Any) -> None:
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        number = request.request_id()
+        if "stop" in tensors and tensors["stop"].item():
+            self._stop(number)
+            sender.send(flags=_FINAL)
+            return
+        if not {"output_ids", "sequence_length"} <= set(request.requested_output_names()):
+            raise Refused("output_ids tensor must be present in list of output tensors")
+        streaming = "streaming" in tensors and bool(tensors["streaming"].item())
+        if streaming and not self._decoupled:
+            raise Refused("Streaming is only supported if model is deployed using decoupled mode.")
+        wanted = self._wanted(tensors, streaming)
+        log_probs = "return_log_probs" in tensors and bool(tensors["return_log_probs"].item())
+        with self._lock:
+            # Later versions have numbers of their own.
+            if self._minor < (0, 10) and any(one.number == number for one in (*self._batch, *self._waiting)):
+                raise Refused(f"requestId {number} is already in progress, request is ignored.")
+            beams = generate(self._model, wanted)
+            self._waiting.append(Running(number, sender, streaming, log_probs, wanted, beams))
+            self._lock.notify()
+
+    def _stop(self, number: str) -> None:
+        if not number:
+            raise Refused("Trying to stop a request but request ID is not provided")
+        with self._lock:
+            known = [one for one in (*self._batch, *self._waiting) if one.number == number]
+        for one in known:
+            one.stopped = True
+        if not known and self._minor < (0, 10):
+            raise Refused(
+                f"Received stop request for requestId {number} but it's not active (might be completed already)."
+            )
+
+    def _wanted(self, tensors: dict[str, Any], streaming: bool) -> Wanted:
+        for name in ("input_ids", "input_lengths", "request_output_len"):
+            if name not in tensors:
+                raise Refused(f"{name} is not present in the request.")
+        if len(tensors["input_ids"]) != 1:
+            raise Refused("the stand-in takes a batch of 1")
+        prompt = tensors["input_ids"][0].tolist()
+        if tensors["input_lengths"].item() != len(prompt):
+            raise Refused(f"input_lengths is {tensors['input_lengths'].item()} for {len(prompt)} input_ids")
+        if len(prompt) > self._max_input:
+            raise Refused(f"Prompt length ({len(prompt)}) exceeds maximum input length ({self._max_input}).")
+        early = self._minor < (0, 20)
+        names = {
+            "end_id": "end_id",
+            "runtime_top_k": "top_k",
+            "runtime_top_p": "top_p",
+            "temperature": "temperature",
+            "repetition_penalty": "repetition_penalty",
+            "presence_penalty": "presence_penalty",
+            "frequency_penalty": "frequency_penalty",
+            "min_length" if early else "min_tokens": "min_tokens",
+            "random_seed" if early else "seed": "seed",
+            "beam_width": "beam_width",
+            "len_penalty": "length_penalty",
+        }
+        given: dict[str, Any] = {field: tensors[name].item() for name, field in names.items() if name in tensors}
+        for name, field in (("stop_words_list", "stop_words"), ("bad_words_list", "bad_words")):
+            if name in tensors:
+                given[field] = _word_lists(tensors[name].reshape(-1).tolist())
+        room = self._max_sequence - len(prompt)
+        wanted = Wanted(prompt, min(tensors["request_output_len"].item(), room), **given)
+        self._check(wanted, streaming)
+        return wanted
+
+    def _check(self, wanted: Wanted, streaming: bool) -> None:
+        for holds, text in (
+            (0 <= wanted.top_p <= 1, "topP.value() <= 1.f"),
+            (wanted.top_k >= 0, "topK.value() >= 0"),
+            # Stricter than most versions, which divide by it.
+            (wanted.temperature > 0, "temperature.value() > 0.f"),
+            (wanted.repetition_penalty > 0, "penalty.value() > 0.f"),
+            (wanted.min_tokens >= 0, "minTokens.value() >= 0"),
+            (1 <= wanted.beam_width <= self._max_beams, f"beamWidth <= maxBeamWidth ({self._max_beams})"),
+            (wanted.beam_width == 1 or not streaming, "streaming does not go with beam search"),
+        ):
+            if not holds:
+                raise Refused(f"[TensorRT-LLM][ERROR] Assertion failed: {text}")
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._closed or self._waiting or self._batch)
+                if self._closed:
+                    return
+                while self._waiting and len(self._batch) < self._max_batch:
+                    self._batch.append(self._waiting.popleft())
+                batch = list(self._batch)
+            for one in batch:
+                if self._step(one):
+                    with self._lock:
+                        self._batch.remove(one)
+            time.sleep(self._seconds)
+
+    def _step(self, one: Running) -> bool:
+        """A further token for one request; whether it was the last."""
+        beams = None if one.stopped else next(one.beams, None)
+        if beams is not None:
+            one.last = beams
+            ended = all(beam.ended for beam in beams) or len(beams[0].ids) == one.wanted.max_tokens
+            if not ended and not one.streaming:
+                return False
+        else:
+            ended = True
+        self._send(one, final=ended)
+        return ended
+
+    def _send(self, one: Running, *, final: bool) -> None:
+        ids = [list(beam.ids) for beam in one.last]
+        log_probs = [list(beam.log_probs) for beam in one.last]
+        if self._minor >= (0, 10):
+            # The token that ends an answer is in it only before.
+            ids = [beam[:-1] if beam[-1:] == [one.wanted.end_id] else beam for beam in ids]
+        total = max(map(len, ids))
+        if one.streaming:
+            ids = [beam[one.sent :] for beam in ids]
+            if self._minor < (0, 10):
+                log_probs = [beam[one.sent :] for beam in log_probs]
+            one.sent = total
+        elif not self._exclude_input:
+            ids = [one.wanted.prompt + beam for beam in ids]
+        tensors = [
+            ("output_ids", _padded(ids, -1, np.int32)),
+            ("sequence_length", np.array([[len(beam) for beam in ids]], dtype=np.int32)),
+        ]
+        if one.log_probs:
+            tensors.append(("output_log_probs", _padded(log_probs, 0, np.float32)))
+            sums = [sum(beam.log_probs) for beam in one.last]
+            tensors.append(("cum_log_probs", np.array([sums], dtype=np.float32)))
+        one.sender.send(
+            _triton.InferenceResponse([_triton.Tensor(name, value) for name, value in tensors]),
+            flags=_FINAL if final else 0,
+        )
+
+
+def _word_lists(sparse: list[int]) -> list[list[int]]:
+    """The sequences in a list of words: their tokens one after the other, then where each ends, -1 after the last."""
+    if len(sparse) % 2:
+        raise Refused(f"Sparse list must not have odd length: {sparse}")
+    tokens, ends = sparse[: len(sparse) // 2], sparse[len(sparse) // 2 :]
+    words: list[list[int]] = []
+    start = 0
+    for index, end in enumerate(ends):
+        if end == -1:
+            if any(other != -1 for other in ends[index:]):
+                raise Refused(f"Sparse list must not have additional -1s: {sparse}")
+            break
+        if end > len(tokens):
+            raise Refused(f"Sparse list must not have out-of-bound offsets: {sparse}")
+        if end <= start:
+            raise Refused(f"Sparse list must not have non-increasing offsets: {sparse}")
+        words.append(tokens[start:end])
+        start = end
+    return words
+
+
+def _padded(rows: Sequence[Sequence[float]], filler: float, dtype: Any) -> Any:
+    array = np.full((1, len(rows), max(map(len, rows))), filler, dtype=dtype)
+    for target, row in zip(array[0], rows, strict=True):
+        target[: len(row)] = row
+    return array
+
+
+def _fail(sender: Any, message: str) -> None:
+    error = _triton.TritonError(message, _triton.TritonError.INTERNAL)
+    sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)

@@ -1,0 +1,121 @@
+"""What a model and a request are told, in the stand-in for `tensorrt_llm`; a version's names are in `llm_args.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+FACTS = "llm_args.json"
+
+Version: TypeAlias = tuple[float, ...]
+Sampler: TypeAlias = Literal["cpp", "early torch", "torch"]
+
+
+@dataclass(slots=True, kw_only=True)
+class SamplingParams:
+    """The fields that 1.0 to 1.4 have."""
+
+    end_id: int | None = None
+    pad_id: int | None = None
+    max_tokens: int = 32
+    bad: str | list[str] | None = None
+    bad_token_ids: list[int] | None = None
+    _bad_word_ids: list[list[int]] | None = field(default=None, init=False, repr=False)
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    _stop_word_ids: list[list[int]] | None = field(default=None, init=False, repr=False)
+    n: int = 1
+    best_of: int | None = None
+    use_beam_search: bool = False
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    length_penalty: float | None = None
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pad_id is None:
+            self.pad_id = self.end_id
+        self.best_of = self.best_of or self.n
+        if self.top_p is not None and not 0 <= self.top_p <= 1:
+            raise ValueError(f"require 0 <= top_p <= 1, got top_p={self.top_p}")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError(f"require top_k >= 0, got top_k={self.top_k}")
+        if self.best_of < self.n:
+            raise ValueError(f"best_of ({self.best_of}) cannot be less than n ({self.n})")
+        if self.best_of > 1 and not self.use_beam_search:
+            raise ValueError("Greedy decoding in the LLM API does not allow multiple returns.")
+
+    def words(self, kind: Literal["bad", "stop"]) -> list[list[int]]:
+        single: list[int] = getattr(self, f"{kind}_token_ids") or []
+        processed: list[list[int]] | None = getattr(self, f"_{kind}_word_ids")
+        if (texts := getattr(self, kind)) is not None and processed is None:
+            raise RuntimeError(
+                f"SamplingParams.{kind} ({texts}) is not processed by tokenizer, please call the setup method."
+            )
+        return [[token_id] for token_id in single] + (processed or [])
+
+
+def sampler_of(version: Version, arguments: Mapping[str, Any]) -> Sampler:
+    """Which one runs: PyTorch's own ignores much in silence, until it is the only one."""
+    known = _known(version)["LLM"]
+    if "enable_trtllm_sampler" in known:
+        return "cpp" if arguments.get("enable_trtllm_sampler") else "early torch"
+    if "sampler_type" not in known:
+        return "torch"
+    chosen = arguments.get("sampler_type", "auto")
+    searches = (arguments.get("max_beam_width") or 1) > 1
+    return "cpp" if chosen == "TRTLLMSampler" or (chosen == "auto" and searches) else "early torch"
+
+
+def check_arguments(version: Version, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError, in words of the real one, for what the version does not take."""
+    known = _known(version)
+    for name in arguments:
+        if name not in known["LLM"]:
+            raise ValueError(f"LLM got invalid argument: {name}")
+    cache, scheduler = _object(arguments, "kv_cache_config"), _object(arguments, "scheduler_config")
+    for owner, given in (
+        ("KvCacheConfig", cache),
+        ("SchedulerConfig", scheduler),
+        ("PeftCacheConfig", _object(arguments, "peft_cache_config")),
+    ):
+        for name in given:
+            if name not in known[owner]:
+                raise ValueError(f"1 validation error for {owner}\n{name}\n  Extra inputs are not permitted")
+    share = cache.get("free_gpu_memory_fraction")
+    if share is not None and not 0 <= share < 1:
+        raise ValueError(f"Invalid freeMemFraction, freeMemFraction {share} must be smaller than 1.0")
+    if arguments.get("sampler_type", "auto") not in ("auto", "TRTLLMSampler", "TorchSampler"):
+        raise ValueError(f"Sampler type {arguments['sampler_type']} is not supported.")
+    policy = scheduler.get("capacity_scheduler_policy", "GUARANTEED_NO_EVICT")
+    if policy not in ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"):
+        raise ValueError(f"1 validation error for SchedulerConfig\ncapacity_scheduler_policy: {policy}")
+
+
+def _object(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return arguments.get(name) or {}
+
+
+def _known(version: tuple[float, ...]) -> dict[str, Any]:
+    facts: list[dict[str, Any]] = json.loads(Path(__file__).with_name(FACTS).read_text())
+    return next(entry for entry in facts if not entry["until"] or version < parts(entry["until"]))
+
+
+def parts(version: str) -> tuple[float, ...]:
+    """(1, 3, 0, 26) for 1.3.0rc26; a release is after all of its candidates."""
+    release, _, candidate = version.partition("rc")
+    numbers = [int(part) for part in release.split(".")]
+    return (*numbers, *[0] * (3 - len(numbers)), float(candidate) if candidate else float("inf"))

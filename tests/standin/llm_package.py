@@ -1,0 +1,61 @@
+"""Puts the stand-in for the package `tensorrt_llm` where an interpreter finds it, and a checkpoint for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+_FILES = ("llm_api.py", "llm_args.py", "llm_args.json", "backend_sampler.py")
+
+
+def install(folder: Path) -> None:
+    """Make `folder`/tensorrt_llm, with the names that the real package has."""
+    package = folder / "tensorrt_llm"
+    package.mkdir(parents=True)
+    for name in _FILES:
+        shutil.copyfile(_HERE / name, package / name)
+    (package / "__init__.py").write_text("from .llm_api import LLM, RequestError, SamplingParams\n")
+
+
+def write_checkpoint(
+    folder: Path,
+    version: str,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    endless: int = 0,
+    token_seconds: float = 0.005,
+    **tokenizer_config: Any,
+) -> None:
+    """What the stand-in of `version` loads: it has read `texts`, all of which end but for the last `endless`.
+
+    A token of each running request takes it `token_seconds`. `tokenizer` is one of the package tokenizers, whose
+    special tokens are `<s>`, `</s>` and `<unk>`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    end_id = tokenizer.token_to_id("</s>")
+    corpus: list[list[int]] = [tokenizer.encode(text).ids for text in texts]
+    for text in corpus[: len(corpus) - endless]:
+        text.append(end_id)
+    for name, document in (
+        ("standin.json", {"tensorrt_llm": version, "corpus": corpus, "token_seconds": token_seconds}),
+        ("config.json", {"vocab_size": tokenizer.get_vocab_size(), "model_type": "llama"}),
+        ("generation_config.json", {"eos_token_id": end_id}),
+        (
+            "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                **tokenizer_config,
+            },
+        ),
+    ):
+        (folder / name).write_text(json.dumps(document))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())

@@ -1,0 +1,79 @@
+"""Where the files of a release lie on a node, for each set of models that a release may have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from tasks.serving.settings import ServingSettings
+from tasks.triton.config import parse
+from tasks.triton.native import tensorrt_llm_config
+from tasks.triton.repository import place_release, placed_models, withdraw_release, write_release
+from tasks.trtllm.serving import TensorRtServing
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    folder = tmp_path / "artifacts" / "engine"
+    (folder / "tokenizer").mkdir(parents=True)
+    for name in ("rank0.engine", "config.json", "tokenizer/tokenizer.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "node" / "models"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    """Without the serving code, which is the same for all."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path for path in found if not path.endswith(".py")}
+
+
+def test_the_backend_reads_an_engine_where_the_node_keeps_it(tmp_path: Path, engine: Path, models: Path) -> None:
+    config = tensorrt_llm_config(
+        Version("0.19.0"), TensorRtServing(), engine_folder="engine", max_batch_size=8, kv_cache_tokens=4096
+    )
+    settings = ServingSettings("tensorrt_llm", "tokenizer", 8, 512, True, 60.0, tensorrt_llm="0.19.0")
+    write_release(tmp_path / "artifact", settings, instances=2, tensorrt_llm=config)
+    before = {path: path.stat().st_ino for path in engine.rglob("*")}
+    place_release(tmp_path / "artifact", engine, models, "m", 7)
+    assert placed_models(models, "m", 7) == ("m--r7--tensorrt_llm", "m--r7--llm", "m--r7")
+    assert files(models / "m--r7--tensorrt_llm") == {"config.pbtxt"}
+    assert files(models / "m--r7--llm") == {"config.pbtxt", "1/serving.json", "1/tokenizer/tokenizer.json"}
+    placed = {folder.name: parse((folder / "config.pbtxt").read_text()) for folder in models.iterdir()}
+    assert placed["m--r7--tensorrt_llm"].parameters["gpt_model_path"].string_value == str(engine)
+    assert placed["m--r7--llm"].parameters["tensorrt_llm_model_name"].string_value == "m--r7--tensorrt_llm"
+    assert placed["m--r7--llm"].instance_group[0].count == 2
+    assert [step.model_name for step in placed["m--r7"].ensemble_scheduling.step] == ["m--r7--llm"]
+    # Triton wants a version folder even where there is nothing to put into it.
+    assert all((folder / "1").is_dir() for folder in models.iterdir())
+    assert {path: path.stat().st_ino for path in engine.rglob("*")} == before
+    read_only = [engine / "rank0.engine", models / "m--r7--llm/1/tokenizer/tokenizer.json", models / "m--r7--llm/1"]
+    assert not any(path.stat().st_mode & 0o222 for path in read_only)
+    withdraw_release(models, "m", 7)
+    assert not list(models.iterdir()) and (engine / "rank0.engine").is_file()
+
+
+def test_other_kinds_hold_their_engine(tmp_path: Path, engine: Path, models: Path) -> None:
+    write_release(tmp_path / "artifact", ServingSettings("llamacpp", "engine/model.gguf", 8, 512, True, 60.0))
+    place_release(tmp_path / "artifact", engine, models, "m", 1)
+    assert placed_models(models, "m", 1) == ("m--r1--llm", "m--r1")
+    assert {"1/engine/rank0.engine", "1/engine/tokenizer/tokenizer.json"} <= files(models / "m--r1--llm")
+    assert parse((models / "m--r1--llm/config.pbtxt").read_text()).parameters == {}
+
+
+def test_a_release_that_was_not_placed_to_the_end_is_none(tmp_path: Path, engine: Path, models: Path) -> None:
+    write_release(tmp_path / "artifact", ServingSettings("llamacpp", "engine/model.gguf", 8, 512, True, 60.0))
+    place_release(tmp_path / "artifact", engine, models, "m", 1)
+    (models / "m--r1").rename(tmp_path / "gone")
+    assert placed_models(models, "m", 1) == ()
+    place_release(tmp_path / "artifact", engine, models, "m", 1)
+    assert placed_models(models, "m", 1) == ("m--r1--llm", "m--r1")
+    assert placed_models(models, "m", 2) == ()
