@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import settings
-from infra.errors import EnginehouseError, UsageError
+from infra.errors import EnginehouseError, StoreUnavailable, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,11 +83,18 @@ def _env(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from deployments.plan import document, lines, preview
-    from tasks.spec import catalogue_entry, with_recipe
+    from deployments.plan import document, lines, preview, with_image
+    from infra.s3 import Bucket
+    from tasks.catalogue import catalogue_entry
 
-    model = with_recipe(catalogue_entry(settings.load().catalogue, options.model), _overrides(options))
-    told = document(preview(model, options.runtime))
+    model = catalogue_entry(settings.load().catalogue, options.model)
+    shown = preview(model, _overrides(options), options.runtime)
+    if settings.load().store:
+        try:
+            shown = with_image(shown, Bucket.at(settings.load().store))
+        except StoreUnavailable as error:
+            _say(f"{error}: what an image holds is assumed")
+    told = document(shown)
     if options.json:
         print(json.dumps(told, indent=1))
     else:
@@ -98,7 +105,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _assemble(options: argparse.Namespace) -> int:
     from deployments.assemble import assemble_native, assemble_upstream
-    from tasks.spec import catalogue_entry, with_runtime
+    from tasks.catalogue import catalogue_entry, with_runtime
 
     model = with_runtime(catalogue_entry(settings.load().catalogue, options.model), options.runtime)
     output = options.output.absolute()
@@ -182,6 +189,29 @@ def _releases(options: argparse.Namespace) -> int:
     else:
         for line in release_lines(found):
             print(line)
+    return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from deployments.probe import report_lines
+    from infra.s3 import Bucket
+    from infra.toolchains.choose import toolchain
+    from tasks.trtllm.images import image_key, keep_report
+    from tasks.trtllm.tool import described
+
+    here = settings.load()
+    if here.toolchain == "venv" and not options.runtime:
+        raise UsageError("the toolchain `venv` is one for each version", hint="name it: --runtime VERSION")
+    report = toolchain(here, options.runtime or "").report()
+    if options.json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        for line in report_lines(report):
+            print(line)
+    if here.store and keep_report(Bucket.at(here.store), described(report)):
+        _say(f"kept in the store as {image_key(report.container_digest)}")
     return 0
 
 
@@ -274,6 +304,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model")
     sub.add_argument("--to", type=int, metavar="N", help="number of the release; by default the previous one")
     sub.add_argument("--target", default=None)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("probe", _probe, "what this worker's toolchain holds; the store keeps it by the image's digest")
+    sub.add_argument("--runtime", metavar="VERSION", help="of TensorRT-LLM, where ENGINEHOUSE_TOOLCHAIN is venv")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from infra.s3 import Bucket
 from infra.triton.command import Ports, Server, leader, orchestrator, single
+from tasks.catalogue import as_asked
 from tasks.engines import engine_kind
 from tasks.recipe import LlamaCppRecipe
-from tasks.spec import Model, with_runtime
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.spec import Model
 from tasks.trtllm.releases import LAST, release_of
-from tasks.trtllm.translate import Translation, to_llmapi, without_engines
+from tasks.trtllm.translate import Translation, without_engines
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A model as it would be built; `translation` where its version has no engines any more."""
+    """A model as it would be built; `translation` where its kind is another than its file's."""
 
     model: Model
     translation: Translation | None = None
+    image: str = ""
+    """Digest of the image whose report says the TensorRT; empty where it is assumed."""
 
 
-def preview(model: Model, tensorrt_llm: str | None) -> Preview:
-    """The model with another version of TensorRT-LLM, of kind `llmapi` from 1.3 on. Raises SpecError, UsageError."""
-    recipe = model.recipe
-    if tensorrt_llm is None or not isinstance(recipe, TrtEngineRecipe) or not without_engines(tensorrt_llm):
-        return Preview(with_runtime(model, tensorrt_llm))
-    translation = to_llmapi(recipe, tensorrt_llm)
-    return Preview(model.model_copy(update={"recipe": translation.recipe}), translation)
+def preview(model: Model, overrides: Mapping[str, str], tensorrt_llm: str | None) -> Preview:
+    """The model as `tasks.catalogue.as_asked` has it, from TensorRT-LLM 1.3 on of kind `llmapi` without asking."""
+    if tensorrt_llm is not None and model.recipe.kind == "trt-engine" and without_engines(tensorrt_llm):
+        overrides = {"kind": "llmapi", **overrides}
+    asked = as_asked(model, overrides, tensorrt_llm)
+    return Preview(asked.model, asked.translation)
+
+
+def with_image(shown: Preview, bucket: Bucket) -> Preview:
+    """The preview with what the store knows of the recipe's image. Raises UsageError `version-mismatch`, StoreError."""
+    from tasks.trtllm.images import report_of, with_report
+
+    report = report_of(bucket, shown.model)
+    model = with_report(shown.model, report)
+    return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
 
 
 def document(shown: Preview) -> dict[str, Any]:
@@ -47,8 +58,9 @@ def document(shown: Preview) -> dict[str, Any]:
             "gpu": runtime.gpu,
             "architecture": runtime.arch,
             "gpus": runtime.gpus,
-            # No toolchain was asked: a worker that has something else refuses.
-            "assumed": True,
+            # Where no toolchain was ever asked; a worker that has something else refuses.
+            "assumed": not shown.image,
+            "image": runtime.image,
         }
         if recipe.kind == "trt-engine" and known is not None:
             told["options"] = {"exact": known.exact, "read_in": known.read_in}
@@ -98,15 +110,18 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     if (runtime := told.get("runtime")) is not None:
         yield (
             f"TensorRT-LLM {runtime['tensorrt_llm']} on {runtime['gpus']} x {runtime['gpu']} "
-            f"({runtime['architecture']}), TensorRT {runtime['tensorrt'] or 'unknown'} (assumed)"
+            f"({runtime['architecture']}), TensorRT {runtime['tensorrt'] or 'unknown'}"
+            f"{' (assumed)' if runtime['assumed'] else ''}"
         )
+        if runtime["image"] is not None:
+            yield f"in {runtime['image']}"
     serving = told["serving"]
     alone = ", which cannot be loaded beside another release" if serving["recreate"] else ""
     yield f"served in mode {serving['mode']}{alone}: {serving['why']}"
     if (options := told.get("options")) is not None and not options["exact"]:
         yield f"its options are known only from the nearest sources: {options['read_in']}"
     if (translated := told.get("translated")) is not None:
-        yield f"from TensorRT-LLM 1.3 on there are no engines; {LAST} is the last with kind trt-engine"
+        yield f"instead of kind {translated['from']}, which ends with TensorRT-LLM {LAST}:"
         for old, new in translated["moved"].items():
             yield f"  {old} is now {new}"
         for lost in translated["lost"]:

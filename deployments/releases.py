@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from infra.errors import UsageError
+from tasks.changes import Change, fields_of
 from tasks.records import Target
 
 
@@ -48,9 +50,12 @@ def release_lines(found: dict[str, Any]) -> Iterator[str]:
     """The same for people."""
     for row in found["releases"]:
         intent, result = row["intent"], row["result"]
-        recipe = " ".join(f"{field}={value}" for field, value in intent["recipe"].items())
+        recipe = " ".join(f"{field}={value}" for field, value in fields_of(intent["recipe"]).items())
         loaded = "loaded" if row["loaded"] else ""
         yield f"{row['release']:4}  {row['state']:10} {loaded:7} {intent['created'][:19]}  {recipe}"
+        yield from (f"      changed {Change.model_validate(change)}" for change in intent["changes"])
+        for field, value in intent["lost"].items():
+            yield f"      {field} has no counterpart, and was {json.dumps(value)}"
         if result is None:
             continue
         if result["reason"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from prefect import flow
@@ -13,12 +14,13 @@ from flows import steps
 from flows.failure import failed
 from flows.report import report_of
 from infra import settings
-from infra.errors import EnginehouseError, StepFailed
+from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.identity import Identity
 from tasks.lease import held
 from tasks.plan import Plan
 from tasks.spec import Model
+from tasks.trtllm.images import keep_report
 
 STEPS = ("convert", "build", "upload")
 
@@ -52,7 +54,11 @@ async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
             code="runtime-differs",
         )
     here = settings.load()
-    lease = held(Bucket.at(here.store), engine, str(flow_run.id), here.lease_seconds)
+    bucket = Bucket.at(here.store)
+    # Without the record, planning goes on with assumptions: no reason to build nothing.
+    with suppress(StoreUnavailable):
+        await asyncio.to_thread(keep_report, bucket, plan.kind.runtime(plan.model))
+    lease = held(bucket, engine, str(flow_run.id), here.lease_seconds)
     await asyncio.to_thread(lease.__enter__)
     try:
         await make(plan, refresh)

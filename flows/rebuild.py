@@ -15,11 +15,11 @@ from infra import settings
 from infra.errors import GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
+from tasks.catalogue import as_asked, catalogue_entry
 from tasks.engines import engine_kind, not_served
 from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
-from tasks.spec import catalogue_entry, with_recipe, with_runtime
 
 Step = Literal["fetch", "convert", "build", "assemble"]
 _ORDER = ("fetch", "convert", "build", "upload", "assemble")
@@ -42,7 +42,8 @@ async def rebuild(
 
     Args:
         model: name of the model in the catalogue.
-        recipe: fields of its recipe to override, such as quantization: q4_0.
+        recipe: fields of its recipe to override, such as quantization: q4_0. With kind: llmapi an engine's recipe is
+            translated; the release's record then has what changed, and what had no counterpart.
         refresh: a step to run anew, with all that follow, although the store has what they make.
         targets: targets to roll out to; by default those of the model's file.
         recreate: where memory does not hold two releases, let the candidate take the live one's place before it is
@@ -54,12 +55,13 @@ async def rebuild(
     report.flow_run = str(flow_run.id)
     report.state = "failed"
     try:
-        spec = with_runtime(with_recipe(catalogue_entry(settings.load().catalogue, model), recipe or {}), runtime)
+        asked = as_asked(catalogue_entry(settings.load().catalogue, model), recipe or {}, runtime)
+        spec = asked.model
         if until is None and not engine_kind(spec).served:
             raise not_served(spec)
         anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
 
-        resolved = await steps.run(report, "resolve", steps.resolve, spec)
+        spec, resolved = await steps.run(report, "resolve", steps.resolve, spec)
         plan = Plan.of(spec, snapshot_identity(resolved))
         await steps.run(report, "fetch", steps.fetch, plan, resolved, "fetch" in anew)
         if anew.isdisjoint(("convert", "build", "upload")) and _engine_is_here(plan):
@@ -72,7 +74,9 @@ async def rebuild(
         await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)
 
         for target in targets or spec.targets:
-            rolled: RollOut = await steps.run(report, "roll_out", steps.roll_out, plan, target, bool(anew), recreate)
+            rolled: RollOut = await steps.run(
+                report, "roll_out", steps.roll_out, plan, target, bool(anew), recreate, asked.lost
+            )
             _note(report, rolled)
             if not rolled.unchanged:
                 await steps.run(report, "validate", steps.validate, plan, rolled)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypedDict
@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
+from pydantic import JsonValue
 
 from flows import ui
 from flows.report import Report, StepReport
@@ -42,6 +43,7 @@ from tasks.roll_out import RollOut
 from tasks.sources import Access, ResolvedSource
 from tasks.sources import resolve as resolve_source
 from tasks.spec import Model
+from tasks.trtllm.images import report_of, with_report
 
 
 async def worth_retrying(task: object, task_run: object, state: State[Any]) -> bool:
@@ -138,11 +140,12 @@ async def _progress(label: str, *, shown: bool) -> AsyncGenerator[Callable[[int,
 
 
 @task(name="resolve", task_run_name="resolve {model.source.uri}", **_STEP)
-async def resolve(model: Model) -> ResolvedSource:
-    """Pin the source to something immutable."""
+async def resolve(model: Model) -> tuple[Model, ResolvedSource]:
+    """Pin the source to something immutable, and the recipe's image to what was reported of it."""
 
-    def pin() -> ResolvedSource:
-        return resolve_source(model.source, _access(model))
+    def pin() -> tuple[Model, ResolvedSource]:
+        planned = with_report(model, report_of(Bucket.at(settings.load().store), model))
+        return planned, resolve_source(model.source, _access(model))
 
     return await asyncio.to_thread(pin)
 
@@ -196,10 +199,11 @@ async def assemble(plan: Plan, refresh: bool) -> Any:
 
 
 @task(name="roll_out", task_run_name="roll out {plan.model.name} to {target}", **_STEP)
-async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool) -> Any:
+async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost: Mapping[str, JsonValue]) -> Any:
     """Load a candidate beside the live release, or where asked for in its place."""
     context = Context.of(settings.load(), _flow_run_id(), plan.engine.digest)
-    rolled = await asyncio.to_thread(roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate)
+    step = partial(roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate, lost=lost)
+    rolled = await asyncio.to_thread(step)
     if rolled.unchanged:
         return Completed(name="Unchanged", data=rolled)
     await ui.show_release(context.target(target).intent(plan.model.name, rolled.release), target)

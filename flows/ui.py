@@ -15,6 +15,7 @@ from prefect.artifacts import (
 )
 
 from tasks.artifact import Artifact
+from tasks.changes import fields_of
 from tasks.plan import Plan
 from tasks.records import Intent, Result
 from tasks.roll_out import RollOut
@@ -63,7 +64,9 @@ Made from:
 
 
 async def show_release(intent: Intent, target: str) -> None:
-    recipe = "\n".join(f"| {field} | {value} |" for field, value in intent.recipe.items())
+    recipe = "\n".join(f"| {field} | {value} |" for field, value in fields_of(intent.recipe).items())
+    changes = "\n".join(f"- {change}" for change in intent.changes)
+    lost = "\n".join(f"- {field}, which was {value}" for field, value in intent.lost.items())
     await acreate_markdown_artifact(
         key=_key("release", intent.model, target),
         description=f"{intent.model} release {intent.release} on {target}",
@@ -74,6 +77,14 @@ Source `{intent.source}`, repository `{intent.repository}`.
 | recipe | |
 |---|---|
 {recipe}
+
+Changed from the release that was live:
+
+{changes or "- nothing"}
+
+Without a counterpart in this kind:
+
+{lost or "- nothing"}
 """,
     )
 

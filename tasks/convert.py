@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.context import Context, Done
-from tasks.engines.reporter import Peak
 from tasks.plan import Plan
 
 
@@ -17,11 +16,10 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
     if refresh:
         context.workspace.drop(ref)
     snapshot = context.workspace.bring(context.store, plan.snapshot_ref, context.reporter.progress)
-    peak = Peak()
 
     def work(output: Path) -> None:
-        nonlocal peak
         peak = plan.kind.convert(plan.model, snapshot, output, context.workspace.scratch(), context.reporter)
+        context.workspace.note(ref, context.producer("convert", plan.kind.runtime(plan.model), peak))
 
     folder = context.workspace.make(ref, work)
     artifact = context.store.publish(
@@ -29,7 +27,7 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         plan.checkpoint,
         folder,
         inputs={"snapshot": plan.snapshot_ref},
-        producer=context.producer("convert", plan.kind.runtime(plan.model), peak),
+        producer=context.workspace.noted(ref),
         replace=refresh,
     )
     return Done(artifact, cached=False)

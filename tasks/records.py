@@ -8,16 +8,17 @@ targets/TARGET/nodes/NODE.json       what a node has loaded; written by that nod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from infra.errors import PreconditionFailed, UsageError
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
+from tasks.changes import Change, changes
 
 NODE_LIFETIME_SECONDS = 20.0
 """A node whose report is older, by the store's clock, is not waited for. Nodes report every 5 s at least."""
@@ -35,16 +36,34 @@ class _Record(BaseModel):
 class Intent(_Record):
     """What release N is: a repository artifact, who made it and from what."""
 
+    schema_version: int = 2
     model: str
     release: int
     repository: str
     """Reference of the repository artifact."""
     digest: str
     """Digest of the bytes of the repository and of the engine below it."""
-    recipe: dict[str, str]
+    recipe: dict[str, JsonValue]
+    serving: dict[str, JsonValue] = {}
+    """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
+    changes: tuple[Change, ...] = ()
+    """What differs from the release that was live then: fields of the recipe, and of its serving as `serving.…`."""
+    lost: dict[str, JsonValue] = {}
+    """Fields without a counterpart in the kind that the recipe was translated to, named likewise: their old values."""
     source: str
     flow_run: str
     created: datetime = Field(default_factory=_now)
+
+
+def changes_since(
+    live: Intent | None, recipe: Mapping[str, JsonValue], serving: Mapping[str, JsonValue]
+) -> tuple[Change, ...]:
+    """What differs in a release with this recipe and serving from the live one; nothing where there is none."""
+    if live is None:
+        return ()
+    if live.schema_version == 1:
+        return changes(live.recipe, {name: str(value) for name, value in recipe.items()})
+    return changes({**live.recipe, "serving": live.serving}, {**recipe, "serving": dict(serving)})
 
 
 class PromptResult(_Record):

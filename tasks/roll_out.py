@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from infra.errors import EnginehouseError, GateRefused, TritonError
 from tasks.artifact import Artifact
@@ -12,7 +15,7 @@ from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
 from tasks.lease import held
 from tasks.plan import Plan
-from tasks.records import Current, Intent, NodeReport, Result, Target
+from tasks.records import Current, Intent, NodeReport, Result, Target, changes_since
 
 CANDIDATE_LIFETIME_SECONDS = 3600.0
 """A candidate without a result this long after its number was reserved belongs to a run that died."""
@@ -36,12 +39,14 @@ def roll_out(
     *,
     refresh: bool = False,
     recreate: bool = False,
+    lost: Mapping[str, JsonValue] | None = None,
     timeout_s: float = 900.0,
 ) -> RollOut:
     """Make a release of the plan's repository, or go on with one that a killed run left half way.
 
     A repository identity equal to the live one makes no release, unless `refresh` and the bytes differ. Where memory
-    does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
+    does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested. `lost` are
+    fields that the recipe had before it was translated to this kind, for the record.
     Raises GateRefused where a node cannot load it; TritonError where no node is alive (retryable); EnginehouseError,
     code `memory-short`, `runtime-differs` where a node is not what the engine was built for, and `leader-mode`.
     """
@@ -55,7 +60,7 @@ def roll_out(
     with held(target.bucket, f"roll-out-{target_name}-{model}", context.flow_run, context.lease_seconds):
         if (live := _live(target, plan, digest, refresh)) is not None:
             return RollOut(target_name, live, unchanged=True)
-        release = _begin(context, plan, target, engine, digest, recreate)
+        release = _begin(context, plan, target, engine, digest, recreate, lost or {})
     _wait_until_ready(target, model, release, timeout_s)
     return RollOut(target_name, release, unchanged=False)
 
@@ -70,7 +75,15 @@ def _live(target: Target, plan: Plan, digest: str, refresh: bool) -> int | None:
     return current.public if same else None
 
 
-def _begin(context: Context, plan: Plan, target: Target, engine: Artifact, digest: str, recreate: bool) -> int:
+def _begin(
+    context: Context,
+    plan: Plan,
+    target: Target,
+    engine: Artifact,
+    digest: str,
+    recreate: bool,
+    lost: Mapping[str, JsonValue],
+) -> int:
     """Make the release a candidate: the one that another run of the same bytes has begun, or a new one."""
     model = plan.model.name
     nodes = live_nodes(target)
@@ -82,6 +95,8 @@ def _begin(context: Context, plan: Plan, target: Target, engine: Artifact, diges
     else:
         alone = _must_be_alone(context, plan, engine, current, nodes, recreate)
     if release is None:
+        recipe, serving = (part.model_dump(mode="json") for part in (plan.model.recipe, plan.model.serving))
+        live = target.intent(model, current.public) if current.public is not None else None
         release = target.reserve(
             model,
             lambda number: Intent(
@@ -89,7 +104,10 @@ def _begin(context: Context, plan: Plan, target: Target, engine: Artifact, diges
                 release=number,
                 repository=str(plan.repository_ref),
                 digest=digest,
-                recipe={key: str(value) for key, value in plan.model.recipe.model_dump().items()},
+                recipe=recipe,
+                serving=serving,
+                changes=changes_since(live, recipe, serving),
+                lost=dict(lost),
                 source=plan.model.source.uri,
                 flow_run=context.flow_run,
             ),

@@ -46,7 +46,7 @@ class Workspace:
         return folder
 
     def note(self, ref: ArtifactRef, producer: Producer) -> None:
-        """Keep who made the local copy of `ref` for the step that uploads it."""
+        """Keep who made the local copy of `ref` for whoever uploads it, perhaps in a later try."""
         self._note(ref).write_text(producer.model_dump_json())
 
     def noted(self, ref: ArtifactRef) -> Producer:
@@ -60,7 +60,9 @@ class Workspace:
         """The local copy of `ref`, downloaded and verified where there is none."""
         folder = self.folder(ref)
         if not folder.is_dir():
-            store.download(store.need(ref), folder, progress)
+            artifact = store.need(ref)
+            store.download(artifact, folder, progress)
+            self.note(ref, artifact.manifest.producer)
         return folder
 
     def drop(self, ref: ArtifactRef) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from infra.errors import SettingsError
@@ -29,7 +30,7 @@ def toolchain(settings: Settings, version: str) -> Toolchain:
     examples = _absolute(settings.toolchain_examples) if settings.toolchain_examples else None
     if kind == "local" and bool(colon) == bool(place):
         python = _absolute(place) if place else _IMAGE_PYTHON
-        return InterpreterToolchain(python, examples, container_digest=os.environ.get(IMAGE_DIGEST, ""))
+        return InterpreterToolchain(python, examples, container_digest=_image_digest())
     if kind == "venv" and place:
         return InterpreterToolchain(_absolute(place) / "bin/python", examples)
     if kind == "venv" and not colon:
@@ -41,6 +42,13 @@ def toolchain(settings: Settings, version: str) -> Toolchain:
         f"ENGINEHOUSE_TOOLCHAIN is {settings.toolchain!r}",
         hint="it is local, local:/path/python3, venv, venv:/path or docker:IMAGE@sha256:…",
     )
+
+
+def _image_digest() -> str:
+    digest = os.environ.get(IMAGE_DIGEST, "")
+    if digest and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise SettingsError(f"{IMAGE_DIGEST} is {digest!r}", hint="it is sha256:… with 64 hexadecimal digits")
+    return digest
 
 
 def _absolute(text: str) -> Path:

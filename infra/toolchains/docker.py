@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import subprocess
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from infra.errors import SettingsError
 from infra.toolchains.finding import GPU_PROBE, PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
-from infra.toolchains.toolchain import Command, ToolchainReport, under_mpi
+from infra.toolchains.toolchain import Command, ToolchainReport, is_pinned_image, under_mpi
 
 # Docker's own limit for /dev/shm is 64 MB, and NCCL and the workers of a build pass tensors there; this is a bound,
 # nothing is set aside. The other two are what NVIDIA's images ask for in their banner.
@@ -38,7 +37,7 @@ class DockerToolchain:
     examples: Path | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^\s@-][^\s@]*@sha256:[0-9a-f]{64}", self.image):
+        if not is_pinned_image(self.image):
             raise SettingsError(
                 f"the toolchain's image {self.image!r} is not given by digest",
                 hint="name it as IMAGE@sha256:…, as `docker image inspect --format '{{.RepoDigests}}' IMAGE` prints it",

@@ -5,6 +5,7 @@ Enginehouse never imports `tensorrt_llm`: its pins clash with everything. `infra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,11 @@ class Toolchain(Protocol):
         Raises what `report` raises, and SettingsError `tool-missing` where this version has no such tool.
         """
         ...
+
+
+def is_pinned_image(image: str) -> bool:
+    """Whether an image is named by its digest, `NAME@sha256:…`: a tag may be another image tomorrow."""
+    return re.fullmatch(r"[^\s@-][^\s@]*@sha256:[0-9a-f]{64}", image) is not None
 
 
 def under_mpi(argv: Sequence[str], ranks: int) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from packaging.version import InvalidVersion, Version
 from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from infra.toolchains.toolchain import is_pinned_image
 from tasks.frozen import Spec
 from tasks.trtllm.releases import release_of
 
@@ -35,6 +36,9 @@ class Runtime(Spec):
         default=None,
         description="Version of TensorRT, where the image has another than the release usually comes with.",
     )
+    image: str | None = Field(
+        default=None, description="The container image that holds them, as NAME@sha256:…; a worker on another refuses."
+    )
     gpu: str = Field(min_length=1, description="Product name as nvidia-smi says it: NVIDIA H200.")
     arch: Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
     gpus: int = Field(ge=1, description="GPUs of one server.")
@@ -50,6 +54,13 @@ class Runtime(Spec):
         except InvalidVersion as error:
             raise ValueError(f"{version!r} is not a version") from error
 
+    @field_validator("image")
+    @classmethod
+    def _is_given_by_digest(cls, image: str | None) -> str | None:
+        if image is not None and not is_pinned_image(image):
+            raise ValueError(f"{image!r} may be another image tomorrow: name it as NAME@sha256:…")
+        return image
+
     @field_validator("arch")
     @classmethod
     def _is_known_to_the_version(cls, arch: str, info: ValidationInfo) -> str:
@@ -58,6 +69,11 @@ class Runtime(Spec):
         if version is not None and first is not None and Version(version).release < first:
             raise ValueError(f"{arch} needs TensorRT-LLM {first[0]}.{first[1]} or later, not {version}")
         return arch
+
+    def with_version(self, tensorrt_llm: str) -> dict[str, Any]:
+        """This as a document, with another TensorRT-LLM: image and TensorRT are those of one version alone."""
+        document = {**self.model_dump(), "tensorrt_llm": tensorrt_llm}
+        return document if tensorrt_llm == self.tensorrt_llm else {**document, "image": None, "tensorrt": None}
 
     @property
     def version(self) -> Version:
@@ -68,6 +84,11 @@ class Runtime(Spec):
         """What the recipe says, or what the release usually comes with; empty where that is not known."""
         known = release_of(self.version)
         return self.tensorrt or (known.tensorrt if known is not None else "")
+
+    @property
+    def image_digest(self) -> str:
+        """`sha256:…`; empty where the recipe names no image."""
+        return (self.image or "").partition("@")[2]
 
     @property
     def compute_capability(self) -> int:

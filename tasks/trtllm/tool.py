@@ -32,11 +32,15 @@ def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
     found = _asked_once(settings.load(), runtime.tensorrt_llm)
     report = found.report()
     require(report, runtime.tensorrt_llm)
-    if differences := [*_tensorrt_differences(runtime, report), *_gpu_differences(runtime, report)]:
+    if differences := [
+        *_image_differences(runtime, report),
+        *_tensorrt_differences(runtime, report),
+        *_gpu_differences(runtime, report),
+    ]:
         raise StepFailed(
             f"this worker is not what was planned for: {'; '.join(differences)}",
-            hint="run it on the pool of the recipe's architecture; where the image really has another TensorRT, say "
-            "so in the model's file: recipe.runtime.tensorrt",
+            hint="run it on the pool of the recipe's architecture, in the recipe's image; where the image really has "
+            "another TensorRT, say so in the model's file: recipe.runtime.tensorrt",
             code="runtime-differs",
         )
     return found, report
@@ -106,13 +110,23 @@ def _asked_once(here: Settings, version: str) -> Toolchain:
     return toolchain(here, version)
 
 
+def is_tensorrt(planned: str, found: str) -> bool:
+    """Whether TensorRT `found` is `planned`, which may have fewer parts: the table of releases does. Empty is none."""
+    wanted = Version(planned).release
+    return bool(found) and Version(found).release[: len(wanted)] == wanted
+
+
+def _image_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
+    planned, found = runtime.image_digest, report.container_digest
+    # Outside of a container nothing tells where the toolchain comes from.
+    if not planned or not found or planned == found:
+        return []
+    return [f"its image is {found}, and {planned} was planned"]
+
+
 def _tensorrt_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
     planned, found = runtime.planned_tensorrt, report.tensorrt
-    if not planned:
-        return []
-    # The table of releases names fewer parts of the version than images do.
-    wanted = Version(planned).release
-    if found and Version(found).release[: len(wanted)] == wanted:
+    if not planned or is_tensorrt(planned, found):
         return []
     return [f"it has TensorRT {found or 'of no known version'}, and {planned} was planned"]
 

@@ -1,4 +1,4 @@
-"""From an engine's recipe to one for the LLM API, which is all that there is from TensorRT-LLM 1.3 on."""
+"""From kind `trt-engine` to the LLM API, which is all that there is from TensorRT-LLM 1.3 on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 import yaml
 from packaging.version import InvalidVersion, Version
+from pydantic import JsonValue
 
+from tasks.trtllm.llm_arguments import WITHOUT_COUNTERPART
 from tasks.trtllm.recipe import LlmApiRecipe, TensorRtLlmRecipe, TrtEngineRecipe
 from tasks.trtllm.releases import LAST
+from tasks.trtllm.serving import TensorRtServing
 
 _SAME = tuple(TensorRtLlmRecipe.model_fields)
 # What the LLM API does always, or leaves to the weights.
@@ -18,14 +21,16 @@ _WITHOUT_COUNTERPART = ("portable", "kv_cache_type", "paged_context_fmha", "fuse
 
 @dataclass(frozen=True)
 class Translation:
-    """`moved` holds fields that are called otherwise now, by their old names; `lost` those without a counterpart.
+    """`recipe` and `serving` as they would stand in a model's file, not checked yet.
 
-    Of the latter only those that the engine's recipe sets to something else than their default.
+    `moved` has fields that are called otherwise now, by their old names. `lost` has those without a counterpart and
+    their values, only where the file sets them to something else than their default.
     """
 
-    recipe: LlmApiRecipe
+    recipe: dict[str, Any]
+    serving: dict[str, Any] | None
     moved: dict[str, str]
-    lost: tuple[str, ...]
+    lost: dict[str, JsonValue]
 
 
 def without_engines(version: str) -> bool:
@@ -36,11 +41,9 @@ def without_engines(version: str) -> bool:
         return False  # whoever parses a recipe with it says so
 
 
-def to_llmapi(recipe: TrtEngineRecipe, version: str) -> Translation:
-    """The recipe with which TensorRT-LLM `version` serves the same weights. Raises ValueError as any recipe does."""
-    document = recipe.model_dump()
-    kept: dict[str, Any] = {name: document[name] for name in _SAME}
-    kept["runtime"] = {**document["runtime"], "tensorrt_llm": version}
+def to_llmapi(recipe: TrtEngineRecipe, serving: TensorRtServing | None, version: str) -> Translation:
+    """How TensorRT-LLM `version` serves the same weights by its LLM API."""
+    document = recipe.model_dump(mode="json")
     arguments: dict[str, Any] = {"kv_cache_config": {"tokens_per_block": recipe.tokens_per_block}}
     moved = {"tokens_per_block": "llm_args.kv_cache_config.tokens_per_block"}
     if recipe.lora is not None:
@@ -49,20 +52,43 @@ def to_llmapi(recipe: TrtEngineRecipe, version: str) -> Translation:
             "max_lora_rank": recipe.lora.max_rank,
         }
         moved["lora"] = "llm_args.lora_config"
-    lost = [name for name in _WITHOUT_COUNTERPART if document[name] != _default(name)]
-    lost += [f"extra_args.{tool}" for tool, words in document["extra_args"].items() if words]
-    lost += ["speculation"] if recipe.speculation is not None else []
-    made = LlmApiRecipe.model_validate({**kept, "kind": "llmapi", "llm_args": arguments})
-    return Translation(made, moved, tuple(lost))
+    lost = {name: document[name] for name in _WITHOUT_COUNTERPART if document[name] != _default(name)}
+    lost |= {f"extra_args.{tool}": words for tool, words in document["extra_args"].items() if words}
+    if recipe.speculation is not None:
+        lost["speculation"] = document["speculation"]
+    kept, dropped = _serving(serving)
+    return Translation(
+        recipe={
+            "kind": "llmapi",
+            **{name: document[name] for name in _SAME},
+            "runtime": recipe.runtime.with_version(version),
+            "llm_args": arguments,
+        },
+        serving=kept,
+        moved=moved,
+        lost=lost | {f"serving.tensorrt_llm.{name}": value for name, value in dropped.items()},
+    )
 
 
-def explained(translation: Translation) -> str:
+def explained(recipe: LlmApiRecipe, translation: Translation) -> str:
     """The recipe as it would stand in the model's file, and what became of the other fields."""
-    document = translation.recipe.model_dump(mode="json", exclude_defaults=True)
+    document = recipe.model_dump(mode="json", exclude_defaults=True)
     told = [yaml.safe_dump({"recipe": document}, sort_keys=False).rstrip()]
     told += [f"# {old} is now {new}" for old, new in translation.moved.items()]
     told += [f"# {lost} has no counterpart" for lost in translation.lost]
     return "\n".join(told)
+
+
+def _serving(serving: TensorRtServing | None) -> tuple[dict[str, Any] | None, dict[str, JsonValue]]:
+    """What is kept of it, and the values of what is not."""
+    if serving is None:
+        return None, {}
+    kept: dict[str, Any] = serving.model_dump(mode="json", exclude_defaults=True)
+    lost: dict[str, JsonValue] = {name: kept.pop(name) for name in WITHOUT_COUNTERPART if name in kept}
+    cache = kept.get("lora_cache", {})
+    if "prefetch_folder" in cache:
+        lost["lora_cache.prefetch_folder"] = cache.pop("prefetch_folder")
+    return kept, lost
 
 
 def _default(name: str) -> object:

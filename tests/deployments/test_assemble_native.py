@@ -14,8 +14,8 @@ from packaging.version import Version
 
 from deployments.cli import main
 from infra.settings import CHECKOUT
+from tasks.catalogue import load_model, with_runtime
 from tasks.serving.settings import ServingSettings
-from tasks.spec import load_model, with_runtime
 from tasks.triton.backend_parameters import LEFT_OUT_UNSET
 from tasks.triton.counterparts import ABSENT, reason
 from tasks.trtllm.recipe import TrtEngineRecipe

@@ -16,13 +16,13 @@ from infra.processes import free_ports, launch
 from infra.s3 import Bucket
 from infra.settings import CHECKOUT
 from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
+from tasks.catalogue import load_model
 from tasks.context import Context
 from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.records import ReleaseReport, Target
 from tasks.roll_out import roll_out
-from tasks.spec import load_model
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
 from tasks.workspace import Workspace
 

@@ -12,7 +12,7 @@ import pytest
 
 from infra.errors import UsageError
 from infra.settings import CHECKOUT
-from tasks.spec import load_model, with_runtime
+from tasks.catalogue import load_model, with_runtime
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +50,12 @@ def test_engines_are_planned_with_what_is_known_of_the_version(version: str) -> 
 def test_from_1_3_on_there_is_nothing_to_build(version: str) -> None:
     told = plan("llama3-8b-by-hand", "--runtime", version)
     assert told["kind"] == "llmapi" and told["commands"] == []
-    assert told["translated"]["lost"] == ["paged_context_fmha", "fused_mlp"]
+    assert told["translated"]["lost"] == {
+        "paged_context_fmha": False,
+        "fused_mlp": False,
+        "serving.tensorrt_llm.decoupled": False,
+        "serving.tensorrt_llm.exclude_input_in_output": True,
+    }
     assert told["translated"]["moved"]["tokens_per_block"] == "llm_args.kv_cache_config.tokens_per_block"
 
 

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import stat
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from deployments.register import DEPLOYMENTS
 from infra import background, settings
 from infra.errors import SettingsError
 from infra.settings import Settings
+from tests import prefect_api
 
 NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node")
 
@@ -74,23 +73,8 @@ def _s3(here: Settings) -> Any:
     )
 
 
-def _prefect(here: Settings, path: str, method: str = "GET", body: object | None = None) -> Any:
-    request = urllib.request.Request(
-        stack.environment(here)["PREFECT_API_URL"] + path,
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    until = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return json.loads(response.read() or b"null")
-        except urllib.error.HTTPError as error:
-            # SQLite is locked for a moment now and then; Prefect's own clients ask again too.
-            if error.code != 503 or time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+def _prefect(here: Settings, path: str, method: str = "GET", body: object = None) -> Any:
+    return prefect_api.ask(stack.environment(here)["PREFECT_API_URL"], method, path, body)
 
 
 def test_the_variables_reach_every_service(running: Settings) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -22,6 +21,7 @@ from infra.triton.client import TritonClient
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.promote import promote
 from tasks.records import NodeReport, Target
+from tests import prefect_api
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
 MODEL = "smollm2-135m"
@@ -103,14 +103,7 @@ class House:
 
     def prefect(self, method: str, path: str, body: object = None) -> Any:
         """What Prefect's API answers."""
-        until = time.monotonic() + 30
-        while True:
-            answer = httpx.request(method, f"{self.variables['PREFECT_API_URL']}{path}", json=body, timeout=30)
-            # SQLite is locked for a moment now and then; Prefect's own clients ask again too.
-            if answer.status_code != 503 or time.monotonic() > until:
-                answer.raise_for_status()
-                return answer.json() if answer.content else None
-            time.sleep(0.2)
+        return prefect_api.ask(self.variables["PREFECT_API_URL"], method, path, body)
 
     def intact(self, report: dict[str, Any]) -> bool:
         """Whether every artifact that a rebuild names is in the store, byte for byte."""

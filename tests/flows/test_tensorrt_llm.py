@@ -17,6 +17,7 @@ import yaml
 
 from infra.processes import launch, terminate
 from tasks.artifact import ArtifactRef
+from tasks.trtllm.images import known_report
 from tests.standin import toolchain, weights
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def pool(house: House) -> str:
 
 
 @contextmanager
-def worker(house: House, folder: Path, version: str) -> Generator[toolchain.Toolchain]:
-    """A build worker whose image has TensorRT-LLM `version`."""
+def worker(house: House, folder: Path, version: str, digest: str = "") -> Generator[toolchain.Toolchain]:
+    """A build worker whose image has TensorRT-LLM `version` and, where it is known, the digest."""
     made = toolchain.make(folder / "image", version)
     started = launch(
         [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
@@ -57,6 +58,7 @@ def worker(house: House, folder: Path, version: str) -> Generator[toolchain.Tool
             **house.environment,
             **house.variables,
             "ENGINEHOUSE_TOOLCHAIN": made.setting,
+            "ENGINEHOUSE_CONTAINER_DIGEST": digest,
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "DO_NOT_TRACK": "1",
@@ -75,7 +77,7 @@ def built(house: House) -> Iterator[Any]:
 
     def make(name: str, source: Path, version: str, **recipe: Any) -> str:
         limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
-        runtime = {"tensorrt_llm": version, "gpu": PRODUCT, "arch": "sm90", "gpus": 4}
+        runtime = {"tensorrt_llm": version, "gpu": PRODUCT, "arch": "sm90", "gpus": 4, **recipe.pop("runtime", {})}
         document = {
             "name": name,
             "source": {"uri": f"file://{source}"},
@@ -145,6 +147,21 @@ def test_a_worker_of_another_version_refuses(house: House, pool: str, source: Pa
     with worker(house, tmp_path, "0.12.0"):
         report = rebuild(house, name, code=1)
     assert report["error"]["code"] == "version-mismatch"
+
+
+def test_what_a_worker_reports_of_its_image_is_planned_with(
+    house: House, pool: str, source: Path, built: Any, tmp_path: Path
+) -> None:
+    digest = "sha256:" + "ab" * 32
+    name = built("tiny-image", source, "0.8.0", runtime={"image": f"some/image@{digest}"})
+    with worker(house, tmp_path, "0.8.0", digest):
+        reports = [rebuild(house, name) for _ in range(3)]
+    told = known_report(house.store.bucket, digest)
+    assert told is not None and told.tensorrt == "9.2.0.post12.dev5"
+    engines = [house.store.need(ArtifactRef.parse(report["steps"][-1]["artifact"])) for report in reports]
+    planned = [engine.manifest.identity["fields"]["runtime"]["tensorrt"] for engine in engines]  # pyright: ignore
+    assert planned == ["9.2.0", told.tensorrt, told.tensorrt]
+    assert states(reports[1])["convert"] == states(reports[2])["build"] == "Cached"
 
 
 def tools(folder: Path) -> list[psutil.Process]:

@@ -20,6 +20,7 @@ from infra.toolchains.docker import DockerToolchain
 from infra.toolchains.finding import GPU_PROBE, PROBE
 from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import ToolchainReport, require
+from tests.standin import docker
 
 DIGEST = "sha256:" + "ab" * 32
 IMAGE = f"registry.example/tritonserver@{DIGEST}"
@@ -221,56 +222,6 @@ def test_a_tool_runs_with_an_environment_of_its_own(
     assert "secret" not in environment.values()
 
 
-# Records each call. A container is a process of this machine with the image's environment alone, in which
-# `python3` is the stand-in's, and a path that is not mounted is refused.
-DOCKER = f"""#!{sys.executable}
-import json, os, subprocess, sys
-calls, python, digests = sys.argv[0] + ".calls", {{python!r}}, {{digests!r}}
-arguments = sys.argv[1:]
-with open(calls, "a") as file:
-    print(json.dumps([arguments, dict(os.environ)]), file=file)
-if arguments[:2] == ["image", "inspect"]:
-    if digests is None:
-        sys.exit("Error response from daemon: No such image: " + arguments[-1])
-    print(json.dumps(digests))
-if arguments[0] == "run":
-    at = next(i for i, argument in enumerate(arguments) if "@sha256:" in argument)
-    mounts, environment, folder = [], {{{{"PATH": os.environ["PATH"]}}}}, "/"
-    for option in arguments[1:at]:
-        name, _, value = option.partition("=")
-        if name == "--mount":
-            parts = dict(part.partition("=")[::2] for part in value.split(","))
-            assert parts["type"] == "bind" and parts["source"] == parts["target"] and os.path.exists(parts["source"])
-            mounts.append(parts["source"])
-        elif name == "--env":
-            key, _, value = value.partition("=")
-            environment[key] = value
-        elif name == "--workdir":
-            folder = value
-    command = arguments[at + 1:]
-    for argument in command:
-        if argument.startswith({{guarded!r}}) and not any((argument + "/").startswith(mount + "/") for mount in mounts):
-            sys.exit("no such file: " + argument)
-    print("== Triton Inference Server ==", flush=True)
-    command = [python if command[0] == "python3" else command[0], *command[1:]]
-    sys.exit(subprocess.run(command, env=environment, cwd=folder).returncode)
-"""
-
-
-def _docker(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, python: str, digests: list[str] | None, guarded: Path
-) -> Path:
-    """Puts a stand-in for docker into PATH; returns the file in which it records its calls."""
-    text = DOCKER.format(python=python, digests=digests, guarded=(str(guarded), str(settings.CHECKOUT)))
-    program = _program(folder / "program/docker", text)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    return program.with_name("docker.calls")
-
-
-def _calls(record: Path) -> list[tuple[list[str], dict[str, str]]]:
-    return [(arguments, environment) for arguments, environment in map(json.loads, record.read_text().splitlines())]
-
-
 def test_an_image_is_asked_and_run_by_its_digest(
     stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +234,7 @@ def test_an_image_is_asked_and_run_by_its_digest(
     for folder in (work, weights, engine):
         folder.mkdir()
     examples = _examples(tmp_path / "examples", "models/core/llama/convert_checkpoint.py")
-    record = _docker(
+    record = docker.put_in_path(
         tmp_path,
         monkeypatch,
         python=str(stand_in / "bin/python"),
@@ -318,19 +269,19 @@ def test_an_image_is_asked_and_run_by_its_digest(
     assert argv[1:] == ["--model_dir", str(weights), "--output_dir", str(engine)] and folder == str(work)
     assert "secret" not in environment.values()
 
-    (inspected, _), (probed, _), _ = _calls(record)
+    (inspected, _), (probed, _), _ = docker.calls(record)
     assert inspected == ["image", "inspect", "--format", "{{json .RepoDigests}}", IMAGE]
     assert all(f"--mount=type=bind,source={path},target={path},readonly" in probed for path in (PROBE, GPU_PROBE))
-    assert all("secret" not in environment.values() for _, environment in _calls(record))
+    assert all("secret" not in environment.values() for _, environment in docker.calls(record))
 
 
 def test_a_container_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = _program(tmp_path / "python3", "#!/bin/sh\necho no driver; exit 1\n")
-    record = _docker(tmp_path / "bin", monkeypatch, python=str(python), digests=[IMAGE], guarded=tmp_path)
+    record = docker.put_in_path(tmp_path / "bin", monkeypatch, python=str(python), digests=[IMAGE], guarded=tmp_path)
     with pytest.raises(SettingsError, match="no driver") as caught:
         DockerToolchain(IMAGE).report()
     assert caught.value.code == "toolchain-broken"
-    _, (probed, _), (ended, _) = _calls(record)
+    _, (probed, _), (ended, _) = docker.calls(record)
     assert ended == ["kill", probed[4].removeprefix("--name=")]
 
 
@@ -340,11 +291,11 @@ def test_a_container_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: 
 def test_an_image_that_is_not_here_or_is_another_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digests: list[str] | None, code: str
 ) -> None:
-    record = _docker(tmp_path, monkeypatch, python="python3", digests=digests, guarded=tmp_path)
+    record = docker.put_in_path(tmp_path, monkeypatch, python="python3", digests=digests, guarded=tmp_path)
     with pytest.raises(SettingsError) as caught:
         DockerToolchain(IMAGE).report()
     assert caught.value.code == code
-    assert len(_calls(record)) == 1
+    assert len(docker.calls(record)) == 1
 
 
 def test_a_machine_without_docker_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

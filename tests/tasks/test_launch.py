@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.artifact import Manifest
+from tasks.catalogue import load_model
 from tasks.engines import engine_kind
 from tasks.records import Machine, NodeGpu, NodeReport, ReleaseReport
-from tasks.spec import load_model
 from tasks.trtllm.fits import differences
 from tasks.trtllm.launch import gpus_taken, orchestrated_gpus, serving_mode
 from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe

@@ -10,13 +10,13 @@ import pytest
 from infra.errors import EnginehouseError, GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore, Producer
+from tasks.catalogue import load_model
 from tasks.context import Context
 from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.records import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
 from tasks.roll_out import roll_out
-from tasks.spec import load_model
 from tasks.workspace import Workspace
 
 CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
@@ -123,3 +123,20 @@ def test_a_release_that_another_run_had_refused_is_not_waited_for(context: Conte
 
 def other_intent(model: str, release: int) -> Intent:
     return Intent(model=model, release=release, repository="r", digest="d", recipe={}, source="s", flow_run="")
+
+
+def test_a_release_records_what_changed_and_what_was_lost(
+    context: Context, plan: Plan, needed: int, tmp_path: Path
+) -> None:
+    target, name = report(context, plan, total=8 * needed, available=2 * needed), plan.model.name
+    first = target.intent(name, roll_out(context, plan, "test").release)
+    assert (first.changes, first.lost) == ((), {})
+    assert first.recipe == {"kind": "llamacpp", "dtype": "float16", "quantization": "q8_0"}
+    target.move(name, lambda current: current.promoted(first.release))
+    serving = plan.model.serving.model_copy(update={"chat_template": False})
+    other = Plan.of(plan.model.model_copy(update={"serving": serving}), plan.snapshot)
+    producer = Producer(task="test", code="test")
+    context.store.publish(other.repository_ref, other.repository, tmp_path / "files", inputs={}, producer=producer)
+    second = target.intent(name, roll_out(context, other, "test", lost={"fused_mlp": False}).release)
+    assert [str(change) for change in second.changes] == ["serving.chat_template: true → false"]
+    assert second.lost == {"fused_mlp": False}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from infra.errors import SourceError, SourceUnavailable, UntrustedFile
+from tasks.catalogue import load_model
 from tasks.sources import fetch, resolve
-from tasks.spec import Source, load_model
+from tasks.spec import Source
 
 CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: no-such-dependency\n"

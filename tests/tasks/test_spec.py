@@ -8,8 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from infra.errors import SpecError
+from tasks.catalogue import json_schema, load_catalogue, load_model, with_recipe
 from tasks.recipe import LlamaCppRecipe, TrtEngineRecipe
-from tasks.spec import Model, json_schema, load_catalogue, load_model, with_recipe
+from tasks.spec import Model
 
 CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
 SHA256 = "ab" * 32

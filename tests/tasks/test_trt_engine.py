@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from infra import gpu
 from infra.errors import EnginehouseError, SettingsError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
@@ -263,3 +264,30 @@ def test_a_store_that_is_away_for_the_timing_cache_costs_no_build(
         build(context, plan)
     assert [key.split("/")[0] for key in refused] == ["timing-caches"]
     assert upload(context, plan).artifact is not None
+
+
+def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Path
+) -> None:
+    image(tmp_path, monkeypatch, "0.12.0")
+
+    def seven_gib(pids: frozenset[int]) -> int:
+        return 7 << 30
+
+    monkeypatch.setattr(gpu, "used_bytes", seven_gib)
+    plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
+    context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
+    context.store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
+
+    def away(*arguments: object) -> str:
+        raise StoreUnavailable("S3 answered 503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "upload", away)
+        with pytest.raises(StoreUnavailable):
+            convert(context, plan)
+    monkeypatch.setattr(TrtEngine, "convert", away)  # the second try finds the checkpoint of the first
+    done = convert(context, plan)
+    assert done.artifact is not None
+    producer = done.artifact.manifest.producer
+    assert (producer.task, producer.peak_gpu_bytes) == ("convert", 7 << 30) and producer.runtime["driver"]

@@ -16,8 +16,9 @@ import pytest
 from packaging.version import Version
 from pydantic import ValidationError
 
+from tasks.catalogue import load_model
 from tasks.engines import engine_kind
-from tasks.spec import Model, load_model
+from tasks.spec import Model
 from tasks.trtllm.commands import build_command, checkpoint_command
 from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, arguments, span
 from tasks.trtllm.recipe import TrtEngineRecipe

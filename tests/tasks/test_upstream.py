@@ -24,7 +24,7 @@ from google.protobuf import text_format
 from packaging.version import Version
 
 from infra.errors import TemplateError, UsageError
-from tasks.spec import load_model
+from tasks.catalogue import load_model
 from tasks.triton import upstream_source
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_source import MODELS, opened_templates

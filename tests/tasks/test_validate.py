@@ -10,7 +10,8 @@ import pytest
 
 from infra.errors import TritonError
 from infra.triton.client import Answer, TritonClient
-from tasks.spec import Expectations, Model, Prompt, load_model
+from tasks.catalogue import load_model
+from tasks.spec import Expectations, Model, Prompt
 from tasks.validate import check_prompt
 
 CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"

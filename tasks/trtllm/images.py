@@ -1,0 +1,108 @@
+"""What container images really hold, by their digests: one record each, `toolchains/sha256-HEX.json`, created once.
+
+A toolchain that runs in the image says it; planning on other machines goes by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from packaging.version import Version
+from pydantic import Field
+
+from infra.errors import PreconditionFailed, SettingsError, UsageError
+from infra.s3 import Bucket
+from tasks.artifact import record_bytes
+from tasks.frozen import Spec
+from tasks.recipe import LlamaCppRecipe
+from tasks.spec import Model
+from tasks.trtllm.tool import is_tensorrt
+
+
+class ImageReport(Spec):
+    """Versions in an image; empty is what is not installed. GPUs and driver are the machine's, and not here."""
+
+    schema_version: int = 1
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    tensorrt_llm: str
+    tensorrt: str
+    cuda: str
+    torch: str
+    modelopt: str
+    transformers: str
+    python: str
+    reported: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+_HELD = ("tensorrt_llm", "tensorrt", "cuda", "torch", "modelopt", "transformers", "python")
+
+
+def image_key(digest: str) -> str:
+    return f"toolchains/{digest.replace(':', '-')}.json"
+
+
+def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | None:
+    """Store what `tool.described` says of an image; None where it names none. The first report counts.
+
+    Raises SettingsError `report-differs` where another was stored for the same digest, and StoreError.
+    """
+    if not (digest := runtime.get("container", "")):
+        return None
+    report = ImageReport.model_validate({"digest": digest, **{name: runtime.get(name, "") for name in _HELD}})
+    try:
+        bucket.create(image_key(digest), record_bytes(report))
+        return report
+    except PreconditionFailed:
+        first = known_report(bucket, digest)
+    assert first is not None  # reports are never deleted
+    differences = [
+        f"{name} {getattr(report, name) or 'missing'}, not {getattr(first, name) or 'missing'}"
+        for name in _HELD
+        if getattr(report, name) != getattr(first, name)
+    ]
+    if differences:
+        raise SettingsError(
+            f"the image {digest} holds something else than was reported of it on {first.reported:%Y-%m-%d %H:%M}: "
+            f"{'; '.join(differences)}",
+            hint="an image never changes: is ENGINEHOUSE_CONTAINER_DIGEST that of this worker's image, and its Python "
+            f"the one of ENGINEHOUSE_TOOLCHAIN? The first report is {image_key(digest)} in the store",
+            code="report-differs",
+        )
+    return first
+
+
+def known_report(bucket: Bucket, digest: str) -> ImageReport | None:
+    """What was reported of the image with this digest, `sha256:…`."""
+    record = bucket.get(image_key(digest))
+    return None if record is None else ImageReport.model_validate_json(record.body)
+
+
+def report_of(bucket: Bucket, model: Model) -> ImageReport | None:
+    """What was reported of the image that the model's recipe names; None where it names none, or nobody has run it."""
+    if isinstance(model.recipe, LlamaCppRecipe) or not (digest := model.recipe.runtime.image_digest):
+        return None
+    return known_report(bucket, digest)
+
+
+def with_report(model: Model, report: ImageReport | None) -> Model:
+    """The model planned with the TensorRT of its image. Raises UsageError `version-mismatch` where they contradict."""
+    if report is None or isinstance(model.recipe, LlamaCppRecipe):
+        return model
+    runtime = model.recipe.runtime
+    if Version(report.tensorrt_llm) != runtime.version:
+        raise _mismatch(report, "TensorRT-LLM", report.tensorrt_llm, "tensorrt_llm", runtime.tensorrt_llm)
+    if runtime.tensorrt and not is_tensorrt(runtime.tensorrt, report.tensorrt):
+        raise _mismatch(report, "TensorRT", report.tensorrt or "of no known version", "tensorrt", runtime.tensorrt)
+    if not report.tensorrt:
+        return model
+    planned = runtime.model_copy(update={"tensorrt": report.tensorrt})
+    return model.model_copy(update={"recipe": model.recipe.model_copy(update={"runtime": planned})})
+
+
+def _mismatch(report: ImageReport, what: str, held: str, field: str, wanted: str) -> UsageError:
+    return UsageError(
+        f"the image {report.digest} holds {what} {held}, and recipe.runtime.{field} is {wanted}",
+        hint=f"correct recipe.runtime.{field}, or name another image in recipe.runtime.image",
+        code="version-mismatch",
+    )
