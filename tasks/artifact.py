@@ -23,9 +23,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
 from infra.s3 import Bucket, Progress
 from tasks.identity import Identity, canonical
+from tasks.record import Record
 
 Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
-SCHEMA = 1
 
 
 def safe_path(path: str) -> str:
@@ -37,7 +37,7 @@ def safe_path(path: str) -> str:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ManifestFile(_Frozen):
@@ -63,8 +63,7 @@ class Producer(_Frozen):
     peak_gpu_bytes: int = 0
 
 
-class Manifest(_Frozen):
-    schema_version: int = SCHEMA
+class Manifest(Record):
     kind: Kind
     model: str
     identity: dict[str, JsonValue]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from infra.errors import PreconditionFailed, UsageError
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
+from tasks.record import Record
 
 NODE_LIFETIME_SECONDS = 20.0
 """A node whose report is older, by the store's clock, is not waited for. Nodes report every 5 s at least."""
@@ -27,12 +28,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
-
-
-class Intent(_Record):
+class Intent(Record):
     """What release N is: a repository artifact, who made it and from what."""
 
     model: str
@@ -47,7 +43,7 @@ class Intent(_Record):
     created: datetime = Field(default_factory=_now)
 
 
-class PromptResult(_Record):
+class PromptResult(Record):
     prompt: str
     node: str
     passed: bool
@@ -56,7 +52,7 @@ class PromptResult(_Record):
     failures: tuple[str, ...]
 
 
-class Result(_Record):
+class Result(Record):
     """What became of release N: `passed`, or `refused` with the reason."""
 
     release: int
@@ -66,7 +62,7 @@ class Result(_Record):
     created: datetime = Field(default_factory=_now)
 
 
-class Current(_Record):
+class Current(Record):
     """The wanted state of one model: nodes load `public`, `previous` and `candidates`, nothing else.
 
     Where `alone`, memory does not hold two releases, and nodes hold one: the newest candidate, else the public one.
@@ -100,21 +96,21 @@ class Current(_Record):
         return moved.without_candidate(release)
 
 
-class ReleaseReport(_Record):
+class ReleaseReport(Record):
     state: Literal["loading", "ready", "failed", "unloading"]
     error: str = ""
     starts: int = 0
     """How often this node has loaded the release since it began to run."""
 
 
-class ModelReport(_Record):
+class ModelReport(Record):
     public: int | None
     """The release that the public name answers with on this node."""
     error: str = ""
-    releases: dict[int, ReleaseReport] = {}
+    releases: dict[int, ReleaseReport] = Field(default_factory=dict[int, ReleaseReport])
 
 
-class NodeReport(_Record):
+class NodeReport(Record):
     node: str
     target: str
     http: str
@@ -122,7 +118,7 @@ class NodeReport(_Record):
     triton_pid: int
     memory_total_bytes: int
     memory_available_bytes: int
-    models: dict[str, ModelReport] = {}
+    models: dict[str, ModelReport] = Field(default_factory=dict[str, ModelReport])
     error: str = ""
     written: datetime = Field(default_factory=_now)
 
@@ -162,6 +158,12 @@ class Target:
     def inconclusive(self, model: str) -> set[int]:
         """Numbers without a result: a run is at work on them, or died."""
         return self._numbers(model, "intent.json") - self._numbers(model, "result.json")
+
+    def ages(self, model: str) -> dict[int, float]:
+        """Seconds since each number was reserved, by the store's clock: one listing."""
+        start = f"{self.prefix}{model}/"
+        found = ((entry.key.removeprefix(start), entry.age) for entry in self.bucket.list(start))
+        return {int(key.split("/")[0]): age for key, age in found if key.endswith("/intent.json")}
 
     def _numbers(self, model: str, record: str) -> set[int]:
         start = f"{self.prefix}{model}/"
