@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deployments.store_commands import add_store_commands
 from infra import settings
 from infra.errors import EnginehouseError, UsageError
 
@@ -265,6 +266,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", type=int, metavar="N", help="number of the release; by default the previous one")
     sub.add_argument("--target", default=None)
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    add_store_commands(add)
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")
     sub.add_argument("--name", default="", help="by default this machine's name")

@@ -28,7 +28,14 @@ from infra.triton.server import Ports
 from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
-from tasks.triton.repository import place_release, release_names, withdraw_release, write_public
+from tasks.triton.repository import (
+    place_release,
+    release_names,
+    withdraw_everything,
+    withdraw_release,
+    write_public,
+)
+from tasks.verify import bring
 
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 5.0
@@ -63,13 +70,19 @@ class _Model:
 
 
 class Node:
-    """One node of a target. `folder` holds all its files; `ports` are its Triton's."""
+    """One node of a target. `folder` holds all its files; `ports` are its Triton's.
 
-    def __init__(self, name: str, target: Target, store: ArtifactStore, folder: Path, ports: Ports) -> None:
+    With `public_key`, a file, it places nothing that was not signed with its pair.
+    """
+
+    def __init__(
+        self, name: str, target: Target, store: ArtifactStore, folder: Path, ports: Ports, public_key: str = ""
+    ) -> None:
         self.name = name
         self._target = target
         self._store = store
         self._folder = folder
+        self._public_key = public_key
         self._models_folder = folder / "models"
         self._ports = ports
         self._models: dict[str, _Model] = {}
@@ -105,6 +118,8 @@ class Node:
         change = self._triton.ensure()
         if change is Change.STARTED:
             self._models.clear()
+            # Placed again from verified copies: what an earlier Triton was given may have been altered since.
+            withdraw_everything(self._models_folder)
         elif change is Change.FOUND:
             # What it holds is known only to it: releases that are ready are taken over, not loaded again.
             ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
@@ -197,15 +212,10 @@ class Node:
 
     def _bring(self, reference: str) -> tuple[Path, Path]:
         """The repository and its engine on this node's disk, every byte checked."""
-        repository = self._store.need(ArtifactRef.parse(reference))
-        engine = self._store.need(ArtifactRef.parse(repository.manifest.inputs["engine"]))
-        folders: list[Path] = []
-        for artifact in (repository, engine):
-            folder = self._folder / "artifacts" / artifact.ref.identity / artifact.manifest.attempt
-            if not folder.is_dir():
-                self._store.download(artifact, folder)
-            folders.append(folder)
-        return folders[0], folders[1]
+        here, key = self._folder / "artifacts", self._public_key
+        repository, folder = bring(self._store, ArtifactRef.parse(reference), here, key)
+        _, engine = bring(self._store, ArtifactRef.parse(repository.manifest.inputs["engine"]), here, key)
+        return folder, engine
 
     def _let_go(self, client: TritonClient, model: str, number: int, release: _Release) -> None:
         """In a thread of its own: unload one release, wait until its requests have ended, remove its folders."""
@@ -293,6 +303,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         ArtifactStore(bucket),
         settings.home / "node",
         ports,
+        settings.signing_public_key,
     )
     node.run(stop)
 

@@ -246,6 +246,21 @@ class Bucket:
             checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
         return StoredFile(size, reader.digest.hexdigest(), head["ETag"].strip('"'), checksum)
 
+    def digest(self, key: str, progress: Callable[[int], None]) -> str | None:
+        """The hexadecimal sha256 of an object's bytes, streamed and kept nowhere; None where there is none."""
+        digest = hashlib.sha256()
+        try:
+            with _named_errors(key):
+                body = self.client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
+                for chunk in body.iter_chunks(_CHUNK):
+                    digest.update(chunk)
+                    progress(len(chunk))
+        except StoreError as error:
+            if error.code == "store-missing":
+                return None
+            raise
+        return digest.hexdigest()
+
     def download(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
         """Stream an object into `path` and check its sha256. Raises ArtifactDamaged where they differ."""
         digest = hashlib.sha256()

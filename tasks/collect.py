@@ -1,14 +1,15 @@
 """Garbage collection: what may go and why, and letting it go beside running builds.
 
 A manifest outlives its files: it is first marked `collected`, on the condition that nobody replaced it, and only then
-do the files go. Whoever looks for the artifact from then on makes it anew. Whoever looked before has written down that it
-uses it (`tasks.keep.note_use`, an intent, a wanted state), and is looked for once more between marking and deleting.
+do the files go. Whoever looks for the artifact from then on makes it anew. Whoever looked before has written down that
+it uses it (`tasks.keep.note_use`, an intent, a wanted state), and is looked for once more between marking and deleting.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -67,6 +68,18 @@ class Survey:
             "uploads": [{"key": upload.key, "seconds": round(upload.age)} for upload in self.uploads],
             "kept": {str(ref): why for ref, why in self.kept.items()},
         }
+
+
+def survey_lines(found: Survey) -> Iterator[str]:
+    """The survey for people: what may go, and how much stays why."""
+    for item in found.garbage:
+        yield f"{item.size:16,}  {item.name}  {item.why}"
+    for upload in found.uploads:
+        yield f"{'unknown':>16}  {upload.key}  an upload that nobody has completed for {upload.age / 86400:.1f} days"
+    reasons = Counter("a release or a pin needs it" if "release " in why else why for why in found.kept.values())
+    for why, count in reasons.most_common():
+        yield f"kept: {count} artifacts, {why}"
+    yield f"{found.size:,} bytes in {sum(len(item.keys) for item in found.garbage)} objects may go"
 
 
 def survey(bucket: Bucket, grace_seconds: float) -> Survey:

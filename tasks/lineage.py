@@ -33,6 +33,7 @@ class Lineage:
     """A graph of things by name. `inputs` says what each was made from; a source has none."""
 
     root: str
+    model: str
     things: dict[str, Thing] = field(default_factory=dict[str, Thing])
     inputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
@@ -47,7 +48,7 @@ class Lineage:
     def around_root(self) -> Lineage:
         """Only what the root was made from, at any distance, and what was made from it."""
         kept = {self.root, *self._reached(self.root, up=True), *self._reached(self.root, up=False)}
-        part = Lineage(self.root)
+        part = Lineage(self.root, self.model)
         for name in self.things:
             if name in kept:
                 part.add(self.things[name], [other for other in self.inputs[name] if other in kept])
@@ -66,8 +67,8 @@ class Lineage:
 
 def lineage(bucket: Bucket, reference: Reference) -> Lineage:
     """The lineage of what `reference` names, up and down. Raises StoreError."""
-    found = Lineage(str(reference))
     model = reference.model
+    found = Lineage(str(reference), model)
     refs = in_parallel(lambda kind: identities(bucket, kind, model), KINDS)
     read = manifests(bucket, [ref for part in refs for ref in part])
     for ref, manifest in read.items():

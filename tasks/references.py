@@ -50,6 +50,8 @@ def find(bucket: Bucket, text: str, target: str) -> Reference:
             ref = ArtifactRef.parse(text)
         except ValueError:
             raise _unknown(text) from None
+        if not ref.model or not ref.identity:
+            raise _unknown(text)
         return _only(text, identities(bucket, ref.kind, ref.model, ref.identity))
     records = Target(bucket, target)
     if released := _RELEASE.fullmatch(text):
