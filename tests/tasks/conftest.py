@@ -157,14 +157,18 @@ class Fleet:
             self.publish("repository", model, repository),
         )
 
-    def publish(self, kind: Any, model: str, identity: Identity) -> ArtifactRef:
-        """An artifact of two small files, unless it is there; its inputs are of the kinds that its identity names."""
+    def publish(self, kind: Any, model: str, identity: Identity, folder: Path | None = None) -> ArtifactRef:
+        """An artifact of two small files, or those of `folder`, unless it is there.
+
+        Its inputs are of the kinds that its identity names.
+        """
         ref = ArtifactRef(kind, model, identity.digest)
         if self.store.find(ref) is None:
-            folder = self.folder / identity.digest
-            (folder / "deep").mkdir(parents=True, exist_ok=True)
-            (folder / "data.bin").write_bytes(identity.digest.encode() * 100)
-            (folder / "deep" / "limits.json").write_text("{}")
+            if folder is None:
+                folder = self.folder / identity.digest
+                (folder / "deep").mkdir(parents=True, exist_ok=True)
+                (folder / "data.bin").write_bytes(identity.digest.encode() * 100)
+                (folder / "deep" / "limits.json").write_text("{}")
             inputs = {
                 role: ArtifactRef(cast(Any, role), model, digest.removeprefix("sha256:"))
                 for role, digest in cast(dict[str, str], identity.document["inputs"]).items()

@@ -58,8 +58,13 @@ def test_a_tree_up_and_down(fleet: Fleet) -> None:
     down = lineage(fleet.store.bucket, first.snapshot)
     kinds = [thing.kind for thing in down.things.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        **{"source": 1, "snapshot": 1, "checkpoint": 2, "engine": 2, "repository": 2},
-        **{"release": 2, "public": 1},
+        "source": 1,
+        "snapshot": 1,
+        "checkpoint": 2,
+        "engine": 2,
+        "repository": 2,
+        "release": 2,
+        "public": 1,
     }
     told = list(tree(down))
     assert "made from" in told and "used by" in told
