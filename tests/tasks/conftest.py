@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import pytest
+from pydantic import JsonValue
 
 from infra import seaweedfs as server
 from infra.processes import free_ports, terminate
@@ -132,8 +133,8 @@ class Fleet:
         gpu: str = "NVIDIA H200",
         slots: int = 4,
     ) -> Made:
-        runtime = {"tensorrt_llm": tensorrt_llm}
-        pin = {"scheme": "hf", "repository": "org/tiny", "commit": commit, "files": []}
+        runtime: dict[str, JsonValue] = {"tensorrt_llm": tensorrt_llm}
+        pin: dict[str, JsonValue] = {"scheme": "hf", "repository": "org/tiny", "commit": commit, "files": []}
         snapshot = Identity.of("fetch", 1, inputs={}, fields={"source": pin})
         checkpoint = Identity.of(
             "convert",
