@@ -42,7 +42,11 @@ def chain(model: str, rebuild: int) -> Iterator[tuple[ArtifactRef, Identity, dic
     inputs: dict[str, Identity] = {}
     refs: dict[str, str] = {}
     for step, kind in STEPS:
-        fields = {"kind": "llamacpp", "rebuild": rebuild, "runtime": {"gguf": "0.19.0", "architecture": "cpu"}}
+        fields = {
+            "kind": "llamacpp",
+            "rebuild": f"{model} {rebuild}",
+            "runtime": {"gguf": "0.19.0", "architecture": "cpu"},
+        }
         identity = Identity.of(step, 1, inputs=inputs, fields=cast(Any, fields))
         ref = ArtifactRef(kind, model, identity.digest)
         yield ref, identity, refs

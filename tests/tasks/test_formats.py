@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -67,8 +67,8 @@ def fields(record: str) -> list[str]:
     def walk(part: dict[str, Any], name: str) -> Iterator[str]:
         part = resolved(part)
         items = resolved(part.get("items", {}))
-        values: Any = part.get("additionalProperties")
-        values = resolved(values) if isinstance(values, dict) else {}
+        values = part.get("additionalProperties")
+        values = resolved(cast(Any, values)) if isinstance(values, dict) else {}
         for inner, suffix in ((part, ""), (items, "[]"), (values, "{}")):
             if "properties" in inner:
                 for field, value in inner["properties"].items():
