@@ -35,6 +35,7 @@ bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the fl
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BIN)/python tests/bench.py
+	@$(BIN)/python tests/bench_lineage.py
 
 lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deployments.store_commands import add_store_commands
 from infra import settings
 from infra.errors import EnginehouseError, StoreUnavailable, UsageError
 
@@ -309,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("probe", _probe, "what this worker's toolchain holds; the store keeps it by the image's digest")
     sub.add_argument("--runtime", metavar="VERSION", help="of TensorRT-LLM, where ENGINEHOUSE_TOOLCHAIN is venv")
     sub.add_argument("--json", action="store_true", help="print JSON")
+    add_store_commands(add)
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")
     sub.add_argument("--name", default="", help="by default this machine's name")

@@ -29,8 +29,15 @@ from infra.triton.command import Ports
 from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
-from tasks.triton.repository import place_release, placed_models, withdraw_release, write_public
+from tasks.triton.repository import (
+    place_release,
+    placed_models,
+    withdraw_everything,
+    withdraw_release,
+    write_public,
+)
 from tasks.trtllm.load_failures import known_load_failure
+from tasks.verify import bring
 
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 5.0
@@ -80,15 +87,26 @@ class _Model:
 
 
 class Node:
-    """One node of a target. `folder` holds all its files; `ports` are its Triton's; `facts` are its machine's."""
+    """One node of a target. `folder` holds all its files; `ports` are its Triton's; `facts` are its machine's.
+
+    With `public_key`, a file, it places nothing that was not signed with its pair.
+    """
 
     def __init__(
-        self, name: str, target: Target, store: ArtifactStore, folder: Path, ports: Ports, facts: Facts
+        self,
+        name: str,
+        target: Target,
+        store: ArtifactStore,
+        folder: Path,
+        ports: Ports,
+        facts: Facts,
+        public_key: str = "",
     ) -> None:
         self.name = name
         self._target = target
         self._store = store
         self._folder = folder
+        self._public_key = public_key
         self._models_folder = folder / "models"
         self._ports = ports
         self._models: dict[str, _Model] = {}
@@ -128,6 +146,8 @@ class Node:
         if change is Change.STARTED:
             # What failed for good may be what ended the last one, and is not tried again.
             self._models = {name: _Model(releases=known.failed_for_good()) for name, known in self._models.items()}
+            # Placed again from verified copies: what an earlier Triton was given may have been altered since.
+            withdraw_everything(self._models_folder)
         elif change is Change.FOUND:
             # What it holds is known only to it: releases that are ready are taken over, not loaded again.
             ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
@@ -240,15 +260,10 @@ class Node:
 
     def _bring(self, reference: str) -> tuple[Path, Path]:
         """The repository and its engine on this node's disk, every byte checked."""
-        repository = self._store.need(ArtifactRef.parse(reference))
-        engine = self._store.need(ArtifactRef.parse(repository.manifest.inputs["engine"]))
-        folders: list[Path] = []
-        for artifact in (repository, engine):
-            folder = self._folder / "artifacts" / artifact.ref.identity / artifact.manifest.attempt
-            if not folder.is_dir():
-                self._store.download(artifact, folder)
-            folders.append(folder)
-        return folders[0], folders[1]
+        here, key = self._folder / "artifacts", self._public_key
+        repository, folder = bring(self._store, ArtifactRef.parse(reference), here, key)
+        _, engine = bring(self._store, ArtifactRef.parse(repository.manifest.inputs["engine"]), here, key)
+        return folder, engine
 
     def _let_go(self, client: TritonClient, model: str, number: int, release: _Release) -> None:
         """In a thread of its own: unload one release, wait until its requests have ended, remove its folders."""
@@ -343,6 +358,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         settings.home / "node",
         ports,
         Facts.of(settings),
+        settings.signing_public_key,
     )
     node.run(stop)
 

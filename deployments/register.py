@@ -49,6 +49,7 @@ def build_pool(pool: str) -> Deployment:
 DEPLOYMENTS = (
     Deployment("flows.rebuild", "rebuild", "rebuild", "default"),
     Deployment("flows.rollback", "rollback", "rollback", "default"),
+    Deployment("flows.collect_garbage", "collect_garbage", "collect_garbage", "default"),
     build_pool("build-cpu"),
 )
 

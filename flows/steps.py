@@ -37,8 +37,10 @@ from tasks import validate as validate_step
 from tasks.artifact import Artifact
 from tasks.context import Context, Done
 from tasks.engines.reporter import Reporter
+from tasks.lineage import lineage
 from tasks.plan import Plan
 from tasks.records import Result
+from tasks.references import Reference, ReleaseRef
 from tasks.roll_out import RollOut
 from tasks.sources import Access, ResolvedSource
 from tasks.sources import resolve as resolve_source
@@ -188,7 +190,15 @@ async def build(plan: Plan, refresh: bool) -> Any:
 async def upload(plan: Plan, refresh: bool) -> Any:
     """Bring the engine to the store."""
     step = partial(upload_step.upload, plan=plan, refresh=refresh)
-    return await _artifact(step, plan.engine.digest, f"upload {plan.model.name}", progress=True)
+    uploaded = await _artifact(step, plan.engine.digest, f"upload {plan.model.name}", progress=True)
+    if isinstance(uploaded, Artifact):
+        await _show_lineage(uploaded.ref)
+    return uploaded
+
+
+async def _show_lineage(reference: Reference) -> None:
+    """A diagram of where it comes from, on the task that made it."""
+    await ui.show_lineage(await asyncio.to_thread(lineage, Bucket.at(settings.load().store), reference))
 
 
 @task(name="assemble", task_run_name="assemble {plan.model.name}", **_STEP)
@@ -205,6 +215,7 @@ async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost:
     step = partial(roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate, lost=lost)
     rolled = await asyncio.to_thread(step)
     if rolled.unchanged:
+        await _show_lineage(ReleaseRef(target, plan.model.name, rolled.release))
         return Completed(name="Unchanged", data=rolled)
     await ui.show_release(context.target(target).intent(plan.model.name, rolled.release), target)
     return rolled
@@ -231,4 +242,4 @@ async def promote(plan: Plan, rolled: RollOut) -> None:
     context = Context.of(settings.load(), _flow_run_id(), plan.engine.digest)
     target = context.target(rolled.target)
     await asyncio.to_thread(promote_step.promote, target, plan.model.name, rolled.release)
-    await ui.show_lineage(plan, rolled)
+    await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))

@@ -16,9 +16,9 @@ from prefect.artifacts import (
 
 from tasks.artifact import Artifact
 from tasks.changes import fields_of
-from tasks.plan import Plan
+from tasks.lineage import Lineage
+from tasks.lineage_text import mermaid
 from tasks.records import Intent, Result
-from tasks.roll_out import RollOut
 from tasks.spec import Model
 
 
@@ -109,22 +109,10 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
     )
 
 
-async def show_lineage(plan: Plan, rolled: RollOut) -> None:
-    """From the source to the public name, as a Mermaid diagram."""
-    model = plan.model
-    nodes = [
-        f"source[{_label(model.source.uri)}]",
-        *(f"{ref.kind}[{_label(ref.kind, ref.identity[:12])}]" for ref in plan.refs),
-        f"release[{_label(f'release {rolled.release}', rolled.target)}]",
-        f"public([{_label(model.name)}])",
-    ]
+async def show_lineage(found: Lineage) -> None:
+    """From the source to what the run made and what uses it, as a Mermaid diagram."""
     await acreate_markdown_artifact(
-        key=_key("lineage", model.name, rolled.target),
-        description=f"where {model.name} release {rolled.release} comes from",
-        markdown="```mermaid\ngraph LR\n  " + " --> ".join(nodes) + "\n```\n",
+        key=_key("lineage", found.model),
+        description=f"where {found.root} comes from, and what uses it",
+        markdown=f"```mermaid\n{mermaid(found)}```\n",
     )
-
-
-def _label(*lines: str) -> str:
-    text = "<br/>".join(line.replace('"', "#quot;") for line in lines)
-    return f'"{text}"'

@@ -10,7 +10,9 @@
     ├── StoreError            the object store said no, or nothing
     │   ├── StoreUnavailable  it may say yes later (retryable)
     │   ├── PreconditionFailed  a conditional write lost its race
-    │   └── ArtifactDamaged   bytes or records in the store are not what their manifest says
+    │   ├── ArtifactDamaged   bytes or records, in the store or on a disk, are not what their manifest says
+    │   ├── SignatureRefused  an artifact that is not signed with the key that was configured
+    │   └── FormatNewer       a record that a later Enginehouse wrote in a form this one does not know
     ├── SourceUnavailable     the hub or the index did not answer (retryable)
     ├── StepFailed            a step ran and failed
     ├── TritonError           Triton or a node refused or did not answer
@@ -83,6 +85,14 @@ class PreconditionFailed(StoreError):
 
 class ArtifactDamaged(StoreError):
     code = "artifact-damaged"
+
+
+class SignatureRefused(StoreError):
+    code = "signature-invalid"
+
+
+class FormatNewer(StoreError):
+    code = "format-newer"
 
 
 class SourceUnavailable(EnginehouseError):

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
@@ -28,11 +29,21 @@ _CHUNK = 8 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing. `size` in bytes; `etag` as the server gives it, without quotes."""
+    """One line of a listing. `size` in bytes; `etag` without quotes; `age` in seconds, by the server's own clock."""
 
     key: str
     size: int
     etag: str
+    age: float
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """Parts of an upload that was neither completed nor given up. `age` in seconds since it was begun."""
+
+    key: str
+    upload: str
+    age: float
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ def _named_errors(key: str) -> Generator[None]:
         raise StoreUnavailable(f"S3 did not answer for '{key}': {error}", hint="is the store up?") from error
 
 
+def _server_time(answer: Any) -> datetime:
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+
 @dataclass(frozen=True)
 class Bucket:
     """`s3://name/prefix`; every key below is relative to the prefix."""
@@ -136,8 +151,8 @@ class Bucket:
             if error.code == "store-missing":
                 return None
             raise
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return Record(body, answer["ETag"].strip('"'), (now - answer["LastModified"]).total_seconds())
+        age = (_server_time(answer) - answer["LastModified"]).total_seconds()
+        return Record(body, answer["ETag"].strip('"'), age)
 
     def create(self, key: str, body: bytes) -> str:
         """Write `key` where nothing is yet; returns its ETag. Raises PreconditionFailed where something is."""
@@ -162,9 +177,43 @@ class Bucket:
         with _named_errors(prefix):
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix):
+                now = _server_time(page)
                 for item in page.get("Contents", []):
                     key = item.get("Key", "").removeprefix(self.prefix)
-                    yield Entry(key, item.get("Size", 0), item.get("ETag", "").strip('"'))
+                    age = (now - item.get("LastModified", now)).total_seconds()
+                    yield Entry(key, item.get("Size", 0), item.get("ETag", "").strip('"'), age)
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names, up to the next `/`, of what has keys below: `prefix` ends with `/` or within a name."""
+        with _named_errors(prefix):
+            pages = self.client.get_paginator("list_objects_v2")
+            return [
+                found.get("Prefix", "").removesuffix("/").rpartition("/")[2]
+                for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix, Delimiter="/")
+                for found in page.get("CommonPrefixes", [])
+            ]
+
+    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """Multipart uploads below `prefix` that nobody completed: their parts take space and are in no listing."""
+        with _named_errors(prefix):
+            pages = self.client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix):
+                now = _server_time(page)
+                for item in page.get("Uploads", []):
+                    key = item.get("Key", "").removeprefix(self.prefix)
+                    age = (now - item.get("Initiated", now)).total_seconds()
+                    yield UnfinishedUpload(key, item.get("UploadId", ""), age)
+
+    def give_up(self, upload: UnfinishedUpload) -> None:
+        """Free the parts of an upload. Where it is gone already that is no error."""
+        try:
+            with _named_errors(upload.key):
+                self.client.abort_multipart_upload(
+                    Bucket=self.name, Key=self.prefix + upload.key, UploadId=upload.upload
+                )
+        except StoreError as error:
+            if error.code != "store-missing":
+                raise
 
     def delete(self, key: str) -> None:
         with _named_errors(key):
@@ -196,6 +245,21 @@ class Bucket:
         if checksum:
             checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
         return StoredFile(size, reader.digest.hexdigest(), head["ETag"].strip('"'), checksum)
+
+    def digest(self, key: str, progress: Callable[[int], None]) -> str | None:
+        """The hexadecimal sha256 of an object's bytes, streamed and kept nowhere; None where there is none."""
+        digest = hashlib.sha256()
+        try:
+            with _named_errors(key):
+                body = self.client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
+                for chunk in body.iter_chunks(_CHUNK):
+                    digest.update(chunk)
+                    progress(len(chunk))
+        except StoreError as error:
+            if error.code == "store-missing":
+                return None
+            raise
+        return digest.hexdigest()
 
     def download(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
         """Stream an object into `path` and check its sha256. Raises ArtifactDamaged where they differ."""

@@ -45,6 +45,10 @@ class Settings:
     """Folder `examples` of a TensorRT-LLM checkout, where the toolchain's own is not at a usual place."""
     toolchain_index: str
     """Package index of what the ordinary one lacks of a toolchain; `venv` needs it."""
+    signing_key: str
+    """File of the private key with which this machine signs the artifacts that it publishes; empty for none."""
+    signing_public_key: str
+    """File of the public key without whose signature a node places nothing; empty for none."""
 
 
 _DEFAULTS = {
@@ -59,6 +63,8 @@ _DEFAULTS = {
     "ENGINEHOUSE_TOOLCHAIN": "local",
     "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
     "ENGINEHOUSE_TOOLCHAIN_INDEX": "",
+    "ENGINEHOUSE_SIGNING_KEY": "",
+    "ENGINEHOUSE_SIGNING_PUBLIC_KEY": "",
 }
 
 
@@ -109,6 +115,8 @@ def load() -> Settings:
         toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
         toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),
         toolchain_index=value("ENGINEHOUSE_TOOLCHAIN_INDEX"),
+        signing_key=value("ENGINEHOUSE_SIGNING_KEY"),
+        signing_public_key=value("ENGINEHOUSE_SIGNING_PUBLIC_KEY"),
     )
 
 

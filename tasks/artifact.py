@@ -2,6 +2,7 @@
 
 artifacts/KIND/MODEL/IDENTITY/manifest.json      created once; names the attempt that counts
 artifacts/KIND/MODEL/IDENTITY/ATTEMPT/…files…    no two writers share a key
+artifacts/KIND/MODEL/IDENTITY/signatures/ATTEMPT.json   where a signing key is set
 artifacts/KIND/MODEL/IDENTITY/damaged/….json     manifests of artifacts that were replaced
 """
 
@@ -12,7 +13,7 @@ import platform
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -23,9 +24,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
 from infra.s3 import Bucket, Progress
 from tasks.identity import Identity, canonical
+from tasks.record import Record
 
 Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
-SCHEMA = 1
 
 
 def safe_path(path: str) -> str:
@@ -37,7 +38,7 @@ def safe_path(path: str) -> str:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ManifestFile(_Frozen):
@@ -63,8 +64,7 @@ class Producer(_Frozen):
     peak_gpu_bytes: int = 0
 
 
-class Manifest(_Frozen):
-    schema_version: int = SCHEMA
+class Manifest(Record):
     kind: Kind
     model: str
     identity: dict[str, JsonValue]
@@ -133,8 +133,9 @@ class Lookup:
 
 
 class ArtifactStore:
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, sign: Callable[[ArtifactRef, Manifest], bytes] | None = None) -> None:
         self.bucket = bucket
+        self._sign = sign
 
     def look_up(self, ref: ArtifactRef) -> Lookup:
         """The quick check: the manifest and one LIST of its attempt (sizes, ETags). No file is read."""
@@ -206,6 +207,9 @@ class ArtifactStore:
             producer=producer,
             created=datetime.now(UTC),
         )
+        if self._sign is not None:
+            # Before the manifest: an artifact that must be signed is never without it.
+            self.bucket.put(signature_key(ref, attempt), self._sign(ref, manifest))
         return self._commit(ref, manifest, replace)
 
     def _upload(self, prefix: str, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
@@ -289,6 +293,11 @@ class ArtifactStore:
             place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def signature_key(ref: ArtifactRef, attempt: str) -> str:
+    """Where the signature of an attempt lies, if it was signed."""
+    return f"{ref.folder}signatures/{attempt}.json"
 
 
 def place(partial: Path, folder: Path) -> None:

@@ -16,6 +16,7 @@ from tasks.engines.reporter import Peak, Reporter
 from tasks.identity import Identity
 from tasks.lease import held
 from tasks.records import Target
+from tasks.signing import signer
 from tasks.workspace import Workspace
 
 
@@ -41,7 +42,7 @@ class Context:
     def of(cls, settings: Settings, flow_run: str, work: str, reporter: Reporter | None = None) -> Context:
         """`work` names the workspace: the identity of what is made in it."""
         return cls(
-            ArtifactStore(Bucket.at(settings.store)),
+            ArtifactStore(Bucket.at(settings.store), signer(settings.signing_key)),
             Workspace(settings.home / "work" / work),
             flow_run,
             settings.lease_seconds,

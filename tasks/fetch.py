@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.context import Context, Done
 from tasks.identity import Identity
+from tasks.keep import note_use
 from tasks.plan import Plan
 from tasks.sources import NO_ACCESS, Access, ResolvedSource
 from tasks.sources import fetch as fetch_source
@@ -19,7 +20,11 @@ def snapshot_identity(resolved: ResolvedSource) -> Identity:
 def fetch(
     context: Context, plan: Plan, resolved: ResolvedSource, access: Access = NO_ACCESS, *, refresh: bool = False
 ) -> Done:
-    """The snapshot in the store; `cached` where it was there. Raises SourceError, SourceUnavailable, StoreError."""
+    """The snapshot in the store; `cached` where it was there. Raises SourceError, SourceUnavailable, StoreError.
+
+    As the first step of a run it also keeps garbage collection away from all that the run will look for.
+    """
+    note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
     return context.make_once(
         plan.snapshot_ref,
         plan.snapshot,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from infra.errors import PreconditionFailed, StoreError
 from infra.s3 import Bucket
+from tasks.record import require_known
 
 
 def _key(identity: str) -> str:
@@ -92,7 +93,9 @@ class Watch:
             return None
         if record.etag != self.etag:
             self.etag, self._since = record.etag, time.monotonic()
-        holder = json.loads(record.body)["holder"]
+        body = json.loads(record.body)
+        require_known(body["schema"], 1, "lease")
+        holder = body["holder"]
         if holder is None or time.monotonic() - self._since >= self.seconds:
             return None
         return str(holder)

@@ -38,8 +38,9 @@ class Plan:
 
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
-        """All artifacts, in the order in which they are made."""
-        return self.snapshot_ref, self.checkpoint_ref, self.engine_ref, self.repository_ref
+        """All artifacts, in the order in which they are made; a kind that is not served has no repository."""
+        built = (self.snapshot_ref, self.checkpoint_ref, self.engine_ref)
+        return (*built, self.repository_ref) if self.kind.served else built
 
     @property
     def snapshot_ref(self) -> ArtifactRef:

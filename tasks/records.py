@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from infra.errors import PreconditionFailed, UsageError
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
 from tasks.changes import Change, changes
+from tasks.record import Record
 
 NODE_LIFETIME_SECONDS = 20.0
 """A node whose report is older, by the store's clock, is not waited for. Nodes report every 5 s at least."""
@@ -28,13 +29,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
-
-
-class Intent(_Record):
+class Intent(Record):
     """What release N is: a repository artifact, who made it and from what."""
+
+    newest: ClassVar[int] = 2
 
     schema_version: int = 2
     model: str
@@ -44,11 +42,11 @@ class Intent(_Record):
     digest: str
     """Digest of the bytes of the repository and of the engine below it."""
     recipe: dict[str, JsonValue]
-    serving: dict[str, JsonValue] = {}
+    serving: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
     changes: tuple[Change, ...] = ()
     """What differs from the release that was live then: fields of the recipe, and of its serving as `serving.…`."""
-    lost: dict[str, JsonValue] = {}
+    lost: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Fields without a counterpart in the kind that the recipe was translated to, named likewise: their old values."""
     source: str
     flow_run: str
@@ -66,7 +64,7 @@ def changes_since(
     return changes({**live.recipe, "serving": live.serving}, {**recipe, "serving": dict(serving)})
 
 
-class PromptResult(_Record):
+class PromptResult(Record):
     prompt: str
     node: str
     passed: bool
@@ -75,7 +73,7 @@ class PromptResult(_Record):
     failures: tuple[str, ...]
 
 
-class Result(_Record):
+class Result(Record):
     """What became of release N: `passed`, or `refused` with the reason."""
 
     release: int
@@ -85,7 +83,7 @@ class Result(_Record):
     created: datetime = Field(default_factory=_now)
 
 
-class Current(_Record):
+class Current(Record):
     """The wanted state of one model: nodes load `public`, `previous` and `candidates`, nothing else.
 
     Where `alone`, memory does not hold two releases, and nodes hold one: the newest candidate, else the public one.
@@ -119,7 +117,7 @@ class Current(_Record):
         return moved.without_candidate(release)
 
 
-class ReleaseReport(_Record):
+class ReleaseReport(Record):
     state: Literal["loading", "ready", "failed", "unloading"]
     error: str = ""
     hint: str = ""
@@ -128,14 +126,14 @@ class ReleaseReport(_Record):
     """How often this node has loaded the release since it began to run."""
 
 
-class ModelReport(_Record):
+class ModelReport(Record):
     public: int | None
     """The release that the public name answers with on this node."""
     error: str = ""
-    releases: dict[int, ReleaseReport] = {}
+    releases: dict[int, ReleaseReport] = Field(default_factory=dict[int, ReleaseReport])
 
 
-class NodeGpu(_Record):
+class NodeGpu(Record):
     """One GPU that a node's Triton sees. Sizes are bytes, 0 where the GPU shares the host's memory."""
 
     product: str
@@ -144,7 +142,7 @@ class NodeGpu(_Record):
     free_bytes: int
 
 
-class Machine(_Record):
+class Machine(Record):
     """What a node runs on and with. Versions are empty where its Triton is not that of NVIDIA's image."""
 
     gpus: tuple[NodeGpu, ...] = ()
@@ -158,7 +156,7 @@ class Machine(_Record):
     """Digest of the image."""
 
 
-class NodeReport(_Record):
+class NodeReport(Record):
     node: str
     target: str
     http: str
@@ -167,7 +165,7 @@ class NodeReport(_Record):
     memory_total_bytes: int
     memory_available_bytes: int
     machine: Machine = Machine()
-    models: dict[str, ModelReport] = {}
+    models: dict[str, ModelReport] = Field(default_factory=dict[str, ModelReport])
     error: str = ""
     written: datetime = Field(default_factory=_now)
 
@@ -207,6 +205,12 @@ class Target:
     def inconclusive(self, model: str) -> set[int]:
         """Numbers without a result: a run is at work on them, or died."""
         return self._numbers(model, "intent.json") - self._numbers(model, "result.json")
+
+    def ages(self, model: str) -> dict[int, float]:
+        """Seconds since each number was reserved, by the store's clock: one listing."""
+        start = f"{self.prefix}{model}/"
+        found = ((entry.key.removeprefix(start), entry.age) for entry in self.bucket.list(start))
+        return {int(key.split("/")[0]): age for key, age in found if key.endswith("/intent.json")}
 
     def _numbers(self, model: str, record: str) -> set[int]:
         start = f"{self.prefix}{model}/"

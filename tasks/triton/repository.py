@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from infra.files import remove_tree as _remove
 from tasks.identity import canonical
 from tasks.serving.settings import FILE_NAME, ServingSettings
 from tasks.triton.config import (
@@ -133,6 +134,12 @@ def withdraw_release(models: Path, model: str, release: int) -> None:
         _remove(models / name)
 
 
+def withdraw_everything(models: Path) -> None:
+    """Remove all that was ever placed, for a Triton that has just started and was told of nothing yet."""
+    for folder in models.iterdir():
+        _remove(folder)
+
+
 def write_public(models: Path, model: str, release: int) -> None:
     """Point the public name at a release: one file, replaced in one step. Triton hears of it by a load."""
     folder = models / model
@@ -151,12 +158,3 @@ def _make_read_only(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     # The folder itself stays writable for its owner, who has to rename and remove it.
-
-
-def _remove(folder: Path) -> None:
-    if not folder.exists():
-        return
-    for path in folder.rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
-    shutil.rmtree(folder)

@@ -73,7 +73,7 @@ def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, A
     assert keys[f"upload-{MODEL}"] == "progress"
     assert keys[f"prompts-{MODEL}-local"] == "table"
     assert keys[f"release-{MODEL}-local"] == "markdown"
-    lineage = [found for found in artifacts if found["key"] == f"lineage-{MODEL}-local"]
+    lineage = [found for found in artifacts if found["key"] == f"lineage-{MODEL}"]
     assert any(artifact(report, "upload").identity[:12] in found["data"] for found in lineage)
     assert all("```mermaid" in found["data"] for found in lineage)
 

@@ -10,13 +10,13 @@ import pytest
 from infra.errors import EnginehouseError
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore, Producer
+from tasks.catalogue import load_model, with_runtime
 from tasks.context import Context
 from tasks.engines import LIMITS_FILE
 from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.records import Machine, ModelReport, NodeGpu, NodeReport, ReleaseReport, Target
 from tasks.roll_out import roll_out
-from tasks.spec import load_model, with_runtime
 from tasks.trtllm.limits import EngineLimits
 from tasks.workspace import Workspace
 

@@ -1,0 +1,50 @@
+"""The formats of what lies in the store, for programs that are not Enginehouse. `formats.md` is for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from tasks.artifact import Manifest
+from tasks.keep import Pin, Use
+from tasks.records import Current, Intent, NodeReport, Result
+
+
+class IdentityDocument(BaseModel):
+    """What `tasks.identity.Identity.of` makes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = Field(alias="schema")
+    step: str
+    version: int
+    inputs: dict[str, str]
+    fields: dict[str, JsonValue]
+
+
+class Lease(BaseModel):
+    """What `tasks.lease.held` writes."""
+
+    format_version: int = Field(alias="schema")
+    holder: str | None
+    nonce: str = ""
+
+
+FORMATS: dict[str, type[BaseModel]] = {
+    "manifest": Manifest,
+    "identity": IdentityDocument,
+    "intent": Intent,
+    "result": Result,
+    "current": Current,
+    "node": NodeReport,
+    "lease": Lease,
+    "pin": Pin,
+    "use": Use,
+}
+"""Records by the name that `enginehouse schema` knows."""
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a record as it lies in the store."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FORMATS[name].model_json_schema()}
