@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from prefect import flow
@@ -19,7 +20,9 @@ from tasks.engines import engine_kind, not_served
 from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
-from tasks.spec import catalogue_entry, with_recipe, with_runtime
+from tasks.spec import Model, catalogue_entry, with_recipe, with_runtime
+from tasks.watch import version_in_use
+from tasks.watch_record import followed_version
 
 Step = Literal["fetch", "convert", "build", "assemble"]
 _ORDER = ("fetch", "convert", "build", "upload", "assemble")
@@ -47,14 +50,16 @@ async def rebuild(
         targets: targets to roll out to; by default those of the model's file.
         recreate: where memory does not hold two releases, let the candidate take the live one's place before it is
             tested. The public name answers nobody meanwhile, and a refused candidate is followed by the live one again.
-        runtime: version of TensorRT-LLM to build with, instead of the one in the model's file.
+        runtime: version of TensorRT-LLM to build with; by default the one in the model's file, or the newer one that
+            the release watch has moved the model to.
         until: stop after this step: the engine is then in the store, and nothing is rolled out.
     """
     report = report_of(model)
     report.flow_run = str(flow_run.id)
     report.state = "failed"
     try:
-        spec = with_runtime(with_recipe(catalogue_entry(settings.load().catalogue, model), recipe or {}), runtime)
+        spec = with_recipe(catalogue_entry(settings.load().catalogue, model), recipe or {})
+        spec = with_runtime(spec, runtime or await asyncio.to_thread(_version_in_use, spec))
         if until is None and not engine_kind(spec).served:
             raise not_served(spec)
         anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
@@ -81,6 +86,13 @@ async def rebuild(
         report.state = "refused"
         raise
     report.state = "promoted" if any(step.name == "promote" for step in report.steps) else "unchanged"
+
+
+def _version_in_use(model: Model) -> str | None:
+    """None where it is the one of the model's file. A pinned model needs no look at the store."""
+    if model.updates.policy == "pinned":
+        return None
+    return version_in_use(model, followed_version(Bucket.at(settings.load().store), model.name))
 
 
 def _engine_is_here(plan: Plan) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from packaging.version import Version
 from prefect.artifacts import (
     acreate_markdown_artifact,
     acreate_progress_artifact,
@@ -19,6 +21,10 @@ from tasks.plan import Plan
 from tasks.records import Intent, Result
 from tasks.roll_out import RollOut
 from tasks.spec import Model
+from tasks.watch import Row
+
+
+_NAMES_SHOWN = 8
 
 
 def _key(*parts: str) -> str:
@@ -111,6 +117,37 @@ async def show_lineage(plan: Plan, rolled: RollOut) -> None:
         key=_key("lineage", model.name, rolled.target),
         description=f"where {model.name} release {rolled.release} comes from",
         markdown="```mermaid\ngraph LR\n  " + " --> ".join(nodes) + "\n```\n",
+    )
+
+
+def watch_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of the release watch with those of many models in one line, newest version first."""
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.version, row.verdict, row.reason, row.current), []).append(row.model)
+
+    def newest_first(key: tuple[str, str, str, str]) -> tuple[Version, str]:
+        return Version(key[0] or "0"), key[1]
+
+    return [
+        {
+            "version": version,
+            "verdict": verdict,
+            "reason": reason,
+            "has now": current,
+            "models": len(names),
+            "names": ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else ""),
+        }
+        for (version, verdict, reason, current), names in sorted(
+            groups.items(), key=lambda item: newest_first(item[0]), reverse=True
+        )
+    ]
+
+
+async def show_watch(lines: list[dict[str, Any]]) -> None:
+    """What the versions of TensorRT-LLM mean for the catalogue."""
+    await acreate_table_artifact(
+        key="release-watch", description="TensorRT-LLM releases, and the models that take them", table=lines
     )
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from infra.errors import SettingsError
 
@@ -43,6 +44,20 @@ class Settings:
     """Folder `examples` of a TensorRT-LLM checkout, where the toolchain's own is not at a usual place."""
     toolchain_index: str
     """Package index of what the ordinary one lacks of a toolchain; `venv` needs it."""
+    rebuilds: int
+    """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
+    pool_limits: Mapping[str, int]
+    """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
+    images: Path
+    """The file that says which container image carries which TensorRT-LLM."""
+    watch_schedule: str
+    """Cron expression in UTC by which new versions of TensorRT-LLM are looked for; empty: never."""
+    watch_indexes: tuple[str, ...]
+    """URLs of package indexes to ask besides pip's own."""
+    watch_avoid: tuple[str, ...]
+    """Versions of TensorRT-LLM that are known to be broken, and left alone."""
+    watch_parallel: int
+    """How many rebuilds the watch keeps going at once."""
 
 
 _DEFAULTS = {
@@ -56,6 +71,13 @@ _DEFAULTS = {
     "ENGINEHOUSE_TOOLCHAIN": "local",
     "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
     "ENGINEHOUSE_TOOLCHAIN_INDEX": "",
+    "ENGINEHOUSE_REBUILDS": "4",
+    "ENGINEHOUSE_POOL_LIMITS": "",
+    "ENGINEHOUSE_IMAGES": str(CHECKOUT / "infra" / "images.toml"),
+    "ENGINEHOUSE_WATCH_SCHEDULE": "17 * * * *",
+    "ENGINEHOUSE_WATCH_INDEXES": "",
+    "ENGINEHOUSE_WATCH_AVOID": "",
+    "ENGINEHOUSE_WATCH_PARALLEL": "4",
 }
 
 
@@ -105,7 +127,29 @@ def load() -> Settings:
         toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
         toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),
         toolchain_index=value("ENGINEHOUSE_TOOLCHAIN_INDEX"),
+        rebuilds=_count("ENGINEHOUSE_REBUILDS", value("ENGINEHOUSE_REBUILDS")),
+        pool_limits=_pool_limits(value("ENGINEHOUSE_POOL_LIMITS")),
+        images=Path(value("ENGINEHOUSE_IMAGES")).absolute(),
+        watch_schedule="" if (schedule := value("ENGINEHOUSE_WATCH_SCHEDULE")) == "never" else schedule,
+        watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
+        watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
+        watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
     )
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise SettingsError(f"{name} is {text!r}, not a number from 1 on")
+    return int(text)
+
+
+def _pool_limits(text: str) -> dict[str, int]:
+    """`build-sm90=2 build-sm100=1`."""
+    limits: dict[str, int] = {}
+    for item in text.split():
+        pool, _, limit = item.partition("=")
+        limits[pool] = _count("ENGINEHOUSE_POOL_LIMITS", limit)
+    return limits
 
 
 def _from_toml(path: Path) -> dict[str, str]:
@@ -121,5 +165,14 @@ def _from_toml(path: Path) -> dict[str, str]:
         if name not in _DEFAULTS:
             known = ", ".join(sorted(n.removeprefix("ENGINEHOUSE_").lower() for n in _DEFAULTS))
             raise SettingsError(f"{path}: unknown setting '{key}'", hint=f"known settings: {known}")
-        values[name] = str(value)
+        values[name] = _as_variable(value)
     return values
+
+
+def _as_variable(value: object) -> str:
+    """A list as words, a table as `name=value` words: so one variable can hold it too."""
+    if isinstance(value, list):
+        return " ".join(map(str, cast("list[object]", value)))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in cast("dict[str, object]", value).items())
+    return str(value)

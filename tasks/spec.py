@@ -30,6 +30,7 @@ from tasks.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.translate import explained, to_llmapi, without_engines
+from tasks.updates import Updates
 
 
 def _is_regex(pattern: str) -> str:
@@ -179,6 +180,7 @@ class Model(Spec):
     )
     recipe: Recipe
     serving: Serving = Serving()
+    updates: Updates = Updates()
     targets: tuple[Name, ...] = ("local",)
     prompts: tuple[Prompt, ...]
 
