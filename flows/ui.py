@@ -23,7 +23,6 @@ from tasks.roll_out import RollOut
 from tasks.spec import Model
 from tasks.watch import Row
 
-
 _NAMES_SHOWN = 8
 
 

@@ -32,13 +32,9 @@ from tasks.engines import engine_kind
 from tasks.spec import Model, load_catalogue
 from tasks.watch import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
 from tasks.watch_record import WatchRecord, move_record, read_record
-from tasks.waves import Run, Start, due, next_wave, run_key, settled, tried_again
+from tasks.waves import RUN_TAG, Run, Start, due, next_wave, run_key, settled, tried_again
 
-TAG = "release-watch"
-"""Of every rebuild that the watch starts."""
-
-REBUILD = "rebuild/rebuild"
-
+_REBUILD = "rebuild/rebuild"
 _NOT_ENDED = (
     StateType.SCHEDULED,
     StateType.PENDING,
@@ -69,9 +65,11 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     """
     here = settings.load()
     bucket = Bucket.at(here.store)
-    models, offered, (record, _) = await asyncio.gather(
-        asyncio.to_thread(load_catalogue, here.catalogue), _ask(here), asyncio.to_thread(read_record, bucket)
-    )
+    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    if all(model.updates.policy == "pinned" for model in models.values()):
+        get_run_logger().info("no model follows TensorRT-LLM")
+        return Watched((), ())
+    offered, (record, _) = await asyncio.gather(_ask(here), asyncio.to_thread(read_record, bucket))
     again = frozenset(retry or ())
     if unknown := sorted(again - record.attempts.keys()):
         raise UsageError(f"no rebuild for a new version has failed of {', '.join(unknown)}")
@@ -135,7 +133,9 @@ async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, Run]:
     """The runs with these idempotency keys, by key."""
     if not keys:
         return {}
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys), tags=FlowRunFilterTags(all_=[TAG]))
+    wanted = FlowRunFilter(
+        idempotency_key=FlowRunFilterIdempotencyKey(any_=keys), tags=FlowRunFilterTags(all_=[RUN_TAG])
+    )
     found: dict[str, Run] = {}
     offset = 0
     while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
@@ -159,7 +159,7 @@ def _run(run: FlowRun) -> Run:
 async def _going(client: PrefectClient) -> int:
     """How many rebuilds of any watch have not ended; more than a page of them counts as a page."""
     going = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[TAG]),
+        tags=FlowRunFilterTags(all_=[RUN_TAG]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_NOT_ENDED))),
     )
     return len(await client.read_flow_runs(flow_run_filter=going, limit=_PAGE))
@@ -167,7 +167,7 @@ async def _going(client: PrefectClient) -> int:
 
 async def _start(client: PrefectClient, models: Mapping[str, Model], starts: list[Start]) -> None:
     log = get_run_logger()
-    deployment = await client.read_deployment_by_name(REBUILD)
+    deployment = await client.read_deployment_by_name(_REBUILD)
     for start in starts:
         parameters = {"model": start.model, "runtime": start.version}
         if not engine_kind(models[start.model]).served:
@@ -176,7 +176,7 @@ async def _start(client: PrefectClient, models: Mapping[str, Model], starts: lis
             deployment.id,
             parameters=parameters,
             name=f"rebuild {start.model}",
-            tags=[TAG, f"tensorrt-llm:{start.version}"],
+            tags=[RUN_TAG, f"tensorrt-llm:{start.version}"],
             idempotency_key=start.key,
         )
         log.info("%s is rebuilt with TensorRT-LLM %s: %s", start.model, start.version, run.id)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 
 import yaml
 
-
 # libyaml's reads a catalogue of thousands in a tenth of the time. Wheels of PyYAML have it; a source build may not.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

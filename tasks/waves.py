@@ -14,6 +14,9 @@ from tasks.spec import Model
 from tasks.watch import Row
 from tasks.watch_record import Attempt, Followed, WatchRecord, subject_of
 
+RUN_TAG = "release-watch"
+"""Of every rebuild that the watch starts, in Prefect."""
+
 _TRIES_AFTER_CRASHES = 3
 _REASON_CHARACTERS = 300
 
