@@ -44,6 +44,7 @@ __all__ = ["build_pool", "deploy", "register", "sources_digest", "wanted_by"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _APPLIED = "enginehouse_deployed"
+_NOT_YET = UUID(int=0)
 _SLUG = "enginehouse"  # of the schedules that are ours
 
 
@@ -140,10 +141,7 @@ class _Server:
         ]
 
     def _automation(self, wanted: Automation) -> Thing:
-        # Of one whose deployments are not there yet nothing can be said that holds once they are.
-        known = {wanted.of, wanted.runs} <= self.deployments.keys()
-        made = automation(wanted, self._ids) if known else None
-        return Thing("automation", wanted.name, shared=_automation_fields(made) or {})
+        return Thing("automation", wanted.name, shared=_automation_fields(automation(wanted, self._ids)) or {})
 
     @property
     def _ids(self) -> dict[str, UUID]:
@@ -279,8 +277,8 @@ def _cron(wanted: Deployment) -> CronSchedule:
     return CronSchedule(cron=wanted.schedule, timezone="UTC")
 
 
-def automation(wanted: Automation, deployments: Mapping[str, UUID]) -> AutomationCore:
-    """As Prefect has it, with the ids that deployments have on its server."""
+def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
+    """As Prefect has it, with the ids of the deployments on its server. One that is still to be made has a null id."""
     from prefect.events.actions import RunDeployment
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
@@ -296,7 +294,7 @@ def automation(wanted: Automation, deployments: Mapping[str, UUID]) -> Automatio
                     {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{wanted.tag}"},
                     {
                         "prefect.resource.role": "deployment",
-                        "prefect.resource.id": f"prefect.deployment.{deployments[wanted.of]}",
+                        "prefect.resource.id": f"prefect.deployment.{ids.get(wanted.of, _NOT_YET)}",
                     },
                 ],
             ),
@@ -304,7 +302,7 @@ def automation(wanted: Automation, deployments: Mapping[str, UUID]) -> Automatio
             posture=Posture.Reactive,
             threshold=1,
         ),
-        actions=cast(Any, [RunDeployment.model_validate({"deployment_id": deployments[wanted.runs]})]),
+        actions=cast(Any, [RunDeployment.model_validate({"deployment_id": ids.get(wanted.runs, _NOT_YET)})]),
     )
 
 

@@ -48,7 +48,7 @@ def index_server() -> Generator[IndexServer]:
             if index.speaks_json and _JSON in self.headers["Accept"]:
                 kind = _JSON
                 listed = [
-                    {"filename": name, "url": name, "hashes": {}, "yanked": False if why is None else why or True}
+                    {"filename": name, "url": name, "yanked": False if why is None else why or True}
                     for name, why in files.items()
                 ]
                 body = json.dumps({"meta": {"api-version": "1.0"}, "name": "project", "files": listed})
