@@ -31,10 +31,11 @@ fix: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor
+bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor; a catalogue of thousands
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BIN)/python tests/bench.py
+	@$(BIN)/python -m tests.bench_fleet
 
 lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \
