@@ -73,13 +73,14 @@ def build_pool(pool: str) -> Deployment:
 def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     """All of it, with a build pool for each architecture of the catalogue."""
     names = [*POOLS, *sorted({engine_kind(model).pool(model) for model in catalogue} - set(POOLS))]
+    limits = dict(settings.pool_limits)
     rebuild = Deployment("flows.rebuild", "rebuild", "rebuild", "default", limit=settings.rebuilds)
     # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
     watch = Deployment(
         "flows.watch_releases", "watch_releases", "watch_releases", "default", settings.watch_schedule, limit=1
     )
     return Desired(
-        pools=tuple(Pool(name, settings.pool_limits.get(name)) for name in names),
+        pools=tuple(Pool(name, limits.get(name)) for name in names),
         deployments=(
             rebuild,
             Deployment("flows.rollback", "rollback", "rollback", "default"),

@@ -15,37 +15,40 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib
 import importlib.metadata
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from deployments.desired import Automation, Deployment, Desired, Pool, build_pool, desired
-from deployments.difference import Change, Fields, Thing, difference
+from deployments.difference import Change, Thing, difference
+from deployments.things import (
+    SLUG,
+    automation,
+    automation_fields,
+    cron,
+    deployment_fields,
+    deployment_thing,
+    pool_fields,
+    pool_thing,
+)
 from infra import settings
 from infra.errors import SpecError
 from infra.settings import Settings
 from tasks.spec import load_catalogue
 
 if TYPE_CHECKING:
-    from prefect import Flow
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import WorkPool
     from prefect.client.schemas.responses import DeploymentResponse
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.events.schemas.automations import Automation as StoredAutomation
-    from prefect.events.schemas.automations import AutomationCore
 
 __all__ = ["build_pool", "deploy", "register", "sources_digest", "wanted_by"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _APPLIED = "enginehouse_deployed"
-_NOT_YET = UUID(int=0)
-_SLUG = "enginehouse"  # of the schedules that are ours
 
 
 def wanted_by(here: Settings) -> Desired:
@@ -127,21 +130,21 @@ class _Server:
         applied = self.applied or {}
         return [
             *(
-                difference(thing, _pool_fields(self.pools.get(thing.name)), applied.get(thing.key))
-                for thing in map(_pool, wanted.pools)
+                difference(thing, pool_fields(self.pools.get(thing.name)), applied.get(thing.key))
+                for thing in map(pool_thing, wanted.pools)
             ),
             *(
-                difference(thing, _deployment_fields(self.deployments.get(thing.name)), applied.get(thing.key))
-                for thing in map(_deployment, wanted.deployments)
+                difference(thing, deployment_fields(self.deployments.get(thing.name)), applied.get(thing.key))
+                for thing in map(deployment_thing, wanted.deployments)
             ),
             *(
-                difference(thing, _automation_fields(self.automations.get(thing.name)), applied.get(thing.key))
+                difference(thing, automation_fields(self.automations.get(thing.name)), applied.get(thing.key))
                 for thing in map(self._automation, wanted.automations)
             ),
         ]
 
     def _automation(self, wanted: Automation) -> Thing:
-        return Thing("automation", wanted.name, shared=_automation_fields(automation(wanted, self._ids)) or {})
+        return Thing("automation", wanted.name, shared=automation_fields(automation(wanted, self._ids)) or {})
 
     @property
     def _ids(self) -> dict[str, UUID]:
@@ -156,8 +159,8 @@ class _Server:
                 (deployment,) = [each for each in wanted.deployments if each.full_name == name]
                 await self._make_deployment(client, change, deployment)
             case "automation":
-                (automation,) = [each for each in wanted.automations if each.name == name]
-                await self._make_automation(client, automation)
+                (one,) = [each for each in wanted.automations if each.name == name]
+                await self._make_automation(client, one)
 
     async def _make_pool(self, client: PrefectClient, change: Change) -> None:
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -175,7 +178,7 @@ class _Server:
         from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
         from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 
-        schedules = [DeploymentScheduleCreate(schedule=_cron(wanted), slug=_SLUG)] if wanted.schedule else []
+        schedules = [DeploymentScheduleCreate(schedule=cron(wanted), slug=SLUG)] if wanted.schedule else []
         known = self.deployments.get(wanted.full_name)
         if known is None:
             self.flows[wanted.flow] = self.flows.get(wanted.flow) or await client.create_flow_from_name(wanted.flow)
@@ -193,13 +196,13 @@ class _Server:
             return
         fields = change.new
         if "schedule" in fields:
-            ours = [schedule for schedule in known.schedules if schedule.slug == _SLUG]
+            ours = [schedule for schedule in known.schedules if schedule.slug == SLUG]
             for schedule in ours if not schedules else ():
                 await client.delete_deployment_schedule(known.id, schedule.id)
             if schedules and not ours:
                 await client.create_deployment_schedules(known.id, schedules)
             elif schedules:
-                await client.update_deployment_schedule(known.id, ours[0].id, schedule=_cron(wanted))
+                await client.update_deployment_schedule(known.id, ours[0].id, schedule=cron(wanted))
             del fields["schedule"]
         if "limit" in fields:
             fields["concurrency_limit"] = fields.pop("limit")
@@ -218,103 +221,13 @@ class _Server:
         """Note what is wanted now, so that the next deploy can tell its own change from other people's."""
         from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
-        things = [*map(_pool, wanted.pools), *map(_deployment, wanted.deployments)]
+        things = [*map(pool_thing, wanted.pools), *map(deployment_thing, wanted.deployments)]
         things += map(self._automation, wanted.automations)
         applied = {**(self.applied or {}), **{thing.key: thing.stamps for thing in things}}
         if self.applied is None:
             await client.create_variable(VariableCreate(name=_APPLIED, value=cast(Any, applied)))
         elif applied != self.applied:
             await client.update_variable(VariableUpdate(name=_APPLIED, value=cast(Any, applied)))
-
-
-def _pool(wanted: Pool) -> Thing:
-    return Thing("work pool", wanted.name, shared={"limit": wanted.limit})
-
-
-def _pool_fields(there: WorkPool | None) -> Fields | None:
-    return None if there is None else {"limit": there.concurrency_limit}
-
-
-def _deployment(wanted: Deployment) -> Thing:
-    from prefect.utilities.callables import parameter_schema
-
-    flow = cast("Flow[..., Any]", getattr(importlib.import_module(wanted.module), wanted.flow))
-    if flow.name != wanted.flow:  # by default Prefect turns underscores into hyphens
-        raise ValueError(f"the flow of {wanted.full_name} calls itself '{flow.name}'")
-    own = {
-        "version": flow.version,
-        "description": flow.description,
-        "entrypoint": f"{wanted.module}.{wanted.flow}",
-        "work_pool_name": wanted.pool,
-        "enforce_parameter_schema": True,
-        # As it comes back from the server.
-        "parameter_openapi_schema": json.loads(json.dumps(parameter_schema(flow).model_dump(exclude_unset=True))),
-    }
-    return Thing("deployment", wanted.full_name, own, {"schedule": wanted.schedule, "limit": wanted.limit})
-
-
-def _deployment_fields(there: DeploymentResponse | None) -> Fields | None:
-    if there is None:
-        return None
-    ours = [schedule.schedule for schedule in there.schedules if schedule.slug == _SLUG]
-    limit = there.global_concurrency_limit
-    return {
-        "version": there.version,
-        "description": there.description,
-        "entrypoint": there.entrypoint,
-        "work_pool_name": there.work_pool_name,
-        "enforce_parameter_schema": there.enforce_parameter_schema,
-        "parameter_openapi_schema": there.parameter_openapi_schema,
-        # Somebody may have made another kind of schedule of it.
-        "schedule": getattr(ours[0], "cron", str(ours[0])) if ours else "",
-        "limit": limit.limit if limit is not None else None,
-    }
-
-
-def _cron(wanted: Deployment) -> CronSchedule:
-    from prefect.client.schemas.schedules import CronSchedule
-
-    return CronSchedule(cron=wanted.schedule, timezone="UTC")
-
-
-def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
-    """As Prefect has it, with the ids of the deployments on its server. One that is still to be made has a null id."""
-    from prefect.events.actions import RunDeployment
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-
-    return AutomationCore(
-        name=wanted.name,
-        description=wanted.description,
-        trigger=EventTrigger(
-            expect={f"prefect.flow-run.{state}" for state in wanted.after},
-            match=cast(Any, {"prefect.resource.id": "prefect.flow-run.*"}),
-            match_related=cast(
-                Any,
-                [
-                    {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{wanted.tag}"},
-                    {
-                        "prefect.resource.role": "deployment",
-                        "prefect.resource.id": f"prefect.deployment.{ids.get(wanted.of, _NOT_YET)}",
-                    },
-                ],
-            ),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
-        actions=cast(Any, [RunDeployment.model_validate({"deployment_id": ids.get(wanted.runs, _NOT_YET)})]),
-    )
-
-
-def _automation_fields(there: AutomationCore | None) -> Fields | None:
-    if there is None:
-        return None
-    told = there.model_dump(mode="json", include={"description", "trigger", "actions"})
-    for name in ("after", "expect", "for_each"):  # sets, in any order
-        if name in told["trigger"]:
-            told["trigger"][name] = sorted(told["trigger"][name])
-    told["trigger"].pop("id", None)
-    return told
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -46,7 +46,7 @@ class Settings:
     """Package index of what the ordinary one lacks of a toolchain; `venv` needs it."""
     rebuilds: int
     """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
-    pool_limits: Mapping[str, int]
+    pool_limits: tuple[tuple[str, int], ...]
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
     images: Path
     """The file that says which container image carries which TensorRT-LLM."""
@@ -143,13 +143,10 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _pool_limits(text: str) -> dict[str, int]:
+def _pool_limits(text: str) -> tuple[tuple[str, int], ...]:
     """`build-sm90=2 build-sm100=1`."""
-    limits: dict[str, int] = {}
-    for item in text.split():
-        pool, _, limit = item.partition("=")
-        limits[pool] = _count("ENGINEHOUSE_POOL_LIMITS", limit)
-    return limits
+    items = (item.partition("=") for item in text.split())
+    return tuple((pool, _count("ENGINEHOUSE_POOL_LIMITS", limit)) for pool, _, limit in items)
 
 
 def _from_toml(path: Path) -> dict[str, str]:

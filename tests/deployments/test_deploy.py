@@ -259,7 +259,7 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, h
     assert "limit: stays 9" in "\n".join(lines(again["deployment rebuild/rebuild"]))
 
     # What is wanted now is another thing than at the last deploy: that is a decision, and the newer one.
-    other = replace(here, pool_limits={"build-sm90": 2}, watch_schedule="")
+    other = replace(here, pool_limits=(("build-sm90", 2),), watch_schedule="")
     assert changed(go(server, other)) == {
         "work pool build-sm90": {"limit": 2},
         "deployment watch_releases/watch_releases": {"schedule": ""},
