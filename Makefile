@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-  --no-annotate --no-emit-index-url --all-extras --group build pyproject.toml
+  --no-annotate --no-strip-extras --no-emit-index-url --all-extras --group build pyproject.toml
 
 .PHONY: run test test-slow check fix bench lock clean
 
@@ -31,11 +31,12 @@ fix: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor
+bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor; a catalogue of thousands
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BIN)/python tests/bench.py
 	@$(BIN)/python tests/bench_lineage.py
+	@$(BIN)/python -m tests.bench_fleet
 
 lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

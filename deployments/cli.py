@@ -159,6 +159,20 @@ def _rollback(options: argparse.Namespace) -> int:
     return run_rollback(options.model, options.to, options.target, as_json=options.json)
 
 
+def _deploy(options: argparse.Namespace) -> int:
+    _need_prefect()
+    from deployments.deploy import run_deploy
+
+    return run_deploy(settings.load(), dry_run=options.dry_run, as_json=options.json)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    _need_prefect()
+    from deployments.watch import run_watch
+
+    return run_watch(dry_run=options.dry_run, retry=options.retry, as_json=options.json)
+
+
 def _ask(options: argparse.Namespace) -> int:
     from infra.triton.client import TritonClient
 
@@ -311,6 +325,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--runtime", metavar="VERSION", help="of TensorRT-LLM, where ENGINEHOUSE_TOOLCHAIN is venv")
     sub.add_argument("--json", action="store_true", help="print JSON")
     add_store_commands(add)
+    sub = add("deploy", _deploy, "make a Prefect server have the pools, deployments and automations that are wanted")
+    sub.add_argument("--dry-run", action="store_true", help="print the difference, and change nothing")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("watch", _watch, "look for new versions of TensorRT-LLM once, and rebuild what takes them")
+    sub.add_argument("--dry-run", action="store_true", help="print what would be rebuilt, and start nothing")
+    sub.add_argument("--retry", action="append", default=[], metavar="MODEL", help="try again one whose rebuild failed")
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")
     sub.add_argument("--name", default="", help="by default this machine's name")

@@ -1,130 +1,234 @@
-"""The work pools and deployments of the embedded stack, made known to its Prefect server.
+"""Make a Prefect server have the work pools, deployments and automations that Enginehouse wants, and nothing else.
 
-Runs as a program, `python -m deployments.register`, so that it speaks to the server that its environment
-names and never to that of the caller's Prefect profile. What people change on the server stays theirs: limits
-of pools, and schedules, pauses, limits, tags and default parameters of deployments.
+`enginehouse deploy` does it on any server, `enginehouse up` on its own, as a program (`python -m
+deployments.register`), so that it speaks to the server that its environment names and never to that of the caller's
+Prefect profile. What is whose:
+
+- Enginehouse's: of a deployment its entrypoint, pool, form, description and version.
+- Shared (`deployments/difference.py`): limits of pools and deployments, the schedule that Enginehouse made, what an
+  automation does. A variable on the server, `enginehouse_deployed`, holds what was wanted at the last deploy.
+- People's: all else. Tags, default parameters, pauses, further schedules, job templates, whether an automation or a
+  schedule is on; and every pool, deployment and automation of another name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from deployments.desired import Automation, Deployment, Desired, Pool, build_pool, desired
+from deployments.difference import Change, Thing, difference
+from deployments.things import (
+    SLUG,
+    automation,
+    automation_fields,
+    cron,
+    deployment_fields,
+    deployment_thing,
+    pool_fields,
+    pool_thing,
+)
+from infra import settings
+from infra.errors import SpecError
+from infra.settings import Settings
+from tasks.catalogue import load_catalogue
 
 if TYPE_CHECKING:
-    from prefect import Flow
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import WorkPool
+    from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.events.schemas.automations import Automation as StoredAutomation
 
-POOLS = ("default", "build-cpu")
-"""Process work pools, each with a worker of its own in the embedded stack."""
+__all__ = ["build_pool", "deploy", "register", "sources_digest", "wanted_by"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
+_APPLIED = "enginehouse_deployed"
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """A flow under one name on one pool. The flow is named as its function, `@flow(name="build_engine")`."""
-
-    module: str
-    flow: str
-    name: str
-    pool: str
-
-    @property
-    def full_name(self) -> str:
-        """The name by which `run_deployment` and the API find it."""
-        return f"{self.flow}/{self.name}"
+def wanted_by(here: Settings) -> Desired:
+    """What the stack of these settings wants. A catalogue with mistakes keeps no stack from coming up."""
+    try:
+        return desired(here, load_catalogue(here.catalogue).values())
+    except SpecError:
+        return desired(here, ())
 
 
-def build_pool(pool: str) -> Deployment:
-    """The deployment of `build_engine` on a pool of build workers, `build-ARCHITECTURE`."""
-    return Deployment("flows.build_engine", "build_engine", pool, pool)
-
-
-DEPLOYMENTS = (
-    Deployment("flows.rebuild", "rebuild", "rebuild", "default"),
-    Deployment("flows.rollback", "rollback", "rollback", "default"),
-    Deployment("flows.collect_garbage", "collect_garbage", "collect_garbage", "default"),
-    build_pool("build-cpu"),
-)
-
-
-def sources_digest() -> str:
+def sources_digest(wanted: Desired) -> str:
     """The digest of every file that the registration is made from; equal means there is nothing to register.
 
     The parameters' types may lie anywhere below the flows, so all of these files count.
     """
-    digest = hashlib.sha256(importlib.metadata.version("prefect").encode())
-    folders = [_CHECKOUT / name for name in ("flows", "tasks", "deployments")]
+    digest = hashlib.sha256(f"{importlib.metadata.version('prefect')}\0{wanted}".encode())
+    folders = [_CHECKOUT / name for name in ("flows", "tasks", "infra", "deployments")]
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         digest.update(f"{path.relative_to(_CHECKOUT)}\0".encode())
         digest.update(path.read_bytes())
     return f"sha256:{digest.hexdigest()}"
 
 
-async def register(pools: Sequence[str] = POOLS, deployments: Sequence[Deployment] = DEPLOYMENTS) -> None:
-    """Make the missing pools and deployments and renew what a deployment has from its flow.
-
-    Speaks to the server of PREFECT_API_URL and raises Prefect's own errors.
-    """
+async def deploy(wanted: Desired, tell: Callable[[Change], None], *, dry_run: bool = False) -> tuple[Change, ...]:
+    """Compare, `tell` every change, and then make them, unless `dry_run`. Raises Prefect's own errors."""
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        for pool in pools:
-            await _create_pool(client, pool)
-        for deployment in deployments:
-            flow = cast("Flow[..., Any]", getattr(importlib.import_module(deployment.module), deployment.flow))
-            if flow.name != deployment.flow:  # by default Prefect turns underscores into hyphens
-                raise ValueError(f"the flow of {deployment.full_name} calls itself '{flow.name}'")
-            await _register(client, deployment, flow)
+        server = await _Server.read(client, wanted)
+        changes = tuple(server.changes(wanted))
+        for change in changes:
+            tell(change)
+        if not dry_run:
+            for change in changes:
+                if change.action != "unchanged":
+                    await server.make(client, change, wanted)
+            await server.remember(client, wanted)
+        return changes
 
 
-async def _create_pool(client: PrefectClient, name: str) -> None:
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.workers.process import ProcessWorker
-
-    pool = WorkPoolCreate(
-        name=name, type=ProcessWorker.type, base_job_template=ProcessWorker.get_default_base_job_template()
-    )
-    try:
-        await client.create_work_pool(pool)
-    except ObjectAlreadyExists:
-        return
+async def register(pools: Sequence[str], deployments: Sequence[Deployment]) -> None:
+    """Only these pools and deployments."""
+    await deploy(Desired(tuple(map(Pool, pools)), tuple(deployments), ()), lambda change: None)
 
 
-async def _register(client: PrefectClient, deployment: Deployment, flow: Flow[..., Any]) -> None:
-    from prefect.client.schemas.actions import DeploymentUpdate
-    from prefect.exceptions import ObjectNotFound
-    from prefect.types.entrypoint import EntrypointType
-    from prefect.utilities.callables import parameter_schema
+@dataclass
+class _Server:
+    """What the server has of what is wanted, read in a handful of requests whatever the number of things."""
 
-    try:
-        known = await client.read_deployment_by_name(deployment.full_name)
-    except ObjectNotFound:
-        fresh = await flow.ato_deployment(
-            deployment.name, work_pool_name=deployment.pool, entrypoint_type=EntrypointType.MODULE_PATH
+    pools: dict[str, WorkPool]
+    flows: dict[str, UUID]
+    deployments: dict[str, DeploymentResponse]
+    automations: dict[str, StoredAutomation]
+    applied: dict[str, dict[str, str]] | None
+    """Stamps of shared fields by thing, as they were wanted at the last deploy; None before the first."""
+
+    @classmethod
+    async def read(cls, client: PrefectClient, wanted: Desired) -> _Server:
+        from prefect.client.schemas.filters import FlowFilter, FlowFilterName, WorkPoolFilter, WorkPoolFilterName
+
+        names = sorted({each.flow for each in wanted.deployments})
+        of_ours = FlowFilter(name=FlowFilterName(any_=names))
+        pool_names = [pool.name for pool in wanted.pools]
+        pools = await client.read_work_pools(work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=pool_names)))
+        flows = await client.read_flows(flow_filter=of_ours)
+        flow_names = {flow.id: flow.name for flow in flows}
+        deployments = await client.read_deployments(flow_filter=of_ours)
+        automations = [each for name in wanted.automations for each in await client.read_automations_by_name(name.name)]
+        variable = await client.read_variable_by_name(_APPLIED)
+        return cls(
+            pools={pool.name: pool for pool in pools},
+            flows={name: id for id, name in flow_names.items()},
+            deployments={f"{flow_names[each.flow_id]}/{each.name}": each for each in deployments},
+            automations={each.name: each for each in automations},
+            applied=None if variable is None else cast("dict[str, dict[str, str]]", variable.value),
         )
-        await fresh.aapply()
-        return
-    # Only what comes from the flow: RunnerDeployment's own update would also reset schedules and limits.
-    await client.update_deployment(
-        known.id,
-        DeploymentUpdate(
-            version=flow.version,
-            description=flow.description,
-            entrypoint=f"{deployment.module}.{deployment.flow}",
-            work_pool_name=deployment.pool,
-            enforce_parameter_schema=True,
-            parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
-        ),
-    )
+
+    def changes(self, wanted: Desired) -> list[Change]:
+        applied = self.applied or {}
+        return [
+            *(
+                difference(thing, pool_fields(self.pools.get(thing.name)), applied.get(thing.key))
+                for thing in map(pool_thing, wanted.pools)
+            ),
+            *(
+                difference(thing, deployment_fields(self.deployments.get(thing.name)), applied.get(thing.key))
+                for thing in map(deployment_thing, wanted.deployments)
+            ),
+            *(
+                difference(thing, automation_fields(self.automations.get(thing.name)), applied.get(thing.key))
+                for thing in map(self._automation, wanted.automations)
+            ),
+        ]
+
+    def _automation(self, wanted: Automation) -> Thing:
+        return Thing("automation", wanted.name, shared=automation_fields(automation(wanted, self._ids)) or {})
+
+    @property
+    def _ids(self) -> dict[str, UUID]:
+        return {name: each.id for name, each in self.deployments.items()}
+
+    async def make(self, client: PrefectClient, change: Change, wanted: Desired) -> None:
+        name = change.thing.name
+        match change.thing.kind:
+            case "work pool":
+                await self._make_pool(client, change)
+            case "deployment":
+                (deployment,) = [each for each in wanted.deployments if each.full_name == name]
+                await self._make_deployment(client, change, deployment)
+            case "automation":
+                (one,) = [each for each in wanted.automations if each.name == name]
+                await self._make_automation(client, one)
+
+    async def _make_pool(self, client: PrefectClient, change: Change) -> None:
+        from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+        from prefect.workers.process import ProcessWorker
+
+        name, limit = change.thing.name, change.thing.shared["limit"]
+        if change.action == "changed":
+            await client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+            return
+        template = ProcessWorker.get_default_base_job_template()
+        pool = WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template, concurrency_limit=limit)
+        await client.create_work_pool(pool)
+
+    async def _make_deployment(self, client: PrefectClient, change: Change, wanted: Deployment) -> None:
+        from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+        from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+
+        schedules = [DeploymentScheduleCreate(schedule=cron(wanted), slug=SLUG)] if wanted.schedule else []
+        known = self.deployments.get(wanted.full_name)
+        if known is None:
+            self.flows[wanted.flow] = self.flows.get(wanted.flow) or await client.create_flow_from_name(wanted.flow)
+            made = await client.create_deployment(
+                self.flows[wanted.flow],
+                wanted.name,
+                schedules=schedules,
+                concurrency_limit=wanted.limit,
+                # What is over the limit waits; it does not vanish.
+                concurrency_options=ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+                pull_steps=[],
+                **change.thing.own,
+            )
+            self.deployments[wanted.full_name] = await client.read_deployment(made)
+            return
+        fields = change.new
+        if "schedule" in fields:
+            ours = [schedule for schedule in known.schedules if schedule.slug == SLUG]
+            for schedule in ours if not schedules else ():
+                await client.delete_deployment_schedule(known.id, schedule.id)
+            if schedules and not ours:
+                await client.create_deployment_schedules(known.id, schedules)
+            elif schedules:
+                await client.update_deployment_schedule(known.id, ours[0].id, schedule=cron(wanted))
+            del fields["schedule"]
+        if "limit" in fields:
+            fields["concurrency_limit"] = fields.pop("limit")
+        if fields:
+            await client.update_deployment(known.id, DeploymentUpdate(**fields))
+
+    async def _make_automation(self, client: PrefectClient, wanted: Automation) -> None:
+        made = automation(wanted, self._ids)
+        known = self.automations.get(wanted.name)
+        if known is None:
+            await client.create_automation(made)
+        else:
+            await client.update_automation(known.id, made.model_copy(update={"enabled": known.enabled}))
+
+    async def remember(self, client: PrefectClient, wanted: Desired) -> None:
+        """Note what is wanted now, so that the next deploy can tell its own change from other people's."""
+        from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+
+        things = [*map(pool_thing, wanted.pools), *map(deployment_thing, wanted.deployments)]
+        things += map(self._automation, wanted.automations)
+        applied = {**(self.applied or {}), **{thing.key: thing.stamps for thing in things}}
+        if self.applied is None:
+            await client.create_variable(VariableCreate(name=_APPLIED, value=cast(Any, applied)))
+        elif applied != self.applied:
+            await client.update_variable(VariableUpdate(name=_APPLIED, value=cast(Any, applied)))
 
 
 if __name__ == "__main__":
-    asyncio.run(register())
+    asyncio.run(deploy(wanted_by(settings.load()), lambda change: None))

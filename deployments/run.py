@@ -61,13 +61,18 @@ def run_rebuild(
 
 
 def run_rollback(model: str, to: int | None, target: str | None, *, as_json: bool) -> int:
-    _console(logging.CRITICAL)
+    quiet()
     release = asyncio.run(rollback(model, to, target))
     if as_json:
         print(json.dumps({"model": model, "release": release}))
     else:
         print(f"{model} answers with release {release}")
     return 0
+
+
+def quiet() -> None:
+    """Let Prefect print nothing here."""
+    _console(logging.CRITICAL)
 
 
 def _console(level: int) -> None:

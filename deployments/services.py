@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deployments.register import POOLS
+from deployments.desired import POOLS
 from infra import background, processes, seaweedfs
 from infra.settings import Settings
 

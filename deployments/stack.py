@@ -30,7 +30,7 @@ from typing import Literal
 
 import psutil
 
-from deployments.register import DEPLOYMENTS, POOLS, sources_digest
+from deployments.register import sources_digest, wanted_by
 from deployments.services import (
     BUCKET,
     NAMES,
@@ -98,7 +98,7 @@ def up(settings: Settings, report: Report) -> None:
         seaweedfs.create_bucket(url, key, secret, BUCKET)
         stack.wait(stack.ensure("node"))
         stack.wait(prefect)
-        _register(home, client["PREFECT_API_URL"], service_environment(settings, ports, credentials))
+        _register(settings, client["PREFECT_API_URL"], service_environment(settings, ports, credentials))
         for worker in [stack.ensure(name) for name in WORKERS]:
             stack.wait(worker)
         background.write_private(stack_environment_file(home), client)
@@ -303,12 +303,13 @@ def _credentials(home: Path) -> Credentials:
     return Credentials(**json.loads(path.read_text()))
 
 
-def _register(home: Path, api: str, environment: Mapping[str, str]) -> None:
-    """Register pools and deployments, unless the server has them as these sources make them."""
-    record, digest = home / "services" / "registered", sources_digest()
-    wanted = [f"{api}/work_pools/{pool}" for pool in POOLS]
-    wanted += [f"{api}/deployments/name/{each.full_name}" for each in DEPLOYMENTS]
-    if record.exists() and record.read_text() == digest and all(fetch_json(url) for url in wanted):
+def _register(settings: Settings, api: str, environment: Mapping[str, str]) -> None:
+    """Register what is wanted of Prefect, unless the server has it as these sources and settings make it."""
+    home, wanted = settings.home, wanted_by(settings)
+    record, digest = home / "services" / "registered", sources_digest(wanted)
+    needed = [f"{api}/work_pools/{pool.name}" for pool in wanted.pools]
+    needed += [f"{api}/deployments/name/{each.full_name}" for each in wanted.deployments]
+    if record.exists() and record.read_text() == digest and all(fetch_json(url) for url in needed):
         return
     log = _log(home, "register")
     background.rotate(log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from prefect import flow
@@ -16,10 +17,12 @@ from infra.errors import GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
 from tasks.catalogue import as_asked, catalogue_entry
-from tasks.engines import engine_kind, not_served
 from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
+from tasks.spec import Model
+from tasks.watch import version_in_use
+from tasks.watch_record import followed_version
 
 Step = Literal["fetch", "convert", "build", "assemble"]
 _ORDER = ("fetch", "convert", "build", "upload", "assemble")
@@ -48,17 +51,17 @@ async def rebuild(
         targets: targets to roll out to; by default those of the model's file.
         recreate: where memory does not hold two releases, let the candidate take the live one's place before it is
             tested. The public name answers nobody meanwhile, and a refused candidate is followed by the live one again.
-        runtime: version of TensorRT-LLM to build with, instead of the one in the model's file.
+        runtime: version of TensorRT-LLM to build with; by default the one in the model's file, or the newer one that
+            the release watch has moved the model to.
         until: stop after this step: the engine is then in the store, and nothing is rolled out.
     """
     report = report_of(model)
     report.flow_run = str(flow_run.id)
     report.state = "failed"
     try:
-        asked = as_asked(catalogue_entry(settings.load().catalogue, model), recipe or {}, runtime)
+        entry = catalogue_entry(settings.load().catalogue, model)
+        asked = as_asked(entry, recipe or {}, runtime or await asyncio.to_thread(_version_in_use, entry))
         spec = asked.model
-        if until is None and not engine_kind(spec).served:
-            raise not_served(spec)
         anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
 
         spec, resolved = await steps.run(report, "resolve", steps.resolve, spec)
@@ -73,7 +76,8 @@ async def rebuild(
             return
         await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)
 
-        for target in targets or spec.targets:
+        wanted = targets or spec.targets
+        for target in wanted:
             rolled: RollOut = await steps.run(
                 report, "roll_out", steps.roll_out, plan, target, bool(anew), recreate, asked.lost
             )
@@ -84,7 +88,15 @@ async def rebuild(
     except GateRefused:
         report.state = "refused"
         raise
-    report.state = "promoted" if any(step.name == "promote" for step in report.steps) else "unchanged"
+    promoted = any(step.name == "promote" for step in report.steps)
+    report.state = "promoted" if promoted else "unchanged" if wanted else "built"
+
+
+def _version_in_use(model: Model) -> str | None:
+    """None where it is the one of the model's file. A pinned model needs no look at the store."""
+    if model.updates.policy == "pinned":
+        return None
+    return version_in_use(model, followed_version(Bucket.at(settings.load().store), model.name))
 
 
 def _engine_is_here(plan: Plan) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from packaging.version import Version
 from prefect.artifacts import (
     acreate_markdown_artifact,
     acreate_progress_artifact,
@@ -20,6 +22,9 @@ from tasks.lineage import Lineage
 from tasks.lineage_text import mermaid
 from tasks.records import Intent, Result
 from tasks.spec import Model
+from tasks.watch import Row
+
+_NAMES_SHOWN = 8
 
 
 def _key(*parts: str) -> str:
@@ -115,4 +120,35 @@ async def show_lineage(found: Lineage) -> None:
         key=_key("lineage", found.model),
         description=f"where {found.root} comes from, and what uses it",
         markdown=f"```mermaid\n{mermaid(found)}```\n",
+    )
+
+
+def watch_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of the release watch with those of many models in one line, newest version first."""
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.version, row.verdict, row.reason, row.current), []).append(row.model)
+
+    def newest_first(key: tuple[str, str, str, str]) -> tuple[Version, str]:
+        return Version(key[0] or "0"), key[1]
+
+    return [
+        {
+            "version": version,
+            "verdict": verdict,
+            "reason": reason,
+            "has now": current,
+            "models": len(names),
+            "names": ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else ""),
+        }
+        for (version, verdict, reason, current), names in sorted(
+            groups.items(), key=lambda item: newest_first(item[0]), reverse=True
+        )
+    ]
+
+
+async def show_watch(lines: list[dict[str, Any]]) -> None:
+    """What the versions of TensorRT-LLM mean for the catalogue."""
+    await acreate_table_artifact(
+        key="release-watch", description="TensorRT-LLM releases, and the models that take them", table=lines
     )

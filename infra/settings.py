@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from infra.errors import SettingsError
 
@@ -49,6 +50,20 @@ class Settings:
     """File of the private key with which this machine signs the artifacts that it publishes; empty for none."""
     signing_public_key: str
     """File of the public key without whose signature a node places nothing; empty for none."""
+    rebuilds: int
+    """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
+    pool_limits: tuple[tuple[str, int], ...]
+    """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
+    images: Path
+    """The file that says which container image carries which TensorRT-LLM."""
+    watch_schedule: str
+    """Cron expression in UTC by which new versions of TensorRT-LLM are looked for; empty: never."""
+    watch_indexes: tuple[str, ...]
+    """URLs of package indexes to ask besides pip's own."""
+    watch_avoid: tuple[str, ...]
+    """Versions of TensorRT-LLM that are known to be broken, and left alone."""
+    watch_parallel: int
+    """How many rebuilds the watch keeps going at once."""
 
 
 _DEFAULTS = {
@@ -65,6 +80,13 @@ _DEFAULTS = {
     "ENGINEHOUSE_TOOLCHAIN_INDEX": "",
     "ENGINEHOUSE_SIGNING_KEY": "",
     "ENGINEHOUSE_SIGNING_PUBLIC_KEY": "",
+    "ENGINEHOUSE_REBUILDS": "4",
+    "ENGINEHOUSE_POOL_LIMITS": "",
+    "ENGINEHOUSE_IMAGES": str(CHECKOUT / "infra" / "images.toml"),
+    "ENGINEHOUSE_WATCH_SCHEDULE": "17 * * * *",
+    "ENGINEHOUSE_WATCH_INDEXES": "",
+    "ENGINEHOUSE_WATCH_AVOID": "",
+    "ENGINEHOUSE_WATCH_PARALLEL": "4",
 }
 
 
@@ -117,7 +139,26 @@ def load() -> Settings:
         toolchain_index=value("ENGINEHOUSE_TOOLCHAIN_INDEX"),
         signing_key=value("ENGINEHOUSE_SIGNING_KEY"),
         signing_public_key=value("ENGINEHOUSE_SIGNING_PUBLIC_KEY"),
+        rebuilds=_count("ENGINEHOUSE_REBUILDS", value("ENGINEHOUSE_REBUILDS")),
+        pool_limits=_pool_limits(value("ENGINEHOUSE_POOL_LIMITS")),
+        images=Path(value("ENGINEHOUSE_IMAGES")).absolute(),
+        watch_schedule="" if (schedule := value("ENGINEHOUSE_WATCH_SCHEDULE")) == "never" else schedule,
+        watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
+        watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
+        watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
     )
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise SettingsError(f"{name} is {text!r}, not a number from 1 on")
+    return int(text)
+
+
+def _pool_limits(text: str) -> tuple[tuple[str, int], ...]:
+    """`build-sm90=2 build-sm100=1`."""
+    items = (item.partition("=") for item in text.split())
+    return tuple((pool, _count("ENGINEHOUSE_POOL_LIMITS", limit)) for pool, _, limit in items)
 
 
 def _from_toml(path: Path) -> dict[str, str]:
@@ -133,5 +174,14 @@ def _from_toml(path: Path) -> dict[str, str]:
         if name not in _DEFAULTS:
             known = ", ".join(sorted(n.removeprefix("ENGINEHOUSE_").lower() for n in _DEFAULTS))
             raise SettingsError(f"{path}: unknown setting '{key}'", hint=f"known settings: {known}")
-        values[name] = str(value)
+        values[name] = _as_variable(value)
     return values
+
+
+def _as_variable(value: object) -> str:
+    """A list as words, a table as `name=value` words: so one variable can hold it too."""
+    if isinstance(value, list):
+        return " ".join(map(str, cast("list[object]", value)))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in cast("dict[str, object]", value).items())
+    return str(value)

@@ -29,7 +29,6 @@ class Plan:
 
     @cached_property
     def repository(self) -> Identity:
-        """Raises UsageError for a kind that is built and not served."""
         return self.kind.repository_identity(self.model, self.engine)
 
     @property
@@ -38,9 +37,8 @@ class Plan:
 
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
-        """All artifacts, in the order in which they are made; a kind that is not served has no repository."""
-        built = (self.snapshot_ref, self.checkpoint_ref, self.engine_ref)
-        return (*built, self.repository_ref) if self.kind.served else built
+        """All artifacts, in the order in which they are made."""
+        return self.snapshot_ref, self.checkpoint_ref, self.engine_ref, self.repository_ref
 
     @property
     def snapshot_ref(self) -> ArtifactRef:

@@ -27,6 +27,7 @@ from tasks.trtllm.llm_arguments import check_llm_recipe
 from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_recipe
+from tasks.updates import Updates
 
 
 def _is_regex(pattern: str) -> str:
@@ -175,7 +176,8 @@ class Model(Spec):
     )
     recipe: Recipe
     serving: Serving = Serving()
-    targets: tuple[Name, ...] = ("local",)
+    updates: Updates = Updates()
+    targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
     prompts: tuple[Prompt, ...]
 
     @field_validator("name")
@@ -208,13 +210,6 @@ class Model(Spec):
         except UsageError as error:
             raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
         return serving
-
-    @field_validator("targets")
-    @classmethod
-    def _goes_somewhere(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
-        if not targets:
-            raise ValueError("name at least one target")
-        return targets
 
     @field_validator("prompts")
     @classmethod

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from infra.errors import UsageError
 from tasks.artifact import Manifest
 from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.serving_mode import ServingMode
@@ -17,11 +16,6 @@ from tasks.spec import Model
 
 class EngineKind(Protocol):
     """Steps, identity fields and Triton models of one kind of artifact that can be served."""
-
-    @property
-    def served(self) -> bool:
-        """Whether it can be rolled out, or only be built into the store."""
-        ...
 
     def pool(self, model: Model) -> str:
         """The work pool that converts and builds: `build-ARCHITECTURE`."""
@@ -103,12 +97,3 @@ def engine_kind(model: Model) -> EngineKind:
             from tasks.engines.llmapi import LlmApi
 
             return LlmApi()
-
-
-def not_served(model: Model) -> UsageError:
-    """The error for a kind that this version of Enginehouse builds and does not serve yet."""
-    return UsageError(
-        f"{model.name} is of kind {model.recipe.kind}, whose Triton models are not here yet",
-        hint=f"build it into the store: enginehouse rebuild {model.name} --until upload",
-        code="kind-unavailable",
-    )

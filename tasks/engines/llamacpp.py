@@ -43,8 +43,6 @@ def _installed(distribution: str) -> str:
 
 
 class LlamaCpp:
-    served = True
-
     def pool(self, model: Model) -> str:
         return "build-cpu"
 

@@ -40,8 +40,6 @@ def _recipe(model: Model) -> LlmApiRecipe:
 
 
 class LlmApi:
-    served = True
-
     def pool(self, model: Model) -> str:
         return f"build-{_recipe(model).runtime.arch}"
 

@@ -65,8 +65,6 @@ def _recipe(model: Model) -> TrtEngineRecipe:
 
 
 class TrtEngine:
-    served = True
-
     def pool(self, model: Model) -> str:
         return f"build-{_recipe(model).runtime.arch}"
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from deployments import stack
-from deployments.register import DEPLOYMENTS
+from deployments.register import wanted_by
 from infra import background, settings
 from infra.errors import SettingsError
 from infra.settings import Settings
@@ -117,20 +117,21 @@ def test_up_twice_is_once(running: Settings) -> None:
 
 
 def test_flows_are_forms_and_what_users_change_stays(running: Settings) -> None:
-    for each in DEPLOYMENTS:
+    deployments = wanted_by(running).deployments
+    for each in deployments:
         known = _prefect(running, f"/deployments/name/{each.full_name}")
         assert known["entrypoint"] == f"{each.module}.{each.flow}"
         assert known["work_pool_name"] == each.pool
         assert known["enforce_parameter_schema"] and known["description"]
         assert known["parameter_openapi_schema"]["properties"]
-    rebuild = _prefect(running, f"/deployments/name/{DEPLOYMENTS[0].full_name}")
+    rebuild = _prefect(running, f"/deployments/name/{deployments[0].full_name}")
     _prefect(running, f"/deployments/{rebuild['id']}", "PATCH", {"concurrency_limit": 2, "tags": ["mine"]})
     _prefect(running, "/work_pools/default", "PATCH", {"concurrency_limit": 1})
 
     (running.home / "services/registered").write_text("sha256:of-other-sources")
     stack.up(running, print)
     assert _prefect(running, "/work_pools/default")["concurrency_limit"] == 1
-    again = _prefect(running, f"/deployments/name/{DEPLOYMENTS[0].full_name}")
+    again = _prefect(running, f"/deployments/name/{deployments[0].full_name}")
     assert again["id"] == rebuild["id"] and again["tags"] == ["mine"]
     assert again["global_concurrency_limit"]["limit"] == 2
     assert again["parameter_openapi_schema"] == rebuild["parameter_openapi_schema"]

@@ -126,11 +126,11 @@ def test_the_name_is_the_files(tmp_path: Path) -> None:
 def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
     write(tmp_path, entry())
     first = write(tmp_path, entry(name="first", accepts=["file:///etc/*"]), "first.yaml")
-    second = write(tmp_path, entry(name="second", targets=[]), "second.yaml")
+    second = write(tmp_path, entry(name="second", accepts=["pip://some/where"]), "second.yaml")
     with pytest.raises(SpecError) as caught:
         load_catalogue(tmp_path)
     assert f"{first}:12: accepts: 'file:///etc/*' must begin with hf:// or s3://" in caught.value.message
-    assert f"{second}:12: targets: name at least one target" in caught.value.message
+    assert f"{second}:12: accepts: 'pip://some/where' must begin with hf:// or s3://" in caught.value.message
 
 
 @pytest.mark.parametrize("name", ["Tiny", "-tiny", "ti--ny", "ti/ny", "", "tiny\n"])

@@ -21,8 +21,8 @@ from deployments.node import Node
 from deployments.verify import sign, verify
 from infra.errors import ArtifactDamaged, SettingsError, SignatureRefused, UsageError
 from infra.triton.client import ModelState, TritonClient
-from infra.triton.log import Log
 from infra.triton.command import Ports
+from infra.triton.log import Log
 from infra.triton.supervisor import Change
 from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, signature_key
 from tasks.identity import Identity

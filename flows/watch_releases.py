@@ -1,0 +1,189 @@
+"""Look for new versions of TensorRT-LLM, and rebuild what takes them by its policy."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from flows import ui
+from flows.steps import worth_retrying
+from infra import settings
+from infra.errors import UsageError
+from infra.images import images
+from infra.package_index import Published, configured, published
+from infra.s3 import Bucket
+from infra.settings import Settings
+from tasks.catalogue import load_catalogue
+from tasks.spec import Model
+from tasks.watch import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
+from tasks.watch_record import WatchRecord, move_record, read_record
+from tasks.waves import RUN_TAG, Run, Start, due, next_wave, run_key, settled, tried_again
+
+_REBUILD = "rebuild/rebuild"
+_NOT_ENDED = (
+    StateType.SCHEDULED,
+    StateType.PENDING,
+    StateType.RUNNING,
+    StateType.PAUSED,
+    StateType.CANCELLING,
+)
+_PAGE = 200  # the most that Prefect's API answers at once
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watch found, and the rebuilds that it started (none in a dry run: those that it would)."""
+
+    rows: tuple[Row, ...]
+    starts: tuple[Start, ...]
+
+
+@flow(name="watch_releases", flow_run_name="watch releases", persist_result=False)
+async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) -> Watched:
+    """Ask the package indexes for versions of TensorRT-LLM, and rebuild the models whose policy takes a new one.
+
+    Starts a canary model first, and others when it has passed, a few at a time; it does not wait for any of them.
+
+    Args:
+        dry_run: only tell what would be rebuilt.
+        retry: models whose rebuild has failed, and is to be tried again.
+    """
+    here = settings.load()
+    bucket = Bucket.at(here.store)
+    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    if all(model.updates.policy == "pinned" for model in models.values()):
+        get_run_logger().info("no model follows TensorRT-LLM")
+        return Watched((), ())
+    offered, (record, _) = await asyncio.gather(_ask(here), asyncio.to_thread(read_record, bucket))
+    again = frozenset(retry or ())
+    if unknown := sorted(again - record.attempts.keys()):
+        raise UsageError(f"no rebuild for a new version has failed of {', '.join(unknown)}")
+
+    async with get_client() as client:
+        before = tried_again(record, again)
+        table = await asyncio.to_thread(_judged, models, models, before, offered)
+        was_due = due(table)
+        runs = await _runs(client, [run_key(models[name], row, before) for name, row in was_due.items()])
+        now = settled(models, was_due, before, runs)
+        moved = [name for name in was_due if now.followed.get(name) != before.followed.get(name)]
+        table |= _judged(models, moved, now, offered)
+        told, starts = next_wave(models, due(table), now, runs, here.watch_parallel - await _going(client))
+        if starts and not dry_run:
+            await _start(client, models, starts)
+    rows = tuple(told[name] if row.verdict == "rebuild" else row for name in sorted(table) for row in table[name])
+    log = get_run_logger()
+    if dry_run:
+        log.info("%d rebuilds would start now", len(starts))
+    else:
+        log.info("%d rebuilds start now", len(starts))
+        digest = await _show(rows, now.shown)
+
+        def change(stored: WatchRecord) -> WatchRecord:
+            new = settled(models, was_due, tried_again(stored, again), runs)
+            return new.model_copy(update={"shown": digest})
+
+        await asyncio.to_thread(move_record, bucket, change)
+    return Watched(rows, tuple(starts))
+
+
+async def _ask(here: Settings) -> tuple[Offer, ...]:
+    known = await asyncio.to_thread(images, here.images)
+    return offers(await _published(here.watch_indexes), known, here.watch_avoid)
+
+
+@task(
+    name="ask the indexes",
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def _published(extra: tuple[str, ...]) -> tuple[Published, ...]:
+    return await asyncio.to_thread(lambda: published(DISTRIBUTION, configured(extra)))
+
+
+def _judged(
+    models: Mapping[str, Model], names: Iterable[str], record: WatchRecord, offered: tuple[Offer, ...]
+) -> dict[str, tuple[Row, ...]]:
+    found: dict[str, tuple[Row, ...]] = {}
+    for name in names:
+        followed = record.followed.get(name)
+        current = version_in_use(models[name], followed.version if followed else None)
+        found[name] = judge(models[name], current, offered)
+    return found
+
+
+async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, Run]:
+    """The runs with these idempotency keys, by key."""
+    if not keys:
+        return {}
+    wanted = FlowRunFilter(
+        idempotency_key=FlowRunFilterIdempotencyKey(any_=keys), tags=FlowRunFilterTags(all_=[RUN_TAG])
+    )
+    found: dict[str, Run] = {}
+    offset = 0
+    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
+        found |= {run.idempotency_key: _run(run) for run in page if run.idempotency_key}
+        offset += len(page)
+        if len(page) < _PAGE:
+            break
+    return found
+
+
+def _run(run: FlowRun) -> Run:
+    state = run.state
+    if state is None or not state.is_final():
+        return Run(str(run.id), "going")
+    if state.is_completed():
+        return Run(str(run.id), "completed")
+    said = state.message or f"the run ended as {state.name}"
+    return Run(str(run.id), "crashed" if state.is_crashed() else "failed", said)
+
+
+async def _going(client: PrefectClient) -> int:
+    """How many rebuilds of any watch have not ended; more than a page of them counts as a page."""
+    going = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[RUN_TAG]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_NOT_ENDED))),
+    )
+    return len(await client.read_flow_runs(flow_run_filter=going, limit=_PAGE))
+
+
+async def _start(client: PrefectClient, models: Mapping[str, Model], starts: list[Start]) -> None:
+    log = get_run_logger()
+    deployment = await client.read_deployment_by_name(_REBUILD)
+    for start in starts:
+        parameters = {"model": start.model, "runtime": start.version}
+        run = await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters=parameters,
+            name=f"rebuild {start.model}",
+            tags=[RUN_TAG, f"tensorrt-llm:{start.version}"],
+            idempotency_key=start.key,
+        )
+        log.info("%s is rebuilt with TensorRT-LLM %s: %s", start.model, start.version, run.id)
+
+
+async def _show(rows: tuple[Row, ...], shown: str) -> str:
+    """Show the table where it is not the one shown last, by its digest. Returns the digest."""
+    lines = ui.watch_lines(rows)
+    digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+    if digest != shown:
+        await ui.show_watch(lines)
+    return digest

@@ -1,0 +1,329 @@
+"""`enginehouse deploy` on real Prefect servers: SQLite, and where they are installed Postgres with Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.desired import desired
+from deployments.difference import Change, lines
+from deployments.register import deploy
+from infra import settings
+from infra.processes import free_ports, launch, terminate
+from infra.settings import CHECKOUT, Settings
+from tasks.catalogue import load_catalogue
+
+NAMES = (
+    "work pool default",
+    "work pool build-cpu",
+    "work pool build-sm100",
+    "work pool build-sm90",
+    "deployment rebuild/rebuild",
+    "deployment rollback/rollback",
+    "deployment watch_releases/watch_releases",
+    "deployment build_engine/build-cpu",
+    "deployment build_engine/build-sm100",
+    "deployment build_engine/build-sm90",
+    "automation release-watch",
+)
+
+
+class Server:
+    """A Prefect server of this test, asked as anybody could."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+
+    def __call__(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.api + path, method=method, data=data, headers={"Content-Type": "application/json"}
+        )
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > until:  # SQLite is locked for a moment now and then
+                    raise AssertionError(error.read()) from error
+                time.sleep(0.2)
+
+    def deployment(self, name: str) -> Any:
+        return self("GET", f"/deployments/name/{name}")
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, str]], Server]]:
+    """Starts Prefect servers, each with a home of its own, and ends them with the module."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(environment: dict[str, str]) -> Server:
+        home = tmp_path_factory.mktemp("prefect")
+        (port,) = free_ports(1)
+        foreign = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+        process = launch(command, log=home / "log", folder=home, environment={**foreign, **own, **environment})
+        running.append(process)
+        until = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
+                    return Server(f"http://127.0.0.1:{port}/api")
+            except OSError:
+                assert process.poll() is None and time.monotonic() < until, (home / "log").read_text()
+                time.sleep(0.1)
+
+    yield start
+    for process in running:
+        terminate(process, 10)
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Callable[[dict[str, str]], Server]) -> Server:
+    return start_server({})
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, of two architectures."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    document = yaml.safe_load((CHECKOUT / "deployments/models/llama3-8b-instruct.yaml").read_text())
+    for name, gpu, arch in (("here", "NVIDIA H200", "sm90"), ("there", "NVIDIA B200", "sm100")):
+        document |= {"name": name, "updates": {"policy": "stable"}}
+        document["recipe"]["runtime"] |= {"gpu": gpu, "arch": arch}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+@pytest.fixture
+def here(catalogue: Path) -> Settings:
+    return replace(settings.load(), catalogue=catalogue)
+
+
+@pytest.fixture
+def database() -> Iterator[dict[str, str]]:
+    """A Postgres and a Redis of their own, as variables of a Prefect server."""
+    tools = {name: shutil.which(name) for name in ("initdb", "postgres", "redis-server")}
+    missing = [name for name, path in tools.items() if path is None]
+    missing += [] if importlib.util.find_spec("prefect_redis") else ["prefect-redis"]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    # Postgres refuses to run as root, and pytest's folders are closed to everybody else.
+    folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    if nobody:
+        os.chown(folder, 65534, 65534)
+    subprocess.run(
+        [*nobody, "initdb", "--auth=trust", "--username=prefect", "--no-sync", "-D", str(folder / "data")],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    postgres, redis = free_ports(2)
+    commands = (
+        [*nobody, "postgres", "-D", str(folder / "data"), "-p", str(postgres), "-h", "127.0.0.1", "-k", str(folder)],
+        ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+    )
+    running = [
+        launch(command, log=folder / f"{number}.log", folder=folder, environment=os.environ)
+        for number, command in enumerate(commands)
+    ]
+    for port in (postgres, redis):
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < until, [(folder / f"{number}.log").read_text() for number in range(2)]
+                time.sleep(0.1)
+    yield {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://prefect@127.0.0.1:{postgres}/postgres",
+        "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
+        "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+        "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
+        "PREFECT_REDIS_MESSAGING_PORT": str(redis),
+    }
+    for process in running:
+        terminate(process, 10)
+    shutil.rmtree(folder)
+
+
+def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, Change]:
+    """Deploy; the changes by name, as they were told before anything was made."""
+    told: list[Change] = []
+    wanted = desired(here, load_catalogue(here.catalogue).values())
+    with temporary_settings(updates={PREFECT_API_URL: server.api}):
+        changes = asyncio.run(deploy(wanted, told.append, dry_run=dry_run))
+    assert list(changes) == told
+    return {change.thing.key: change for change in changes}
+
+
+def changed(changes: dict[str, Change]) -> dict[str, Any]:
+    return {name: change.new for name, change in changes.items() if change.action != "unchanged"}
+
+
+def kept(changes: dict[str, Change]) -> dict[str, Any]:
+    return {name: {each.name: each.old for each in change.kept} for name, change in changes.items() if change.kept}
+
+
+def check_deploy(server: Server, here: Settings) -> None:
+    """Deploy, deploy again, and deploy a changed schedule."""
+    assert {change.action for change in go(server, here, dry_run=True).values()} == {"created"}
+    assert server("POST", "/deployments/filter", {}) == []
+
+    first = go(server, here)
+    assert tuple(first) == NAMES and {change.action for change in first.values()} == {"created"}
+    watch = server.deployment("watch_releases/watch_releases")
+    assert [schedule["schedule"]["cron"] for schedule in watch["schedules"]] == ["17 * * * *"]
+    assert watch["global_concurrency_limit"]["limit"] == 1 and watch["work_pool_name"] == "default"
+    assert watch["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    rebuild = server.deployment("rebuild/rebuild")
+    assert rebuild["global_concurrency_limit"]["limit"] == 4 and rebuild["enforce_parameter_schema"]
+    assert rebuild["entrypoint"] == "flows.rebuild.rebuild"
+    assert {"model", "runtime", "recipe", "targets"} <= set(rebuild["parameter_openapi_schema"]["properties"])
+
+    assert changed(go(server, here)) == {}
+
+    other = replace(here, watch_schedule="5 4 * * *")
+    assert (
+        changed(go(server, other, dry_run=True))
+        == changed(go(server, other))
+        == {"deployment watch_releases/watch_releases": {"schedule": "5 4 * * *"}}
+    )
+    again = server.deployment("watch_releases/watch_releases")
+    assert [schedule["schedule"]["cron"] for schedule in again["schedules"]] == ["5 4 * * *"]
+    assert again["id"] == watch["id"]
+    # The server follows: it plans runs, at the new time alone.
+    until = time.monotonic() + 90
+    while not (planned := server("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [watch["id"]]}}})):
+        assert time.monotonic() < until, "the server plans no runs"
+        time.sleep(0.5)
+    assert {run["expected_start_time"][10:19] for run in planned} == {"T04:05:00"}
+    assert changed(go(server, other)) == {}
+    assert list(changed(go(server, here))) == ["deployment watch_releases/watch_releases"]
+
+
+def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, here: Settings) -> None:
+    check_deploy(server, here)
+
+
+@pytest.mark.slow
+def test_the_same_on_postgres_with_redis(
+    start_server: Callable[[dict[str, str]], Server], database: dict[str, str], here: Settings
+) -> None:
+    check_deploy(start_server(database), here)
+
+
+def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, here: Settings) -> None:
+    go(server, here)
+    rebuild, watch = server.deployment("rebuild/rebuild"), server.deployment("watch_releases/watch_releases")
+    (schedule,) = watch["schedules"]
+    server("PATCH", f"/deployments/{rebuild['id']}", {"tags": ["mine"], "concurrency_limit": 9, "paused": True})
+    server("PATCH", "/work_pools/build-sm90", {"concurrency_limit": 3, "description": "two racks"})
+    own = {"schedule": {"cron": "0 0 * * *", "timezone": "Europe/Berlin"}, "active": False}
+    server("PATCH", f"/deployments/{watch['id']}/schedules/{schedule['id']}", own)
+    server("POST", f"/deployments/{watch['id']}/schedules", [{"schedule": {"interval": 86400.0}, "slug": "daily"}])
+    (automation,) = server("POST", "/automations/filter", {})
+    server("PATCH", f"/automations/{automation['id']}", {"enabled": False})
+
+    again = go(server, here)
+    assert changed(again) == {}
+    assert kept(again) == {
+        "work pool build-sm90": {"limit": 3},
+        "deployment rebuild/rebuild": {"limit": 9},
+        "deployment watch_releases/watch_releases": {"schedule": "0 0 * * *"},
+    }
+    assert "limit: stays 9" in "\n".join(lines(again["deployment rebuild/rebuild"]))
+
+    # What is wanted now is another thing than at the last deploy: that is a decision, and the newer one.
+    other = replace(here, pool_limits=(("build-sm90", 2),), watch_schedule="")
+    assert changed(go(server, other)) == {
+        "work pool build-sm90": {"limit": 2},
+        "deployment watch_releases/watch_releases": {"schedule": ""},
+    }
+    pool = server("GET", "/work_pools/build-sm90")
+    assert pool["concurrency_limit"] == 2 and pool["description"] == "two racks"
+    assert [each["slug"] for each in server.deployment("watch_releases/watch_releases")["schedules"]] == ["daily"]
+    known = server.deployment("rebuild/rebuild")
+    assert known["tags"] == ["mine"] and known["paused"] and known["global_concurrency_limit"]["limit"] == 9
+    assert server("GET", f"/automations/{automation['id']}")["enabled"] is False
+
+
+def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, here: Settings) -> None:
+    go(server, here)
+    rollback, watch = server.deployment("rollback/rollback"), server.deployment("watch_releases/watch_releases")
+    server("PATCH", f"/deployments/{rollback['id']}", {"entrypoint": "elsewhere.rollback"})
+    server("DELETE", "/work_pools/build-sm100")
+    server("DELETE", f"/deployments/{watch['id']}")
+    assert {name: change.action for name, change in go(server, here).items() if change.action != "unchanged"} == {
+        "work pool build-sm100": "created",
+        # Its pool was deleted below it.
+        "deployment build_engine/build-sm100": "changed",
+        "deployment rollback/rollback": "changed",
+        "deployment watch_releases/watch_releases": "created",
+        # It ran a deployment that is another one now.
+        "automation release-watch": "changed",
+    }
+    assert changed(go(server, here)) == {}
+    (automation,) = server("POST", "/automations/filter", {})
+    known = server.deployment("watch_releases/watch_releases")
+    assert automation["actions"][0]["deployment_id"] == known["id"] != watch["id"]
+
+
+def test_the_command(server: Server, here: Settings) -> None:
+    go(server, here)
+    rebuild = server.deployment("rebuild/rebuild")
+    server("PATCH", f"/deployments/{rebuild['id']}", {"concurrency_limit": 9})
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "deployments.cli", "deploy", *arguments],
+            env={
+                **os.environ,
+                "PREFECT_API_URL": server.api,
+                **environment,
+                "ENGINEHOUSE_CATALOGUE": str(here.catalogue),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run("--dry-run", "--json", ENGINEHOUSE_REBUILDS="6")
+    assert done.returncode == 0, done.stderr
+    told = {each["name"]: each for each in json.loads(done.stdout) if each["action"] != "unchanged"}
+    assert told == {
+        "rebuild/rebuild": {
+            "kind": "deployment",
+            "name": "rebuild/rebuild",
+            "action": "changed",
+            "fields": {"limit": {"old": 9, "new": 6}},
+            "kept": {},
+        }
+    }
+    assert "limit: 9 → 6" in done.stderr and "1 changed" in done.stderr
+    refused = run(PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert refused.returncode == 2 and "[prefect-failed]" in refused.stderr and "Traceback" not in refused.stderr

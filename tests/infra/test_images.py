@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from infra.errors import SettingsError
+from infra.images import OWN_TABLE, images
+
+
+def test_the_newest_image_of_each_version() -> None:
+    found = images(OWN_TABLE)
+    assert str(found[Version("1.2.1")]).endswith(":26.07-trtllm-python-py3")
+    assert str(found[Version("0.10.0")]).endswith(":24.06-trtllm-python-py3")
+    assert Version("1.3.0") not in found
+
+
+def test_a_list_of_ones_own_pins_digests(tmp_path: Path) -> None:
+    table, digest = tmp_path / "images.toml", f"sha256:{'ab' * 32}"
+    table.write_text(f'[[image]]\nreference = "here/triton:1"\ntensorrt_llm = "1.2.1"\ndigest = "{digest}"\n')
+    assert str(images(table)[Version("1.2.1")]) == f"here/triton:1@{digest}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "'image'"),
+        ('[[image]]\nreference = "a"\ntensorrt_llm = "new"', "new"),
+        ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ndigest = "sha256:1"', "no digest"),
+        ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ntag = "b"', "unknown field tag"),
+        ("image = 3", "not iterable"),
+    ],
+)
+def test_mistakes_name_the_file(tmp_path: Path, text: str, said: str) -> None:
+    table = tmp_path / "images.toml"
+    table.write_text(text)
+    with pytest.raises(SettingsError, match=said) as caught:
+        images(table)
+    assert str(table) in caught.value.message
+    with pytest.raises(SettingsError, match="cannot be read"):
+        images(tmp_path / "none.toml")
