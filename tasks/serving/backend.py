@@ -30,7 +30,7 @@ STOP_INTERVAL_S = 0.1
 """What a cancelled request gets to end by itself before it is told to, and to obey before it is told again.
 
 Again, since an instance of the backend knows only the requests that it got itself. And not at once, since most end
-anyway, and 0.8 never releases a request that tells of a stop.
+anyway, and 0.8 and 0.9 never release a request that tells of a stop.
 """
 
 MAX_STARTING = 24

@@ -40,7 +40,8 @@ class NGrams:
             if counts and length <= len(history):
                 share = 4.0**length / sum(counts.values())
                 weights[list(counts)] += np.fromiter(counts.values(), float) * share
-        return np.log(weights) + 20
+        logits: Floats = np.log(weights)
+        return np.add(logits, 20.0)
 
 
 @dataclass
@@ -123,9 +124,10 @@ def _sampled(log_probs: Floats, wanted: Wanted, random: np.random.Generator) -> 
         top_k = 1
     if top_k:
         order = order[:top_k]
-    kept = np.exp(log_probs[order])
+    kept: Floats = np.exp(log_probs[order])
     if 0 < top_p < 1:
         # The fewest tokens that reach the share, one at least.
-        count = int(np.searchsorted(np.cumsum(kept), top_p * kept.sum())) + 1
+        shares: Floats = np.cumsum(kept)
+        count = 1 + int(np.sum(shares < top_p * shares[-1]))
         order, kept = order[:count], kept[:count]
     return int(random.choice(order, p=kept / kept.sum()))

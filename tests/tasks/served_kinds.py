@@ -39,6 +39,7 @@ class Role:
     chat_template: bool
     timeout_s: float
     greedy: bool = False
+    streams: bool = True
 
 
 # By name: a chat model with room for many, and one for raw text with one slot and little time.
@@ -133,7 +134,11 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
     end_id = tokenizer.token_to_id("</s>")
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
-        parameters = {"max_beam_width": MAX_BEAM_WIDTH, "llm_instances": llm_instances}
+        parameters = {
+            "max_beam_width": MAX_BEAM_WIDTH,
+            "llm_instances": llm_instances,
+            "decoupled": role.streams,
+        }
         model, limits = _model("trt-engine", version, role, parameters), _limits(role)
         write_engine_release(artifact, model, limits)
         backend = artifact / TENSORRT_LLM
@@ -169,15 +174,8 @@ def llmapi(version: str) -> Kind:
     def write(artifact: Path, engine: Path, role: Role) -> None:
         LlmApi().assemble(_model("llmapi", version, role, {}), _limits(role).to_json().encode(), artifact)
         llm_package.install(artifact / LLM / "1")
-        llm_package.write_checkpoint(
-            engine,
-            version,
-            tokenizer,
-            TEXTS,
-            endless=3,
-            token_seconds=TOKEN_SECONDS,
-            chat_template=CHAT_TEMPLATE,
-        )
+        write_tokenizer(engine, tokenizer)
+        llm_package.write_checkpoint(engine, version, tokenizer, TEXTS, endless=3, token_seconds=TOKEN_SECONDS)
 
     return Kind(
         name=f"llmapi-{version}",
@@ -245,26 +243,36 @@ def _write_engine(folder: Path, version: str, limits: EngineLimits, tokenizer: A
     for text in corpus[:-3]:
         text.append(end_id)
     (folder / "standin.json").write_text(json.dumps({"corpus": corpus, "token_seconds": TOKEN_SECONDS}))
-    own = folder / TOKENIZER_FOLDER
-    own.mkdir()
-    (own / "tokenizer.json").write_text(tokenizer.to_str())
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (own / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "chat_template": CHAT_TEMPLATE,
-                "clean_up_tokenization_spaces": False,
-                **special,
-            }
-        )
-    )
+    write_tokenizer(folder / TOKENIZER_FOLDER, tokenizer)
 
+
+def write_tokenizer(folder: Path, tokenizer: Any, **changes: Any) -> Path:
+    """A tokenizer of the library as a folder that transformers loads; `changes` go into its configuration."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        **changes,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+LLAMACPP = "llamacpp"
+TRT_ENGINES = ("trt-engine-0.8.0", "trt-engine-0.19.0", "trt-engine-1.2.1")
 
 KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Kind]] = {
-    "llamacpp": lambda request: llamacpp(request.getfixturevalue("smollm2_gguf")),
-    "trt-engine-0.8.0": lambda _: trt_engine("0.8.0"),
-    "trt-engine-0.19.0": lambda _: trt_engine("0.19.0", llm_instances=2),
-    "trt-engine-1.2.1": lambda _: trt_engine("1.2.1"),
+    LLAMACPP: lambda request: llamacpp(request.getfixturevalue("smollm2_gguf")),
+    TRT_ENGINES[0]: lambda _: trt_engine("0.8.0", llm_instances=2),
+    TRT_ENGINES[1]: lambda _: trt_engine("0.19.0"),
+    TRT_ENGINES[2]: lambda _: trt_engine("1.2.1"),
     "llmapi-1.2.1": lambda _: llmapi("1.2.1"),
 }
+
+SLOW = ("trt-engine-0.19.0",)
+"""It has the inputs of 0.8 and the outputs of 1.2."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from tasks.serving.detokenize import MAX_TOKENS, Detokenizer
+from tasks.serving.tokenizer import Tokenizer
+from tasks.serving.tokens import Prompts
+from tests.tasks.served_kinds import write_tokenizer
 from tests.tasks.small_tokenizers import (
     CORPUS,
     FAMILIES,
@@ -17,11 +21,13 @@ from tests.tasks.small_tokenizers import (
     metaspace,
     sentencepiece,
     standin,
+    wordpiece,
 )
 
 Family = Callable[[], Adapter]
 
 STRINGS = 1000
+OTHERS = (sentencepiece, metaspace, wordpiece)
 ATOMS = (
     *(word for text in CORPUS for word in text.split(" ")),
     *("👩‍👩‍👧‍👦", "🇫🇷", "👍🏽", "😀", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "❤️", "\U0001f9ff"),
@@ -47,12 +53,12 @@ def groups(ids: Sequence[int], chance: random.Random, most: int) -> list[list[in
     return cut
 
 
-def streamed(tokenizer: Adapter, parts: Sequence[Sequence[int]], *, skip: bool = True) -> list[str]:
+def streamed(tokenizer: Tokenizer, parts: Sequence[Sequence[int]], *, skip: bool = True) -> list[str]:
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip)
     return [*(detokenizer.push(part) for part in parts), detokenizer.flush()]
 
 
-def check(tokenizer: Adapter, ids: Sequence[int], chance: random.Random, seed: object) -> None:
+def check(tokenizer: Tokenizer, ids: Sequence[int], chance: random.Random, seed: object) -> None:
     for skip in (True, False):
         whole = tokenizer.decode(ids, skip_special_tokens=skip)
         for most in (1, 7):
@@ -80,6 +86,31 @@ def test_the_pieces_of_whatever_a_model_says_are_the_whole(family: Family) -> No
         chance = random.Random(seed)
         some = [chance.randrange(tokenizer.size + 9) for _ in range(chance.choice((3, 30, 600)))]
         check(tokenizer, chance.choices(some, k=chance.randint(0, 400)), chance, seed)
+
+
+CLEANED = {"clean_up_tokenization_spaces": True}
+FORCED = CLEANED | {"clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True}
+"""What `CLEANED` alone does to a BPE until transformers 4."""
+
+
+@pytest.mark.parametrize("strings", [40, pytest.param(STRINGS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [(byte_level, {}), (byte_level, FORCED), *((each, how) for each in OTHERS for how in ({}, CLEANED))],
+)
+def test_tokenizers_of_transformers_are_streamed_as_they_decode(
+    family: Family, changes: dict[str, bool], strings: int, tmp_path: Path
+) -> None:
+    folder = write_tokenizer(tmp_path / "tokenizer", family().tokenizer, **changes)
+    tokenizer = Prompts(folder, chat_template=False, most_tokens=1).tokenizer
+    size = family().size
+    assert tokenizer.convert_ids_to_tokens(size + 9) is None
+    for number in range(strings):
+        seed = f"transformers {family.__name__} {changes} {number}"
+        chance = random.Random(seed)
+        ids = tokenizer.encode(random_text(chance), add_special_tokens=False)
+        check(tokenizer, ids, chance, seed)
+        check(tokenizer, [chance.randrange(size + 9) for _ in range(chance.randint(0, 60))], chance, seed)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,21 @@ import pytest
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
 from tasks.triton.repository import place_release, placed_models, write_public
-from tests.tasks.served_kinds import CHAT, KINDS, QUESTION, RAW, Fields, Kind
+from tests.tasks.served_kinds import CHAT, KINDS, QUESTION, RAW, SLOW, TRT_ENGINES, Fields, Kind, Role
+from tests.tasks.small_tokenizers import byte_level
 
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
+on_tensorrt_llm = pytest.mark.parametrize("kind", marked(TRT_ENGINES), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=marked(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param](request)
 
@@ -35,12 +43,11 @@ def triton(
         environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         started = start_triton(f"serving-{kind.name}")
     for (model, release), role in kind.releases.items():
-        artifact, engine = (tmp_path_factory.mktemp(name) for name in ("artifact", "engine"))
-        kind.write(artifact, engine, role)
-        place_release(artifact, engine, started.repository, model, release)
+        place(started, kind, model, release, role, tmp_path_factory.mktemp(model))
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda key: load(started, *key), kind.releases):
-            pass
+        loads = [pool.submit(load, started, model, release) for model, release in kind.releases]
+    for each in loads:
+        each.result()
     for model in (CHAT, RAW):
         point(started, model, 1)
     yield started
@@ -51,6 +58,14 @@ def triton(
 @pytest.fixture(scope="module")
 def client(triton: RunningTriton) -> TritonClient:
     return triton.client
+
+
+def place(triton: RunningTriton, kind: Kind, model: str, release: int, role: Role, folder: Path) -> None:
+    artifact, engine = folder / "artifact", folder / "engine"
+    artifact.mkdir()
+    engine.mkdir()
+    kind.write(artifact, engine, role)
+    place_release(artifact, engine, triton.repository, model, release)
 
 
 def load(triton: RunningTriton, model: str, release: int) -> None:
@@ -176,9 +191,9 @@ def test_what_cannot_be_honoured_is_an_error(kind: Kind, client: TritonClient) -
         ({"top_p": 2.0}, "'top_p'"),
     )
     for fields, message in (*always, *kind.refused):
-        for model, question in ((CHAT, ask), (RAW, streamed)):
+        for question in (ask, streamed):
             with pytest.raises(TritonError, match=message) as refused:
-                question(client, model, **fields)
+                question(client, **fields)
             assert refused.value.code == "triton-refused" and not refused.value.retryable
 
 
@@ -252,10 +267,10 @@ def test_the_deadline_ends_what_runs_and_what_waits(kind: Kind, client: TritonCl
             client.generate(RAW, long)
         return time.monotonic() - started
 
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(seconds_to_fail, range(2)))
+    with ThreadPoolExecutor(30) as pool:
+        outcomes = list(pool.map(seconds_to_fail, range(30)))
     assert all(kind.deadline_s - 0.1 < seconds < kind.deadline_s + 3 for seconds in outcomes)
-    # Both have given up their places.
+    # All have given up their places.
     assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < kind.deadline_s * 2 / 3
 
 
@@ -315,6 +330,55 @@ def test_a_signal_to_its_whole_group_does_not_end_a_models_engine(triton: Runnin
     time.sleep(0.2)
     assert ask(triton.client, temperature=0.0, max_tokens=4)
     assert ask(triton.client, RAW, text_input="1 2 3 4", max_tokens=4)
+
+
+@on_tensorrt_llm
+def test_an_answer_ends_no_sooner_than_it_may_and_at_the_tokens_that_end_it(kind: Kind, client: TritonClient) -> None:
+    asked = {**QUESTION, "max_tokens": 60, "temperature": 0.0, "return_log_probs": True}
+    plain = client.generate(CHAT, asked)
+    assert len(plain.log_probs) < 60
+    assert len(client.generate(CHAT, {**asked, "min_tokens": 50}).log_probs) >= 50
+    # "!", by its number in the vocabulary.
+    assert "!" in plain.text
+    end_id = byte_level().encode("!", add_special_tokens=False)[0]
+    ended = client.generate(CHAT, {**asked, "end_id": end_id})
+    assert ended.text == plain.text[: plain.text.index("!")]
+    assert ended.log_probs == pytest.approx(plain.log_probs[: len(ended.log_probs)], abs=1e-3)
+
+
+@on_tensorrt_llm
+def test_beams_find_likelier_answers(kind: Kind, client: TritonClient) -> None:
+    asked = {**QUESTION, "text_input": "un, deux", "max_tokens": 12, "return_log_probs": True}
+    greedy, best = (client.generate(RAW, {**asked, "beam_width": width}) for width in (1, 4))
+    assert sum(best.log_probs) >= sum(greedy.log_probs)
+    assert client.generate(RAW, {**asked, "beam_width": 4, "length_penalty": 2.0}).text
+
+
+@pytest.mark.parametrize("kind", TRT_ENGINES[-1:], indirect=True, scope="module")
+def test_what_is_not_decoupled_answers_whole_and_refuses_streams(
+    kind: Kind, triton: RunningTriton, tmp_path: Path
+) -> None:
+    place(triton, kind, "whole", 1, Role(1, 2048, False, 3.0, greedy=True, streams=False), tmp_path)
+    load(triton, "whole", 1)
+    client, model = triton.client, "whole--r1"
+    assert ask(client, model) == ask(client, RAW)
+    with pytest.raises(TritonError, match="'stream' must be false"):
+        streamed(client, model)
+    with pytest.raises(TritonError, match="within the deadline"):
+        ask(client, model, text_input="1 2 3 4 5 6 7 8 9", max_tokens=1500)
+    assert client.generate(model, {**QUESTION, "max_tokens": 2}).seconds < 2
+    for name in reversed(placed_models(triton.repository, "whole", 1)):
+        client.unload(name)
+
+
+@on_tensorrt_llm
+def test_a_backend_that_is_gone_is_an_error_until_it_is_back(kind: Kind, triton: RunningTriton) -> None:
+    backend = f"{CHAT}--r2--tensorrt_llm"
+    triton.client.unload(backend)
+    with pytest.raises(TritonError, match=backend):
+        ask(triton.client, f"{CHAT}--r2")
+    triton.client.load(backend)
+    assert ask(triton.client, f"{CHAT}--r2")
 
 
 def test_an_unloaded_release_gives_its_memory_back(triton: RunningTriton) -> None:
