@@ -22,21 +22,13 @@ def install(folder: Path) -> None:
 
 
 def write_checkpoint(
-    folder: Path,
-    version: str,
-    tokenizer: Any,
-    texts: Sequence[str],
-    *,
-    endless: int = 0,
-    token_seconds: float = 0.005,
-    **tokenizer_config: Any,
+    folder: Path, version: str, tokenizer: Any, texts: Sequence[str], *, endless: int, token_seconds: float
 ) -> None:
     """What the stand-in of `version` loads: it has read `texts`, all of which end but for the last `endless`.
 
-    A token of each running request takes it `token_seconds`. `tokenizer` is one of the package tokenizers, whose
-    special tokens are `<s>`, `</s>` and `<unk>`.
+    A token of each running request takes it `token_seconds`. `tokenizer` is one of the package tokenizers, in which
+    `</s>` ends a text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     end_id = tokenizer.token_to_id("</s>")
     corpus: list[list[int]] = [tokenizer.encode(text).ids for text in texts]
     for text in corpus[: len(corpus) - endless]:
@@ -45,17 +37,5 @@ def write_checkpoint(
         ("standin.json", {"tensorrt_llm": version, "corpus": corpus, "token_seconds": token_seconds}),
         ("config.json", {"vocab_size": tokenizer.get_vocab_size(), "model_type": "llama"}),
         ("generation_config.json", {"eos_token_id": end_id}),
-        (
-            "tokenizer_config.json",
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "clean_up_tokenization_spaces": False,
-                "bos_token": "<s>",
-                "eos_token": "</s>",
-                "unk_token": "<unk>",
-                **tokenizer_config,
-            },
-        ),
     ):
         (folder / name).write_text(json.dumps(document))
-    (folder / "tokenizer.json").write_text(tokenizer.to_str())

@@ -174,15 +174,8 @@ def llmapi(version: str) -> Kind:
     def write(artifact: Path, engine: Path, role: Role) -> None:
         LlmApi().assemble(_model("llmapi", version, role, {}), _limits(role).to_json().encode(), artifact)
         llm_package.install(artifact / LLM / "1")
-        llm_package.write_checkpoint(
-            engine,
-            version,
-            tokenizer,
-            TEXTS,
-            endless=3,
-            token_seconds=TOKEN_SECONDS,
-            chat_template=CHAT_TEMPLATE,
-        )
+        write_tokenizer(engine, tokenizer)
+        llm_package.write_checkpoint(engine, version, tokenizer, TEXTS, endless=3, token_seconds=TOKEN_SECONDS)
 
     return Kind(
         name=f"llmapi-{version}",
@@ -255,7 +248,7 @@ def _write_engine(folder: Path, version: str, limits: EngineLimits, tokenizer: A
 
 def write_tokenizer(folder: Path, tokenizer: Any, **changes: Any) -> Path:
     """A tokenizer of the library as a folder that transformers loads; `changes` go into its configuration."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -22,6 +22,7 @@ from tasks.trtllm.llm_arguments import release_arguments
 from tasks.trtllm.recipe import LlmApiRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import llm_package
+from tests.tasks.served_kinds import write_tokenizer
 from tests.tasks.small_tokenizers import CORPUS, byte_level
 
 COUNT = "How do I count to nine in French?"
@@ -57,7 +58,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
             recipe, parameters, max_batch_size=slots, max_seq_len=512, kv_cache_tokens=slots * 512
         )
         llm_package.write_checkpoint(
-            tmp_path / "engine",
+            write_tokenizer(tmp_path / "engine", byte_level().tokenizer),
             version,
             byte_level().tokenizer,
             (*CORPUS, LONG * 9),
