@@ -69,9 +69,10 @@ class Supervisor:
 
     def ensure(self) -> Change:
         """Have a live Triton. Raises TritonError where it does not start, SettingsError where parts are missing."""
-        if self._server is not None and _alive(self._server):
+        known = self._process
+        if known is not None and self._server is not None and _alive(known) and _alive(self._server):
             return Change.NONE
-        known, self._process, self._server = self._process, None, None
+        self._process = self._server = None
         if known is None and self._find():
             return Change.FOUND
         if known is not None:

@@ -183,7 +183,10 @@ def test_a_keeper_looks_at_triton_and_not_at_the_mpirun_above_it(image: Image, t
         wait_until_over(triton)
         assert first.ensure() is Change.STARTED
         second = psutil.Process(first.pid)
-        second.parent().kill()  # pyright: ignore[reportOptionalMemberAccess]
+        mpirun = second.parent()
+        assert mpirun is not None
+        mpirun.kill()
+        wait_until_over(mpirun)
         # One that comes anew finds a Triton without mpirun on its ports.
         first = keeper()
         assert first.ensure() is Change.STARTED and first.pid != second.pid
