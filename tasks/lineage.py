@@ -1,7 +1,7 @@
 """Lineage: what something in the store was made from, and what was made from it. Read from the store alone.
 
-Artifacts of one model are made from each other and from nobody else's, so a question about one reads the manifests
-and releases of its own model, however many artifacts the store has.
+Artifacts of one model are made from each other and from nobody else's, each kind from the one before. So a question
+about one reads its own inputs and the later kinds of its own model, however many artifacts the store has.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ class Thing:
     facts: Mapping[str, str]
 
 
+_ORDER = ("artifact", "source", *KINDS, "release", "public")
+
+
+def _place(thing: Thing) -> tuple[int, str, str]:
+    return _ORDER.index(thing.kind), thing.facts.get("made", ""), thing.name
+
+
 @dataclass
 class Lineage:
     """A graph of things by name. `inputs` says what each was made from; a source has none."""
@@ -36,27 +43,31 @@ class Lineage:
     model: str
     things: dict[str, Thing] = field(default_factory=dict[str, Thing])
     inputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    _outputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     def add(self, thing: Thing, inputs: Iterable[str]) -> None:
+        """Add a thing that is not there yet, or a source once more."""
         self.things[thing.name] = thing
         self.inputs[thing.name] = list(inputs)
+        for name in self.inputs[thing.name]:
+            self._outputs.setdefault(name, []).append(thing.name)
 
     def outputs(self, name: str) -> list[str]:
         """What was made from `name`, or uses it."""
-        return [other for other, inputs in self.inputs.items() if name in inputs]
+        return self._outputs.get(name, [])
 
     def around_root(self) -> Lineage:
-        """Only what the root was made from, at any distance, and what was made from it."""
-        kept = {self.root, *self._reached(self.root, up=True), *self._reached(self.root, up=False)}
+        """Only what the root was made from, at any distance, and what was made from it, in the order of making."""
+        kept = {self.root, *self.reached(up=True), *self.reached(up=False)}
         part = Lineage(self.root, self.model)
-        for name in self.things:
-            if name in kept:
-                part.add(self.things[name], [other for other in self.inputs[name] if other in kept])
+        for thing in sorted((self.things[name] for name in kept), key=_place):
+            part.add(thing, [other for other in self.inputs[thing.name] if other in kept])
         return part
 
-    def _reached(self, start: str, *, up: bool) -> set[str]:
+    def reached(self, *, up: bool) -> set[str]:
+        """The names of what the root was made from, or of what was made from it, at any distance."""
         reached: set[str] = set()
-        waiting = [start]
+        waiting = [self.root]
         while waiting:
             name = waiting.pop()
             nearer = self.inputs.get(name, []) if up else self.outputs(name)
@@ -69,12 +80,20 @@ def lineage(bucket: Bucket, reference: Reference) -> Lineage:
     """The lineage of what `reference` names, up and down. Raises StoreError."""
     model = reference.model
     found = Lineage(str(reference), model)
-    refs = in_parallel(lambda kind: identities(bucket, kind, model), KINDS)
-    read = manifests(bucket, [ref for part in refs for ref in part])
-    for ref, manifest in read.items():
-        _add_artifact(found, ref, manifest)
     for target in targets(bucket):
         _add_releases(found, target, model)
+    if isinstance(reference, ArtifactRef):
+        kinds = KINDS[KINDS.index(reference.kind) + 1 :]
+        later = in_parallel(lambda kind: identities(bucket, kind, model), kinds)
+        read = manifests(bucket, [ref for part in later for ref in part])
+        for ref, manifest in read.items():
+            _add_artifact(found, ref, manifest)
+    waiting = {str(reference)} if isinstance(reference, ArtifactRef) else found.reached(up=True)
+    while waiting := {name for name in waiting if name not in found.things and name.split("/")[0] in KINDS}:
+        read = manifests(bucket, [ArtifactRef.parse(name) for name in waiting])
+        for ref, manifest in read.items():
+            _add_artifact(found, ref, manifest)
+        waiting = {name for manifest in read.values() for name in manifest.inputs.values()}
     # What is only known as an input, since somebody removed or damaged its manifest, has still a name.
     for name in {found.root, *(name for inputs in found.inputs.values() for name in inputs)} - found.things.keys():
         found.add(Thing("artifact", name, {"state": "without a manifest"}), [])

@@ -15,6 +15,7 @@ from infra.s3 import Bucket, Entry
 from tasks.artifact import ArtifactRef, Manifest
 from tasks.inventory import in_parallel, released_models, targets
 from tasks.keep import PINS, USES, Use
+from tasks.record import require_known
 from tasks.records import Target
 from tasks.references import ReleaseRef
 
@@ -66,12 +67,15 @@ def reached(bucket: Bucket, grace_seconds: float) -> Reached:
 def _leased(bucket: Bucket) -> frozenset[str]:
     """Identities with a holder who renewed lately: nobody's leases are nearly as long as RUNNING_SECONDS."""
     recent = [entry.key for entry in bucket.list("leases/") if entry.age < RUNNING_SECONDS]
-    records = zip(recent, in_parallel(bucket.get, recent), strict=True)
-    return frozenset(
-        key.removeprefix("leases/").removesuffix(".json")
-        for key, record in records
-        if record is not None and json.loads(record.body).get("holder") is not None
-    )
+    leased: set[str] = set()
+    for key, record in zip(recent, in_parallel(bucket.get, recent), strict=True):
+        if record is None:
+            continue
+        lease = json.loads(record.body)
+        require_known(lease["schema"], 1, "lease")
+        if lease["holder"] is not None:
+            leased.add(key.removeprefix("leases/").removesuffix(".json"))
+    return frozenset(leased)
 
 
 def _wanted_releases(target: Target, grace_seconds: float, found: dict[ReleaseRef, str]) -> None:

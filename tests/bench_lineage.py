@@ -101,7 +101,7 @@ def measure(bucket: Bucket) -> int:
     engines = in_parallel(lambda number: fill(bucket, number), range(MODELS * REBUILDS))
     count = len(engines) * len(STEPS)
     print(f"a store of {count:,} artifacts of {MODELS} models, made in {time.monotonic() - started:.0f} s")
-    names = [engines[(len(engines) - 1) * part // (ROUNDS - 1)].identity for part in range(ROUNDS)]
+    names = [str(engines[(len(engines) - 1) * part // (ROUNDS - 1)]) for part in range(ROUNDS)]
     lineages = [seconds("lineage", name, "--format", "json") for name in names]
     assert all(len(json.loads(told)["things"]) >= 4 for _, told in lineages)
     lineage = max(took for took, _ in lineages)
