@@ -113,6 +113,7 @@ async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:
     lease = Watch(Bucket.at(here.store), plan.engine.digest, here.lease_seconds)
     told = 0
     last_sign = time.monotonic()
+    last_type: StateType | None = None
     warned = False
     while True:
         run = await client.read_flow_run(run_id)
@@ -126,6 +127,8 @@ async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:
             log.log(line.level, "build: %s", line.message)
         if state.is_final():
             return run
+        if state.type is not last_type:  # a run that was long Pending has had no time yet to take its lease
+            last_type, last_sign = state.type, time.monotonic()
         if state.type in (StateType.SCHEDULED, StateType.PAUSED):
             if not warned and time.monotonic() - last_sign > 30:
                 warned = True

@@ -158,7 +158,7 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     assert told["1.2.3", "not yet available as image"]["models"] == 4
     assert any(line["reason"] == "withdrawn from the index: wrong answers" for line in tables(house)[0])
     held = {line["names"]: line["reason"] for line in tables(house)[0] if line["version"] == NEW}
-    assert "gpu-memory" in held["fleet-canary"]
+    assert held["fleet-canary"].startswith("its rebuild failed: ")
     assert "the canary fleet-canary failed" in held["fleet-a, fleet-b, fleet-d"]
     assert told["1.3.0", "held back"]["names"] == "fleet-pinned"
 
@@ -188,9 +188,9 @@ def test_an_index_that_is_away_fails_the_watch_and_changes_nothing(
     house: House, index: IndexServer, fleet: Path
 ) -> None:
     before = read_record(house.store.bucket)[0]
-    house.run("deploy")
     index.broken = True
     done = house.start("watch", "--dry-run")
     _, errors = done.communicate(timeout=200)
     assert done.returncode == 1 and "[source-unavailable]" in errors
-    assert read_record(house.store.bucket)[0] == before
+    after = read_record(house.store.bucket)[0]
+    assert (after.followed, after.attempts) == (before.followed, before.attempts)
