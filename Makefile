@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-  --no-annotate --no-strip-extras --no-emit-index-url --all-extras --group build pyproject.toml
+  --no-annotate --no-emit-index-url --all-extras --group build pyproject.toml
 
 .PHONY: run test test-slow check fix bench lock clean
 
@@ -55,11 +55,12 @@ $(VENV)/dev.installed: requirements-dev.lock pyproject.toml
 	$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/run.installed
 
+# The lock is complete: pip has nothing to resolve, and its resolver stumbles over extras of what is pinned.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else \
 	  "Enginehouse needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + \
 	  ": make PYTHON=python3.11 (Triton in nvidia-pytriton has no backend for others)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 endef
