@@ -84,7 +84,9 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
         deployments=(
             rebuild,
             Deployment("flows.rollback", "rollback", "rollback", "default"),
-            Deployment("flows.collect_garbage", "collect_garbage", "collect_garbage", "default"),
+            Deployment(
+                "flows.collect_garbage", "collect_garbage", "collect_garbage", "default", settings.gc_schedule, limit=1
+            ),
             watch,
             *(build_pool(name) for name in names if name.startswith("build-")),
         ),

@@ -56,6 +56,8 @@ class Settings:
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
     images: Path
     """The file that says which container image carries which TensorRT-LLM."""
+    gc_schedule: str
+    """When garbage is collected: cron in UTC, or empty for never."""
     watch_schedule: str
     """Cron expression in UTC by which new versions of TensorRT-LLM are looked for; empty: never."""
     watch_indexes: tuple[str, ...]
@@ -83,6 +85,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_REBUILDS": "4",
     "ENGINEHOUSE_POOL_LIMITS": "",
     "ENGINEHOUSE_IMAGES": str(CHECKOUT / "infra" / "images.toml"),
+    "ENGINEHOUSE_GC_SCHEDULE": "43 3 * * 0",
     "ENGINEHOUSE_WATCH_SCHEDULE": "17 * * * *",
     "ENGINEHOUSE_WATCH_INDEXES": "",
     "ENGINEHOUSE_WATCH_AVOID": "",
@@ -142,11 +145,16 @@ def load() -> Settings:
         rebuilds=_count("ENGINEHOUSE_REBUILDS", value("ENGINEHOUSE_REBUILDS")),
         pool_limits=_pool_limits(value("ENGINEHOUSE_POOL_LIMITS")),
         images=Path(value("ENGINEHOUSE_IMAGES")).absolute(),
-        watch_schedule="" if (schedule := value("ENGINEHOUSE_WATCH_SCHEDULE")) == "never" else schedule,
+        gc_schedule=_schedule(value("ENGINEHOUSE_GC_SCHEDULE")),
+        watch_schedule=_schedule(value("ENGINEHOUSE_WATCH_SCHEDULE")),
         watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
         watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
         watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
     )
+
+
+def _schedule(text: str) -> str:
+    return "" if text == "never" else text
 
 
 def _count(name: str, text: str) -> int:

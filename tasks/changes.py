@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from pydantic import JsonValue
-
-from tasks.frozen import Spec
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
-class Change(Spec):
+class Change(BaseModel):
     """One field. None is also one that is not there, or an empty list or object."""
+
+    model_config = ConfigDict(frozen=True)
 
     field: str
     """The names of nested objects joined by dots: `llm_args.kv_cache_config.tokens_per_block`."""

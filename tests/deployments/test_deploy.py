@@ -38,6 +38,7 @@ NAMES = (
     "work pool build-sm90",
     "deployment rebuild/rebuild",
     "deployment rollback/rollback",
+    "deployment collect_garbage/collect_garbage",
     "deployment watch_releases/watch_releases",
     "deployment build_engine/build-cpu",
     "deployment build_engine/build-sm100",
