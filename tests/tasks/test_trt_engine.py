@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from infra import gpu
 from infra.errors import EnginehouseError, SettingsError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
@@ -16,7 +15,7 @@ from tasks.assemble import assemble
 from tasks.build import build
 from tasks.context import Context
 from tasks.convert import convert
-from tasks.engines.reporter import Reporter
+from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.trt_engine import TrtEngine
 from tasks.identity import Identity
 from tasks.plan import Plan
@@ -271,10 +270,13 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
 ) -> None:
     image(tmp_path, monkeypatch, "0.12.0")
 
-    def seven_gib(pids: frozenset[int]) -> int:
-        return 7 << 30
+    run = TrtEngine.convert
 
-    monkeypatch.setattr(gpu, "used_bytes", seven_gib)
+    def measured(self: TrtEngine, *arguments: Any) -> Peak:
+        run(self, *arguments)
+        return Peak(gpu_bytes=7 << 30)  # no GPU here, and a tool may end before the first sample
+
+    monkeypatch.setattr(TrtEngine, "convert", measured)
     plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
     context.store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
