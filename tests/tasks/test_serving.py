@@ -267,8 +267,8 @@ def test_the_deadline_ends_what_runs_and_what_waits(kind: Kind, client: TritonCl
             client.generate(RAW, long)
         return time.monotonic() - started
 
-    with ThreadPoolExecutor(30) as pool:
-        outcomes = list(pool.map(seconds_to_fail, range(30)))
+    with ThreadPoolExecutor(kind.waiting) as pool:
+        outcomes = list(pool.map(seconds_to_fail, range(kind.waiting)))
     assert all(kind.deadline_s - 0.1 < seconds < kind.deadline_s + 3 for seconds in outcomes)
     # All have given up their places.
     assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < kind.deadline_s * 2 / 3
