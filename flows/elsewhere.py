@@ -77,9 +77,10 @@ async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -
 
 
 async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> _Child:
-    tag = f"engine:{plan.engine.digest}"
+    # Models of one source and recipe have one engine identity, and each its artifact under its own name.
+    tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     earlier = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=10,
     )
@@ -89,7 +90,7 @@ async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset
     # Two parents that come here at the same moment ask with the same key, and get the same run. The next run
     # after one that ended has another key: the identity alone would return a failed run for ever.
     pool = plan.kind.pool(plan.model)
-    key = f"{plan.engine.digest}:{earlier[0].id if earlier else 'first'}"
+    key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
     run = await arun_deployment(
         f"build_engine/{pool}",
         parameters={
@@ -100,7 +101,7 @@ async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset
         },
         timeout=0,
         idempotency_key=key,
-        tags=[tag],
+        tags=tags,
         client=client,
     )
     return _Child(run, ours=True)
