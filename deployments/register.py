@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from deployments.desired import Automation, Deployment, Desired, Pool, build_pool, desired
+from deployments.desired import Automation, Deployment, Desired, desired
 from deployments.difference import Change, Thing, difference
 from deployments.things import (
     SLUG,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.events.schemas.automations import Automation as StoredAutomation
 
-__all__ = ["build_pool", "deploy", "register", "sources_digest", "wanted_by"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _APPLIED = "enginehouse_deployed"
@@ -87,11 +86,6 @@ async def deploy(wanted: Desired, tell: Callable[[Change], None], *, dry_run: bo
                     await server.make(client, change, wanted)
             await server.remember(client, wanted)
         return changes
-
-
-async def register(pools: Sequence[str], deployments: Sequence[Deployment]) -> None:
-    """Only these pools and deployments."""
-    await deploy(Desired(tuple(map(Pool, pools)), tuple(deployments), ()), lambda change: None)
 
 
 @dataclass

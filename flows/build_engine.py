@@ -45,7 +45,23 @@ async def build_engine(
 
 
 async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
-    await asyncio.to_thread(plan.kind.require_worker, plan.model)
+    here = settings.load()
+    bucket = Bucket.at(here.store)
+    # Before anything slow, such as the first start of a toolchain: who waits takes a run without a lease for dead.
+    lease = held(bucket, engine, str(flow_run.id), here.lease_seconds)
+    await asyncio.to_thread(lease.__enter__)
+    try:
+        await asyncio.to_thread(_require_planned, plan, engine)
+        # Without the record, planning goes on with assumptions: no reason to build nothing.
+        with suppress(StoreUnavailable):
+            await asyncio.to_thread(keep_report, bucket, plan.kind.runtime(plan.model))
+        await make(plan, refresh)
+    finally:
+        await asyncio.to_thread(lease.__exit__, None, None, None)
+
+
+def _require_planned(plan: Plan, engine: str) -> None:
+    plan.kind.require_worker(plan.model)
     if plan.engine.digest != engine:
         raise StepFailed(
             f"this worker would build {plan.engine.digest[:12]}, and {engine[:12]} was planned: its runtime is "
@@ -53,17 +69,6 @@ async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
             hint="run the same versions on the worker and where the rebuild was started",
             code="runtime-differs",
         )
-    here = settings.load()
-    bucket = Bucket.at(here.store)
-    # Without the record, planning goes on with assumptions: no reason to build nothing.
-    with suppress(StoreUnavailable):
-        await asyncio.to_thread(keep_report, bucket, plan.kind.runtime(plan.model))
-    lease = held(bucket, engine, str(flow_run.id), here.lease_seconds)
-    await asyncio.to_thread(lease.__enter__)
-    try:
-        await make(plan, refresh)
-    finally:
-        await asyncio.to_thread(lease.__exit__, None, None, None)
 
 
 async def make(plan: Plan, refresh: frozenset[str]) -> None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from tasks.artifact import Manifest
 from tasks.keep import Pin, Use
 from tasks.records import Current, Intent, NodeReport, Result
+from tasks.trtllm.images import ImageReport
+from tasks.watch_record import WatchRecord
 
 
 class IdentityDocument(BaseModel):
@@ -41,6 +43,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "lease": Lease,
     "pin": Pin,
     "use": Use,
+    "toolchain": ImageReport,
+    "watch": WatchRecord,
 }
 """Records by the name that `enginehouse schema` knows."""
 

@@ -10,21 +10,18 @@ import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from infra.errors import PreconditionFailed
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
+from tasks.record import Record
 from tasks.spec import Model
 
 _KEY = "release-watch.json"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Followed(_Record):
+class Followed(Record):
     """A version that a model was moved to, since a rebuild with it completed."""
 
     version: str
@@ -32,7 +29,7 @@ class Followed(_Record):
     since: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-class Attempt(_Record):
+class Attempt(Record):
     """Rebuilds of a model for one version that did not complete. `over`: it is not tried again by itself.
 
     `subject` is what `subject_of` says of the model's file: a changed file is another subject, and tried anew.
@@ -46,10 +43,9 @@ class Attempt(_Record):
     flow_run: str
 
 
-class WatchRecord(_Record):
-    schema_version: int = 1
-    followed: dict[str, Followed] = {}
-    attempts: dict[str, Attempt] = {}
+class WatchRecord(Record):
+    followed: dict[str, Followed] = Field(default_factory=dict[str, Followed])
+    attempts: dict[str, Attempt] = Field(default_factory=dict[str, Attempt])
     shown: str = ""
     """Digest of the table that was shown last."""
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from tasks.artifact import Manifest
 from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
-from tasks.engines.serving_mode import ServingMode
+from tasks.engines.tensorrt_llm import TensorRtLlmKind
 from tasks.identity import Identity
 from tasks.records import Machine
 from tasks.spec import Model
@@ -20,7 +20,6 @@ from tasks.trtllm import commands
 from tasks.trtllm.check import require_weights
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.fits import differences
-from tasks.trtllm.launch import gpus_taken, serving_mode
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
 from tasks.trtllm.recipe import LlmApiRecipe
@@ -39,10 +38,7 @@ def _recipe(model: Model) -> LlmApiRecipe:
     return model.recipe
 
 
-class LlmApi:
-    def pool(self, model: Model) -> str:
-        return f"build-{_recipe(model).runtime.arch}"
-
+class LlmApi(TensorRtLlmKind):
     def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
         recipe = _recipe(model)
         if recipe.quantization == "none":
@@ -52,12 +48,6 @@ class LlmApi:
     def require_worker(self, model: Model) -> None:
         if _recipe(model).quantization != "none":  # else nothing of the toolchain is used
             toolchain_for(_recipe(model).runtime)
-
-    def serving_mode(self, model: Model) -> ServingMode:
-        return serving_mode(_recipe(model))
-
-    def gpus(self, model: Model) -> tuple[int, ...]:
-        return gpus_taken(_recipe(model), model.serving.tensorrt_llm)
 
     def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
         recipe = _recipe(model)
@@ -93,27 +83,6 @@ class LlmApi:
                 "kind": "llmapi",
                 "arguments": llm_arguments(recipe),
                 "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
-            },
-        )
-
-    def repository_identity(self, model: Model, engine: Identity) -> Identity:
-        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
-
-        runtime = _recipe(model).runtime
-        return Identity.of(
-            "assemble",
-            REPOSITORY_VERSION,
-            inputs={"engine": engine},
-            fields={
-                "kind": "llmapi",
-                "serving": model.serving.model_dump(mode="json"),
-                "code": f"sha256:{serving_code_digest()}",
-                # The size of the KV cache follows from the product.
-                "runtime": {
-                    "tensorrt_llm": runtime.tensorrt_llm,
-                    "gpu": runtime.gpu,
-                    "gpu_memory_bytes": runtime.gpu_memory_bytes,
-                },
             },
         )
 
@@ -177,11 +146,6 @@ class LlmApi:
             ),
             engine_in_place=True,
         )
-
-    def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
-        from tasks.triton.engine_release import release_memory_bytes
-
-        return release_memory_bytes(model, EngineLimits.from_json(limits))
 
 
 def _link_all(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from infra.errors import StepFailed
 from tasks.artifact import Manifest
 from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
-from tasks.engines.serving_mode import ServingMode
+from tasks.engines.tensorrt_llm import TensorRtLlmKind
 from tasks.identity import Identity
 from tasks.records import Machine
 from tasks.spec import Model
@@ -21,11 +21,8 @@ from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.failures import known_failure
 from tasks.trtllm.fits import differences
-from tasks.trtllm.kv_cache import gpu_memory_bytes
-from tasks.trtllm.launch import gpus_taken, serving_mode
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import TrtEngineRecipe
-from tasks.trtllm.serving import UPSTREAM_ONLY, TensorRtServing
 from tasks.trtllm.tool import described, run_tool, toolchain_for
 
 _CONVERT_VERSION = 1
@@ -64,10 +61,7 @@ def _recipe(model: Model) -> TrtEngineRecipe:
     return model.recipe
 
 
-class TrtEngine:
-    def pool(self, model: Model) -> str:
-        return f"build-{_recipe(model).runtime.arch}"
-
+class TrtEngine(TensorRtLlmKind):
     def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
         recipe, prompt = _recipe(model), model.prompts[0]
         return (
@@ -78,12 +72,6 @@ class TrtEngine:
 
     def require_worker(self, model: Model) -> None:
         toolchain_for(_recipe(model).runtime)
-
-    def serving_mode(self, model: Model) -> ServingMode:
-        return serving_mode(_recipe(model))
-
-    def gpus(self, model: Model) -> tuple[int, ...]:
-        return gpus_taken(_recipe(model), model.serving.tensorrt_llm)
 
     def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
         recipe = _recipe(model)
@@ -135,30 +123,6 @@ class TrtEngine:
             },
         )
 
-    def repository_identity(self, model: Model, engine: Identity) -> Identity:
-        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
-
-        runtime, serving = _recipe(model).runtime, model.serving
-        parameters = serving.tensorrt_llm or TensorRtServing()
-        return Identity.of(
-            "assemble",
-            REPOSITORY_VERSION,
-            inputs={"engine": engine},
-            fields={
-                "kind": "trt-engine",
-                "serving": {
-                    **serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
-                    "tensorrt_llm": parameters.model_dump(mode="json", exclude=set(UPSTREAM_ONLY)),
-                },
-                "code": f"sha256:{serving_code_digest()}",
-                "runtime": {
-                    "tensorrt_llm": runtime.tensorrt_llm,
-                    # The KV cache's size follows from it.
-                    "gpu_memory_bytes": runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu),
-                },
-            },
-        )
-
     def kept(self, model: Model) -> Mapping[str, str]:
         runtime = _recipe(model).runtime
         product = re.sub(r"[^a-z0-9]+", "-", runtime.gpu.lower())
@@ -199,11 +163,6 @@ class TrtEngine:
         from tasks.triton.engine_release import write_engine_release
 
         write_engine_release(output, model, EngineLimits.from_json(limits))
-
-    def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
-        from tasks.triton.engine_release import release_memory_bytes
-
-        return release_memory_bytes(model, EngineLimits.from_json(limits))
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -51,11 +51,10 @@ class TensorRtLlm:
         self._settings = settings
         self._model = parameters[CALLED_MODEL]
         self._calls = threading.Semaphore(MAX_STARTING)
-        room = settings.context_tokens - 1
         self._prompts = Prompts(
             folder / settings.engine_path,
             chat_template=settings.chat_template,
-            most_tokens=min(settings.max_input_tokens or room, room),
+            most_tokens=settings.most_prompt_tokens,
         )
 
     def start(self, request: GenerationRequest) -> TokenGeneration:

@@ -40,9 +40,8 @@ class LlmApi:
         # Before the hub's library is imported, which reads it once.
         os.environ["HF_HUB_OFFLINE"] = "1"
         checkpoint = Path(parameters[ENGINE_PATH])
-        room = settings.context_tokens - 1
         self._prompts = Prompts(
-            checkpoint, chat_template=settings.chat_template, most_tokens=min(settings.max_input_tokens or room, room)
+            checkpoint, chat_template=settings.chat_template, most_tokens=settings.most_prompt_tokens
         )
         self._settings = settings
         self._model_end_ids = _end_ids(checkpoint)

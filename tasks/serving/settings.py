@@ -61,6 +61,12 @@ class ServingSettings:
     llm_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sampling: Sampling = field(default_factory=Sampling)
 
+    @property
+    def most_prompt_tokens(self) -> int:
+        """What a prompt may have, so that there is room for a token of the answer."""
+        room = self.context_tokens - 1
+        return min(self.max_input_tokens or room, room)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 

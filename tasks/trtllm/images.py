@@ -14,16 +14,15 @@ from pydantic import Field
 from infra.errors import PreconditionFailed, SettingsError, UsageError
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
-from tasks.frozen import Spec
 from tasks.recipe import LlamaCppRecipe
+from tasks.record import Record
 from tasks.spec import Model
 from tasks.trtllm.tool import is_tensorrt
 
 
-class ImageReport(Spec):
+class ImageReport(Record):
     """Versions in an image; empty is what is not installed. GPUs and driver are the machine's, and not here."""
 
-    schema_version: int = 1
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     tensorrt_llm: str
     tensorrt: str

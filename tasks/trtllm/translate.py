@@ -35,24 +35,28 @@ class Translation:
 
 def without_engines(version: str) -> bool:
     """Whether TensorRT-LLM `version` is one that builds no engines any more."""
-    try:
-        return Version(version).release[:2] > Version(LAST).release
-    except InvalidVersion:
-        return False  # whoever parses a recipe with it says so
+    return _release(version)[:2] > Version(LAST).release
 
 
 def to_llmapi(recipe: TrtEngineRecipe, serving: TensorRtServing | None, version: str) -> Translation:
     """How TensorRT-LLM `version` serves the same weights by its LLM API."""
     document = recipe.model_dump(mode="json")
-    arguments: dict[str, Any] = {"kv_cache_config": {"tokens_per_block": recipe.tokens_per_block}}
-    moved = {"tokens_per_block": "llm_args.kv_cache_config.tokens_per_block"}
+    arguments: dict[str, Any] = {}
+    moved: dict[str, str] = {}
+    without = _WITHOUT_COUNTERPART
+    # Source: KvCacheConfig in llm_args.py, of 1.0 and of 1.3.0rc3.
+    if _release(version) >= (1, 1):
+        arguments["kv_cache_config"] = {"tokens_per_block": recipe.tokens_per_block}
+        moved["tokens_per_block"] = "llm_args.kv_cache_config.tokens_per_block"
+    else:
+        without = (*without, "tokens_per_block")
     if recipe.lora is not None:
         arguments["lora_config"] = {
             "lora_target_modules": list(recipe.lora.target_modules),
             "max_lora_rank": recipe.lora.max_rank,
         }
         moved["lora"] = "llm_args.lora_config"
-    lost = {name: document[name] for name in _WITHOUT_COUNTERPART if document[name] != _default(name)}
+    lost = {name: document[name] for name in without if document[name] != _default(name)}
     lost |= {f"extra_args.{tool}": words for tool, words in document["extra_args"].items() if words}
     if recipe.speculation is not None:
         lost["speculation"] = document["speculation"]
@@ -77,6 +81,13 @@ def explained(recipe: LlmApiRecipe, translation: Translation) -> str:
     told += [f"# {old} is now {new}" for old, new in translation.moved.items()]
     told += [f"# {lost} has no counterpart" for lost in translation.lost]
     return "\n".join(told)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return ()  # whoever parses a recipe with it says so
 
 
 def _serving(serving: TensorRtServing | None) -> tuple[dict[str, Any] | None, dict[str, JsonValue]]:

@@ -30,8 +30,9 @@ PRODUCT = "NVIDIA H100 80GB HBM3"
 STEPS = ("fetch", "convert", "build", "upload")
 REGISTER = f"""
 import asyncio
-from deployments.register import build_pool, register
-asyncio.run(register(("{POOL}",), (build_pool("{POOL}"),)))
+from deployments.desired import Desired, Pool, build_pool
+from deployments.register import deploy
+asyncio.run(deploy(Desired((Pool("{POOL}"),), (build_pool("{POOL}"),), ()), lambda change: None))
 """
 
 

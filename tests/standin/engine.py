@@ -7,6 +7,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from tasks.trtllm.commands import build_command
+from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tests.standin import build, checkpoint, facts
 from tests.standin.context import Context
@@ -23,6 +24,20 @@ LLAMA_3_8B = {
     "rope_theta": 500000.0,
     "max_position_embeddings": 8192,
 }
+
+LIMITS = EngineLimits(
+    max_batch_size=64,
+    max_input_len=4096,
+    max_seq_len=8192,
+    max_beam_width=1,
+    tokens_per_block=64,
+    paged_kv_cache=True,
+    paged_context_fmha=True,
+    logits_type="FP32",
+    cache_bytes_per_token=131072,
+    weight_bytes=8 << 30,
+)
+"""Of such an engine with weights of 8 bits."""
 
 
 def make(recipe: TrtEngineRecipe, folder: Path) -> Path:

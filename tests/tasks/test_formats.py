@@ -48,6 +48,12 @@ VERSION_1 = {
     "lease": '{"schema": 1, "holder": "f", "nonce": "00"}',
     "pin": '{"created":"2026-11-20T10:00:00Z","reason":"","reference":"engine/tiny/00","schema_version":1}',
     "use": '{"flow_run":"f","references":["engine/tiny/00"],"schema_version":1}',
+    "toolchain": """{"cuda":"12.6","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000",
+ "modelopt":"0.21.0","python":"3.12.3","reported":"2026-11-25T02:00:00Z","schema_version":1,"tensorrt":"10.7.0","tensorrt_llm":"0.16.0","torch":"2.6.0",
+ "transformers":"4.45.1"}""",
+    "watch": """{"attempts":{"tiny":{"count":1,"flow_run":"f","over":true,"reason":"r","subject":"00",
+ "version":"1.2.1"}},
+ "followed":{"tiny":{"flow_run":"f","since":"2026-11-25T02:00:00Z","version":"1.2.0"}},"schema_version":1,"shown":""}""",
 }
 
 

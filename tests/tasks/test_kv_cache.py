@@ -14,22 +14,10 @@ from tasks.spec import Model
 from tasks.triton.config import parse
 from tasks.triton.engine_release import cache_tokens, release_memory_bytes, write_engine_release
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
-from tasks.trtllm.limits import EngineLimits
+from tests.standin.engine import LIMITS
 
 H200 = "NVIDIA H200"
 GIB = 2**30
-LIMITS = EngineLimits(
-    max_batch_size=64,
-    max_input_len=4096,
-    max_seq_len=8192,
-    max_beam_width=1,
-    tokens_per_block=64,
-    paged_kv_cache=True,
-    paged_context_fmha=True,
-    logits_type="FP32",
-    cache_bytes_per_token=131072,
-    weight_bytes=8 * GIB,
-)
 
 
 def model(runtime: dict[str, Any] | None = None, recipe: dict[str, Any] | None = None, **serving: Any) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,13 @@ from tasks.identity import Identity
 from tasks.plan import Plan
 from tasks.records import Machine, ModelReport, NodeGpu, NodeReport, ReleaseReport, Target
 from tasks.roll_out import roll_out
-from tasks.trtllm.limits import EngineLimits
 from tasks.workspace import Workspace
+from tests.standin.engine import LIMITS as LLAMA_3_8B
 
 CATALOGUE = Path(__file__).parents[2] / "deployments" / "models"
 PRODUCT = "NVIDIA H100 80GB HBM3"
 BUILT = {"tensorrt_llm": "0.16.0", "tensorrt": "10.7.0.23", "gpu": PRODUCT, "architecture": "sm90", "gpus": "4"}
-LIMITS = EngineLimits(
-    max_batch_size=64,
-    max_input_len=4096,
-    max_seq_len=8192,
-    max_beam_width=1,
-    tokens_per_block=64,
-    paged_kv_cache=True,
-    paged_context_fmha=True,
-    logits_type="FP32",
-    cache_bytes_per_token=1 << 14,
-    weight_bytes=20 << 30,
-)
+LIMITS = replace(LLAMA_3_8B, cache_bytes_per_token=1 << 14, weight_bytes=20 << 30)
 
 
 def plan_of(version: str) -> Plan:
