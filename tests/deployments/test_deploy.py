@@ -31,6 +31,8 @@ from infra.processes import free_ports, launch, terminate
 from infra.settings import CHECKOUT, Settings
 from tasks.catalogue import load_catalogue
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     "work pool default",
     "work pool build-cpu",
@@ -231,7 +233,6 @@ def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, here
     check_deploy(server, here)
 
 
-@pytest.mark.slow
 def test_the_same_on_postgres_with_redis(
     start_server: Callable[[dict[str, str]], Server], database: dict[str, str], here: Settings
 ) -> None:

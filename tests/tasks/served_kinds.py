@@ -277,5 +277,5 @@ KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Kind]] = {
     LLMAPI: lambda _: llmapi("1.2.1"),
 }
 
-SLOW = ("trt-engine-0.8.0", "trt-engine-0.19.0")
-"""What they share with 1.2 is most of it."""
+SLOW = ("trt-engine-0.8.0", "trt-engine-0.19.0", LLMAPI)
+"""What they share with trt-engine 1.2.1 is most of it, and each takes half a minute."""
