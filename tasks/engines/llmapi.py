@@ -141,6 +141,7 @@ class LlmApi(TensorRtLlmKind):
                 # A prompt goes through the model at once, unless in chunks.
                 max_input_tokens=known.max_input_len if chunked else min(known.max_input_len, recipe.max_num_tokens),
                 max_beam_width=parameters.max_beam_width,
+                guided_decoding="guided_decoding_backend" in arguments,
                 llm_arguments=arguments,
                 sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
             ),

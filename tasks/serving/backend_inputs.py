@@ -36,8 +36,13 @@ SENT: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "return_log_probs": ("BOOL", (1,)),
     "stop_words_list": ("INT32", (2, -1)),
     "bad_words_list": ("INT32", (2, -1)),
+    "guided_decoding_guide_type": ("BYTES", (1,)),
+    "guided_decoding_guide": ("BYTES", (1,)),
 }
 """Every input that may be sent, by its name in 0.20 and later: its type in Triton's names, its dims without batch."""
+
+GUIDES = ("guided_decoding_guide_type", "guided_decoding_guide")
+"""Sent where the model is served with guides alone: 0.19 and later know them."""
 
 ALWAYS_SENT = ("input_ids", "input_lengths", "request_output_len")
 
@@ -53,7 +58,7 @@ MAX_TOP_K = 1024
 
 _UNTIL_0_19 = {"min_tokens": "min_length", "seed": "random_seed"}
 
-_DTYPES = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_}
+_DTYPES = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_, "BYTES": np.object_}
 
 
 def backend_inputs(
@@ -91,6 +96,8 @@ def backend_inputs(
         "return_log_probs": request.return_log_probs,
         "stop_words_list": _words(prompts, request.stop_words),
         "bad_words_list": _words(prompts, request.bad_words),
+        "guided_decoding_guide_type": request.guided_decoding_guide_type.encode() or None,
+        "guided_decoding_guide": request.guided_decoding_guide.encode() or None,
     }
     wanted |= {name: value for name, value in optional.items() if value is not None and value is not False}
     return {input_name(name, settings.tensorrt_llm): as_input(name, value) for name, value in wanted.items()}
@@ -136,3 +143,13 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
         raise RequestRefused("'stream' must be false with a 'beam_width': the best beam is known at the end")
     if request.stream and not settings.decoupled:
         raise RequestRefused("'stream' must be false: this model is served without streams (not decoupled)")
+    check_guide(request, settings)
+
+
+def check_guide(request: GenerationRequest, settings: ServingSettings) -> None:
+    """Raise RequestRefused for a guide where the model is served without: TensorRT-LLM would not follow it."""
+    if request.guided_decoding_guide_type and not settings.guided_decoding:
+        raise RequestRefused(
+            "'guided_decoding_guide_type' must be empty: this model is served without guides "
+            "(serving.tensorrt_llm.guided_decoding of its file)"
+        )

@@ -6,6 +6,7 @@ its published clients work unchanged. Whatever is not in the table is an error t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ Tensor: TypeAlias = npt.NDArray[Any]
 
 MAX_BATCH_SIZE = 64
 """Rows in one request; the published `triton_max_batch_size`."""
+
+GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar")
+"""What a guide can be, in the published names: any JSON value, one of a schema, a regular expression, or a grammar in
+GBNF with the rule `root`. All but the first need the guide itself."""
 
 
 class RequestRefused(ValueError):
@@ -70,6 +75,8 @@ INPUTS: tuple[Input, ...] = (
     Input("stream", "BOOL"),
     Input("return_log_probs", "BOOL"),
     Input("exclude_input_in_output", "BOOL"),
+    Input("guided_decoding_guide_type", "BYTES"),
+    Input("guided_decoding_guide", "BYTES"),
 )
 
 OUTPUTS: tuple[Output, ...] = (
@@ -102,6 +109,8 @@ class GenerationRequest:
     stream: bool = False
     return_log_probs: bool = False
     exclude_input_in_output: bool = True
+    guided_decoding_guide_type: str = ""
+    guided_decoding_guide: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,8 @@ def parse_request(tensors: Mapping[str, Tensor], parameters: Mapping[str, object
         for row, values in zip(fields, tensor, strict=True):
             row[entry.alias_of or name] = _words(entry, values) if entry.many else _scalar(entry, values[0])
     requests = tuple(GenerationRequest(**row) for row in fields)
+    for request in requests:
+        _check_guide(request)
     if rows > 1 and any(request.stream for request in requests):
         raise RequestRefused(f"'stream' works on a batch of 1, not {rows}: pieces of several rows would mix")
     return requests
@@ -167,6 +178,27 @@ def encode_answers(answers: Sequence[Answer], *, log_probs: bool) -> dict[str, T
         tensors["output_log_probs"] = filled
         tensors["cum_log_probs"] = np.array([[answer.cum_log_prob] for answer in answers], dtype=np.float32)
     return tensors
+
+
+def _check_guide(request: GenerationRequest) -> None:
+    kind, guide = request.guided_decoding_guide_type, request.guided_decoding_guide
+    if not kind and guide:
+        raise RequestRefused("'guided_decoding_guide' needs a 'guided_decoding_guide_type'")
+    if kind and kind not in GUIDE_TYPES:
+        raise RequestRefused(f"'guided_decoding_guide_type' is '{kind}'; it can be {', '.join(GUIDE_TYPES)}")
+    if kind == "json" and guide:
+        raise RequestRefused("'guided_decoding_guide' must be empty with the type 'json'; a schema is 'json_schema'")
+    if kind not in ("", "json") and not guide:
+        raise RequestRefused(f"'guided_decoding_guide' is required with the type '{kind}'")
+    if kind == "json_schema":
+        try:
+            schema: object = json.loads(guide)
+        except ValueError as error:
+            raise RequestRefused(f"'guided_decoding_guide' is no JSON schema: {error}") from error
+        if not isinstance(schema, dict):
+            raise RequestRefused("'guided_decoding_guide' is no JSON schema: not an object")
+    if kind and request.beam_width > 1:
+        raise RequestRefused("'beam_width' must be 1 with a guide: it follows one answer")
 
 
 def _words(entry: Input, values: Tensor) -> tuple[str, ...]:

@@ -109,9 +109,7 @@ class LlamaCpp:
         }
         if request.return_log_probs:
             body["n_probs"] = 1
-        if request.bad_words:
-            body["grammar"] = grammar_without(request.bad_words)
-        return body
+        return body | _grammar(request)
 
     def _prompt(self, text: str) -> str:
         if not self._settings.chat_template:
@@ -190,6 +188,18 @@ class LlamaGeneration:
                 f" of which llama.cpp reports {len(log_probs)}; ask again without it"
             )
         return Piece(text, log_probs)
+
+
+def _grammar(request: GenerationRequest) -> dict[str, Any]:
+    """What keeps the answer to a guide, or free of bad words. llama.cpp takes one of them."""
+    kind, guide = request.guided_decoding_guide_type, request.guided_decoding_guide
+    if not kind:
+        return {"grammar": grammar_without(request.bad_words)} if request.bad_words else {}
+    if request.bad_words:
+        raise RequestRefused("'bad_words' cannot be honoured beside a guide: this engine keeps to one of them")
+    if kind == "regex":
+        raise RequestRefused("'guided_decoding_guide_type' cannot be 'regex': this engine knows grammars and schemas")
+    return {"grammar": guide} if kind == "ebnf_grammar" else {"json_schema": json.loads(guide or "{}")}
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .backend_inputs import MAX_TOP_K
+from .backend_inputs import MAX_TOP_K, check_guide
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed
 from .settings import ServingSettings
@@ -28,6 +28,9 @@ ENGINE_PATH = "gpt_model_path"
 """The parameter of the `config.pbtxt` that says where a model reads its engine, as the C++ backend has it."""
 
 _ENDED = ("stop", "length")
+
+_GUIDES = {"json": "json_object", "json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}
+"""Types of guides as the LLM's GuidedDecodingParams calls them."""
 
 
 class LlmApi:
@@ -47,6 +50,7 @@ class LlmApi:
         self._model_end_ids = _end_ids(checkpoint)
         library: Any = importlib.import_module("tensorrt_llm")
         self._sampling_params: Callable[..., Any] = library.SamplingParams
+        self._guided_decoding_params: Callable[..., Any] = library.llmapi.GuidedDecodingParams
         try:
             self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
         except Exception as error:
@@ -105,6 +109,7 @@ class LlmApi:
             # Tokens come as they are, also those of a stop word: text is made, and cut, here.
             detokenize=False,
             include_stop_str_in_output=True,
+            guided_decoding=self._guide(request),
         )
         # As SamplingParams does by itself where it has to find an end_id, but with every spelling of a word.
         for name, words in (("bad", request.bad_words), ("stop", request.stop_words)):
@@ -113,6 +118,11 @@ class LlmApi:
                 setattr(parameters, name, list(words))
                 setattr(parameters, f"_{name}_word_ids", [list(sequence) for sequence in sequences])
         return parameters
+
+    def _guide(self, request: GenerationRequest) -> Any:
+        if not (kind := request.guided_decoding_guide_type):
+            return None
+        return self._guided_decoding_params(**{_GUIDES[kind]: request.guided_decoding_guide or True})
 
 
 class LlmTokens:
@@ -182,6 +192,7 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
         raise RequestRefused("'stream' must be false with a 'beam_width': the best beam is known at the end")
     if beams > 1 and request.return_log_probs:
         raise RequestRefused("'return_log_probs' must be false with a 'beam_width': the LLM has none for many beams")
+    check_guide(request, settings)
     sampling = settings.sampling.of(request)
     if not _samples_all(arguments):
         ignored = {

@@ -44,7 +44,7 @@ class ServingSettings:
     `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
     `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`. One that is not
     `decoupled` answers whole, without streams. `llm_arguments` are those of `tensorrt_llm.LLM`, by keyword, but for the
-    path of the model.
+    path of the model. `guided_decoding` says that the engine can keep an answer to a guide.
     """
 
     engine: str
@@ -58,6 +58,7 @@ class ServingSettings:
     max_input_tokens: int | None = None
     max_beam_width: int = 1
     decoupled: bool = True
+    guided_decoding: bool = False
     llm_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sampling: Sampling = field(default_factory=Sampling)
 

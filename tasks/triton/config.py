@@ -49,24 +49,25 @@ def llm_config(*, instances: int = 1, calls: str = "", engine_in_place: bool = F
 
 
 def release_config() -> str:
-    """The ensemble `release` with its one step, `llm`."""
-    return ensemble_config(RELEASE, LLM)
-
-
-def public_config(name: str, release: str) -> str:
-    """The public ensemble `name`, which hands everything to the ensemble `release` (say `NAME--r7`)."""
-    return ensemble_config(name, release)
-
-
-def ensemble_config(name: str, step: str) -> str:
-    """An ensemble of one step that takes the whole contract and passes it on, optional inputs too."""
-    config = _with_contract(name)
+    """The ensemble `release` with its one step, `llm`, which takes the whole contract, optional inputs too."""
+    config = _with_contract(RELEASE)
     config.platform = "ensemble"
-    only = config.ensemble_scheduling.step.add(model_name=step, model_version=-1)
+    only = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
     for tensor in INPUTS:
         only.input_map[tensor.name] = tensor.name
     for tensor in OUTPUTS:
         only.output_map[tensor.name] = tensor.name
+    return render(config)
+
+
+def public_config(name: str, release_config_text: str) -> str:
+    """The public ensemble `name`, which hands everything to a release's ensemble (say `NAME--r7`), of that config.
+
+    The contract is the release's own: one of an earlier Enginehouse may have fewer fields.
+    """
+    config = parse(release_config_text)
+    config.ensemble_scheduling.step[0].model_name = config.name
+    config.name = name
     return render(config)
 
 

@@ -47,7 +47,6 @@ ABSENT: tuple[Absent, ...] = (
         "One answer a row, and rows of a batch come in the order of the request.",
     ),
     Absent(_CALLED, "lora_task_id lora_weights lora_config", "The contract has no adapters of a request's own."),
-    Absent(_CALLED, "guided_decoding_guide_type guided_decoding_guide", "The contract has no guides."),
     Absent(
         _CALLED,
         "return_kv_cache_reuse_stats return_perf_metrics return_num_input_tokens return_num_output_tokens "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from tasks.serving.backend_inputs import ALWAYS_SENT, READ, SENT, input_name
+from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, READ, SENT, input_name
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.spec import Model
 from tasks.triton.agreement import CalledTensor, Calls, check_agreement
@@ -14,8 +14,8 @@ from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.recipe import TensorRtLlmRecipe
-from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
+from tasks.trtllm.serving import LoraCache, TensorRtServing
 from tasks.trtllm.serving_rules import check_engine
 
 
@@ -58,6 +58,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         max_input_tokens=limits.max_input_len,
         max_beam_width=parameters.max_beam_width,
         decoupled=parameters.decoupled,
+        guided_decoding=parameters.guided_decoding is not None,
         sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
     )
     configs = {
@@ -65,7 +66,10 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         LLM: llm_config(instances=parameters.llm_instances, calls=TENSORRT_LLM),
         RELEASE: release_config(),
     }
-    check_agreement({name: parse(text) for name, text in configs.items()}, _calls(recipe.runtime.tensorrt_llm))
+    check_agreement(
+        {name: parse(text) for name, text in configs.items()},
+        _calls(settings.tensorrt_llm, guided=settings.guided_decoding),
+    )
     write_release(output, settings, instances=parameters.llm_instances, tensorrt_llm=engine)
 
 
@@ -97,31 +101,42 @@ def cache_tokens(model: Model, limits: EngineLimits) -> int | None:
         gpu=recipe.runtime.gpu,
         memory_bytes=recipe.runtime.gpu_memory_bytes,
         sequence_tokens=sequence,
+        lora_fraction=_lora_fraction(model),
     )
 
 
 def release_memory_bytes(model: Model, limits: EngineLimits) -> int:
-    """What one release takes on each of its GPUs: weights, KV cache and workspace."""
-    fixed = limits.weight_bytes + WORKSPACE_BYTES
+    """What one release takes on each of its GPUs: weights, workspace, KV cache and the cache of LoRA adapters."""
+    taken = limits.weight_bytes + WORKSPACE_BYTES
+    runtime = _recipe(model).runtime
+    memory = runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu) or taken
     if (tokens := cache_tokens(model, limits)) is not None:
-        return fixed + tokens * limits.cache_bytes_per_token
-    runtime, fraction = _recipe(model).runtime, _parameters(model).kv_cache_fraction or 0
-    memory = runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu) or fixed
-    return fixed + int(fraction * max(0, memory - fixed))
+        taken += tokens * limits.cache_bytes_per_token
+    else:
+        taken += int((_parameters(model).kv_cache_fraction or 0) * max(0, memory - taken))
+    return taken + int(_lora_fraction(model) * max(0, memory - taken))
 
 
-def _calls(version: str) -> Calls:
+def _lora_fraction(model: Model) -> float:
+    """Of the memory that is free beside the KV cache: what the adapters get, where the model takes any."""
+    recipe, cache = _recipe(model), _parameters(model).lora_cache
+    takes = recipe.lora is not None if isinstance(recipe, TrtEngineRecipe) else "lora_config" in recipe.llm_args
+    return (cache or LoraCache()).gpu_fraction if takes else 0.0
+
+
+def _calls(version: str, *, guided: bool) -> Calls:
     return Calls(
         sends=tuple(
             CalledTensor(input_name(name, version), data_type, dims, always=name in ALWAYS_SENT)
             for name, (data_type, dims) in SENT.items()
+            if guided or name not in GUIDES
         ),
         reads=tuple(CalledTensor(name, data_type, dims) for name, (data_type, dims) in READ.items()),
     )
 
 
-def _recipe(model: Model) -> TensorRtLlmRecipe:
-    assert isinstance(model.recipe, TensorRtLlmRecipe)
+def _recipe(model: Model) -> TrtEngineRecipe | LlmApiRecipe:
+    assert isinstance(model.recipe, TrtEngineRecipe | LlmApiRecipe)
     return model.recipe
 
 

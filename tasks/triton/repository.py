@@ -146,7 +146,8 @@ def write_public(models: Path, model: str, release: int) -> None:
     (folder / "1").mkdir(parents=True, exist_ok=True)
     fresh = models.parent / "placing" / f"{model}.pbtxt"
     fresh.parent.mkdir(exist_ok=True)
-    fresh.write_text(public_config(model, release_names(model, release)[RELEASE]))
+    placed = models / release_names(model, release)[RELEASE]
+    fresh.write_text(public_config(model, (placed / "config.pbtxt").read_text()))
     fresh.replace(folder / "config.pbtxt")
 
 

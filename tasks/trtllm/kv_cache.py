@@ -64,12 +64,14 @@ def kv_cache_tokens(
     gpu: str,
     memory_bytes: int | None = None,
     sequence_tokens: int = 1,
+    lora_fraction: float = 0.0,
 ) -> int:
     """Tokens of the KV cache: `wanted_tokens`, or what fits into SHARE_BESIDE of the GPU.
 
     Where not even one sequence of `sequence_tokens` fits there, what fits into SHARE_ALONE: such a release cannot stand
     beside another, and the roll-out asks for --recreate. All numbers are those of one GPU. `memory_bytes` counts for
-    more than the name in `gpu`. Raises UsageError: `gpu-unknown`, `gpu-too-small`.
+    more than the name in `gpu`. `lora_fraction` of what remains free beside the release is its cache of adapters, and
+    counts as its own. Raises UsageError: `gpu-unknown`, `gpu-too-small`.
     """
     memory = memory_bytes or gpu_memory_bytes(gpu)
     if memory is None:
@@ -79,7 +81,9 @@ def kv_cache_tokens(
             code="gpu-unknown",
         )
     for share in (SHARE_BESIDE, SHARE_ALONE):
-        room = int(memory * share) - weight_bytes - WORKSPACE_BYTES
+        # What the release takes itself, so that this and the fraction of the rest are the share.
+        taken = int(memory * max(0.0, share - lora_fraction) / (1 - lora_fraction))
+        room = taken - weight_bytes - WORKSPACE_BYTES
         if room >= sequence_tokens * bytes_per_token:
             return min(wanted_tokens, room // bytes_per_token)
     raise UsageError(

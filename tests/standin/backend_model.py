@@ -4,8 +4,8 @@ It refuses what the real one refuses, in its words where they are known (tensorr
 `inflight_batcher_llm/src`; TensorRT-LLM's `llmRequest.h` and `samplingConfig.cpp`), runs requests in flight, up to the
 engine's batch size at once, and obeys the stop request. Only what it says is made up: see `backend_sampler`.
 
-Its "engine" is a folder with the real `config.json` and `standin.json`: `corpus` (texts as tokens) and `token_seconds`
-(the time of one step of the batch).
+Its "engine" is a folder with the real `config.json` and `standin.json`: `corpus` (texts as tokens), `pieces` (the texts
+of the tokens) and `token_seconds` (the time of one step of the batch).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
 from .backend_sampler import Beam, NGrams, Wanted, generate
+from .guide import Guide
 
 _triton: Any = triton
 _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -63,6 +64,8 @@ class TritonPythonModel:
         if self._max_beams > build["max_beam_width"]:
             raise ValueError(f"max_beam_width {self._max_beams}, and the engine has {build['max_beam_width']}")
         self._exclude_input = parameters["exclude_input_in_output"].lower() == "true"
+        self._guided = parameters.get("guided_decoding_backend") == "xgrammar"
+        self._pieces: list[str] = own["pieces"]
         self._seconds: float = own["token_seconds"]
         self._model = NGrams(own["corpus"], engine["pretrained_config"]["vocab_size"])
         self._lock = threading.Condition()
@@ -152,7 +155,22 @@ class TritonPythonModel:
         room = self._max_sequence - len(prompt)
         wanted = Wanted(prompt, min(tensors["request_output_len"].item(), room), **given)
         self._check(wanted, streaming)
+        if "guided_decoding_guide_type" in tensors:
+            wanted.guide = self._guide(tensors, wanted)
         return wanted
+
+    def _guide(self, tensors: dict[str, Any], wanted: Wanted) -> Guide:
+        # The real one answers without a guide where it has no backend for them; nobody would notice.
+        if not self._guided:
+            raise Refused("a guide for a model that has no guided decoding")
+        kind, guide = (
+            tensors[name].item().decode() if name in tensors else ""
+            for name in ("guided_decoding_guide_type", "guided_decoding_guide")
+        )
+        try:
+            return Guide(kind, guide, self._pieces, wanted.end_id)
+        except ValueError as error:
+            raise Refused(str(error)) from error
 
     def _check(self, wanted: Wanted, streaming: bool) -> None:
         for holds, text in (

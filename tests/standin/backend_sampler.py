@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .guide import Guide
+
 ORDER = 5
 """Tokens of the longest n-grams."""
 
@@ -63,6 +65,7 @@ class Wanted:
     length_penalty: float = 0.0
     stop_words: list[list[int]] = field(default_factory=list[list[int]])
     bad_words: list[list[int]] = field(default_factory=list[list[int]])
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def _log_probs(model: NGrams, wanted: Wanted, answer: Sequence[int]) -> Floats:
             logits[word[-1]] = -np.inf
     if 0 <= wanted.end_id < len(logits) and len(answer) < wanted.min_tokens:
         logits[wanted.end_id] = -np.inf
+    if wanted.guide is not None:
+        logits[~wanted.guide.allowed(answer)] = -np.inf
     return logits - np.logaddexp.reduce(logits)
 
 

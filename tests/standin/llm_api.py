@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .backend_sampler import Beam, NGrams, Wanted, generate
+from .guide import Guide
 from .llm_args import SamplingParams, check_arguments, parts, sampler_of
 
 
@@ -126,6 +127,7 @@ class LLM:
         self._sampler = sampler_of(self._version, arguments)
         self._width = int(arguments.get("max_beam_width") or 1)
         self._seconds = float(standin["token_seconds"])
+        self._pieces: list[str] = standin["pieces"]
         self._model = NGrams(standin["corpus"], json.loads((folder / "config.json").read_text())["vocab_size"])
         self._slots = int(arguments.get("max_batch_size") or 2048)
         self._cache = int(arguments.get("kv_cache_config", {}).get("max_tokens") or 10**9)
@@ -205,6 +207,14 @@ class LLM:
             stop_words=parameters.words("stop"),
             seed=secrets.randbits(64),
         )
+        if parameters.guided_decoding is not None:
+            if "guided_decoding_backend" not in self._arguments:
+                raise RequestError("Guided decoding is not enabled")
+            kind, guide = parameters.guided_decoding.guide()
+            try:
+                wanted.guide = Guide(kind, guide, self._pieces, wanted.end_id)
+            except ValueError as error:
+                raise RequestError(str(error)) from error
         bad = parameters.words("bad")
         if self._sampler != "early torch":
             wanted.seed = parameters.seed or 0

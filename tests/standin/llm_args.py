@@ -15,6 +15,32 @@ Sampler: TypeAlias = Literal["cpp", "early torch", "torch"]
 
 
 @dataclass(slots=True, kw_only=True)
+class GuidedDecodingParams:
+    """As in 1.0 to 1.4: one of them."""
+
+    json: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    json_object: bool = False
+
+    def guide(self) -> tuple[str, str]:
+        """Its type and itself, as the C++ backend has them."""
+        given = [
+            (kind, str(value))
+            for kind, value in (
+                ("json_schema", self.json),
+                ("regex", self.regex),
+                ("ebnf_grammar", self.grammar),
+                ("json", self.json_object and "any"),
+            )
+            if value
+        ]
+        if len(given) != 1:
+            raise ValueError(f"Only one guide can be used for a request, but got {len(given)}.")
+        return given[0]
+
+
+@dataclass(slots=True, kw_only=True)
 class SamplingParams:
     """The fields that 1.0 to 1.4 have."""
 
@@ -41,6 +67,7 @@ class SamplingParams:
     frequency_penalty: float | None = None
     length_penalty: float | None = None
     logprobs: int | None = None
+    guided_decoding: GuidedDecodingParams | None = None
     ignore_eos: bool = False
     detokenize: bool = True
     skip_special_tokens: bool = True

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.standin.guide import pieces
+
 _HERE = Path(__file__).parent
-_FILES = ("llm_api.py", "llm_args.py", "llm_args.json", "backend_sampler.py")
+_FILES = ("llm_api.py", "llm_args.py", "llm_args.json", "backend_sampler.py", "guide.py")
 
 
 def install(folder: Path) -> None:
@@ -18,7 +20,9 @@ def install(folder: Path) -> None:
     package.mkdir(parents=True)
     for name in _FILES:
         shutil.copyfile(_HERE / name, package / name)
-    (package / "__init__.py").write_text("from .llm_api import LLM, RequestError, SamplingParams\n")
+    (package / "__init__.py").write_text(
+        "from . import llm_args as llmapi\nfrom .llm_api import LLM, RequestError, SamplingParams\n"
+    )
 
 
 def write_checkpoint(
@@ -34,7 +38,15 @@ def write_checkpoint(
     for text in corpus[: len(corpus) - endless]:
         text.append(end_id)
     for name, document in (
-        ("standin.json", {"tensorrt_llm": version, "corpus": corpus, "token_seconds": token_seconds}),
+        (
+            "standin.json",
+            {
+                "tensorrt_llm": version,
+                "corpus": corpus,
+                "pieces": pieces(tokenizer),
+                "token_seconds": token_seconds,
+            },
+        ),
         ("config.json", {"vocab_size": tokenizer.get_vocab_size(), "model_type": "llama"}),
         ("generation_config.json", {"eos_token_id": end_id}),
     ):

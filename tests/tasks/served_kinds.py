@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from tasks.engines.llmapi import LlmApi
 from tasks.serving.settings import Sampling, ServingSettings
@@ -23,6 +24,7 @@ from tasks.triton.native import BACKEND
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.limits import EngineLimits
 from tests.standin import backend_sampler, llm_package
+from tests.standin.guide import pieces
 from tests.tasks.small_tokenizers import CORPUS, byte_level
 
 Fields = dict[str, Any]
@@ -60,6 +62,8 @@ class Kind:
     refused: tuple[tuple[Fields, str], ...]
     end_id: int
     deadline_s: float
+    guides: tuple[tuple[str, str, str], ...]
+    """Types of guides that it keeps to, with a guide and what matches it; none: it is served without."""
     waiting: int = 30
     """Requests that run or wait when their deadline comes."""
     log_probs_within_characters: bool = True
@@ -98,13 +102,28 @@ def llamacpp(gguf: Path) -> Kind:
             ({"min_length": 1}, "'min_tokens'"),
             ({"end_id": 0}, "'end_id' must be the model's own, 2"),
             ({"text_input": "word " * 800}, "'text_input' has 8.. tokens; a prompt may have 511"),
+            ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "a"}, "cannot be 'regex'"),
+            ({"guided_decoding_guide_type": "json", "bad_words": ["a"]}, "'bad_words' .* beside a guide"),
+            ({"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": "root ::= ("}, "grammar"),
         ),
         end_id=2,
         deadline_s=6.0,
+        guides=(
+            ("json_schema", SCHEMA, ONE_OF_SCHEMA),
+            ("ebnf_grammar", 'root ::= "un" [0-9] [0-9]? "deux"', "un[0-9]{1,2}deux"),
+        ),
         waiting=2,  # each costs this machine's own cores
         log_probs_within_characters=False,
     )
 
+
+SCHEMA = '{"enum": ["un", "deux", "trois"]}'
+ONE_OF_SCHEMA = '"(un|deux|trois)"'
+STANDIN_GUIDES = (
+    ("json_schema", SCHEMA, ONE_OF_SCHEMA),
+    ("ebnf_grammar", 'root ::= "un" | "deux"', "un|deux"),
+    ("regex", "[0-9]{3}-[a-c]{2}", "[0-9]{3}-[a-c]{2}"),
+)
 
 MAX_BEAM_WIDTH = 4
 MAX_INPUT_TOKENS = 300
@@ -135,13 +154,16 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
     """An engine of TensorRT-LLM, whose C++ backend the stand-in stands in for."""
     tokenizer = byte_level().tokenizer
     end_id = tokenizer.token_to_id("</s>")
+    guided = Version(version) >= Version("0.19")
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
-        parameters = {
+        parameters: Fields = {
             "max_beam_width": MAX_BEAM_WIDTH,
             "llm_instances": llm_instances,
             "decoupled": role.streams,
         }
+        if guided:
+            parameters |= {"guided_decoding": "xgrammar", "xgrammar_tokenizer_info": "/unread"}
         model, limits = _model("trt-engine", version, role, parameters), _limits(role)
         write_engine_release(artifact, model, limits)
         backend = artifact / TENSORRT_LLM
@@ -151,7 +173,8 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
         (backend / "1").mkdir()
         sampler = Path(str(backend_sampler.__file__))
         shutil.copyfile(sampler.with_name("backend_model.py"), backend / "1" / "model.py")
-        shutil.copyfile(sampler, backend / "1" / sampler.name)
+        for name in (sampler.name, "guide.py"):
+            shutil.copyfile(sampler.with_name(name), backend / "1" / name)
         _write_engine(engine, version, limits, tokenizer, end_id)
 
     return Kind(
@@ -164,9 +187,13 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
             ({"length_penalty": 0.5}, "'length_penalty'"),
             ({"top_k": 1025}, "'top_k' is 1025; the most is 1024"),
             ({"text_input": "word " * 400}, f"'text_input' has .* tokens; a prompt may have {MAX_INPUT_TOKENS}"),
+            ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "("}, "missing \\)")
+            if guided
+            else ({"guided_decoding_guide_type": "json"}, "this model is served without guides"),
         ),
         end_id=end_id,
         deadline_s=3.0,
+        guides=STANDIN_GUIDES if guided else (),
     )
 
 
@@ -175,7 +202,8 @@ def llmapi(version: str) -> Kind:
     tokenizer = byte_level().tokenizer
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
-        LlmApi().assemble(_model("llmapi", version, role, {}), _limits(role).to_json().encode(), artifact)
+        model = _model("llmapi", version, role, {"guided_decoding": "xgrammar"})
+        LlmApi().assemble(model, _limits(role).to_json().encode(), artifact)
         llm_package.install(artifact / LLM / "1")
         write_tokenizer(engine, tokenizer)
         llm_package.write_checkpoint(engine, version, tokenizer, TEXTS, endless=3, token_seconds=TOKEN_SECONDS)
@@ -191,6 +219,7 @@ def llmapi(version: str) -> Kind:
         ),
         end_id=tokenizer.token_to_id("</s>"),
         deadline_s=3.0,
+        guides=STANDIN_GUIDES,
     )
 
 
@@ -245,7 +274,8 @@ def _write_engine(folder: Path, version: str, limits: EngineLimits, tokenizer: A
     corpus: list[list[int]] = [tokenizer.encode(text).ids for text in TEXTS]
     for text in corpus[:-3]:
         text.append(end_id)
-    (folder / "standin.json").write_text(json.dumps({"corpus": corpus, "token_seconds": TOKEN_SECONDS}))
+    standin = {"corpus": corpus, "pieces": pieces(tokenizer), "token_seconds": TOKEN_SECONDS}
+    (folder / "standin.json").write_text(json.dumps(standin))
     write_tokenizer(folder / TOKENIZER_FOLDER, tokenizer)
 
 

@@ -18,7 +18,7 @@ import pytest
 from packaging.version import Version
 
 from tasks.serving.backend import BackendTokens
-from tasks.serving.backend_inputs import SENT, backend_inputs, input_name
+from tasks.serving.backend_inputs import GUIDES, SENT, backend_inputs, input_name
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
 from tasks.serving.settings import Sampling, ServingSettings
@@ -52,6 +52,7 @@ FULL = GenerationRequest(
     stream=True,
     return_log_probs=True,
 )
+GUIDED = GenerationRequest("How?", 16, guided_decoding_guide_type="regex", guided_decoding_guide="a+")
 BEAMS = GenerationRequest("How are you?", 16, beam_width=4, length_penalty=2.0)
 
 
@@ -77,10 +78,13 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
         np.dtype("float32"): "FP32",
         np.dtype("bool"): "BOOL",
         np.dtype("uint64"): "UINT64",
+        np.dtype("object"): "BYTES",
     }
+    guided = Version(f"{minor}.0") >= Version("0.19")
+    settings = replace(SETTINGS, tensorrt_llm=f"{minor}.0", guided_decoding=guided)
     sent = set[str]()
-    for request in (PLAIN, FULL, BEAMS):
-        inputs = asked(prompts, request, replace(SETTINGS, tensorrt_llm=f"{minor}.0"))
+    for request in (PLAIN, FULL, BEAMS, *[GUIDED] * guided):
+        inputs = asked(prompts, request, settings)
         assert needed <= inputs.keys() <= known.keys()
         for name, array in inputs.items():
             assert data_type(types[array.dtype]) == known[name].data_type
@@ -88,7 +92,13 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
             assert array.shape[0] == 1 and len(array.shape) == 1 + len(dims)
             assert all(dim in (-1, size) for dim, size in zip(dims, array.shape[1:], strict=True))
         sent |= inputs.keys()
-    assert sent == {input_name(name, minor) for name in SENT} - {"stop"}
+    unsent = {"stop"} if guided else {"stop", *GUIDES}
+    assert sent == {input_name(name, minor) for name in SENT} - unsent
+
+
+def test_a_guide_is_refused_where_the_engine_would_not_follow_it(prompts: Prompts) -> None:
+    with pytest.raises(RequestRefused, match="served without guides"):
+        asked(prompts, GUIDED)
 
 
 def test_a_plain_request_sends_no_more_than_it_needs(prompts: Prompts) -> None:

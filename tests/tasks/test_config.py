@@ -22,7 +22,7 @@ NAMES = {"llm": "m--r7--llm", "release": "m--r7"}
     [
         ("llm", llm_config()),
         ("release", release_config()),
-        ("public", public_config("m", "m--r7")),
+        ("public", public_config("m", instantiate(release_config(), NAMES))),
         ("llm-r7", instantiate(llm_config(), NAMES)),
         ("release-r7", instantiate(release_config(), NAMES)),
     ],

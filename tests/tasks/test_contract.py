@@ -36,6 +36,7 @@ def tensors(**rows: list[list[Any]]) -> dict[str, Tensor]:
 def test_the_table_is_the_designs() -> None:
     assert {entry.name: entry.data_type for entry in INPUTS} == {
         **dict.fromkeys(("text_input", "bad_words", "stop_words"), "BYTES"),
+        **dict.fromkeys(("guided_decoding_guide_type", "guided_decoding_guide"), "BYTES"),
         **dict.fromkeys(("max_tokens", "end_id", "pad_id", "top_k", "beam_width", "min_tokens", "min_length"), "INT32"),
         **dict.fromkeys(("top_p", "temperature", "length_penalty", "repetition_penalty"), "FP32"),
         **dict.fromkeys(("presence_penalty", "frequency_penalty"), "FP32"),
@@ -74,6 +75,31 @@ def test_what_is_absent_has_its_default() -> None:
 def test_each_input_arrives(name: str, value: object, parsed: object) -> None:
     (request,) = parse_request(tensors(**{name: [[value]]}), {})
     assert getattr(request, name) == parsed
+
+
+@pytest.mark.parametrize(("kind", "guide"), [("", ""), ("json", ""), ("json_schema", "{}"), ("regex", "a+")])
+def test_a_guide_and_its_type(kind: str, guide: str) -> None:
+    given = tensors(guided_decoding_guide_type=[[kind.encode()]], guided_decoding_guide=[[guide.encode()]])
+    (request,) = parse_request(given, {})
+    assert (request.guided_decoding_guide_type, request.guided_decoding_guide) == (kind, guide)
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide", "also", "message"),
+    [
+        ("", "a+", {}, "needs a 'guided_decoding_guide_type'"),
+        ("xml", "a", {}, "'xml'; it can be json, json_schema, regex, ebnf_grammar"),
+        ("json", "{}", {}, "must be empty"),
+        ("regex", "", {}, "is required with the type 'regex'"),
+        ("json_schema", "{", {}, "is no JSON schema"),
+        ("json_schema", "[]", {}, "is no JSON schema: not an object"),
+        ("regex", "a", {"beam_width": [[2]]}, "'beam_width' must be 1"),
+    ],
+)
+def test_half_a_guide_is_refused(kind: str, guide: str, also: dict[str, Any], message: str) -> None:
+    given = {"guided_decoding_guide_type": [[kind.encode()]], "guided_decoding_guide": [[guide.encode()]], **also}
+    with pytest.raises(RequestRefused, match=message):
+        parse_request(tensors(**given), {})
 
 
 def test_words_of_any_number_without_the_empty_ones() -> None:

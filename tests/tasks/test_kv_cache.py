@@ -50,6 +50,21 @@ def test_two_releases_fit_beside_each_other() -> None:
     assert tokens(wanted_tokens=1000) == 1000
 
 
+def test_adapters_have_their_place_beside_the_kv_cache() -> None:
+    memory = gpu_memory_bytes(H200)
+    assert memory is not None
+    recipe = {"lora": {"target_modules": ["attn_q"]}}
+    for fraction in (0.05, 0.3):
+        wanted = model(recipe=recipe, slots=64, context_tokens=8192, lora_cache={"gpu_fraction": fraction})
+        limits = replace(LIMITS, cache_bytes_per_token=2**20)
+        assert release_memory_bytes(wanted, limits) == pytest.approx(memory * SHARE_BESIDE, rel=1e-3)
+        own = limits.weight_bytes + WORKSPACE_BYTES + 2**20 * (cache_tokens(wanted, limits) or 0)
+        assert release_memory_bytes(wanted, limits) - own == pytest.approx(fraction * (memory - own), rel=1e-3)
+    # Without room for adapters in the engine nothing is kept for them.
+    without = model(slots=64, context_tokens=8192, lora_cache={"gpu_fraction": 0.3})
+    assert cache_tokens(without, limits) == cache_tokens(model(slots=64, context_tokens=8192), limits)
+
+
 def test_what_cannot_stand_beside_another_gets_the_gpu_for_itself() -> None:
     memory = gpu_memory_bytes(H200)
     assert memory is not None

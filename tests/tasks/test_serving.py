@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -195,6 +196,22 @@ def test_what_cannot_be_honoured_is_an_error(kind: Kind, client: TritonClient) -
             with pytest.raises(TritonError, match=message) as refused:
                 question(client, **fields)
             assert refused.value.code == "triton-refused" and not refused.value.retryable
+
+
+def test_an_answer_keeps_to_its_guide(kind: Kind, client: TritonClient) -> None:
+    for guide_type, guide, pattern in kind.guides:
+        guided: Fields = {
+            "guided_decoding_guide_type": guide_type,
+            "guided_decoding_guide": guide,
+            "seed": 7,
+            "top_k": 20,
+        }
+        answer = ask(client, max_tokens=64, **guided)
+        assert re.fullmatch(pattern, answer), (guide_type, answer)
+        assert "".join(streamed(client, max_tokens=64, **guided)) == answer
+    if kind.guides:
+        begun = ask(client, max_tokens=8, guided_decoding_guide_type="json", temperature=0.0)
+        assert re.match(r'[\[{"\dtfn-]', begun) and begun != ask(client, max_tokens=8, temperature=0.0)
 
 
 def test_a_missing_input_is_named(client: TritonClient) -> None:
