@@ -4,13 +4,14 @@ It refuses what the real one refuses, in its words where they are known (tensorr
 `inflight_batcher_llm/src`; TensorRT-LLM's `llmRequest.h` and `samplingConfig.cpp`), runs requests in flight, up to the
 engine's batch size at once, and obeys the stop request. Only what it says is made up: see `backend_sampler`.
 
-Its "engine" is a folder with the real `config.json` and `standin.json`: `corpus` (texts as tokens) and `token_seconds`
-(the time of one step of the batch).
+Its "engine" is a folder with the real `config.json`. `standin.json`, in that folder or else beside this file, holds
+`corpus` (texts as tokens) and `token_seconds` (the time of one step of the batch).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -55,7 +56,10 @@ class TritonPythonModel:
         self._decoupled: bool = config["model_transaction_policy"]["decoupled"]
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         folder = Path(parameters["gpt_model_path"])
-        engine, own = (json.loads((folder / name).read_text()) for name in ("config.json", "standin.json"))
+        engine = json.loads((folder / "config.json").read_text())
+        said = folder / "standin.json"
+        own = json.loads((said if said.is_file() else Path(__file__).with_name(said.name)).read_text())
+        _check_world(engine["pretrained_config"].get("mapping", {}), folder)
         build = engine["build_config"]
         self._minor = tuple(map(int, engine["version"].split(".")[:2]))
         self._max_input, self._max_sequence = build["max_input_len"], build["max_seq_len"]
@@ -222,6 +226,19 @@ class TritonPythonModel:
             _triton.InferenceResponse([_triton.Tensor(name, value) for name, value in tensors]),
             flags=_FINAL if final else 0,
         )
+
+
+def _check_world(mapping: dict[str, int], engine: Path) -> None:
+    """As the backend of the real one: ranks above the first are its own workers, or there are none."""
+    tensor, pipeline, parts = (mapping.get(name, 1) for name in ("tp_size", "pp_size", "cp_size"))
+    if tensor * pipeline * parts > 1 and os.environ.get("TRTLLM_ORCHESTRATOR") != "1":
+        raise ValueError(
+            f"[TensorRT-LLM][ERROR] Assertion failed: MPI size 1 != TP size {tensor} * PP size {pipeline} * CP Size "
+            f"{parts}"
+        )
+    for rank in range(tensor * pipeline * parts):
+        if not (path := engine / f"rank{rank}.engine").is_file() and (engine / "rank0.engine").is_file():
+            raise ValueError(f"[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: {path}")
 
 
 def _word_lists(sparse: list[int]) -> list[list[int]]:
