@@ -62,7 +62,8 @@ class TritonPythonModel:
         _check_world(engine["pretrained_config"].get("mapping", {}), folder)
         build = engine["build_config"]
         self._minor = tuple(map(int, engine["version"].split(".")[:2]))
-        self._max_input, self._max_sequence = build["max_input_len"], build["max_seq_len"]
+        self._max_input = build["max_input_len"]
+        self._max_sequence = build.get("max_seq_len") or build["max_input_len"] + build["max_output_len"]
         self._max_batch, self._max_beams = build["max_batch_size"], int(parameters["max_beam_width"])
         if self._max_beams > build["max_beam_width"]:
             raise ValueError(f"max_beam_width {self._max_beams}, and the engine has {build['max_beam_width']}")

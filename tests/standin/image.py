@@ -36,6 +36,13 @@ class Image:
 
     root: Path
     environment: Mapping[str, str]
+    driver: Path
+
+    def leave_free(self, size: int) -> None:
+        """Have each GPU tell of `size` free bytes from now on."""
+        fresh = self.driver / "fresh"
+        fresh.write_text(str(size))
+        fresh.rename(self.driver / "free_bytes")
 
 
 def speech(version: str) -> dict[str, Any]:
@@ -81,4 +88,5 @@ def make(folder: Path, version: str, *, gpus: int) -> Image:
             "PATH": os.pathsep.join([own, str(python.python.parent), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join([str(driver), os.environ.get("PYTHONPATH", "")]),
         },
+        driver,
     )

@@ -58,19 +58,23 @@ sys.exit(next((code if code > 0 else 128 - code for code in codes if code), 0))
 """
 
 # The driver, as the package that asks it shows it.
-_PYNVML = """class NVMLError(Exception): pass
+_PYNVML = """import pathlib
+class NVMLError(Exception): pass
 class NVMLError_LibraryNotFound(NVMLError): pass
 class NVMLError_DriverNotLoaded(NVMLError): pass
 class NVMLError_NoPermission(NVMLError): pass
 class NVMLError_NotSupported(NVMLError): pass
 class Memory: total, free = 80 << 30, 79 << 30
+def nvmlDeviceGetMemoryInfo(handle):
+    memory, told = Memory(), pathlib.Path(__file__).with_name("free_bytes")
+    memory.free = int(told.read_text()) if told.is_file() else memory.free
+    return memory
 nvmlInit = nvmlShutdown = lambda: None
 nvmlSystemGetDriverVersion = lambda: "575.51.03"
 nvmlSystemGetCudaDriverVersion_v2 = lambda: 12090
 nvmlDeviceGetCount = lambda: {gpus}
 nvmlDeviceGetHandleByIndex = lambda index: index
 nvmlDeviceGetCudaComputeCapability = lambda handle: ({major}, {minor})
-nvmlDeviceGetMemoryInfo = lambda handle: Memory
 nvmlDeviceGetName = lambda handle: {product!r}
 nvmlDeviceGetUUID = lambda handle: "GPU-" + str(handle)
 nvmlDeviceGetComputeRunningProcesses = nvmlDeviceGetGraphicsRunningProcesses = lambda handle: []
