@@ -57,7 +57,6 @@ class Node:
             "ENGINEHOUSE_TRITON_GRPC": f"127.0.0.1:{grpc}",
             "ENGINEHOUSE_NODE_METRICS_PORT": str(metrics),
         }
-        self.start()
 
     def start(self) -> None:
         self._started = datetime.now(UTC)
@@ -140,6 +139,7 @@ def serving(house: House, folder: Path, name: str, version: str) -> Generator[tu
         with worker(house, folder, version):
             node = Node(house, folder / "node", made, name)
             try:
+                node.start()
                 yield node, made
             finally:
                 node.stop()
@@ -231,7 +231,7 @@ def test_engines_follow_each_other_and_the_llm_api_follows_them(house: House, tm
 
 
 def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Path) -> None:
-    with serving(house, tmp_path, "tiny-returning", "1.2.1") as (node, _):
+    with serving(house, tmp_path, "tiny-returning", "1.2.1") as (node, made):
         node.rebuild()
         node.rebuild("--recipe", "tp_size=2")
         said, triton = require_contract(node), node.triton_pid
@@ -242,6 +242,13 @@ def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Pa
         assert node.triton_pid == triton, "it was left alone, and is found again"
         os.kill(triton, signal.SIGKILL)
         house.wait(lambda: node.triton_pid not in (0, triton), 60, "new Triton")
+        node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+        triton = node.triton_pid
+        made.abort_a_load("CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory")
+        refused = node.rebuild("--recipe", "max_batch_size=2", code=3)
+        assert "[gpu-memory]" in refused["error"]["message"]
+        house.wait(lambda: node.triton_pid not in (0, triton), 60, "Triton after the one that the candidate ended")
         node.wait_for(2, {1, 2})
         assert require_contract(node) == said
         node.stop()

@@ -32,11 +32,15 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Image:
-    """`root` is the value of ENGINEHOUSE_TRITON; `environment` is what a node in the image needs beside the usual."""
+    """`environment` is what a node in the image needs beside the usual; `driver` and `backend` hold the stand-ins."""
 
-    root: Path
     environment: Mapping[str, str]
     driver: Path
+    backend: Path
+
+    def abort_a_load(self, words: str) -> None:
+        """Have the next load of an engine end Triton, with `words` in its log, as a failed assertion does."""
+        (self.backend / "abort").write_text(words)
 
     def leave_free(self, size: int) -> None:
         """Have each GPU tell of `size` free bytes from now on."""
@@ -80,7 +84,6 @@ def make(folder: Path, version: str, *, gpus: int) -> Image:
     shutil.copyfile(packages / "pynvml.py", driver / "pynvml.py")
     own = str(Path(sys.prefix, "bin"))
     return Image(
-        root,
         {
             "ENGINEHOUSE_TRITON": str(root),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, parts.libraries)),
@@ -89,4 +92,5 @@ def make(folder: Path, version: str, *, gpus: int) -> Image:
             "PYTHONPATH": os.pathsep.join([str(driver), os.environ.get("PYTHONPATH", "")]),
         },
         driver,
+        backend,
     )
