@@ -81,6 +81,7 @@ class TensorRtLlm:
 
     def close(self) -> None:
         """The backend's model is Triton's, and unloaded by itself."""
+        self._kept.drop()
 
 
 class Kept:
@@ -96,6 +97,11 @@ class Kept:
             self._kept.append((now, responses))
             while now - self._kept[0][0] > KEPT_S:
                 self._kept.popleft()
+
+    def drop(self) -> None:
+        """At the end of the process, before the memory goes that they lie in."""
+        with self._lock:
+            self._kept.clear()
 
 
 class BackendTokens:

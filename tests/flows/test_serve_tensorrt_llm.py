@@ -149,11 +149,7 @@ def serving(house: House, folder: Path, name: str, version: str) -> Generator[tu
 
 @contextmanager
 def asked(node: Node) -> Generator[list[str]]:
-    """A client asks by the public name all the while, every other time for a stream. Yields the answers; none may fail.
-
-    One, since the Python backend itself makes arrays beside Python's lock when a called model answers (2.51, and
-    main in 2026): with several at a time on a machine that is busy, a model's process ends now and then.
-    """
+    """A client asks by the public name all the while, whole and streamed. Yields the answers; none may fail."""
     stop, answers, failures = threading.Event(), list[str](), list[str]()
 
     def ask() -> None:

@@ -187,9 +187,9 @@ class Backend:
                 self._stopped.set()
             return iter(())
         self.calls += 1
-        return self._answers()
+        return self.answers()
 
-    def _answers(self) -> Iterator[Reply]:
+    def answers(self) -> Iterator[Reply]:
         for index, reply in enumerate(self.replies):
             if index == len(self.replies) - 1:
                 assert self._stopped.wait(5)
@@ -233,19 +233,19 @@ def test_what_was_read_stays_until_the_python_backend_has_let_go_of_it(
 ) -> None:
     clock, kept = [100.0], Kept()
     monkeypatch.setattr("tasks.serving.backend.time.monotonic", lambda: clock[0])
-    answers: list[weakref.ref[Any]] = []
-    read = Backend._answers
+    made: list[weakref.ref[Any]] = []
+    answers = Backend.answers
 
     def noted(backend: Backend) -> Iterator[Reply]:
-        made = read(backend)
-        answers.append(weakref.ref(made))
-        return made
+        responses = answers(backend)
+        made.append(weakref.ref(responses))
+        return responses
 
-    monkeypatch.setattr(Backend, "_answers", noted)
+    monkeypatch.setattr(Backend, "answers", noted)
     for seconds, alive in ((0, [True]), (KEPT_S, [True, True]), (1, [False, True, True])):
         clock[0] += seconds
         assert list(call(Reply([5]), kept=kept)[0]) == [Tokens((5,))]
-        assert [answer() is not None for answer in answers] == alive
+        assert [responses() is not None for responses in made] == alive
 
 
 @pytest.mark.parametrize(
