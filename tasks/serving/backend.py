@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import secrets
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,14 @@ Each takes one of the 32 threads that the Python backend has for the calls of an
 and what tells the backend to stop must always find one.
 """
 
+KEPT_S = 10.0
+"""How long responses that were read stay referenced.
+
+The Python backend lets go of them too, on a thread of its own and a moment later. Up to 24.10 at least it does not
+hold Python's lock then: if nobody else has them, their arrays go while others run, and the process crashes now and
+then (`Stub::SendCleanupId` and `~PbTensor`; the destructor takes the lock since python_backend's #390).
+"""
+
 _CLIENT_IS_TO_BLAME = ("exceeds maximum input length", "Incorrect sampling config")
 """In what the backend answers to a request that `llm` lets pass and it does not (llmRequest.h of 0.8 to 1.2)."""
 
@@ -51,6 +61,7 @@ class TensorRtLlm:
         self._settings = settings
         self._model = parameters[CALLED_MODEL]
         self._calls = threading.Semaphore(MAX_STARTING)
+        self._kept = Kept()
         self._prompts = Prompts(
             folder / settings.engine_path,
             chat_template=settings.chat_template,
@@ -62,7 +73,7 @@ class TensorRtLlm:
         inputs = backend_inputs(request, prompts.ids(request.text_input), prompts, self._settings)
         end_id = end_id_of(request, prompts)
         return TokenGeneration(
-            BackendTokens(self._calls, self._model, inputs, READ if request.return_log_probs else _TOKENS),
+            BackendTokens(self._calls, self._kept, self._model, inputs, READ if request.return_log_probs else _TOKENS),
             prompts.tokenizer,
             stop_words=request.stop_words,
             end_ids=() if end_id is None else (end_id,),
@@ -70,15 +81,42 @@ class TensorRtLlm:
 
     def close(self) -> None:
         """The backend's model is Triton's, and unloaded by itself."""
+        self._kept.drop()
+
+
+class Kept:
+    """Responses that were read, each for `KEPT_S` at least: until then the Python backend has let go of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: deque[tuple[float, Any]] = deque()
+
+    def keep(self, responses: Any) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._kept.append((now, responses))
+            while now - self._kept[0][0] > KEPT_S:
+                self._kept.popleft()
+
+    def drop(self) -> None:
+        """At the end of the process, before the memory goes that they lie in."""
+        with self._lock:
+            self._kept.clear()
 
 
 class BackendTokens:
     """One request to the backend, whose answers are read to the end in any case: only then its place is free."""
 
     def __init__(
-        self, calls: threading.Semaphore, model: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]
+        self,
+        calls: threading.Semaphore,
+        kept: Kept,
+        model: str,
+        inputs: Mapping[str, Tensor],
+        outputs: Iterable[str],
     ) -> None:
         self._calls = calls
+        self._kept = kept
         self._model = model
         self._inputs = inputs
         self._outputs = outputs
@@ -99,7 +137,10 @@ class BackendTokens:
                 if not self._running:
                     return
                 responses = _call(self._model, self._id, self._inputs, self._outputs)
-            yield from self._read_all(responses)
+            try:
+                yield from self._read_all(responses)
+            finally:
+                self._kept.keep(responses)
         finally:
             self._end()
 
@@ -121,10 +162,12 @@ class BackendTokens:
         # Triton wants the others, the backend looks at none of them.
         inputs = {name: as_input(name, 1) for name in (*ALWAYS_SENT, "stop")}
         while not self._ended.wait(STOP_INTERVAL_S):
-            for response in _call(self._model, self._id, inputs, _TOKENS):
+            responses = _call(self._model, self._id, inputs, _TOKENS)
+            for response in responses:
                 # Until 0.9 it is one where the request has ended meanwhile.
                 if response.has_error() and not self._ended.is_set():
                     _triton().Logger.log_warn(f"{self._model} does not stop {self._id}: {response.error().message()}")
+            self._kept.keep(responses)
 
     def _read_all(self, responses: Iterable[Any]) -> Iterator[Tokens]:
         failure: Exception | None = None

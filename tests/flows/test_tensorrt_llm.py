@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +11,17 @@ import psutil
 import pytest
 import yaml
 
-from infra.processes import launch, terminate
 from tasks.artifact import ArtifactRef
 from tasks.trtllm.images import known_report
-from tests.standin import toolchain, weights
+from tests.flows.build_worker import POOL, PRODUCT, register, worker
+from tests.standin import weights
 
 if TYPE_CHECKING:
     from conftest import House
 
 pytestmark = pytest.mark.slow
 
-POOL = "build-sm90"
-PRODUCT = "NVIDIA H100 80GB HBM3"
 STEPS = ("fetch", "convert", "build", "upload")
-REGISTER = f"""
-import asyncio
-from deployments.desired import Desired, Pool, build_pool
-from deployments.register import deploy
-asyncio.run(deploy(Desired((Pool("{POOL}"),), (build_pool("{POOL}"),), ()), lambda change: None))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +31,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(house: House) -> str:
-    subprocess.run([sys.executable, "-c", REGISTER], env={**os.environ, "DO_NOT_TRACK": "1"}, check=True)
+    register()
     return POOL
-
-
-@contextmanager
-def worker(house: House, folder: Path, version: str, digest: str = "") -> Generator[toolchain.Toolchain]:
-    """A build worker whose image has TensorRT-LLM `version` and, where it is known, the digest."""
-    made = toolchain.make(folder / "image", version)
-    started = launch(
-        [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
-        log=folder / "worker.log",
-        folder=folder,
-        environment={
-            **house.environment,
-            **house.variables,
-            "ENGINEHOUSE_TOOLCHAIN": made.setting,
-            "ENGINEHOUSE_CONTAINER_DIGEST": digest,
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "DO_NOT_TRACK": "1",
-        },
-    )
-    try:
-        yield made
-    finally:
-        terminate(started, 10)
 
 
 @pytest.fixture

@@ -4,13 +4,16 @@ It refuses what the real one refuses, in its words where they are known (tensorr
 `inflight_batcher_llm/src`; TensorRT-LLM's `llmRequest.h` and `samplingConfig.cpp`), runs requests in flight, up to the
 engine's batch size at once, and obeys the stop request. Only what it says is made up: see `backend_sampler`.
 
-Its "engine" is a folder with the real `config.json` and `standin.json`: `corpus` (texts as tokens), `pieces` (the texts
-of the tokens) and `token_seconds` (the time of one step of the batch).
+Its "engine" is a folder with the real `config.json`. `standin.json`, in that folder or else beside this file, holds
+`corpus` (texts as tokens), `pieces` (the texts of the tokens) and `token_seconds` (the time of one step of the batch).
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -52,14 +55,19 @@ class TritonPythonModel:
     """Triton's interface to a decoupled Python model."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        _abort_if_told()
         config = json.loads(args["model_config"])
         self._decoupled: bool = config["model_transaction_policy"]["decoupled"]
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         folder = Path(parameters["gpt_model_path"])
-        engine, own = (json.loads((folder / name).read_text()) for name in ("config.json", "standin.json"))
+        engine = json.loads((folder / "config.json").read_text())
+        said = folder / "standin.json"
+        own = json.loads((said if said.is_file() else Path(__file__).with_name(said.name)).read_text())
+        _check_world(engine["pretrained_config"].get("mapping", {}), folder)
         build = engine["build_config"]
         self._minor = tuple(map(int, engine["version"].split(".")[:2]))
-        self._max_input, self._max_sequence = build["max_input_len"], build["max_seq_len"]
+        self._max_input = build["max_input_len"]
+        self._max_sequence = build.get("max_seq_len") or build["max_input_len"] + build["max_output_len"]
         self._max_batch, self._max_beams = build["max_batch_size"], int(parameters["max_beam_width"])
         if self._max_beams > build["max_beam_width"]:
             raise ValueError(f"max_beam_width {self._max_beams}, and the engine has {build['max_beam_width']}")
@@ -240,6 +248,29 @@ class TritonPythonModel:
             _triton.InferenceResponse([_triton.Tensor(name, value) for name, value in tensors]),
             flags=_FINAL if final else 0,
         )
+
+
+def _abort_if_told() -> None:
+    """Once, where a file `abort` lies beside this one: what it says goes to the log, and Triton ends."""
+    told = Path(__file__).with_name("abort")
+    if told.is_file():
+        print(f"[TensorRT-LLM][ERROR] {told.read_text()}", file=sys.stderr, flush=True)
+        told.unlink()
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+def _check_world(mapping: dict[str, int], engine: Path) -> None:
+    """Ranks above the first need an orchestrator's workers, and each its file. An engine of a test may have none."""
+    tensor, pipeline, parts = (mapping.get(name, 1) for name in ("tp_size", "pp_size", "cp_size"))
+    ranks = tensor * pipeline * parts
+    if ranks > 1 and os.environ.get("TRTLLM_ORCHESTRATOR") != "1":
+        raise ValueError(
+            f"[TensorRT-LLM][ERROR] Assertion failed: MPI size 1 != TP size {tensor} * PP size {pipeline} * CP Size "
+            f"{parts}"
+        )
+    for path in (engine / f"rank{rank}.engine" for rank in range(ranks if mapping else 0)):
+        if not path.is_file():
+            raise ValueError(f"[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: {path}")
 
 
 def _word_lists(sparse: list[int]) -> list[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from packaging.version import Version
 
-from tasks.serving.backend import BackendTokens
+from tasks.serving.backend import KEPT_S, BackendTokens, Kept
 from tasks.serving.backend_inputs import GUIDES, SENT, backend_inputs, input_name
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
@@ -196,9 +197,9 @@ class Backend:
                 self._stopped.set()
             return iter(())
         self.calls += 1
-        return self._answers()
+        return self.answers()
 
-    def _answers(self) -> Iterator[Reply]:
+    def answers(self) -> Iterator[Reply]:
         for index, reply in enumerate(self.replies):
             if index == len(self.replies) - 1:
                 assert self._stopped.wait(5)
@@ -212,12 +213,15 @@ Call = Callable[..., tuple[BackendTokens, Backend]]
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     def make(
-        *replies: Reply, endless: bool = False, places: threading.Semaphore | None = None
+        *replies: Reply,
+        endless: bool = False,
+        places: threading.Semaphore | None = None,
+        kept: Kept | None = None,
     ) -> tuple[BackendTokens, Backend]:
         backend = Backend(replies, endless=endless)
         library = SimpleNamespace(InferenceRequest=backend, Tensor=_tensor, TritonModelException=RuntimeError)
         monkeypatch.setitem(sys.modules, "triton_python_backend_utils", library)
-        return BackendTokens(places or threading.Semaphore(), "backend", {}, ["output_ids"]), backend
+        return BackendTokens(places or threading.Semaphore(), kept or Kept(), "backend", {}, ["output_ids"]), backend
 
     return make
 
@@ -232,6 +236,26 @@ def test_log_probabilities_go_with_their_tokens_however_they_come(call: Call) ->
     assert list(only_new) == wanted
     with pytest.raises(EngineFailed, match="1 log probabilities for 2 tokens"):
         list(call(Reply([5, 6], [-1.0]))[0])
+
+
+def test_what_was_read_stays_until_the_python_backend_has_let_go_of_it(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, kept = [100.0], Kept()
+    monkeypatch.setattr("tasks.serving.backend.time.monotonic", lambda: clock[0])
+    made: list[weakref.ref[Any]] = []
+    answers = Backend.answers
+
+    def noted(backend: Backend) -> Iterator[Reply]:
+        responses = answers(backend)
+        made.append(weakref.ref(responses))
+        return responses
+
+    monkeypatch.setattr(Backend, "answers", noted)
+    for seconds, alive in ((0, [True]), (KEPT_S, [True, True]), (1, [False, True, True])):
+        clock[0] += seconds
+        assert list(call(Reply([5]), kept=kept)[0]) == [Tokens((5,))]
+        assert [responses() is not None for responses in made] == alive
 
 
 @pytest.mark.parametrize(

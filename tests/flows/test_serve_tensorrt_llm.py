@@ -1,0 +1,278 @@
+"""Engines of TensorRT-LLM and the LLM API, rolled out by the flow to a node in an image of stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from infra.errors import TritonError
+from infra.processes import free_ports, launch
+from infra.settings import CHECKOUT
+from infra.triton.client import TritonClient
+from tasks.records import NodeReport, Target
+from tests.flows.build_worker import PRODUCT, register, worker
+from tests.standin import image, weights
+
+if TYPE_CHECKING:
+    from conftest import House
+
+pytestmark = pytest.mark.slow
+
+TEXT, TOKENS = "How do I count to nine", 16
+QUESTION = {"text_input": TEXT, "max_tokens": TOKENS, "temperature": 0.0}
+
+
+class Node:
+    """A node of a target of its own, in an image with TensorRT-LLM; it is started anew in the same folder.
+
+    `name` is that of the target, and of the model that is served there.
+    """
+
+    def __init__(self, house: House, folder: Path, image: image.Image, name: str) -> None:
+        folder.mkdir()
+        http, grpc, metrics = free_ports(3)
+        self.house = house
+        self.name = name
+        self.target = Target(house.store.bucket, name)
+        self.client = TritonClient(f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}", timeout_s=30)
+        self._log = folder / "node.log"
+        self._environment = {
+            **house.environment,
+            **house.variables,
+            **image.environment,
+            "ENGINEHOUSE_HOME": str(folder),
+            "ENGINEHOUSE_TARGET": name,
+            "ENGINEHOUSE_TRITON_HTTP": f"http://127.0.0.1:{http}",
+            "ENGINEHOUSE_TRITON_GRPC": f"127.0.0.1:{grpc}",
+            "ENGINEHOUSE_NODE_METRICS_PORT": str(metrics),
+        }
+
+    def start(self) -> None:
+        self._started = datetime.now(UTC)
+        command = [sys.executable, "-m", "deployments.node"]
+        self._process = launch(command, log=self._log, folder=CHECKOUT, environment=self._environment)
+        self.house.wait(lambda: self.report is not None, 60, "report")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        assert self._process.wait(60) == 0, self._log.read_text()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def report(self) -> NodeReport | None:
+        """The newest since it was started."""
+        return next((report for report in self.target.nodes() if report.written > self._started), None)
+
+    @property
+    def triton_pid(self) -> int:
+        return self.report.triton_pid if self.report is not None else 0
+
+    def wait_for(self, public: int, ready: set[int]) -> None:
+        """Until it answers with `public`, and holds just `ready`."""
+
+        def holds() -> bool:
+            known = self.report.models.get(self.name) if self.report is not None else None
+            states = {number: found.state for number, found in known.releases.items()} if known is not None else {}
+            return known is not None and known.public == public and states == dict.fromkeys(ready, "ready")
+
+        self.house.wait(holds, 60, f"release {public} that is public, of {ready}")
+
+    def rebuild(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        return self.house.rebuild(self.name, *arguments, code=code)
+
+    def roll_back(self) -> int:
+        return json.loads(self.house.run("rollback", self.name, "--target", self.name, "--json"))["release"]
+
+
+@contextmanager
+def serving(house: House, folder: Path, name: str, version: str) -> Generator[tuple[Node, image.Image]]:
+    """A node, a model that is to be served there, and a worker that builds its engines."""
+    made = image.make(folder / "image-of-node", version, gpus=2)
+    source = weights.make(folder / "llama")
+    (source / "standin.json").write_text(json.dumps(image.speech(version)))
+    path = house.catalogue / f"{name}.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": name,
+                "source": {"uri": f"file://{source}"},
+                "recipe": {
+                    "kind": "trt-engine",
+                    "runtime": {"tensorrt_llm": version, "gpu": PRODUCT, "arch": "sm90", "gpus": 2},
+                    "max_batch_size": 4,
+                    "max_input_len": 64,
+                    "max_seq_len": 128,
+                    "max_num_tokens": 128,
+                    "fused_mlp": False,
+                },
+                "serving": {"chat_template": False},
+                "targets": [name],
+                "prompts": [
+                    {
+                        "name": "count",
+                        "text": "Count to nine.",
+                        "max_tokens": 8,
+                        "temperature": 0.0,
+                        "seed": 1,
+                        "expect": {"min_tokens": 4, "stream_equals": True},
+                    }
+                ],
+            }
+        )
+    )
+    register()
+    try:
+        with worker(house, folder, version):
+            node = Node(house, folder / "node", made, name)
+            try:
+                node.start()
+                yield node, made
+            finally:
+                node.stop()
+    finally:
+        path.unlink()
+
+
+@contextmanager
+def asked(node: Node) -> Generator[list[str]]:
+    """A client asks by the public name all the while, whole and streamed. Yields the answers; none may fail."""
+    stop, answers, failures = threading.Event(), list[str](), list[str]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                streamed = node.client.generate_stream(node.name, {**QUESTION, "stream": True})
+                answers.append("".join(piece.text for piece in streamed))
+                answers.append(node.client.generate(node.name, QUESTION).text)
+            except Exception as error:
+                failures.append(repr(error))
+            stop.wait(0.02)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        client.join()
+    assert not failures, failures[:3]
+
+
+def require_contract(node: Node) -> str:
+    """Ask in every way that the contract has, and return the answer to the question."""
+    client, name = node.client, node.name
+    whole = client.generate(name, {**QUESTION, "return_log_probs": True})
+    assert whole.text and 1 <= len(whole.log_probs) <= TOKENS
+    streaming = {**QUESTION, "stream": True}
+    assert "".join(piece.text for piece in client.generate_stream(name, streaming)) == whole.text
+    with client.stream(name, streaming) as pieces:
+        assert "".join(piece.text for piece in pieces) == whole.text
+    prompted = client.generate(name, {**QUESTION, "exclude_input_in_output": False}).text
+    assert prompted == TEXT + whole.text
+    word = whole.text.split()[1]
+    stopped = client.generate(name, {**QUESTION, "stop_words": [word]}).text
+    assert stopped == whole.text.partition(word)[0]
+    for wrong in ({"beam_width": 2}, {"nobody_knows": 1}, {"min_length": 2, "min_tokens": 2}):
+        with pytest.raises(TritonError, match=next(iter(wrong))):
+            client.generate(name, {**QUESTION, **wrong})
+    return whole.text
+
+
+def test_engines_follow_each_other_and_the_llm_api_follows_them(house: House, tmp_path: Path) -> None:
+    """On 1.2, the last version that has engines, and so the one to leave them on."""
+    with serving(house, tmp_path, "tiny-moving", "1.2.1") as (node, _):
+        machine = node.target.nodes()[0].machine
+        assert [machine.tensorrt_llm, *(gpu.product for gpu in machine.gpus)] == ["1.2.1", PRODUCT, PRODUCT]
+        first = node.rebuild()
+        assert (first["state"], first["targets"]) == ("promoted", {node.name: 1})
+        said, triton = require_contract(node), node.triton_pid
+
+        with asked(node) as answers:
+            # Of two GPUs, which the backend's own workers serve.
+            second = node.rebuild("--recipe", "tp_size=2")
+            assert (second["state"], second["release"]) == ("promoted", 2)
+            node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+        with asked(node) as more:
+            assert node.roll_back() == 1
+            node.wait_for(1, {1, 2})
+        assert require_contract(node) == said
+        with asked(node) as most:
+            third = node.rebuild("--recipe", "kind=llmapi")
+            assert (third["state"], third["release"]) == ("promoted", 3)
+            node.wait_for(3, {1, 3})
+        assert require_contract(node) == said
+        assert {*answers, *more, *most} == {said} and len(answers) > 10
+        assert node.triton_pid == triton
+        releases = node.target.nodes()[0].models[node.name].releases
+        assert [release.starts for release in releases.values()] == [1, 1]
+
+        intent = node.target.intent(node.name, 3)
+        changed = {change.field: (change.old, change.new) for change in intent.changes}
+        assert changed["kind"] == ("trt-engine", "llmapi") and changed["fused_mlp"] == (False, None)
+        assert intent.lost == {"fused_mlp": False}, "what was said in the model's file, and the LLM API does not have"
+        assert "max_batch_size" not in changed
+
+
+def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Path) -> None:
+    with serving(house, tmp_path, "tiny-returning", "1.2.1") as (node, made):
+        node.rebuild()
+        node.rebuild("--recipe", "tp_size=2")
+        said, triton = require_contract(node), node.triton_pid
+        with asked(node):
+            node.kill()
+            node.start()
+            node.wait_for(2, {1, 2})
+        assert node.triton_pid == triton, "it was left alone, and is found again"
+        os.kill(triton, signal.SIGKILL)
+        house.wait(lambda: node.triton_pid not in (0, triton), 60, "new Triton")
+        node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+        triton = node.triton_pid
+        made.abort_a_load("CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory")
+        refused = node.rebuild("--recipe", "max_batch_size=2", code=3)
+        assert "[gpu-memory]" in refused["error"]["message"]
+        house.wait(lambda: node.triton_pid not in (0, triton), 60, "Triton after the one that the candidate ended")
+        node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+        node.stop()
+        node.start()
+        node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+
+
+def test_on_the_oldest_version_and_where_a_gpu_holds_one_release(house: House, tmp_path: Path) -> None:
+    with serving(house, tmp_path, "tiny-alone", "0.8.0") as (node, made):
+        node.rebuild()
+        said = require_contract(node)
+        with asked(node):
+            assert node.rebuild("--recipe", "tp_size=2", code=1)["error"]["code"] == "leader-mode"
+            made.leave_free(1 << 20)
+            house.wait(lambda: free_bytes(node) == 1 << 20, 30, "report of the memory")
+            short = node.rebuild("--recipe", "max_batch_size=2", code=1)["error"]
+            assert short["code"] == "memory-short" and "on a GPU" in short["message"]
+        second = node.rebuild("--recipe", "max_batch_size=2", "--recreate")
+        assert (second["state"], second["release"]) == ("promoted", 2)
+        node.wait_for(2, {2})
+        assert require_contract(node) == said
+        assert node.roll_back() == 1
+        node.wait_for(1, {1})
+        assert require_contract(node) == said
+
+
+def free_bytes(node: Node) -> int:
+    return node.report.machine.gpus[0].free_bytes if node.report is not None else -1
