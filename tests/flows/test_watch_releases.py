@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,8 +13,9 @@ import httpx
 import pytest
 import yaml
 
-from infra.processes import launch, terminate
 from tasks.watch_record import read_record
+from tests.flows.build_worker import PRODUCT
+from tests.flows.build_worker import worker as build_worker
 from tests.index_server import IndexServer, index_server
 from tests.standin import toolchain, weights
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-POOL = "build-sm90"
 OLD, NEW = "1.1.0", "1.2.1"
 FLEET = ("fleet-a", "fleet-b", "fleet-canary", "fleet-d")
 
@@ -52,7 +51,7 @@ def fleet(house: House, tmp_path: Path) -> Iterator[Path]:
     """Four models that take stable releases, and one that is pinned."""
     source = weights.make(tmp_path / "llama")
     limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
-    runtime = {"tensorrt_llm": OLD, "gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 4}
+    runtime = {"tensorrt_llm": OLD, "gpu": PRODUCT, "arch": "sm90", "gpus": 4}
     made: list[Path] = []
     for name in (*FLEET, "fleet-pinned"):
         stable = {"policy": "stable", "canary": True} if name == "fleet-canary" else {"policy": "stable"}
@@ -77,22 +76,8 @@ def worker(house: House, fleet: Path, tmp_path: Path) -> Iterator[toolchain.Tool
     """A build worker whose image has the new version, on the pool that the catalogue asks for."""
     house.environment["ENGINEHOUSE_WATCH_SCHEDULE"] = "* * * * *"
     house.run("deploy")
-    made = toolchain.make(tmp_path / "image", NEW)
-    started = launch(
-        [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
-        log=tmp_path / "worker.log",
-        folder=tmp_path,
-        environment={
-            **house.environment,
-            **house.variables,
-            "ENGINEHOUSE_TOOLCHAIN": made.setting,
-            "PREFECT_HOME": str(tmp_path / "prefect"),
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "DO_NOT_TRACK": "1",
-        },
-    )
-    yield made
-    terminate(started, 10)
+    with build_worker(house, tmp_path, NEW) as made:
+        yield made
     house.environment["ENGINEHOUSE_WATCH_SCHEDULE"] = "never"
     house.run("deploy")
     del house.environment["ENGINEHOUSE_WATCH_SCHEDULE"]

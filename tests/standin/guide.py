@@ -27,7 +27,10 @@ class Guide:
     """`pieces` has the text of every token. Raises ValueError for a guide that does not compile."""
 
     def __init__(self, kind: str, guide: str, pieces: Sequence[str], end_id: int) -> None:
-        self._pattern: Any = regex.compile(_pattern(kind, guide))
+        try:
+            self._pattern: Any = regex.compile(_pattern(kind, guide))
+        except regex.error as error:
+            raise ValueError(f"Regex parsing error: {error}") from error
         self._pieces = pieces
         self._end_id = end_id
 
