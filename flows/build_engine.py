@@ -16,6 +16,7 @@ from flows.report import report_of
 from infra import settings
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
+from tasks.artifact import ArtifactStore
 from tasks.identity import Identity
 from tasks.lease import held
 from tasks.plan import Plan
@@ -74,6 +75,12 @@ def _require_planned(plan: Plan, engine: str) -> None:
 async def make(plan: Plan, refresh: frozenset[str]) -> None:
     """The three steps, in this process."""
     report = report_of(plan.model.name)
+    # Now, before the work: what another run makes while this one is stopped is not to be replaced.
+    replaces = await asyncio.to_thread(_attempt_in_store, plan) if "upload" in refresh else ""
     await steps.run(report, "convert", steps.convert, plan, "convert" in refresh)
     await steps.run(report, "build", steps.build, plan, "build" in refresh)
-    await steps.run(report, "upload", steps.upload, plan, "upload" in refresh)
+    await steps.run(report, "upload", steps.upload, plan, replaces)
+
+
+def _attempt_in_store(plan: Plan) -> str:
+    return ArtifactStore(Bucket.at(settings.load().store)).look_up(plan.engine_ref).attempt

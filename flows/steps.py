@@ -187,9 +187,9 @@ async def build(plan: Plan, refresh: bool) -> Any:
 
 
 @task(name="upload", task_run_name="upload {plan.model.name}", **_STEP)
-async def upload(plan: Plan, refresh: bool) -> Any:
-    """Bring the engine to the store."""
-    step = partial(upload_step.upload, plan=plan, refresh=refresh)
+async def upload(plan: Plan, replaces: str) -> Any:
+    """Bring the engine to the store, in the place of the attempt `replaces` too."""
+    step = partial(upload_step.upload, plan=plan, replaces=replaces)
     uploaded = await _artifact(step, plan.engine.digest, f"upload {plan.model.name}", progress=True)
     if isinstance(uploaded, Artifact):
         await _show_lineage(uploaded.ref)

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -66,15 +66,15 @@ class StoredFile:
 
 
 @cache
-def _client(endpoint: str, access_key: str) -> S3Client:
+def _client(endpoint: str, access_key: str, patience_s: float) -> S3Client:
     """One client for all threads; another for other credentials, which boto3's default session would not notice."""
     import boto3
     from botocore.config import Config
 
     config = Config(
         retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=5,
-        read_timeout=60,
+        connect_timeout=min(5.0, patience_s),
+        read_timeout=patience_s,
         max_pool_connections=16,
         s3={"addressing_style": "path"} if endpoint else {},
     )
@@ -122,6 +122,8 @@ class Bucket:
     name: str
     prefix: str
     endpoint: str = ""
+    patience_s: float = 60.0
+    """How long one request waits for the server's next word before it is sent again."""
 
     @classmethod
     def at(cls, uri: str) -> Bucket:
@@ -139,7 +141,11 @@ class Bucket:
 
     @property
     def client(self) -> S3Client:
-        return _client(self.endpoint, os.environ.get("AWS_ACCESS_KEY_ID", ""))
+        return _client(self.endpoint, os.environ.get("AWS_ACCESS_KEY_ID", ""), self.patience_s)
+
+    def impatient(self, seconds: float) -> Bucket:
+        """The same bucket for small requests that are worth nothing when they come late."""
+        return replace(self, patience_s=min(self.patience_s, max(1.0, seconds)))
 
     def get(self, key: str) -> Record | None:
         """The object at `key`, or None."""

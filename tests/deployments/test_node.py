@@ -114,7 +114,9 @@ def publish(bucket: Bucket, plan: Plan, folder: Path, code: str) -> Context:
             (folder / ref.kind / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / ref.kind / name).write_text(text)
         producer = Producer(task="test", code="test")
-        return store.publish(ref, identity, folder / ref.kind, inputs=inputs, producer=producer, replace=True)
+        return store.publish(
+            ref, identity, folder / ref.kind, inputs=inputs, producer=producer, replaces=store.look_up(ref).attempt
+        )
 
     put(plan.engine_ref, plan.engine, {})
     put(plan.repository_ref, plan.repository, {"engine": plan.engine_ref})
