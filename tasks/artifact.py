@@ -198,8 +198,8 @@ class ArtifactStore:
 
         Where an intact artifact of this identity is already there, that one counts and ours is garbage, unless it is
         the attempt that `replaces` names: what was there when the work began. A successor of a writer that was stopped
-        meanwhile has another, and stays. A damaged one is replaced: its manifest goes to `damaged/`, the new one takes its place
-        only if nobody else's did. Raises StoreUnavailable (retryable) where the store is away.
+        meanwhile has another, and stays. A damaged one is replaced: its manifest goes to `damaged/`, the new one takes
+        its place only if nobody else's did. Raises StoreUnavailable (retryable) where the store is away.
         """
         attempt = uuid.uuid4().hex
         files = self._upload(f"{ref.folder}{attempt}/", folder, progress)
