@@ -1,7 +1,7 @@
 """Leases: who is making an artifact right now, and whether they are still alive.
 
 A lease only saves work; safety never depends on it (manifests are created once, with `If-None-Match`). A
-watcher compares no clocks: a lease has expired when its ETag has not changed for one lease length of the
+watcher compares no clocks: a lease has expired when its ETag has not changed for as long as it says it lives, by the
 watcher's own monotonic clock.
 """
 
@@ -38,7 +38,7 @@ def held(bucket: Bucket, identity: str, holder: str, seconds: float) -> Generato
     while (hold := _try_acquire(bucket, identity, holder, watch)) is None:
         time.sleep(min(1.0, seconds / 10))
     stop = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(hold, holder, seconds, stop), daemon=True)
+    renewer = threading.Thread(target=_renew, args=(hold, holder, stop), daemon=True)
     renewer.start()
     try:
         yield
@@ -54,6 +54,7 @@ class _Hold:
 
     bucket: Bucket
     identity: str
+    seconds: float
     etag: str | None
     """Of what the next write replaces; None where there is nothing yet."""
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -64,7 +65,7 @@ class _Hold:
         self._count += 1
         # Every renewal has an ETag of its own.
         nonce = f"{self._token}-{self._count}"
-        body = json.dumps({"schema": 1, "holder": holder, "nonce": nonce}).encode()
+        body = json.dumps({"schema": 1, "holder": holder, "nonce": nonce, "seconds": self.seconds}).encode()
         while True:
             try:
                 if self.etag is None:
@@ -85,12 +86,12 @@ class _Hold:
 def _try_acquire(bucket: Bucket, identity: str, holder: str, watch: Watch) -> _Hold | None:
     if watch.holder() is not None:
         return None
-    hold = _Hold(bucket, identity, watch.etag)
+    hold = _Hold(bucket, identity, watch.seconds, watch.etag)
     return hold if hold.write(holder) else None  # another one was quicker; look again
 
 
-def _renew(hold: _Hold, holder: str, seconds: float, stop: threading.Event) -> None:
-    while not stop.wait(seconds / 3):
+def _renew(hold: _Hold, holder: str, stop: threading.Event) -> None:
+    while not stop.wait(hold.seconds / 3):
         try:
             if not hold.write(holder):
                 return  # taken over
@@ -112,9 +113,20 @@ def _document(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
 
 
+def holder_of(body: bytes) -> str | None:
+    """Who wrote the lease; None where it is released. Raises FormatNewer."""
+    document = _document(body)
+    require_known(document.get("schema", 1), 1, "lease")
+    holder = document.get("holder", "")
+    return None if holder is None else str(holder)
+
+
 @dataclass
 class Watch:
-    """An onlooker of one lease: keeps the ETag last seen, and since when on its own clock."""
+    """An onlooker of one lease: keeps the ETag last seen, and since when on its own clock.
+
+    `seconds` is how long a lease lives that does not say so itself.
+    """
 
     bucket: Bucket
     identity: str
@@ -135,9 +147,7 @@ class Watch:
             return None
         if record.etag != self.etag:
             self.etag, self._since = record.etag, time.monotonic()
-        body = _document(record.body)
-        require_known(body.get("schema", 1), 1, "lease")
-        holder = body.get("holder", "")
-        if holder is None or asked - self._since >= self.seconds:
-            return None
-        return str(holder)
+        holder = holder_of(record.body)
+        told = _document(record.body).get("seconds")
+        lives = told if isinstance(told, int | float) else self.seconds
+        return None if asked - self._since >= lives else holder

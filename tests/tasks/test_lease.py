@@ -23,7 +23,7 @@ from infra.settings import CHECKOUT
 from tasks.artifact import Artifact, ArtifactStore
 from tasks.collect import collect, survey
 from tasks.keep import pin
-from tasks.lease import Watch, held
+from tasks.lease import Watch, held, holder_of
 from tasks.verify import problems_in_store
 from tests.tasks.artifact_maker import REF
 
@@ -233,7 +233,16 @@ def test_a_store_that_was_away_says_nothing_of_the_holder(bucket: Bucket) -> Non
     assert watch.holder() is None
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b"{}"])
+def test_onlookers_go_by_the_length_that_the_lease_has(bucket: Bucket) -> None:
+    hasty = Watch(bucket, "x", 0.2)
+    with held(bucket, "x", "alive", 1.5):
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:  # it is renewed every 0.5 s
+            assert hasty.holder() == "alive"
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b"{}", b'{"seconds": "x"}'])
 def test_a_lease_that_nobody_can_read_expires_as_others_do(bucket: Bucket, body: bytes) -> None:
     bucket.put("leases/x.json", body)
     began = time.monotonic()
@@ -257,3 +266,6 @@ def test_a_server_that_hangs_keeps_nobody_longer_than_the_lease(bucket: Bucket) 
         assert hanging.wait(5)
     assert time.monotonic() - began < 5
     gone_on.set()
+    while (lease := bucket.get("leases/x.json")) is None or holder_of(lease.body):  # released when the server goes on
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
