@@ -14,6 +14,7 @@ from flows import steps
 from flows.failure import failed
 from flows.report import report_of
 from infra import settings
+from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
@@ -48,6 +49,7 @@ async def build_engine(
 async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
     here = settings.load()
     bucket = Bucket.at(here.store)
+    await asyncio.to_thread(require_conditional_writes, bucket)
     # Before anything slow, such as the first start of a toolchain: who waits takes a run without a lease for dead.
     lease = held(bucket, engine, str(flow_run.id), here.lease_seconds)
     await asyncio.to_thread(lease.__enter__)

@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from flows import ui
 from flows.report import Report, StepReport
 from infra import settings
+from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, GateRefused
 from infra.s3 import Bucket
 from tasks import assemble as assemble_step
@@ -146,7 +147,9 @@ async def resolve(model: Model) -> tuple[Model, ResolvedSource]:
     """Pin the source to something immutable, and the recipe's image to what was reported of it."""
 
     def pin() -> tuple[Model, ResolvedSource]:
-        planned = with_report(model, report_of(Bucket.at(settings.load().store), model))
+        bucket = Bucket.at(settings.load().store)
+        require_conditional_writes(bucket)
+        planned = with_report(model, report_of(bucket, model))
         return planned, resolve_source(model.source, _access(model))
 
     return await asyncio.to_thread(pin)
