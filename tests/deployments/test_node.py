@@ -154,3 +154,19 @@ def test_a_release_is_ready_when_each_of_its_models_is(
     assert report.models[name].releases == {1: ReleaseReport(state="ready", starts=1)}
     assert report.machine.gpus or report.machine.gpu_problem
     assert (report.machine.tensorrt_llm, report.machine.container) == ("", "")
+
+
+def test_copies_go_with_the_releases_that_used_them(node: Target, bucket: Bucket, plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "node" / "artifacts"
+
+    def copies() -> set[str]:
+        return {path.name for path in folder.iterdir()}
+
+    context, name = publish(bucket, plan, tmp_path / "artifacts", ANSWERS), plan.model.name
+    (folder / "left-by-an-earlier-agent").mkdir(parents=True)
+    release = roll_out(context, plan, "test", timeout_s=60).release
+    used = {plan.repository.digest, plan.engine.digest}
+    wait(lambda: copies() == used, "copy that nothing uses and that is gone")
+    node.move(name, lambda current: current.without_candidate(release))
+    wait(lambda: node.nodes()[0].models[name].releases == {}, "release that is let go")
+    wait(lambda: copies() == set(), "disk without copies")
