@@ -45,10 +45,13 @@ def _say(text: str) -> None:
 
 def _up(options: argparse.Namespace) -> int:
     from deployments import stack
+    from infra.conditional_writes import require_conditional_writes
+    from infra.s3 import Bucket
 
     here = settings.load()
     stack.up(here, _say)
     settings.activate()
+    require_conditional_writes(Bucket.at(settings.load().store))
     _say(f"\nPrefect UI  {_prefect_ui()}")
     _say("next: enginehouse rebuild smollm2-135m")
     return 0

@@ -14,13 +14,17 @@ from prefect.exceptions import PrefectHTTPStatusError
 from deployments.desired import desired
 from deployments.difference import Change, lines
 from deployments.register import deploy
+from infra.conditional_writes import require_conditional_writes
 from infra.errors import SettingsError
+from infra.s3 import Bucket
 from infra.settings import Settings
 from tasks.catalogue import load_catalogue
 
 
 def run_deploy(here: Settings, *, dry_run: bool, as_json: bool) -> int:
     """Returns the exit code. Raises SpecError for a catalogue with mistakes, SettingsError where Prefect says no."""
+    if here.store and not dry_run:
+        require_conditional_writes(Bucket.at(here.store))
     wanted = desired(here, load_catalogue(here.catalogue).values())
     stream = sys.stderr if as_json else sys.stdout
 

@@ -15,19 +15,23 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from deployments.facts import Facts
-from infra.errors import EnginehouseError, TritonError
+from infra.conditional_writes import require_conditional_writes
+from infra.errors import EnginehouseError, StoreUnavailable, TritonError
+from infra.files import remove_tree
 from infra.s3 import Bucket
 from infra.settings import Settings
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
 from infra.triton.supervisor import Change, Supervisor
 from tasks.artifact import ArtifactRef, ArtifactStore
+from tasks.copies import put_unused_aside
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport, Target
 from tasks.triton.repository import (
     place_release,
@@ -111,6 +115,7 @@ class Node:
         self._ports = ports
         self._models: dict[str, _Model] = {}
         self._loaders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="load")
+        self._copied: set[tuple[str, int]] | None = None
         self._reported = b""
         self._reported_at = 0.0
         self._error = ""
@@ -129,6 +134,7 @@ class Node:
                     self._look()
                     for model in self._models:
                         self._converge(model)
+                    self._let_go_of_copies()
                     self._error = ""
                 except EnginehouseError as error:
                     if str(error) != self._error:
@@ -283,6 +289,27 @@ class Node:
             return
         _log.info("%s release %d is unloaded", model, number)
 
+    def _let_go_of_copies(self) -> None:
+        """Remove the copies of artifacts that none of this node's releases uses, whenever these have changed.
+
+        Here, in the thread that starts the loaders, so that none has found what goes; and not while Triton holds a
+        release that is still to be let go.
+        """
+        releases = {
+            (model, number)
+            for model, known in self._models.items()
+            for number in (known.public, known.wanted.public, known.wanted.previous, *known.wanted.candidates)
+            if number is not None
+        }
+        releases |= {(model, number) for model, known in self._models.items() for number in known.releases}
+        if releases == self._copied:
+            return
+        self._copied = releases
+        repositories = [self._target.intent(model, number).repository for model, number in releases]
+        for folder in put_unused_aside(self._store.bucket, repositories, self._folder / "artifacts"):
+            _log.info("%s is used by no release any more, and goes", folder.name)
+            self._loaders.submit(remove_tree, folder)
+
     # Reports
 
     def _report(self) -> None:
@@ -351,6 +378,8 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         metrics=int(environment["ENGINEHOUSE_NODE_METRICS_PORT"]),
     )
     bucket = Bucket.at(settings.store)
+    with suppress(StoreUnavailable):  # where it is away the node goes on with what it has
+        require_conditional_writes(bucket)
     node = Node(
         name or platform.node(),
         Target(bucket, target or settings.target),

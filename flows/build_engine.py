@@ -14,8 +14,10 @@ from flows import steps
 from flows.failure import failed
 from flows.report import report_of
 from infra import settings
+from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
 from infra.s3 import Bucket
+from tasks.artifact import ArtifactStore
 from tasks.identity import Identity
 from tasks.lease import held
 from tasks.plan import Plan
@@ -47,6 +49,7 @@ async def build_engine(
 async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
     here = settings.load()
     bucket = Bucket.at(here.store)
+    await asyncio.to_thread(require_conditional_writes, bucket)
     # Before anything slow, such as the first start of a toolchain: who waits takes a run without a lease for dead.
     lease = held(bucket, engine, str(flow_run.id), here.lease_seconds)
     await asyncio.to_thread(lease.__enter__)
@@ -74,6 +77,12 @@ def _require_planned(plan: Plan, engine: str) -> None:
 async def make(plan: Plan, refresh: frozenset[str]) -> None:
     """The three steps, in this process."""
     report = report_of(plan.model.name)
+    # Now, before the work: what another run makes while this one is stopped is not to be replaced.
+    replaces = await asyncio.to_thread(_attempt_in_store, plan) if "upload" in refresh else ""
     await steps.run(report, "convert", steps.convert, plan, "convert" in refresh)
     await steps.run(report, "build", steps.build, plan, "build" in refresh)
-    await steps.run(report, "upload", steps.upload, plan, "upload" in refresh)
+    await steps.run(report, "upload", steps.upload, plan, replaces)
+
+
+def _attempt_in_store(plan: Plan) -> str:
+    return ArtifactStore(Bucket.at(settings.load().store)).look_up(plan.engine_ref).attempt

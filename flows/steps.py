@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from flows import ui
 from flows.report import Report, StepReport
 from infra import settings
+from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, GateRefused
 from infra.s3 import Bucket
 from tasks import assemble as assemble_step
@@ -146,7 +147,9 @@ async def resolve(model: Model) -> tuple[Model, ResolvedSource]:
     """Pin the source to something immutable, and the recipe's image to what was reported of it."""
 
     def pin() -> tuple[Model, ResolvedSource]:
-        planned = with_report(model, report_of(Bucket.at(settings.load().store), model))
+        bucket = Bucket.at(settings.load().store)
+        require_conditional_writes(bucket)
+        planned = with_report(model, report_of(bucket, model))
         return planned, resolve_source(model.source, _access(model))
 
     return await asyncio.to_thread(pin)
@@ -187,9 +190,9 @@ async def build(plan: Plan, refresh: bool) -> Any:
 
 
 @task(name="upload", task_run_name="upload {plan.model.name}", **_STEP)
-async def upload(plan: Plan, refresh: bool) -> Any:
-    """Bring the engine to the store."""
-    step = partial(upload_step.upload, plan=plan, refresh=refresh)
+async def upload(plan: Plan, replaces: str) -> Any:
+    """Bring the engine to the store, in the place of the attempt `replaces` too."""
+    step = partial(upload_step.upload, plan=plan, replaces=replaces)
     uploaded = await _artifact(step, plan.engine.digest, f"upload {plan.model.name}", progress=True)
     if isinstance(uploaded, Artifact):
         await _show_lineage(uploaded.ref)

@@ -1,15 +1,17 @@
 """One bucket prefix of an S3 server: small records with conditional writes, large files in streams.
 
-Conditional writes (`If-None-Match: *`, `If-Match`) are what every promise of the store rests on.
+Conditional writes (`If-None-Match: *`, `If-Match`) are what every promise of the store rests on:
+`infra.conditional_writes` finds out whether the server has them.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -66,15 +68,15 @@ class StoredFile:
 
 
 @cache
-def _client(endpoint: str, access_key: str) -> S3Client:
+def _client(endpoint: str, access_key: str, patience_s: float) -> S3Client:
     """One client for all threads; another for other credentials, which boto3's default session would not notice."""
     import boto3
     from botocore.config import Config
 
     config = Config(
         retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=5,
-        read_timeout=60,
+        connect_timeout=min(5.0, patience_s),
+        read_timeout=patience_s,
         max_pool_connections=16,
         s3={"addressing_style": "path"} if endpoint else {},
     )
@@ -95,6 +97,8 @@ def _named_errors(key: str) -> Generator[None]:
         what = f"S3 answered {status} {code} for '{key}'"
         if status in (409, 412):
             raise PreconditionFailed(what) from error
+        if status == 501:
+            raise StoreError(what, code="store-unsupported") from error
         if status >= 500 or code in ("SlowDown", "RequestTimeout"):
             raise StoreUnavailable(what, hint="the step is tried again by itself") from error
         if status in (401, 403):
@@ -122,6 +126,11 @@ class Bucket:
     name: str
     prefix: str
     endpoint: str = ""
+    patience_s: float = 60.0
+    """How long one request waits for the server's next word before it is sent again."""
+    one_writer: str = ""
+    """A file, locked by whoever writes with a condition: for a server that knows none, written to by this machine
+    alone, which then looks before it writes. Empty: the server looks."""
 
     @classmethod
     def at(cls, uri: str) -> Bucket:
@@ -135,11 +144,26 @@ class Bucket:
         if scheme != "s3" or not separator or not name:
             raise SettingsError(f"'{uri}' is not a store", hint="a store is s3://bucket or s3://bucket/prefix")
         prefix = prefix.strip("/")
-        return cls(name, f"{prefix}/" if prefix else "", os.environ.get("AWS_ENDPOINT_URL_S3", ""))
+        one_writer = os.environ.get("ENGINEHOUSE_STORE_ONE_WRITER", "")
+        if one_writer and not Path(one_writer).is_absolute():
+            raise SettingsError(
+                f"ENGINEHOUSE_STORE_ONE_WRITER is '{one_writer}', not the absolute path of a file",
+                hint="all processes of this machine that use the store have to lock the same file",
+            )
+        return cls(
+            name,
+            f"{prefix}/" if prefix else "",
+            os.environ.get("AWS_ENDPOINT_URL_S3", ""),
+            one_writer=one_writer,
+        )
 
     @property
     def client(self) -> S3Client:
-        return _client(self.endpoint, os.environ.get("AWS_ACCESS_KEY_ID", ""))
+        return _client(self.endpoint, os.environ.get("AWS_ACCESS_KEY_ID", ""), self.patience_s)
+
+    def impatient(self, seconds: float) -> Bucket:
+        """The same bucket for small requests that are worth nothing when they come late."""
+        return replace(self, patience_s=min(self.patience_s, max(1.0, seconds)))
 
     def get(self, key: str) -> Record | None:
         """The object at `key`, or None."""
@@ -156,15 +180,30 @@ class Bucket:
 
     def create(self, key: str, body: bytes) -> str:
         """Write `key` where nothing is yet; returns its ETag. Raises PreconditionFailed where something is."""
+        if self.one_writer:
+            return self._put_where(key, body, None)
         with _named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfNoneMatch="*")
         return answer["ETag"].strip('"')
 
     def replace(self, key: str, body: bytes, etag: str) -> str:
         """Write `key` where it still has `etag`; returns the new ETag. Raises PreconditionFailed where not."""
+        if self.one_writer:
+            return self._put_where(key, body, etag)
         with _named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=f'"{etag}"')
         return answer["ETag"].strip('"')
+
+    def _put_where(self, key: str, body: bytes, etag: str | None) -> str:
+        """Write `key` where it has `etag`, or where nothing is (None); for all processes that lock the same file."""
+        lock = Path(self.one_writer)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            there = self.get(key)
+            if (None if there is None else there.etag) != etag:
+                raise PreconditionFailed(f"'{key}' was written meanwhile")
+            return self.put(key, body)
 
     def put(self, key: str, body: bytes) -> str:
         """Write `key`, whatever is there: for records that have one writer."""

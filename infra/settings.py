@@ -72,6 +72,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_HOME": str(CHECKOUT / ".enginehouse"),
     "ENGINEHOUSE_CATALOGUE": str(CHECKOUT / "deployments" / "models"),
     "ENGINEHOUSE_STORE": "",
+    "ENGINEHOUSE_STORE_ONE_WRITER": "",  # read where the bucket is opened, as the store's endpoint is
     "ENGINEHOUSE_TARGET": "local",
     "ENGINEHOUSE_TRITON_HTTP": "",
     "ENGINEHOUSE_TRITON_GRPC": "",

@@ -131,6 +131,11 @@ class Lookup:
     problem: str = ""
     manifest_etag: str | None = None
 
+    @property
+    def attempt(self) -> str:
+        """Of the intact artifact; empty where there is none."""
+        return "" if self.artifact is None else self.artifact.manifest.attempt
+
 
 class ArtifactStore:
     def __init__(self, bucket: Bucket, sign: Callable[[ArtifactRef, Manifest], bytes] | None = None) -> None:
@@ -187,13 +192,14 @@ class ArtifactStore:
         inputs: Mapping[str, ArtifactRef],
         producer: Producer,
         progress: Progress = lambda done, total: None,
-        replace: bool = False,
+        replaces: str = "",
     ) -> Artifact:
         """Upload every file below `folder` and commit the manifest.
 
-        Where an intact artifact of this identity is already there, that one counts and ours is garbage,
-        unless `replace`. A damaged one is replaced: its manifest goes to `damaged/`, the new one takes its place
-        only if nobody else's did. Raises StoreUnavailable (retryable) where the store is away.
+        Where an intact artifact of this identity is already there, that one counts and ours is garbage, unless it is
+        the attempt that `replaces` names: what was there when the work began. A successor of a writer that was stopped
+        meanwhile has another, and stays. A damaged one is replaced: its manifest goes to `damaged/`, the new one takes
+        its place only if nobody else's did. Raises StoreUnavailable (retryable) where the store is away.
         """
         attempt = uuid.uuid4().hex
         files = self._upload(f"{ref.folder}{attempt}/", folder, progress)
@@ -210,7 +216,7 @@ class ArtifactStore:
         if self._sign is not None:
             # Before the manifest: an artifact that must be signed is never without it.
             self.bucket.put(signature_key(ref, attempt), self._sign(ref, manifest))
-        return self._commit(ref, manifest, replace)
+        return self._commit(ref, manifest, replaces)
 
     def _upload(self, prefix: str, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
         entries = sorted(folder.rglob("*"))
@@ -241,7 +247,7 @@ class ArtifactStore:
             )
         return tuple(files)
 
-    def _commit(self, ref: ArtifactRef, manifest: Manifest, replace: bool) -> Artifact:
+    def _commit(self, ref: ArtifactRef, manifest: Manifest, replaces: str) -> Artifact:
         key = ref.folder + "manifest.json"
         body = manifest.model_dump_json(indent=1).encode()
         while True:
@@ -250,9 +256,9 @@ class ArtifactStore:
                 return Artifact(ref, manifest)
             except PreconditionFailed:
                 there = self.look_up(ref)
-            if there.artifact is not None and there.artifact.manifest.attempt == manifest.attempt:
+            if there.attempt == manifest.attempt and there.artifact is not None:
                 return there.artifact  # our own write, whose answer was lost
-            if there.artifact is not None and not replace:
+            if there.attempt != replaces and there.artifact is not None:
                 self._discard(ref, manifest)
                 return there.artifact
             old = self.bucket.get(key)
@@ -265,7 +271,7 @@ class ArtifactStore:
                 self.bucket.replace(key, body, old.etag)
                 return Artifact(ref, manifest)
             except PreconditionFailed:
-                replace = False  # somebody made it anew at the same time: theirs counts, if it is intact
+                continue  # somebody made it anew at the same time: theirs counts, if it is intact
 
     def _discard(self, ref: ArtifactRef, manifest: Manifest) -> None:
         for file in manifest.files:

@@ -83,13 +83,14 @@ class Context:
         if not refresh and (found := self.store.find(ref)):
             return Done(found, cached=True)
         with held(self.store.bucket, ref.identity, self.flow_run, self.lease_seconds):
-            if not refresh and (found := self.store.find(ref)):
-                return Done(found, cached=True)
+            there = self.store.look_up(ref)
+            if not refresh and there.artifact is not None:
+                return Done(there.artifact, cached=True)
             if refresh:
                 self.workspace.drop(ref)
             folder = self.workspace.make(ref, work)
             artifact = self.store.publish(
-                ref, identity, folder, inputs=inputs, producer=self.producer(task), replace=refresh
+                ref, identity, folder, inputs=inputs, producer=self.producer(task), replaces=there.attempt
             )
             self.workspace.remove()
         return Done(artifact, cached=False)

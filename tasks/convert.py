@@ -11,8 +11,9 @@ from tasks.plan import Plan
 def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
     """The checkpoint in the store; `cached` where it was there. Raises StepFailed and StoreError."""
     ref = plan.checkpoint_ref
-    if not refresh and (found := context.store.find(ref)):
-        return Done(found, cached=True)
+    there = context.store.look_up(ref)
+    if not refresh and there.artifact is not None:
+        return Done(there.artifact, cached=True)
     if refresh:
         context.workspace.drop(ref)
     snapshot = context.workspace.bring(context.store, plan.snapshot_ref, context.reporter.progress)
@@ -28,6 +29,6 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         folder,
         inputs={"snapshot": plan.snapshot_ref},
         producer=context.workspace.noted(ref),
-        replace=refresh,
+        replaces=there.attempt,
     )
     return Done(artifact, cached=False)

@@ -31,6 +31,7 @@ class Lease(BaseModel):
     format_version: int = Field(alias="schema")
     holder: str | None
     nonce: str = ""
+    seconds: float | None = None
 
 
 FORMATS: dict[str, type[BaseModel]] = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
-from infra.errors import TritonError, UsageError
+from infra.errors import ArtifactDamaged, TritonError, UsageError
+from tasks.artifact import ArtifactRef, ArtifactStore
+from tasks.keep import note_use
 from tasks.records import Target
 from tasks.roll_out import live_nodes
 
@@ -14,7 +16,8 @@ _POLL_SECONDS = 0.05
 def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.0) -> None:
     """Make `release` public and wait until every live node answers with it.
 
-    Raises UsageError for a release that never passed its gates, TritonError where a node does not follow.
+    Raises UsageError for a release that never passed its gates or that the store cannot give to a node any more,
+    TritonError where a node does not follow.
     """
     result = target.result(model, release)
     if result is None or result.state != "passed":
@@ -23,6 +26,7 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
             hint=f"`enginehouse releases {model}` shows which releases have",
             code="release-not-passed",
         )
+    _require_in_store(target, model, release)
     target.move(model, lambda current: current.promoted(release))
     deadline = time.monotonic() + timeout_s
     while True:
@@ -47,6 +51,23 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
                 retryable=True,
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _require_in_store(target: Target, model: str, release: int) -> None:
+    """Raise where a node could not bring the release any more: its artifacts were collected, or damaged since."""
+    store = ArtifactStore(target.bucket)
+    repository = ArtifactRef.parse(target.intent(model, release).repository)
+    note_use(target.bucket, model, (repository,), "")  # its engine with it: neither is collected from here on
+    try:
+        engine = store.need(repository).manifest.inputs["engine"]
+        store.need(ArtifactRef.parse(engine))
+    except ArtifactDamaged as error:
+        raise UsageError(
+            f"{model} release {release} on '{target.name}' cannot be loaded any more: {error.message}",
+            hint=f"`enginehouse releases {model}` has its recipe, to rebuild it with; "
+            f"`enginehouse pin {model}@N` keeps a release from being collected",
+            code="release-not-in-store",
+        ) from error
 
 
 def roll_back(target: Target, model: str, to: int | None = None) -> int:

@@ -5,7 +5,6 @@ An engine reaches neither its checkpoint nor its snapshot: it runs without them,
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -15,7 +14,7 @@ from infra.s3 import Bucket, Entry
 from tasks.artifact import ArtifactRef, Manifest
 from tasks.inventory import in_parallel, released_models, targets
 from tasks.keep import PINS, USES, Use
-from tasks.record import require_known
+from tasks.lease import holder_of
 from tasks.records import Target
 from tasks.references import ReleaseRef
 
@@ -71,9 +70,7 @@ def _leased(bucket: Bucket) -> frozenset[str]:
     for key, record in zip(recent, in_parallel(bucket.get, recent), strict=True):
         if record is None:
             continue
-        lease = json.loads(record.body)
-        require_known(lease["schema"], 1, "lease")
-        if lease["holder"] is not None:
+        if holder_of(record.body) is not None:
             leased.add(key.removeprefix("leases/").removesuffix(".json"))
     return frozenset(leased)
 

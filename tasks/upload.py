@@ -6,11 +6,12 @@ from tasks.context import Context, Done
 from tasks.plan import Plan
 
 
-def upload(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
-    """The engine in the store; `cached` where it was there. Raises StoreError."""
+def upload(context: Context, plan: Plan, *, replaces: str = "") -> Done:
+    """The engine in the store; `cached` where it was there and is not the attempt `replaces`. Raises StoreError."""
     ref = plan.engine_ref
-    if not refresh and (found := context.store.find(ref)):
-        return Done(found, cached=True)
+    there = context.store.look_up(ref)
+    if there.artifact is not None and there.attempt != replaces:
+        return Done(there.artifact, cached=True)
     artifact = context.store.publish(
         ref,
         plan.engine,
@@ -18,7 +19,7 @@ def upload(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         inputs={"checkpoint": plan.checkpoint_ref},
         producer=context.workspace.noted(ref),
         progress=context.reporter.progress,
-        replace=refresh,
+        replaces=replaces,
     )
     context.workspace.remove()
     return Done(artifact, cached=False)

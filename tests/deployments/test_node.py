@@ -114,7 +114,9 @@ def publish(bucket: Bucket, plan: Plan, folder: Path, code: str) -> Context:
             (folder / ref.kind / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / ref.kind / name).write_text(text)
         producer = Producer(task="test", code="test")
-        return store.publish(ref, identity, folder / ref.kind, inputs=inputs, producer=producer, replace=True)
+        return store.publish(
+            ref, identity, folder / ref.kind, inputs=inputs, producer=producer, replaces=store.look_up(ref).attempt
+        )
 
     put(plan.engine_ref, plan.engine, {})
     put(plan.repository_ref, plan.repository, {"engine": plan.engine_ref})
@@ -152,3 +154,19 @@ def test_a_release_is_ready_when_each_of_its_models_is(
     assert report.models[name].releases == {1: ReleaseReport(state="ready", starts=1)}
     assert report.machine.gpus or report.machine.gpu_problem
     assert (report.machine.tensorrt_llm, report.machine.container) == ("", "")
+
+
+def test_copies_go_with_the_releases_that_used_them(node: Target, bucket: Bucket, plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "node" / "artifacts"
+
+    def copies() -> set[str]:
+        return {path.name for path in folder.iterdir()}
+
+    context, name = publish(bucket, plan, tmp_path / "artifacts", ANSWERS), plan.model.name
+    (folder / "left-by-an-earlier-agent").mkdir(parents=True)
+    release = roll_out(context, plan, "test", timeout_s=60).release
+    used = {plan.repository.digest, plan.engine.digest}
+    wait(lambda: copies() == used, "copy that nothing uses and that is gone")
+    node.move(name, lambda current: current.without_candidate(release))
+    wait(lambda: node.nodes()[0].models[name].releases == {}, "release that is let go")
+    wait(lambda: copies() == set(), "disk without copies")

@@ -36,8 +36,8 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def publish(store: ArtifactStore, folder: Path, replace: bool = False) -> Artifact:
-    return store.publish(REF, IDENTITY, folder, inputs={}, producer=PRODUCER, replace=replace)
+def publish(store: ArtifactStore, folder: Path, replaces: str = "") -> Artifact:
+    return store.publish(REF, IDENTITY, folder, inputs={}, producer=PRODUCER, replaces=replaces)
 
 
 def test_comes_back_as_it_went(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
@@ -106,10 +106,12 @@ def test_a_flipped_byte_is_found_without_reading_and_the_old_manifest_kept(
 def test_an_intact_one_is_replaced_only_when_asked(store: ArtifactStore, folder: Path) -> None:
     first = publish(store, folder)
     assert publish(store, folder) == first
-    again = publish(store, folder, replace=True)
+    again = publish(store, folder, first.manifest.attempt)
     assert again.manifest.attempt != first.manifest.attempt
     assert store.find(REF) == again
     assert again.manifest.digest == first.manifest.digest
+    # One that was stopped since `first` does not replace what counts by now.
+    assert publish(store, folder, first.manifest.attempt) == again == store.find(REF)
 
 
 def test_a_torn_attempt_is_not_an_artifact(store: ArtifactStore, folder: Path) -> None:

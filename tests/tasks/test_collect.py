@@ -15,6 +15,7 @@ from tasks.artifact import ArtifactRef
 from tasks.collect import Survey, collect, survey, survey_lines
 from tasks.keep import note_use, pin, unpin
 from tasks.lease import held
+from tasks.promote import roll_back
 from tasks.records import Current, ModelReport, NodeReport, ReleaseReport
 from tasks.references import PublicName, ReleaseRef
 
@@ -81,6 +82,22 @@ def test_only_what_a_release_reaches_stays(fleet: Fleet) -> None:
     # Made anew, it is an artifact as any other.
     again = fleet.rebuild(tensorrt_llm="1.0.4")
     assert again == lost and fleet.store.find(lost.engine) is not None
+
+
+def test_a_release_that_was_collected_is_no_way_back(fleet: Fleet) -> None:
+    old, previous, live = (fleet.rebuild(tensorrt_llm=f"1.0.{number}") for number in range(3))
+    for made in (old, previous, live):
+        fleet.release(made)
+    assert let_go(fleet, at_once(fleet)) == []
+    before = fleet.target.current("tiny")
+    with pytest.raises(UsageError, match="its files were collected") as refused:
+        roll_back(fleet.target, "tiny", 1)
+    assert refused.value.code == "release-not-in-store"
+    engine = fleet.store.need(previous.engine)
+    fleet.store.bucket.delete(f"{previous.engine.folder}{engine.manifest.attempt}/data.bin")
+    with pytest.raises(UsageError, match=r"'data\.bin' is missing"):
+        roll_back(fleet.target, "tiny")
+    assert fleet.target.current("tiny") == before
 
 
 def test_the_grace_time(fleet: Fleet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from tasks.lease import Watch, held
 from tasks.promote import promote, roll_back
 from tasks.records import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
 from tasks.roll_out import live_nodes, refuse
+
+if TYPE_CHECKING:
+    from conftest import Fleet
 
 MODEL = "tiny"
 
@@ -142,11 +146,10 @@ def test_a_refused_release_is_never_promoted(target: Target) -> None:
         roll_back(target, MODEL)
 
 
-def test_promotion_waits_for_every_node(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promotion_waits_for_every_node(target: Target, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fleet.rebuild(MODEL)
     for _ in range(2):
-        target.reserve(MODEL, intent)
-    for number in (1, 2):
-        target.conclude(MODEL, Result(release=number, state="passed"))
+        fleet.release(made, public=False)
     with pytest.raises(TritonError) as caught:
         live_nodes(target)
     assert caught.value.retryable
