@@ -1,4 +1,4 @@
-"""Download: files from the store in parallel ranges, hashed and written in their order."""
+"""Download: files from the store side by side, each hashed while it is written."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError, StoreUnavailable
-from infra.lanes import in_lanes
+from infra.lanes import LANES, in_lanes
 from infra.s3 import Bucket, named_errors
 
 RANGE_BYTES = 16 << 20
+_CHUNK_BYTES = 256 << 10
+"""Small enough to be hashed and written while it is in the processor's cache: that halves the time of both."""
 _TRIES = 6
 _LONGEST_PAUSE_SECONDS = 8.0
 
@@ -39,55 +40,73 @@ def download_files(
 ) -> None:
     """Bring `files` to this disk, each checked against its sha256. Folders must be there, files must not.
 
-    `progress` gets bytes, in this thread. A few ranges are in memory at once. A range whose connection breaks is asked
-    for again. Raises ArtifactDamaged where a file is not what was wanted, StoreError (`disk-full` where it is), and
-    StoreUnavailable, which is retryable.
+    `progress` gets bytes, from any thread. Files come side by side, a file that outweighs the others in ranges; little
+    of them is in memory at once. What breaks is asked for again from there on. Raises ArtifactDamaged where a file is
+    not what was wanted, StoreError (`disk-full` where it is), and StoreUnavailable, which is retryable.
     """
-    work = (piece for file in files for piece in _pieces(bucket, file, range_bytes))
-    with closing(in_lanes(work)) as ranges:
-        for file in files:
-            digest, missing = hashlib.sha256(), file.size
-            with _named_disk_errors(file), file.path.open("xb") as target:
-                if missing:  # a full disk is found before the transfer, not after most of it
-                    os.posix_fallocate(target.fileno(), 0, missing)
-                while missing:
-                    data = next(ranges)
-                    digest.update(data)
-                    target.write(data)
-                    missing -= len(data)
-                    progress(len(data))
-            if digest.hexdigest() != file.sha256:
-                raise _damaged(file.key)
+    share = max(range_bytes, sum(file.size for file in files) // LANES)
+    for file in files:
+        if file.size > share:
+            ranges = (
+                partial(_range, bucket, file, first, min(first + range_bytes, file.size))
+                for first in range(0, file.size, range_bytes)
+            )
+            with closing(in_lanes(ranges)) as chunks:
+                _write(file, chunks, progress)
+    rest = sorted((file for file in files if file.size <= share), key=lambda file: -file.size)
+    with closing(in_lanes(partial(_whole, bucket, file, progress) for file in rest)) as written:
+        for _ in written:
+            pass
 
 
-def _pieces(bucket: Bucket, file: Wanted, range_bytes: int) -> Iterator[Callable[[], bytes]]:
-    for first in range(0, file.size, range_bytes):
-        yield partial(_range, bucket, file, first, min(range_bytes, file.size - first))
+def _whole(bucket: Bucket, file: Wanted, progress: Callable[[int], None]) -> None:
+    _write(file, _chunks(bucket, file, 0, file.size), progress)
 
 
-def _range(bucket: Bucket, file: Wanted, first: int, size: int) -> bytes:
-    """`size` bytes of an object from `first` on. The client retries what fails before an answer; this, a broken one."""
-    for attempt in count(1):
+def _range(bucket: Bucket, file: Wanted, first: int, end: int) -> bytes:
+    return b"".join(_chunks(bucket, file, first, end))
+
+
+def _write(file: Wanted, chunks: Iterable[bytes], progress: Callable[[int], None]) -> None:
+    digest = hashlib.sha256()
+    with _named_disk_errors(file), file.path.open("xb") as target:
+        if file.size:  # a full disk is found before the transfer, not after most of it
+            os.posix_fallocate(target.fileno(), 0, file.size)
+        for chunk in chunks:
+            digest.update(chunk)
+            target.write(chunk)
+            progress(len(chunk))
+    if digest.hexdigest() != file.sha256:
+        raise _damaged(file.key)
+
+
+def _chunks(bucket: Bucket, file: Wanted, first: int, end: int) -> Iterator[bytes]:
+    """The bytes of an object from `first` to `end`. The client retries what fails before an answer; this, what breaks
+    in its midst.
+    """
+    failures = 0
+    while first < end:
         try:
             with named_errors(file.key):
-                answer = bucket.client.get_object(
+                body = bucket.client.get_object(
                     Bucket=bucket.name,
                     Key=bucket.prefix + file.key,
-                    Range=f"bytes={first}-{first + size - 1}",
+                    Range=f"bytes={first}-{end - 1}",
                     IfMatch=f'"{file.etag}"',
-                )
-                data = answer["Body"].read()
+                )["Body"]
+                while chunk := body.read(_CHUNK_BYTES):
+                    first, failures = first + len(chunk), 0
+                    yield chunk
         except PreconditionFailed as error:
             raise _damaged(file.key) from error
         except StoreUnavailable:
-            if attempt == _TRIES:
+            failures += 1
+            if failures == _TRIES:
                 raise
-            time.sleep(random.uniform(0, min(2.0**attempt, _LONGEST_PAUSE_SECONDS)))
-            continue
-        if len(data) != size:
-            raise _damaged(file.key)
-        return data
-    raise AssertionError  # count never ends
+            time.sleep(random.uniform(0, min(2.0**failures, _LONGEST_PAUSE_SECONDS)))
+        else:
+            if first < end:  # a server that sends less than it was asked for, and calls that whole
+                raise _damaged(file.key)
 
 
 def _damaged(key: str) -> ArtifactDamaged:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -287,13 +288,14 @@ class ArtifactStore:
 
 
 def counter(progress: Progress, total: int) -> Callable[[int], None]:
-    """A callback for pieces of bytes, by which `progress` gets their sum."""
-    done = 0
+    """A callback for pieces of bytes, from any thread, by which `progress` gets their sum."""
+    done, lock = 0, threading.Lock()
 
     def advance(count: int) -> None:
         nonlocal done
-        done += count
-        progress(done, total)
+        with lock:
+            done += count
+            progress(done, total)
 
     return advance
 
