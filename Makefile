@@ -31,12 +31,13 @@ fix: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, against the floor; a catalogue of thousands
+bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, transfers, a store and a catalogue of thousands
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BIN)/python tests/bench.py
 	@$(BIN)/python tests/bench_lineage.py
 	@$(BIN)/python -m tests.bench_fleet
+	@$(BIN)/python -m tests.bench_transfers
 
 lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

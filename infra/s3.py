@@ -1,4 +1,4 @@
-"""One bucket prefix of an S3 server: small records with conditional writes, large files in streams.
+"""One bucket prefix of an S3 server: small records with conditional writes. `upload` and `download` carry large files.
 
 Conditional writes (`If-None-Match: *`, `If-Match`) are what every promise of the store rests on:
 `infra.conditional_writes` finds out whether the server has them.
@@ -16,9 +16,9 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from infra.errors import ArtifactDamaged, PreconditionFailed, SettingsError, StoreError, StoreUnavailable
+from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -57,16 +57,6 @@ class Record:
     age: float
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """What the server says of an uploaded file; `checksum` is `ALGORITHM:TYPE:base64`, or empty."""
-
-    size: int
-    sha256: str
-    etag: str
-    checksum: str
-
-
 @cache
 def _client(endpoint: str, access_key: str, patience_s: float) -> S3Client:
     """One client for all threads; another for other credentials, which boto3's default session would not notice."""
@@ -84,9 +74,10 @@ def _client(endpoint: str, access_key: str, patience_s: float) -> S3Client:
 
 
 @contextmanager
-def _named_errors(key: str) -> Generator[None]:
-    from boto3.exceptions import Boto3Error
+def named_errors(key: str) -> Generator[None]:
+    """Errors of the S3 client as StoreError and its kin, SettingsError where there are no credentials."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -111,7 +102,7 @@ def _named_errors(key: str) -> Generator[None]:
             hint="`enginehouse up` makes them for the embedded stack; elsewhere set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or use any other place where AWS looks",
         ) from error
-    except (BotoCoreError, Boto3Error) as error:
+    except (BotoCoreError, HTTPError) as error:  # urllib3's own where a body ends too early
         raise StoreUnavailable(f"S3 did not answer for '{key}': {error}", hint="is the store up?") from error
 
 
@@ -168,7 +159,7 @@ class Bucket:
     def get(self, key: str) -> Record | None:
         """The object at `key`, or None."""
         try:
-            with _named_errors(key):
+            with named_errors(key):
                 answer = self.client.get_object(Bucket=self.name, Key=self.prefix + key)
                 body = answer["Body"].read()
         except StoreError as error:
@@ -182,7 +173,7 @@ class Bucket:
         """Write `key` where nothing is yet; returns its ETag. Raises PreconditionFailed where something is."""
         if self.one_writer:
             return self._put_where(key, body, None)
-        with _named_errors(key):
+        with named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfNoneMatch="*")
         return answer["ETag"].strip('"')
 
@@ -190,7 +181,7 @@ class Bucket:
         """Write `key` where it still has `etag`; returns the new ETag. Raises PreconditionFailed where not."""
         if self.one_writer:
             return self._put_where(key, body, etag)
-        with _named_errors(key):
+        with named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=f'"{etag}"')
         return answer["ETag"].strip('"')
 
@@ -207,13 +198,13 @@ class Bucket:
 
     def put(self, key: str, body: bytes) -> str:
         """Write `key`, whatever is there: for records that have one writer."""
-        with _named_errors(key):
+        with named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body)
         return answer["ETag"].strip('"')
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """All objects below `prefix`, in the server's own order."""
-        with _named_errors(prefix):
+        with named_errors(prefix):
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix):
                 now = _server_time(page)
@@ -224,7 +215,7 @@ class Bucket:
 
     def folders(self, prefix: str) -> list[str]:
         """The names, up to the next `/`, of what has keys below: `prefix` ends with `/` or within a name."""
-        with _named_errors(prefix):
+        with named_errors(prefix):
             pages = self.client.get_paginator("list_objects_v2")
             return [
                 found.get("Prefix", "").removesuffix("/").rpartition("/")[2]
@@ -234,7 +225,7 @@ class Bucket:
 
     def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Multipart uploads below `prefix` that nobody completed: their parts take space and are in no listing."""
-        with _named_errors(prefix):
+        with named_errors(prefix):
             pages = self.client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix):
                 now = _server_time(page)
@@ -246,7 +237,7 @@ class Bucket:
     def give_up(self, upload: UnfinishedUpload) -> None:
         """Free the parts of an upload. Where it is gone already that is no error."""
         try:
-            with _named_errors(upload.key):
+            with named_errors(upload.key):
                 self.client.abort_multipart_upload(
                     Bucket=self.name, Key=self.prefix + upload.key, UploadId=upload.upload
                 )
@@ -255,41 +246,14 @@ class Bucket:
                 raise
 
     def delete(self, key: str) -> None:
-        with _named_errors(key):
+        with named_errors(key):
             self.client.delete_object(Bucket=self.name, Key=self.prefix + key)
-
-    def upload(self, path: Path, key: str, progress: Callable[[int], None]) -> StoredFile:
-        """Stream a file up, in parallel parts with checksums that the server verifies; memory stays flat.
-
-        `progress` gets the number of bytes of each piece sent. The sha256 is of the bytes as they were read
-        for sending.
-        """
-        from boto3.s3.transfer import TransferConfig
-
-        size = path.stat().st_size
-        with path.open("rb") as file, _named_errors(key):
-            reader = _HashingReader(file)
-            self.client.upload_fileobj(
-                cast("BinaryIO", reader),
-                self.name,
-                self.prefix + key,
-                ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
-                Callback=progress,
-                Config=TransferConfig(multipart_threshold=_CHUNK, multipart_chunksize=_CHUNK, max_concurrency=4),
-            )
-            head = self.client.head_object(Bucket=self.name, Key=self.prefix + key, ChecksumMode="ENABLED")
-        if not reader.count == size == head["ContentLength"]:
-            raise ArtifactDamaged(f"'{key}' has {head['ContentLength']} bytes in the store, {size} on disk")
-        checksum = head.get("ChecksumCRC64NVME", "")
-        if checksum:
-            checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
-        return StoredFile(size, reader.digest.hexdigest(), head["ETag"].strip('"'), checksum)
 
     def digest(self, key: str, progress: Callable[[int], None]) -> str | None:
         """The hexadecimal sha256 of an object's bytes, streamed and kept nowhere; None where there is none."""
         digest = hashlib.sha256()
         try:
-            with _named_errors(key):
+            with named_errors(key):
                 body = self.client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
                 for chunk in body.iter_chunks(_CHUNK):
                     digest.update(chunk)
@@ -299,34 +263,3 @@ class Bucket:
                 return None
             raise
         return digest.hexdigest()
-
-    def download(self, key: str, path: Path, sha256: str, progress: Callable[[int], None]) -> None:
-        """Stream an object into `path` and check its sha256. Raises ArtifactDamaged where they differ."""
-        digest = hashlib.sha256()
-        with _named_errors(key), path.open("wb") as file:
-            body = self.client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
-            for chunk in body.iter_chunks(_CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
-                progress(len(chunk))
-        if digest.hexdigest() != sha256:
-            path.unlink()
-            raise ArtifactDamaged(
-                f"'{key}' does not hold the bytes that its manifest names",
-                hint="run the rebuild again: the artifact is then made anew",
-            )
-
-
-class _HashingReader:
-    """A file that can only be read forward, so that s3transfer reads every byte once, through the hash."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.count = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.digest.update(data)
-        self.count += len(data)
-        return data

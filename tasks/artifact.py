@@ -16,13 +16,17 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from infra.download import Wanted, download_files
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
 from infra.s3 import Bucket, Progress
+from infra.upload import upload_files
+from tasks.attempt import Attempt, attempt_for
 from tasks.identity import Identity, canonical
 from tasks.record import Record
 
@@ -199,53 +203,45 @@ class ArtifactStore:
         Where an intact artifact of this identity is already there, that one counts and ours is garbage, unless it is
         the attempt that `replaces` names: what was there when the work began. A successor of a writer that was stopped
         meanwhile has another, and stays. A damaged one is replaced: its manifest goes to `damaged/`, the new one takes
-        its place only if nobody else's did. Raises StoreUnavailable (retryable) where the store is away.
+        its place only if nobody else's did. What an earlier call for the same folder sent, until it failed or was
+        killed, is not sent again. Raises StoreUnavailable (retryable) where the store is away.
         """
-        attempt = uuid.uuid4().hex
-        files = self._upload(f"{ref.folder}{attempt}/", folder, progress)
-        manifest = Manifest(
-            kind=ref.kind,
-            model=ref.model,
-            identity=dict(identity.document),
-            inputs={role: str(input_ref) for role, input_ref in inputs.items()},
-            attempt=attempt,
-            files=files,
-            producer=producer,
-            created=datetime.now(UTC),
-        )
-        if self._sign is not None:
-            # Before the manifest: an artifact that must be signed is never without it.
-            self.bucket.put(signature_key(ref, attempt), self._sign(ref, manifest))
-        return self._commit(ref, manifest, replaces)
+        with attempt_for(folder, partial(self._uncommitted, ref)) as attempt:
+            files = self._upload(ref, attempt, folder, progress)
+            manifest = Manifest(
+                kind=ref.kind,
+                model=ref.model,
+                identity=dict(identity.document),
+                inputs={role: str(input_ref) for role, input_ref in inputs.items()},
+                attempt=attempt.name,
+                files=files,
+                producer=producer,
+                created=datetime.now(UTC),
+            )
+            if self._sign is not None:
+                # Before the manifest: an artifact that must be signed is never without it.
+                self.bucket.put(signature_key(ref, attempt.name), self._sign(ref, manifest))
+            return self._commit(ref, manifest, replaces)
 
-    def _upload(self, prefix: str, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
+    def _uncommitted(self, ref: ArtifactRef, attempt: str) -> bool:
+        """Whether the manifest does not name `attempt`: what is committed is never written again."""
+        record = self.bucket.get(ref.folder + "manifest.json")
+        return record is None or attempt.encode() not in record.body
+
+    def _upload(self, ref: ArtifactRef, attempt: Attempt, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
         entries = sorted(folder.rglob("*"))
         if links := [path for path in entries if path.is_symlink()]:
             raise ArtifactDamaged(f"'{links[0].relative_to(folder)}' is a link, and artifacts hold files alone")
-        paths = [path for path in entries if path.is_file()]
-        total = sum(path.stat().st_size for path in paths)
-        done, lock = 0, threading.Lock()
-
-        def advance(count: int) -> None:
-            nonlocal done
-            with lock:
-                done += count
-                progress(done, total)
-
-        files: list[ManifestFile] = []
-        for path in paths:
-            name = safe_path(PurePosixPath(path.relative_to(folder)).as_posix())
-            stored = self.bucket.upload(path, prefix + name, advance)
-            files.append(
-                ManifestFile(
-                    path=name,
-                    size=stored.size,
-                    sha256=stored.sha256,
-                    etag=stored.etag,
-                    checksum=stored.checksum,
-                )
-            )
-        return tuple(files)
+        paths = {
+            safe_path(PurePosixPath(path.relative_to(folder)).as_posix()): path for path in entries if path.is_file()
+        }
+        total = sum(path.stat().st_size for path in paths.values())
+        prefix = f"{ref.folder}{attempt.name}/"
+        stored = upload_files(self.bucket, prefix, paths, counter(progress, total), resume=attempt.resumed)
+        return tuple(
+            ManifestFile(path=name, size=file.size, sha256=file.sha256, etag=file.etag, checksum=file.checksum)
+            for name, file in stored.items()
+        )
 
     def _commit(self, ref: ArtifactRef, manifest: Manifest, replaces: str) -> Artifact:
         key = ref.folder + "manifest.json"
@@ -282,23 +278,32 @@ class ArtifactStore:
 
     def download(self, artifact: Artifact, folder: Path, progress: Progress = lambda done, total: None) -> None:
         """Bring all files to `folder`, each checked against its sha256; `folder` appears whole or not at all."""
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done, artifact.manifest.size)
-
+        beside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+        attempt = f"{artifact.ref.folder}{artifact.manifest.attempt}/"
+        wanted = [
+            Wanted(attempt + file.path, beside / safe_path(file.path), file.size, file.sha256, file.etag)
+            for file in artifact.manifest.files
+        ]
         try:
-            for file in artifact.manifest.files:
-                path = partial / safe_path(file.path)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                key = f"{artifact.ref.folder}{artifact.manifest.attempt}/{file.path}"
-                self.bucket.download(key, path, file.sha256, advance)
-            place(partial, folder)
+            for file in wanted:
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+            download_files(self.bucket, wanted, counter(progress, artifact.manifest.size))
+            place(beside, folder)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def counter(progress: Progress, total: int) -> Callable[[int], None]:
+    """A callback for pieces of bytes, from any thread, by which `progress` gets their sum."""
+    done, lock = 0, threading.Lock()
+
+    def advance(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            progress(done, total)
+
+    return advance
 
 
 def signature_key(ref: ArtifactRef, attempt: str) -> str:

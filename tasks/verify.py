@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from infra.errors import ArtifactDamaged
 from infra.files import remove_tree
 from infra.s3 import Bucket, Progress
-from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest, ManifestFile, signature_key
+from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest, ManifestFile, counter, signature_key
 from tasks.signing import require_signed
 
 _AT_ONCE = min(4, os.cpu_count() or 1)
@@ -54,13 +53,7 @@ def problems_in_folder(manifest: Manifest, folder: Path, progress: Progress = la
 def _each_file(
     manifest: Manifest, look: Callable[[ManifestFile, Callable[[int], None]], str], progress: Progress
 ) -> list[str]:
-    done, total, lock = 0, manifest.size, threading.Lock()
-
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
-            progress(done, total)
+    advance = counter(progress, manifest.size)
 
     def verdict(file: ManifestFile) -> str:
         return look(file, advance)

@@ -12,6 +12,7 @@ import pytest
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, SettingsError, StoreUnavailable
 from infra.s3 import Bucket
+from infra.upload import upload_files
 from tasks.artifact import Artifact, ArtifactRef, ArtifactStore, Producer, safe_path
 from tasks.identity import Identity
 
@@ -115,7 +116,7 @@ def test_an_intact_one_is_replaced_only_when_asked(store: ArtifactStore, folder:
 
 
 def test_a_torn_attempt_is_not_an_artifact(store: ArtifactStore, folder: Path) -> None:
-    store.bucket.upload(folder / "model.gguf", f"{REF.folder}abc/model.gguf", lambda count: None)
+    upload_files(store.bucket, f"{REF.folder}abc/", {"model.gguf": folder / "model.gguf"}, lambda count: None)
     assert store.find(REF) is None
 
 

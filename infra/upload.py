@@ -1,0 +1,230 @@
+"""Upload: files to the store in parallel parts, hashed while they are read, taken up again where a killed try stopped.
+
+What is there already is not remembered here but asked of the server: each part is compared with the bytes on this disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import ArtifactDamaged, StoreError
+from infra.lanes import in_lanes
+from infra.s3 import Bucket, named_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+PART_BYTES = 16 << 20
+_MOST_PARTS = 10_000
+"""Source: Amazon S3's multipart upload limits."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What the server says of an uploaded file; `checksum` is `ALGORITHM:TYPE:base64`, or empty."""
+
+    size: int
+    sha256: str
+    etag: str
+    checksum: str
+
+
+def upload_files(
+    bucket: Bucket,
+    prefix: str,
+    files: Mapping[str, Path],
+    progress: Callable[[int], None],
+    *,
+    resume: bool = False,
+    part_bytes: int = PART_BYTES,
+) -> dict[str, StoredFile]:
+    """Bring `files` to the store, each under `prefix` and its name; returns what the server holds, by name.
+
+    `progress` gets bytes, in this thread. Every byte is read once, its sha256 is of what was sent, and the server's
+    checksum of every part and of each whole file is compared with ours. A few parts are in memory at once.
+    With `resume`, `prefix` may hold what an earlier call for the same files left, finished or not: what is the same is
+    not sent again. No other writer may use `prefix` meanwhile. Raises StoreError, retryable where the store is away,
+    and ArtifactDamaged where a file changes while it is read.
+    """
+    there = _There.at(bucket, prefix) if resume else _There()
+    uploads = [
+        _FileUpload(bucket, prefix + name, name, path, path.stat().st_size, part_bytes, there)
+        for name, path in files.items()
+    ]
+    stored: dict[str, StoredFile] = {}
+    work = (piece for upload in uploads for piece in upload.pieces())
+    with closing(in_lanes(work)) as pieces:
+        for piece in pieces:
+            progress(piece.size)
+            if piece.last:
+                stored[piece.of.name] = piece.of.finish()
+    return stored
+
+
+@dataclass(frozen=True)
+class _There:
+    """What an earlier try left below a prefix: sizes of whole objects and ids of unfinished uploads, by key."""
+
+    objects: Mapping[str, int] = field(default_factory=dict[str, int])
+    uploads: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def at(cls, bucket: Bucket, prefix: str) -> _There:
+        return cls(
+            {entry.key: entry.size for entry in bucket.list(prefix)},
+            {upload.key: upload.upload for upload in bucket.unfinished_uploads(prefix)},
+        )
+
+
+@dataclass
+class _FileUpload:
+    """One file on its way: what was read of it so far, and what the server said of its parts."""
+
+    bucket: Bucket
+    key: str
+    name: str
+    path: Path
+    size: int
+    part_bytes: int
+    there: _There
+    _upload: str = ""
+    _parts: list[CompletedPartTypeDef] = field(default_factory=list["CompletedPartTypeDef"])
+    _sha256: Any = field(default_factory=hashlib.sha256)
+    _crc: int = 0
+
+    def pieces(self) -> Iterator[Callable[[], _Piece]]:
+        """Calls that send the file piece by piece, or one that sends nothing where the store has it already."""
+        if self.there.objects.get(self.key) == self.size and self._is_there():
+            yield lambda: _Piece(self, self.size, last=True)
+            return
+        self._sha256, self._crc = hashlib.sha256(), 0
+        part_bytes = max(self.part_bytes, -(-self.size // _MOST_PARTS))
+        count = max(1, -(-self.size // part_bytes))
+        earlier = self._begin(count) if count > 1 else {}
+        with self.path.open("rb") as file:
+            for number in range(1, count + 1):
+                data = file.read(part_bytes)
+                self._take(data)
+                if number == count and (file.tell() != self.size or file.read(1)):
+                    raise ArtifactDamaged(f"'{self.path}' changed while it was read")
+                if count == 1:
+                    yield partial(self._send_whole, data)
+                else:
+                    yield partial(self._send_part, number, data, earlier.get(number))
+
+    def finish(self) -> StoredFile:
+        """Make the parts one object and compare it with what was read."""
+        if self._upload:
+            try:
+                with named_errors(self.key):
+                    self.bucket.client.complete_multipart_upload(
+                        **self._where, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+                    )
+            except StoreError as error:
+                if error.code != "store-missing":  # completed by a call whose answer was lost, as HEAD then tells
+                    raise
+        with named_errors(self.key):
+            head = self.bucket.client.head_object(**self._where, ChecksumMode="ENABLED")
+        checksum = head.get("ChecksumCRC64NVME", "")
+        if head["ContentLength"] != self.size or checksum not in ("", _base64(self._crc)):
+            self.bucket.delete(self.key)  # so that a next try sends all of it
+            raise ArtifactDamaged(f"the store holds other bytes for '{self.key}' than were sent", retryable=True)
+        if checksum:
+            checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
+        return StoredFile(self.size, self._sha256.hexdigest(), head["ETag"].strip('"'), checksum)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"Bucket": self.bucket.name, "Key": self.bucket.prefix + self.key}
+
+    def _take(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._crc = _crc64(data, self._crc)
+
+    def _is_there(self) -> bool:
+        with named_errors(self.key):
+            head = self.bucket.client.head_object(**self._where, ChecksumMode="ENABLED")
+        if "ChecksumCRC64NVME" not in head:
+            return False
+        with self.path.open("rb") as file:
+            while data := file.read(self.part_bytes):
+                self._take(data)
+        return head["ChecksumCRC64NVME"] == _base64(self._crc)
+
+    def _begin(self, count: int) -> dict[int, Any]:
+        """Begin the upload of `count` parts, or take up the one that is there; returns its parts by number."""
+        client = self.bucket.client
+        self._parts = [{} for _ in range(count)]
+        with named_errors(self.key):
+            if self.key not in self.there.uploads:
+                begun = client.create_multipart_upload(
+                    **self._where, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
+                )
+                self._upload = begun["UploadId"]
+                return {}
+            self._upload = self.there.uploads[self.key]
+            pages = client.get_paginator("list_parts").paginate(**self._where, UploadId=self._upload)
+            return {part.get("PartNumber", 0): part for page in pages for part in page.get("Parts", [])}
+
+    def _send_part(self, number: int, data: bytes, earlier: Any) -> _Piece:
+        checksum = _base64(_crc64(data))
+        if earlier is None or earlier.get("Size") != len(data) or not _vouches(earlier, data, checksum):
+            with named_errors(self.key):
+                earlier = self.bucket.client.upload_part(
+                    **self._where, UploadId=self._upload, PartNumber=number, Body=data, ChecksumCRC64NVME=checksum
+                )
+            _require_vouched(self.key, earlier, data, checksum)
+        # As Amazon's own answers: a part's checksum is named again where the server keeps one.
+        self._parts[number - 1] = {"PartNumber": number, "ETag": earlier["ETag"], "ChecksumCRC64NVME": checksum}
+        return _Piece(self, len(data), last=number == len(self._parts))
+
+    def _send_whole(self, data: bytes) -> _Piece:
+        checksum = _base64(_crc64(data))
+        with named_errors(self.key):
+            answer = self.bucket.client.put_object(**self._where, Body=data, ChecksumCRC64NVME=checksum)
+        _require_vouched(self.key, answer, data, checksum)
+        return _Piece(self, len(data), last=True)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What was sent of a file: `size` bytes."""
+
+    of: _FileUpload
+    size: int
+    last: bool
+
+
+def _crc64(data: bytes, before: int = 0) -> int:
+    checksums: Any = import_module("awscrt.checksums")  # of boto3[crt]; has no types
+    return checksums.crc64nvme(data, before)
+
+
+def _base64(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(8, "big")).decode()
+
+
+def _vouches(answer: Any, data: bytes, checksum: str) -> bool:
+    """Whether the server's word on an object or part is that of `data`: its checksum, else the MD5 that its ETag is."""
+    said = answer.get("ChecksumCRC64NVME")
+    if said:
+        return said == checksum
+    return answer["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _require_vouched(key: str, answer: Any, data: bytes, checksum: str) -> None:
+    if not _vouches(answer, data, checksum):
+        raise StoreError(
+            f"the store's answer for '{key}' has neither the CRC64NVME nor the MD5 of what was sent",
+            hint="an S3 server must say one of them, or nothing that it holds can be trusted; server-side encryption "
+            "with keys of one's own needs CRC64NVME",
+            code="store-unverified",
+        )
