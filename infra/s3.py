@@ -70,7 +70,14 @@ def _client(endpoint: str, access_key: str, patience_s: float) -> S3Client:
         max_pool_connections=16,
         s3={"addressing_style": "path"} if endpoint else {},
     )
-    return cast(Any, boto3).session.Session().client("s3", endpoint_url=endpoint or None, config=config)
+    client = cast(Any, boto3).session.Session().client("s3", endpoint_url=endpoint or None, config=config)
+    client.meta.events.register_last("before-call.s3", _expect_nothing)
+    return client
+
+
+def _expect_nothing(params: dict[str, Any], **_: object) -> None:
+    """Send bodies without asking first: botocore spins for ever where a connection ends within a `100 Continue`."""
+    params["headers"].pop("Expect", None)
 
 
 @contextmanager
