@@ -19,7 +19,7 @@ from prefect.artifacts import (
 from tasks.artifact import Artifact
 from tasks.changes import fields_of
 from tasks.lineage import Lineage
-from tasks.lineage_text import mermaid
+from tasks.lineage_text import mermaid, tree
 from tasks.records import Intent, Result
 from tasks.spec import Model
 from tasks.watch import Row
@@ -49,16 +49,15 @@ async def show_manifest(artifact: Artifact) -> None:
     manifest = artifact.manifest
     producer = manifest.producer
     files = "\n".join(f"| `{file.path}` | {file.size:,} | `{file.sha256}` |" for file in manifest.files)
-    inputs = "\n".join(f"- {role}: `{reference}`" for role, reference in manifest.inputs.items()) or "- none"
+    inputs = "\n".join(f"- {role}: `{reference}`" for role, reference in manifest.inputs.items()) or "- nothing"
     await acreate_markdown_artifact(
         key=_key(manifest.kind, manifest.model),
         description=f"{manifest.kind} of {manifest.model}",
-        markdown=f"""# {artifact.ref}
+        markdown=f"""`{artifact.ref}`
 
-Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds} s,
-peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB.
+Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds:.1f} s, \
+peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB, from
 
-Made from:
 {inputs}
 
 | file | bytes | sha256 |
@@ -69,27 +68,24 @@ Made from:
 
 
 async def show_release(intent: Intent, target: str) -> None:
+    """What a release is, and how it differs from the one that was live."""
     recipe = "\n".join(f"| {field} | {value} |" for field, value in fields_of(intent.recipe).items())
-    changes = "\n".join(f"- {change}" for change in intent.changes)
+    changes = "\n".join(f"- {change}" for change in intent.changes) or "- nothing, or none was live"
     lost = "\n".join(f"- {field}, which was {value}" for field, value in intent.lost.items())
     await acreate_markdown_artifact(
         key=_key("release", intent.model, target),
         description=f"{intent.model} release {intent.release} on {target}",
-        markdown=f"""# {intent.model} release {intent.release} on {target}
+        markdown=f"""Made from `{intent.source}`
 
-Source `{intent.source}`, repository `{intent.repository}`.
-
-| recipe | |
+| recipe | value |
 |---|---|
 {recipe}
 
 Changed from the release that was live:
 
-{changes or "- nothing"}
-
-Without a counterpart in this kind:
-
-{lost or "- nothing"}
+{changes}
+{f"{chr(10)}Without a counterpart in this kind:{chr(10)}{chr(10)}{lost}{chr(10)}" if lost else ""}
+Its Triton models: `{intent.repository}`
 """,
     )
 
@@ -99,11 +95,12 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
     texts = {prompt.name: prompt.text for prompt in model.prompts}
     rows: list[dict[str, Any]] = [
         {
-            "node": prompt.node,
-            "prompt": texts.get(prompt.prompt, prompt.prompt),
-            "answer": prompt.answer,
-            "seconds": prompt.seconds,
+            # An answer is long, and the page cuts the line after it.
             "passed": "yes" if prompt.passed else "no: " + "; ".join(prompt.failures),
+            "prompt": texts.get(prompt.prompt, prompt.prompt),
+            "seconds": prompt.seconds,
+            "node": prompt.node,
+            "answer": prompt.answer,
         }
         for prompt in result.prompts
     ]
@@ -115,11 +112,12 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
 
 
 async def show_lineage(found: Lineage) -> None:
-    """From the source to what the run made and what uses it, as a Mermaid diagram."""
+    """From the source to what the run made and what uses it: as text, and as a diagram that the V2 UI draws."""
+    text = "\n".join(tree(found))
     await acreate_markdown_artifact(
         key=_key("lineage", found.model),
         description=f"where {found.root} comes from, and what uses it",
-        markdown=f"```mermaid\n{mermaid(found)}```\n",
+        markdown=f"```\n{text}\n```\n\n```mermaid\n{mermaid(found)}```\n",
     )
 
 
