@@ -19,7 +19,7 @@ from prefect.artifacts import (
 from tasks.artifact import Artifact
 from tasks.changes import fields_of
 from tasks.lineage import Lineage
-from tasks.lineage_text import mermaid, tree
+from tasks.lineage_text import mermaid
 from tasks.records import Intent, Result
 from tasks.spec import Model
 from tasks.watch import Row
@@ -30,6 +30,11 @@ _NAMES_SHOWN = 8
 def _key(*parts: str) -> str:
     # Prefect's keys are lowercase letters, digits and dashes.
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
+
+
+def _short(reference: object) -> str:
+    """A reference with the beginning of its identity: the page has no room for 64 digits, and commands take it."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(reference))
 
 
 @dataclass(frozen=True)
@@ -48,19 +53,19 @@ async def show_manifest(artifact: Artifact) -> None:
     """What was made, from what, by whom, and its files."""
     manifest = artifact.manifest
     producer = manifest.producer
-    files = "\n".join(f"| `{file.path}` | {file.size:,} | `{file.sha256}` |" for file in manifest.files)
-    inputs = "\n".join(f"- {role}: `{reference}`" for role, reference in manifest.inputs.items()) or "- nothing"
+    files = "\n".join(f"| `{file.path}` | {file.size:,} | `{_short(file.sha256)}` |" for file in manifest.files)
+    inputs = "\n".join(f"- {role}: `{_short(reference)}`" for role, reference in manifest.inputs.items()) or "- nothing"
     await acreate_markdown_artifact(
         key=_key(manifest.kind, manifest.model),
         description=f"{manifest.kind} of {manifest.model}",
-        markdown=f"""`{artifact.ref}`
+        markdown=f"""`{_short(artifact.ref)}`
 
 Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds:.1f} s, \
 peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB, from
 
 {inputs}
 
-| file | bytes | sha256 |
+| file | bytes | sha256 begins |
 |---|---|---|
 {files}
 """,
@@ -85,7 +90,7 @@ Changed from the release that was live:
 
 {changes}
 {f"{chr(10)}Without a counterpart in this kind:{chr(10)}{chr(10)}{lost}{chr(10)}" if lost else ""}
-Its Triton models: `{intent.repository}`
+Its Triton models: `{_short(intent.repository)}`
 """,
     )
 
@@ -112,12 +117,11 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
 
 
 async def show_lineage(found: Lineage) -> None:
-    """From the source to what the run made and what uses it: as text, and as a diagram that the V2 UI draws."""
-    text = "\n".join(tree(found))
+    """From the source to what the run made and what uses it, as a Mermaid diagram."""
     await acreate_markdown_artifact(
         key=_key("lineage", found.model),
-        description=f"where {found.root} comes from, and what uses it",
-        markdown=f"```\n{text}\n```\n\n```mermaid\n{mermaid(found)}```\n",
+        description=f"where {_short(found.root)} comes from, and what uses it",
+        markdown=f"```mermaid\n{mermaid(found)}```\n",
     )
 
 

@@ -1,0 +1,127 @@
+"""The Prefect UI in a real browser: a rebuild asked for in its form, followed to its end, and what it shows.
+
+Only what a person sees is asserted, and nothing but this machine is asked. With ENGINEHOUSE_SCREENSHOTS=DIR the
+pictures of deployments/screenshots are made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from conftest import House
+
+pytestmark = pytest.mark.slow
+
+MODEL = "smollm2-135m"
+_RUN_MS = 180_000
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+
+    def refuse(route: Route) -> None:
+        route.abort()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page(viewport={"width": 1200, "height": 1170})
+        page.route(re.compile(r"^https?://(?!127\.0\.0\.1:)"), refuse)
+        page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
+        yield page
+        browser.close()
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("ENGINEHOUSE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def open_form(page: Page, house: House) -> None:
+    """From the first page of the UI to the form of the deployment `rebuild`."""
+    page.goto(house.variables["PREFECT_API_URL"].removesuffix("/api"))
+    page.get_by_role("link", name="Deployments").click()
+    page.locator("a[href*='/deployments/deployment/']", has_text=re.compile("^rebuild$")).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+
+
+def write_json(page: Page, text: str) -> None:
+    """Into the form's one editor, which completes brackets that are typed."""
+    editor = page.locator(".cm-content")
+    editor.click()
+    editor.press("Control+A")
+    page.keyboard.insert_text(text)
+    expect(editor).to_have_text(text)
+
+
+def choose(page: Page, field: str, option: str) -> None:
+    page.get_by_label(f"Select {field}").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def submit(page: Page) -> str:
+    """Press the button until the server takes it, which for SQLite under load it may refuse. The run's id."""
+    while True:
+        with page.expect_response(re.compile("/create_flow_run$")) as answer:
+            page.get_by_role("button", name="Submit").click()
+        if answer.value.status != 503:
+            return answer.value.json()["id"]
+
+
+def open_artifact(page: Page, key: str) -> None:
+    """From the page of the run, or of another of its artifacts, to its newest artifact of that key."""
+    run = page.get_by_role("link", name=f"rebuild {MODEL}")
+    if "/artifacts/" in page.url:
+        run.click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name=key).click()
+    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}")).first.click()
+    expect(run).to_be_visible()
+
+
+def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
+    house.run("deploy")
+    open_form(page, house)
+    # What is wrong is told beside its field, and nothing runs.
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("'model' is a required property", exact=True)).to_be_visible()
+
+    page.get_by_label("model", exact=True).fill(MODEL)
+    expect(page.get_by_label("runtime (Optional)")).to_have_value("")
+    write_json(page, '{"quantization": "q4_1"}')
+    page.get_by_role("button", name="Add item").click()
+    page.locator("fieldset", has=page.get_by_role("button", name="Add item")).get_by_role("textbox").fill("local")
+    choose(page, "refresh", "build")
+    expect(page.get_by_label("Select until")).to_have_text("promote")
+    picture(page, "form")
+    run = submit(page)
+
+    page.get_by_role("button", name="View run").click()
+    expect(page).to_have_url(re.compile(run))
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=_RUN_MS)
+    picture(page, "run")
+    page.get_by_role("tab", name="Task Runs").click()
+    expect(page.get_by_text(re.compile(rf"^promote {MODEL} release \d+ on local$")).first).to_be_visible()
+
+    open_artifact(page, f"prompts-{MODEL}-local")
+    expect(page.get_by_role("row", name=re.compile("^yes How do I count to nine in French"))).to_be_visible()
+    picture(page, "prompts")
+    open_artifact(page, f"release-{MODEL}-local")
+    expect(page.get_by_role("row", name="quantization q4_1")).to_be_visible()
+    expect(page.get_by_text('quantization: "q8_0" → "q4_1"')).to_be_visible()
+    open_artifact(page, f"lineage-{MODEL}")
+    expect(page.locator("svg").get_by_text("public name")).to_be_visible()
+    picture(page, "lineage")
