@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
@@ -45,7 +46,9 @@ def page() -> Iterator[Page]:
 
 
 def picture(page: Page, name: str) -> None:
+    """For the documentation, once the page has drawn itself."""
     if folder := os.environ.get("ENGINEHOUSE_SCREENSHOTS"):
+        page.wait_for_timeout(3_000)
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
@@ -81,15 +84,14 @@ def submit(page: Page) -> str:
             return answer.value.json()["id"]
 
 
-def open_artifact(page: Page, key: str) -> None:
-    """From the page of the run, or of another of its artifacts, to its newest artifact of that key."""
-    run = page.get_by_role("link", name=f"rebuild {MODEL}")
-    if "/artifacts/" in page.url:
-        run.click()
+def open_artifact(page: Page, run_page: str, key: str) -> None:
+    """From a run to the newest artifact of that key, which must be the run's."""
+    page.goto(run_page)
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name=key).click()
-    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}")).first.click()
-    expect(run).to_be_visible()
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    expect(page).to_have_url(re.compile("/artifacts/artifact/"))
+    expect(page.get_by_role("link", name=f"rebuild {MODEL}")).to_have_attribute("href", urlsplit(run_page).path)
 
 
 def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
@@ -110,18 +112,23 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     run = submit(page)
 
     page.get_by_role("button", name="View run").click()
-    expect(page).to_have_url(re.compile(run))
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=_RUN_MS)
+    expect(page).to_have_url(re.compile(f"/{run}"))
+    run_page = page.url
+    expect(page.get_by_role("tab", name="Subflow Runs")).to_be_visible()
+    # On this tab the run's own state alone.
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)
+    page.reload()  # the graph of a run that was followed is drawn for its beginning
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible()
     picture(page, "run")
     page.get_by_role("tab", name="Task Runs").click()
     expect(page.get_by_text(re.compile(rf"^promote {MODEL} release \d+ on local$")).first).to_be_visible()
 
-    open_artifact(page, f"prompts-{MODEL}-local")
+    open_artifact(page, run_page, f"prompts-{MODEL}-local")
     expect(page.get_by_role("row", name=re.compile("^yes How do I count to nine in French"))).to_be_visible()
     picture(page, "prompts")
-    open_artifact(page, f"release-{MODEL}-local")
+    open_artifact(page, run_page, f"release-{MODEL}-local")
     expect(page.get_by_role("row", name="quantization q4_1")).to_be_visible()
     expect(page.get_by_text('quantization: "q8_0" → "q4_1"')).to_be_visible()
-    open_artifact(page, f"lineage-{MODEL}")
+    open_artifact(page, run_page, f"lineage-{MODEL}")
     expect(page.locator("svg").get_by_text("public name")).to_be_visible()
     picture(page, "lineage")
