@@ -54,6 +54,7 @@ async def show_manifest(artifact: Artifact) -> None:
     manifest = artifact.manifest
     producer = manifest.producer
     files = "\n".join(f"| `{file.path}` | {file.size:,} | `{_short(file.sha256)}` |" for file in manifest.files)
+    runtime = "".join(f", {name} {value}" for name, value in producer.runtime.items())
     inputs = "\n".join(f"- {role}: `{_short(reference)}`" for role, reference in manifest.inputs.items()) or "- nothing"
     await acreate_markdown_artifact(
         key=_key(manifest.kind, manifest.model),
@@ -61,7 +62,7 @@ async def show_manifest(artifact: Artifact) -> None:
         markdown=f"""`{_short(artifact.ref)}`
 
 Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds:.1f} s, \
-peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB, from
+peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB{runtime}, from
 
 {inputs}
 
@@ -76,7 +77,8 @@ async def show_release(intent: Intent, target: str) -> None:
     """What a release is, and how it differs from the one that was live."""
     recipe = "\n".join(f"| {field} | {value} |" for field, value in fields_of(intent.recipe).items())
     changes = "\n".join(f"- {change}" for change in intent.changes) or "- nothing, or none was live"
-    lost = "\n".join(f"- {field}, which was {value}" for field, value in intent.lost.items())
+    lost = "".join(f"- {field}, which was {value}\n" for field, value in intent.lost.items())
+    without = f"\nWithout a counterpart in this kind:\n\n{lost}" if lost else ""
     await acreate_markdown_artifact(
         key=_key("release", intent.model, target),
         description=f"{intent.model} release {intent.release} on {target}",
@@ -89,7 +91,7 @@ async def show_release(intent: Intent, target: str) -> None:
 Changed from the release that was live:
 
 {changes}
-{f"{chr(10)}Without a counterpart in this kind:{chr(10)}{chr(10)}{lost}{chr(10)}" if lost else ""}
+{without}
 Its Triton models: `{_short(intent.repository)}`
 """,
     )

@@ -12,10 +12,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
-from playwright.sync_api import Page, Route, expect, sync_playwright
+import yaml
+from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
+
+from tests.flows.build_worker import PRODUCT, register, worker
+from tests.standin import weights
 
 if TYPE_CHECKING:
     from conftest import House
@@ -75,13 +79,21 @@ def choose(page: Page, field: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def submit(page: Page) -> str:
-    """Press the button until the server takes it, which for SQLite under load it may refuse. The run's id."""
+def follow(page: Page) -> str:
+    """Press the button, and look on until the run is completed. The address of its page."""
     while True:
         with page.expect_response(re.compile("/create_flow_run$")) as answer:
             page.get_by_role("button", name="Submit").click()
-        if answer.value.status != 503:
-            return answer.value.json()["id"]
+        if answer.value.status != 503:  # SQLite under load; the page says so, and one presses again
+            break
+    page.get_by_role("button", name="View run").click()
+    expect(page).to_have_url(re.compile(f"/{answer.value.json()['id']}"))
+    expect(page.get_by_role("tab", name="Subflow Runs")).to_be_visible()
+    # The first tab has the run's own state alone.
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)
+    page.reload()  # the graph of a run that was followed is drawn for its beginning
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible()
+    return page.url
 
 
 def open_artifact(page: Page, run_page: str, key: str) -> None:
@@ -90,8 +102,8 @@ def open_artifact(page: Page, run_page: str, key: str) -> None:
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name=key).click()
     page.locator("a[href*='/artifacts/artifact/']").first.click()
-    expect(page).to_have_url(re.compile("/artifacts/artifact/"))
-    expect(page.get_by_role("link", name=f"rebuild {MODEL}")).to_have_attribute("href", urlsplit(run_page).path)
+    expect(page.get_by_role("tab", name="Raw")).to_be_visible()
+    expect(page.locator("a[href*='/runs/flow-run/']")).to_have_attribute("href", urlsplit(run_page).path)
 
 
 def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
@@ -109,16 +121,7 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     choose(page, "refresh", "build")
     expect(page.get_by_label("Select until")).to_have_text("promote")
     picture(page, "form")
-    run = submit(page)
-
-    page.get_by_role("button", name="View run").click()
-    expect(page).to_have_url(re.compile(f"/{run}"))
-    run_page = page.url
-    expect(page.get_by_role("tab", name="Subflow Runs")).to_be_visible()
-    # On this tab the run's own state alone.
-    expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)
-    page.reload()  # the graph of a run that was followed is drawn for its beginning
-    expect(page.get_by_text("Completed", exact=True)).to_be_visible()
+    run_page = follow(page)
     picture(page, "run")
     page.get_by_role("tab", name="Task Runs").click()
     expect(page.get_by_text(re.compile(rf"^promote {MODEL} release \d+ on local$")).first).to_be_visible()
@@ -132,3 +135,34 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     open_artifact(page, run_page, f"lineage-{MODEL}")
     expect(page.locator("svg").get_by_text("public name")).to_be_visible()
     picture(page, "lineage")
+
+
+def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tmp_path: Path) -> None:
+    path = house.catalogue / "form-engine.yaml"
+    runtime = {"tensorrt_llm": "0.12.0", "gpu": PRODUCT, "arch": "sm90", "gpus": 1}
+    limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
+    document = {
+        "name": path.stem,
+        "source": {"uri": f"file://{weights.make(tmp_path / 'weights')}"},
+        "recipe": {"kind": "trt-engine", "runtime": runtime, **limits},
+        "prompts": [{"name": "count", "text": "Count to nine.", "max_tokens": 8, "expect": {"min_tokens": 1}}],
+    }
+    register()
+    try:
+        path.write_text(yaml.safe_dump(document))
+        with worker(house, tmp_path, "1.2.1"):
+            open_form(page, house)
+            page.get_by_label("model", exact=True).fill(path.stem)
+            page.get_by_label("runtime (Optional)").fill("1.2.1")
+            choose(page, "until", "upload")
+            follow(page)
+            page.get_by_role("tab", name="Subflow Runs").click()
+            build = page.get_by_role("link", name=f"build {path.stem}")
+            open_artifact(page, _address(page, build), f"engine-{path.stem}")
+            expect(page.get_by_text("tensorrt_llm 1.2.1")).to_be_visible()
+    finally:
+        path.unlink()
+
+
+def _address(page: Page, link: Locator) -> str:
+    return urljoin(page.url, link.get_attribute("href"))
