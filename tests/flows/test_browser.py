@@ -96,14 +96,18 @@ def follow(page: Page) -> str:
     return page.url
 
 
+def address(page: Page, link: Locator) -> str:
+    return urljoin(page.url, link.get_attribute("href"))
+
+
 def open_artifact(page: Page, run_page: str, key: str) -> None:
     """From a run to the newest artifact of that key, which must be the run's."""
     page.goto(run_page)
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name=key).click()
-    page.locator("a[href*='/artifacts/artifact/']").first.click()
-    expect(page.get_by_role("tab", name="Raw")).to_be_visible()
-    expect(page.locator("a[href*='/runs/flow-run/']")).to_have_attribute("href", urlsplit(run_page).path)
+    # Followed by its address: a click is lost where the page just then draws its history anew.
+    page.goto(address(page, page.locator("a[href*='/artifacts/artifact/']").first))
+    expect(page.locator("a[href*='/runs/flow-run/']").first).to_have_attribute("href", urlsplit(run_page).path)
 
 
 def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
@@ -131,9 +135,9 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     picture(page, "prompts")
     open_artifact(page, run_page, f"release-{MODEL}-local")
     expect(page.get_by_role("row", name="quantization q4_1")).to_be_visible()
-    expect(page.get_by_text('quantization: "q8_0" → "q4_1"')).to_be_visible()
+    expect(page.get_by_text('quantization: "q8_0" → "q4_1"').first).to_be_visible()
     open_artifact(page, run_page, f"lineage-{MODEL}")
-    expect(page.locator("svg").get_by_text("public name")).to_be_visible()
+    expect(page.locator("svg").get_by_text("public name").first).to_be_visible()
     picture(page, "lineage")
 
 
@@ -158,11 +162,7 @@ def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tm
             follow(page)
             page.get_by_role("tab", name="Subflow Runs").click()
             build = page.get_by_role("link", name=f"build {path.stem}")
-            open_artifact(page, _address(page, build), f"engine-{path.stem}")
-            expect(page.get_by_text("tensorrt_llm 1.2.1")).to_be_visible()
+            open_artifact(page, address(page, build), f"engine-{path.stem}")
+            expect(page.get_by_text("tensorrt_llm 1.2.1").first).to_be_visible()
     finally:
         path.unlink()
-
-
-def _address(page: Page, link: Locator) -> str:
-    return urljoin(page.url, link.get_attribute("href"))
