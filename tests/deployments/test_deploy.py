@@ -213,7 +213,10 @@ def check_deploy(server: Server, here: Settings) -> None:
     rebuild = server.deployment("rebuild/rebuild")
     assert rebuild["global_concurrency_limit"]["limit"] == 4 and rebuild["enforce_parameter_schema"]
     assert rebuild["entrypoint"] == "flows.rebuild.rebuild"
-    assert {"model", "runtime", "recipe", "targets"} <= set(rebuild["parameter_openapi_schema"]["properties"])
+    form = rebuild["parameter_openapi_schema"]["properties"]
+    assert {"model", "runtime", "recipe", "targets", "refresh"} <= set(form)
+    # The UI has a field for each, and says what it is for.
+    assert all("type" in field and field["description"] for field in form.values())
 
     assert changed(go(server, here)) == {}
 

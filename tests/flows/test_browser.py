@@ -41,7 +41,7 @@ def page() -> Iterator[Page]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
-        page = browser.new_page(viewport={"width": 1200, "height": 1170})
+        page = browser.new_page(viewport={"width": 1200, "height": 1320})
         page.route(re.compile(r"^https?://(?!127\.0\.0\.1:)"), refuse)
         page.set_default_timeout(30_000)
         expect.set_options(timeout=30_000)
@@ -124,6 +124,7 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     page.locator("fieldset", has=page.get_by_role("button", name="Add item")).get_by_role("textbox").fill("local")
     choose(page, "refresh", "build")
     expect(page.get_by_label("Select until")).to_have_text("promote")
+    expect(page.get_by_text("Error creating flow run")).to_be_hidden()
     picture(page, "form")
     run_page = follow(page)
     picture(page, "run")
