@@ -146,9 +146,9 @@ def _rebuild(options: argparse.Namespace) -> int:
         options.model,
         overrides,
         options.refresh,
-        options.target or None,
+        tuple(options.target),
         recreate=options.recreate,
-        runtime=options.runtime,
+        runtime=options.runtime or "",
         until=options.until,
         watch=options.watch,
         as_json=options.json,
@@ -293,9 +293,14 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("rebuild", _rebuild, "bring a model from its source to its public name")
     _add_model(sub)
-    sub.add_argument("--until", choices=("upload",), help="build into the store, and roll nothing out")
     sub.add_argument(
-        "--refresh", choices=("fetch", "convert", "build", "assemble"), help="run this step and all after it anew"
+        "--until", choices=("upload",), default="promote", help="build into the store, and roll nothing out"
+    )
+    sub.add_argument(
+        "--refresh",
+        choices=("fetch", "convert", "build", "assemble"),
+        default="nothing",
+        help="run this step and all after it anew",
     )
     sub.add_argument("--target", action="append", default=[], help="roll out to this target; may be repeated")
     sub.add_argument(

@@ -8,12 +8,11 @@ import logging
 import os
 import shlex
 import sys
-from typing import Literal
 
 import prefect.main  # configures Prefect's logging before it is changed below
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from flows.rebuild import Step, rebuild
+from flows.rebuild import Refresh, Until, rebuild
 from flows.report import Report, StepReport, collecting
 from flows.rollback import rollback
 from infra import settings
@@ -25,12 +24,12 @@ assert prefect.main
 def run_rebuild(
     model: str,
     recipe: dict[str, str],
-    refresh: Step | None,
-    targets: list[str] | None,
+    refresh: Refresh,
+    targets: tuple[str, ...],
     *,
     recreate: bool,
-    runtime: str | None,
-    until: Literal["upload"] | None,
+    runtime: str,
+    until: Until,
     watch: bool,
     as_json: bool,
 ) -> int:
@@ -40,7 +39,7 @@ def run_rebuild(
     error: BaseException | None = None
     with collecting(report):
         try:
-            asyncio.run(rebuild(model, recipe, refresh, targets, recreate, runtime, until))
+            asyncio.run(rebuild(model, runtime, recipe, targets, refresh, recreate, until))
         except EnginehouseError as raised:
             error = raised
     report.url = _run_url(report.flow_run)

@@ -27,7 +27,7 @@ from tasks.trtllm.images import keep_report
 STEPS = ("convert", "build", "upload")
 
 
-@flow(name="build_engine", flow_run_name="build {engine}", persist_result=False)
+@flow(name="build_engine", flow_run_name="build {model[name]} {engine:.12}", persist_result=False)
 async def build_engine(
     model: dict[str, Any], snapshot: dict[str, Any], engine: str, refresh: list[str]
 ) -> State[Any] | None:

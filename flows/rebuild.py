@@ -24,19 +24,22 @@ from tasks.spec import Model
 from tasks.watch import version_in_use
 from tasks.watch_record import followed_version
 
-Step = Literal["fetch", "convert", "build", "assemble"]
+Refresh = Literal["nothing", "fetch", "convert", "build", "assemble"]
+Until = Literal["upload", "promote"]
 _ORDER = ("fetch", "convert", "build", "upload", "assemble")
+_AS_IN_THE_FILE: dict[str, str] = {}
 
 
+# The parameters are a form in the Prefect UI too, which has a field for every type but one that may be None.
 @flow(name="rebuild", flow_run_name="rebuild {model}", persist_result=False)
 async def rebuild(
     model: str,
-    recipe: dict[str, str] | None = None,
-    refresh: Step | None = None,
-    targets: list[str] | None = None,
+    runtime: str = "",
+    recipe: dict[str, str] = _AS_IN_THE_FILE,
+    targets: tuple[str, ...] = (),
+    refresh: Refresh = "nothing",
     recreate: bool = False,
-    runtime: str | None = None,
-    until: Literal["upload"] | None = None,
+    until: Until = "promote",
 ) -> None:
     """Bring one model of the catalogue from its source to its public name.
 
@@ -44,25 +47,25 @@ async def rebuild(
     beside the live release, answers the model's test prompts, and only then gets the public name.
 
     Args:
-        model: name of the model in the catalogue.
-        recipe: fields of its recipe to override, such as quantization: q4_0. With kind: llmapi an engine's recipe is
-            translated; the release's record then has what changed, and what had no counterpart.
-        refresh: a step to run anew, with all that follow, although the store has what they make.
-        targets: targets to roll out to; by default those of the model's file.
-        recreate: where memory does not hold two releases, let the candidate take the live one's place before it is
+        model: Name of the model in the catalogue, such as smollm2-135m.
+        runtime: Version of TensorRT-LLM to build with, such as 1.2.0. Empty: the one in the model's file, or the newer
+            one that the release watch has moved the model to.
+        recipe: Fields of its recipe to override, such as {"quantization": "q4_0"}. With {"kind": "llmapi"} an engine's
+            recipe is translated; the release's record then has what changed, and what had no counterpart.
+        targets: Names of the targets to roll out to. Empty: those of the model's file.
+        refresh: A step to run anew, with all that follow, although the store has what they make.
+        recreate: Where memory does not hold two releases, let the candidate take the live one's place before it is
             tested. The public name answers nobody meanwhile, and a refused candidate is followed by the live one again.
-        runtime: version of TensorRT-LLM to build with; by default the one in the model's file, or the newer one that
-            the release watch has moved the model to.
-        until: stop after this step: the engine is then in the store, and nothing is rolled out.
+        until: The last step. After upload the engine is in the store, and nothing is rolled out.
     """
     report = report_of(model)
     report.flow_run = str(flow_run.id)
     report.state = "failed"
     try:
         entry = catalogue_entry(settings.load().catalogue, model)
-        asked = as_asked(entry, recipe or {}, runtime or await asyncio.to_thread(_version_in_use, entry))
+        asked = as_asked(entry, recipe, runtime or await asyncio.to_thread(_version_in_use, entry))
         spec = asked.model
-        anew = frozenset(_ORDER[_ORDER.index(refresh) :]) if refresh else frozenset[str]()
+        anew = frozenset(_ORDER[_ORDER.index(refresh) :] if refresh != "nothing" else ())
 
         spec, resolved = await steps.run(report, "resolve", steps.resolve, spec)
         plan = Plan.of(spec, snapshot_identity(resolved))
@@ -71,7 +74,7 @@ async def rebuild(
             await make(plan, anew)
         else:
             await build_elsewhere(report, plan, anew)
-        if until is not None:
+        if until == "upload":
             report.state = "built"
             return
         await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)

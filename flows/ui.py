@@ -32,6 +32,11 @@ def _key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
 
 
+def _short(reference: object) -> str:
+    """A reference with the beginning of its identity: the page has no room for 64 digits, and commands take it."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(reference))
+
+
 @dataclass(frozen=True)
 class ProgressBar:
     artifact: UUID
@@ -48,20 +53,20 @@ async def show_manifest(artifact: Artifact) -> None:
     """What was made, from what, by whom, and its files."""
     manifest = artifact.manifest
     producer = manifest.producer
-    files = "\n".join(f"| `{file.path}` | {file.size:,} | `{file.sha256}` |" for file in manifest.files)
-    inputs = "\n".join(f"- {role}: `{reference}`" for role, reference in manifest.inputs.items()) or "- none"
+    files = "\n".join(f"| `{file.path}` | {file.size:,} | `{_short(file.sha256)}` |" for file in manifest.files)
+    runtime = "".join(f", {name} {value}" for name, value in producer.runtime.items())
+    inputs = "\n".join(f"- {role}: `{_short(reference)}`" for role, reference in manifest.inputs.items()) or "- nothing"
     await acreate_markdown_artifact(
         key=_key(manifest.kind, manifest.model),
         description=f"{manifest.kind} of {manifest.model}",
-        markdown=f"""# {artifact.ref}
+        markdown=f"""`{_short(artifact.ref)}`
 
-Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds} s,
-peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB.
+Made by `{producer.task}` of {producer.code} on {producer.host} in {producer.seconds:.1f} s, \
+peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB{runtime}, from
 
-Made from:
 {inputs}
 
-| file | bytes | sha256 |
+| file | bytes | sha256 begins |
 |---|---|---|
 {files}
 """,
@@ -69,27 +74,25 @@ Made from:
 
 
 async def show_release(intent: Intent, target: str) -> None:
+    """What a release is, and how it differs from the one that was live."""
     recipe = "\n".join(f"| {field} | {value} |" for field, value in fields_of(intent.recipe).items())
-    changes = "\n".join(f"- {change}" for change in intent.changes)
-    lost = "\n".join(f"- {field}, which was {value}" for field, value in intent.lost.items())
+    changes = "\n".join(f"- {change}" for change in intent.changes) or "- nothing, or none was live"
+    lost = "".join(f"- {field}, which was {value}\n" for field, value in intent.lost.items())
+    without = f"\nWithout a counterpart in this kind:\n\n{lost}" if lost else ""
     await acreate_markdown_artifact(
         key=_key("release", intent.model, target),
         description=f"{intent.model} release {intent.release} on {target}",
-        markdown=f"""# {intent.model} release {intent.release} on {target}
+        markdown=f"""Made from `{intent.source}`
 
-Source `{intent.source}`, repository `{intent.repository}`.
-
-| recipe | |
+| recipe | value |
 |---|---|
 {recipe}
 
 Changed from the release that was live:
 
-{changes or "- nothing"}
-
-Without a counterpart in this kind:
-
-{lost or "- nothing"}
+{changes}
+{without}
+Its Triton models: `{_short(intent.repository)}`
 """,
     )
 
@@ -99,11 +102,12 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
     texts = {prompt.name: prompt.text for prompt in model.prompts}
     rows: list[dict[str, Any]] = [
         {
-            "node": prompt.node,
-            "prompt": texts.get(prompt.prompt, prompt.prompt),
-            "answer": prompt.answer,
-            "seconds": prompt.seconds,
+            # An answer is long, and the page cuts the line after it.
             "passed": "yes" if prompt.passed else "no: " + "; ".join(prompt.failures),
+            "prompt": texts.get(prompt.prompt, prompt.prompt),
+            "seconds": prompt.seconds,
+            "node": prompt.node,
+            "answer": prompt.answer,
         }
         for prompt in result.prompts
     ]
@@ -118,7 +122,7 @@ async def show_lineage(found: Lineage) -> None:
     """From the source to what the run made and what uses it, as a Mermaid diagram."""
     await acreate_markdown_artifact(
         key=_key("lineage", found.model),
-        description=f"where {found.root} comes from, and what uses it",
+        description=f"where {_short(found.root)} comes from, and what uses it",
         markdown=f"```mermaid\n{mermaid(found)}```\n",
     )
 

@@ -53,9 +53,9 @@ def _line(thing: Thing) -> str:
 
 
 def mermaid(found: Lineage) -> str:
-    """A flowchart from the source to the public name; the thing asked for is drawn bold."""
+    """A flowchart from the source down to the public name; the thing asked for is drawn bold."""
     numbers = {name: f"n{number}" for number, name in enumerate(found.things)}
-    lines = ["graph LR"]
+    lines = ["graph TD"]
     for name, thing in found.things.items():
         opening, closing = ("([", "])") if thing.kind == "public" else ("[", "]")
         lines.append(f"  {numbers[name]}{opening}{_label(thing)}{closing}")

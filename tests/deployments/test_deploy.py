@@ -126,8 +126,11 @@ def here(catalogue: Path) -> Settings:
 @pytest.fixture
 def database() -> Iterator[dict[str, str]]:
     """A Postgres and a Redis of their own, as variables of a Prefect server."""
-    tools = {name: shutil.which(name) for name in ("initdb", "postgres", "redis-server")}
-    missing = [name for name, path in tools.items() if path is None]
+    # Debian keeps the programs of Postgres apart from the others.
+    folders = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    found = {name: shutil.which(name, path=os.pathsep.join(folders)) for name in ("initdb", "postgres", "redis-server")}
+    tools = {name: path for name, path in found.items() if path is not None}
+    missing = sorted(found.keys() - tools.keys())
     missing += [] if importlib.util.find_spec("prefect_redis") else ["prefect-redis"]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
@@ -137,15 +140,19 @@ def database() -> Iterator[dict[str, str]]:
     if nobody:
         os.chown(folder, 65534, 65534)
     subprocess.run(
-        [*nobody, "initdb", "--auth=trust", "--username=prefect", "--no-sync", "-D", str(folder / "data")],
+        [*nobody, tools["initdb"], "--auth=trust", "--username=prefect", "--no-sync", "-D", str(folder / "data")],
         check=True,
         capture_output=True,
         cwd=folder,
     )
     postgres, redis = free_ports(2)
     commands = (
-        [*nobody, "postgres", "-D", str(folder / "data"), "-p", str(postgres), "-h", "127.0.0.1", "-k", str(folder)],
-        ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        [
+            *nobody,
+            tools["postgres"],
+            *("-D", str(folder / "data"), "-p", str(postgres), "-h", "127.0.0.1", "-k", str(folder)),
+        ],
+        [tools["redis-server"], "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
     )
     running = [
         launch(command, log=folder / f"{number}.log", folder=folder, environment=os.environ)
@@ -206,7 +213,10 @@ def check_deploy(server: Server, here: Settings) -> None:
     rebuild = server.deployment("rebuild/rebuild")
     assert rebuild["global_concurrency_limit"]["limit"] == 4 and rebuild["enforce_parameter_schema"]
     assert rebuild["entrypoint"] == "flows.rebuild.rebuild"
-    assert {"model", "runtime", "recipe", "targets"} <= set(rebuild["parameter_openapi_schema"]["properties"])
+    form = rebuild["parameter_openapi_schema"]["properties"]
+    assert {"model", "runtime", "recipe", "targets", "refresh"} <= set(form)
+    # The UI has a field for each, and says what it is for.
+    assert all("type" in field and field["description"] for field in form.values())
 
     assert changed(go(server, here)) == {}
 

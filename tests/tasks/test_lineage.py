@@ -94,7 +94,7 @@ def test_json_and_mermaid(fleet: Fleet) -> None:
     assert by_name[str(made.engine)]["inputs"] == [str(made.checkpoint)]
     assert by_name[str(made.engine)]["run"] == "some-run"
     drawn = mermaid(found).splitlines()
-    assert drawn[0] == "graph LR"
+    assert drawn[0] == "graph TD"
     assert f'  n0["source<br/>hf repository=org/tiny commit={"a" * 40}"]' in drawn
     assert f'  n3["engine<br/>tiny {made.engine.identity[:12]}"]' in drawn
     assert "  n2 --> n3" in drawn and drawn[-1] == "  style n3 stroke-width:3px"

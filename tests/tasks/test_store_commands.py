@@ -36,7 +36,7 @@ def test_asking(fleet: Fleet, command: Command) -> None:
     fleet.release(fleet.rebuild(quantization="nvfp4"))
     code, out, _ = command("lineage", "tiny")
     assert code == 0 and out.startswith("public name test/tiny\nmade from\n└─ release test/tiny@2  live")
-    assert command("lineage", "tiny@1", "--format", "mermaid")[1].startswith("graph LR\n")
+    assert command("lineage", "tiny@1", "--format", "mermaid")[1].startswith("graph TD\n")
     told = json.loads(command("lineage", made.engine.identity[:16], "--format", "json")[1])
     assert told["root"] == str(made.engine)
     assert command("why", "tiny")[1].startswith("recipe: quantization fp8 → nvfp4; weights, GPU,")

@@ -1,0 +1,169 @@
+"""The Prefect UI in a real browser: a rebuild asked for in its form, followed to its end, and what it shows.
+
+Only what a person sees is asserted, and nothing but this machine is asked. With ENGINEHOUSE_SCREENSHOTS=DIR the
+pictures of deployments/screenshots are made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+import yaml
+from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
+
+from tests.flows.build_worker import PRODUCT, register, worker
+from tests.standin import weights
+
+if TYPE_CHECKING:
+    from conftest import House
+
+pytestmark = pytest.mark.slow
+
+MODEL = "smollm2-135m"
+_RUN_MS = 180_000
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+
+    def refuse(route: Route) -> None:
+        route.abort()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page(viewport={"width": 1200, "height": 1320})
+        page.route(re.compile(r"^https?://(?!127\.0\.0\.1:)"), refuse)
+        page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
+        yield page
+        browser.close()
+
+
+def picture(page: Page, name: str) -> None:
+    """For the documentation, once the page has drawn itself."""
+    if folder := os.environ.get("ENGINEHOUSE_SCREENSHOTS"):
+        page.wait_for_timeout(3_000)
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def open_form(page: Page, house: House) -> None:
+    """From the first page of the UI to the form of the deployment `rebuild`."""
+    page.goto(house.variables["PREFECT_API_URL"].removesuffix("/api"))
+    page.get_by_role("link", name="Deployments").click()
+    page.locator("a[href*='/deployments/deployment/']", has_text=re.compile("^rebuild$")).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+
+
+def write_json(page: Page, text: str) -> None:
+    """Into the form's one editor, which completes brackets that are typed."""
+    editor = page.locator(".cm-content")
+    editor.click()
+    editor.press("Control+A")
+    page.keyboard.insert_text(text)
+    expect(editor).to_have_text(text)
+
+
+def choose(page: Page, field: str, option: str) -> None:
+    page.get_by_label(f"Select {field}").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def follow(page: Page) -> str:
+    """Press the button, and look on until the run is completed. The address of its page."""
+    while True:
+        with page.expect_response(re.compile("/create_flow_run$")) as answer:
+            page.get_by_role("button", name="Submit").click()
+        if answer.value.status != 503:  # SQLite under load; the page says so, and one presses again
+            break
+    page.get_by_role("button", name="View run").click()
+    expect(page).to_have_url(re.compile(f"/{answer.value.json()['id']}"))
+    expect(page.get_by_role("tab", name="Subflow Runs")).to_be_visible()
+    # The first tab has the run's own state alone.
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)
+    page.reload()  # the graph of a run that was followed is drawn for its beginning
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible()
+    return page.url
+
+
+def address(page: Page, link: Locator) -> str:
+    return urljoin(page.url, link.get_attribute("href"))
+
+
+def open_artifact(page: Page, run_page: str, key: str) -> None:
+    """From a run to the newest artifact of that key, which must be the run's."""
+    page.goto(run_page)
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name=key).click()
+    # Followed by its address: a click is lost where the page just then draws its history anew.
+    page.goto(address(page, page.locator("a[href*='/artifacts/artifact/']").first))
+    expect(page.locator("a[href*='/runs/flow-run/']").first).to_have_attribute("href", urlsplit(run_page).path)
+
+
+def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
+    house.run("deploy")
+    open_form(page, house)
+    # What is wrong is told beside its field, and nothing runs.
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("'model' is a required property", exact=True)).to_be_visible()
+
+    page.get_by_label("model", exact=True).fill(MODEL)
+    expect(page.get_by_label("runtime (Optional)")).to_have_value("")
+    write_json(page, '{"quantization": "q4_1"}')
+    page.get_by_role("button", name="Add item").click()
+    page.locator("fieldset", has=page.get_by_role("button", name="Add item")).get_by_role("textbox").fill("local")
+    choose(page, "refresh", "build")
+    expect(page.get_by_label("Select until")).to_have_text("promote")
+    expect(page.get_by_text("Error creating flow run")).to_be_hidden()
+    picture(page, "form")
+    run_page = follow(page)
+    picture(page, "run")
+    page.get_by_role("tab", name="Task Runs").click()
+    expect(page.get_by_text(re.compile(rf"^promote {MODEL} release \d+ on local$")).first).to_be_visible()
+
+    open_artifact(page, run_page, f"prompts-{MODEL}-local")
+    expect(page.get_by_role("row", name=re.compile("^yes How do I count to nine in French"))).to_be_visible()
+    picture(page, "prompts")
+    open_artifact(page, run_page, f"release-{MODEL}-local")
+    expect(page.get_by_role("row", name="quantization q4_1")).to_be_visible()
+    expect(page.get_by_text('quantization: "q8_0" → "q4_1"').first).to_be_visible()
+    open_artifact(page, run_page, f"lineage-{MODEL}")
+    expect(page.locator("svg").get_by_text("public name").first).to_be_visible()
+    picture(page, "lineage")
+
+
+def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tmp_path: Path) -> None:
+    path = house.catalogue / "form-engine.yaml"
+    runtime = {"tensorrt_llm": "0.12.0", "gpu": PRODUCT, "arch": "sm90", "gpus": 1}
+    limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
+    document = {
+        "name": path.stem,
+        "source": {"uri": f"file://{weights.make(tmp_path / 'weights')}"},
+        "recipe": {"kind": "trt-engine", "runtime": runtime, **limits},
+        "prompts": [{"name": "count", "text": "Count to nine.", "max_tokens": 8, "expect": {"min_tokens": 1}}],
+    }
+    register()
+    try:
+        path.write_text(yaml.safe_dump(document))
+        with worker(house, tmp_path, "1.2.1"):
+            open_form(page, house)
+            page.get_by_label("model", exact=True).fill(path.stem)
+            page.get_by_label("runtime (Optional)").fill("1.2.1")
+            choose(page, "until", "upload")
+            follow(page)
+            page.get_by_role("tab", name="Subflow Runs").click()
+            build = page.get_by_role("link", name=f"build {path.stem}")
+            open_artifact(page, address(page, build), f"engine-{path.stem}")
+            expect(page.get_by_text("tensorrt_llm 1.2.1").first).to_be_visible()
+    finally:
+        path.unlink()
