@@ -173,6 +173,15 @@ def _watch(options: argparse.Namespace) -> int:
     return run_watch(dry_run=options.dry_run, retry=options.retry, as_json=options.json)
 
 
+def _finetuned(options: argparse.Namespace) -> int:
+    _need_prefect()
+    from deployments.finetuned import run_finetuned
+
+    return run_finetuned(
+        settings.load(), options.model, options.source, options.revision, _overrides(options), as_json=options.json
+    )
+
+
 def _ask(options: argparse.Namespace) -> int:
     from infra.triton.client import TritonClient
 
@@ -332,6 +341,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("watch", _watch, "look for new versions of TensorRT-LLM once, and rebuild what takes them")
     sub.add_argument("--dry-run", action="store_true", help="print what would be rebuilt, and start nothing")
     sub.add_argument("--retry", action="append", default=[], metavar="MODEL", help="try again one whose rebuild failed")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("finetuned", _finetuned, "announce new weights of a model, which is then rebuilt with them")
+    sub.add_argument("model", help="name in the catalogue")
+    weights = sub.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--source", metavar="URI", help="hf:// or s3://, as the model's file accepts it")
+    weights.add_argument("--revision", help="branch, tag or commit of the model's own repository")
+    sub.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from infra.settings import Settings
 from tasks.engines import engine_kind
+from tasks.events import EVENT
 from tasks.spec import Model
 from tasks.waves import RUN_TAG
 
@@ -46,16 +47,41 @@ class Deployment:
         return f"{self.flow}/{self.name}"
 
 
+State = Literal["Completed", "Failed", "Crashed", "Cancelled"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the deployment `of`, with the tag `tag`, has come to one of the states."""
+
+    of: str
+    tag: str
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """Somebody has sent the event `event`."""
+
+    event: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
+
+    deployment: str
+    with_event: bool = False
+
+
 @dataclass(frozen=True)
 class Automation:
-    """Runs the deployment `runs` when a run of `of` with the tag `tag` has come to one of the states `after`."""
+    """What a Prefect server does by itself."""
 
     name: str
     description: str
-    of: str
-    tag: str
-    after: tuple[Literal["Completed", "Failed", "Crashed", "Cancelled"], ...]
-    runs: str
+    when: Ended | Said
+    do: Run
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,8 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     watch = Deployment(
         "flows.watch_releases", "watch_releases", "watch_releases", "default", settings.watch_schedule, limit=1
     )
+    # One at a time, in the order in which they came: the newest weights are then the last to be noted.
+    finetuned = Deployment("flows.finetuned", "finetuned", "finetuned", "default", limit=1)
     return Desired(
         pools=tuple(Pool(name, limits.get(name)) for name in names),
         deployments=(
@@ -88,16 +116,21 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
                 "flows.collect_garbage", "collect_garbage", "collect_garbage", "default", settings.gc_schedule, limit=1
             ),
             watch,
+            finetuned,
             *(build_pool(name) for name in names if name.startswith("build-")),
         ),
         automations=(
             Automation(
                 name="release-watch",
                 description="When a rebuild of the release watch has ended, start those that waited for it.",
-                of=rebuild.full_name,
-                tag=RUN_TAG,
-                after=("Completed", "Failed", "Crashed", "Cancelled"),
-                runs=watch.full_name,
+                when=Ended(rebuild.full_name, RUN_TAG, ("Completed", "Failed", "Crashed", "Cancelled")),
+                do=Run(watch.full_name),
+            ),
+            Automation(
+                name="finetuned",
+                description="When new weights of a model are announced, have it rebuilt with them.",
+                when=Said(EVENT),
+                do=Run(finetuned.full_name, with_event=True),
             ),
         ),
     )

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from deployments.automations import automation, automation_fields
 from deployments.desired import Automation, Deployment, Desired, desired
 from deployments.difference import Change, Thing, difference
 from deployments.things import (
     SLUG,
-    automation,
-    automation_fields,
     cron,
     deployment_fields,
     deployment_thing,
@@ -102,6 +101,7 @@ class _Server:
     @classmethod
     async def read(cls, client: PrefectClient, wanted: Desired) -> _Server:
         from prefect.client.schemas.filters import FlowFilter, FlowFilterName, WorkPoolFilter, WorkPoolFilterName
+        from prefect.events.filters import AutomationFilter, AutomationFilterName
 
         names = sorted({each.flow for each in wanted.deployments})
         of_ours = FlowFilter(name=FlowFilterName(any_=names))
@@ -110,7 +110,10 @@ class _Server:
         flows = await client.read_flows(flow_filter=of_ours)
         flow_names = {flow.id: flow.name for flow in flows}
         deployments = await client.read_deployments(flow_filter=of_ours)
-        automations = [each for name in wanted.automations for each in await client.read_automations_by_name(name.name)]
+        automation_names = [each.name for each in wanted.automations]
+        automations = await client.read_automations(
+            automations=AutomationFilter(name=AutomationFilterName(any_=automation_names))
+        )
         variable = await client.read_variable_by_name(_APPLIED)
         return cls(
             pools={pool.name: pool for pool in pools},

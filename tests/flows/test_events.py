@@ -1,0 +1,116 @@
+"""From an event to a new release that is live, untouched by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tasks.event_records import Arrival, read_arrival
+from tests.flows import tuned_weights
+
+if TYPE_CHECKING:
+    from conftest import House
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TUNED = "smollm2-tuned"
+ACCEPTED = "s3://enginehouse/training/**"
+
+
+@pytest.fixture(scope="module")
+def tuned(house: House) -> Iterator[str]:
+    """A live model that takes weights from a folder of the store."""
+    house.add_model(TUNED, lambda document: document.update(accepts=[ACCEPTED]))
+    house.rebuild(TUNED)
+    yield TUNED
+    (house.catalogue / f"{TUNED}.yaml").unlink()
+
+
+def train(house: House, folder: Path, original: Path, name: str, factor: float) -> str:
+    """What a training job leaves in the bucket; its address comes back."""
+    weights = tuned_weights.make(original, folder / f"{name}.gguf", factor)
+    house.store.bucket.upload(weights, f"training/{name}/model.gguf", lambda count: None)
+    return f"s3://enginehouse/training/{name}"
+
+
+def curl(house: House, payload: object) -> str:
+    """Send an event as the README says; its id comes back."""
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "enginehouse.finetuned",
+        "resource": {"prefect.resource.id": f"enginehouse.model.{TUNED}"},
+        "payload": payload,
+    }
+    url = f"{house.variables['PREFECT_API_URL']}/events"
+    command = ["curl", "-sS", "--fail", url, "-H", "Content-Type: application/json", "-d", json.dumps([event])]
+    subprocess.run(command, check=True)
+    return event["id"]
+
+
+def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    """Patient: every run is a process of its own."""
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(httpx.TimeoutException):  # a busy machine
+            if condition():
+                return
+        assert time.monotonic() < until, f"no {what}"
+        time.sleep(0.5)
+
+
+def decided(house: House, event: str) -> Arrival:
+    def known() -> Arrival | None:
+        return read_arrival(house.store.bucket, event)
+
+    wait(lambda: (arrival := known()) is not None and arrival.state != "received", f"decision on {event}")
+    arrival = known()
+    assert arrival is not None
+    return arrival
+
+
+def rebuilds(house: House) -> list[dict[str, Any]]:
+    """What events have started."""
+    return house.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["finetuned"]}}})
+
+
+def test_an_event_by_curl_becomes_a_live_release_once(
+    house: House, tuned: str, tmp_path: Path, smollm2_gguf: Path
+) -> None:
+    source = train(house, tmp_path, smollm2_gguf, "run-1", 1.5)
+    before = house.ask(tuned)
+
+    event = curl(house, {"model": tuned, "source": source, "recipe": {"quantization": "q8_0"}})
+    wait(lambda: house.node().models[tuned].public == 2, "release of the new weights")
+    arrival = decided(house, event)
+    assert (arrival.state, arrival.model) == ("accepted", tuned)
+    assert house.target.intent(tuned, 2).source == source
+    assert house.ask(tuned) != before
+
+    # The same once more, as a replay of the event and as another one: one release.
+    again = curl(house, {"model": tuned, "source": source})
+    assert (decided(house, again).state, arrival.revision) == ("duplicate", decided(house, again).revision)
+    # What the file does not accept, and what is no event, is told and kept.
+    for payload, code in (
+        ({"model": tuned, "source": "s3://enginehouse/artifacts/engine"}, "event-source"),
+        ({"model": tuned, "source": "file:///etc/passwd"}, "event-source"),
+        ({"model": tuned, "weights": 7}, "event-malformed"),
+    ):
+        refused = decided(house, curl(house, payload))
+        assert (refused.state, refused.code) == ("refused", code)
+    assert [run["id"] for run in rebuilds(house)] == [arrival.flow_run]
+
+    # Whoever rebuilds it later gets the same weights, though the file names others.
+    report = house.rebuild(tuned)
+    assert (report["state"], report["release"]) == ("unchanged", 2)
+    assert house.target.releases(tuned) == [1, 2]
