@@ -42,10 +42,12 @@ NAMES = (
     "deployment rollback/rollback",
     "deployment collect_garbage/collect_garbage",
     "deployment watch_releases/watch_releases",
+    "deployment finetuned/finetuned",
     "deployment build_engine/build-cpu",
     "deployment build_engine/build-sm100",
     "deployment build_engine/build-sm90",
     "automation release-watch",
+    "automation finetuned",
 )
 
 
@@ -72,6 +74,10 @@ class Server:
 
     def deployment(self, name: str) -> Any:
         return self("GET", f"/deployments/name/{name}")
+
+    def automation(self, name: str) -> Any:
+        (found,) = self("POST", "/automations/filter", {"automations": {"name": {"any_": [name]}}})
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +254,7 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, h
     own = {"schedule": {"cron": "0 0 * * *", "timezone": "Europe/Berlin"}, "active": False}
     server("PATCH", f"/deployments/{watch['id']}/schedules/{schedule['id']}", own)
     server("POST", f"/deployments/{watch['id']}/schedules", [{"schedule": {"interval": 86400.0}, "slug": "daily"}])
-    (automation,) = server("POST", "/automations/filter", {})
+    automation = server.automation("release-watch")
     server("PATCH", f"/automations/{automation['id']}", {"enabled": False})
 
     again = go(server, here)
@@ -290,7 +296,7 @@ def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, here:
         "automation release-watch": "changed",
     }
     assert changed(go(server, here)) == {}
-    (automation,) = server("POST", "/automations/filter", {})
+    automation = server.automation("release-watch")
     known = server.deployment("watch_releases/watch_releases")
     assert automation["actions"][0]["deployment_id"] == known["id"] != watch["id"]
 

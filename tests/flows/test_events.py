@@ -45,8 +45,9 @@ def train(house: House, folder: Path, original: Path, name: str, factor: float) 
 
 def curl(house: House, payload: object) -> str:
     """Send an event as the README says; its id comes back."""
+    id = str(uuid.uuid4())
     event = {
-        "id": str(uuid.uuid4()),
+        "id": id,
         "occurred": datetime.now(UTC).isoformat(),
         "event": "enginehouse.finetuned",
         "resource": {"prefect.resource.id": f"enginehouse.model.{TUNED}"},
@@ -55,7 +56,7 @@ def curl(house: House, payload: object) -> str:
     url = f"{house.variables['PREFECT_API_URL']}/events"
     command = ["curl", "-sS", "--fail", url, "-H", "Content-Type: application/json", "-d", json.dumps([event])]
     subprocess.run(command, check=True)
-    return event["id"]
+    return id
 
 
 def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
