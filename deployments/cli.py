@@ -182,6 +182,13 @@ def _finetuned(options: argparse.Namespace) -> int:
     )
 
 
+def _webhooks(options: argparse.Namespace) -> int:
+    _need_prefect()
+    from deployments.webhooks import run_webhooks
+
+    return run_webhooks(settings.load(), options.host, options.port)
+
+
 def _ask(options: argparse.Namespace) -> int:
     from infra.triton.client import TritonClient
 
@@ -352,6 +359,10 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
     )
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("webhooks", _webhooks, "receive webhooks of Hugging Face, MLflow and others as such announcements")
+    sub.add_argument("--host", default="127.0.0.1", help="where to listen; a proxy with TLS belongs before any other")
+    sub.add_argument("--port", type=int, default=8310)
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")
     sub.add_argument("--name", default="", help="by default this machine's name")

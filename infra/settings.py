@@ -66,6 +66,8 @@ class Settings:
     """Versions of TensorRT-LLM that are known to be broken, and left alone."""
     watch_parallel: int
     """How many rebuilds the watch keeps going at once."""
+    webhook_secrets: tuple[tuple[str, str, str], ...]
+    """Of each sender of webhooks where its secret is: `env` and a variable, or `block` and a Prefect Secret block."""
 
 
 _DEFAULTS = {
@@ -90,6 +92,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_WATCH_INDEXES": "",
     "ENGINEHOUSE_WATCH_AVOID": "",
     "ENGINEHOUSE_WATCH_PARALLEL": "4",
+    "ENGINEHOUSE_WEBHOOK_SECRETS": "",
 }
 
 
@@ -150,6 +153,7 @@ def load() -> Settings:
         watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
         watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
         watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
+        webhook_secrets=_secrets(value("ENGINEHOUSE_WEBHOOK_SECRETS")),
     )
 
 
@@ -167,6 +171,21 @@ def _pool_limits(text: str) -> tuple[tuple[str, int], ...]:
     """`build-sm90=2 build-sm100=1`."""
     items = (item.partition("=") for item in text.split())
     return tuple((pool, _count("ENGINEHOUSE_POOL_LIMITS", limit)) for pool, _, limit in items)
+
+
+def _secrets(text: str) -> tuple[tuple[str, str, str], ...]:
+    """`huggingface=env:VARIABLE mlflow=block:NAME`. Never told back: somebody may have written a secret itself."""
+    found: list[tuple[str, str, str]] = []
+    for item in text.split():
+        name, _, place = item.partition("=")
+        kind, _, where = place.partition(":")
+        if kind not in ("env", "block") or not where:
+            raise SettingsError(
+                "ENGINEHOUSE_WEBHOOK_SECRETS says where secrets are, not what they are",
+                hint="SENDER=env:VARIABLE, or SENDER=block:NAME for a Prefect Secret block",
+            )
+        found.append((name, kind, where))
+    return tuple(found)
 
 
 def _from_toml(path: Path) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import subprocess
 import time
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from infra.processes import free_ports
 from tasks.event_records import Arrival, read_arrival
 from tests.flows import tuned_weights
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TUNED = "smollm2-tuned"
+SECRET = "only-on-loopback"
 ACCEPTED = "s3://enginehouse/training/**"
 
 
@@ -57,6 +61,28 @@ def curl(house: House, payload: object) -> str:
     command = ["curl", "-sS", "--fail", url, "-H", "Content-Type: application/json", "-d", json.dumps([event])]
     subprocess.run(command, check=True)
     return id
+
+
+def webhook(house: House, payload: object, secret: str) -> httpx.Response:
+    """What the receiver, started for it, answers to a signed delivery."""
+    (port,) = free_ports(1)
+    house.environment.update(OUR_WEBHOOK=SECRET, ENGINEHOUSE_WEBHOOK_SECRETS="generic=env:OUR_WEBHOOK")
+    receiver = house.start("webhooks", "--port", str(port))
+    body, id, timestamp = json.dumps(payload), str(uuid.uuid4()), str(int(time.time()))
+    digest = hmac.digest(secret.encode(), f"{id}.{timestamp}.{body}".encode(), "sha256")
+    headers = {"Delivery-Id": id, "Timestamp": timestamp, "Signature": f"v1,{base64.b64encode(digest).decode()}"}
+    headers = {f"X-Enginehouse-{name}": value for name, value in headers.items()}
+    until = time.monotonic() + 60
+    try:
+        while True:
+            try:
+                return httpx.post(f"http://127.0.0.1:{port}/generic", content=body, headers=headers, timeout=30)
+            except httpx.ConnectError:
+                assert receiver.poll() is None and time.monotonic() < until, "the receiver does not start"
+                time.sleep(0.2)
+    finally:
+        receiver.terminate()
+        receiver.communicate()
 
 
 def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
@@ -98,17 +124,20 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     assert house.target.intent(tuned, 2).source == source
     assert house.ask(tuned) != before
 
-    # The same once more, as a replay of the event and as another one: one release.
-    again = curl(house, {"model": tuned, "source": source})
-    assert (decided(house, again).state, arrival.revision) == ("duplicate", decided(house, again).revision)
+    # The same once more, and by a webhook; a forged one comes to nothing.
+    said = {"model": tuned, "source": source}
+    refused, taken = webhook(house, said, "forged"), webhook(house, said, SECRET)
+    assert (refused.status_code, refused.json()["code"], taken.status_code) == (401, "signature-invalid", 202)
+    for again in (curl(house, said), taken.json()["events"][0]["event"]):
+        assert (decided(house, again).state, decided(house, again).revision) == ("duplicate", arrival.revision)
     # What the file does not accept, and what is no event, is told and kept.
     for payload, code in (
         ({"model": tuned, "source": "s3://enginehouse/artifacts/engine"}, "event-source"),
         ({"model": tuned, "source": "file:///etc/passwd"}, "event-source"),
         ({"model": tuned, "weights": 7}, "event-malformed"),
     ):
-        refused = decided(house, curl(house, payload))
-        assert (refused.state, refused.code) == ("refused", code)
+        wrong = decided(house, curl(house, payload))
+        assert (wrong.state, wrong.code) == ("refused", code)
     assert [run["id"] for run in rebuilds(house)] == [arrival.flow_run]
 
     # Whoever rebuilds it later gets the same weights, though the file names others.
