@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID
 
-from deployments.desired import Automation, Ended, Run, Said
+from deployments.desired import Automation, Crash, Ended, Run, Said, Silent
 from deployments.difference import Fields
 
 if TYPE_CHECKING:
@@ -23,31 +23,49 @@ def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
         case Ended() as when:
             trigger = _ended(when, ids.get(when.of, _NOT_YET))
         case Said() as when:
-            trigger = _trigger(expect={when.event}, match={"prefect.resource.id": "*"})
+            trigger = _trigger("Reactive", expect={when.event})
+        case Silent() as when:
+            trigger = _silent(when)
+    match wanted.do:
+        case Run() as do:
+            action = _run(do, ids.get(do.deployment, _NOT_YET))
+        case Crash() as do:
+            action = _crash(do)
     return AutomationCore(
-        name=wanted.name,
-        description=wanted.description,
-        trigger=trigger,
-        actions=cast(Any, [_run(wanted.do, ids.get(wanted.do.deployment, _NOT_YET))]),
+        name=wanted.name, description=wanted.description, trigger=trigger, actions=cast(Any, [action])
     )
 
 
 def _ended(when: Ended, of: UUID) -> EventTrigger:
-    related = [
-        {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{when.tag}"},
-        {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{of}"},
-    ]
+    related = [{"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{of}"}]
+    if when.tag:
+        related.insert(0, {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{when.tag}"})
     return _trigger(
+        "Reactive",
         expect={f"prefect.flow-run.{state}" for state in when.states},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related=related,
     )
 
 
-def _trigger(**options: Any) -> EventTrigger:
-    from prefect.events.schemas.automations import EventTrigger, Posture
+def _silent(when: Silent) -> EventTrigger:
+    return _trigger(
+        "Proactive",
+        after={"prefect.flow-run.heartbeat"},
+        # The next heartbeat, or any state: a run may end in states of its own names, or pause.
+        expect={"prefect.flow-run.*"},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(when.flows)},
+        within=when.seconds,
+    )
 
-    return EventTrigger(for_each={"prefect.resource.id"}, posture=Posture.Reactive, threshold=1, **options)
+
+def _trigger(posture: Literal["Reactive", "Proactive"], **options: Any) -> EventTrigger:
+    from prefect.events.schemas.automations import EventTrigger
+
+    return EventTrigger.model_validate(
+        {"posture": posture, "for_each": {"prefect.resource.id"}, "threshold": 1, **options}
+    )
 
 
 def _run(wanted: Run, deployment: UUID) -> Any:
@@ -57,8 +75,19 @@ def _run(wanted: Run, deployment: UUID) -> Any:
     payload = {"__prefect_kind": "json", "value": _rendered("{{ event.payload | tojson }}")}
     parameters = {"event": _rendered("{{ event.id }}"), "payload": payload}
     return RunDeployment.model_validate(
-        {"deployment_id": deployment, "parameters": parameters if wanted.with_event else None}
+        {
+            "deployment_id": deployment,
+            "parameters": parameters if wanted.with_event else None,
+            "schedule_after": wanted.after_seconds,
+        }
     )
+
+
+def _crash(wanted: Crash) -> Any:
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
+    return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=wanted.message, force=False)
 
 
 def _rendered(template: str) -> dict[str, Any]:

@@ -270,6 +270,8 @@ def _need_prefect() -> None:
     # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
     os.environ.setdefault("PREFECT_HOME", str(settings.load().home / "prefect"))
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The automation `lost-runs` takes a run of this process for dead that beats less often.
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(settings.load().heartbeat_seconds))
 
 
 def _parser() -> argparse.ArgumentParser:

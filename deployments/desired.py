@@ -19,6 +19,10 @@ POOLS = ("default", "build-cpu")
 """Process work pools that there always are, each with a worker of its own in the embedded stack."""
 
 
+_AFTER_CRASH_SECONDS = 30
+"""More than `flows.lost_runs` leaves a crashed run alone."""
+
+
 @dataclass(frozen=True)
 class Pool:
     """A process work pool. `limit`: runs at once; None: as many as workers take."""
@@ -52,11 +56,11 @@ State = Literal["Completed", "Failed", "Crashed", "Cancelled"]
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of the deployment `of`, with the tag `tag`, has come to one of the states."""
+    """A run of the deployment `of`, with the tag `tag` where one is named, has come to one of the states."""
 
     of: str
-    tag: str
     states: tuple[State, ...]
+    tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,27 @@ class Said:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """A run of one of the flows, wherever it was started, has neither beaten nor ended for so many seconds."""
+
+    flows: tuple[str, ...]
+    seconds: int
+
+
+@dataclass(frozen=True)
 class Run:
     """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
 
     deployment: str
     with_event: bool = False
+    after_seconds: int = 0
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Set the run to Crashed, which lets go of its slots."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -80,8 +100,8 @@ class Automation:
 
     name: str
     description: str
-    when: Ended | Said
-    do: Run
+    when: Ended | Said | Silent
+    do: Run | Crash
 
 
 @dataclass(frozen=True)
@@ -105,25 +125,28 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     watch = Deployment(
         "flows.watch_releases", "watch_releases", "watch_releases", "default", settings.watch_schedule, limit=1
     )
-    # One at a time, in the order in which they came: the newest weights are then the last to be noted.
+    reconcile = Deployment("flows.reconcile", "reconcile", "reconcile", "default", settings.reconcile_schedule, limit=1)
+    # In the order in which they came: the newest weights are then the last to be noted.
     finetuned = Deployment("flows.finetuned", "finetuned", "finetuned", "default", limit=1)
+    deployments = (
+        rebuild,
+        Deployment("flows.rollback", "rollback", "rollback", "default"),
+        Deployment(
+            "flows.collect_garbage", "collect_garbage", "collect_garbage", "default", settings.gc_schedule, limit=1
+        ),
+        watch,
+        finetuned,
+        reconcile,
+        *(build_pool(name) for name in names if name.startswith("build-")),
+    )
     return Desired(
         pools=tuple(Pool(name, limits.get(name)) for name in names),
-        deployments=(
-            rebuild,
-            Deployment("flows.rollback", "rollback", "rollback", "default"),
-            Deployment(
-                "flows.collect_garbage", "collect_garbage", "collect_garbage", "default", settings.gc_schedule, limit=1
-            ),
-            watch,
-            finetuned,
-            *(build_pool(name) for name in names if name.startswith("build-")),
-        ),
+        deployments=deployments,
         automations=(
             Automation(
                 name="release-watch",
                 description="When a rebuild of the release watch has ended, start those that waited for it.",
-                when=Ended(rebuild.full_name, RUN_TAG, ("Completed", "Failed", "Crashed", "Cancelled")),
+                when=Ended(rebuild.full_name, ("Completed", "Failed", "Crashed", "Cancelled"), RUN_TAG),
                 do=Run(watch.full_name),
             ),
             Automation(
@@ -131,6 +154,19 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
                 description="When new weights of a model are announced, have it rebuilt with them.",
                 when=Said(EVENT),
                 do=Run(finetuned.full_name, with_event=True),
+            ),
+            Automation(
+                name="lost-runs",
+                description="When a run beats no more, its worker and its process are gone: it has crashed.",
+                # Two heartbeats may be late before a run is taken for dead.
+                when=Silent(tuple(sorted({each.flow for each in deployments})), 3 * settings.heartbeat_seconds),
+                do=Crash("it beats no more: its worker and its process are gone"),
+            ),
+            Automation(
+                name="crashed-rebuilds",
+                description="When a rebuild has crashed, start it again, once.",
+                when=Ended(rebuild.full_name, ("Crashed",)),
+                do=Run(reconcile.full_name, after_seconds=_AFTER_CRASH_SECONDS),
             ),
         ),
     )

@@ -66,6 +66,10 @@ class Settings:
     """Versions of TensorRT-LLM that are known to be broken, and left alone."""
     watch_parallel: int
     """How many rebuilds the watch keeps going at once."""
+    reconcile_schedule: str
+    """When events that were missed, and runs that were lost, are looked for: cron in UTC, or empty for never."""
+    heartbeat_seconds: int
+    """How often a run tells Prefect that it lives; one that has missed three has crashed."""
     webhook_secrets: tuple[tuple[str, str, str], ...]
     """Of each sender of webhooks where its secret is: `env` and a variable, or `block` and a Prefect Secret block."""
 
@@ -92,6 +96,8 @@ _DEFAULTS = {
     "ENGINEHOUSE_WATCH_INDEXES": "",
     "ENGINEHOUSE_WATCH_AVOID": "",
     "ENGINEHOUSE_WATCH_PARALLEL": "4",
+    "ENGINEHOUSE_RECONCILE_SCHEDULE": "*/15 * * * *",
+    "ENGINEHOUSE_HEARTBEAT_SECONDS": "180",
     "ENGINEHOUSE_WEBHOOK_SECRETS": "",
 }
 
@@ -153,6 +159,8 @@ def load() -> Settings:
         watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
         watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
         watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
+        reconcile_schedule=_schedule(value("ENGINEHOUSE_RECONCILE_SCHEDULE")),
+        heartbeat_seconds=_count("ENGINEHOUSE_HEARTBEAT_SECONDS", value("ENGINEHOUSE_HEARTBEAT_SECONDS"), 30),
         webhook_secrets=_secrets(value("ENGINEHOUSE_WEBHOOK_SECRETS")),
     )
 
@@ -161,9 +169,9 @@ def _schedule(text: str) -> str:
     return "" if text == "never" else text
 
 
-def _count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise SettingsError(f"{name} is {text!r}, not a number from 1 on")
+def _count(name: str, text: str, least: int = 1) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise SettingsError(f"{name} is {text!r}, not a number from {least} on")
     return int(text)
 
 

@@ -43,11 +43,14 @@ NAMES = (
     "deployment collect_garbage/collect_garbage",
     "deployment watch_releases/watch_releases",
     "deployment finetuned/finetuned",
+    "deployment reconcile/reconcile",
     "deployment build_engine/build-cpu",
     "deployment build_engine/build-sm100",
     "deployment build_engine/build-sm90",
     "automation release-watch",
     "automation finetuned",
+    "automation lost-runs",
+    "automation crashed-rebuilds",
 )
 
 
