@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID
 
-from deployments.desired import Automation, Crash, Ended, Run, Said, Silent
+from deployments.desired import Automation, Crash, Ended, Notify, Run, Said, Silent, Troubled
 from deployments.difference import Fields
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _NOT_YET = UUID(int=0)
 
 
 def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
-    """As Prefect has it, with the ids of the deployments on its server. One that is still to be made has a null id."""
+    """As Prefect has it. `ids` are its server's, of deployments and blocks by name; what is yet to be has a null id."""
     from prefect.events.schemas.automations import AutomationCore
 
     match wanted.when:
@@ -26,11 +26,20 @@ def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
             trigger = _trigger("Reactive", expect={when.event})
         case Silent() as when:
             trigger = _silent(when)
+        case Troubled() as when:
+            trigger = _trigger(
+                "Reactive",
+                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related=_of_flows(when.flows),
+            )
     match wanted.do:
         case Run() as do:
             action = _run(do, ids.get(do.deployment, _NOT_YET))
         case Crash() as do:
             action = _crash(do)
+        case Notify() as do:
+            action = _notify(ids.get(do.block, _NOT_YET))
     return AutomationCore(
         name=wanted.name, description=wanted.description, trigger=trigger, actions=cast(Any, [action])
     )
@@ -55,9 +64,13 @@ def _silent(when: Silent) -> EventTrigger:
         # The next heartbeat, or any state: a run may end in states of its own names, or pause.
         expect={"prefect.flow-run.*"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
-        match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(when.flows)},
+        match_related=_of_flows(when.flows),
         within=when.seconds,
     )
+
+
+def _of_flows(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"prefect.resource.role": "flow", "prefect.resource.name": list(names)}
 
 
 def _trigger(posture: Literal["Reactive", "Proactive"], **options: Any) -> EventTrigger:
@@ -88,6 +101,16 @@ def _crash(wanted: Crash) -> Any:
     from prefect.events.actions import ChangeFlowRunState
 
     return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=wanted.message, force=False)
+
+
+def _notify(block: UUID) -> Any:
+    from prefect.events.actions import SendNotification
+
+    return SendNotification(
+        block_document_id=block,
+        subject="Enginehouse: {{ flow_run.name }}: {{ flow_run.state.name }}",
+        body="{{ flow_run.state.message }}\n\n{{ flow_run|ui_url }}",
+    )
 
 
 def _rendered(template: str) -> dict[str, Any]:

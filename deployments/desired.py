@@ -79,6 +79,13 @@ class Silent:
 
 
 @dataclass(frozen=True)
+class Troubled:
+    """A run of one of the flows has failed or crashed. A refused release is a rebuild that failed."""
+
+    flows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
 
@@ -95,13 +102,20 @@ class Crash:
 
 
 @dataclass(frozen=True)
+class Notify:
+    """Tell of the run by a notification block of the server, `TYPE/NAME`."""
+
+    block: str
+
+
+@dataclass(frozen=True)
 class Automation:
     """What a Prefect server does by itself."""
 
     name: str
     description: str
-    when: Ended | Said | Silent
-    do: Run | Crash
+    when: Ended | Said | Silent | Troubled
+    do: Run | Crash | Notify
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,14 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
         reconcile,
         *(build_pool(name) for name in names if name.startswith("build-")),
     )
+    flows = {each.flow for each in deployments}
+    notify = Automation(
+        name="notify",
+        description="When a run has failed or crashed, a release was refused: tell people.",
+        # What a build comes to is told by its rebuild.
+        when=Troubled(tuple(sorted(flows - {"build_engine"}))),
+        do=Notify(settings.notify),
+    )
     return Desired(
         pools=tuple(Pool(name, limits.get(name)) for name in names),
         deployments=deployments,
@@ -159,7 +181,7 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
                 name="lost-runs",
                 description="When a run beats no more, its worker and its process are gone: it has crashed.",
                 # Two heartbeats may be late before a run is taken for dead.
-                when=Silent(tuple(sorted({each.flow for each in deployments})), 3 * settings.heartbeat_seconds),
+                when=Silent(tuple(sorted(flows)), 3 * settings.heartbeat_seconds),
                 do=Crash("it beats no more: its worker and its process are gone"),
             ),
             Automation(
@@ -168,5 +190,6 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
                 when=Ended(rebuild.full_name, ("Crashed",)),
                 do=Run(reconcile.full_name, after_seconds=_AFTER_CRASH_SECONDS),
             ),
+            *([notify] if settings.notify else []),
         ),
     )

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from deployments.automations import automation, automation_fields
-from deployments.desired import Automation, Deployment, Desired, desired
+from deployments.desired import Automation, Deployment, Desired, Notify, desired
 from deployments.difference import Change, Thing, difference
 from deployments.things import (
     SLUG,
@@ -34,7 +34,7 @@ from deployments.things import (
     pool_thing,
 )
 from infra import settings
-from infra.errors import SpecError
+from infra.errors import SettingsError, SpecError
 from infra.settings import Settings
 from tasks.catalogue import load_catalogue
 
@@ -95,6 +95,7 @@ class _Server:
     flows: dict[str, UUID]
     deployments: dict[str, DeploymentResponse]
     automations: dict[str, StoredAutomation]
+    blocks: dict[str, UUID]
     applied: dict[str, dict[str, str]] | None
     """Stamps of shared fields by thing, as they were wanted at the last deploy; None before the first."""
 
@@ -120,6 +121,11 @@ class _Server:
             flows={name: id for id, name in flow_names.items()},
             deployments={f"{flow_names[each.flow_id]}/{each.name}": each for each in deployments},
             automations={each.name: each for each in automations},
+            blocks={
+                each.do.block: await _block(client, each.do)
+                for each in wanted.automations
+                if isinstance(each.do, Notify)
+            },
             applied=None if variable is None else cast("dict[str, dict[str, str]]", variable.value),
         )
 
@@ -145,7 +151,7 @@ class _Server:
 
     @property
     def _ids(self) -> dict[str, UUID]:
-        return {name: each.id for name, each in self.deployments.items()}
+        return {name: each.id for name, each in self.deployments.items()} | self.blocks
 
     async def make(self, client: PrefectClient, change: Change, wanted: Desired) -> None:
         name = change.thing.name
@@ -225,6 +231,20 @@ class _Server:
             await client.create_variable(VariableCreate(name=_APPLIED, value=cast(Any, applied)))
         elif applied != self.applied:
             await client.update_variable(VariableUpdate(name=_APPLIED, value=cast(Any, applied)))
+
+
+async def _block(client: PrefectClient, wanted: Notify) -> UUID:
+    from prefect.exceptions import ObjectNotFound
+
+    slug, _, name = wanted.block.partition("/")
+    try:
+        return (await client.read_block_document_by_name(name, slug, include_secrets=False)).id
+    except ObjectNotFound as error:
+        raise SettingsError(
+            f"the Prefect server has no block '{wanted.block}', by which ENGINEHOUSE_NOTIFY wants to tell people",
+            hint="make it in the UI under Blocks; its name there is TYPE/NAME, such as slack-webhook/ops",
+            code="block-missing",
+        ) from error
 
 
 if __name__ == "__main__":

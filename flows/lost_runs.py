@@ -6,7 +6,7 @@ follows. Other people's flows on the same server are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -70,24 +70,34 @@ async def start_again(client: PrefectClient) -> None:
         ),
         limit=_PAGE,
     )
-    due = {f"again:{run.id}": run for run in crashed if {AGAIN_TAG, RUN_TAG}.isdisjoint(run.tags)}
-    if not due:
-        return
+    due = {_key(run): run for run in crashed}
     started = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=list(due))), limit=_PAGE
     )
-    for key in due.keys() - {run.idempotency_key for run in started}:
-        lost = due[key]
-        if _seconds_since(lost.end_time) < SETTLED_SECONDS:
-            continue
+    for lost in due_again(crashed, {run.idempotency_key for run in started}):
         again = await client.create_flow_run_from_deployment(
             deployment.id,
             parameters=lost.parameters,
             name=lost.name,
             tags=[*lost.tags, AGAIN_TAG],
-            idempotency_key=key,
+            idempotency_key=_key(lost),
         )
         get_run_logger().warning("%s crashed, and is started again: %s", lost.name, again.id)
+
+
+def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> list[FlowRun]:
+    """Those of the crashed rebuilds to start now; `started` are the keys of what was."""
+    return [
+        run
+        for run in crashed
+        if _key(run) not in started
+        and {AGAIN_TAG, RUN_TAG}.isdisjoint(run.tags)
+        and _seconds_since(run.end_time) >= SETTLED_SECONDS
+    ]
+
+
+def _key(lost: FlowRun) -> str:
+    return f"again:{lost.id}"
 
 
 async def cancel_orphans(client: PrefectClient) -> None:
@@ -95,17 +105,25 @@ async def cancel_orphans(client: PrefectClient) -> None:
     builds = [run for run in await _of_flows(client, ["build_engine"], _UNENDED) if run.parent_task_run_id]
     if not builds:
         return
-    parents = await _parents(client, builds)
-    awaited = {run.parameters.get("model") for run in await _of_flows(client, ["rebuild"], _UNENDED)}
+    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, ["rebuild"], _UNENDED)}
+    for run in orphans(builds, await _parents(client, builds), awaited):
+        # One that no worker has taken has nobody to end it.
+        begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
+        message = "nobody waits for it: its parent is gone"
+        await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
+
+
+def orphans(builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited: Container[str]) -> list[FlowRun]:
+    """The builds whose parent, by the build's id, has ended or is no more. `awaited` are models that are rebuilt."""
+    found: list[FlowRun] = []
     for run in builds:
         parent = parents.get(run.id)
         gone = parent is None or (parent.state is not None and parent.state.is_final())
-        ended = None if parent is None else parent.end_time
-        if gone and _seconds_since(ended or run.created) > _ORPHAN_SECONDS and _model(run) not in awaited:
-            # One that no worker has taken has nobody to end it.
-            begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
-            message = "nobody waits for it: its parent is gone"
-            await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
+        ended = run.created if parent is None else parent.end_time
+        model = next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), "")
+        if gone and _seconds_since(ended) > _ORPHAN_SECONDS and model not in awaited:
+            found.append(run)
+    return found
 
 
 async def _of_flows(client: PrefectClient, flows: Iterable[str], states: list[StateType]) -> list[FlowRun]:
@@ -143,10 +161,6 @@ async def _has_beaten(client: PrefectClient, run: FlowRun, seconds: float) -> bo
 async def _set(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
     get_run_logger().warning("%s (%s) is set to %s: %s", run.name, run.id, state.name, state.message)
     await client.set_flow_run_state(run.id, state, force=state.is_crashed())
-
-
-def _model(run: FlowRun) -> str | None:
-    return next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), None)
 
 
 def _seconds_since(time: datetime | None) -> float:

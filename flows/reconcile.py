@@ -12,29 +12,24 @@ from pydantic import JsonValue
 from flows.finetuned import take
 from flows.lost_runs import cancel_orphans, crash_the_dead, start_again
 from infra import settings
-from infra.errors import EnginehouseError, SourceError, SourceUnavailable
+from infra.errors import EnginehouseError
 from infra.s3 import Bucket
-from infra.settings import Settings
-from tasks.artifact import ArtifactRef
 from tasks.catalogue import load_catalogue
 from tasks.event_records import undecided
 from tasks.events import Event
-from tasks.fetch import snapshot_identity
-from tasks.records import Target
-from tasks.source_uri import HubUri, parse
-from tasks.sources import resolve
-from tasks.spec import Model
+from tasks.moved_branches import moved
 
 _FLOWS = ("build_engine", "collect_garbage", "finetuned", "rebuild", "rollback", "watch_releases")
-# Less than an automation and a worker take to decide on an event, in seconds.
-_UNDECIDED_SECONDS = 300.0
 
 
 @flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
-async def reconcile() -> None:
+async def reconcile(undecided_seconds: float = 300) -> None:
     """Start again what crashed, end what nobody waits for, and take the events that were missed.
 
     Runs by its schedule, and when a rebuild has crashed.
+
+    Args:
+        undecided_seconds: decide on events that came so long ago. Usually the automation does, within seconds.
     """
     here = settings.load()
     async with get_client() as client:
@@ -43,9 +38,10 @@ async def reconcile() -> None:
         await start_again(client)
         await cancel_orphans(client)
     bucket = Bucket.at(here.store)
-    for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, _UNDECIDED_SECONDS))):
+    for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, undecided_seconds))):
         await _take(arrival.id, arrival.said)
-    for name, branch in (await asyncio.to_thread(moved, here, bucket)).items():
+    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    for name, branch in (await asyncio.to_thread(moved, bucket, models.values())).items():
         event = Event(model=name, revision=branch, sender="reconcile")
         await _take(str(uuid4()), event.model_dump(mode="json", exclude_none=True))
 
@@ -56,26 +52,3 @@ async def _take(event: str, said: dict[str, JsonValue]) -> None:
         await take(event, said)
     except EnginehouseError as error:
         get_run_logger().warning("event %s: %s", event, error)
-
-
-def moved(here: Settings, bucket: Bucket) -> dict[str, str]:
-    """Released models whose file follows a branch of the hub that was never built as it is now, with the branch."""
-    found: dict[str, str] = {}
-    for model in load_catalogue(here.catalogue).values():
-        uri = parse(model.source.uri)
-        if isinstance(uri, HubUri) and not uri.is_commit and _is_released(bucket, model) and _is_new(bucket, model):
-            found[model.name] = uri.revision
-    return found
-
-
-def _is_released(bucket: Bucket, model: Model) -> bool:
-    return any(Target(bucket, name).current(model.name)[0].public is not None for name in model.targets)
-
-
-def _is_new(bucket: Bucket, model: Model) -> bool:
-    try:
-        identity = snapshot_identity(resolve(model.source)).digest
-    except (SourceError, SourceUnavailable):
-        return False  # its next rebuild tells
-    # Manifests outlive their files.
-    return bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is None

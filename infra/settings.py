@@ -70,6 +70,8 @@ class Settings:
     """When events that were missed, and runs that were lost, are looked for: cron in UTC, or empty for never."""
     heartbeat_seconds: int
     """How often a run tells Prefect that it lives; one that has missed three has crashed."""
+    notify: str
+    """`TYPE/NAME` of the notification block on the Prefect server that tells people of failures; empty: none does."""
     webhook_secrets: tuple[tuple[str, str, str], ...]
     """Of each sender of webhooks where its secret is: `env` and a variable, or `block` and a Prefect Secret block."""
 
@@ -98,6 +100,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_WATCH_PARALLEL": "4",
     "ENGINEHOUSE_RECONCILE_SCHEDULE": "*/15 * * * *",
     "ENGINEHOUSE_HEARTBEAT_SECONDS": "180",
+    "ENGINEHOUSE_NOTIFY": "",
     "ENGINEHOUSE_WEBHOOK_SECRETS": "",
 }
 
@@ -161,6 +164,7 @@ def load() -> Settings:
         watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
         reconcile_schedule=_schedule(value("ENGINEHOUSE_RECONCILE_SCHEDULE")),
         heartbeat_seconds=_count("ENGINEHOUSE_HEARTBEAT_SECONDS", value("ENGINEHOUSE_HEARTBEAT_SECONDS"), 30),
+        notify=value("ENGINEHOUSE_NOTIFY"),
         webhook_secrets=_secrets(value("ENGINEHOUSE_WEBHOOK_SECRETS")),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,14 @@ from tasks.event_records import (
     with_newest,
 )
 from tasks.events import changed_by, pinned_source, read_event
-from tasks.spec import Model
+from tasks.fetch import snapshot_identity
+from tasks.moved_branches import moved
+from tasks.sources import Access, resolve
+from tasks.spec import Model, Source
+
+if TYPE_CHECKING:
+    from conftest import Fleet
+    from hub_server import Hub
 
 COMMIT = "a" * 40
 
@@ -167,3 +174,29 @@ def test_a_branch_is_pinned_to_its_commit(bucket: Bucket) -> None:
     assert pinned_source("s3://weights/tiny/x", {}) == "s3://weights/tiny/x"
     follow(bucket, finetuned("r1", asked="hf://org/base@main", source=source))
     assert with_newest(bucket, model())[0].source.uri == source
+
+
+def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub: Hub) -> None:
+    def build(commit: str) -> None:
+        source = Source(uri=f"hf://org/base@{commit}")
+        identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url)))
+        fleet.publish("snapshot", "tiny", identity)
+
+    def found(*models: Model) -> dict[str, str]:
+        return moved(fleet.store.bucket, models, Access(hub_endpoint=hub.url))
+
+    weights = {"model.safetensors": b"\x00" * 8}
+    first = hub.push("org/base", weights)
+    ours = model().model_copy(update={"targets": ("test",)})
+    assert found(ours) == {}  # nobody serves it
+    fleet.release(fleet.rebuild())
+    build(first)
+    assert found(ours) == {}
+    second = hub.push("org/base", weights | {"config.json": b"{}"})
+    pinned = ours.model_copy(update={"source": Source(uri=f"hf://org/base@{first}")})
+    gone = ours.model_copy(update={"source": Source(uri="hf://org/gone@main")})
+    assert found(ours) == {"tiny": "main"} and found(pinned, gone) == {}
+    build(second)
+    assert found(ours) == {}
+    hub.unavailable = 99
+    assert found(ours) == {}
