@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from infra.processes import free_ports
-from tasks.event_records import Arrival, read_arrival
+from tasks.event_records import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
 
 if TYPE_CHECKING:
@@ -138,6 +138,12 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     ):
         wrong = decided(house, curl(house, payload))
         assert (wrong.state, wrong.code) == ("refused", code)
+    # One that Prefect never heard of waits in the store for the next reconcile.
+    arrive(house.store.bucket, missed := str(uuid.uuid4()), {**said, "sender": "generic"})
+    reconcile = house.prefect("GET", "/deployments/name/reconcile/reconcile")
+    parameters = {"parameters": {"undecided_seconds": 0}}
+    house.prefect("POST", f"/deployments/{reconcile['id']}/create_flow_run", parameters)
+    assert decided(house, missed).state == "duplicate"
     assert [run["id"] for run in rebuilds(house)] == [arrival.flow_run]
 
     # Whoever rebuilds it later gets the same weights, though the file names others.
