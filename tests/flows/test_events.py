@@ -34,10 +34,20 @@ ACCEPTED = "s3://enginehouse/training/**"
 @pytest.fixture(scope="module")
 def tuned(house: House) -> Iterator[str]:
     """A live model that takes weights from a folder of the store."""
-    house.add_model(TUNED, lambda document: document.update(accepts=[ACCEPTED]))
+    describe(house)
     house.rebuild(TUNED)
     yield TUNED
     (house.catalogue / f"{TUNED}.yaml").unlink()
+
+
+def describe(house: House, **expected: Any) -> None:
+    """Write the model's file; its first prompt expects what is given, or what the catalogue's does."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["accepts"] = [ACCEPTED]
+        document["prompts"][0]["expect"].update(expected)
+
+    house.add_model(TUNED, change)
 
 
 def train(house: House, folder: Path, original: Path, name: str, factor: float) -> str:
@@ -150,3 +160,20 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     report = house.rebuild(tuned)
     assert (report["state"], report["release"]) == ("unchanged", 2)
     assert house.target.releases(tuned) == [1, 2]
+
+
+def test_weights_that_the_gates_refuse_are_not_taken_again(
+    house: House, tuned: str, tmp_path: Path, smollm2_gguf: Path
+) -> None:
+    live, answer = house.node().models[tuned].public, house.ask(tuned)
+    assert live is not None
+    describe(house, contains=["what no model says"])
+    event = curl(house, {"model": tuned, "source": train(house, tmp_path, smollm2_gguf, "run-2", 0.5)})
+    run = decided(house, event).flow_run
+    wait(lambda: house.prefect("GET", f"/flow_runs/{run}")["state_type"] == "FAILED", "end of the rebuild")
+    assert "[gate-refused]" in house.prefect("GET", f"/flow_runs/{run}")["state"]["message"]
+    assert (house.node().models[tuned].public, house.ask(tuned)) == (live, answer)
+
+    describe(house)
+    report = house.rebuild(tuned)
+    assert (report["state"], report["release"]) == ("unchanged", live)
