@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -99,6 +99,9 @@ class _Server:
     applied: dict[str, dict[str, str]] | None
     """Stamps of shared fields by thing, as they were wanted at the last deploy; None before the first."""
 
+    made: dict[str, UUID] = field(default_factory=dict[str, UUID])
+    """Deployments that were not there before."""
+
     @classmethod
     async def read(cls, client: PrefectClient, wanted: Desired) -> _Server:
         from prefect.client.schemas.filters import FlowFilter, FlowFilterName, WorkPoolFilter, WorkPoolFilterName
@@ -151,7 +154,7 @@ class _Server:
 
     @property
     def _ids(self) -> dict[str, UUID]:
-        return {name: each.id for name, each in self.deployments.items()} | self.blocks
+        return {name: each.id for name, each in self.deployments.items()} | self.made | self.blocks
 
     async def make(self, client: PrefectClient, change: Change, wanted: Desired) -> None:
         name = change.thing.name
@@ -195,7 +198,7 @@ class _Server:
                 pull_steps=[],
                 **change.thing.own,
             )
-            self.deployments[wanted.full_name] = await client.read_deployment(made)
+            self.made[wanted.full_name] = made
             return
         fields = change.new
         if "schedule" in fields:
