@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,11 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import lost_runs
 from tasks.artifact import ArtifactRef
 from tasks.lease import Watch
 from tests.flows.build_worker import POOL, PRODUCT, register
@@ -144,3 +151,48 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
             wait(lambda: lease.holder() is None, "free lease", 10)
     finally:
         path.unlink()
+
+
+def test_what_the_server_cannot_see_is_found(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that fell silent unheard, and builds whose parent is gone: as records of the server, without processes."""
+
+    def made(flow: str, **about: Any) -> str:
+        flow_id = house.prefect("POST", "/flows/", {"name": flow})["id"]
+        run = {"flow_id": flow_id, "name": flow, "state": {"type": "RUNNING"}, **about}
+        return house.prefect("POST", "/flow_runs/", run)["id"]
+
+    def child(parent: str, model: str) -> str:
+        call = {"flow_run_id": parent, "task_key": "build_engine", "dynamic_key": "0", "state": {"type": "RUNNING"}}
+        task = house.prefect("POST", "/task_runs/", call)["id"]
+        return made("build_engine", parent_task_run_id=task, tags=[f"model:{model}"])
+
+    silent, beating, foreign = made("rollback"), made("rollback"), made("somebody-elses")
+    gone, there = made("rollback"), made("rebuild", parameters={"model": "awaited"})
+    orphan, awaited, attended = child(gone, "forgotten"), child(gone, "awaited"), child(there, "other")
+    time.sleep(3)
+    heartbeat = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{beating}"},
+        "payload": {},
+    }
+    house.prefect("POST", "/events", [heartbeat])
+    wanted = {"filter": {"resource": {"id": [f"prefect.flow-run.{beating}"]}}}
+    wait(lambda: house.prefect("POST", "/events/filter", wanted)["total"] > 0, "heartbeat on the server", 30)
+    ended = {"state": {"type": "FAILED"}, "force": True}
+    house.prefect("POST", f"/flow_runs/{gone}/set_state", ended)
+    monkeypatch.setattr(lost_runs, "_ORPHAN_SECONDS", 0.0)
+
+    @flow
+    async def look() -> None:
+        async with get_client() as client:
+            await lost_runs.crash_the_dead(client, ["rollback"], 2)
+            await lost_runs.cancel_orphans(client)
+
+    with temporary_settings(updates={PREFECT_API_URL: house.variables["PREFECT_API_URL"]}):
+        asyncio.run(look())
+    assert [state(house, run) for run in (silent, beating, foreign)] == ["CRASHED", "RUNNING", "RUNNING"]
+    assert [state(house, run) for run in (orphan, awaited, attended)] == ["CANCELLING", "RUNNING", "RUNNING"]
+    for run in (beating, foreign, there, orphan, awaited, attended):
+        house.prefect("POST", f"/flow_runs/{run}/set_state", ended)
