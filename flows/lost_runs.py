@@ -70,9 +70,11 @@ async def start_again(client: PrefectClient) -> None:
         ),
         limit=_PAGE,
     )
-    due = {_key(run): run for run in crashed}
+    if not crashed:
+        return
+    keys = [_key(run) for run in crashed]
     started = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=list(due))), limit=_PAGE
+        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=_PAGE
     )
     for lost in due_again(crashed, {run.idempotency_key for run in started}):
         again = await client.create_flow_run_from_deployment(
