@@ -5,7 +5,7 @@ Per model there is nothing here: what differs per model lies in its file, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,62 +134,61 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     """All of it, with a build pool for each architecture of the catalogue."""
     names = [*POOLS, *sorted({engine_kind(model).pool(model) for model in catalogue} - set(POOLS))]
     limits = dict(settings.pool_limits)
-    rebuild = Deployment("flows.rebuild", "rebuild", "rebuild", "default", limit=settings.rebuilds)
-    # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
-    watch = Deployment(
-        "flows.watch_releases", "watch_releases", "watch_releases", "default", settings.watch_schedule, limit=1
-    )
-    reconcile = Deployment("flows.reconcile", "reconcile", "reconcile", "default", settings.reconcile_schedule, limit=1)
-    # In the order in which they came: the newest weights are then the last to be noted.
-    finetuned = Deployment("flows.finetuned", "finetuned", "finetuned", "default", limit=1)
-    deployments = (
-        rebuild,
-        Deployment("flows.rollback", "rollback", "rollback", "default"),
-        Deployment(
-            "flows.collect_garbage", "collect_garbage", "collect_garbage", "default", settings.gc_schedule, limit=1
-        ),
-        watch,
-        finetuned,
-        reconcile,
-        *(build_pool(name) for name in names if name.startswith("build-")),
-    )
-    flows = {each.flow for each in deployments}
-    notify = Automation(
-        name="notify",
-        description="When a run has failed or crashed, a release was refused: tell people.",
-        # What a build comes to is told by its rebuild.
-        when=Troubled(tuple(sorted(flows - {"build_engine"}))),
-        do=Notify(settings.notify),
-    )
     return Desired(
         pools=tuple(Pool(name, limits.get(name)) for name in names),
-        deployments=deployments,
-        automations=(
-            Automation(
-                name="release-watch",
-                description="When a rebuild of the release watch has ended, start those that waited for it.",
-                when=Ended(rebuild.full_name, ("Completed", "Failed", "Crashed", "Cancelled"), RUN_TAG),
-                do=Run(watch.full_name),
-            ),
-            Automation(
-                name="finetuned",
-                description="When new weights of a model are announced, have it rebuilt with them.",
-                when=Said(EVENT),
-                do=Run(finetuned.full_name, with_event=True),
-            ),
-            Automation(
-                name="lost-runs",
-                description="When a run beats no more, its worker and its process are gone: it has crashed.",
-                # Two heartbeats may be late before a run is taken for dead.
-                when=Silent(tuple(sorted(flows)), 3 * settings.heartbeat_seconds),
-                do=Crash("it beats no more: its worker and its process are gone"),
-            ),
-            Automation(
-                name="crashed-rebuilds",
-                description="When a rebuild has crashed, start it again, once.",
-                when=Ended(rebuild.full_name, ("Crashed",)),
-                do=Run(reconcile.full_name, after_seconds=_AFTER_CRASH_SECONDS),
-            ),
-            *([notify] if settings.notify else []),
-        ),
+        deployments=(*_deployments(settings), *(build_pool(name) for name in names if name.startswith("build-"))),
+        automations=tuple(_automations(settings)),
     )
+
+
+def _deployments(settings: Settings) -> tuple[Deployment, ...]:
+    def own(flow: str, schedule: str = "", limit: int | None = None) -> Deployment:
+        return Deployment(f"flows.{flow}", flow, flow, "default", schedule, limit)
+
+    return (
+        own("rebuild", limit=settings.rebuilds),
+        own("rollback"),
+        # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
+        own("collect_garbage", settings.gc_schedule, limit=1),
+        own("watch_releases", settings.watch_schedule, limit=1),
+        # In the order in which they came: the newest weights are then the last to be noted.
+        own("finetuned", limit=1),
+        own("reconcile", settings.reconcile_schedule, limit=1),
+    )
+
+
+def _automations(settings: Settings) -> Iterator[Automation]:
+    flows = tuple(each.flow for each in _deployments(settings))
+    yield Automation(
+        name="release-watch",
+        description="When a rebuild of the release watch has ended, start those that waited for it.",
+        when=Ended("rebuild/rebuild", ("Completed", "Failed", "Crashed", "Cancelled"), RUN_TAG),
+        do=Run("watch_releases/watch_releases"),
+    )
+    yield Automation(
+        name="finetuned",
+        description="When new weights of a model are announced, have it rebuilt with them.",
+        when=Said(EVENT),
+        do=Run("finetuned/finetuned", with_event=True),
+    )
+    yield Automation(
+        name="lost-runs",
+        description="When a run beats no more, its worker and its process are gone: it has crashed.",
+        # Two heartbeats may be late before a run is taken for dead.
+        when=Silent((*flows, "build_engine"), 3 * settings.heartbeat_seconds),
+        do=Crash("it beats no more: its worker and its process are gone"),
+    )
+    yield Automation(
+        name="crashed-rebuilds",
+        description="When a rebuild has crashed, start it again, once.",
+        when=Ended("rebuild/rebuild", ("Crashed",)),
+        do=Run("reconcile/reconcile", after_seconds=_AFTER_CRASH_SECONDS),
+    )
+    if settings.notify:
+        yield Automation(
+            name="notify",
+            description="When a run has failed or crashed, or a release was refused, tell people.",
+            # What a build comes to is told by its rebuild.
+            when=Troubled(flows),
+            do=Notify(settings.notify),
+        )

@@ -134,11 +134,12 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     assert house.target.intent(tuned, 2).source == source
     assert house.ask(tuned) != before
 
-    # The same once more, and by a webhook; a forged one comes to nothing.
+    # The same once more, by a webhook and from a shell; a forged webhook comes to nothing.
     said = {"model": tuned, "source": source}
     refused, taken = webhook(house, said, "forged"), webhook(house, said, SECRET)
     assert (refused.status_code, refused.json()["code"], taken.status_code) == (401, "signature-invalid", 202)
-    for again in (curl(house, said), taken.json()["events"][0]["event"]):
+    command = json.loads(house.run("finetuned", tuned, "--source", source, "--json"))
+    for again in (curl(house, said), taken.json()["events"][0]["event"], command["event"]):
         assert (decided(house, again).state, decided(house, again).revision) == ("duplicate", arrival.revision)
     # What the file does not accept, and what is no event, is told and kept.
     for payload, code in (
@@ -148,6 +149,7 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     ):
         wrong = decided(house, curl(house, payload))
         assert (wrong.state, wrong.code) == ("refused", code)
+    house.run("finetuned", tuned, "--source", "file:///etc/passwd", code=2)
     # One that Prefect never heard of waits in the store for the next reconcile.
     arrive(house.store.bucket, missed := str(uuid.uuid4()), {**said, "sender": "generic"})
     reconcile = house.prefect("GET", "/deployments/name/reconcile/reconcile")
