@@ -42,8 +42,8 @@ async def rebuild(
     """Bring one model of the catalogue from its source to its public name.
 
     Its weights are those of its file, or the newest that a fine-tuning event has brought since. Whatever the store
-    already has of this source, recipe and runtime is used as it is. A candidate is loaded
-    beside the live release, answers the model's test prompts, and only then gets the public name.
+    already has of this source, recipe and runtime is used as it is. A candidate is loaded beside the live release,
+    answers the model's test prompts, and only then gets the public name.
 
     Args:
         model: name of the model in the catalogue.
