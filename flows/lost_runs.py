@@ -39,7 +39,6 @@ SETTLED_SECONDS = 20.0
 
 _REBUILD = "rebuild/rebuild"
 _STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
-_ORPHAN_SECONDS = 120.0
 _REMEMBERED = timedelta(days=1)
 _UNENDED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
 _PAGE = 200  # the most that Prefect's API answers at once
@@ -102,20 +101,25 @@ def _key(lost: FlowRun) -> str:
     return f"again:{lost.id}"
 
 
-async def cancel_orphans(client: PrefectClient) -> None:
-    """Cancel builds whose parent is gone, unless a rebuild of the same model is there, which waits for them."""
+async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> None:
+    """Cancel builds whose parent is gone since so long, unless a rebuild of the same model is there: it waits for them.
+
+    Whoever is started in the parent's place has come by then.
+    """
     builds = [run for run in await _of_flows(client, ["build_engine"], _UNENDED) if run.parent_task_run_id]
     if not builds:
         return
     awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, ["rebuild"], _UNENDED)}
-    for run in orphans(builds, await _parents(client, builds), awaited):
+    for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
         # One that no worker has taken has nobody to end it.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
         message = "nobody waits for it: its parent is gone"
         await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
 
 
-def orphans(builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited: Container[str]) -> list[FlowRun]:
+def orphans(
+    builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited: Container[str], after_seconds: float
+) -> list[FlowRun]:
     """The builds whose parent, by the build's id, has ended or is no more. `awaited` are models that are rebuilt."""
     found: list[FlowRun] = []
     for run in builds:
@@ -123,7 +127,7 @@ def orphans(builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited:
         gone = parent is None or (parent.state is not None and parent.state.is_final())
         ended = run.created if parent is None else parent.end_time
         model = next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), "")
-        if gone and _seconds_since(ended) > _ORPHAN_SECONDS and model not in awaited:
+        if gone and _seconds_since(ended) > after_seconds and model not in awaited:
             found.append(run)
     return found
 

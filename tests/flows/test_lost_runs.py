@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,11 +16,7 @@ import httpx
 import psutil
 import pytest
 import yaml
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import lost_runs
 from tasks.artifact import ArtifactRef
 from tasks.lease import Watch
 from tests.flows.build_worker import POOL, PRODUCT, register
@@ -153,7 +150,24 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
         path.unlink()
 
 
-def test_what_the_server_cannot_see_is_found(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+# A process of its own: this one would keep Prefect's sockets.
+LOOK = """
+import asyncio
+from prefect import flow
+from prefect.client.orchestration import get_client
+from flows.lost_runs import cancel_orphans, crash_the_dead
+
+@flow
+async def look():
+    async with get_client() as client:
+        await crash_the_dead(client, ["rollback"], 2)
+        await cancel_orphans(client, 0)
+
+asyncio.run(look())
+"""
+
+
+def test_what_the_server_cannot_see_is_found(house: House) -> None:
     """Runs that fell silent unheard, and builds whose parent is gone: as records of the server, without processes."""
 
     def made(flow: str, **about: Any) -> str:
@@ -182,16 +196,8 @@ def test_what_the_server_cannot_see_is_found(house: House, monkeypatch: pytest.M
     wait(lambda: house.prefect("POST", "/events/filter", wanted)["total"] > 0, "heartbeat on the server", 30)
     ended = {"state": {"type": "FAILED"}, "force": True}
     house.prefect("POST", f"/flow_runs/{gone}/set_state", ended)
-    monkeypatch.setattr(lost_runs, "_ORPHAN_SECONDS", 0.0)
-
-    @flow
-    async def look() -> None:
-        async with get_client() as client:
-            await lost_runs.crash_the_dead(client, ["rollback"], 2)
-            await lost_runs.cancel_orphans(client)
-
-    with temporary_settings(updates={PREFECT_API_URL: house.variables["PREFECT_API_URL"]}):
-        asyncio.run(look())
+    environment = {**house.environment, "PREFECT_API_URL": house.variables["PREFECT_API_URL"]}
+    subprocess.run([sys.executable, "-c", LOOK], env=environment, check=True)
     assert [state(house, run) for run in (silent, beating, foreign)] == ["CRASHED", "RUNNING", "RUNNING"]
     assert [state(house, run) for run in (orphan, awaited, attended)] == ["CANCELLING", "RUNNING", "RUNNING"]
     for run in (beating, foreign, there, orphan, awaited, attended):

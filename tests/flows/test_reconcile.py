@@ -31,7 +31,7 @@ def test_builds_without_a_parent_are_found_unless_somebody_waits_for_them() -> N
     build = run("model:tiny")
 
     def found(parent: FlowRun | None, *awaited: str) -> bool:
-        return orphans([build], {} if parent is None else {build.id: parent}, awaited) == [build]
+        return orphans([build], {} if parent is None else {build.id: parent}, awaited, 120) == [build]
 
     assert (
         found(None) and found(run(state=Crashed())) and found(run(state=Cancelled())) and found(run(state=Completed()))
