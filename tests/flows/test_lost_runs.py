@@ -5,10 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,17 +148,23 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
         path.unlink()
 
 
-# A process of its own: this one would keep Prefect's sockets.
+# A process of its own: this one would keep Prefect's sockets. One run beats just before it looks.
 LOOK = """
-import asyncio
+import asyncio, sys
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.events import emit_event
 from flows.lost_runs import cancel_orphans, crash_the_dead
 
 @flow
 async def look():
+    resource = {"prefect.resource.id": f"prefect.flow-run.{sys.argv[1]}"}
+    emit_event("prefect.flow-run.heartbeat", resource=resource)
+    wanted = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": list(resource.values())}}}
     async with get_client() as client:
-        await crash_the_dead(client, ["rollback"], 2)
+        while not (await client.request("POST", "/events/filter", json=wanted)).json()["events"]:
+            await asyncio.sleep(0.1)
+        await crash_the_dead(client, ["rollback"], 3)
         await cancel_orphans(client, 0)
 
 asyncio.run(look())
@@ -183,21 +187,11 @@ def test_what_the_server_cannot_see_is_found(house: House) -> None:
     silent, beating, foreign = made("rollback"), made("rollback"), made("somebody-elses")
     gone, there = made("rollback"), made("rebuild", parameters={"model": "awaited"})
     orphan, awaited, attended = child(gone, "forgotten"), child(gone, "awaited"), child(there, "other")
-    time.sleep(3)
-    heartbeat = {
-        "id": str(uuid.uuid4()),
-        "occurred": datetime.now(UTC).isoformat(),
-        "event": "prefect.flow-run.heartbeat",
-        "resource": {"prefect.resource.id": f"prefect.flow-run.{beating}"},
-        "payload": {},
-    }
-    house.prefect("POST", "/events", [heartbeat])
-    wanted = {"filter": {"resource": {"id": [f"prefect.flow-run.{beating}"]}}}
-    wait(lambda: house.prefect("POST", "/events/filter", wanted)["total"] > 0, "heartbeat on the server", 30)
+    time.sleep(4)
     ended = {"state": {"type": "FAILED"}, "force": True}
     house.prefect("POST", f"/flow_runs/{gone}/set_state", ended)
     environment = {**house.environment, "PREFECT_API_URL": house.variables["PREFECT_API_URL"]}
-    subprocess.run([sys.executable, "-c", LOOK], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", LOOK, beating], env=environment, check=True)
     assert [state(house, run) for run in (silent, beating, foreign)] == ["CRASHED", "RUNNING", "RUNNING"]
     assert [state(house, run) for run in (orphan, awaited, attended)] == ["CANCELLING", "RUNNING", "RUNNING"]
     for run in (beating, foreign, there, orphan, awaited, attended):
