@@ -148,7 +148,7 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
         path.unlink()
 
 
-# A process of its own: this one would keep Prefect's sockets. One run beats before it looks, which the server has after seconds.
+# A process of its own: this one would keep Prefect's sockets. One run beats, which the server knows some seconds later.
 LOOK = """
 import asyncio, sys
 from prefect import flow
