@@ -176,6 +176,22 @@ def _watch(options: argparse.Namespace) -> int:
     return run_watch(dry_run=options.dry_run, retry=options.retry, as_json=options.json)
 
 
+def _finetuned(options: argparse.Namespace) -> int:
+    _need_prefect()
+    from deployments.finetuned import run_finetuned
+
+    return run_finetuned(
+        settings.load(), options.model, options.source, options.revision, _overrides(options), as_json=options.json
+    )
+
+
+def _webhooks(options: argparse.Namespace) -> int:
+    _need_prefect()
+    from deployments.webhooks import run_webhooks
+
+    return run_webhooks(settings.load(), options.host, options.port)
+
+
 def _ask(options: argparse.Namespace) -> int:
     from infra.triton.client import TritonClient
 
@@ -257,6 +273,8 @@ def _need_prefect() -> None:
     # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
     os.environ.setdefault("PREFECT_HOME", str(settings.load().home / "prefect"))
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The automation `lost-runs` takes a run of this process for dead that beats less often.
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(settings.load().heartbeat_seconds))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -341,6 +359,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="print what would be rebuilt, and start nothing")
     sub.add_argument("--retry", action="append", default=[], metavar="MODEL", help="try again one whose rebuild failed")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("finetuned", _finetuned, "announce new weights of a model, which is then rebuilt with them")
+    sub.add_argument("model", help="name in the catalogue")
+    weights = sub.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--source", metavar="URI", help="hf:// or s3://, as the model's file accepts it")
+    weights.add_argument("--revision", help="branch, tag or commit of the model's own repository")
+    sub.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
+    )
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("webhooks", _webhooks, "receive webhooks of Hugging Face, MLflow and others as such announcements")
+    sub.add_argument("--host", default="127.0.0.1", help="where to listen; a proxy with TLS belongs before any other")
+    sub.add_argument("--port", type=int, default=8310)
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")
     sub.add_argument("--name", default="", help="by default this machine's name")

@@ -5,17 +5,22 @@ Per model there is nothing here: what differs per model lies in its file, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from infra.settings import Settings
 from tasks.engines import engine_kind
+from tasks.events import EVENT
 from tasks.spec import Model
 from tasks.waves import RUN_TAG
 
 POOLS = ("default", "build-cpu")
 """Process work pools that there always are, each with a worker of its own in the embedded stack."""
+
+
+_AFTER_CRASH_SECONDS = 30
+"""More than `flows.lost_runs` leaves a crashed run alone."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,71 @@ class Deployment:
         return f"{self.flow}/{self.name}"
 
 
+State = Literal["Completed", "Failed", "Crashed", "Cancelled"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the deployment `of`, with the tag `tag` where one is named, has come to one of the states."""
+
+    of: str
+    states: tuple[State, ...]
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Somebody has sent the event `event`."""
+
+    event: str
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A run of one of the flows, wherever it was started, has neither beaten nor ended for so many seconds."""
+
+    flows: tuple[str, ...]
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """A run of one of the flows has failed or crashed. A refused release is a rebuild that failed."""
+
+    flows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
+
+    deployment: str
+    with_event: bool = False
+    after_seconds: int = 0
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Set the run to Crashed, which lets go of its slots."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Tell of the run by a notification block of the server, `TYPE/NAME`."""
+
+    block: str
+
+
 @dataclass(frozen=True)
 class Automation:
-    """Runs the deployment `runs` when a run of `of` with the tag `tag` has come to one of the states `after`."""
+    """What a Prefect server does by itself."""
 
     name: str
     description: str
-    of: str
-    tag: str
-    after: tuple[Literal["Completed", "Failed", "Crashed", "Cancelled"], ...]
-    runs: str
+    when: Ended | Said | Silent | Troubled
+    do: Run | Crash | Notify
 
 
 @dataclass(frozen=True)
@@ -74,30 +134,61 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     """All of it, with a build pool for each architecture of the catalogue."""
     names = [*POOLS, *sorted({engine_kind(model).pool(model) for model in catalogue} - set(POOLS))]
     limits = dict(settings.pool_limits)
-    rebuild = Deployment("flows.rebuild", "rebuild", "rebuild", "default", limit=settings.rebuilds)
-    # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
-    watch = Deployment(
-        "flows.watch_releases", "watch_releases", "watch_releases", "default", settings.watch_schedule, limit=1
-    )
     return Desired(
         pools=tuple(Pool(name, limits.get(name)) for name in names),
-        deployments=(
-            rebuild,
-            Deployment("flows.rollback", "rollback", "rollback", "default"),
-            Deployment(
-                "flows.collect_garbage", "collect_garbage", "collect_garbage", "default", settings.gc_schedule, limit=1
-            ),
-            watch,
-            *(build_pool(name) for name in names if name.startswith("build-")),
-        ),
-        automations=(
-            Automation(
-                name="release-watch",
-                description="When a rebuild of the release watch has ended, start those that waited for it.",
-                of=rebuild.full_name,
-                tag=RUN_TAG,
-                after=("Completed", "Failed", "Crashed", "Cancelled"),
-                runs=watch.full_name,
-            ),
-        ),
+        deployments=(*_deployments(settings), *(build_pool(name) for name in names if name.startswith("build-"))),
+        automations=tuple(_automations(settings)),
     )
+
+
+def _deployments(settings: Settings) -> tuple[Deployment, ...]:
+    def own(flow: str, schedule: str = "", limit: int | None = None) -> Deployment:
+        return Deployment(f"flows.{flow}", flow, flow, "default", schedule, limit)
+
+    return (
+        own("rebuild", limit=settings.rebuilds),
+        own("rollback"),
+        # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
+        own("collect_garbage", settings.gc_schedule, limit=1),
+        own("watch_releases", settings.watch_schedule, limit=1),
+        # In the order in which they came: the newest weights are then the last to be noted.
+        own("finetuned", limit=1),
+        own("reconcile", settings.reconcile_schedule, limit=1),
+    )
+
+
+def _automations(settings: Settings) -> Iterator[Automation]:
+    flows = tuple(each.flow for each in _deployments(settings))
+    yield Automation(
+        name="release-watch",
+        description="When a rebuild of the release watch has ended, start those that waited for it.",
+        when=Ended("rebuild/rebuild", ("Completed", "Failed", "Crashed", "Cancelled"), RUN_TAG),
+        do=Run("watch_releases/watch_releases"),
+    )
+    yield Automation(
+        name="finetuned",
+        description="When new weights of a model are announced, have it rebuilt with them.",
+        when=Said(EVENT),
+        do=Run("finetuned/finetuned", with_event=True),
+    )
+    yield Automation(
+        name="lost-runs",
+        description="When a run beats no more, its worker and its process are gone: it has crashed.",
+        # Two heartbeats may be late before a run is taken for dead.
+        when=Silent((*flows, "build_engine"), 3 * settings.heartbeat_seconds),
+        do=Crash("it beats no more: its worker and its process are gone"),
+    )
+    yield Automation(
+        name="crashed-rebuilds",
+        description="When a rebuild has crashed, start it again, once.",
+        when=Ended("rebuild/rebuild", ("Crashed",)),
+        do=Run("reconcile/reconcile", after_seconds=_AFTER_CRASH_SECONDS),
+    )
+    if settings.notify:
+        yield Automation(
+            name="notify",
+            description="When a run has failed or crashed, or a release was refused, tell people.",
+            # What a build comes to is told by its rebuild.
+            when=Troubled(flows),
+            do=Notify(settings.notify),
+        )

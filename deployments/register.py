@@ -17,17 +17,16 @@ import asyncio
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from deployments.desired import Automation, Deployment, Desired, desired
+from deployments.automations import automation, automation_fields
+from deployments.desired import Automation, Deployment, Desired, Notify, desired
 from deployments.difference import Change, Thing, difference
 from deployments.things import (
     SLUG,
-    automation,
-    automation_fields,
     cron,
     deployment_fields,
     deployment_thing,
@@ -35,7 +34,7 @@ from deployments.things import (
     pool_thing,
 )
 from infra import settings
-from infra.errors import SpecError
+from infra.errors import SettingsError, SpecError
 from infra.settings import Settings
 from tasks.catalogue import load_catalogue
 
@@ -96,12 +95,17 @@ class _Server:
     flows: dict[str, UUID]
     deployments: dict[str, DeploymentResponse]
     automations: dict[str, StoredAutomation]
+    blocks: dict[str, UUID]
     applied: dict[str, dict[str, str]] | None
     """Stamps of shared fields by thing, as they were wanted at the last deploy; None before the first."""
+
+    made: dict[str, UUID] = field(default_factory=dict[str, UUID])
+    """Deployments that were not there before."""
 
     @classmethod
     async def read(cls, client: PrefectClient, wanted: Desired) -> _Server:
         from prefect.client.schemas.filters import FlowFilter, FlowFilterName, WorkPoolFilter, WorkPoolFilterName
+        from prefect.events.filters import AutomationFilter, AutomationFilterName
 
         names = sorted({each.flow for each in wanted.deployments})
         of_ours = FlowFilter(name=FlowFilterName(any_=names))
@@ -110,13 +114,21 @@ class _Server:
         flows = await client.read_flows(flow_filter=of_ours)
         flow_names = {flow.id: flow.name for flow in flows}
         deployments = await client.read_deployments(flow_filter=of_ours)
-        automations = [each for name in wanted.automations for each in await client.read_automations_by_name(name.name)]
+        automation_names = [each.name for each in wanted.automations]
+        automations = await client.read_automations(
+            automations=AutomationFilter(name=AutomationFilterName(any_=automation_names))
+        )
         variable = await client.read_variable_by_name(_APPLIED)
         return cls(
             pools={pool.name: pool for pool in pools},
             flows={name: id for id, name in flow_names.items()},
             deployments={f"{flow_names[each.flow_id]}/{each.name}": each for each in deployments},
             automations={each.name: each for each in automations},
+            blocks={
+                each.do.block: await _block(client, each.do)
+                for each in wanted.automations
+                if isinstance(each.do, Notify)
+            },
             applied=None if variable is None else cast("dict[str, dict[str, str]]", variable.value),
         )
 
@@ -142,7 +154,7 @@ class _Server:
 
     @property
     def _ids(self) -> dict[str, UUID]:
-        return {name: each.id for name, each in self.deployments.items()}
+        return {name: each.id for name, each in self.deployments.items()} | self.made | self.blocks
 
     async def make(self, client: PrefectClient, change: Change, wanted: Desired) -> None:
         name = change.thing.name
@@ -186,7 +198,7 @@ class _Server:
                 pull_steps=[],
                 **change.thing.own,
             )
-            self.deployments[wanted.full_name] = await client.read_deployment(made)
+            self.made[wanted.full_name] = made
             return
         fields = change.new
         if "schedule" in fields:
@@ -222,6 +234,20 @@ class _Server:
             await client.create_variable(VariableCreate(name=_APPLIED, value=cast(Any, applied)))
         elif applied != self.applied:
             await client.update_variable(VariableUpdate(name=_APPLIED, value=cast(Any, applied)))
+
+
+async def _block(client: PrefectClient, wanted: Notify) -> UUID:
+    from prefect.exceptions import ObjectNotFound
+
+    slug, _, name = wanted.block.partition("/")
+    try:
+        return (await client.read_block_document_by_name(name, slug, include_secrets=False)).id
+    except ObjectNotFound as error:
+        raise SettingsError(
+            f"the Prefect server has no block '{wanted.block}', by which ENGINEHOUSE_NOTIFY wants to tell people",
+            hint="make it in the UI under Blocks; its name there is TYPE/NAME, such as slack-webhook/ops",
+            code="block-missing",
+        ) from error
 
 
 if __name__ == "__main__":

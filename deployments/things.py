@@ -1,14 +1,12 @@
-"""Pools, deployments and automations as they are wanted, and as a Prefect server has them, in the same words."""
+"""Pools and deployments as they are wanted, and as a Prefect server has them, in the same words."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
-from deployments.desired import Automation, Deployment, Pool
+from deployments.desired import Deployment, Pool
 from deployments.difference import Fields, Thing
 
 if TYPE_CHECKING:
@@ -16,12 +14,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import WorkPool
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.client.schemas.schedules import CronSchedule
-    from prefect.events.schemas.automations import AutomationCore
 
 SLUG = "enginehouse"
 """Of the schedules that are ours."""
-
-_NOT_YET = UUID(int=0)
 
 
 def pool_thing(wanted: Pool) -> Thing:
@@ -72,43 +67,3 @@ def cron(wanted: Deployment) -> CronSchedule:
     from prefect.client.schemas.schedules import CronSchedule
 
     return CronSchedule(cron=wanted.schedule, timezone="UTC")
-
-
-def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
-    """As Prefect has it, with the ids of the deployments on its server. One that is still to be made has a null id."""
-    from prefect.events.actions import RunDeployment
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-
-    return AutomationCore(
-        name=wanted.name,
-        description=wanted.description,
-        trigger=EventTrigger(
-            expect={f"prefect.flow-run.{state}" for state in wanted.after},
-            match=cast(Any, {"prefect.resource.id": "prefect.flow-run.*"}),
-            match_related=cast(
-                Any,
-                [
-                    {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{wanted.tag}"},
-                    {
-                        "prefect.resource.role": "deployment",
-                        "prefect.resource.id": f"prefect.deployment.{ids.get(wanted.of, _NOT_YET)}",
-                    },
-                ],
-            ),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
-        actions=cast(Any, [RunDeployment.model_validate({"deployment_id": ids.get(wanted.runs, _NOT_YET)})]),
-    )
-
-
-def automation_fields(there: AutomationCore | None) -> Fields | None:
-    if there is None:
-        return None
-    told = there.model_dump(mode="json", include={"description", "trigger", "actions"})
-    for name in ("after", "expect", "for_each"):  # sets, in any order
-        if name in told["trigger"]:
-            told["trigger"][name] = sorted(told["trigger"][name])
-    told["trigger"].pop("id", None)
-    return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows import steps
@@ -17,6 +17,7 @@ from infra.errors import GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
 from tasks.catalogue import as_asked, catalogue_entry
+from tasks.event_records import settle, with_newest
 from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
@@ -43,8 +44,9 @@ async def rebuild(
 ) -> None:
     """Bring one model of the catalogue from its source to its public name.
 
-    Whatever the store already has of this source, recipe and runtime is used as it is. A candidate is loaded
-    beside the live release, answers the model's test prompts, and only then gets the public name.
+    Its weights are those of its file, or the newest that a fine-tuning event has brought since. Whatever the store
+    already has of this source, recipe and runtime is used as it is. A candidate is loaded beside the live release,
+    answers the model's test prompts, and only then gets the public name.
 
     Args:
         model: Name of the model in the catalogue, such as smollm2-135m.
@@ -61,8 +63,9 @@ async def rebuild(
     report = report_of(model)
     report.flow_run = str(flow_run.id)
     report.state = "failed"
+    finetuned: str | None = None
     try:
-        entry = catalogue_entry(settings.load().catalogue, model)
+        entry, finetuned = await _with_newest(catalogue_entry(settings.load().catalogue, model))
         asked = as_asked(entry, recipe, runtime or await asyncio.to_thread(_version_in_use, entry))
         spec = asked.model
         anew = frozenset(_ORDER[_ORDER.index(refresh) :] if refresh != "nothing" else ())
@@ -88,11 +91,26 @@ async def rebuild(
             if not rolled.unchanged:
                 await steps.run(report, "validate", steps.validate, plan, rolled)
                 await steps.run(report, "promote", steps.promote, plan, rolled)
+                await _settle(model, finetuned, passed=True)
     except GateRefused:
         report.state = "refused"
+        if not recipe and not runtime:  # else it need not be for the weights
+            await _settle(model, finetuned, passed=False)
         raise
     promoted = any(step.name == "promote" for step in report.steps)
     report.state = "promoted" if promoted else "unchanged" if wanted else "built"
+
+
+async def _with_newest(model: Model) -> tuple[Model, str | None]:
+    taken, revision = await asyncio.to_thread(with_newest, Bucket.at(settings.load().store), model)
+    if revision is not None:
+        get_run_logger().info("the weights are those that an event brought: %s", taken.source.uri)
+    return taken, revision
+
+
+async def _settle(model: str, finetuned: str | None, *, passed: bool) -> None:
+    if finetuned is not None:
+        await asyncio.to_thread(settle, Bucket.at(settings.load().store), model, finetuned, passed=passed)
 
 
 def _version_in_use(model: Model) -> str | None:

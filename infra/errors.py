@@ -5,6 +5,7 @@
     │   ├── SpecError         a model's file, with file, line and field
     │   ├── SourceError       a source that is malformed, missing, gated or not allowed
     │   │   └── UntrustedFile a file that the Trust rules refuse
+    │   ├── EventRefused      a fine-tuning event that says what it may not, or says nothing
     │   ├── TemplateError     Triton templates that are missing, or cannot be filled with what was asked
     │   └── SettingsError     a setting or a program that is missing on this machine
     ├── StoreError            the object store said no, or nothing
@@ -60,6 +61,10 @@ class SourceError(UsageError):
 
 class UntrustedFile(SourceError):
     code = "untrusted-file"
+
+
+class EventRefused(UsageError):
+    code = "event-malformed"
 
 
 class TemplateError(UsageError):

@@ -66,6 +66,14 @@ class Settings:
     """Versions of TensorRT-LLM that are known to be broken, and left alone."""
     watch_parallel: int
     """How many rebuilds the watch keeps going at once."""
+    reconcile_schedule: str
+    """When events that were missed, and runs that were lost, are looked for: cron in UTC, or empty for never."""
+    heartbeat_seconds: int
+    """How often a run tells Prefect that it lives; one that has missed three has crashed."""
+    notify: str
+    """`TYPE/NAME` of the notification block on the Prefect server that tells people of failures; empty: none does."""
+    webhook_secrets: tuple[tuple[str, str, str], ...]
+    """Of each sender of webhooks where its secret is: `env` and a variable, or `block` and a Prefect Secret block."""
 
 
 _DEFAULTS = {
@@ -91,6 +99,10 @@ _DEFAULTS = {
     "ENGINEHOUSE_WATCH_INDEXES": "",
     "ENGINEHOUSE_WATCH_AVOID": "",
     "ENGINEHOUSE_WATCH_PARALLEL": "4",
+    "ENGINEHOUSE_RECONCILE_SCHEDULE": "*/15 * * * *",
+    "ENGINEHOUSE_HEARTBEAT_SECONDS": "180",
+    "ENGINEHOUSE_NOTIFY": "",
+    "ENGINEHOUSE_WEBHOOK_SECRETS": "",
 }
 
 
@@ -151,6 +163,10 @@ def load() -> Settings:
         watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
         watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
         watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
+        reconcile_schedule=_schedule(value("ENGINEHOUSE_RECONCILE_SCHEDULE")),
+        heartbeat_seconds=_count("ENGINEHOUSE_HEARTBEAT_SECONDS", value("ENGINEHOUSE_HEARTBEAT_SECONDS"), 30),
+        notify=value("ENGINEHOUSE_NOTIFY"),
+        webhook_secrets=_secrets(value("ENGINEHOUSE_WEBHOOK_SECRETS")),
     )
 
 
@@ -158,9 +174,9 @@ def _schedule(text: str) -> str:
     return "" if text == "never" else text
 
 
-def _count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise SettingsError(f"{name} is {text!r}, not a number from 1 on")
+def _count(name: str, text: str, least: int = 1) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise SettingsError(f"{name} is {text!r}, not a number from {least} on")
     return int(text)
 
 
@@ -168,6 +184,21 @@ def _pool_limits(text: str) -> tuple[tuple[str, int], ...]:
     """`build-sm90=2 build-sm100=1`."""
     items = (item.partition("=") for item in text.split())
     return tuple((pool, _count("ENGINEHOUSE_POOL_LIMITS", limit)) for pool, _, limit in items)
+
+
+def _secrets(text: str) -> tuple[tuple[str, str, str], ...]:
+    """`huggingface=env:VARIABLE mlflow=block:NAME`. Never told back: somebody may have written a secret itself."""
+    found: list[tuple[str, str, str]] = []
+    for item in text.split():
+        name, _, place = item.partition("=")
+        kind, _, where = place.partition(":")
+        if kind not in ("env", "block") or not where:
+            raise SettingsError(
+                "ENGINEHOUSE_WEBHOOK_SECRETS says where secrets are, not what they are",
+                hint="SENDER=env:VARIABLE, or SENDER=block:NAME for a Prefect Secret block",
+            )
+        found.append((name, kind, where))
+    return tuple(found)
 
 
 def _from_toml(path: Path) -> dict[str, str]:

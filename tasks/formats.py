@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tasks.artifact import Manifest
+from tasks.event_records import Arrival, Finetuned, Weights
 from tasks.keep import Pin, Use
 from tasks.records import Current, Intent, NodeReport, Result
 from tasks.trtllm.images import ImageReport
@@ -46,6 +47,9 @@ FORMATS: dict[str, type[BaseModel]] = {
     "use": Use,
     "toolchain": ImageReport,
     "watch": WatchRecord,
+    "event": Arrival,
+    "finetuned": Finetuned,
+    "weights": Weights,
 }
 """Records by the name that `enginehouse schema` knows."""
 

@@ -11,22 +11,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.desired import desired
 from deployments.difference import Change, lines
 from deployments.register import deploy
 from infra import settings
+from infra.errors import SettingsError
 from infra.processes import free_ports, launch, terminate
 from infra.settings import CHECKOUT, Settings
 from tasks.catalogue import load_catalogue
@@ -42,10 +46,15 @@ NAMES = (
     "deployment rollback/rollback",
     "deployment collect_garbage/collect_garbage",
     "deployment watch_releases/watch_releases",
+    "deployment finetuned/finetuned",
+    "deployment reconcile/reconcile",
     "deployment build_engine/build-cpu",
     "deployment build_engine/build-sm100",
     "deployment build_engine/build-sm90",
     "automation release-watch",
+    "automation finetuned",
+    "automation lost-runs",
+    "automation crashed-rebuilds",
 )
 
 
@@ -72,6 +81,10 @@ class Server:
 
     def deployment(self, name: str) -> Any:
         return self("GET", f"/deployments/name/{name}")
+
+    def automation(self, name: str) -> Any:
+        (found,) = self("POST", "/automations/filter", {"automations": {"name": {"any_": [name]}}})
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +271,7 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, h
     own = {"schedule": {"cron": "0 0 * * *", "timezone": "Europe/Berlin"}, "active": False}
     server("PATCH", f"/deployments/{watch['id']}/schedules/{schedule['id']}", own)
     server("POST", f"/deployments/{watch['id']}/schedules", [{"schedule": {"interval": 86400.0}, "slug": "daily"}])
-    (automation,) = server("POST", "/automations/filter", {})
+    automation = server.automation("release-watch")
     server("PATCH", f"/automations/{automation['id']}", {"enabled": False})
 
     again = go(server, here)
@@ -300,7 +313,7 @@ def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, here:
         "automation release-watch": "changed",
     }
     assert changed(go(server, here)) == {}
-    (automation,) = server("POST", "/automations/filter", {})
+    automation = server.automation("release-watch")
     known = server.deployment("watch_releases/watch_releases")
     assert automation["actions"][0]["deployment_id"] == known["id"] != watch["id"]
 
@@ -339,3 +352,68 @@ def test_the_command(server: Server, here: Settings) -> None:
     assert "limit: 9 → 6" in done.stderr and "1 changed" in done.stderr
     refused = run(PREFECT_API_URL="http://127.0.0.1:9/api")
     assert refused.returncode == 2 and "[prefect-failed]" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@dataclass
+class Listener:
+    """An HTTP server on loopback that keeps what is posted to it."""
+
+    heard: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    url: str = ""
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+def test_people_are_told_of_failures_by_a_block_of_the_server(
+    server: Server, here: Settings, listener: Listener
+) -> None:
+    told = replace(here, notify="custom-webhook/ops")
+    with pytest.raises(SettingsError, match="custom-webhook/ops"):
+        go(server, told)
+
+    async def make_block() -> None:
+        body: Any = {"subject": "{{subject}}", "body": "{{body}}"}
+        block: Any = cast(Any, CustomWebhookNotificationBlock)(name="ops", url=listener.url, json_data=body)
+        await block.save("ops", overwrite=True)
+
+    with temporary_settings(updates={PREFECT_API_URL: server.api}):
+        asyncio.run(make_block())
+    assert "automation notify" in changed(go(server, told))
+    assert changed(go(server, told)) == {}
+
+    def end(flow: str, state: str, message: str) -> None:
+        flow_id = server("POST", "/flows/", {"name": flow})["id"]
+        run = server("POST", "/flow_runs/", {"flow_id": flow_id, "name": f"{flow} tiny", "state": {"type": "RUNNING"}})
+        ended = {"type": state, "name": state.capitalize(), "message": message}
+        server("POST", f"/flow_runs/{run['id']}/set_state", {"state": ended, "force": True})
+
+    end("rebuild", "COMPLETED", "done")
+    end("somebody-elses", "FAILED", "not ours")
+    end("rebuild", "FAILED", "count-in-french: too short [gate-refused]")
+    until = time.monotonic() + 60
+    while not listener.heard:
+        assert time.monotonic() < until, "nobody was told"
+        time.sleep(0.2)
+    (heard,) = listener.heard
+    assert heard["subject"] == "Enginehouse: rebuild tiny: Failed" and "[gate-refused]" in heard["body"]

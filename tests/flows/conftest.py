@@ -130,6 +130,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "ENGINEHOUSE_CATALOGUE": str(catalogue),
         # Leases of the killed expire while the test waits.
         "ENGINEHOUSE_LEASE_SECONDS": "5",
+        # Tests start it themselves: by its schedule it would meddle with what others kill.
+        "ENGINEHOUSE_RECONCILE_SCHEDULE": "never",
         # Files that a test may write: what the workers' pip and the release watch go by.
         "PIP_CONFIG_FILE": str(folder / "pip.conf"),
         "ENGINEHOUSE_IMAGES": str(folder / "images.toml"),

@@ -41,6 +41,7 @@ def test_lists_and_tables_of_the_file_are_words_of_a_variable(tmp_path: Path, mo
     [
         ("ENGINEHOUSE_REBUILDS", "0"),
         ("ENGINEHOUSE_WATCH_PARALLEL", "few"),
+        ("ENGINEHOUSE_HEARTBEAT_SECONDS", "29"),
         ("ENGINEHOUSE_POOL_LIMITS", "build-sm90"),
         ("ENGINEHOUSE_POOL_LIMITS", "build-sm90=-1"),
     ],

@@ -54,6 +54,13 @@ VERSION_1 = {
     "watch": """{"attempts":{"tiny":{"count":1,"flow_run":"f","over":true,"reason":"r","subject":"00",
  "version":"1.2.1"}},
  "followed":{"tiny":{"flow_run":"f","since":"2026-11-25T02:00:00Z","version":"1.2.0"}},"schema_version":1,"shown":""}""",
+    "event": """{"code":"event-source","flow_run":"","id":"i","model":"tiny","reason":"r",
+ "received":"2026-11-28T06:00:00Z","revision":"","said":{"model":"tiny","source":"s3://b/x"},"schema_version":1,"state":"refused"}""",
+    "finetuned": """{"accepted":"2026-11-28T06:00:00Z","asked":"hf://o/r@main","event":"i","file_source":"hf://o/r@main",
+ "model":"tiny","recipe":{"quantization":"q4_0"},"revision":"00","schema_version":1,"source":"hf://o/r@aa"}""",
+    "weights": """{"followed":null,"proven":{"accepted":"2026-11-28T06:00:00Z","asked":"s3://b/x","event":"i",
+ "file_source":"hf://o/r@main","model":"tiny","recipe":{},"revision":"00","schema_version":1,"source":"s3://b/x"},
+ "schema_version":1}""",
 }
 
 

@@ -1,0 +1,102 @@
+"""Take a fine-tuning event: check it, note what was decided, and have the model rebuilt with the new weights."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID, uuid4
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows import steps
+from flows.failure import failed
+from infra import settings
+from infra.errors import EnginehouseError, EventRefused, SourceError
+from infra.s3 import Bucket
+from tasks.catalogue import load_catalogue
+from tasks.event_records import Arrival, Finetuned, arrive, claim, decide, follow, refused
+from tasks.events import changed_by, pinned_source, read_event
+from tasks.fetch import snapshot_identity
+
+RUN_TAG = "finetuned"
+"""Of every rebuild that an event starts, in Prefect."""
+
+_REBUILD = "rebuild/rebuild"
+
+
+@flow(name="finetuned", flow_run_name="finetuned {event}", persist_result=False)
+async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State[Any]:
+    """Rebuild a model with weights that an event names. Started by the automation `finetuned`, seldom by hand.
+
+    What is not an event, or names what the model's file does not accept, fails with the reason; the same weights a
+    second time start nothing. The store keeps both.
+
+    Args:
+        payload: model; source, or a revision of the model's own repository; recipe: options to override.
+        event: the event's id; by default a new one.
+    """
+    try:
+        arrival = await take(str(event or uuid4()), payload)
+    except EnginehouseError as error:
+        return failed(error)
+    return Completed(name=arrival.state.capitalize(), message=arrival.reason)
+
+
+async def take(id: str, payload: dict[str, Any]) -> Arrival:
+    """Decide on an event, once. One that cannot be decided on now stays as it came, for the next reconcile.
+
+    Raises EventRefused and SourceError for what is refused, others for what stays undecided.
+    """
+    here = settings.load()
+    bucket = Bucket.at(here.store)
+    arrival = await asyncio.to_thread(arrive, bucket, id, payload)
+    if arrival.state != "received":
+        get_run_logger().info("event %s was decided before: %s", id, arrival.state)
+        return arrival
+    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    try:
+        event = read_event(payload)
+        model = changed_by(event, models)
+        asked = model.source.uri
+        _, resolved = await steps.resolve(model)
+    except (EventRefused, SourceError) as error:
+        await asyncio.to_thread(decide, bucket, refused(arrival, error))
+        raise
+    weights = Finetuned(
+        model=model.name,
+        revision=snapshot_identity(resolved).digest,
+        asked=asked,
+        source=pinned_source(asked, resolved.pin),
+        recipe=event.options,
+        file_source=models[model.name].source.uri,
+        event=id,
+    )
+    first = await asyncio.to_thread(claim, bucket, weights)
+    about = {"model": weights.model, "revision": weights.revision}
+    if first.event != id:
+        reason = f"event {first.event} brought the same weights on {first.accepted:%Y-%m-%d %H:%M:%S} UTC"
+        arrival = arrival.model_copy(update={**about, "state": "duplicate", "reason": reason})
+    else:
+        await asyncio.to_thread(follow, bucket, first)
+        run = await _rebuild(first)
+        reason = f"{weights.model} is rebuilt with {weights.source}"
+        arrival = arrival.model_copy(update={**about, "state": "accepted", "reason": reason, "flow_run": run})
+    get_run_logger().info("event %s: %s", id, arrival.reason)
+    return await asyncio.to_thread(decide, bucket, arrival)
+
+
+async def _rebuild(weights: Finetuned) -> str:
+    """Start the rebuild, once for the weights. It takes the newest, which by then may be others."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(_REBUILD)
+        run = await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"model": weights.model},
+            name=f"rebuild {weights.model}",
+            tags=[RUN_TAG, f"event:{weights.event}"],
+            idempotency_key=f"finetuned:{weights.model}:{weights.revision}",
+        )
+    return str(run.id)

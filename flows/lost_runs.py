@@ -1,0 +1,173 @@
+"""Runs that the machinery lost: whose worker or process died, whose parent is gone.
+
+The server marks a run as Crashed that beats no more (the automation `lost-runs`); here is what it cannot see, and what
+follows. Other people's flows on the same server are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterEndTime,
+    FlowRunFilterId,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterId,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Cancelling, Crashed
+
+from tasks.waves import RUN_TAG
+
+AGAIN_TAG = "again"
+"""Of a rebuild that was started in place of one that crashed, in Prefect. It is the last one."""
+
+SETTLED_SECONDS = 20.0
+"""A crashed run is left alone for so long: its worker, if that lives, has reported by then."""
+
+_REBUILD = "rebuild/rebuild"
+_STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
+_REMEMBERED = timedelta(days=1)
+_UNENDED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
+_PAGE = 200  # the most that Prefect's API answers at once
+
+
+async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_seconds: float) -> None:
+    """Set runs of `flows` to Crashed that never began, or that the server had no ear for when they fell silent.
+
+    A run has fallen silent that is Running for `silent_seconds`, and has not beaten within them.
+    """
+    for run in await _of_flows(client, flows, [StateType.PENDING, StateType.RUNNING]):
+        since = _seconds_since(run.state.timestamp if run.state else run.created)
+        if run.state_type is StateType.PENDING:
+            if since > _STARTING_SECONDS:
+                await _set(client, run, Crashed(message="it did not begin: its worker is gone"))
+        elif since > silent_seconds and not await _has_beaten(client, run, silent_seconds):
+            await _set(client, run, Crashed(message="it beats no more: its worker and its process are gone"))
+
+
+async def start_again(client: PrefectClient) -> None:
+    """Start rebuilds that crashed again, each once. Those of the release watch are its own to start again."""
+    deployment = await client.read_deployment_by_name(_REBUILD)
+    crashed = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            end_time=FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - _REMEMBERED}),
+        ),
+        limit=_PAGE,
+    )
+    if not crashed:
+        return
+    keys = [_key(run) for run in crashed]
+    started = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=_PAGE
+    )
+    for lost in due_again(crashed, {run.idempotency_key for run in started}):
+        again = await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters=lost.parameters,
+            name=lost.name,
+            tags=[*lost.tags, AGAIN_TAG],
+            idempotency_key=_key(lost),
+        )
+        get_run_logger().warning("%s crashed, and is started again: %s", lost.name, again.id)
+
+
+def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> list[FlowRun]:
+    """Those of the crashed rebuilds to start now; `started` are the keys of what was."""
+    return [
+        run
+        for run in crashed
+        if _key(run) not in started
+        and {AGAIN_TAG, RUN_TAG}.isdisjoint(run.tags)
+        and _seconds_since(run.end_time) >= SETTLED_SECONDS
+    ]
+
+
+def _key(lost: FlowRun) -> str:
+    return f"again:{lost.id}"
+
+
+async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> None:
+    """Cancel builds whose parent is gone since so long, unless a rebuild of the same model is there: it waits for them.
+
+    Whoever is started in the parent's place has come by then.
+    """
+    builds = [run for run in await _of_flows(client, ["build_engine"], _UNENDED) if run.parent_task_run_id]
+    if not builds:
+        return
+    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, ["rebuild"], _UNENDED)}
+    for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
+        # One that no worker has taken has nobody to end it.
+        begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
+        message = "nobody waits for it: its parent is gone"
+        await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
+
+
+def orphans(
+    builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited: Container[str], after_seconds: float
+) -> list[FlowRun]:
+    """The builds whose parent, by the build's id, has ended or is no more. `awaited` are models that are rebuilt."""
+    found: list[FlowRun] = []
+    for run in builds:
+        parent = parents.get(run.id)
+        gone = parent is None or (parent.state is not None and parent.state.is_final())
+        ended = run.created if parent is None else parent.end_time
+        model = next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), "")
+        if gone and _seconds_since(ended) > after_seconds and model not in awaited:
+            found.append(run)
+    return found
+
+
+async def _of_flows(client: PrefectClient, flows: Iterable[str], states: list[StateType]) -> list[FlowRun]:
+    return await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
+        limit=_PAGE,
+    )
+
+
+async def _parents(client: PrefectClient, runs: list[FlowRun]) -> dict[UUID, FlowRun]:
+    """The flow runs that started these, by the id of the started one."""
+    of_run = {run.id: run.parent_task_run_id for run in runs if run.parent_task_run_id is not None}
+    tasks = await client.read_task_runs(
+        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=_PAGE
+    )
+    of_task = {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
+    found = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=_PAGE
+    )
+    by_id = {run.id: run for run in found}
+    return {run: by_id[of_task[task]] for run, task in of_run.items() if of_task.get(task) in by_id}
+
+
+async def _has_beaten(client: PrefectClient, run: FlowRun, seconds: float) -> bool:
+    wanted = {
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+        "occurred": {"since": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()},
+    }
+    answer = await client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
+    return bool(answer.json()["events"])
+
+
+async def _set(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
+    get_run_logger().warning("%s (%s) is set to %s: %s", run.name, run.id, state.name, state.message)
+    await client.set_flow_run_state(run.id, state, force=state.is_crashed())
+
+
+def _seconds_since(time: datetime | None) -> float:
+    return 0.0 if time is None else (datetime.now(UTC) - time).total_seconds()

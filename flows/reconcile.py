@@ -1,0 +1,54 @@
+"""Look for what was missed: runs that the machinery lost, events that nobody decided on, branches that moved."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from pydantic import JsonValue
+
+from flows.finetuned import take
+from flows.lost_runs import cancel_orphans, crash_the_dead, start_again
+from infra import settings
+from infra.errors import EnginehouseError
+from infra.s3 import Bucket
+from tasks.catalogue import load_catalogue
+from tasks.event_records import undecided
+from tasks.events import Event
+from tasks.moved_branches import moved
+
+_FLOWS = ("build_engine", "collect_garbage", "finetuned", "rebuild", "rollback", "watch_releases")
+
+
+@flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
+async def reconcile(undecided_seconds: float = 300) -> None:
+    """Start again what crashed, end what nobody waits for, and take the events that were missed.
+
+    Runs by its schedule, and when a rebuild has crashed.
+
+    Args:
+        undecided_seconds: decide on events that came so long ago. Usually the automation does, within seconds.
+    """
+    here = settings.load()
+    async with get_client() as client:
+        # Later than the server's own automation, which counts three.
+        await crash_the_dead(client, _FLOWS, 4 * here.heartbeat_seconds)
+        await start_again(client)
+        await cancel_orphans(client)
+    bucket = Bucket.at(here.store)
+    for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, undecided_seconds))):
+        await _take(arrival.id, arrival.said)
+    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    for name, branch in (await asyncio.to_thread(moved, bucket, models.values())).items():
+        event = Event(model=name, revision=branch, sender="reconcile")
+        await _take(str(uuid4()), event.model_dump(mode="json", exclude_none=True))
+
+
+async def _take(event: str, said: dict[str, JsonValue]) -> None:
+    """Decide on an event; what keeps it from being decided on, or refuses it, keeps no other from it."""
+    try:
+        await take(event, said)
+    except EnginehouseError as error:
+        get_run_logger().warning("event %s: %s", event, error)

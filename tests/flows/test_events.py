@@ -1,0 +1,201 @@
+"""From an event to a new release that is live, untouched by hand."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from infra.processes import free_ports
+from tasks.event_records import Arrival, arrive, read_arrival
+from tests.flows import tuned_weights
+
+if TYPE_CHECKING:
+    from conftest import House
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TUNED = "smollm2-tuned"
+SECRET = "only-on-loopback"
+ACCEPTED = "s3://enginehouse/training/**"
+
+
+@pytest.fixture(scope="module")
+def tuned(house: House) -> Iterator[str]:
+    """A live model that takes weights from a folder of the store."""
+    describe(house)
+    house.rebuild(TUNED)
+    yield TUNED
+    (house.catalogue / f"{TUNED}.yaml").unlink()
+
+
+def describe(house: House, **expected: Any) -> None:
+    """Write the model's file; its first prompt expects what is given, or what the catalogue's does."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["accepts"] = [ACCEPTED]
+        document["prompts"][0]["expect"].update(expected)
+
+    house.add_model(TUNED, change)
+
+
+def train(house: House, folder: Path, original: Path, name: str, factor: float) -> str:
+    """What a training job leaves in the bucket; its address comes back."""
+    weights = tuned_weights.make(original, folder / f"{name}.gguf", factor)
+    house.store.bucket.upload(weights, f"training/{name}/model.gguf", lambda count: None)
+    return f"s3://enginehouse/training/{name}"
+
+
+def curl(house: House, payload: object) -> str:
+    """Send an event as the README says; its id comes back."""
+    id = str(uuid.uuid4())
+    event = {
+        "id": id,
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "enginehouse.finetuned",
+        "resource": {"prefect.resource.id": f"enginehouse.model.{TUNED}"},
+        "payload": payload,
+    }
+    url = f"{house.variables['PREFECT_API_URL']}/events"
+    command = ["curl", "-sS", "--fail", url, "-H", "Content-Type: application/json", "-d", json.dumps([event])]
+    subprocess.run(command, check=True)
+    return id
+
+
+SCRIPT = """
+import json, sys
+from prefect.events import emit_event
+
+said = json.loads(sys.argv[1])
+model = f"enginehouse.model.{said['model']}"
+event = emit_event("enginehouse.finetuned", resource={"prefect.resource.id": model}, payload=said)
+print(event.id)
+"""
+
+
+def from_a_training_script(house: House, payload: object) -> str:
+    """The same from Python, as the README says."""
+    environment = {**house.environment, "PREFECT_API_URL": house.variables["PREFECT_API_URL"]}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(payload)]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def webhook(house: House, payload: object, secret: str) -> httpx.Response:
+    """What the receiver, started for it, answers to a signed delivery."""
+    (port,) = free_ports(1)
+    house.environment.update(OUR_WEBHOOK=SECRET, ENGINEHOUSE_WEBHOOK_SECRETS="generic=env:OUR_WEBHOOK")
+    receiver = house.start("webhooks", "--port", str(port))
+    body, id, timestamp = json.dumps(payload), str(uuid.uuid4()), str(int(time.time()))
+    digest = hmac.digest(secret.encode(), f"{id}.{timestamp}.{body}".encode(), "sha256")
+    headers = {"Delivery-Id": id, "Timestamp": timestamp, "Signature": f"v1,{base64.b64encode(digest).decode()}"}
+    headers = {f"X-Enginehouse-{name}": value for name, value in headers.items()}
+    until = time.monotonic() + 60
+    try:
+        while True:
+            try:
+                return httpx.post(f"http://127.0.0.1:{port}/generic", content=body, headers=headers, timeout=30)
+            except httpx.ConnectError:
+                assert receiver.poll() is None and time.monotonic() < until, "the receiver does not start"
+                time.sleep(0.2)
+    finally:
+        receiver.terminate()
+        receiver.communicate()
+
+
+def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    """Patient: every run is a process of its own."""
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(httpx.TimeoutException):  # a busy machine
+            if condition():
+                return
+        assert time.monotonic() < until, f"no {what}"
+        time.sleep(0.5)
+
+
+def decided(house: House, event: str) -> Arrival:
+    def known() -> Arrival | None:
+        return read_arrival(house.store.bucket, event)
+
+    wait(lambda: (arrival := known()) is not None and arrival.state != "received", f"decision on {event}")
+    arrival = known()
+    assert arrival is not None
+    return arrival
+
+
+def rebuilds(house: House) -> list[dict[str, Any]]:
+    """What events have started."""
+    return house.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["finetuned"]}}})
+
+
+def test_an_event_by_curl_becomes_a_live_release_once(
+    house: House, tuned: str, tmp_path: Path, smollm2_gguf: Path
+) -> None:
+    source = train(house, tmp_path, smollm2_gguf, "run-1", 1.5)
+    before = house.ask(tuned)
+
+    event = curl(house, {"model": tuned, "source": source, "recipe": {"quantization": "q8_0"}})
+    wait(lambda: house.node().models[tuned].public == 2, "release of the new weights")
+    arrival = decided(house, event)
+    assert (arrival.state, arrival.model) == ("accepted", tuned)
+    assert house.target.intent(tuned, 2).source == source
+    assert house.ask(tuned) != before
+
+    # The same once more, in every other way; a forged webhook comes to nothing.
+    said = {"model": tuned, "source": source}
+    refused, taken = webhook(house, said, "forged"), webhook(house, said, SECRET)
+    assert (refused.status_code, refused.json()["code"], taken.status_code) == (401, "signature-invalid", 202)
+    command = json.loads(house.run("finetuned", tuned, "--source", source, "--json"))
+    posted = (curl(house, said), from_a_training_script(house, said))
+    for again in (*posted, taken.json()["events"][0]["event"], command["event"]):
+        assert (decided(house, again).state, decided(house, again).revision) == ("duplicate", arrival.revision)
+    # What the file does not accept, and what is no event, is told and kept.
+    for payload, code in (
+        ({"model": tuned, "source": "s3://enginehouse/artifacts/engine"}, "event-source"),
+        ({"model": tuned, "source": "file:///etc/passwd"}, "event-source"),
+        ({"model": tuned, "weights": 7}, "event-malformed"),
+    ):
+        wrong = decided(house, curl(house, payload))
+        assert (wrong.state, wrong.code) == ("refused", code)
+    house.run("finetuned", tuned, "--source", "file:///etc/passwd", code=2)
+    # One that Prefect never heard of waits in the store for the next reconcile.
+    arrive(house.store.bucket, missed := str(uuid.uuid4()), {**said, "sender": "generic"})
+    reconcile = house.prefect("GET", "/deployments/name/reconcile/reconcile")
+    parameters = {"parameters": {"undecided_seconds": 0}}
+    house.prefect("POST", f"/deployments/{reconcile['id']}/create_flow_run", parameters)
+    assert decided(house, missed).state == "duplicate"
+    assert [run["id"] for run in rebuilds(house)] == [arrival.flow_run]
+
+    # Whoever rebuilds it later gets the same weights, though the file names others.
+    report = house.rebuild(tuned)
+    assert (report["state"], report["release"]) == ("unchanged", 2)
+    assert house.target.releases(tuned) == [1, 2]
+
+
+def test_weights_that_the_gates_refuse_are_not_taken_again(
+    house: House, tuned: str, tmp_path: Path, smollm2_gguf: Path
+) -> None:
+    live, answer = house.node().models[tuned].public, house.ask(tuned)
+    assert live is not None
+    describe(house, contains=["what no model says"])
+    event = curl(house, {"model": tuned, "source": train(house, tmp_path, smollm2_gguf, "run-2", 0.5)})
+    run = decided(house, event).flow_run
+    wait(lambda: house.prefect("GET", f"/flow_runs/{run}")["state_type"] == "FAILED", "end of the rebuild")
+    assert "[gate-refused]" in house.prefect("GET", f"/flow_runs/{run}")["state"]["message"]
+    assert (house.node().models[tuned].public, house.ask(tuned)) == (live, answer)
+
+    describe(house)
+    report = house.rebuild(tuned)
+    assert (report["state"], report["release"]) == ("unchanged", live)
