@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from infra.processes import free_ports
+from infra.upload import upload_files
 from tasks.event_records import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
 
@@ -54,7 +55,7 @@ def describe(house: House, **expected: Any) -> None:
 def train(house: House, folder: Path, original: Path, name: str, factor: float) -> str:
     """What a training job leaves in the bucket; its address comes back."""
     weights = tuned_weights.make(original, folder / f"{name}.gguf", factor)
-    house.store.bucket.upload(weights, f"training/{name}/model.gguf", lambda count: None)
+    upload_files(house.store.bucket, f"training/{name}/", {"model.gguf": weights}, lambda count: None)
     return f"s3://enginehouse/training/{name}"
 
 
