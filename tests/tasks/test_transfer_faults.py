@@ -22,7 +22,7 @@ import boto3
 import pytest
 
 from infra import seaweedfs as server
-from infra.errors import EnginehouseError
+from infra.errors import EnginehouseError, StoreError, StoreUnavailable
 from infra.processes import free_ports, terminate
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactRef, ArtifactStore, Producer
@@ -36,6 +36,9 @@ MOMENTS = 20
 SIZES = {"rank0.engine": 20 << 20, "rank1.engine": 3 << 20, "deep/config.json": 700, "empty": 0}
 """In bytes: a file of several parts, one of one, and small ones."""
 TOTAL = sum(SIZES.values())
+DISK_BYTES = 40 * TOTAL
+AGAIN_SECONDS = 60.0
+"""SeaweedFS takes some seconds to write again after its disk was full."""
 ACCESS_KEY, SECRET_KEY = "enginehouse-tests", "only-on-loopback"
 NAME = "faults"
 
@@ -56,6 +59,10 @@ class Server:
     def start(self) -> None:
         self.process = server.launch(self.data, self.log, self.ports, ACCESS_KEY, SECRET_KEY)
         server.wait_ready(self.endpoint, ACCESS_KEY, SECRET_KEY, log=self.log, process=self.process)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            terminate(self.process, 10)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -82,8 +89,7 @@ def running(started: Server, monkeypatch: pytest.MonkeyPatch) -> Generator[Serve
         client.close()
         yield started
     finally:
-        if started.process is not None:
-            terminate(started.process, 10)
+        started.stop()
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class Campaign:
     server: Server
     folder: Path
     backs: Path
+    capsys: pytest.CaptureFixture[str]
     moments: int = 0
     failed: int = 0
     lost: int = 0
@@ -154,23 +161,29 @@ class Campaign:
             self.unverified += 1
 
     def again(self, command: Command) -> None:
-        """The same command again, which has to succeed."""
-        if not command.back.exists():
-            command.run()
+        """The same command again, which has to succeed; as a step, once more where the store says that it may."""
+        until = time.monotonic() + AGAIN_SECONDS
+        while not command.back.exists():
+            try:
+                command.run()
+            except StoreUnavailable:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
         found = ArtifactStore(Bucket(NAME, "", self.server.endpoint)).find(command.ref)
         self.lost += found is None
         same = all((command.back / name).read_bytes() == (self.folder / name).read_bytes() for name in SIZES)
         self.unverified += not same
         shutil.rmtree(command.back)
 
-    def end(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def end(self) -> None:
         """Everything that was ever published is still there, byte for byte."""
         store = ArtifactStore(Bucket(NAME, "", self.server.endpoint))
         for number in range(1, self.moments + 1):
             found = store.find(Command("", number, self.folder, self.backs).ref)
             self.lost += found is None
             self.torn += found is not None and bool(problems_in_store(store.bucket, found))
-        with capsys.disabled():
+        with self.capsys.disabled():
             print(
                 f"\n{self.fault:28} {self.moments} moments, {self.failed:2} failed and came again; "
                 f"lost {self.lost}, torn {self.torn}, unverified {self.unverified}   seed {self.seed}"
@@ -178,26 +191,21 @@ class Campaign:
         assert (self.moments, self.lost, self.torn, self.unverified) == (MOMENTS, 0, 0, 0)
 
 
+Begin = Callable[[str], tuple[Campaign, random.Random]]
+
+
 @pytest.fixture
-def campaign(
-    s3_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[[str], tuple[Campaign, random.Random]]]:
+def campaign(s3_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Begin:
     folder = tmp_path / "engine"
     for name, size in SIZES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(os.urandom(size))
-    begun: list[Campaign] = []
 
     def begin(fault: str) -> tuple[Campaign, random.Random]:
         seed = int(os.environ.get("ENGINEHOUSE_TEST_SEED", random.randrange(2**32)))
-        begun.append(Campaign(fault, seed, s3_server, folder, tmp_path))
-        return begun[-1], random.Random(seed)
+        return Campaign(fault, seed, s3_server, folder, tmp_path, capsys), random.Random(seed)
 
-    yield begin
-    begun[0].end(capsys)
-
-
-Begin = Callable[[str], tuple[Campaign, random.Random]]
+    return begin
 
 
 def seconds_of_one(campaign: Campaign) -> float:
@@ -222,6 +230,7 @@ def test_kill_9_of_the_uploader(campaign: Begin) -> None:
         here.failed += child.exitcode != 0
         here.look(command)
         here.again(command)
+    here.end()
     assert here.failed > MOMENTS / 2
 
 
@@ -239,6 +248,7 @@ def test_kill_9_of_the_server(campaign: Begin) -> None:
         here.failed += child.exitcode != 0
         here.look(command)
         here.again(command)
+    here.end()
 
 
 @pytest.mark.parametrize("fault", ["reset", "cut", "slow-down", "delay"])
@@ -253,4 +263,61 @@ def test_faults_on_the_way(campaign: Begin, fault: Fault) -> None:
             happened += proxy.happened > 0
             proxy.heal()
             here.again(command)
+    here.end()
     assert happened > MOMENTS / 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of a size that a test can fill."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "enginehouse-test", folder), capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted, which needs root: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(("umount", folder), check=True)
+
+
+@contextmanager
+def nearly_full(disk: Path, room: int) -> Generator[None]:
+    """`disk` with `room` bytes left, while the block runs."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - room)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def test_a_full_disk_here(campaign: Begin, small_disk: Path) -> None:
+    here, seed = campaign("disk full where it is brought")
+    here.backs = small_disk
+    for _ in range(MOMENTS):
+        command = here.command()
+        with nearly_full(small_disk, seed.randrange(TOTAL)):
+            with pytest.raises(StoreError) as caught:
+                command.run()
+            assert caught.value.code == "disk-full" and list(small_disk.iterdir()) == [small_disk / "filler"]
+            here.failed += 1
+            here.look(command)
+        here.again(command)
+    here.end()
+
+
+def test_a_full_disk_of_the_server(campaign: Begin, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, seed = campaign("disk full at the server")
+    here.server.stop()
+    with running(Server(small_disk / "s3", small_disk.with_name("full.log")), monkeypatch) as here.server:
+        for _ in range(MOMENTS):
+            command = here.command()
+            with nearly_full(small_disk, seed.randrange(TOTAL)):
+                here.attempt(command)
+            here.again(command)
+        here.end()
+    assert here.failed > MOMENTS / 2
