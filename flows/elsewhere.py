@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -25,6 +26,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.deployments import arun_deployment
+from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from flows.build_engine import STEPS
@@ -32,9 +34,11 @@ from flows.failure import error_of
 from flows.report import Report, StepReport
 from infra import settings
 from infra.errors import StoreUnavailable
+from infra.pools.templates import job_variables, worker_image
 from infra.s3 import Bucket
 from tasks.lease import Watch
 from tasks.plan import Plan
+from tasks.waves import LATER_QUEUE, RUN_TAG
 
 _POLL_SECONDS = 0.5
 _TRIES = 3
@@ -44,7 +48,9 @@ _AFTER_CRASH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class _Child:
+class Child:
+    """The run of `build_engine` that makes the engine; `ours` where this parent has started it."""
+
     run: FlowRun
     ours: bool
 
@@ -54,7 +60,7 @@ async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -
     log = get_run_logger()
     async with get_client() as client:
         for attempt in range(_TRIES):
-            child = await _start_or_attach(client, plan, refresh)
+            child = await start_or_attach(client, plan, refresh)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
                 run = await _finished(client, plan, child.run.id)
@@ -76,7 +82,8 @@ async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -
             raise error_of(state, f"the build of {plan.model.name}")
 
 
-async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> _Child:
+async def start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> Child:
+    """The build of this engine that runs or waits, or a new one on the pool of its architecture."""
     # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     earlier = await client.read_flow_runs(
@@ -86,7 +93,7 @@ async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset
     )
     for run in earlier:
         if run.state is not None and not run.state.is_final():
-            return _Child(run, ours=False)
+            return Child(run, ours=False)
     # Two parents that come here at the same moment ask with the same key, and get the same run. The next run
     # after one that ended has another key: the identity alone would return a failed run for ever.
     pool = plan.kind.pool(plan.model)
@@ -102,9 +109,22 @@ async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset
         timeout=0,
         idempotency_key=key,
         tags=tags,
+        work_queue_name=LATER_QUEUE if RUN_TAG in flow_run.tags else None,
+        job_variables=await _asked_of_the_pool(client, pool, plan),
         client=client,
     )
-    return _Child(run, ours=True)
+    return Child(run, ours=True)
+
+
+async def _asked_of_the_pool(client: PrefectClient, pool: str, plan: Plan) -> dict[str, Any]:
+    """Image, GPUs and nodes of the run, where the pool chooses them by run."""
+    machine = plan.kind.build_machine(plan.model)
+    return job_variables(
+        (await client.read_work_pool(pool)).base_job_template,
+        image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),
+        gpus=machine.gpus,
+        product=machine.product,
+    )
 
 
 async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:

@@ -13,11 +13,14 @@ import tomllib
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 
 from infra.errors import SettingsError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+PoolType = Literal["process", "docker", "kubernetes"]
+"""Of a Prefect work pool: where a run's process is started."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Settings:
     """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
     pool_limits: tuple[tuple[str, int], ...]
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
+    pools: tuple[tuple[str, PoolType], ...]
+    """The type of a work pool that `deploy` makes, by its name. A pool that is not named is a process pool."""
+    worker_image: str
+    """The image of runs on Docker and Kubernetes pools; `{tensorrt_llm}` in it stands for the version."""
     images: Path
     """The file that says which container image carries which TensorRT-LLM."""
     gc_schedule: str
@@ -84,6 +91,8 @@ _DEFAULTS = {
     "ENGINEHOUSE_SIGNING_PUBLIC_KEY": "",
     "ENGINEHOUSE_REBUILDS": "4",
     "ENGINEHOUSE_POOL_LIMITS": "",
+    "ENGINEHOUSE_POOLS": "",
+    "ENGINEHOUSE_WORKER_IMAGE": "",
     "ENGINEHOUSE_IMAGES": str(CHECKOUT / "infra" / "images.toml"),
     "ENGINEHOUSE_GC_SCHEDULE": "43 3 * * 0",
     "ENGINEHOUSE_WATCH_SCHEDULE": "17 * * * *",
@@ -144,6 +153,8 @@ def load() -> Settings:
         signing_public_key=value("ENGINEHOUSE_SIGNING_PUBLIC_KEY"),
         rebuilds=_count("ENGINEHOUSE_REBUILDS", value("ENGINEHOUSE_REBUILDS")),
         pool_limits=_pool_limits(value("ENGINEHOUSE_POOL_LIMITS")),
+        pools=_pools(value("ENGINEHOUSE_POOLS")),
+        worker_image=value("ENGINEHOUSE_WORKER_IMAGE"),
         images=Path(value("ENGINEHOUSE_IMAGES")).absolute(),
         gc_schedule=_schedule(value("ENGINEHOUSE_GC_SCHEDULE")),
         watch_schedule=_schedule(value("ENGINEHOUSE_WATCH_SCHEDULE")),
@@ -167,6 +178,16 @@ def _pool_limits(text: str) -> tuple[tuple[str, int], ...]:
     """`build-sm90=2 build-sm100=1`."""
     items = (item.partition("=") for item in text.split())
     return tuple((pool, _count("ENGINEHOUSE_POOL_LIMITS", limit)) for pool, _, limit in items)
+
+
+def _pools(text: str) -> tuple[tuple[str, PoolType], ...]:
+    """`default=process build-sm90=kubernetes`."""
+    items = tuple((pool, type) for pool, _, type in (item.partition("=") for item in text.split()))
+    for pool, type in items:
+        if type not in get_args(PoolType):
+            known = ", ".join(get_args(PoolType))
+            raise SettingsError(f"ENGINEHOUSE_POOLS: {pool} is of type {type!r}", hint=f"a type is one of {known}")
+    return cast("tuple[tuple[str, PoolType], ...]", items)
 
 
 def _from_toml(path: Path) -> dict[str, str]:
