@@ -41,6 +41,8 @@ class Settings:
     """`host:port` of the same Triton's gRPC."""
     triton: str
     """Where NVIDIA's image has Triton, for a node that runs in one: `/opt/tritonserver`. Empty: the wheel's."""
+    node_address: str
+    """Address at which clients and gates on other machines reach this node's Triton; then it listens everywhere."""
     lease_seconds: float
     """How long a lease lives that nobody renews."""
     toolchain: str
@@ -83,6 +85,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_TRITON_HTTP": "",
     "ENGINEHOUSE_TRITON_GRPC": "",
     "ENGINEHOUSE_TRITON": "",
+    "ENGINEHOUSE_NODE_ADDRESS": "127.0.0.1",
     "ENGINEHOUSE_LEASE_SECONDS": "20",
     "ENGINEHOUSE_TOOLCHAIN": "local",
     "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
@@ -145,6 +148,7 @@ def load() -> Settings:
         triton_http=value("ENGINEHOUSE_TRITON_HTTP"),
         triton_grpc=value("ENGINEHOUSE_TRITON_GRPC"),
         triton=value("ENGINEHOUSE_TRITON"),
+        node_address=value("ENGINEHOUSE_NODE_ADDRESS"),
         lease_seconds=lease_seconds,
         toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
         toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),

@@ -65,7 +65,7 @@ class Cluster:
 
     def kubeconfig_of(self, namespace: str, account: str, folder: Path) -> Path:
         """A kubeconfig with a token of this service account, and so with its rights alone."""
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
+        body: dict[str, Any] = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
         document = yaml.safe_load(self.kubeconfig.read_text())
         document["users"][0]["user"] = {"token": self.ask("POST", path, body)["status"]["token"]}

@@ -44,8 +44,8 @@ def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if why := cluster.missing(program):
         pytest.skip(why)
     with cluster.running(program, tmp_path_factory.mktemp("kubernetes")) as running:
-        for name in ("namespace", "access"):
-            for document in yaml.safe_load_all((MANIFESTS / f"{name}.yaml").read_text()):
+        for name in yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]:
+            for document in yaml.safe_load_all((MANIFESTS / name).read_text()):
                 running.apply(document)
         yield running
 
@@ -118,6 +118,35 @@ def end(kubernetes: Cluster, pod: dict[str, Any], phase: str, exit_code: int) ->
         {"status": {"phase": phase, "containerStatuses": [container]}},
         headers={"Content-Type": "application/merge-patch+json"},
     )
+
+
+@pytest.mark.parametrize("app", ["enginehouse-default", "enginehouse-build-sm90", "enginehouse-node"])
+def test_the_server_takes_the_manifests_and_makes_their_pods(kubernetes: Cluster, app: str) -> None:
+    (pod,) = kubernetes.wait(PODS, lambda pods: pods["items"], labelSelector=f"app={app}")["items"]
+    (container,) = pod["spec"]["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] and pod["spec"]["securityContext"]["runAsNonRoot"]
+
+
+@pytest.mark.parametrize(
+    ("account", "verb", "group", "resource", "allowed"),
+    [
+        ("enginehouse-worker", "create", "batch", "jobs", True),
+        ("enginehouse-worker", "create", "", "pods", False),
+        ("enginehouse-worker", "get", "", "secrets", False),
+        ("enginehouse-worker", "list", "", "nodes", False),
+        ("enginehouse-run", "list", "", "pods", False),
+        ("enginehouse-run", "get", "", "secrets", False),
+    ],
+)
+def test_rights(kubernetes: Cluster, account: str, verb: str, group: str, resource: str, allowed: bool) -> None:
+    attributes = {"namespace": "enginehouse", "verb": verb, "group": group, "resource": resource}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": f"system:serviceaccount:enginehouse:{account}", "resourceAttributes": attributes},
+    }
+    answer = kubernetes.ask("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    assert answer["status"]["allowed"] is allowed
 
 
 def test_a_build_is_a_job_as_its_pool_and_its_recipe_say(
