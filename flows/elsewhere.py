@@ -64,9 +64,10 @@ class Child:
 async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
     """Have the engine made on the pool of its kind. Raises StepFailed with the child's own words, code and hint."""
     log = get_run_logger()
+    queue = LATER_QUEUE if RUN_TAG in flow_run.tags else None
     async with get_client() as client:
         for attempt in range(_TRIES):
-            child = await start_or_attach(client, plan, refresh)
+            child = await start_or_attach(client, plan, refresh, queue)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
                 run = await _finished(client, plan, child)
@@ -88,8 +89,10 @@ async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -
             raise error_of(state, f"the build of {plan.model.name}")
 
 
-async def start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> Child:
-    """The build of this engine that runs or waits, or a new one on the pool of its architecture."""
+async def start_or_attach(
+    client: PrefectClient, plan: Plan, refresh: frozenset[str], queue: str | None = None
+) -> Child:
+    """The build of this engine that runs or waits, or a new one in a work queue of its architecture's pool."""
     # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     pool = await client.read_work_pool(plan.kind.pool(plan.model))
@@ -116,7 +119,7 @@ async def start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[
         timeout=0,
         idempotency_key=key,
         tags=tags,
-        work_queue_name=LATER_QUEUE if RUN_TAG in flow_run.tags else None,
+        work_queue_name=queue,
         job_variables=_asked_of_the_pool(pool, plan),
         client=client,
     )

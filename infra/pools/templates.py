@@ -47,7 +47,6 @@ def job_template(
     if compute_capability is None or _VERSION not in image:
         properties["image"]["default"] = worker_image(image)
     if type == "docker":
-        # A default of `env` would be replaced as a whole by one that a person gives.
         template["job_configuration"]["env"] |= environment
         return template
     properties["cache_claim"]["default"] = f"enginehouse-{pool}"
@@ -82,7 +81,8 @@ def _without_gpu(template: dict[str, Any]) -> None:
     properties, configuration = template["variables"]["properties"], template["job_configuration"]
     del properties["gpu_count"]
     if "container_create_kwargs" in configuration:
-        del configuration["container_create_kwargs"]["device_requests"]
+        for name in ("device_requests", "ulimits"):  # pinned memory is the GPUs'
+            del configuration["container_create_kwargs"][name]
         _set_defaults(properties, memory="8g", shared_memory="1g")
         return
     _set_defaults(properties, cpu="2", memory="8Gi", shared_memory="1Gi", tolerations=[])

@@ -167,7 +167,7 @@ def test_a_build_is_a_job_as_its_pool_and_its_recipe_say(
     spec = pod["spec"]
     (container,) = spec["containers"]
     assert container["image"] == "registry.example/e:1.2.1"
-    assert container["args"] == ["/opt/enginehouse/bin/python", "-m", "prefect", "flow-run", "execute"]
+    assert container["args"] == ["/opt/enginehouse/bin/python", "-m", "prefect.engine"]
     assert container["resources"] == {
         "requests": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "1"},
         "limits": {"memory": "64Gi", "nvidia.com/gpu": "1"},
