@@ -24,6 +24,7 @@ from tasks.records import NodeReport, Target
 from tests import prefect_api
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
+RECORDER = Path(__file__).parents[1] / "recorder"
 MODEL = "smollm2-135m"
 
 
@@ -130,6 +131,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "ENGINEHOUSE_CATALOGUE": str(catalogue),
         # Leases of the killed expire while the test waits.
         "ENGINEHOUSE_LEASE_SECONDS": "5",
+        # Every S3 call of the stack's processes is written down, for the test of the policies.
+        "PYTHONPATH": os.pathsep.join([str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "S3_CALLS": str(folder / "s3-calls"),
         # Files that a test may write: what the workers' pip and the release watch go by.
         "PIP_CONFIG_FILE": str(folder / "pip.conf"),
         "ENGINEHOUSE_IMAGES": str(folder / "images.toml"),
