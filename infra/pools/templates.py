@@ -29,7 +29,8 @@ def worker_image(pattern: str, version: str = "") -> str:
 def job_template(
     type: Literal["docker", "kubernetes"], pool: str, image: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The base job template of a new pool. `environment` is what a container needs to find its store.
+    """The base job template of a new pool. `environment` says to Docker's containers where their store is; Pods have a
+    ConfigMap for that.
 
     A pool `build-smNN` gives each run GPUs of that architecture; any other gives none. Raises SettingsError without
     an image, the setting ENGINEHOUSE_WORKER_IMAGE.
