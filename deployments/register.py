@@ -19,7 +19,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -54,7 +54,8 @@ _APPLIED = "enginehouse_deployed"
 
 
 def wanted_by(here: Settings) -> Desired:
-    """What the stack of these settings wants. A catalogue with mistakes keeps no stack from coming up."""
+    """What the embedded stack of these settings wants. A catalogue with mistakes keeps no stack from coming up."""
+    here = replace(here, pools=())  # its workers are processes
     try:
         return desired(here, load_catalogue(here.catalogue).values())
     except SpecError:

@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.desired import Desired, Pool, build_pool, desired
-from deployments.register import deploy
+from deployments.register import deploy, wanted_by
 from flows.elsewhere import start_or_attach
 from infra import settings
 from infra.errors import SettingsError
@@ -78,6 +78,8 @@ def test_a_pool_has_the_type_that_the_settings_name(prefect: Prefect) -> None:
         "build-cpu": "process",
         "build-sm90": "docker",
     }
+    # The embedded stack has process workers, whatever is set for other servers.
+    assert {pool.type for pool in wanted_by(here).pools} == {"process"}
     prefect.deploy(pools["build-sm90"])
     made = prefect.ask("GET", "/work_pools/build-sm90")
     assert made["type"] == "docker" and "gpu_count" in made["base_job_template"]["variables"]["properties"]
