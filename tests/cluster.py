@@ -44,14 +44,14 @@ class Cluster:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def apply(self, document: dict[str, Any], *, dry_run: bool = False) -> Any:
+    def apply(self, document: dict[str, Any]) -> Any:
         """Server-side apply, as `kubectl apply --server-side` does it."""
         collection = _collection(document)
         return self.ask(
             "PATCH",
             f"{collection}/{document['metadata']['name']}",
             document,
-            params={"fieldManager": "tests", **({"dryRun": "All"} if dry_run else {})},
+            params={"fieldManager": "tests"},
             headers={"Content-Type": "application/apply-patch+yaml"},
         )
 
