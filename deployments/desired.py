@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from infra.settings import Settings
+from infra.settings import PoolType, Settings
 from tasks.engines import engine_kind
 from tasks.events import EVENT
 from tasks.spec import Model
-from tasks.waves import RUN_TAG
+from tasks.waves import LATER_QUEUE, RUN_TAG
 
 POOLS = ("default", "build-cpu")
-"""Process work pools that there always are, each with a worker of its own in the embedded stack."""
+"""Work pools that there always are, each with a process worker of its own in the embedded stack."""
 
 
 _AFTER_CRASH_SECONDS = 30
@@ -25,10 +25,17 @@ _AFTER_CRASH_SECONDS = 30
 
 @dataclass(frozen=True)
 class Pool:
-    """A process work pool. `limit`: runs at once; None: as many as workers take."""
+    """A work pool. `limit`: runs at once; None: as many as workers take.
+
+    Beside the queue that every pool has, whose runs come first, it has `queues`, by priority. `image` is that of
+    containers, as in the settings.
+    """
 
     name: str
     limit: int | None = None
+    type: PoolType = "process"
+    image: str = ""
+    queues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,9 +140,18 @@ def build_pool(pool: str) -> Deployment:
 def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     """All of it, with a build pool for each architecture of the catalogue."""
     names = [*POOLS, *sorted({engine_kind(model).pool(model) for model in catalogue} - set(POOLS))]
-    limits = dict(settings.pool_limits)
+    limits, types = dict(settings.pool_limits), dict(settings.pools)
     return Desired(
-        pools=tuple(Pool(name, limits.get(name)) for name in names),
+        pools=tuple(
+            Pool(
+                name,
+                limits.get(name),
+                types.get(name, "process"),
+                settings.worker_image,
+                (LATER_QUEUE,) if name.startswith("build-") else (),
+            )
+            for name in names
+        ),
         deployments=(*_deployments(settings), *(build_pool(name) for name in names if name.startswith("build-"))),
         automations=tuple(_automations(settings)),
     )

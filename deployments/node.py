@@ -335,8 +335,8 @@ class Node:
         report = NodeReport(
             node=self.name,
             target=self._target.name,
-            http=f"127.0.0.1:{self._ports.http}",
-            grpc=f"127.0.0.1:{self._ports.grpc}",
+            http=f"{self._ports.address}:{self._ports.http}",
+            grpc=f"{self._ports.address}:{self._ports.grpc}",
             triton_pid=self._triton.pid,
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
@@ -376,6 +376,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         http=int(settings.triton_http.rpartition(":")[2]),
         grpc=int(settings.triton_grpc.rpartition(":")[2]),
         metrics=int(environment["ENGINEHOUSE_NODE_METRICS_PORT"]),
+        address=settings.node_address,
     )
     bucket = Bucket.at(settings.store)
     with suppress(StoreUnavailable):  # where it is away the node goes on with what it has

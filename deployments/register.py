@@ -5,8 +5,9 @@ deployments.register`), so that it speaks to the server that its environment nam
 Prefect profile. What is whose:
 
 - Enginehouse's: of a deployment its entrypoint, pool, form, description and version.
-- Shared (`deployments/difference.py`): limits of pools and deployments, the schedule that Enginehouse made, what an
-  automation does. A variable on the server, `enginehouse_deployed`, holds what was wanted at the last deploy.
+- Shared (`deployments/difference.py`): types of pools, limits of pools and deployments, the schedule that Enginehouse
+  made, what an automation does. A variable on the server, `enginehouse_deployed`, holds what was wanted at the last
+  deploy.
 - People's: all else. Tags, default parameters, pauses, further schedules, job templates, whether an automation or a
   schedule is on; and every pool, deployment and automation of another name.
 """
@@ -16,14 +17,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from deployments.automations import automation, automation_fields
-from deployments.desired import Automation, Deployment, Desired, Notify, desired
+from deployments.desired import Automation, Deployment, Desired, Notify, Pool, desired
 from deployments.difference import Change, Thing, difference
 from deployments.things import (
     SLUG,
@@ -35,6 +37,7 @@ from deployments.things import (
 )
 from infra import settings
 from infra.errors import SettingsError, SpecError
+from infra.pools.templates import job_template
 from infra.settings import Settings
 from tasks.catalogue import load_catalogue
 
@@ -50,7 +53,8 @@ _APPLIED = "enginehouse_deployed"
 
 
 def wanted_by(here: Settings) -> Desired:
-    """What the stack of these settings wants. A catalogue with mistakes keeps no stack from coming up."""
+    """What the embedded stack of these settings wants. A catalogue with mistakes keeps no stack from coming up."""
+    here = replace(here, pools=())  # its workers are processes
     try:
         return desired(here, load_catalogue(here.catalogue).values())
     except SpecError:
@@ -160,7 +164,8 @@ class _Server:
         name = change.thing.name
         match change.thing.kind:
             case "work pool":
-                await self._make_pool(client, change)
+                (pool,) = [each for each in wanted.pools if each.name == name]
+                await self._make_pool(client, change, pool)
             case "deployment":
                 (deployment,) = [each for each in wanted.deployments if each.full_name == name]
                 await self._make_deployment(client, change, deployment)
@@ -168,17 +173,31 @@ class _Server:
                 (one,) = [each for each in wanted.automations if each.name == name]
                 await self._make_automation(client, one)
 
-    async def _make_pool(self, client: PrefectClient, change: Change) -> None:
+    async def _make_pool(self, client: PrefectClient, change: Change, wanted: Pool) -> None:
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
         from prefect.workers.process import ProcessWorker
 
-        name, limit = change.thing.name, change.thing.shared["limit"]
         if change.action == "changed":
-            await client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+            if "type" in change.new:
+                raise SettingsError(
+                    f"the work pool {wanted.name} is not of type {wanted.type}, and Prefect cannot change that",
+                    hint="delete it, with the runs that wait in it (prefect work-pool delete), or keep its type: "
+                    f"ENGINEHOUSE_POOLS={wanted.name}=TYPE",
+                    code="pool-type",
+                )
+            await client.update_work_pool(wanted.name, WorkPoolUpdate(concurrency_limit=wanted.limit))
             return
-        template = ProcessWorker.get_default_base_job_template()
-        pool = WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template, concurrency_limit=limit)
-        await client.create_work_pool(pool)
+        if wanted.type == "process":
+            template = ProcessWorker.get_default_base_job_template()
+        else:
+            template = job_template(wanted.type, wanted.name, wanted.image, _store_address())
+        await client.create_work_pool(
+            WorkPoolCreate(
+                name=wanted.name, type=wanted.type, base_job_template=template, concurrency_limit=wanted.limit
+            )
+        )
+        for queue in wanted.queues:  # each below those before it, and below the queue that the pool has already
+            await client.create_work_queue(queue, work_pool_name=wanted.name)
 
     async def _make_deployment(self, client: PrefectClient, change: Change, wanted: Deployment) -> None:
         from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
@@ -248,6 +267,12 @@ async def _block(client: PrefectClient, wanted: Notify) -> UUID:
             hint="make it in the UI under Blocks; its name there is TYPE/NAME, such as slack-webhook/ops",
             code="block-missing",
         ) from error
+
+
+def _store_address() -> dict[str, str]:
+    """The variables of this process that say where the store is, none of them secret."""
+    names = ("ENGINEHOUSE_STORE", "ENGINEHOUSE_LEASE_SECONDS", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 if __name__ == "__main__":

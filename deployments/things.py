@@ -20,11 +20,11 @@ SLUG = "enginehouse"
 
 
 def pool_thing(wanted: Pool) -> Thing:
-    return Thing("work pool", wanted.name, shared={"limit": wanted.limit})
+    return Thing("work pool", wanted.name, shared={"type": wanted.type, "limit": wanted.limit})
 
 
 def pool_fields(there: WorkPool | None) -> Fields | None:
-    return None if there is None else {"limit": there.concurrency_limit}
+    return None if there is None else {"type": there.type, "limit": there.concurrency_limit}
 
 
 def deployment_thing(wanted: Deployment) -> Thing:

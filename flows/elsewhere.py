@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -22,9 +23,10 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.deployments import arun_deployment
+from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from flows.build_engine import STEPS
@@ -32,32 +34,43 @@ from flows.failure import error_of
 from flows.report import Report, StepReport
 from infra import settings
 from infra.errors import StoreUnavailable
+from infra.pools.templates import job_variables, worker_image
 from infra.s3 import Bucket
 from tasks.lease import Watch
 from tasks.plan import Plan
+from tasks.waves import LATER_QUEUE, RUN_TAG
 
 _POLL_SECONDS = 0.5
 _TRIES = 3
-# A flow run is Pending while its process starts, which takes 3 to 5 s; one whose worker died stays so for ever.
+# A flow run is Pending while its process starts, which takes 3 to 5 s; one whose worker died stays so for ever. Where
+# it is a container, the worker first fetches an image of 20 GB, or the cluster a node.
 _PENDING_SECONDS = 90.0
+_PENDING_CONTAINER_SECONDS = 3600.0
 _AFTER_CRASH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class _Child:
+class Child:
+    """The run of `build_engine` that makes the engine; `ours` where this parent has started it.
+
+    After `pending_s` seconds in which nothing of it has run it is taken for dead.
+    """
+
     run: FlowRun
     ours: bool
+    pending_s: float
 
 
 async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
     """Have the engine made on the pool of its kind. Raises StepFailed with the child's own words, code and hint."""
     log = get_run_logger()
+    queue = LATER_QUEUE if RUN_TAG in flow_run.tags else None
     async with get_client() as client:
         for attempt in range(_TRIES):
-            child = await _start_or_attach(client, plan, refresh)
+            child = await start_or_attach(client, plan, refresh, queue)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
-                run = await _finished(client, plan, child.run.id)
+                run = await _finished(client, plan, child)
             except BaseException:
                 if child.ours:
                     await asyncio.shield(client.set_flow_run_state(child.run.id, Cancelling()))
@@ -76,9 +89,14 @@ async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -
             raise error_of(state, f"the build of {plan.model.name}")
 
 
-async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset[str]) -> _Child:
+async def start_or_attach(
+    client: PrefectClient, plan: Plan, refresh: frozenset[str], queue: str | None = None
+) -> Child:
+    """The build of this engine that runs or waits, or a new one in a work queue of its architecture's pool."""
     # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
+    pool = await client.read_work_pool(plan.kind.pool(plan.model))
+    pending_s = _PENDING_SECONDS if pool.type == "process" else _PENDING_CONTAINER_SECONDS
     earlier = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
@@ -86,13 +104,12 @@ async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset
     )
     for run in earlier:
         if run.state is not None and not run.state.is_final():
-            return _Child(run, ours=False)
+            return Child(run, False, pending_s)
     # Two parents that come here at the same moment ask with the same key, and get the same run. The next run
     # after one that ended has another key: the identity alone would return a failed run for ever.
-    pool = plan.kind.pool(plan.model)
     key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
     run = await arun_deployment(
-        f"build_engine/{pool}",
+        f"build_engine/{pool.name}",
         parameters={
             "model": plan.model.model_dump(mode="json", by_alias=True),
             "snapshot": dict(plan.snapshot.document),
@@ -102,14 +119,27 @@ async def _start_or_attach(client: PrefectClient, plan: Plan, refresh: frozenset
         timeout=0,
         idempotency_key=key,
         tags=tags,
+        work_queue_name=queue,
+        job_variables=_asked_of_the_pool(pool, plan),
         client=client,
     )
-    return _Child(run, ours=True)
+    return Child(run, True, pending_s)
 
 
-async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:
+def _asked_of_the_pool(pool: WorkPool, plan: Plan) -> dict[str, Any]:
+    """Image, GPUs and nodes of the run, where the pool chooses them by run."""
+    machine = plan.kind.build_machine(plan.model)
+    return job_variables(
+        pool.base_job_template,
+        image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),
+        gpus=machine.gpus,
+        product=machine.product,
+    )
+
+
+async def _finished(client: PrefectClient, plan: Plan, child: Child) -> FlowRun:
     """Wait for a run to end, telling its log as ours. One whose process died is set to Crashed."""
-    log = get_run_logger()
+    log, run_id = get_run_logger(), child.run.id
     here = settings.load()
     lease = Watch(Bucket.at(here.store), plan.engine.digest, here.lease_seconds)
     told = 0
@@ -135,7 +165,7 @@ async def _finished(client: PrefectClient, plan: Plan, run_id: UUID) -> FlowRun:
                 warned = True
                 log.warning("no worker has taken the build yet; is one running on pool %s?", run.work_pool_name)
         else:
-            allowed = _PENDING_SECONDS if state.type is StateType.PENDING else 3 * here.lease_seconds
+            allowed = child.pending_s if state.type is StateType.PENDING else 3 * here.lease_seconds
             try:
                 if state.type is not StateType.PENDING and await asyncio.to_thread(lease.holder) is not None:
                     last_sign = time.monotonic()

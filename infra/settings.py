@@ -13,11 +13,14 @@ import tomllib
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 
 from infra.errors import SettingsError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+PoolType = Literal["process", "docker", "kubernetes"]
+"""Of a Prefect work pool: where a run's process is started."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Settings:
     """`host:port` of the same Triton's gRPC."""
     triton: str
     """Where NVIDIA's image has Triton, for a node that runs in one: `/opt/tritonserver`. Empty: the wheel's."""
+    node_address: str
+    """Address at which clients and gates on other machines reach this node's Triton; then it listens everywhere."""
     lease_seconds: float
     """How long a lease lives that nobody renews."""
     toolchain: str
@@ -54,6 +59,10 @@ class Settings:
     """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
     pool_limits: tuple[tuple[str, int], ...]
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
+    pools: tuple[tuple[str, PoolType], ...]
+    """The type of a work pool that `deploy` makes, by its name. A pool that is not named is a process pool."""
+    worker_image: str
+    """The image of runs on Docker and Kubernetes pools; `{tensorrt_llm}` in it stands for the version."""
     images: Path
     """The file that says which container image carries which TensorRT-LLM."""
     gc_schedule: str
@@ -85,6 +94,7 @@ _DEFAULTS = {
     "ENGINEHOUSE_TRITON_HTTP": "",
     "ENGINEHOUSE_TRITON_GRPC": "",
     "ENGINEHOUSE_TRITON": "",
+    "ENGINEHOUSE_NODE_ADDRESS": "127.0.0.1",
     "ENGINEHOUSE_LEASE_SECONDS": "20",
     "ENGINEHOUSE_TOOLCHAIN": "local",
     "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
@@ -93,6 +103,8 @@ _DEFAULTS = {
     "ENGINEHOUSE_SIGNING_PUBLIC_KEY": "",
     "ENGINEHOUSE_REBUILDS": "4",
     "ENGINEHOUSE_POOL_LIMITS": "",
+    "ENGINEHOUSE_POOLS": "",
+    "ENGINEHOUSE_WORKER_IMAGE": "",
     "ENGINEHOUSE_IMAGES": str(CHECKOUT / "infra" / "images.toml"),
     "ENGINEHOUSE_GC_SCHEDULE": "43 3 * * 0",
     "ENGINEHOUSE_WATCH_SCHEDULE": "17 * * * *",
@@ -149,6 +161,7 @@ def load() -> Settings:
         triton_http=value("ENGINEHOUSE_TRITON_HTTP"),
         triton_grpc=value("ENGINEHOUSE_TRITON_GRPC"),
         triton=value("ENGINEHOUSE_TRITON"),
+        node_address=value("ENGINEHOUSE_NODE_ADDRESS"),
         lease_seconds=lease_seconds,
         toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
         toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),
@@ -157,6 +170,8 @@ def load() -> Settings:
         signing_public_key=value("ENGINEHOUSE_SIGNING_PUBLIC_KEY"),
         rebuilds=_count("ENGINEHOUSE_REBUILDS", value("ENGINEHOUSE_REBUILDS")),
         pool_limits=_pool_limits(value("ENGINEHOUSE_POOL_LIMITS")),
+        pools=_pools(value("ENGINEHOUSE_POOLS")),
+        worker_image=value("ENGINEHOUSE_WORKER_IMAGE"),
         images=Path(value("ENGINEHOUSE_IMAGES")).absolute(),
         gc_schedule=_schedule(value("ENGINEHOUSE_GC_SCHEDULE")),
         watch_schedule=_schedule(value("ENGINEHOUSE_WATCH_SCHEDULE")),
@@ -199,6 +214,16 @@ def _secrets(text: str) -> tuple[tuple[str, str, str], ...]:
             )
         found.append((name, kind, where))
     return tuple(found)
+
+
+def _pools(text: str) -> tuple[tuple[str, PoolType], ...]:
+    """`default=process build-sm90=kubernetes`."""
+    items = tuple((pool, type) for pool, _, type in (item.partition("=") for item in text.split()))
+    for pool, type in items:
+        if type not in get_args(PoolType):
+            known = ", ".join(get_args(PoolType))
+            raise SettingsError(f"ENGINEHOUSE_POOLS: {pool} is of type {type!r}", hint=f"a type is one of {known}")
+    return cast("tuple[tuple[str, PoolType], ...]", items)
 
 
 def _from_toml(path: Path) -> dict[str, str]:

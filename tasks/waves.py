@@ -16,6 +16,8 @@ from tasks.watch_record import Attempt, Followed, WatchRecord, subject_of
 
 RUN_TAG = "release-watch"
 """Of every rebuild that the watch starts, in Prefect."""
+LATER_QUEUE = "later"
+"""The work queue of build pools for what the watch starts: what people start, in the pool's own queue, goes first."""
 
 _TRIES_AFTER_CRASHES = 3
 _REASON_CHARACTERS = 300

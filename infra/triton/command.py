@@ -19,11 +19,16 @@ RESTRICTED = ("model-repository", "model-config", "shared-memory", "statistics",
 
 @dataclass(frozen=True)
 class Ports:
-    """The loopback ports of one server."""
+    """Where one server listens: on loopback, or on every interface, to be reached at `address` by other machines."""
 
     http: int
     grpc: int
     metrics: int
+    address: str = field(default="127.0.0.1", kw_only=True)
+
+    @property
+    def bind(self) -> str:
+        return self.address if self.address == "127.0.0.1" else "0.0.0.0"
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Server:
     exit_timeout_s: int
 
     def argv(self, *load: str) -> tuple[str, ...]:
-        """Its arguments: on loopback, every control endpoint behind the key, with nothing loaded but `load`."""
+        """Its arguments: every control endpoint behind the key, with nothing loaded but `load`."""
         restriction = f"{','.join(RESTRICTED)}:{CONTROL_HEADER}={self.control_key}"
         return (
             str(self.binary),
@@ -51,13 +56,13 @@ class Server:
             "--model-control-mode=explicit",
             "--strict-readiness=false",
             f"--exit-timeout-secs={self.exit_timeout_s}",
-            "--http-address=127.0.0.1",
+            f"--http-address={self.ports.bind}",
             f"--http-port={self.ports.http}",
             f"--http-restricted-api={restriction}",
-            "--grpc-address=127.0.0.1",
+            f"--grpc-address={self.ports.bind}",
             f"--grpc-port={self.ports.grpc}",
             f"--grpc-restricted-protocol={restriction}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={self.ports.bind}",
             f"--metrics-port={self.ports.metrics}",
             *(f"--load-model={name}" for name in load),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.artifact import Manifest
+from tasks.engines.build_machine import BuildMachine
 from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
@@ -19,6 +20,10 @@ class EngineKind(Protocol):
 
     def pool(self, model: Model) -> str:
         """The work pool that converts and builds: `build-ARCHITECTURE`."""
+        ...
+
+    def build_machine(self, model: Model) -> BuildMachine:
+        """What a worker of that pool must have, where pools can choose."""
         ...
 
     def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:

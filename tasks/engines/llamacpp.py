@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.errors import SettingsError, StepFailed
 from tasks.artifact import Manifest
 from tasks.engines import LIMITS_FILE
+from tasks.engines.build_machine import BuildMachine
 from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
@@ -45,6 +46,9 @@ def _installed(distribution: str) -> str:
 class LlamaCpp:
     def pool(self, model: Model) -> str:
         return "build-cpu"
+
+    def build_machine(self, model: Model) -> BuildMachine:
+        return BuildMachine()
 
     def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.engines.build_machine import BuildMachine
 from tasks.engines.serving_mode import ServingMode
 from tasks.identity import Identity
 from tasks.spec import Model
@@ -15,6 +16,16 @@ from tasks.trtllm.serving import UPSTREAM_ONLY, TensorRtServing
 class TensorRtLlmKind:
     def pool(self, model: Model) -> str:
         return f"build-{_recipe(model).runtime.arch}"
+
+    def build_machine(self, model: Model) -> BuildMachine:
+        recipe = _recipe(model)
+        runtime, portable = recipe.runtime, isinstance(recipe, TrtEngineRecipe) and recipe.portable
+        return BuildMachine(
+            gpus=recipe.world_size,
+            product="" if portable else runtime.gpu,
+            tensorrt_llm=runtime.tensorrt_llm,
+            image=runtime.image or "",
+        )
 
     def serving_mode(self, model: Model) -> ServingMode:
         return serving_mode(_recipe(model))

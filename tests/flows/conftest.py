@@ -24,6 +24,7 @@ from tasks.records import NodeReport, Target
 from tests import prefect_api
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
+RECORDER = Path(__file__).parents[1] / "recorder"
 MODEL = "smollm2-135m"
 
 
@@ -132,6 +133,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "ENGINEHOUSE_LEASE_SECONDS": "5",
         # Tests start it themselves: by its schedule it would meddle with what others kill.
         "ENGINEHOUSE_RECONCILE_SCHEDULE": "never",
+        # Every S3 call of the stack's processes is written down, for the test of the policies.
+        "PYTHONPATH": os.pathsep.join([str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "S3_CALLS": str(folder / "s3-calls"),
         # Files that a test may write: what the workers' pip and the release watch go by.
         "PIP_CONFIG_FILE": str(folder / "pip.conf"),
         "ENGINEHOUSE_IMAGES": str(folder / "images.toml"),

@@ -138,6 +138,9 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     wait(lambda: any(run["state_type"] == "FAILED" for run in rebuilds(house)), "failed canary")
     after_watches(house, 1)
     (failed,) = rebuilds(house)
+    # A person's build would go before it.
+    (build,) = house.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["model:fleet-canary"]}}})
+    assert build["work_queue_name"] == "later"
     assert failed["parameters"]["model"] == "fleet-canary" and failed["parameters"]["runtime"] == NEW
     told = {(line["version"], line["verdict"]): line for line in tables(house)[0]}
     assert told["1.3.0", "kind changes"]["models"] == 4

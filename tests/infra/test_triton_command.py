@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none
 def test_one_gpu_and_the_llm_api_need_no_mpi() -> None:
     command = single(SERVER)
     assert (command.argv, command.environment) == (ALONE, {})
+
+
+def test_a_node_that_others_reach_listens_everywhere() -> None:
+    reached = replace(SERVER, ports=replace(SERVER.ports, address="node-0.nodes"))
+    assert single(reached).argv == tuple(word.replace("=127.0.0.1", "=0.0.0.0") for word in ALONE)
 
 
 @pytest.mark.parametrize(

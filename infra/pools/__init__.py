@@ -1,0 +1,1 @@
+"""Work pools: where runs go, and what each of them gets there."""
