@@ -7,7 +7,7 @@ TensorRT-LLM from 0.20 on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 CONTROL_HEADER = "enginehouse-control"
