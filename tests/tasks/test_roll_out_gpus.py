@@ -114,7 +114,7 @@ def test_an_engine_is_refused_where_it_was_not_built_for(
 def test_an_engine_with_servers_of_its_own_needs_a_node_that_can_start_them(context: Context, tmp_path: Path) -> None:
     plan = plan_of("0.8.0")
     needed = publish(context, plan, tmp_path / "files", {**BUILT, "tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"})
-    versions = {"tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"}
+    versions: dict[str, Any] = {"tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"}
     target = report(context, plan, free_bytes=needed, **versions)
     with pytest.raises(EnginehouseError, match=r"no mpirun on one, .* one Triton process a rank") as caught:
         roll_out(context, plan, "test", recreate=True)
