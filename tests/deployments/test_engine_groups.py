@@ -20,7 +20,8 @@ from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import engine, image
 
-pytestmark = pytest.mark.slow
+# A node leaves what it started to the next one.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 VERSION = "0.8.0"
 ENGINE = "m--r1--tensorrt_llm"
@@ -91,7 +92,6 @@ def answer(group: EngineGroup) -> list[int]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a node leaves what it started to the next one
 def test_an_engine_answers_as_long_as_each_of_its_ranks_lives(groups: EngineGroups, root: Path, tmp_path: Path) -> None:
     group = placed(groups, tmp_path, 2)
     assert groups.lost("m", 1)
