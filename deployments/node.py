@@ -291,6 +291,7 @@ class Node:
             deadline = time.monotonic() + _UNLOAD_SECONDS
             while any(entry.name in names and entry.state in ("UNLOADING", "READY") for entry in client.index()):
                 if time.monotonic() > deadline:
+                    groups.end(model, number)  # an engine that answers no more is what its callers wait for
                     raise TritonError("Triton does not let it go", code="triton-unload")
                 time.sleep(POLL_SECONDS)
             groups.end(model, number)
