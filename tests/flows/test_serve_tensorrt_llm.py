@@ -86,18 +86,17 @@ class Node:
     @property
     def ranks(self) -> list[psutil.Process]:
         """Every Triton of an engine that has its own."""
-        return [
-            process for process in self.processes if str(self.folder / "node/groups") in " ".join(process.cmdline())
-        ]
+        return self.processes("node/groups")
 
-    @property
-    def processes(self) -> list[psutil.Process]:
-        """Every Triton of it."""
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter(["name", "cmdline"]):
-            if process.info["name"] == "tritonserver" and str(self.folder) in " ".join(process.info["cmdline"] or ()):
-                found.append(process)
-        return found
+    def processes(self, below: str = "") -> list[psutil.Process]:
+        """Every Triton of it, or those with something in a folder of it."""
+        found = psutil.process_iter(["name", "cmdline"])
+        folder = str(self.folder / below)
+        return [
+            process
+            for process in found
+            if process.info["name"] == "tritonserver" and folder in " ".join(process.info["cmdline"] or ())
+        ]
 
     def wait_for(self, public: int, ready: set[int]) -> None:
         """Until it answers with `public`, and holds just `ready`."""
@@ -332,7 +331,7 @@ def test_an_engine_in_leader_mode_has_servers_of_its_own(house: House, tmp_path:
         node.wait_for(1, {1, 2})
         assert len(node.ranks) == 2
         node.stop()
-        assert node.processes == [], "nothing of it outlives the node"
+        assert node.processes() == [], "nothing of it outlives the node"
         node.start()
         node.wait_for(1, {1, 2})
         assert len(node.ranks) == 2
