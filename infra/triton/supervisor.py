@@ -179,10 +179,12 @@ class Supervisor:
 
 def _servers(leader: psutil.Process) -> tuple[psutil.Process, ...]:
     """Triton itself: mpirun takes seconds to see that it died, and outlives it for as long."""
+    if leader.name() == "tritonserver":
+        return (leader,)
     below = [child for child in leader.children(recursive=True) if child.name() == "tritonserver"]
     # A child of Triton's has its name for a moment, until it is a model's process.
-    ours = {leader.pid} if leader.name() == "tritonserver" else {child.pid for child in below}
-    return tuple(child for child in below if child.ppid() not in ours) or (leader,)
+    pids = {child.pid for child in below}
+    return tuple(child for child in below if child.ppid() not in pids)
 
 
 def _alive(process: psutil.Process) -> bool:
