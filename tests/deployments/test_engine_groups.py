@@ -126,6 +126,19 @@ def test_ranks_are_all_there_or_it_is_said_that_they_are_not(groups: EngineGroup
     assert caught.value.code == "world-size" and processes(tmp_path) == []
 
 
+def test_the_engine_of_a_group_cannot_be_let_go_and_loaded_again(groups: EngineGroups, tmp_path: Path) -> None:
+    """In the stand-in as in the real one: why a group comes and goes with its release."""
+    group = placed(groups, tmp_path, 2)
+    group.start()
+    client = group.supervisor.client
+    client.unload(ENGINE)
+    with pytest.raises(TritonError):
+        client.load(ENGINE, timeout_s=30)
+    for rank in ranks(tmp_path):
+        rank.wait(10)
+    assert groups.lost("m", 1)
+
+
 def test_no_group_begins_after_the_end(groups: EngineGroups, tmp_path: Path) -> None:
     group = placed(groups, tmp_path, 2)
     groups.close()
