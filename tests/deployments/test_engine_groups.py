@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,21 @@ def test_the_engine_of_a_group_cannot_be_let_go_and_loaded_again(groups: EngineG
     for rank in ranks(tmp_path):
         rank.wait(10)
     assert groups.lost("m", 1)
+
+
+@pytest.mark.parametrize("by", ["this node", "the next"])
+def test_a_group_ends_while_it_starts(groups: EngineGroups, root: Path, tmp_path: Path, by: str) -> None:
+    group = placed(groups, tmp_path, 2)
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(group.start)
+        until = time.monotonic() + 20
+        while not ranks(tmp_path):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (groups if by == "this node" else EngineGroups(tmp_path / "node/groups", root)).close()
+        with pytest.raises(TritonError, match="did not start"):
+            starting.result(20)
+    assert processes(tmp_path) == [] and not group.folder.exists()
 
 
 def test_no_group_begins_after_the_end(groups: EngineGroups, tmp_path: Path) -> None:
