@@ -6,6 +6,7 @@ import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 
 from infra import gpu
 from infra.errors import SettingsError
@@ -53,6 +54,11 @@ class Facts:
         version = self._runtime.tensorrt_llm if self._runtime is not None else ""
         return orchestrated_gpus(version, len(self._gpus.gpus))
 
+    @property
+    def _groups(self) -> bool:
+        """Whether an engine can have servers of its own here: the image has TensorRT-LLM, and mpirun to start them."""
+        return self._runtime is not None and bool(self._runtime.tensorrt_llm) and which("mpirun") is not None
+
     def machine(self) -> Machine:
         """What is known now; free memory is a few seconds old. Never waits."""
         if self._asked is None and time.monotonic() - self._sampled >= _SAMPLE_SECONDS:
@@ -75,4 +81,5 @@ class Facts:
             tensorrt_llm=runtime.tensorrt_llm if runtime is not None else "",
             tensorrt=runtime.tensorrt if runtime is not None else "",
             container=runtime.container_digest if runtime is not None else "",
+            groups=self._groups,
         )

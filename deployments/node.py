@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from deployments.engine_groups import EngineGroups
 from deployments.facts import Facts
 from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, StoreUnavailable, TritonError
@@ -123,9 +124,10 @@ class Node:
         self._triton = Supervisor(
             folder, self._models_folder, ports, root=facts.triton, orchestrated_gpus=facts.orchestrated_gpus
         )
+        self._groups = EngineGroups(folder / "groups", facts.triton)
 
     def run(self, stop: threading.Event) -> None:
-        """Converge until `stop` is set, then end Triton."""
+        """Converge until `stop` is set, then end Triton, and the servers of engines that it calls."""
         self._models_folder.mkdir(parents=True, exist_ok=True)
         try:
             while not stop.is_set():
@@ -145,6 +147,7 @@ class Node:
         finally:
             self._loaders.shutdown(wait=False, cancel_futures=True)
             self._triton.stop()
+            self._groups.close()
 
     def _supervise(self) -> None:
         """Have a live Triton, and know what it holds."""
@@ -154,6 +157,8 @@ class Node:
             self._models = {name: _Model(releases=known.failed_for_good()) for name, known in self._models.items()}
             # Placed again from verified copies: what an earlier Triton was given may have been altered since.
             withdraw_everything(self._models_folder)
+            self._groups.close()
+            self._groups = EngineGroups(self._folder / "groups", self._facts.triton)
         elif change is Change.FOUND:
             # What it holds is known only to it: releases that are ready are taken over, not loaded again.
             ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
@@ -163,6 +168,12 @@ class Node:
                     placed = placed_models(self._models_folder, model, release)
                     if placed and ready.issuperset(placed):
                         known.releases[release] = _Release(state="ready")
+            self._groups.find([(model, number) for model, known in self._models.items() for number in known.releases])
+        for model, known in self._models.items():
+            for number, release in known.releases.items():
+                if release.state == "ready" and self._groups.lost(model, number):
+                    release.state, release.error, release.retry_at = "loading", "its engine's servers have ended", 0.0
+                    _log.warning("%s release %d: %s", model, number, release.error)
 
     # Wanted state
 
@@ -179,6 +190,8 @@ class Node:
         """Start loading what is wanted, move the public name, let go what is no longer wanted. Never waits."""
         known = self._models[model]
         loaded, public = known.wanted.loaded, known.wanted.public
+        # Those of now, for threads that may outlive them.
+        servers = self._triton.client, self._groups
         if known.wanted.alone and known.public is not None and known.public not in loaded:
             self._withdraw(model, known)
         for number in loaded:
@@ -188,7 +201,7 @@ class Node:
             if (release is None and room) or (release is not None and again and release.state != "unloading"):
                 release = known.releases[number] = release or _Release()
                 release.state, release.retry_at = "loading", None
-                release.loader = self._loaders.submit(self._load, self._triton.client, model, number, release)
+                release.loader = self._loaders.submit(self._load, *servers, model, number, release)
         due = public != known.public and time.monotonic() >= known.retry_at
         if due and public in loaded and public in known.releases:
             if known.releases[public].state == "ready":
@@ -202,7 +215,7 @@ class Node:
                 del known.releases[number]
             elif number not in loaded and number != known.public and _due(release):
                 release.state, release.error, release.retry_at = "unloading", "", None
-                release.loader = self._loaders.submit(self._let_go, self._triton.client, model, number, release)
+                release.loader = self._loaders.submit(self._let_go, *servers, model, number, release)
 
     def _publish(self, model: str, known: _Model, release: int) -> None:
         write_public(self._models_folder, model, release)
@@ -224,12 +237,16 @@ class Node:
         known.public = None
         _log.info("%s answers nobody until its next release is ready", model)
 
-    def _load(self, client: TritonClient, model: str, number: int, release: _Release) -> None:
+    def _load(self, client: TritonClient, groups: EngineGroups, model: str, number: int, release: _Release) -> None:
         """In a thread of its own: bring, place and load one release."""
         try:
             intent = self._target.intent(model, number)
             repository, engine = self._bring(intent.repository)
-            place_release(repository, engine, self._models_folder, model, number)
+            group = groups.of(model, number, intent.ranks) if intent.ranks else None
+            server = group.server if group is not None else None
+            place_release(repository, engine, self._models_folder, model, number, server)
+            if group is not None:
+                group.start()
             self._load_models(client, placed_models(self._models_folder, model, number))
         except Exception as error:
             retryable = isinstance(error, EnginehouseError) and error.retryable
@@ -271,7 +288,7 @@ class Node:
         _, engine = bring(self._store, ArtifactRef.parse(repository.manifest.inputs["engine"]), here, key)
         return folder, engine
 
-    def _let_go(self, client: TritonClient, model: str, number: int, release: _Release) -> None:
+    def _let_go(self, client: TritonClient, groups: EngineGroups, model: str, number: int, release: _Release) -> None:
         """In a thread of its own: unload one release, wait until its requests have ended, remove its folders."""
         names = placed_models(self._models_folder, model, number)
         try:
@@ -280,8 +297,10 @@ class Node:
             deadline = time.monotonic() + _UNLOAD_SECONDS
             while any(entry.name in names and entry.state in ("UNLOADING", "READY") for entry in client.index()):
                 if time.monotonic() > deadline:
+                    groups.end(model, number)  # an engine that answers no more is what its callers wait for
                     raise TritonError("Triton does not let it go", code="triton-unload")
                 time.sleep(POLL_SECONDS)
+            groups.end(model, number)
             withdraw_release(self._models_folder, model, number)
         except (EnginehouseError, OSError) as error:
             release.error, release.retry_at = str(error), time.monotonic() + RETRY_SECONDS

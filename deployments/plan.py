@@ -97,7 +97,6 @@ def _serving(model: Model) -> dict[str, Any]:
             started = leader(server, others, TENSORRT_LLM, [LLM, model.name])
     return {
         "mode": mode.mode,
-        "recreate": mode.recreate,
         "why": mode.why,
         "launch": list(started.argv),
         "environment": dict(started.environment),
@@ -116,8 +115,7 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         if runtime["image"] is not None:
             yield f"in {runtime['image']}"
     serving = told["serving"]
-    alone = ", which cannot be loaded beside another release" if serving["recreate"] else ""
-    yield f"served in mode {serving['mode']}{alone}: {serving['why']}"
+    yield f"served in mode {serving['mode']}: {serving['why']}"
     if (options := told.get("options")) is not None and not options["exact"]:
         yield f"its options are known only from the nearest sources: {options['read_in']}"
     if (translated := told.get("translated")) is not None:

@@ -44,6 +44,8 @@ class Intent(Record):
     recipe: dict[str, JsonValue]
     serving: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
+    ranks: int = 0
+    """How many processes the servers of its engine are, apart from the node's Triton; 0 where it needs none."""
     changes: tuple[Change, ...] = ()
     """What differs from the release that was live then: fields of the recipe, and of its serving as `serving.…`."""
     lost: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
@@ -154,6 +156,8 @@ class Machine(Record):
     tensorrt: str = ""
     container: str = ""
     """Digest of the image."""
+    groups: bool = False
+    """Whether it can start a group of servers, a process a rank, for one engine."""
 
 
 class NodeReport(Record):

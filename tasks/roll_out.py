@@ -106,6 +106,7 @@ def _begin(
                 digest=digest,
                 recipe=recipe,
                 serving=serving,
+                ranks=plan.kind.serving_mode(plan.model).ranks,
                 changes=changes_since(live, recipe, serving),
                 lost=dict(lost),
                 source=plan.model.source.uri,
@@ -167,14 +168,6 @@ def _without_abandoned(target: Target, model: str, current: Current) -> Current:
 def _require_nodes_that_fit(plan: Plan, engine: Artifact, nodes: list[NodeReport]) -> None:
     """Raise where some node cannot serve the engine at all: before a number is spent, or a byte is copied."""
     model = plan.model
-    served = plan.kind.serving_mode(model)
-    if served.mode == "leader":
-        raise EnginehouseError(
-            f"{model.name} cannot be rolled out: {served.why}, which nodes do not do",
-            hint="use TensorRT-LLM 0.9 or later, or one GPU; `enginehouse plan --json` has the command line of such a "
-            "group under serving.launch, for a repository that `enginehouse assemble` wrote",
-            code="leader-mode",
-        )
     unfit = {node.node: plan.kind.fits(model, engine.manifest, node.machine) for node in nodes}
     told = [f"node '{node}' is not what {model.name} needs: {'; '.join(why)}" for node, why in unfit.items() if why]
     if told:
@@ -183,6 +176,15 @@ def _require_nodes_that_fit(plan: Plan, engine: Artifact, nodes: list[NodeReport
             hint="rebuild for what the nodes have (recipe.runtime in the model's file), or run them in the image and "
             "on the GPUs of the recipe; a node tells of its image's TensorRT-LLM where ENGINEHOUSE_TRITON is set",
             code="runtime-differs",
+        )
+    served = plan.kind.serving_mode(model)
+    unable = [node.node for node in nodes if served.mode == "leader" and not node.machine.groups]
+    if unable:
+        raise EnginehouseError(
+            f"{model.name} cannot be rolled out: no mpirun on {', '.join(unable)}, and it is for {served.why}",
+            hint="run the node in an image that has mpirun in PATH, as NVIDIA's with TensorRT-LLM do; or use "
+            "TensorRT-LLM 0.9 or later, or one GPU",
+            code="leader-mode",
         )
 
 

@@ -102,6 +102,14 @@ def orchestrator(server: Server, gpus: int, container: str) -> Command:
     return Command(argv, {"TRTLLM_ORCHESTRATOR": "1"})
 
 
+@dataclass(frozen=True)
+class Group:
+    """One Triton a rank, all on this machine: the engine that they load, and the ports of the ranks above the first."""
+
+    engine: str
+    others: tuple[Ports, ...]
+
+
 def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequence[str]) -> Command:
     """One Triton a rank, the only way of 0.8 to serve an engine of several GPUs, and of any version on several nodes.
 

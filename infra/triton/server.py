@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra import processes
 from infra.triton import command, installation
-from infra.triton.command import Ports, Server
+from infra.triton.command import Group, Ports, Server
 
 
 def launch(
@@ -21,6 +21,7 @@ def launch(
     control_key: str,
     root: Path | None = None,
     orchestrated_gpus: int = 0,
+    group: Group | None = None,
     exit_timeout_s: int = 5,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -29,8 +30,9 @@ def launch(
     `repository` holds the models, `work` the models' interpreter; both must be absolute or relative to the current
     folder and may not lie in each other. `log` is appended to. `root` is where NVIDIA's image has Triton; without it,
     the wheel's is started. With `orchestrated_gpus`, TensorRT-LLM runs its engines on so many GPUs in workers of its
-    own. Triton gets a minimal environment plus `environment`, a session of its own, and at most `exit_timeout_s`
-    seconds for running requests on SIGTERM.
+    own. With `group` there is one Triton a rank, and once the first is live they have loaded the group's engine. Triton
+    gets a minimal environment plus `environment`, a session of its own, and at most `exit_timeout_s` seconds for
+    running requests on SIGTERM.
     The key shows in the process list of this machine: it keeps clients out, not other users of the machine.
     """
     found = installation.of_image(root, work) if root is not None else installation.of_wheel(work)
@@ -45,7 +47,9 @@ def launch(
         control_key=control_key,
         exit_timeout_s=exit_timeout_s,
     )
-    if orchestrated_gpus:
+    if group is not None:
+        started = command.leader(server, group.others, group.engine, ())
+    elif orchestrated_gpus:
         started = command.orchestrator(server, orchestrated_gpus, found.container)
     else:
         started = command.single(server)

@@ -1,4 +1,7 @@
-"""Keeps one Triton running: starts it, starts it again when it dies, finds it again when its keeper was killed."""
+"""Keeps a Triton running: starts it, starts it again when it dies, finds it again when its keeper was killed.
+
+A Triton is one process, or a group of one process a rank for an engine of several GPUs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import threading
 import time
 from enum import Enum, auto
 from pathlib import Path
@@ -16,8 +20,8 @@ import psutil
 from infra.background import write_private
 from infra.errors import TritonError
 from infra.processes import terminate
-from infra.triton.client import TritonClient
-from infra.triton.command import Ports
+from infra.triton.client import LOAD_TIMEOUT_S, TritonClient
+from infra.triton.command import Group, Ports
 from infra.triton.log import Log
 from infra.triton.server import launch
 
@@ -43,48 +47,78 @@ class Change(Enum):
 
 
 class Supervisor:
-    """The Triton of one node. `models` is its repository, `folder` holds its log, its models' interpreter and its key.
+    """One Triton. `models` is its repository, `folder` holds its log, its models' interpreter and its key.
 
-    `root` and `orchestrated_gpus` are those of `infra.triton.server.launch`.
+    `root`, `orchestrated_gpus` and `group` are those of `infra.triton.server.launch`. One thread may have it running
+    while another ends it.
     """
 
     def __init__(
-        self, folder: Path, models: Path, ports: Ports, *, root: Path | None = None, orchestrated_gpus: int = 0
+        self,
+        folder: Path,
+        models: Path,
+        ports: Ports,
+        *,
+        root: Path | None = None,
+        orchestrated_gpus: int = 0,
+        group: Group | None = None,
     ) -> None:
         self._folder = folder
         self._models = models
         self._ports = ports
         self._root = root
         self._orchestrated_gpus = orchestrated_gpus
+        self._group = group
+        self._ranks = 1 if group is None else 1 + len(group.others)
         self.log = Log(folder / "triton.log")
         self._process: psutil.Process | None = None
         """Leads the session: Triton, or the mpirun above it."""
-        self._server: psutil.Process | None = None
+        self._servers: tuple[psutil.Process, ...] = ()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self.client = self._new_client("")
 
     @property
     def pid(self) -> int:
-        """Triton's own; 0 where none runs."""
-        return 0 if self._server is None else self._server.pid
+        """Triton's own, of a group the first rank's; 0 where none runs."""
+        return self._servers[0].pid if self._servers else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, in a group every rank: without one of them the others answer nothing."""
+        process, servers = self._process, self._servers
+        return process is not None and len(servers) == self._ranks and all(map(_alive, (process, *servers)))
 
     def ensure(self) -> Change:
         """Have a live Triton. Raises TritonError where it does not start, SettingsError where parts are missing."""
-        known = self._process
-        if known is not None and self._server is not None and _alive(known) and _alive(self._server):
-            return Change.NONE
-        self._process = self._server = None
-        if known is None and self._find():
-            return Change.FOUND
-        if known is not None:
-            _log.warning("Triton (pid %d) is gone; starting it again", known.pid)
-            terminate(known.pid, grace_s=2)  # its Python stubs outlive it for a while and hold memory
-        self._start()
-        return Change.STARTED
+        with self._lock:
+            if self.alive:
+                return Change.NONE
+            if self._stopped.is_set():
+                raise TritonError("Triton was ended", code="triton-start")
+            known, self._process, self._servers = self._process, None, ()
+            if known is None and self._find():
+                return Change.FOUND
+            if known is not None:
+                _log.warning("Triton (pid %d) is gone; starting it again", known.pid)
+                terminate(known.pid, grace_s=2)  # its Python stubs outlive it for a while and hold memory
+            self._start()
+            return Change.STARTED
 
-    def stop(self) -> None:
-        """End Triton and its models' processes."""
-        if self._process is not None:
-            terminate(self._process.pid, grace_s=15)
+    def find(self) -> bool:
+        """Whether an earlier keeper left one that is live; it is this one's then."""
+        with self._lock:
+            return self._find()
+
+    def stop(self, grace_s: float = 15) -> None:
+        """End Triton and its models' processes for good, also one that an earlier keeper left."""
+        self._stopped.set()
+        with self._lock:
+            if self._process is None:
+                self._find()
+            if self._process is not None:
+                terminate(self._process.pid, grace_s)
+            self._process, self._servers = None, ()
             self._record.unlink(missing_ok=True)
 
     @property
@@ -102,11 +136,11 @@ class Supervisor:
             return False
         if abs(process.create_time() - record["created"]) > 1:
             return False
-        client = self._new_client(record["key"])
-        if not _alive(process) or not client.live():
+        self._process, self._servers, self.client = process, _servers(process), self._new_client(record["key"])
+        if not self.alive or not self.client.live():
+            self._process, self._servers = None, ()
             terminate(process.pid, grace_s=5)
             return False
-        self._process, self._server, self.client = process, _server(process), client
         _log.info("found Triton again (pid %d)", self.pid)
         return True
 
@@ -122,27 +156,35 @@ class Supervisor:
             control_key=key,
             root=self._root,
             orchestrated_gpus=self._orchestrated_gpus,
+            group=self._group,
             environment={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", _OPENMP_WAIT)},
         )
+        started = psutil.Process(process.pid)
+        # At once: loading the engine of a group takes minutes, and its keeper may be killed meanwhile.
+        write_private(self._record, {"pid": process.pid, "created": started.create_time(), "key": key})
         client = self._new_client(key)
-        deadline = time.monotonic() + _READY_SECONDS
+        deadline = time.monotonic() + (_READY_SECONDS if self._group is None else LOAD_TIMEOUT_S)
         while not client.live():
-            if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline or self._stopped.is_set():
                 terminate(process, grace_s=2)
+                self._record.unlink(missing_ok=True)
                 raise TritonError("Triton did not start", hint=f"see {self.log.path}", code="triton-start")
             time.sleep(_POLL_SECONDS)
-        self._process, self.client = psutil.Process(process.pid), client
-        self._server = _server(self._process)
-        write_private(self._record, {"pid": process.pid, "created": self._process.create_time(), "key": key})
+        self._process, self._servers, self.client = started, _servers(started), client
         _log.info("Triton runs (pid %d)", self.pid)
 
     def _new_client(self, key: str) -> TritonClient:
         return TritonClient(f"127.0.0.1:{self._ports.http}", key=key)
 
 
-def _server(leader: psutil.Process) -> psutil.Process:
+def _servers(leader: psutil.Process) -> tuple[psutil.Process, ...]:
     """Triton itself: mpirun takes seconds to see that it died, and outlives it for as long."""
-    return next((child for child in leader.children(recursive=True) if child.name() == "tritonserver"), leader)
+    if leader.name() == "tritonserver":
+        return (leader,)
+    below = [child for child in leader.children(recursive=True) if child.name() == "tritonserver"]
+    # A child of Triton's has its name for a moment, until it is a model's process.
+    pids = {child.pid for child in below}
+    return tuple(child for child in below if child.ppid() not in pids)
 
 
 def _alive(process: psutil.Process) -> bool:

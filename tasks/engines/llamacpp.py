@@ -57,7 +57,7 @@ class LlamaCpp:
         _installed("gguf")
 
     def serving_mode(self, model: Model) -> ServingMode:
-        return ServingMode("single", False, "on the CPU")
+        return ServingMode("single", "on the CPU")
 
     def gpus(self, model: Model) -> tuple[int, ...]:
         return ()

@@ -10,9 +10,9 @@ from typing import Literal
 class ServingMode:
     """`single`: one process. `orchestrator`: its backend spawns a worker a GPU. `leader`: one process a rank.
 
-    With `recreate` a release cannot be loaded beside another one; `why` says it to people.
+    `why` says it to people; `ranks` are the processes that a release in mode `leader` has for itself.
     """
 
     mode: Literal["single", "orchestrator", "leader"]
-    recreate: bool
     why: str
+    ranks: int = 0

@@ -1,4 +1,4 @@
-"""The engine `tensorrt_llm`: the model of TensorRT-LLM's C++ backend in this same Triton, called by BLS.
+"""The engine `tensorrt_llm`: the model of TensorRT-LLM's C++ backend, called.
 
 What comes before and after that model cannot be steps of an ensemble around it. Triton does not load one whose step
 takes tensors of a decoupled model beside others ("receives inputs originated from different decoupled models", 2.51):
@@ -10,20 +10,16 @@ from __future__ import annotations
 import importlib
 import secrets
 import threading
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .backend_inputs import ALWAYS_SENT, READ, as_input, backend_inputs, end_id_of
+from .called import CalledModel, Response, called_model
 from .contract import GenerationRequest, RequestRefused, Tensor
 from .engine import EngineFailed
 from .settings import ServingSettings
 from .tokens import Prompts, TokenGeneration, Tokens
-
-CALLED_MODEL = "tensorrt_llm_model_name"
-"""The parameter of the `config.pbtxt` that names the model to call, as NVIDIA's own calling model has it."""
 
 _TOKENS = ("output_ids", "sequence_length")
 """Outputs without which the backend answers nothing."""
@@ -38,16 +34,8 @@ anyway, and 0.8 and 0.9 never release a request that tells of a stop.
 MAX_STARTING = 24
 """Requests of one process that may wait for their first answer in the backend; further ones wait here.
 
-Each takes one of the 32 threads that the Python backend has for the calls of an instance (2.51: `thread-pool-size`),
-and what tells the backend to stop must always find one.
-"""
-
-KEPT_S = 10.0
-"""How long responses that were read stay referenced.
-
-The Python backend lets go of them too, on a thread of its own and a moment later. Up to 24.10 at least it does not
-hold Python's lock then: if nobody else has them, their arrays go while others run, and the process crashes now and
-then (`Stub::SendCleanupId` and `~PbTensor`; the destructor takes the lock since python_backend's #390).
+In this same Triton each takes one of the 32 threads that the Python backend has for the calls of an instance (2.51:
+`thread-pool-size`), and what tells the backend to stop must always find one.
 """
 
 _CLIENT_IS_TO_BLAME = ("exceeds maximum input length", "Incorrect sampling config")
@@ -59,9 +47,8 @@ class TensorRtLlm:
 
     def __init__(self, folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
         self._settings = settings
-        self._model = parameters[CALLED_MODEL]
+        self._model = called_model(parameters)
         self._calls = threading.Semaphore(MAX_STARTING)
-        self._kept = Kept()
         self._prompts = Prompts(
             folder / settings.engine_path,
             chat_template=settings.chat_template,
@@ -73,35 +60,14 @@ class TensorRtLlm:
         inputs = backend_inputs(request, prompts.ids(request.text_input), prompts, self._settings)
         end_id = end_id_of(request, prompts)
         return TokenGeneration(
-            BackendTokens(self._calls, self._kept, self._model, inputs, READ if request.return_log_probs else _TOKENS),
+            BackendTokens(self._calls, self._model, inputs, READ if request.return_log_probs else _TOKENS),
             prompts.tokenizer,
             stop_words=request.stop_words,
             end_ids=() if end_id is None else (end_id,),
         )
 
     def close(self) -> None:
-        """The backend's model is Triton's, and unloaded by itself."""
-        self._kept.drop()
-
-
-class Kept:
-    """Responses that were read, each for `KEPT_S` at least: until then the Python backend has let go of them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: deque[tuple[float, Any]] = deque()
-
-    def keep(self, responses: Any) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._kept.append((now, responses))
-            while now - self._kept[0][0] > KEPT_S:
-                self._kept.popleft()
-
-    def drop(self) -> None:
-        """At the end of the process, before the memory goes that they lie in."""
-        with self._lock:
-            self._kept.clear()
+        self._model.close()
 
 
 class BackendTokens:
@@ -110,13 +76,11 @@ class BackendTokens:
     def __init__(
         self,
         calls: threading.Semaphore,
-        kept: Kept,
-        model: str,
+        model: CalledModel,
         inputs: Mapping[str, Tensor],
         outputs: Iterable[str],
     ) -> None:
         self._calls = calls
-        self._kept = kept
         self._model = model
         self._inputs = inputs
         self._outputs = outputs
@@ -136,11 +100,8 @@ class BackendTokens:
                     self._running = not self._cancelled
                 if not self._running:
                     return
-                responses = _call(self._model, self._id, self._inputs, self._outputs)
-            try:
-                yield from self._read_all(responses)
-            finally:
-                self._kept.keep(responses)
+                responses = self._model.call(self._id, self._inputs, self._outputs)
+            yield from self._read_all(responses)
         finally:
             self._end()
 
@@ -162,14 +123,16 @@ class BackendTokens:
         # Triton wants the others, the backend looks at none of them.
         inputs = {name: as_input(name, 1) for name in (*ALWAYS_SENT, "stop")}
         while not self._ended.wait(STOP_INTERVAL_S):
-            responses = _call(self._model, self._id, inputs, _TOKENS)
-            for response in responses:
-                # Until 0.9 it is one where the request has ended meanwhile.
-                if response.has_error() and not self._ended.is_set():
-                    _triton().Logger.log_warn(f"{self._model} does not stop {self._id}: {response.error().message()}")
-            self._kept.keep(responses)
+            try:
+                failures = [response.failure for response in self._model.call(self._id, inputs, _TOKENS)]
+            except EngineFailed as error:
+                failures = [str(error)]
+            # Until 0.9 there is one where the request has ended meanwhile.
+            for failure in filter(None, failures if not self._ended.is_set() else ()):
+                triton: Any = importlib.import_module("triton_python_backend_utils")
+                triton.Logger.log_warn(f"the engine does not stop {self._id}: {failure}")
 
-    def _read_all(self, responses: Iterable[Any]) -> Iterator[Tokens]:
+    def _read_all(self, responses: Iterable[Response]) -> Iterator[Tokens]:
         failure: Exception | None = None
         for response in responses:
             if failure is not None or self._cancelled:
@@ -185,14 +148,13 @@ class BackendTokens:
         if failure is not None:
             raise failure
 
-    def _read(self, response: Any) -> Tokens | None:
+    def _read(self, response: Response) -> Tokens | None:
         """The best beam's new tokens; the beams come sorted."""
-        if response.has_error():
-            message = response.error().message()
+        if message := response.failure:
             if any(text in message for text in _CLIENT_IS_TO_BLAME):
                 raise RequestRefused(f"the engine refuses the request: {message}")
             raise EngineFailed(f"the engine failed: {message}")
-        tensors: dict[str, Tensor] = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        tensors = response.tensors
         if "output_ids" not in tensors:
             return None
         length = int(tensors["sequence_length"][0, 0])
@@ -206,22 +168,3 @@ class BackendTokens:
         if len(new) < length:
             raise EngineFailed(f"the engine gave {len(log_probs)} log probabilities for {self._tokens} tokens")
         return Tokens(ids, new)
-
-
-def _call(model: str, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Any:
-    """Hand a request to a model of this Triton: the responses as they come, from any thread. Raises EngineFailed."""
-    triton = _triton()
-    request = triton.InferenceRequest(
-        model_name=model,
-        request_id=request_id,
-        inputs=[triton.Tensor(name, value) for name, value in inputs.items()],
-        requested_output_names=list(outputs),
-    )
-    try:
-        return request.exec(decoupled=True)
-    except triton.TritonModelException as error:
-        raise EngineFailed(f"Triton does not take a request for '{model}': {error}") from error
-
-
-def _triton() -> Any:
-    return importlib.import_module("triton_python_backend_utils")

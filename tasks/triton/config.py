@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from infra.errors import UsageError
-from tasks.serving.backend import CALLED_MODEL
+from tasks.serving.called import CALLED_MODEL, CALLED_SERVER
 from tasks.serving.contract import INPUTS, MAX_BATCH_SIZE, OUTPUTS
 from tasks.serving.llmapi import ENGINE_PATH
 
@@ -71,10 +71,11 @@ def public_config(name: str, release_config_text: str) -> str:
     return render(config)
 
 
-def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str = "") -> str:
+def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str = "", engine_server: str = "") -> str:
     """The same configuration with relative model names replaced by those of a release, wherever they stand.
 
-    `engine_folder` is where the node keeps the engine, absolute. Raises UsageError where the text is no model
+    `engine_folder` is where the node keeps the engine, absolute; `engine_server` is the gRPC of the server that runs
+    it, as `host:port`, where that is one of its own. Raises UsageError where the text is no model
     configuration or speaks of a model that `names` lacks.
     """
     config = parse(config_text)
@@ -85,6 +86,8 @@ def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str =
         if CALLED_MODEL in config.parameters:
             called = config.parameters[CALLED_MODEL]
             called.string_value = names[called.string_value]
+            if engine_server:
+                config.parameters[CALLED_SERVER].string_value = engine_server
     except KeyError as error:
         raise UsageError(
             f"the configuration of '{config.name}' speaks of the model {error}, which its release does not have",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.files import remove_tree as _remove
@@ -33,6 +34,14 @@ TOKENIZER_FOLDER = "tokenizer"
 """The tokenizer among an engine's files, and inside the version folder of an `llm` that needs nothing else of it."""
 
 _SERVING = Path(__file__).resolve().parent.parent / "serving"
+
+
+@dataclass(frozen=True)
+class EngineServer:
+    """The server that an engine has for itself on a node: the folder of its models, and `host:port` of its gRPC."""
+
+    models: Path
+    grpc: str
 
 
 def _serving_code() -> list[Path]:
@@ -80,13 +89,17 @@ def release_names(model: str, release: int, relatives: Iterable[str] = LOAD_ORDE
     return {relative: public if relative == RELEASE else f"{public}--{relative}" for relative in relatives}
 
 
-def place_release(repository: Path, engine: Path, models: Path, model: str, release: int) -> None:
+def place_release(
+    repository: Path, engine: Path, models: Path, model: str, release: int, server: EngineServer | None = None
+) -> None:
     """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
 
     `engine` is the folder with the engine's files, verified and to stay as it is. Models that are told its path read it
     there: it is outside of what Triton watches, so tens of gigabytes lie on the disk once. Files that belong to a
     model's folder are copies: a hard link made or removed elsewhere changes an inode's ctime, and Triton would then
     load the running model anew when the public name moves.
+
+    With `server` the engine's own model is put before that one, and `llm` here is told to call it there.
     """
     relatives = models_of(repository)
     names = release_names(model, release, relatives)
@@ -94,12 +107,12 @@ def place_release(repository: Path, engine: Path, models: Path, model: str, rele
     if readers:
         _make_read_only(engine)
     for relative, name in names.items():
-        folder = models / name
+        folder = (models if server is None or relative != TENSORRT_LLM else server.models) / name
         if folder.is_dir():
             continue
         partial = models.parent / "placing" / name
         _remove(partial)
-        write_model(repository / relative, partial, names, engine)
+        write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
         if relative == LLM and LLM not in readers:
             own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
             shutil.copytree(engine / own if readers else engine, partial / "1" / own)
@@ -107,11 +120,11 @@ def place_release(repository: Path, engine: Path, models: Path, model: str, rele
         partial.rename(folder)
 
 
-def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Path) -> None:
-    """A model's folder as Triton loads it, from that of an artifact: with names and absolute path of the engine."""
+def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Path, engine_server: str = "") -> None:
+    """A model's folder as Triton loads it, from that of an artifact: with names, and where the engine lies and runs."""
     shutil.copytree(source, folder)
     config = folder / "config.pbtxt"
-    config.write_text(instantiate(config.read_text(), names, str(engine.absolute())))
+    config.write_text(instantiate(config.read_text(), names, str(engine.absolute()), engine_server))
     # Triton wants one even for an ensemble, and artifacts hold no empty folders.
     (folder / "1").mkdir(exist_ok=True)
 

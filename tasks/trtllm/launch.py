@@ -18,20 +18,19 @@ def serving_mode(recipe: TrtEngineRecipe | LlmApiRecipe) -> ServingMode:
     """Which it will be on a node of the recipe's runtime; known while the recipe is parsed."""
     version, world_size = recipe.runtime.version, recipe.world_size
     if isinstance(recipe, LlmApiRecipe):
-        return ServingMode("single", False, "the LLM API starts the workers of its GPUs itself")
+        return ServingMode("single", "the LLM API starts the workers of its GPUs itself")
     if world_size == 1:
-        return ServingMode("single", False, "one GPU")
+        return ServingMode("single", "one GPU")
     if version.release >= _FIRST_ORCHESTRATOR:
         return ServingMode(
             "orchestrator",
-            False,
             f"{world_size} GPUs: the backend spawns a worker for each, so a candidate can lie beside the live release",
         )
     return ServingMode(
         "leader",
-        True,
         f"{world_size} GPUs: TensorRT-LLM {version} has one Triton process a rank, those above 0 hear no control, and "
-        "so the whole server is started for its release and ended with it",
+        "so a node starts a group of servers for the engine, beside its own Triton, and ends it with the release",
+        world_size,
     )
 
 

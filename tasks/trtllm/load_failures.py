@@ -51,8 +51,7 @@ LOAD_FAILURES = (
         r"|Detect \d+ GPUs, the GPU number is incompatible[^\n]*"
         r"|Cannot instantiate Generator for engine built for[^\n]*)",
         "the engine wants another number of GPUs or processes: {0}",
-        "an engine of several GPUs needs a node with that many, and TensorRT-LLM 0.9 or later; `enginehouse plan` says "
-        "how it is served",
+        "an engine of several GPUs needs a node with that many; `enginehouse plan` says how it is served",
     ),
     Failure(
         "kv-cache-small",

@@ -34,13 +34,17 @@ def test_the_images_interpreter_says_what_it_holds(tmp_path: Path, monkeypatch: 
     assert machine.container == "sha256:" + "a" * 64 and machine.driver == "580.95.05"
     assert [each.free_bytes for each in machine.gpus] == [1 << 30] * 4
     assert known.triton == Path("/opt/tritonserver") and known.orchestrated_gpus == 4
+    assert machine.groups
+    (tmp_path / "image/bin/mpirun").unlink()
+    monkeypatch.setenv("PATH", str(image.python.parent))
+    assert not known.machine().groups
 
 
 def test_an_image_without_tensorrt_llm_serves_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "image_python", lambda: Path(sys.executable))
     monkeypatch.setenv("ENGINEHOUSE_TRITON", "/opt/tritonserver")
     known = Facts.of(settings.load())
-    assert known.machine().tensorrt_llm == "" and known.orchestrated_gpus == 0
+    assert known.machine().tensorrt_llm == "" and not known.machine().groups and known.orchestrated_gpus == 0
 
 
 def test_an_interpreter_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import yaml
 
@@ -46,6 +47,7 @@ class Node:
         self.name = name
         self.target = Target(house.store.bucket, name)
         self.client = TritonClient(f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}", timeout_s=30)
+        self.folder = folder
         self._log = folder / "node.log"
         self._environment = {
             **house.environment,
@@ -80,6 +82,21 @@ class Node:
     @property
     def triton_pid(self) -> int:
         return self.report.triton_pid if self.report is not None else 0
+
+    @property
+    def ranks(self) -> list[psutil.Process]:
+        """Every Triton of an engine that has its own."""
+        return self.processes("node/groups")
+
+    def processes(self, below: str = "") -> list[psutil.Process]:
+        """Every Triton of it, or those with something in a folder of it."""
+        found = psutil.process_iter(["name", "cmdline"])
+        folder = str(self.folder / below)
+        return [
+            process
+            for process in found
+            if process.info["name"] == "tritonserver" and folder in " ".join(process.info["cmdline"] or ())
+        ]
 
     def wait_for(self, public: int, ready: set[int]) -> None:
         """Until it answers with `public`, and holds just `ready`."""
@@ -260,7 +277,6 @@ def test_on_the_oldest_version_and_where_a_gpu_holds_one_release(house: House, t
         node.rebuild()
         said = require_contract(node)
         with asked(node):
-            assert node.rebuild("--recipe", "tp_size=2", code=1)["error"]["code"] == "leader-mode"
             made.leave_free(1 << 20)
             house.wait(lambda: free_bytes(node) == 1 << 20, 30, "report of the memory")
             short = node.rebuild("--recipe", "max_batch_size=2", code=1)["error"]
@@ -272,6 +288,62 @@ def test_on_the_oldest_version_and_where_a_gpu_holds_one_release(house: House, t
         assert node.roll_back() == 1
         node.wait_for(1, {1})
         assert require_contract(node) == said
+
+
+def test_an_engine_in_leader_mode_has_servers_of_its_own(house: House, tmp_path: Path) -> None:
+    with serving(house, tmp_path, "tiny-leading", "0.8.0") as (node, made):
+        node.rebuild()
+        said, triton = require_contract(node), node.triton_pid
+        assert node.ranks == []
+        with asked(node) as answers:
+            second = node.rebuild("--recipe", "tp_size=2")
+            assert (second["state"], second["release"]) == ("promoted", 2)
+            node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+        assert {*answers} == {said} and len(answers) > 10
+        ranks = node.ranks
+        assert len(ranks) == 2
+
+        with asked(node):
+            node.kill()
+            node.start()
+            node.wait_for(2, {1, 2})
+        assert node.ranks == ranks, "they were left alone, and are found again"
+
+        ranks[1].kill()
+        house.wait(lambda: state(node, 2) == "loading", 60, "report of the ranks that have ended")
+        node.wait_for(2, {1, 2})
+        assert require_contract(node) == said
+        assert len(node.ranks) == 2 and not {*node.ranks} & {*ranks}
+
+        with asked(node):
+            made.abort_a_load("CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory")
+            refused = node.rebuild("--recipe", "tp_size=2", "--recipe", "max_batch_size=2", code=3)
+            assert "[gpu-memory]" in refused["error"]["message"]
+            node.wait_for(2, {1, 2})
+            assert node.roll_back() == 1
+            node.wait_for(1, {1, 2})
+        assert require_contract(node) == said
+        assert node.triton_pid == triton, "no engine of several GPUs takes it along"
+
+        os.kill(triton, signal.SIGKILL)
+        house.wait(lambda: node.triton_pid not in (0, triton), 60, "new Triton")
+        node.wait_for(1, {1, 2})
+        assert len(node.ranks) == 2
+        node.stop()
+        assert node.processes() == [], "nothing of it outlives the node"
+        node.start()
+        node.wait_for(1, {1, 2})
+        assert len(node.ranks) == 2
+        with asked(node):
+            assert node.rebuild("--recipe", "max_batch_size=2")["release"] == 4
+            node.wait_for(4, {1, 4})
+        assert node.ranks == [], "they end with their release"
+
+
+def state(node: Node, release: int) -> str:
+    known = node.report.models[node.name].releases.get(release) if node.report is not None else None
+    return known.state if known is not None else ""
 
 
 def free_bytes(node: Node) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
@@ -63,7 +64,7 @@ class TritonPythonModel:
         engine = json.loads((folder / "config.json").read_text())
         said = folder / "standin.json"
         own = json.loads((said if said.is_file() else Path(__file__).with_name(said.name)).read_text())
-        _check_world(engine["pretrained_config"].get("mapping", {}), folder)
+        self._world = _join_world(engine["pretrained_config"].get("mapping", {}), folder)
         build = engine["build_config"]
         self._minor = tuple(map(int, engine["version"].split(".")[:2]))
         self._max_input = build["max_input_len"]
@@ -259,18 +260,54 @@ def _abort_if_told() -> None:
         os.kill(os.getppid(), signal.SIGKILL)
 
 
-def _check_world(mapping: dict[str, int], engine: Path) -> None:
-    """Ranks above the first need an orchestrator's workers, and each its file. An engine of a test may have none."""
+def _join_world(mapping: dict[str, int], engine: Path) -> list[socket.socket]:
+    """Be a rank of the engine's world, of which each has its file. An engine of a test may have none.
+
+    Ranks above the first never come back, and end when it does; an orchestrator's workers are played by nobody.
+    """
     tensor, pipeline, parts = (mapping.get(name, 1) for name in ("tp_size", "pp_size", "cp_size"))
     ranks = tensor * pipeline * parts
-    if ranks > 1 and os.environ.get("TRTLLM_ORCHESTRATOR") != "1":
-        raise ValueError(
-            f"[TensorRT-LLM][ERROR] Assertion failed: MPI size 1 != TP size {tensor} * PP size {pipeline} * CP Size "
-            f"{parts}"
-        )
     for path in (engine / f"rank{rank}.engine" for rank in range(ranks if mapping else 0)):
         if not path.is_file():
             raise ValueError(f"[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: {path}")
+    if os.environ.get("TRTLLM_ORCHESTRATOR") == "1":
+        return []
+    # Those of Triton, in which the real one runs: the interpreters of models do not hear of ranks.
+    lines = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
+    told = dict(line.split("=", 1) for line in lines if "=" in line)
+    size, rank = int(told.get("OMPI_COMM_WORLD_SIZE", "1")), int(told.get("OMPI_COMM_WORLD_RANK", "0"))
+    if size != ranks:
+        raise ValueError(
+            f"[TensorRT-LLM][ERROR] Assertion failed: MPI size {size} != TP size {tensor} * PP size {pipeline} * CP "
+            f"Size {parts}"
+        )
+    if rank > 0:
+        _follow(f"\0{told['PMIX_NAMESPACE']}-{rank}")
+    return [_reach(f"\0{told['PMIX_NAMESPACE']}-{other}") for other in range(1, ranks)]
+
+
+def _follow(name: str) -> NoReturn:
+    """Be there for the first rank's first load, and for nothing else, as long as it lives."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        listener.listen()
+        leader, _ = listener.accept()
+    leader.recv(1)
+    raise RuntimeError("the first rank has gone")
+
+
+def _reach(name: str) -> socket.socket:
+    until = time.monotonic() + 20
+    while True:
+        rank = socket.socket(socket.AF_UNIX)
+        try:
+            rank.connect(name)
+            return rank
+        except OSError as error:
+            rank.close()
+            if time.monotonic() > until:
+                raise ValueError(f"[TensorRT-LLM][ERROR] a rank does not answer: {name[1:]}") from error
+            time.sleep(0.05)
 
 
 def _word_lists(sparse: list[int]) -> list[list[int]]:

@@ -30,10 +30,10 @@ if __name__ == "__main__":
 """
 
 # mpirun [options] PROGRAM ... [: [options] PROGRAM ...]: waits for all ranks, ends with the first code that is not 0.
-# As Open MPI's it marks its children, and gives each a process group of its own.
+# As Open MPI's it marks its children, gives each a process group of its own, and ends the others where one fails.
 _MPIRUN = """#!{python}
 \"\"\"A stand-in for Open MPI's mpirun, used by tests alone.\"\"\"
-import itertools, os, subprocess, sys
+import itertools, os, signal, subprocess, sys, time
 
 VALUES = {{"-n": 1, "-np": 1, "--bind-to": 1, "--mca": 2}}
 programs = []
@@ -50,11 +50,21 @@ size = str(len(programs))
 ranks = [
     subprocess.Popen(program, process_group=0, env=os.environ | dict(
         OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_LOCAL_RANK=str(rank), OMPI_COMM_WORLD_SIZE=size,
-        PMIX_RANK=str(rank)))
+        PMIX_RANK=str(rank), PMIX_NAMESPACE="standin-" + str(os.getpid())))
     for rank, program in enumerate(programs)
 ]
-codes = [rank.wait() for rank in ranks]
-sys.exit(next((code if code > 0 else 128 - code for code in codes if code), 0))
+running, first = {{rank.pid for rank in ranks}}, 0
+while running:
+    pid, status = os.wait()
+    running.discard(pid)
+    code = os.waitstatus_to_exitcode(status)
+    if code and not first:
+        first = code if code > 0 else 128 - code
+        for number in (signal.SIGTERM, signal.SIGKILL) if running else ():
+            for other in running:
+                os.killpg(other, number)
+            time.sleep(0.2)
+sys.exit(first)
 """
 
 # The driver, as the package that asks it shows it.

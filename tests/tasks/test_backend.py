@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from packaging.version import Version
 
-from tasks.serving.backend import KEPT_S, BackendTokens, Kept
+from tasks.serving.backend import BackendTokens
 from tasks.serving.backend_inputs import GUIDES, SENT, backend_inputs, input_name
+from tasks.serving.called import KEPT_S, ModelHere
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
 from tasks.serving.settings import Sampling, ServingSettings
@@ -216,12 +217,14 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
         *replies: Reply,
         endless: bool = False,
         places: threading.Semaphore | None = None,
-        kept: Kept | None = None,
+        model: ModelHere | None = None,
     ) -> tuple[BackendTokens, Backend]:
         backend = Backend(replies, endless=endless)
         library = SimpleNamespace(InferenceRequest=backend, Tensor=_tensor, TritonModelException=RuntimeError)
         monkeypatch.setitem(sys.modules, "triton_python_backend_utils", library)
-        return BackendTokens(places or threading.Semaphore(), kept or Kept(), "backend", {}, ["output_ids"]), backend
+        return BackendTokens(
+            places or threading.Semaphore(), model or ModelHere("backend"), {}, ["output_ids"]
+        ), backend
 
     return make
 
@@ -241,8 +244,8 @@ def test_log_probabilities_go_with_their_tokens_however_they_come(call: Call) ->
 def test_what_was_read_stays_until_the_python_backend_has_let_go_of_it(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, kept = [100.0], Kept()
-    monkeypatch.setattr("tasks.serving.backend.time.monotonic", lambda: clock[0])
+    clock, model = [100.0], ModelHere("backend")
+    monkeypatch.setattr("tasks.serving.called.time.monotonic", lambda: clock[0])
     made: list[weakref.ref[Any]] = []
     answers = Backend.answers
 
@@ -254,7 +257,7 @@ def test_what_was_read_stays_until_the_python_backend_has_let_go_of_it(
     monkeypatch.setattr(Backend, "answers", noted)
     for seconds, alive in ((0, [True]), (KEPT_S, [True, True]), (1, [False, True, True])):
         clock[0] += seconds
-        assert list(call(Reply([5]), kept=kept)[0]) == [Tokens((5,))]
+        assert list(call(Reply([5]), model=model)[0]) == [Tokens((5,))]
         assert [responses() is not None for responses in made] == alive
 
 

@@ -30,21 +30,21 @@ def llmapi(version: str, **fields: Any) -> LlmApiRecipe:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "mode", "recreate"),
+    ("recipe", "mode", "ranks"),
     [
-        (engine("0.8.0"), "single", False),
-        (engine("1.2.1"), "single", False),
-        (engine("0.8.0", tp_size=2), "leader", True),
-        (engine("0.8.0", pp_size=2), "leader", True),
-        (engine("0.9.0", tp_size=2), "orchestrator", False),
-        (engine("1.2.1", tp_size=2, pp_size=2), "orchestrator", False),
-        (llmapi("1.2.1", tp_size=4), "single", False),
-        (llmapi("1.3.0"), "single", False),
+        (engine("0.8.0"), "single", 0),
+        (engine("1.2.1"), "single", 0),
+        (engine("0.8.0", tp_size=2), "leader", 2),
+        (engine("0.8.0", tp_size=2, pp_size=2), "leader", 4),
+        (engine("0.9.0", tp_size=2), "orchestrator", 0),
+        (engine("1.2.1", tp_size=2, pp_size=2), "orchestrator", 0),
+        (llmapi("1.2.1", tp_size=4), "single", 0),
+        (llmapi("1.3.0"), "single", 0),
     ],
 )
-def test_how_a_recipe_is_served(recipe: TrtEngineRecipe | LlmApiRecipe, mode: str, recreate: bool) -> None:
+def test_how_a_recipe_is_served(recipe: TrtEngineRecipe | LlmApiRecipe, mode: str, ranks: int) -> None:
     found = serving_mode(recipe)
-    assert (found.mode, found.recreate) == (mode, recreate)
+    assert (found.mode, found.ranks) == (mode, ranks)
     assert found.why
 
 

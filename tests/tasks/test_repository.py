@@ -10,7 +10,7 @@ from packaging.version import Version
 from tasks.serving.settings import ServingSettings
 from tasks.triton.config import parse
 from tasks.triton.native import tensorrt_llm_config
-from tasks.triton.repository import place_release, placed_models, withdraw_release, write_release
+from tasks.triton.repository import EngineServer, place_release, placed_models, withdraw_release, write_release
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -59,6 +59,26 @@ def test_the_backend_reads_an_engine_where_the_node_keeps_it(tmp_path: Path, eng
     assert not any(path.stat().st_mode & 0o222 for path in read_only)
     withdraw_release(models, "m", 7)
     assert not list(models.iterdir()) and (engine / "rank0.engine").is_file()
+
+
+def test_an_engine_with_a_server_of_its_own_is_put_before_that(tmp_path: Path, engine: Path, models: Path) -> None:
+    config = tensorrt_llm_config(
+        Version("0.8.0"), TensorRtServing(), engine_folder="engine", max_batch_size=8, kv_cache_tokens=4096
+    )
+    settings = ServingSettings("tensorrt_llm", "tokenizer", 8, 512, True, 60.0, tensorrt_llm="0.8.0")
+    write_release(tmp_path / "artifact", settings, tensorrt_llm=config)
+    server = EngineServer(tmp_path / "node/groups/m--r7/models", "127.0.0.1:4711")
+    server.models.mkdir(parents=True)
+    place_release(tmp_path / "artifact", engine, models, "m", 7, server)
+    # What the node's Triton has to load and let go.
+    assert placed_models(models, "m", 7) == ("m--r7--llm", "m--r7")
+    assert [folder.name for folder in server.models.iterdir()] == ["m--r7--tensorrt_llm"]
+    placed = parse((server.models / "m--r7--tensorrt_llm/config.pbtxt").read_text())
+    assert placed.parameters["gpt_model_path"].string_value == str(engine)
+    calling = parse((models / "m--r7--llm/config.pbtxt").read_text()).parameters
+    assert calling["tensorrt_llm_model_name"].string_value == "m--r7--tensorrt_llm"
+    assert calling["tensorrt_llm_server"].string_value == "127.0.0.1:4711"
+    assert files(models / "m--r7--llm") == {"config.pbtxt", "1/serving.json", "1/tokenizer/tokenizer.json"}
 
 
 def test_other_kinds_hold_their_engine(tmp_path: Path, engine: Path, models: Path) -> None:

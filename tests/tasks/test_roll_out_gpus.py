@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,11 @@ def context(bucket: Bucket, tmp_path: Path) -> Context:
     return Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
 
 
-def publish(context: Context, plan: Plan, folder: Path) -> int:
+def publish(context: Context, plan: Plan, folder: Path, built: Mapping[str, str] = BUILT) -> int:
     """Put engine and repository into the store; returns the bytes that a release takes on each GPU."""
     folder.mkdir()
     (folder / LIMITS_FILE).write_text(LIMITS.to_json())
-    producer = Producer(task="build", code="test", runtime=BUILT)
+    producer = Producer(task="build", code="test", runtime=dict(built))
     for ref, identity in ((plan.engine_ref, plan.engine), (plan.repository_ref, plan.repository)):
         context.store.publish(ref, identity, folder, inputs={}, producer=producer)
     return plan.kind.memory_bytes(plan.model, 0, LIMITS.to_json().encode())
@@ -110,11 +111,18 @@ def test_an_engine_is_refused_where_it_was_not_built_for(
     assert target.releases(plan.model.name) == []
 
 
-def test_a_group_of_servers_is_refused_before_a_number_is_spent(context: Context, tmp_path: Path) -> None:
+def test_an_engine_with_servers_of_its_own_needs_a_node_that_can_start_them(context: Context, tmp_path: Path) -> None:
     plan = plan_of("0.8.0")
-    publish(context, plan, tmp_path / "files")
-    target = report(context, plan, free_bytes=79 << 30)
-    with pytest.raises(EnginehouseError, match="one Triton process a rank") as caught:
+    needed = publish(context, plan, tmp_path / "files", {**BUILT, "tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"})
+    versions: dict[str, Any] = {"tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"}
+    target = report(context, plan, free_bytes=needed, **versions)
+    with pytest.raises(EnginehouseError, match=r"no mpirun on one, .* one Triton process a rank") as caught:
         roll_out(context, plan, "test", recreate=True)
-    assert caught.value.code == "leader-mode" and "serving.launch" in caught.value.hint
+    assert caught.value.code == "leader-mode" and "in PATH" in caught.value.hint
     assert target.releases(plan.model.name) == []
+    report(context, plan, free_bytes=needed - 1, groups=True, **versions)
+    with pytest.raises(EnginehouseError, match="MiB free on a GPU"):
+        roll_out(context, plan, "test")
+    report(context, plan, free_bytes=needed, groups=True, **versions)
+    assert roll_out(context, plan, "test").release == 1
+    assert target.intent(plan.model.name, 1).ranks == 4
