@@ -148,6 +148,7 @@ def test_wrong_use_is_told_early(house: House) -> None:
     house.run("releases", "nothing", code=2)
 
 
+@pytest.mark.slow
 def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
     """16 clients stream while the public name moves 10 times: no failed or torn answer, nothing started twice."""
     first = live["release"]

@@ -304,6 +304,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_the_public_name_moves_under_streams_and_no_model_starts_again(kind: Kind, triton: RunningTriton) -> None:
     before, failures, stop = stubs(triton), list[str](), threading.Event()
     expected = {ask(triton.client, f"{CHAT}--r{release}", temperature=0.0, max_tokens=8)[:4] for release in (1, 2)}

@@ -281,11 +281,11 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
     context.store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
 
-    def away(*arguments: object) -> str:
+    def away(*arguments: object, **options: object) -> str:
         raise StoreUnavailable("S3 answered 503")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bucket, "upload", away)
+        patch.setattr("tasks.artifact.upload_files", away)
         with pytest.raises(StoreUnavailable):
             convert(context, plan)
     monkeypatch.setattr(TrtEngine, "convert", away)  # the second try finds the checkpoint of the first
