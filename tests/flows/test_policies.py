@@ -29,6 +29,8 @@ ROLES = {
     "rebuild": "rebuild",
     "rollback": "rebuild",
     "watch_releases": "rebuild",
+    "finetuned": "rebuild",
+    "reconcile": "rebuild",
     "deployments.cli rebuild": "rebuild",
     "deployments.cli rollback": "rebuild",
     "collect_garbage": "gc",
@@ -46,6 +48,7 @@ ACTIONS = {
     "DeleteObject": "s3:DeleteObject",
     "ListObjectsV2": "s3:ListBucket",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListParts": "s3:ListMultipartUploadParts",
 }
 # Grants that this stack has no use for, and what has.
 ELSEWHERE = {
@@ -60,10 +63,20 @@ ELSEWHERE = {
         ("rebuild", "s3:GetObject", "release-watch.json"),
         ("rebuild", "s3:PutObject", "release-watch.json"),
     },
-    "an upload that fails, or that another was quicker than": {
-        (role, action, "artifacts/*")
+    "an upload that was killed, or that another was quicker than": {
+        (role, action, pattern)
         for role in ("build", "rebuild")
-        for action in ("s3:AbortMultipartUpload", "s3:DeleteObject")
+        for action, pattern in (
+            ("s3:DeleteObject", "artifacts/*"),
+            ("s3:ListBucketMultipartUploads", "*"),
+            ("s3:ListMultipartUploadParts", "artifacts/*"),
+        )
+    },
+    "fine-tuning events": {
+        ("rebuild", "s3:GetObject", "events/*"),
+        ("rebuild", "s3:PutObject", "events/*"),
+        ("rebuild", "s3:ListBucket", "events/*"),
+        ("rebuild", "s3:PutObject", "finetuned/*"),
     },
 }
 
