@@ -574,7 +574,8 @@ def test_an_engine_lacks_a_file_or_a_rank(made: dict[str, Toolchain], model: Pat
     assert ran.stderr.splitlines()[-1] == "AssertionError: Engine world size (2 * 1) != Runtime world size (1)"
     ran = _ask(chain, model, tmp_path, ranks=2)
     assert ran.returncode == 1 and "Error Code 1: Serialization" in ran.stderr
-    (tmp_path / "engine/rank0.engine").unlink()
+    # Whole, so that only the other rank fails: the first that does ends both.
+    (tmp_path / "engine/rank0.engine").replace(tmp_path / "engine/rank1.engine")
     ran = _ask(chain, model, tmp_path, ranks=2)
     assert ran.returncode == 1 and "Error opening engine file: engine/rank0.engine" in ran.stderr
 
