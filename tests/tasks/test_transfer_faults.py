@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import pytest
@@ -32,13 +32,15 @@ from tests.faulty_proxy import Fault, proxy_before
 
 pytestmark = pytest.mark.slow
 
+T = TypeVar("T")
+
 MOMENTS = 20
 SIZES = {"rank0.engine": 20 << 20, "rank1.engine": 3 << 20, "deep/config.json": 700, "empty": 0}
 """In bytes: a file of several parts, one of one, and small ones."""
 TOTAL = sum(SIZES.values())
 DISK_BYTES = 40 * TOTAL
-AGAIN_SECONDS = 60.0
-"""SeaweedFS takes some seconds to write again after its disk was full."""
+PATIENCE_SECONDS = 60.0
+"""SeaweedFS takes some seconds to read after a kill, and to write after its disk was full."""
 ACCESS_KEY, SECRET_KEY = "enginehouse-tests", "only-on-loopback"
 NAME = "faults"
 
@@ -154,22 +156,16 @@ class Campaign:
     def look(self, command: Command) -> None:
         """What is there after the fault must be whole: an artifact that is found, and files under their final name."""
         store = ArtifactStore(Bucket(NAME, "", self.server.endpoint))
-        found = store.find(command.ref)
-        if found is not None and problems_in_store(store.bucket, found):
+        found = patiently(lambda: store.find(command.ref))
+        if found is not None and patiently(lambda: problems_in_store(store.bucket, found)):
             self.torn += 1
         if command.back.exists() and (found is None or problems_in_folder(found.manifest, command.back)):
             self.unverified += 1
 
     def again(self, command: Command) -> None:
-        """The same command again, which has to succeed; as a step, once more where the store says that it may."""
-        until = time.monotonic() + AGAIN_SECONDS
-        while not command.back.exists():
-            try:
-                command.run()
-            except StoreUnavailable:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(1)
+        """The same command again, which has to succeed."""
+        if not command.back.exists():
+            patiently(command.run)
         found = ArtifactStore(Bucket(NAME, "", self.server.endpoint)).find(command.ref)
         self.lost += found is None
         same = all((command.back / name).read_bytes() == (self.folder / name).read_bytes() for name in SIZES)
@@ -208,13 +204,26 @@ def campaign(s3_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[st
     return begin
 
 
+def patiently(call: Callable[[], T]) -> T:
+    """As a step does: once more where the store says that it may."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
+
+
 def seconds_of_one(campaign: Campaign) -> float:
-    """How long the command takes where nothing goes wrong."""
-    command = Command(campaign.server.endpoint, 0, campaign.folder, campaign.backs / "first")
-    started = time.monotonic()
-    child = command.run_in_a_child()
-    child.join()
-    assert child.exitcode == 0
+    """How long the command takes where nothing goes wrong; not the first time, when a server and a client start."""
+    for number in (0, -1):
+        command = Command(campaign.server.endpoint, number, campaign.folder, campaign.backs / f"first{number}")
+        started = time.monotonic()
+        child = command.run_in_a_child()
+        child.join()
+        assert child.exitcode == 0
     return time.monotonic() - started
 
 
@@ -231,7 +240,7 @@ def test_kill_9_of_the_uploader(campaign: Begin) -> None:
         here.look(command)
         here.again(command)
     here.end()
-    assert here.failed > MOMENTS / 2
+    assert here.failed > MOMENTS / 5
 
 
 def test_kill_9_of_the_server(campaign: Begin) -> None:
