@@ -76,6 +76,7 @@ ELSEWHERE = {
         ("rebuild", "s3:GetObject", "events/*"),
         ("rebuild", "s3:PutObject", "events/*"),
         ("rebuild", "s3:ListBucket", "events/*"),
+        ("rebuild", "s3:GetObject", "finetuned/*"),
         ("rebuild", "s3:PutObject", "finetuned/*"),
     },
 }
