@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Collection
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 
 from infra.background import write_private
@@ -109,7 +109,7 @@ class EngineGroups:
         ports = tuple(Ports(*numbers[start : start + 3]) for start in range(0, len(numbers), 3))
         made = EngineGroup(self._folder / name, engine, ports, self._root)
         made.server.models.mkdir(parents=True, exist_ok=True)
-        write_private(made.folder / _RECORD, {"engine": engine, "ports": [astuple(each) for each in ports]})
+        write_private(made.folder / _RECORD, {"engine": engine, "ports": [asdict(each) for each in ports]})
         self._groups[name] = made
         return made
 
@@ -128,4 +128,4 @@ def _name(model: str, release: int) -> str:
 
 def _read(record: Path, root: Path | None) -> EngineGroup:
     told = json.loads(record.read_text())
-    return EngineGroup(record.parent, told["engine"], tuple(Ports(*each) for each in told["ports"]), root)
+    return EngineGroup(record.parent, told["engine"], tuple(Ports(**each) for each in told["ports"]), root)
