@@ -17,7 +17,7 @@ from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError, StoreU
 from infra.lanes import LANES, in_lanes
 from infra.s3 import Bucket, named_errors
 
-RANGE_BYTES = 16 << 20
+RANGE_BYTES = 8 << 20
 _CHUNK_BYTES = 256 << 10
 """Small enough to be hashed and written while it is in the processor's cache: that halves the time of both."""
 _TRIES = 6

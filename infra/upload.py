@@ -22,7 +22,7 @@ from infra.s3 import Bucket, named_errors
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20
 _MOST_PARTS = 10_000
 """Source: Amazon S3's multipart upload limits."""
 
@@ -178,7 +178,7 @@ class _FileUpload:
         checksum = _base64(_crc64(data))
         if earlier is None or earlier.get("Size") != len(data) or not _vouches(earlier, data, checksum):
             with named_errors(self.key):
-                earlier = self.bucket.client.upload_part(
+                earlier = self.bucket.body_client.upload_part(
                     **self._where, UploadId=self._upload, PartNumber=number, Body=data, ChecksumCRC64NVME=checksum
                 )
             _require_vouched(self.key, earlier, data, checksum)
@@ -189,7 +189,7 @@ class _FileUpload:
     def _send_whole(self, data: bytes) -> _Piece:
         checksum = _base64(_crc64(data))
         with named_errors(self.key):
-            answer = self.bucket.client.put_object(**self._where, Body=data, ChecksumCRC64NVME=checksum)
+            answer = self.bucket.body_client.put_object(**self._where, Body=data, ChecksumCRC64NVME=checksum)
         _require_vouched(self.key, answer, data, checksum)
         return _Piece(self, len(data), last=True)
 

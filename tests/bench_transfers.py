@@ -8,6 +8,7 @@ hash. All three meet the same server in turns, and a new server each round; the 
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -113,28 +114,37 @@ def make(folder: Path, gib: float) -> Path:
     return folder
 
 
-def round_of(aws: Path, source: Path, work: Path) -> dict[str, Ran]:
-    """All three, up and down, on a new server; ours a second time up."""
+def round_of(number: int, aws: Path, source: Path, work: Path) -> dict[str, Ran]:
+    """All three, up and down, on a new server, each round in another order; ours a second time up."""
     ports = dict(zip(seaweedfs.PORT_NAMES, free_ports(len(seaweedfs.PORT_NAMES)), strict=True))
-    url, log = seaweedfs.endpoint_url(ports), work / "log"
+    url, log, there = seaweedfs.endpoint_url(ports), work / "log", f"s3://{BUCKET}/aws/"
+    ways: dict[str, dict[str, Callable[[Path], Ran]]] = {
+        "up": {
+            "aws": lambda folder: run(aws, "s3", "cp", "--quiet", "--recursive", folder, there),
+            "boto": lambda folder: own("boto-up", folder),
+            "our": lambda folder: own("publish", folder),
+        },
+        "down": {
+            "aws": lambda folder: run(aws, "s3", "cp", "--quiet", "--recursive", there, folder),
+            "boto": lambda folder: own("boto-down", folder),
+            "our": lambda folder: own("bring", folder),
+        },
+    }
+    ran: dict[str, Ran] = {}
     process = seaweedfs.launch(work / "data", log, ports, KEY, KEY)
     try:
         seaweedfs.wait_ready(url, KEY, KEY, log=log, process=process)
         seaweedfs.create_bucket(url, KEY, KEY, BUCKET)
         os.environ["AWS_ENDPOINT_URL_S3"] = url
-        there = f"s3://{BUCKET}/aws/"
-        ran = {"aws up": run(aws, "s3", "cp", "--quiet", "--recursive", source, there)}
-        ran["boto up"] = own("boto-up", source)
-        ran["our up"] = own("publish", source)
+        for way, movers in ways.items():
+            names = [*movers][number % 3 :] + [*movers][: number % 3]
+            for name in names:
+                folder = source if way == "up" else work / name
+                os.sync()  # what the one before has left to write is not this one's
+                ran[f"{name} {way}"] = movers[name](folder)
+                if way == "down":
+                    shutil.rmtree(folder)
         ran["our again"] = own("publish", source)
-        for name, bring_all in (
-            ("our down", lambda: own("bring", work / "ours")),
-            ("boto down", lambda: own("boto-down", work / "boto")),
-            ("aws down", lambda: run(aws, "s3", "cp", "--quiet", "--recursive", there, work / "aws")),
-        ):
-            ran[name] = bring_all()
-            for path in (work / name.split()[0].replace("our", "ours")).iterdir():
-                path.unlink()
         return ran
     finally:
         terminate(process, 10)
@@ -151,7 +161,7 @@ def measure(folder: Path) -> int:
         source = make(folder / f"{size:g}", size)
         for number in range(count):
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                rounds.append(round_of(aws, source, Path(work)))
+                rounds.append(round_of(number, aws, source, Path(work)))
             print(f"{size:g} GiB, round {number + 1}: " + said(rounds[-1], size), flush=True)
         peaks.append(max(ran[name].peak_mb for ran in rounds[-count:] for name in ("our up", "our down")))
         for path in source.iterdir():

@@ -53,7 +53,7 @@ def sent(bucket: Bucket) -> Generator[list[str]]:
         if model.name in ("UploadPart", "PutObject"):
             calls.append(model.name)
 
-    events: Any = bucket.client.meta.events
+    events: Any = bucket.body_client.meta.events
     events.register("before-call.s3", note)
     try:
         yield calls
@@ -131,7 +131,7 @@ def test_a_server_that_vouches_for_nothing(
     def put(**arguments: Any) -> dict[str, str]:
         return {"ETag": '"encrypted"'}
 
-    monkeypatch.setattr(bucket.client, "put_object", put)
+    monkeypatch.setattr(bucket.body_client, "put_object", put)
     with pytest.raises(StoreError) as caught:
         upload(bucket, {"small": files["small"]})
     assert caught.value.code == "store-unverified"
