@@ -26,7 +26,7 @@ def ask(api_url: str, method: str, path: str, body: object = None) -> Any:
     """What the API answers, as JSON. Raises httpx.HTTPStatusError."""
     until = time.monotonic() + 30
     while True:
-        answer = httpx.request(method, api_url + path, json=body, timeout=30)
+        answer = httpx.request(method, api_url + path, json=body, timeout=120)
         # SQLite is locked for a moment now and then; Prefect's own clients ask again too.
         if answer.status_code != 503 or time.monotonic() > until:
             answer.raise_for_status()
