@@ -14,11 +14,12 @@ from botocore.exceptions import ClientError
 
 from infra.download import Wanted, download_files
 from infra.errors import ArtifactDamaged, StoreError
+from infra.lanes import LANES
 from infra.s3 import Bucket
 from infra.upload import StoredFile, upload_files
 
 PART = 5 << 20  # the least that S3 takes
-PARTS = 5
+PARTS = LANES + 6  # more than are on their way at once
 
 
 @pytest.fixture
