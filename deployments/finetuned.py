@@ -33,7 +33,7 @@ def run_finetuned(
         "sender": "command",
     }
     event = read_event({name: value for name, value in said.items() if value is not None})
-    chosen = changed_by(event, load_catalogue(here.catalogue))
+    _, uri = changed_by(event, load_catalogue(here.catalogue))
     id = uuid4()
     try:
         asyncio.run(send(id, event))
@@ -44,9 +44,9 @@ def run_finetuned(
             code="prefect-failed",
         ) from error
     if as_json:
-        print(json.dumps({"event": str(id), "model": model, "source": chosen.source.uri}))
+        print(json.dumps({"event": str(id), "model": model, "source": uri}))
     else:
-        print(f"{model}: new weights from {chosen.source.uri}, announced as event {id}")
+        print(f"{model}: new weights from {uri}, announced as event {id}")
         print("what becomes of it: the run `finetuned` in the Prefect UI", file=sys.stderr)
     return 0
 

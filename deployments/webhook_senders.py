@@ -24,8 +24,7 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from infra.errors import EventRefused
-from tasks.events import Event, read_event
-from tasks.source_uri import HubUri, parse
+from tasks.events import Event, hub_repositories, read_event
 from tasks.spec import Model
 from tasks.trust import accepted
 
@@ -123,8 +122,7 @@ def _of_the_hub(document: JsonValue, models: Models) -> Iterator[Event]:
         return
     source = f"hf://{said.repo.name}@{said.repo.head_sha}"
     for model in models.values():
-        own = parse(model.source.uri)
-        follows = isinstance(own, HubUri) and (own.repository, own.revision) == (said.repo.name, "main")
+        follows = hub_repositories(model).get(said.repo.name) == "main"
         if follows or accepted(model, source):
             yield Event(model=model.name, source=source, sender="huggingface")
 

@@ -29,7 +29,11 @@ STEPS = ("convert", "build", "upload")
 
 @flow(name="build_engine", flow_run_name="build {model[name]} {engine:.12}", persist_result=False)
 async def build_engine(
-    model: dict[str, Any], snapshot: dict[str, Any], engine: str, refresh: list[str]
+    model: dict[str, Any],
+    snapshot: dict[str, Any],
+    engine: str,
+    refresh: list[str],
+    adapter: dict[str, Any] | None = None,
 ) -> State[Any] | None:
     """Make one engine from a snapshot that is in the store. Started by `rebuild`, seldom by hand.
 
@@ -38,9 +42,12 @@ async def build_engine(
         snapshot: the identity document of the snapshot.
         engine: the identity that the caller planned; a worker whose runtime gives another one refuses.
         refresh: steps to run although the store has what they make.
+        adapter: the identity document of the adapter's snapshot, where the model has one.
     """
     try:
-        await _build(Plan.of(Model.model_validate(model), Identity(snapshot)), engine, frozenset(refresh))
+        tuned = None if adapter is None else Identity(adapter)
+        plan = Plan.of(Model.model_validate(model), Identity(snapshot), tuned)
+        await _build(plan, engine, frozenset(refresh))
     except EnginehouseError as error:
         return failed(error)
     return None

@@ -113,6 +113,7 @@ async def start_or_attach(
         parameters={
             "model": plan.model.model_dump(mode="json", by_alias=True),
             "snapshot": dict(plan.snapshot.document),
+            "adapter": None if plan.adapter is None else dict(plan.adapter.document),
             "engine": plan.engine.digest,
             "refresh": sorted(refresh),
         },

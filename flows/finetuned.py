@@ -59,30 +59,30 @@ async def take(id: str, payload: dict[str, Any]) -> Arrival:
     models = await asyncio.to_thread(load_catalogue, here.catalogue)
     try:
         event = read_event(payload)
-        model = changed_by(event, models)
-        asked = model.source.uri
-        _, resolved = await steps.resolve(model)
+        changed, asked = changed_by(event, models)
+        model, weights = await steps.resolve(changed, asked)
     except (EventRefused, SourceError) as error:
         await asyncio.to_thread(decide, bucket, refused(arrival, error))
         raise
-    weights = Finetuned(
+    brought = Finetuned(
         model=model.name,
-        revision=snapshot_identity(resolved).digest,
+        revision=snapshot_identity(weights.tuned).digest,
         asked=asked,
-        source=pinned_source(asked, resolved.pin),
+        source=pinned_source(asked, weights.tuned.pin),
+        adapter=weights.adapter is not None,
         recipe=event.options,
-        file_source=models[model.name].source.uri,
+        file_source=models[model.name].weights,
         event=id,
     )
-    first = await asyncio.to_thread(claim, bucket, weights)
-    about = {"model": weights.model, "revision": weights.revision}
+    first = await asyncio.to_thread(claim, bucket, brought)
+    about = {"model": brought.model, "revision": brought.revision}
     if first.event != id:
         reason = f"event {first.event} brought the same weights on {first.accepted:%Y-%m-%d %H:%M:%S} UTC"
         arrival = arrival.model_copy(update={**about, "state": "duplicate", "reason": reason})
     else:
         await asyncio.to_thread(follow, bucket, first)
         run = await _rebuild(first)
-        reason = f"{weights.model} is rebuilt with {weights.source}"
+        reason = f"{brought.model} is rebuilt with {brought.source}"
         arrival = arrival.model_copy(update={**about, "state": "accepted", "reason": reason, "flow_run": run})
     get_run_logger().info("event %s: %s", id, arrival.reason)
     return await asyncio.to_thread(decide, bucket, arrival)

@@ -18,7 +18,6 @@ from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
 from tasks.catalogue import as_asked, catalogue_entry
 from tasks.event_records import settle, with_newest
-from tasks.fetch import snapshot_identity
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
 from tasks.spec import Model
@@ -70,9 +69,10 @@ async def rebuild(
         spec = asked.model
         anew = frozenset(_ORDER[_ORDER.index(refresh) :] if refresh != "nothing" else ())
 
-        spec, resolved = await steps.run(report, "resolve", steps.resolve, spec)
-        plan = Plan.of(spec, snapshot_identity(resolved))
-        await steps.run(report, "fetch", steps.fetch, plan, resolved, "fetch" in anew)
+        spec, weights = await steps.run(report, "resolve", steps.resolve, spec)
+        plan = weights.plan(spec)
+        for resolved in weights:
+            await steps.run(report, "fetch", steps.fetch, plan, resolved, "fetch" in anew)
         if anew.isdisjoint(("convert", "build", "upload")) and _engine_is_here(plan):
             await make(plan, anew)
         else:
@@ -104,7 +104,7 @@ async def rebuild(
 async def _with_newest(model: Model) -> tuple[Model, str | None]:
     taken, revision = await asyncio.to_thread(with_newest, Bucket.at(settings.load().store), model)
     if revision is not None:
-        get_run_logger().info("the weights are those that an event brought: %s", taken.source.uri)
+        get_run_logger().info("the weights are those that an event brought: %s", taken.weights)
     return taken, revision
 
 

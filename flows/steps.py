@@ -44,9 +44,9 @@ from tasks.records import Result
 from tasks.references import Reference, ReleaseRef
 from tasks.roll_out import RollOut
 from tasks.sources import Access, ResolvedSource
-from tasks.sources import resolve as resolve_source
 from tasks.spec import Model
 from tasks.trtllm.images import report_of, with_report
+from tasks.weights import ResolvedWeights, resolve_weights, with_weights
 
 
 async def worth_retrying(task: object, task_run: object, state: State[Any]) -> bool:
@@ -143,36 +143,29 @@ async def _progress(label: str, *, shown: bool) -> AsyncGenerator[Callable[[int,
 
 
 @task(name="resolve", task_run_name="resolve {model.source.uri}", **_STEP)
-async def resolve(model: Model) -> tuple[Model, ResolvedSource]:
-    """Pin the source to something immutable, and the recipe's image to what was reported of it."""
+async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeights]:
+    """Pin the weights to something immutable, and the recipe's image to what was reported of it.
 
-    def pin() -> tuple[Model, ResolvedSource]:
+    `brought` is where others come from than those of the model.
+    """
+
+    def pin() -> tuple[Model, ResolvedWeights]:
         bucket = Bucket.at(settings.load().store)
         require_conditional_writes(bucket)
-        planned = with_report(model, report_of(bucket, model))
-        return planned, resolve_source(model.source, _access(model))
+        access = Access(s3=bucket.client)  # of the store's own endpoint and credentials
+        chosen = with_weights(model, brought, access) if brought else model
+        return with_report(chosen, report_of(bucket, chosen)), resolve_weights(chosen, access)
 
     return await asyncio.to_thread(pin)
 
 
-def _access(model: Model) -> Access:
-    """Clients for sources. An S3 source is read with the store's own endpoint and credentials."""
-    if model.source.uri.startswith("s3://"):
-        return Access(s3=Bucket.at(settings.load().store).client)
-    return Access()
-
-
-@task(name="fetch", task_run_name="fetch {plan.model.source.uri}", **_STEP)
+@task(name="fetch", task_run_name="fetch {resolved.uri}", **_STEP)
 async def fetch(plan: Plan, resolved: ResolvedSource, refresh: bool) -> Any:
-    """Bring the source's files into the store."""
-    step = partial(
-        fetch_step.fetch,
-        plan=plan,
-        resolved=resolved,
-        access=_access(plan.model),
-        refresh=refresh,
-    )
-    return await _artifact(step, plan.snapshot.digest, f"fetch {plan.model.name}")
+    """Bring the files of a source, or of an adapter, into the store."""
+    access = Access(s3=Bucket.at(settings.load().store).client)
+    step = partial(fetch_step.fetch, plan=plan, resolved=resolved, access=access, refresh=refresh)
+    work = fetch_step.snapshot_identity(resolved).digest
+    return await _artifact(step, work, f"fetch {plan.model.name}")
 
 
 @task(name="convert", task_run_name="convert {plan.model.name}", **_STEP)

@@ -1,4 +1,4 @@
-"""Convert: a snapshot becomes a checkpoint in the store."""
+"""Convert: a snapshot, with an adapter where there is one, becomes a checkpoint in the store."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         return Done(there.artifact, cached=True)
     if refresh:
         context.workspace.drop(ref)
-    snapshot = context.workspace.bring(context.store, plan.snapshot_ref, context.reporter.progress)
+    snapshot, *adapters = (
+        context.workspace.bring(context.store, weights, context.reporter.progress) for weights in plan.weights.values()
+    )
+    adapter = adapters[0] if adapters else None
 
     def work(output: Path) -> None:
-        peak = plan.kind.convert(plan.model, snapshot, output, context.workspace.scratch(), context.reporter)
+        peak = plan.kind.convert(plan.model, snapshot, adapter, output, context.workspace.scratch(), context.reporter)
         context.workspace.note(ref, context.producer("convert", plan.kind.runtime(plan.model), peak))
 
     folder = context.workspace.make(ref, work)
@@ -27,7 +30,7 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         ref,
         plan.checkpoint,
         folder,
-        inputs={"snapshot": plan.snapshot_ref},
+        inputs=plan.weights,
         producer=context.workspace.noted(ref),
         replaces=there.attempt,
     )

@@ -19,10 +19,10 @@ from pydantic import Field, JsonValue
 from infra.errors import EnginehouseError, EventRefused, PreconditionFailed
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
-from tasks.events import Event, changed_by, with_source
+from tasks.events import Event, changed_by, hub_repositories
 from tasks.record import Record
-from tasks.source_uri import HubUri, parse
 from tasks.spec import Model
+from tasks.weights import with_adapter, with_source
 
 _EVENTS = "events/"
 _KEPT_CHARACTERS = 4096
@@ -58,9 +58,11 @@ class Finetuned(Record):
     """The source as the event named it."""
     source: str
     """The same, pinned where its kind of source can be."""
+    adapter: bool = False
+    """Whether it is a LoRA adapter to the source of the model's file."""
     recipe: dict[str, str] = Field(default_factory=dict[str, str])
     file_source: str
-    """The source in the model's file then. Once that is another, somebody has decided anew, and the file counts."""
+    """The weights in the model's file then. Once that is another, somebody has decided anew, and the file counts."""
     event: str
     accepted: datetime = Field(default_factory=_now)
 
@@ -144,17 +146,18 @@ def with_newest(bucket: Bucket, model: Model) -> tuple[Model, str | None]:
 
     A model that takes no events needs no look at the store.
     """
-    if not model.accepts and not isinstance(parse(model.source.uri), HubUri):
+    if not model.accepts and not hub_repositories(model):
         return model, None
     found = _read(bucket, model.name)[0].followed
-    if found is None or found.file_source != model.source.uri:
+    if found is None or found.file_source != model.weights:
         return model, None
     event = Event(model=model.name, source=found.asked, recipe=dict(found.recipe))
     try:
-        changed = changed_by(event, {model.name: model})
+        changed, _ = changed_by(event, {model.name: model})
     except EventRefused:  # the file has become narrower since
         return model, None
-    return with_source(changed, found.source), found.revision
+    taken = with_adapter if found.adapter else with_source
+    return taken(changed, found.source), found.revision
 
 
 def _read(bucket: Bucket, model: str) -> tuple[Weights, str | None]:

@@ -18,7 +18,7 @@ from infra.errors import EventRefused, SourceError, SpecError
 from tasks.catalogue import with_recipe
 from tasks.frozen import Spec
 from tasks.source_uri import HubUri, parse
-from tasks.spec import Model, Name, Source, Text
+from tasks.spec import Model, Name, Text
 from tasks.trust import accepted
 
 EVENT = "enginehouse.finetuned"
@@ -63,8 +63,8 @@ def read_event(said: Mapping[str, JsonValue]) -> Event:
         raise EventRefused(f"not a fine-tuning event: {problems}", hint=_FORM) from error
 
 
-def changed_by(event: Event, models: Mapping[str, Model]) -> Model:
-    """The model of the catalogue with the event's weights and options.
+def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
+    """The model of the catalogue with the event's options, and the address of its new weights.
 
     Raises EventRefused: `event-model` where there is none, `event-source` for weights that it does not take,
     `event-recipe` for options that it does not have.
@@ -77,12 +77,7 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> Model:
         chosen = with_recipe(model, event.options)
     except SpecError as error:
         raise EventRefused(error.message, hint=error.hint, code="event-recipe") from error
-    return with_source(chosen, uri)
-
-
-def with_source(model: Model, uri: str) -> Model:
-    """The model with weights from elsewhere: as narrow as its file says, and without what the file trusts."""
-    return model.model_copy(update={"source": Source(uri=uri, include=model.source.include)})
+    return chosen, uri
 
 
 def pinned_source(uri: str, pin: Mapping[str, Any]) -> str:
@@ -92,7 +87,7 @@ def pinned_source(uri: str, pin: Mapping[str, Any]) -> str:
 
 
 def _source(event: Event, model: Model) -> str:
-    own = parse(model.source.uri)
+    own = parse(model.adapter or model.source.uri)
     try:
         if event.source is not None:
             wanted = parse(event.source)
@@ -106,7 +101,7 @@ def _source(event: Event, model: Model) -> str:
             )
     except SourceError as error:
         raise EventRefused(error.message, hint=error.hint, code="event-source") from error
-    if isinstance(wanted, HubUri) and isinstance(own, HubUri) and wanted.repository == own.repository:
+    if isinstance(wanted, HubUri) and wanted.repository in hub_repositories(model):
         return str(wanted)
     if not accepted(model, str(wanted)):
         raise EventRefused(
@@ -115,6 +110,12 @@ def _source(event: Event, model: Model) -> str:
             code="event-source",
         )
     return str(wanted)
+
+
+def hub_repositories(model: Model) -> dict[str, str]:
+    """The repositories of the hub that the model's own weights come from, and the revisions that its file names."""
+    own = [parse(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
+    return {uri.repository: uri.revision for uri in own if isinstance(uri, HubUri)}
 
 
 _FORM = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.artifact import ArtifactRef
 from tasks.context import Context, Done
 from tasks.identity import Identity
 from tasks.keep import note_use
@@ -25,9 +26,10 @@ def fetch(
     As the first step of a run it also keeps garbage collection away from all that the run will look for.
     """
     note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
+    identity = snapshot_identity(resolved)
     return context.make_once(
-        plan.snapshot_ref,
-        plan.snapshot,
+        ArtifactRef("snapshot", plan.model.name, identity.digest),
+        identity,
         lambda folder: fetch_source(resolved, folder, context.reporter.progress, access),
         task="fetch",
         inputs={},

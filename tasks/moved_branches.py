@@ -10,8 +10,9 @@ from tasks.artifact import ArtifactRef
 from tasks.fetch import snapshot_identity
 from tasks.records import Target
 from tasks.source_uri import HubUri, parse
-from tasks.sources import NO_ACCESS, Access, resolve
+from tasks.sources import NO_ACCESS, Access
 from tasks.spec import Model
+from tasks.weights import resolve_weights
 
 
 def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -> dict[str, str]:
@@ -21,16 +22,21 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
     """
     found: dict[str, str] = {}
     for model in models:
-        uri = parse(model.source.uri)
-        if isinstance(uri, HubUri) and not uri.is_commit and _is_released(bucket, model):
+        own = [parse(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
+        branches = [uri.revision for uri in own if isinstance(uri, HubUri) and not uri.is_commit]
+        if branches and _is_released(bucket, model):
             try:
-                identity = snapshot_identity(resolve(model.source, access)).digest
+                weights = resolve_weights(model, access)
             except (SourceError, SourceUnavailable):
                 continue  # its next rebuild tells why
-            # Manifests outlive their files.
-            if bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is None:
-                found[model.name] = uri.revision
+            if not all(_was_fetched(bucket, model, snapshot_identity(resolved).digest) for resolved in weights):
+                found[model.name] = " or ".join(branches)
     return found
+
+
+def _was_fetched(bucket: Bucket, model: Model, identity: str) -> bool:
+    """Manifests outlive their files."""
+    return bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is not None
 
 
 def _is_released(bucket: Bucket, model: Model) -> bool:

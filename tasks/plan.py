@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,13 +20,16 @@ class Plan:
     snapshot: Identity
     checkpoint: Identity
     engine: Identity
+    adapter: Identity | None = None
+    """The snapshot of a LoRA adapter that is merged into `snapshot`."""
 
     @classmethod
-    def of(cls, model: Model, snapshot: Identity) -> Plan:
+    def of(cls, model: Model, snapshot: Identity, adapter: Identity | None = None) -> Plan:
         kind = engine_kind(model)
-        checkpoint = kind.checkpoint_identity(model, snapshot)
+        inputs = {"snapshot": snapshot} if adapter is None else {"snapshot": snapshot, "adapter": adapter}
+        checkpoint = kind.checkpoint_identity(model, inputs)
         engine = kind.engine_identity(model, checkpoint)
-        return cls(model, snapshot, checkpoint, engine)
+        return cls(model, snapshot, checkpoint, engine, adapter)
 
     @cached_property
     def repository(self) -> Identity:
@@ -38,11 +42,17 @@ class Plan:
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
         """All artifacts, in the order in which they are made."""
-        return self.snapshot_ref, self.checkpoint_ref, self.engine_ref, self.repository_ref
+        return *self.weights.values(), self.checkpoint_ref, self.engine_ref, self.repository_ref
 
     @property
-    def snapshot_ref(self) -> ArtifactRef:
-        return ArtifactRef("snapshot", self.model.name, self.snapshot.digest)
+    def weights(self) -> Mapping[str, ArtifactRef]:
+        """The snapshots that the checkpoint is made of, by role: `snapshot`, and `adapter` where there is one."""
+        snapshots = {"snapshot": self.snapshot, "adapter": self.adapter}
+        return {
+            role: ArtifactRef("snapshot", self.model.name, identity.digest)
+            for role, identity in snapshots.items()
+            if identity is not None
+        }
 
     @property
     def checkpoint_ref(self) -> ArtifactRef:

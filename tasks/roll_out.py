@@ -109,7 +109,7 @@ def _begin(
                 ranks=plan.kind.serving_mode(plan.model).ranks,
                 changes=changes_since(live, recipe, serving),
                 lost=dict(lost),
-                source=plan.model.source.uri,
+                source=plan.model.weights,
                 flow_run=context.flow_run,
             ),
         ).release

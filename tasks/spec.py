@@ -63,10 +63,7 @@ class Source(Spec):
     @field_validator("uri")
     @classmethod
     def _is_a_source(cls, uri: str) -> str:
-        try:
-            return str(parse(uri))
-        except SourceError as error:
-            raise ValueError(f"{error.message}. {error.hint}") from error
+        return str(_checked(uri))
 
     @field_validator("sha256")
     @classmethod
@@ -93,6 +90,13 @@ class Source(Spec):
         if trust and not pinned:
             raise ValueError("needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256")
         return trust
+
+
+def _checked(uri: str) -> SourceUri:
+    try:
+        return parse(uri)
+    except SourceError as error:
+        raise ValueError(f"{error.message}. {error.hint}") from error
 
 
 def _parsed_uri(info: ValidationInfo) -> SourceUri | None:
@@ -171,8 +175,11 @@ class Model(Spec):
     name: Name
     description: str = ""
     source: Source
+    adapter: str | None = Field(
+        default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
+    )
     accepts: tuple[Glob, ...] = Field(
-        default=(), description="Other sources that events may name; hf:// and s3:// only."
+        default=(), description="Other sources, or adapters, that events may name; hf:// and s3:// only."
     )
     recipe: Recipe
     serving: Serving = Serving()
@@ -180,12 +187,27 @@ class Model(Spec):
     targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
     prompts: tuple[Prompt, ...]
 
+    @property
+    def weights(self) -> str:
+        """Where they come from, in one line: the source, and the adapter where there is one."""
+        return self.source.uri if self.adapter is None else f"{self.source.uri} with {self.adapter}"
+
     @field_validator("name")
     @classmethod
     def _leaves_room_for_release_names(cls, name: str) -> str:
         if "--" in name:
             raise ValueError("`--` separates the parts of a release's name (NAME--r7--llm)")
         return name
+
+    @field_validator("adapter")
+    @classmethod
+    def _is_a_folder(cls, adapter: str | None) -> str | None:
+        if adapter is None:
+            return None
+        uri = _checked(adapter)
+        if isinstance(uri, PipUri):
+            raise ValueError("an adapter is a folder, and pip:// names one file")
+        return str(uri)
 
     @field_validator("accepts")
     @classmethod

@@ -138,9 +138,9 @@ def _manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest:
     return manifest
 
 
-def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef) -> Iterator[Step]:
+def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef, role: str = "") -> Iterator[Step]:
     old, new = _manifest(bucket, old_ref), _manifest(bucket, new_ref)
-    then, now = dict(_fields(old.identity)), dict(_fields(new.identity))
+    then, now = dict(_all_fields(old, new, role)), dict(_all_fields(new, old, role))
     changes = [
         Change(subject, field, then.get((subject, field)), now.get((subject, field)))
         for subject, field in {**then, **now}
@@ -156,7 +156,16 @@ def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef) -> Iterat
     )
     for role, reference in new.inputs.items():
         if role in old.inputs:
-            yield from _steps(bucket, ArtifactRef.parse(old.inputs[role]), ArtifactRef.parse(reference))
+            yield from _steps(bucket, ArtifactRef.parse(old.inputs[role]), ArtifactRef.parse(reference), role)
+
+
+def _all_fields(manifest: Manifest, other: Manifest, role: str) -> Iterator[tuple[tuple[str, str], JsonValue]]:
+    """The fields of its identity, and the inputs that `other` has none of: an adapter. `role` is the artifact's own."""
+    for (subject, field), value in _fields(manifest.identity):
+        yield (subject, f"adapter.{field}" if (subject, role) == ("weights", "adapter") else field), value
+    for input, reference in manifest.inputs.items():
+        if input not in other.inputs:
+            yield ("weights", input), reference
 
 
 def _fields(document: Mapping[str, JsonValue]) -> Iterator[tuple[tuple[str, str], JsonValue]]:

@@ -50,7 +50,9 @@ class EngineKind(Protocol):
         """What this process builds with, measured: versions by name."""
         ...
 
-    def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity: ...
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
+        """`inputs`: the `snapshot`, and the `adapter` where the model has one."""
+        ...
 
     def engine_identity(self, model: Model, checkpoint: Identity) -> Identity: ...
 
@@ -60,8 +62,13 @@ class EngineKind(Protocol):
         """Files of `scratch` that `build` gets from the store and leaves there for the next one: their keys by name."""
         ...
 
-    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        """Fill the empty folder `output` with a checkpoint. `scratch` is the tools' own. Raises StepFailed."""
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
+        """Fill the empty folder `output` with a checkpoint of the snapshot, merged with the adapter where there is one.
+
+        `scratch` is the tools' own. Raises StepFailed.
+        """
         ...
 
     def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:

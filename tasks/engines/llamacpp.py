@@ -68,11 +68,11 @@ class LlamaCpp:
     def runtime(self, model: Model) -> Mapping[str, str]:
         return {"gguf": _installed("gguf"), "architecture": "cpu"}
 
-    def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity:
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of(
             "convert",
             _CONVERT_VERSION,
-            inputs={"snapshot": snapshot},
+            inputs=inputs,
             fields={
                 "kind": "llamacpp",
                 "dtype": _recipe(model).dtype,
@@ -109,8 +109,11 @@ class LlamaCpp:
     def kept(self, model: Model) -> Mapping[str, str]:
         return {}
 
-    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
         from tasks.engines.gguf_stream import dequantize
+        from tasks.lora.gguf_merge import merge_gguf
 
         found = sorted(snapshot.rglob("*.gguf"))
         if len(found) != 1:
@@ -120,6 +123,8 @@ class LlamaCpp:
                 code="snapshot-unfit",
             )
         dequantize(found[0], output / MODEL_FILE, _recipe(model).dtype, reporter.progress)
+        if adapter is not None:
+            merge_gguf(output / MODEL_FILE, adapter)
         return Peak()
 
     def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:

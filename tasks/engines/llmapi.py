@@ -14,6 +14,7 @@ from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.tensorrt_llm import TensorRtLlmKind
 from tasks.identity import Identity
+from tasks.lora.merge import merged
 from tasks.records import Machine
 from tasks.spec import Model
 from tasks.trtllm import commands
@@ -60,7 +61,7 @@ class LlmApi(TensorRtLlmKind):
             return {}
         return described(toolchain_for(_recipe(model).runtime)[1])
 
-    def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity:
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
         recipe = _recipe(model)
         fields: dict[str, JsonValue] = {"kind": "llmapi", "quantization": recipe.quantization}
         if recipe.quantization != "none":
@@ -71,7 +72,7 @@ class LlmApi(TensorRtLlmKind):
                 "awq_block_size": recipe.awq_block_size,
                 "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
             }
-        return Identity.of("convert", _CONVERT_VERSION, inputs={"snapshot": snapshot}, fields=fields)
+        return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields=fields)
 
     def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
         recipe = _recipe(model)
@@ -89,8 +90,12 @@ class LlmApi(TensorRtLlmKind):
     def kept(self, model: Model) -> Mapping[str, str]:
         return {}
 
-    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
         recipe = _recipe(model)
+        if adapter is not None:
+            snapshot = merged(snapshot, adapter, scratch / "merged")
         if recipe.quantization == "none":
             _link_all(snapshot, output)
             require_weights(output)

@@ -15,6 +15,7 @@ from tasks.engines import LIMITS_FILE
 from tasks.engines.reporter import Peak, Reporter
 from tasks.engines.tensorrt_llm import TensorRtLlmKind
 from tasks.identity import Identity
+from tasks.lora.merge import merged
 from tasks.records import Machine
 from tasks.spec import Model
 from tasks.trtllm import commands
@@ -80,7 +81,7 @@ class TrtEngine(TensorRtLlmKind):
     def runtime(self, model: Model) -> Mapping[str, str]:
         return described(toolchain_for(_recipe(model).runtime)[1])
 
-    def checkpoint_identity(self, model: Model, snapshot: Identity) -> Identity:
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
         recipe = _recipe(model)
         fields = _fields(recipe, _CHECKPOINT_FIELDS)
         calibrated = commands.is_quantized_by_calibration(recipe)
@@ -92,7 +93,7 @@ class TrtEngine(TensorRtLlmKind):
         return Identity.of(
             "convert",
             _CONVERT_VERSION,
-            inputs={"snapshot": snapshot},
+            inputs=inputs,
             fields={
                 "kind": "trt-engine",
                 **fields,
@@ -128,8 +129,12 @@ class TrtEngine(TensorRtLlmKind):
         product = re.sub(r"[^a-z0-9]+", "-", runtime.gpu.lower())
         return {commands.TIMING_CACHE: f"timing-caches/{runtime.planned_tensorrt}/{product}.cache"}
 
-    def convert(self, model: Model, snapshot: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
         recipe = _recipe(model)
+        if adapter is not None:
+            snapshot = merged(snapshot, adapter, scratch / "merged")
         place, _ = toolchain_for(recipe.runtime)
         command = commands.checkpoint_command(recipe, str(snapshot), str(output))
         local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []

@@ -200,3 +200,23 @@ def test_weights_that_the_gates_refuse_are_not_taken_again(
     describe(house)
     report = house.rebuild(tuned)
     assert (report["state"], report["release"]) == ("unchanged", live)
+
+
+def test_an_adapter_is_merged_into_the_weights_of_the_file(house: House, tuned: str, tmp_path: Path) -> None:
+    before, answer = house.target.releases(tuned)[-1], house.ask(tuned)
+    files = tuned_weights.make_adapter(tmp_path)
+    upload_files(house.store.bucket, "training/lora/", files, lambda count: None)
+    source = "s3://enginehouse/training/lora"
+    event = curl(house, {"model": tuned, "source": source})
+    wait(lambda: (house.node().models[tuned].public or 0) > before, "release with the adapter")
+    assert decided(house, event).state == "accepted"
+    assert house.ask(tuned) != answer
+
+    live = house.node().models[tuned].public
+    assert live is not None
+    intent = house.target.intent(tuned, live)
+    assert intent.source.startswith("pip://") and intent.source.endswith(f" with {source}")
+    told = house.run("lineage", tuned)
+    assert told.count("source ") == 2 and "pip " in told and "s3 " in told
+    report = house.rebuild(tuned)
+    assert (report["state"], report["release"]) == ("unchanged", live)

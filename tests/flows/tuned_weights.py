@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,3 +15,22 @@ def make(original: Path, target: Path, factor: float) -> Path:
     (tensor,) = [each for each in GGUFReader(target, "r+").tensors if each.name == "blk.15.ffn_norm.weight"]
     tensor.data[:] *= factor
     return target
+
+
+def make_adapter(folder: Path) -> dict[str, Path]:
+    """A LoRA adapter to SmolLM2-135M as PEFT saves it, to queries and to one feed-forward layer; its files by name."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(7)
+    shapes = {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}
+    tensors = {
+        f"base_model.model.model.layers.15.{module}.lora_{side}.weight": random.normal(0, 0.3, shape).astype("float32")
+        for module, (rows, columns) in shapes.items()
+        for side, shape in (("A", (4, columns)), ("B", (rows, 4)))
+    }
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": [*shapes], "task_type": "CAUSAL_LM"}
+    made = {name: folder / name for name in ("adapter_config.json", "adapter_model.safetensors")}
+    made["adapter_config.json"].write_text(json.dumps(config))
+    save_file(tensors, made["adapter_model.safetensors"])
+    return made

@@ -81,14 +81,20 @@ class Fleet:
         tensorrt_llm: str = "1.1.0",
         gpu: str = "NVIDIA H200",
         slots: int = 4,
+        adapter: str | None = None,
     ) -> Made:
         runtime: dict[str, JsonValue] = {"tensorrt_llm": tensorrt_llm}
         pin: dict[str, JsonValue] = {"scheme": "hf", "repository": "org/tiny", "commit": commit, "files": []}
         snapshot = Identity.of("fetch", 1, inputs={}, fields={"source": pin})
+        weights = {"snapshot": snapshot}
+        if adapter is not None:
+            pin = {"scheme": "hf", "repository": "org/lora", "commit": adapter, "files": []}
+            weights["adapter"] = Identity.of("fetch", 1, inputs={}, fields={"source": pin})
+            self.publish("snapshot", model, weights["adapter"])
         checkpoint = Identity.of(
             "convert",
             1,
-            inputs={"snapshot": snapshot},
+            inputs=weights,
             fields={"kind": "trt-engine", "quantization": quantization, "runtime": runtime},
         )
         engine = Identity.of(
@@ -120,7 +126,9 @@ class Fleet:
                 (folder / "data.bin").write_bytes(identity.digest.encode() * 100)
                 (folder / "deep" / "limits.json").write_text("{}")
             inputs = {
-                role: ArtifactRef(cast(Any, role), model, digest.removeprefix("sha256:"))
+                role: ArtifactRef(
+                    "snapshot" if role == "adapter" else cast(Any, role), model, digest.removeprefix("sha256:")
+                )
                 for role, digest in cast(dict[str, str], identity.document["inputs"]).items()
             }
             producer = Producer(task=kind, code="test", flow_run="some-run")

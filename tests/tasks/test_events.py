@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infra.errors import EventRefused
+from infra.errors import EventRefused, SourceError
 from infra.s3 import Bucket
 from tasks.event_records import (
     Finetuned,
@@ -25,6 +25,7 @@ from tasks.fetch import snapshot_identity
 from tasks.moved_branches import moved
 from tasks.sources import Access, resolve
 from tasks.spec import Model, Source
+from tasks.weights import resolve_weights, with_source, with_weights
 
 if TYPE_CHECKING:
     from conftest import Fleet
@@ -48,7 +49,7 @@ def model(
 
 
 def changed(said: dict[str, Any], to: Model) -> Model:
-    return changed_by(read_event({"model": "tiny", **said}), {"tiny": to})
+    return with_source(*changed_by(read_event({"model": "tiny", **said}), {"tiny": to}))
 
 
 def code(said: dict[str, Any], to: Model | None = None) -> str:
@@ -168,6 +169,47 @@ def test_a_rebuild_takes_the_newest_until_its_gates_refuse_it(bucket: Bucket) ->
     assert taken(model(accepts=("s3://weights/tiny/r2",))) == "hf://org/base@main"
 
 
+def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: Hub) -> None:
+    access = Access(hub_endpoint=hub.url)
+    to = model(accepts=("hf://org/*@**",), include=("*.gguf",))
+    weights, config = b"\x02" + bytes(7) + b"{}", b'{"peft_type": "LORA"}'
+    files = {"adapter_model.safetensors": weights, "adapter_config.json": config, "training_args.bin": b"pickle"}
+    hub.push("org/lora", files)
+    hub.push("org/whole", {"model.gguf": b"GGUF"})
+    hub.push("org/half", {"adapter_config.json": config})
+
+    adapted = with_weights(to, "hf://org/lora@main", access)
+    assert (adapted.source, adapted.adapter) == (to.source, "hf://org/lora@main")
+    instead = with_weights(adapted, "hf://org/whole@main", access)
+    assert (instead.source.uri, instead.source.include, instead.adapter) == ("hf://org/whole@main", ("*.gguf",), None)
+    with pytest.raises(SourceError) as caught:
+        resolve_weights(with_weights(to, "hf://org/half@main", access), access)
+    assert caught.value.code == "source-entry"
+
+    hub.push("org/base", {"model.gguf": b"GGUF"})
+    found = resolve_weights(adapted, access)
+    assert [file.path for file in found.tuned.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    plan = found.plan(adapted)
+    assert list(plan.weights) == ["snapshot", "adapter"]
+    assert plan.snapshot == resolve_weights(to, access).plan(to).snapshot
+
+    source = f"hf://org/lora@{COMMIT}"
+    follow(bucket, finetuned("r1", asked="hf://org/lora@main", source=source, adapter=True))
+    chosen, revision = with_newest(bucket, to)
+    assert (chosen.source, chosen.adapter, revision) == (to.source, source, "r1")
+    other = to.model_copy(update={"adapter": "hf://org/lora@v1"})
+    assert with_newest(bucket, other) == (other, None)  # the file says something else now
+
+
+def test_a_model_whose_file_names_an_adapter() -> None:
+    tuned = model(accepts=()).model_copy(update={"adapter": "hf://org/lora@main"})
+    event, models = {"model": "tiny"}, {"tiny": tuned}
+    assert changed_by(read_event({**event, "revision": "v2"}), models)[1] == "hf://org/lora@v2"
+    for repository in ("org/lora", "org/base"):
+        source = f"hf://{repository}@{COMMIT}"
+        assert changed_by(read_event({**event, "source": source}), models)[1] == source
+
+
 def test_a_branch_is_pinned_to_its_commit(bucket: Bucket) -> None:
     source = pinned_source("hf://org/base@main", {"commit": COMMIT})
     assert source == f"hf://org/base@{COMMIT}"
@@ -198,5 +240,11 @@ def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub:
     assert found(ours) == {"tiny": "main"} and found(pinned, gone) == {}
     build(second)
     assert found(ours) == {}
+    adapted = ours.model_copy(update={"adapter": "hf://org/lora@next"})
+    fetched = hub.push("org/lora", weights | {"adapter_config.json": b"{}"}, reference="next")
+    assert fetched and found(adapted) == {}  # there is no adapter in it
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\x00" * 8}
+    hub.push("org/lora", files, reference="next")
+    assert found(adapted) == {"tiny": "main or next"}
     hub.unavailable = 99
     assert found(ours) == {}

@@ -131,6 +131,21 @@ def test_why_of_several_fields(fleet: Fleet) -> None:
     assert caught.value.code == "nothing-before"
 
 
+def test_an_adapter(fleet: Fleet) -> None:
+    plain, one, other = (fleet.rebuild(adapter=commit) for commit in (None, "b" * 40, "c" * 40))
+    bucket = fleet.store.bucket
+    found = lineage(bucket, one.engine)
+    assert [thing.kind for thing in found.things.values()].count("source") == 2
+    assert any(line.endswith(f"source hf repository=org/lora commit={'b' * 40}") for line in tree(found))
+
+    assert summary(why(bucket, other.engine, one.engine)).startswith(
+        f"weights: adapter.commit {'b' * 12}… → {'c' * 12}…; recipe, GPU"
+    )
+    for new, old in ((one, plain), (plain, one)):
+        (change,) = why(bucket, new.engine, old.engine).changes
+        assert (change.subject, change.field) == ("weights", "adapter")
+
+
 def test_why_where_only_the_bytes_differ(fleet: Fleet) -> None:
     made = fleet.rebuild()
     fleet.release(made)

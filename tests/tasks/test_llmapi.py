@@ -53,7 +53,7 @@ def test_an_unquantized_model_needs_no_toolchain(tmp_path: Path, monkeypatch: py
     checkpoint.mkdir()
     engine.mkdir()
     LlmApi().require_worker(model())
-    LlmApi().convert(model(), snapshot, checkpoint, tmp_path, Reporter())
+    LlmApi().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
     LlmApi().build(model(tp_size=2), checkpoint, engine, tmp_path, Reporter())
     for path in snapshot.iterdir():
         assert (engine / path.name).stat().st_ino == path.stat().st_ino  # no second copy on this disk
@@ -71,7 +71,7 @@ def test_a_model_without_its_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     with pytest.raises(StepFailed, match="is missing") as caught:
-        LlmApi().convert(model(), snapshot, checkpoint, tmp_path, Reporter())
+        LlmApi().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
     assert caught.value.code == "checkpoint-unfit"
 
 

@@ -61,7 +61,7 @@ def make(made_for: Model, snapshot: Path, tmp_path: Path, said: list[str] | None
         folder.mkdir()
     checkpoint, engine, scratch = folders
     reporter = Reporter(say=(said if said is not None else list[str]()).append)
-    TrtEngine().convert(made_for, snapshot, checkpoint, scratch, reporter)
+    TrtEngine().convert(made_for, snapshot, None, checkpoint, scratch, reporter)
     TrtEngine().build(made_for, checkpoint, engine, scratch, reporter)
     return engine
 
@@ -218,7 +218,9 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
         plan = Plan.of(model("0.12.0", max_batch_size=size), Identity({"source": "some"}))
         context = Context(store, Workspace(tmp_path / f"work-{size}"), "", 5.0)
         if size == 4:
-            store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
+            store.publish(
+                plan.weights["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
+            )
         convert(context, plan)
         build(context, plan)
         kept = bucket.get(key)
@@ -250,7 +252,9 @@ def test_a_store_that_is_away_for_the_timing_cache_costs_no_build(
     image(tmp_path, monkeypatch, "0.12.0")
     plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
-    context.store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
+    context.store.publish(
+        plan.weights["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
+    )
     convert(context, plan)
     refused: list[str] = []
 
@@ -279,7 +283,9 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
     monkeypatch.setattr(TrtEngine, "convert", measured)
     plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
-    context.store.publish(plan.snapshot_ref, plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch"))
+    context.store.publish(
+        plan.weights["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
+    )
 
     def away(*arguments: object, **options: object) -> str:
         raise StoreUnavailable("S3 answered 503")

@@ -1,0 +1,161 @@
+"""A LoRA adapter as PEFT saves it: what it adds to which weights.
+
+Source: PEFT 0.21, `tuners/lora/layer.py` (get_delta_weight, merge), `tuners/lora/dora.py` and `utils/save_and_load.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.lora.tensors import Floats, Placed, tensors_of, unfit
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FILES = (CONFIG, WEIGHTS)
+"""All that is taken of an adapter. Beside them repositories hold pickles, states of the training and a tokenizer."""
+
+_PREFIX = "base_model.model."
+# Each makes another method of it, which adds something else, or not to every token.
+_OTHER_METHODS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+# These change the weights of the model itself before the training begins: the adapter then is one to those.
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    peft_type: str
+    lora_alpha: float
+    alpha_pattern: dict[str, float] = {}
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    init_lora_weights: bool | str | None = True
+
+    def alpha(self, module: str) -> float:
+        """Patterns are regular expressions for the end of a module's name."""
+        found = (key for key in self.alpha_pattern if re.match(rf"(.*\.)?({key})$", module))
+        return self.alpha_pattern.get(next(found, ""), self.lora_alpha)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What is added to a matrix of shape [rows, columns]: `scale * b @ a`, of [rows, rank] and [rank, columns].
+
+    With a `magnitude` of [rows] (DoRA) each row of the sum then gets that length.
+    """
+
+    a: NDArray[Any]
+    b: NDArray[Any]
+    scale: float
+    magnitude: NDArray[Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.b.shape[0], self.a.shape[1]
+
+    def added_to(self, rows: Floats, first: int) -> Floats:
+        """Some rows of the matrix, from the `first` on, with what belongs to them."""
+        here = slice(first, first + len(rows))
+        summed: Floats = rows + self.scale * (self.b[here].astype(np.float32) @ self.a.astype(np.float32))
+        if self.magnitude is not None:
+            lengths = np.linalg.norm(summed, axis=1)
+            summed *= (self.magnitude[here].astype(np.float32) / lengths)[:, None]
+        return summed
+
+    def reordered(self, order: NDArray[np.intp]) -> LowRank:
+        """The same for a matrix whose rows lie in another order."""
+        magnitude = None if self.magnitude is None else self.magnitude[order]
+        return replace(self, b=self.b[order], magnitude=magnitude)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`added`: by the name of the weight, as in the model. `replaced`: tensors that were trained whole."""
+
+    added: Mapping[str, LowRank]
+    replaced: Mapping[str, Placed]
+
+    def names(self) -> Iterable[str]:
+        return [*self.added, *self.replaced]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter of a snapshot. Raises StepFailed `adapter-unfit` for what cannot be merged.
+
+    Nothing of it is in memory: its tensors are mappings of the file.
+    """
+    config = _read_config(folder / CONFIG)
+    modules: dict[str, dict[str, Placed]] = {}
+    replaced: dict[str, Placed] = {}
+    for tensor in tensors_of(folder / WEIGHTS):
+        if not tensor.name.startswith(_PREFIX):
+            raise unfit(f"nobody knows what {tensor.name} belongs to")
+        name = tensor.name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+        adapted = re.fullmatch(r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.weight)?", name)
+        if adapted:
+            modules.setdefault(adapted[1], {})[adapted[2]] = tensor
+        elif "lora_" in name or "trainable_tokens" in name or not name.endswith((".weight", ".bias")):
+            raise unfit(f"{tensor.name} is of a kind that cannot be merged")
+        else:
+            replaced[name] = tensor
+    return Adapter(
+        {f"{module}.weight": _low_rank(config, module, parts) for module, parts in modules.items()}, replaced
+    )
+
+
+def _read_config(path: Path) -> _Config:
+    try:
+        config = _Config.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problems = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise unfit(f"its {CONFIG} is not that of LoRA: {problems}") from error
+    if config.peft_type != "LORA":
+        raise unfit(f"it is of type {config.peft_type}, not LORA")
+    if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:
+        raise unfit(f"its {CONFIG} sets {', '.join(others)}, which cannot be merged")
+    initial = config.init_lora_weights
+    if isinstance(initial, str) and initial.lower().startswith(_CHANGE_THE_BASE):
+        raise unfit(f"its training changed the model's own weights first (init_lora_weights {initial})")
+    return config
+
+
+def _low_rank(config: _Config, module: str, parts: Mapping[str, Placed]) -> LowRank:
+    embedding = "lora_embedding_A" in parts
+    names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+    missing = [name for name in names if name not in parts]
+    vector = parts.get("lora_magnitude_vector")
+    if missing or len(parts) != 2 + (vector is not None) or config.use_dora != (vector is not None):
+        raise unfit(f"{module} has the tensors {', '.join(sorted(parts))}")
+    a, b = (parts[name].mapped() for name in names)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        raise unfit(f"{module} has matrices of {a.shape} and {b.shape}")
+    rank = a.shape[0]
+    scale = config.alpha(module) / (sqrt(rank) if config.use_rslora else rank)
+    # The weights of an embedding, and of GPT-2's linear layers, lie the other way round.
+    turned = embedding or config.fan_in_fan_out
+    if turned and vector is not None:
+        raise unfit(f"{module} has a magnitude, and its weights lie the other way round")
+    if turned:
+        return LowRank(b.T, a.T, scale)
+    magnitude = None if vector is None else vector.mapped().reshape(-1)
+    if magnitude is not None and len(magnitude) != b.shape[0]:
+        raise unfit(f"{module} has a magnitude of {len(magnitude)} for {b.shape[0]} rows")
+    return LowRank(a, b, scale, magnitude)
