@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from infra.errors import EventRefused
 from tasks.events import Event, hub_repositories, read_event
+from tasks.frozen import problems
 from tasks.spec import Model
 from tasks.trust import accepted
 
@@ -167,11 +168,7 @@ def _read(form: type[_Document], document: object) -> _Document:
     try:
         return form.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"
-            for detail in error.errors(include_url=False, include_input=False)
-        )
-        raise EventRefused(f"not a document of this sender: {problems}") from error
+        raise EventRefused(f"not a document of this sender: {problems(error)}") from error
 
 
 SENDERS: Mapping[str, Sender] = {

@@ -17,7 +17,7 @@ from infra.errors import GateRefused
 from infra.s3 import Bucket
 from tasks.artifact import ArtifactStore
 from tasks.catalogue import as_asked, catalogue_entry
-from tasks.event_records import settle, with_newest
+from tasks.event_records import Finetuned, newer_ones, settle, with_newest
 from tasks.plan import Plan
 from tasks.roll_out import RollOut
 from tasks.spec import Model
@@ -62,9 +62,10 @@ async def rebuild(
     report = report_of(model)
     report.flow_run = str(flow_run.id)
     report.state = "failed"
-    finetuned: str | None = None
+    finetuned: Finetuned | None = None
     try:
-        entry, finetuned = await _with_newest(catalogue_entry(settings.load().catalogue, model))
+        written = catalogue_entry(settings.load().catalogue, model)
+        entry, finetuned = await _with_newest(written)
         asked = as_asked(entry, recipe, runtime or await asyncio.to_thread(_version_in_use, entry))
         spec = asked.model
         anew = frozenset(_ORDER[_ORDER.index(refresh) :] if refresh != "nothing" else ())
@@ -84,6 +85,8 @@ async def rebuild(
 
         wanted = targets or spec.targets
         for target in wanted:
+            if await _overtaken(written, finetuned):
+                break
             rolled: RollOut = await steps.run(
                 report, "roll_out", steps.roll_out, plan, target, bool(anew), recreate, asked.lost
             )
@@ -91,26 +94,34 @@ async def rebuild(
             if not rolled.unchanged:
                 await steps.run(report, "validate", steps.validate, plan, rolled)
                 await steps.run(report, "promote", steps.promote, plan, rolled)
-                await _settle(model, finetuned, passed=True)
+                await _settle(finetuned, passed=True)
     except GateRefused:
         report.state = "refused"
         if not recipe and not runtime:  # else it need not be for the weights
-            await _settle(model, finetuned, passed=False)
+            await _settle(finetuned, passed=False)
         raise
     promoted = any(step.name == "promote" for step in report.steps)
-    report.state = "promoted" if promoted else "unchanged" if wanted else "built"
+    report.state = "promoted" if promoted else "unchanged" if report.targets else "built"
 
 
-async def _with_newest(model: Model) -> tuple[Model, str | None]:
-    taken, revision = await asyncio.to_thread(with_newest, Bucket.at(settings.load().store), model)
-    if revision is not None:
-        get_run_logger().info("the weights are those that an event brought: %s", taken.weights)
-    return taken, revision
-
-
-async def _settle(model: str, finetuned: str | None, *, passed: bool) -> None:
+async def _with_newest(model: Model) -> tuple[Model, Finetuned | None]:
+    taken, finetuned = await asyncio.to_thread(with_newest, Bucket.at(settings.load().store), model)
     if finetuned is not None:
-        await asyncio.to_thread(settle, Bucket.at(settings.load().store), model, finetuned, passed=passed)
+        get_run_logger().info("the weights are those that an event brought: %s", taken.weights)
+    return taken, finetuned
+
+
+async def _overtaken(model: Model, finetuned: Finetuned | None) -> bool:
+    """Whether newer weights went live while this run was building: older ones are not to take their place."""
+    newer = await asyncio.to_thread(newer_ones, Bucket.at(settings.load().store), model, finetuned)
+    if newer is not None:
+        get_run_logger().warning("nothing is rolled out: meanwhile newer weights went live, %s", newer.source)
+    return newer is not None
+
+
+async def _settle(finetuned: Finetuned | None, *, passed: bool) -> None:
+    if finetuned is not None:
+        await asyncio.to_thread(settle, Bucket.at(settings.load().store), finetuned, passed=passed)
 
 
 def _version_in_use(model: Model) -> str | None:

@@ -130,34 +130,54 @@ def follow(bucket: Bucket, weights: Finetuned) -> None:
     _move(bucket, weights.model, lambda known: known.model_copy(update={"followed": weights}))
 
 
-def settle(bucket: Bucket, model: str, revision: str, *, passed: bool) -> None:
-    """A release with these weights was promoted, or its gates refused it: then the proven ones are taken again."""
+def settle(bucket: Bucket, weights: Finetuned, *, passed: bool) -> None:
+    """A release with these weights was promoted, or its gates refused it: then the proven ones are taken again.
+
+    Newer ones may have come meanwhile, and then stay.
+    """
 
     def change(known: Weights) -> Weights:
-        if known.followed is None or known.followed.revision != revision:
-            return known  # newer ones came meanwhile
-        return known.model_copy(update={"proven": known.followed} if passed else {"followed": known.proven})
+        if passed:
+            older = known.proven is None or known.proven.accepted < weights.accepted
+            return known.model_copy(update={"proven": weights}) if older else known
+        ours = known.followed is not None and known.followed.revision == weights.revision
+        return known.model_copy(update={"followed": known.proven}) if ours else known
 
-    _move(bucket, model, change)
+    _move(bucket, weights.model, change)
 
 
-def with_newest(bucket: Bucket, model: Model) -> tuple[Model, str | None]:
-    """The model with the newest weights that an event brought, and their revision; as its file says, where that counts.
+def with_newest(bucket: Bucket, model: Model) -> tuple[Model, Finetuned | None]:
+    """The model with the newest weights that an event brought, and their record; as its file says, where that counts.
 
     A model that takes no events needs no look at the store.
     """
     if not model.accepts and not hub_repositories(model):
         return model, None
     found = _read(bucket, model.name)[0].followed
-    if found is None or found.file_source != model.weights:
-        return model, None
+    changed = None if found is None else _changed(model, found)
+    return (model, None) if changed is None else (changed, found)
+
+
+def newer_ones(bucket: Bucket, model: Model, taken: Finetuned | None) -> Finetuned | None:
+    """The weights of an event that a release was promoted with since a rebuild took `taken`, or those of the file."""
+    if not model.accepts and not hub_repositories(model):
+        return None
+    proven = _read(bucket, model.name)[0].proven
+    if proven is None or _changed(model, proven) is None or (taken and proven.accepted <= taken.accepted):
+        return None
+    return proven
+
+
+def _changed(model: Model, found: Finetuned) -> Model | None:
+    """The model of the file with these weights; None where the file has been changed, and they count no more."""
+    if found.file_source != model.weights:
+        return None
     event = Event(model=model.name, source=found.asked, recipe=dict(found.recipe))
     try:
         changed, _ = changed_by(event, {model.name: model})
     except EventRefused:  # the file has become narrower since
-        return model, None
-    taken = with_adapter if found.adapter else with_source
-    return taken(changed, found.source), found.revision
+        return None
+    return (with_adapter if found.adapter else with_source)(changed, found.source)
 
 
 def _read(bucket: Bucket, model: str) -> tuple[Weights, str | None]:

@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from infra.errors import EventRefused, SourceError, SpecError
 from tasks.catalogue import with_recipe
-from tasks.frozen import Spec
+from tasks.frozen import Spec, problems
 from tasks.source_uri import HubUri, parse
 from tasks.spec import Model, Name, Text
 from tasks.trust import accepted
@@ -56,11 +56,7 @@ def read_event(said: Mapping[str, JsonValue]) -> Event:
     try:
         return Event.model_validate(said)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, detail['loc'])) or 'event'}: {detail['msg'].removeprefix('Value error, ')}"
-            for detail in error.errors(include_url=False, include_input=False)
-        )
-        raise EventRefused(f"not a fine-tuning event: {problems}", hint=_FORM) from error
+        raise EventRefused(f"not a fine-tuning event: {problems(error)}", hint=_FORM) from error
 
 
 def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:

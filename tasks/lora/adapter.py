@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.frozen import problems
 from tasks.lora.tensors import Floats, Placed, tensors_of, unfit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -125,8 +126,7 @@ def _read_config(path: Path) -> _Config:
     try:
         config = _Config.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problems = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise unfit(f"its {CONFIG} is not that of LoRA: {problems}") from error
+        raise unfit(f"its {CONFIG} is not that of LoRA: {problems(error)}") from error
     if config.peft_type != "LORA":
         raise unfit(f"it is of type {config.peft_type}, not LORA")
     if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:

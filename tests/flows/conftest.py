@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -97,6 +99,16 @@ class House:
         while not condition():
             assert time.monotonic() < until, f"no {what} within {seconds} s"
             time.sleep(0.005)
+
+    def wait_long(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+        """For what comes by runs, each a process of its own, and schedules, whose smallest step is a minute."""
+        until = time.monotonic() + seconds
+        while True:
+            with suppress(httpx.TimeoutException):  # a busy machine
+                if condition():
+                    return
+            assert time.monotonic() < until, f"no {what} within {seconds} s"
+            time.sleep(0.5)
 
     def children(self, engine: str) -> list[dict[str, Any]]:
         """Runs of the child flow for an engine, as Prefect's API tells them."""

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,22 +114,11 @@ def webhook(house: House, payload: object, secret: str) -> httpx.Response:
         receiver.communicate()
 
 
-def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
-    """Patient: every run is a process of its own."""
-    until = time.monotonic() + seconds
-    while True:
-        with suppress(httpx.TimeoutException):  # a busy machine
-            if condition():
-                return
-        assert time.monotonic() < until, f"no {what}"
-        time.sleep(0.5)
-
-
 def decided(house: House, event: str) -> Arrival:
     def known() -> Arrival | None:
         return read_arrival(house.store.bucket, event)
 
-    wait(lambda: (arrival := known()) is not None and arrival.state != "received", f"decision on {event}")
+    house.wait_long(lambda: (arrival := known()) is not None and arrival.state != "received", f"decision on {event}")
     arrival = known()
     assert arrival is not None
     return arrival
@@ -148,7 +136,7 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     before = house.ask(tuned)
 
     event = curl(house, {"model": tuned, "source": source, "recipe": {"quantization": "q8_0"}})
-    wait(lambda: house.node().models[tuned].public == 2, "release of the new weights")
+    house.wait_long(lambda: house.node().models[tuned].public == 2, "release of the new weights")
     arrival = decided(house, event)
     assert (arrival.state, arrival.model) == ("accepted", tuned)
     assert house.target.intent(tuned, 2).source == source
@@ -193,7 +181,7 @@ def test_weights_that_the_gates_refuse_are_not_taken_again(
     describe(house, contains=["what no model says"])
     event = curl(house, {"model": tuned, "source": train(house, tmp_path, smollm2_gguf, "run-2", 0.5)})
     run = decided(house, event).flow_run
-    wait(lambda: house.prefect("GET", f"/flow_runs/{run}")["state_type"] == "FAILED", "end of the rebuild")
+    house.wait_long(lambda: house.prefect("GET", f"/flow_runs/{run}")["state_type"] == "FAILED", "end of the rebuild")
     assert "[gate-refused]" in house.prefect("GET", f"/flow_runs/{run}")["state"]["message"]
     assert (house.node().models[tuned].public, house.ask(tuned)) == (live, answer)
 
@@ -208,7 +196,7 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(house: House, tuned: 
     upload_files(house.store.bucket, "training/lora/", files, lambda count: None)
     source = "s3://enginehouse/training/lora"
     event = curl(house, {"model": tuned, "source": source})
-    wait(lambda: (house.node().models[tuned].public or 0) > before, "release with the adapter")
+    house.wait_long(lambda: (house.node().models[tuned].public or 0) > before, "release with the adapter")
     assert decided(house, event).state == "accepted"
     assert house.ask(tuned) != answer
 

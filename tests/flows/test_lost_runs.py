@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import psutil
 import pytest
 import yaml
@@ -38,16 +37,6 @@ def start(house: House, **parameters: Any) -> str:
 
 def state(house: House, run: str) -> str:
     return house.prefect("GET", f"/flow_runs/{run}")["state_type"]
-
-
-def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while True:
-        with suppress(httpx.TimeoutException):  # a busy machine
-            if condition():
-                return
-        assert time.monotonic() < until, f"no {what} within {seconds} s"
-        time.sleep(0.5)
 
 
 def processes(house: House) -> list[psutil.Process]:
@@ -80,14 +69,14 @@ def test_worker_and_flow_are_killed_and_the_rebuild_starts_again(
             process.kill()
     house.run("up")
 
-    wait(lambda: state(house, lost) == "CRASHED", "end of the lost run")
+    house.wait_long(lambda: state(house, lost) == "CRASHED", "end of the lost run")
     limit = house.prefect("GET", "/deployments/name/rebuild/rebuild")["global_concurrency_limit"]
     assert limit["active_slots"] == 0
 
     def again() -> list[dict[str, Any]]:
         return house.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["again"]}}})
 
-    wait(lambda: any(run["state_type"] == "COMPLETED" for run in again()), "rebuild that was started again")
+    house.wait_long(lambda: any(run["state_type"] == "COMPLETED" for run in again()), "rebuild that was started again")
     (run,) = again()
     assert run["parameters"] == house.prefect("GET", f"/flow_runs/{lost}")["parameters"]
     (release,) = set(house.target.releases(MODEL)) - set(known)
@@ -131,7 +120,7 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
         with build_worker(house, tmp_path, "0.12.0") as made:
             made.fail("hang-workers", "trtllm-build")
             run = start(house, model="cancelled", until="upload")
-            wait(lambda: len(tools(tmp_path)) >= 5, "build with four workers", 120)
+            house.wait_long(lambda: len(tools(tmp_path)) >= 5, "build with four workers", 120)
             (build,) = house.prefect(
                 "POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["model:cancelled"]}}}
             )
@@ -140,10 +129,10 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
 
             cancelling = {"state": {"type": "CANCELLING"}}
             house.prefect("POST", f"/flow_runs/{run}/set_state", cancelling)
-            wait(lambda: state(house, run) == "CANCELLED", "end of the rebuild", 60)
-            wait(lambda: state(house, build["id"]) == "CANCELLED", "end of the build", 60)
-            wait(lambda: not tools(tmp_path), "end of the tools", 10)
-            wait(lambda: lease.holder() is None, "free lease", 10)
+            house.wait_long(lambda: state(house, run) == "CANCELLED", "end of the rebuild", 60)
+            house.wait_long(lambda: state(house, build["id"]) == "CANCELLED", "end of the build", 60)
+            house.wait_long(lambda: not tools(tmp_path), "end of the tools", 10)
+            house.wait_long(lambda: lease.holder() is None, "free lease", 10)
     finally:
         path.unlink()
 

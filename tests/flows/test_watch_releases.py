@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 import yaml
 
@@ -104,20 +101,9 @@ def watches(house: House) -> int:
     return int(house.prefect("POST", "/flow_runs/count", wanted))
 
 
-def wait(condition: Callable[[], bool], what: str) -> None:
-    """Patient: the schedule's smallest step is a minute, and every run is a process of its own."""
-    until = time.monotonic() + 600
-    while True:
-        with suppress(httpx.TimeoutException):  # a busy machine
-            if condition():
-                return
-        assert time.monotonic() < until, f"no {what}"
-        time.sleep(1)
-
-
 def after_watches(house: House, count: int) -> None:
     until = watches(house) + count
-    wait(lambda: watches(house) >= until, f"{count} runs of the watch")
+    house.wait_long(lambda: watches(house) >= until, f"{count} runs of the watch", 600)
 
 
 def test_a_version_appears_and_the_fleet_follows_its_canary(
@@ -135,7 +121,7 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     index.release("1.2.3")
     index.release("1.2.2", yanked="wrong answers")
     index.release(NEW)
-    wait(lambda: any(run["state_type"] == "FAILED" for run in rebuilds(house)), "failed canary")
+    house.wait_long(lambda: any(run["state_type"] == "FAILED" for run in rebuilds(house)), "failed canary", 600)
     after_watches(house, 1)
     (failed,) = rebuilds(house)
     # A person's build would go before it.
@@ -154,7 +140,9 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     worker.fail("")
     retried = json.loads(house.run("watch", "--retry", "fleet-canary", "--json"))
     assert [start["model"] for start in retried["starts"]] == ["fleet-canary"]
-    wait(lambda: set(read_record(house.store.bucket)[0].followed) == set(FLEET), "fleet on the new version")
+    house.wait_long(
+        lambda: set(read_record(house.store.bucket)[0].followed) == set(FLEET), "fleet on the new version", 600
+    )
     first, second, *rest = rebuilds(house)
     assert first["state_type"] == "FAILED" and second["parameters"]["model"] == "fleet-canary"
     assert sorted(run["parameters"]["model"] for run in rest) == ["fleet-a", "fleet-b", "fleet-d"]

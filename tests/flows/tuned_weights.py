@@ -20,7 +20,7 @@ def make(original: Path, target: Path, factor: float) -> Path:
 def make_adapter(folder: Path) -> dict[str, Path]:
     """A LoRA adapter to SmolLM2-135M as PEFT saves it, to queries and to one feed-forward layer; its files by name."""
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
     random = np.random.default_rng(7)
     shapes = {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}

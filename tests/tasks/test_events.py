@@ -14,6 +14,7 @@ from tasks.event_records import (
     claim,
     decide,
     follow,
+    newer_ones,
     read_arrival,
     refused,
     settle,
@@ -152,17 +153,30 @@ def test_a_rebuild_takes_the_newest_until_its_gates_refuse_it(bucket: Bucket) ->
         return with_newest(bucket, to or model())[0].source.uri
 
     assert with_newest(bucket, model()) == (model(), None)
-    follow(bucket, finetuned("r1", recipe={"quantization": "q4_0"}))
-    chosen, revision = with_newest(bucket, model())
-    assert (chosen.source.uri, revision) == ("s3://weights/tiny/r1", "r1")
+    first = finetuned("r1", recipe={"quantization": "q4_0"})
+    follow(bucket, first)
+    chosen, taken_weights = with_newest(bucket, model())
+    assert (chosen.source.uri, taken_weights) == ("s3://weights/tiny/r1", first)
     assert chosen.recipe.model_dump()["quantization"] == "q4_0"
-    settle(bucket, "tiny", "r1", passed=True)
-    follow(bucket, finetuned("r2"))
+    settle(bucket, first, passed=True)
+    assert newer_ones(bucket, model(), first) is None and newer_ones(bucket, model(), None) == first
+    follow(bucket, second := finetuned("r2"))
     assert taken() == "s3://weights/tiny/r2"
-    settle(bucket, "tiny", "r1", passed=False)  # of a run that was overtaken
+    settle(bucket, first, passed=False)  # of another run
     assert taken() == "s3://weights/tiny/r2"
-    settle(bucket, "tiny", "r2", passed=False)
+    settle(bucket, second, passed=False)
     assert taken() == "s3://weights/tiny/r1"
+
+    # An older rebuild that ends later neither rolls out nor takes the place of the newer weights.
+    third, fourth = finetuned("r3"), finetuned("r4")
+    follow(bucket, fourth)
+    settle(bucket, fourth, passed=True)
+    assert newer_ones(bucket, model(), third) == fourth and newer_ones(bucket, model(), fourth) is None
+    settle(bucket, third, passed=True)
+    assert newer_ones(bucket, model(), None) == fourth
+    assert newer_ones(bucket, model("hf://org/base@v2"), third) is None
+    follow(bucket, first)
+    settle(bucket, first, passed=True)
 
     # The file counts again once it says something else.
     assert taken(model("hf://org/base@v2")) == "hf://org/base@v2"
@@ -194,9 +208,9 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: 
     assert plan.snapshot == resolve_weights(to, access).plan(to).snapshot
 
     source = f"hf://org/lora@{COMMIT}"
-    follow(bucket, finetuned("r1", asked="hf://org/lora@main", source=source, adapter=True))
-    chosen, revision = with_newest(bucket, to)
-    assert (chosen.source, chosen.adapter, revision) == (to.source, source, "r1")
+    follow(bucket, weights := finetuned("r1", asked="hf://org/lora@main", source=source, adapter=True))
+    chosen, taken = with_newest(bucket, to)
+    assert (chosen.source, chosen.adapter, taken) == (to.source, source, weights)
     other = to.model_copy(update={"adapter": "hf://org/lora@v1"})
     assert with_newest(bucket, other) == (other, None)  # the file says something else now
 
