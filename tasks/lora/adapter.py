@@ -45,15 +45,20 @@ class _Config(BaseModel):
     peft_type: str
     lora_alpha: float
     alpha_pattern: dict[str, float] = {}
+    """By regular expressions for the end of a module's name."""
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
     init_lora_weights: bool | str | None = True
 
     def alpha(self, module: str) -> float:
-        """Patterns are regular expressions for the end of a module's name."""
-        found = (key for key in self.alpha_pattern if re.match(rf"(.*\.)?({key})$", module))
-        return self.alpha_pattern.get(next(found, ""), self.lora_alpha)
+        for pattern, alpha in self.alpha_pattern.items():
+            try:
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    return alpha
+            except re.error as error:
+                raise unfit(f"alpha_pattern {pattern!r} is no regular expression: {error}") from error
+        return self.lora_alpha
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _low_rank(config: _Config, module: str, parts: Mapping[str, Placed]) -> LowR
     if missing or len(parts) != 2 + (vector is not None) or config.use_dora != (vector is not None):
         raise unfit(f"{module} has the tensors {', '.join(sorted(parts))}")
     a, b = (parts[name].mapped() for name in names)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+    if a.ndim != 2 or b.ndim != 2 or not a.shape[0] or a.shape[0] != b.shape[1]:
         raise unfit(f"{module} has matrices of {a.shape} and {b.shape}")
     rank = a.shape[0]
     scale = config.alpha(module) / (sqrt(rank) if config.use_rslora else rank)

@@ -68,13 +68,21 @@ class Placed:
 
 
 def tensors_of(path: Path) -> Iterator[Placed]:
-    """The tensors of a safetensors file that a snapshot holds, whose header was checked when it came."""
+    """The tensors of a safetensors file of a snapshot, where their bytes were found to lie in the file when it came.
+
+    Raises StepFailed `adapter-unfit` for one whose shape says another length.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = cast(dict[str, Any], json.loads(file.read(length)))
     for name, entry in header.items():
-        if name != "__metadata__":
-            yield Placed(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        if name == "__metadata__":
+            continue
+        first, end = entry["data_offsets"]
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is not None and prod(entry["shape"]) * dtype.itemsize != end - first:
+            raise unfit(f"{name} in {path.name} is of shape {entry['shape']}, and has {end - first} bytes")
+        yield Placed(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
 
 
 def unfit(what: str) -> StepFailed:

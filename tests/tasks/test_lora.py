@@ -108,9 +108,15 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
         ({}, {"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({}, {"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({}, {"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({}, {"alpha_pattern": {"(": 8}}, "regular expression"),
         ({}, {"use_dora": True}, "has the tensors lora_A, lora_B"),
         ({QUERY.format("A"): None}, {}, "has the tensors lora_B"),
         ({QUERY.format("A"): np.zeros((3, 16), np.float32)}, {}, "matrices of"),
+        (
+            {QUERY.format(side): np.zeros(shape, np.float32) for side, shape in (("A", (0, 16)), ("B", (16, 0)))},
+            {},
+            "matrices of",
+        ),
         ({QUERY.format("A"): np.zeros((4, 12), np.float32)}, {}, "of shape [16, 12], the model one of [16, 16]"),
         ({QUERY.format("A"): np.zeros((4, 16), np.int8)}, {}, "I8"),
         ({"transformer.h.0.lora_A.weight": np.zeros((4, 16), np.float32)}, {}, "transformer.h.0"),
@@ -125,6 +131,14 @@ def test_what_does_not_fit(change: dict[str, Any], config: dict[str, Any], told:
     with pytest.raises(StepFailed) as caught:
         merged(PEFT / "base", wrong, tmp_path / "merged")
     assert caught.value.code == "adapter-unfit" and told in caught.value.message and "source" in caught.value.hint
+
+
+def test_a_shape_that_is_longer_than_its_bytes(tmp_path: Path) -> None:
+    wrong = adapter(tmp_path / "adapter")
+    content = (wrong / "adapter_model.safetensors").read_bytes()
+    (wrong / "adapter_model.safetensors").write_bytes(content.replace(b"[4, 16]", b"[9, 16]", 1))
+    with pytest.raises(StepFailed, match=r"\[9, 16\], and has 256 bytes"):
+        merged(PEFT / "base", wrong, tmp_path / "merged")
 
 
 def test_weights_that_are_already_quantized(tmp_path: Path) -> None:
