@@ -49,6 +49,7 @@ def test_again_nothing_is_done(house: House, live: dict[str, Any]) -> None:
     assert house.ask()
 
 
+@pytest.mark.slow
 def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_0")
@@ -62,6 +63,7 @@ def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     assert {states(later)[step] for step in BUILT} == {"Cached"} and later["release"] > report["release"]
 
 
+@pytest.mark.slow
 def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, Any]) -> None:
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_1")
     keys: dict[str, str] = {}
