@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 << 20
 _CHUNK_BYTES = 256 << 10
-"""Small enough to be hashed while it is in the processor's cache, which takes a third less than from memory."""
+"""Small enough to be hashed while it is in the processor's cache: beside a busy server that saves up to a third of all
+that an upload takes of a core."""
 _MOST_PARTS = 10_000
 """Source: Amazon S3's multipart upload limits."""
 
