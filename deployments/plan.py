@@ -48,7 +48,9 @@ def with_image(shown: Preview, bucket: Bucket) -> Preview:
 def document(shown: Preview) -> dict[str, Any]:
     """The preview as `--json` prints it. Folders are called `model`, `checkpoint` and `engine`."""
     model, recipe = shown.model, shown.model.recipe
-    told: dict[str, Any] = {"model": model.name, "kind": recipe.kind, "source": model.weights}
+    told: dict[str, Any] = {"model": model.name, "kind": recipe.kind, "source": model.source.uri}
+    if model.adapter is not None:
+        told["adapter"] = model.adapter
     if not isinstance(recipe, LlamaCppRecipe):
         runtime = recipe.runtime
         known = release_of(runtime.version)

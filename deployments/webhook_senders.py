@@ -24,8 +24,9 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from infra.errors import EventRefused
-from tasks.events import Event, hub_repositories, read_event
+from tasks.events import Event, read_event, tuned
 from tasks.frozen import problems
+from tasks.source_uri import HubUri
 from tasks.spec import Model
 from tasks.trust import accepted
 
@@ -123,7 +124,8 @@ def _of_the_hub(document: JsonValue, models: Models) -> Iterator[Event]:
         return
     source = f"hf://{said.repo.name}@{said.repo.head_sha}"
     for model in models.values():
-        follows = hub_repositories(model).get(said.repo.name) == "main"
+        own = tuned(model)
+        follows = isinstance(own, HubUri) and (own.repository, own.revision) == (said.repo.name, "main")
         if follows or accepted(model, source):
             yield Event(model=model.name, source=source, sender="huggingface")
 

@@ -19,8 +19,9 @@ from pydantic import Field, JsonValue
 from infra.errors import EnginehouseError, EventRefused, PreconditionFailed
 from infra.s3 import Bucket
 from tasks.artifact import record_bytes
-from tasks.events import Event, changed_by, hub_repositories
+from tasks.events import Event, changed_by, tuned
 from tasks.record import Record
+from tasks.source_uri import HubUri
 from tasks.spec import Model
 from tasks.weights import with_adapter, with_source
 
@@ -147,25 +148,24 @@ def settle(bucket: Bucket, weights: Finetuned, *, passed: bool) -> None:
 
 
 def with_newest(bucket: Bucket, model: Model) -> tuple[Model, Finetuned | None]:
-    """The model with the newest weights that an event brought, and their record; as its file says, where that counts.
-
-    A model that takes no events needs no look at the store.
-    """
-    if not model.accepts and not hub_repositories(model):
-        return model, None
-    found = _read(bucket, model.name)[0].followed
+    """The model with the newest weights that an event brought, and their record; or as its file says, and None."""
+    found = _weights(bucket, model).followed
     changed = None if found is None else _changed(model, found)
     return (model, None) if changed is None else (changed, found)
 
 
 def newer_ones(bucket: Bucket, model: Model, taken: Finetuned | None) -> Finetuned | None:
     """The weights of an event that a release was promoted with since a rebuild took `taken`, or those of the file."""
-    if not model.accepts and not hub_repositories(model):
-        return None
-    proven = _read(bucket, model.name)[0].proven
+    proven = _weights(bucket, model).proven
     if proven is None or _changed(model, proven) is None or (taken and proven.accepted <= taken.accepted):
         return None
     return proven
+
+
+def _weights(bucket: Bucket, model: Model) -> Weights:
+    """A model that takes no events needs no look at the store."""
+    takes_events = model.accepts or isinstance(tuned(model), HubUri)
+    return _read(bucket, model.name)[0] if takes_events else Weights()
 
 
 def _changed(model: Model, found: Finetuned) -> Model | None:

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from infra.errors import EventRefused, SourceError, SpecError
 from tasks.catalogue import with_recipe
 from tasks.frozen import Spec, problems
-from tasks.source_uri import HubUri, parse
+from tasks.source_uri import HubUri, SourceUri, parse
 from tasks.spec import Model, Name, Text
 from tasks.trust import accepted
 
@@ -83,7 +83,7 @@ def pinned_source(uri: str, pin: Mapping[str, Any]) -> str:
 
 
 def _source(event: Event, model: Model) -> str:
-    own = parse(model.adapter or model.source.uri)
+    own = tuned(model)
     try:
         if event.source is not None:
             wanted = parse(event.source)
@@ -97,7 +97,7 @@ def _source(event: Event, model: Model) -> str:
             )
     except SourceError as error:
         raise EventRefused(error.message, hint=error.hint, code="event-source") from error
-    if isinstance(wanted, HubUri) and wanted.repository in hub_repositories(model):
+    if isinstance(wanted, HubUri) and isinstance(own, HubUri) and wanted.repository == own.repository:
         return str(wanted)
     if not accepted(model, str(wanted)):
         raise EventRefused(
@@ -108,10 +108,9 @@ def _source(event: Event, model: Model) -> str:
     return str(wanted)
 
 
-def hub_repositories(model: Model) -> dict[str, str]:
-    """The repositories of the hub that the model's own weights come from, and the revisions that its file names."""
-    own = [parse(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
-    return {uri.repository: uri.revision for uri in own if isinstance(uri, HubUri)}
+def tuned(model: Model) -> SourceUri:
+    """Of the weights in the model's file those that fine-tuning brings anew: the adapter of a model that has one."""
+    return parse(model.adapter or model.source.uri)
 
 
 _FORM = (

@@ -6,7 +6,7 @@ Source: PEFT 0.21, `tuners/lora/layer.py` (get_delta_weight, merge), `tuners/lor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -98,9 +98,6 @@ class Adapter:
 
     added: Mapping[str, LowRank]
     replaced: Mapping[str, Placed]
-
-    def names(self) -> Iterable[str]:
-        return [*self.added, *self.replaced]
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -7,17 +7,17 @@ rows of query and key were reordered when the GGUF was made (`permute` in its `c
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
-from numpy.typing import NDArray
 
-from infra.errors import StepFailed
-from tasks.engines.gguf_file import GGUFFile, read_gguf
-from tasks.lora.adapter import Adapter, read_adapter
-from tasks.lora.merge import merge_tensor
+from tasks.engines.gguf_file import GGUFFile, malformed, read_gguf
+from tasks.lora.adapter import Adapter, LowRank, read_adapter
+from tasks.lora.merge import fitting, merge_tensor
 from tasks.lora.tensors import Placed, unfit
 
 _REORDERED = ("llama",)
@@ -39,45 +39,36 @@ def merge_gguf(model: Path, adapter: Path) -> None:
         )
     if others := [name for name in wanted.replaced if name not in _TRAINED_WHOLE]:
         raise unfit(f"{others[0]} was trained whole, and a GGUF may hold it in another form")
-    placed = _placed(file, architecture, wanted)
-    for name, tensor in placed.items():
-        mine = wanted
-        if (
-            architecture in _REORDERED
-            and name in wanted.added
-            and (order := _order(file, architecture, name)) is not None
-        ):
-            mine = Adapter({name: wanted.added[name].reordered(order)}, {})
-        merge_tensor(mine, name, tensor)
+    concerned = fitting(wanted, _placed(file, architecture, wanted))
+    if architecture in _REORDERED:
+        wanted = replace(wanted, added={name: _reordered(file, name, each) for name, each in wanted.added.items()})
+    for tensor in concerned:
+        merge_tensor(wanted, tensor)
 
 
-def _placed(file: GGUFFile, architecture: str, wanted: Adapter) -> dict[str, Placed]:
-    """The tensors that PEFT calls by the names in `wanted`."""
+def _placed(file: GGUFFile, architecture: str, wanted: Adapter) -> Iterator[Placed]:
+    """The tensors that PEFT calls by the names in `wanted`, as far as there are any."""
     kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
     blocks = file.integers(f"{architecture}.block_count") or [0]
     names = get_tensor_name_map(kind, blocks[0])
     there = {tensor.name: tensor for tensor in file.tensors}
-    placed: dict[str, Placed] = {}
-    for name in wanted.names():
+    for name in {*wanted.added, *wanted.replaced}:
         tensor = there.get(f"{names.get_name(name.removesuffix('.weight'))}.weight")
-        if tensor is None:
-            raise unfit(f"{file.path.name} has no {name}")
-        # The row length comes first in a GGUF.
-        shape = tuple(reversed(tensor.shape[: tensor.dimensions]))
-        placed[name] = Placed(file.path, name, tensor.type.name, shape, tensor.offset)
-    return placed
+        if tensor is not None:
+            # The row length comes first in a GGUF.
+            shape = tuple(reversed(tensor.shape[: tensor.dimensions]))
+            yield Placed(file.path, name, tensor.type.name, shape, tensor.offset)
 
 
-def _order(file: GGUFFile, architecture: str, name: str) -> NDArray[np.intp] | None:
-    """Which published row each row of this matrix is; None where they lie as published."""
+def _reordered(file: GGUFFile, name: str, low_rank: LowRank) -> LowRank:
+    """What is added to a query or key, with its rows as llama.cpp has them; anything else as it is."""
     found = re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.([qk])_proj\.weight", name)
     if found is None:
-        return None
-    all_heads = file.integers(f"{architecture}.attention.head_count")
-    heads = all_heads if found[2] == "q" else file.integers(f"{architecture}.attention.head_count_kv") or all_heads
-    tensors = {tensor.name: tensor for tensor in file.tensors}
-    rows = tensors[f"blk.{found[1]}.attn_{found[2]}.weight"].shape[1]
-    if not heads:
-        raise StepFailed(f"{file.path.name} does not say how many heads it has", code="gguf-malformed")
-    count = heads[int(found[1])] if len(heads) > 1 else heads[0]
-    return np.arange(rows).reshape(count, 2, rows // count // 2).swapaxes(1, 2).reshape(rows)
+        return low_rank
+    all_heads = file.integers("llama.attention.head_count")
+    heads = all_heads if found[2] == "q" else file.integers("llama.attention.head_count_kv") or all_heads
+    rows, layer = low_rank.shape[0], int(found[1])
+    count = 0 if not heads else heads[0] if len(heads) == 1 else heads[layer] if layer < len(heads) else 0
+    if count < 1 or rows % (2 * count):
+        raise malformed(file.path, f"it does not say how many heads {name} has")
+    return low_rank.reordered(np.arange(rows).reshape(count, 2, rows // count // 2).swapaxes(1, 2).reshape(rows))

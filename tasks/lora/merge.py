@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from tasks.lora.adapter import Adapter, read_adapter
-from tasks.lora.tensors import Floats, Placed, tensors_of, unfit
+from tasks.lora.tensors import Placed, tensors_of, unfit
 
 
 def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
@@ -21,50 +24,46 @@ def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
     StepFailed `adapter-unfit` where the adapter names what is not there, or has other shapes.
     """
     wanted = read_adapter(adapter)
-    there: dict[str, list[Placed]] = {}
-    for path in sorted(snapshot.rglob("*.safetensors")):
-        for tensor in tensors_of(path):
-            there.setdefault(tensor.name, []).append(tensor)
-    _require(wanted, there.keys())
-    touched = {tensor.path for name in wanted.names() for tensor in there[name]}
+    tensors = (tensor for path in sorted(snapshot.rglob("*.safetensors")) for tensor in tensors_of(path))
+    concerned = fitting(wanted, tensors)
+    touched = {tensor.path for tensor in concerned}
+    output.mkdir()
     for path in sorted(snapshot.rglob("*")):
         place = output / path.relative_to(snapshot)
         if path.is_dir():
-            place.mkdir(parents=True)
+            place.mkdir()
         elif path in touched:
-            place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
         else:
-            place.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, place)
-    for path in sorted(touched):
-        for tensor in tensors_of(output / path.relative_to(snapshot)):
-            merge_tensor(wanted, tensor.name, tensor)
+    for tensor in concerned:
+        merge_tensor(wanted, replace(tensor, path=output / tensor.path.relative_to(snapshot)))
     return output
 
 
-def merge_tensor(adapter: Adapter, name: str, tensor: Placed) -> None:
-    """Change the tensor that PEFT calls `name` as the adapter says, where it says something of it."""
-    if name in adapter.replaced:
-        whole = adapter.replaced[name]
-        _require_shape(name, whole.shape, tensor)
-        values = whole.mapped()
+def fitting(adapter: Adapter, tensors: Iterable[Placed]) -> list[Placed]:
+    """Those of `tensors`, under the names that PEFT has for them, that the adapter changes. Raises StepFailed.
 
-        def instead(rows: Floats, first: int) -> Floats:
-            return values[first : first + len(rows)].astype("float32")
-
-        tensor.change(instead)
-    if name in adapter.added:
-        _require_shape(name, adapter.added[name].shape, tensor)
-        tensor.change(adapter.added[name].added_to)
-
-
-def _require(adapter: Adapter, there: Collection[str]) -> None:
-    missing = [name for name in adapter.names() if name not in there]
+    All is looked at before anything is changed.
+    """
+    shapes = {name: low_rank.shape for name, low_rank in adapter.added.items()}
+    whole = {name: tensor.shape for name, tensor in adapter.replaced.items()}
+    concerned = [tensor for tensor in tensors if tensor.name in shapes or tensor.name in whole]
+    missing = sorted((shapes.keys() | whole.keys()) - {tensor.name for tensor in concerned})
     if missing:
         raise unfit(f"the model has no {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}")
+    for tensor in concerned:
+        for wanted in (shapes, whole):
+            shape = wanted.get(tensor.name, tensor.shape)
+            if shape != tensor.shape:
+                raise unfit(f"it has {tensor.name} of shape {list(shape)}, the model one of {list(tensor.shape)}")
+    return concerned
 
 
-def _require_shape(name: str, shape: tuple[int, ...], tensor: Placed) -> None:
-    if shape != tensor.shape:
-        raise unfit(f"it has {name} of shape {list(shape)}, the model one of {list(tensor.shape)}")
+def merge_tensor(adapter: Adapter, tensor: Placed) -> None:
+    """Change a tensor, which fits, as the adapter says."""
+    if (whole := adapter.replaced.get(tensor.name)) is not None:
+        values = whole.mapped()
+        tensor.change(lambda rows, first: values[first : first + len(rows)].astype(np.float32))
+    if (low_rank := adapter.added.get(tensor.name)) is not None:
+        tensor.change(low_rank.added_to)

@@ -63,8 +63,6 @@ class Placed:
                     hint="is the adapter damaged, or made for other weights?",
                     code="weights-out-of-range",
                 )
-        if isinstance(target, np.memmap):
-            target.flush()
 
 
 def tensors_of(path: Path) -> Iterator[Placed]:

@@ -245,6 +245,15 @@ def test_a_gguf_of_llama_attends_as_the_published_model(kind: str, tmp_path: Pat
     np.testing.assert_allclose(ours, published, rtol=0.02, atol=0.02 * float(np.abs(published).max()))
 
 
+def test_a_gguf_of_other_shapes_stays_as_it_is(tmp_path: Path) -> None:
+    checkpoint = gguf(tmp_path / "base.gguf")
+    before = checkpoint.read_bytes()
+    wrong = adapter(tmp_path / "adapter", {QUERY.format("B"): np.zeros((12, 4), np.float32)})
+    with pytest.raises(StepFailed) as caught:
+        merge_gguf(checkpoint, wrong)
+    assert "[12, 16]" in caught.value.message and checkpoint.read_bytes() == before
+
+
 def test_a_gguf_that_nobody_can_vouch_for(tmp_path: Path) -> None:
     for architecture, kind, told in (("falcon", "patterns", "falcon"), ("qwen3", "whole", "trained whole")):
         path, folder = tmp_path / f"{architecture}.gguf", PEFT / kind
