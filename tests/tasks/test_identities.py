@@ -31,10 +31,7 @@ PINS: Mapping[str, Mapping[str, Any]] = {
 ADAPTER = {"scheme": "s3", "files": [{"path": "adapter_config.json", "size": 2, "digest": "etag:1"}]}
 
 RECIPES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
-    *(
-        ("smollm2-135m", {"quantization": name}, {})
-        for name in ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
-    ),
+    *(("smollm2-135m", {"quantization": name}, {}) for name in ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")),
     ("smollm2-135m", {"dtype": "bfloat16"}, {"slots": 2, "defaults": {"top_k": 40}}),
     *(
         ("llama3-8b-instruct", {"quantization": name}, {})
