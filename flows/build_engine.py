@@ -14,14 +14,14 @@ from flows import steps
 from flows.failure import failed
 from flows.report import report_of
 from infra import settings
-from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
-from infra.s3 import Bucket
-from tasks.artifact import ArtifactStore
-from tasks.identity import Identity
-from tasks.lease import held
-from tasks.plan import Plan
-from tasks.spec import Model
+from infra.s3.bucket import Bucket
+from infra.s3.conditional_writes import require_conditional_writes
+from tasks.models.spec import Model
+from tasks.steps.plan import Plan
+from tasks.store.artifact import ArtifactStore
+from tasks.store.identity import Identity
+from tasks.store.lease import held
 from tasks.trtllm.images import keep_report
 
 STEPS = ("convert", "build", "upload")

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from infra import settings
-from infra.s3 import Bucket
-from tasks.collect import GRACE_DAYS, collect, survey, survey_lines
+from infra.s3.bucket import Bucket
+from tasks.garbage.collect import GRACE_DAYS, collect, survey, survey_lines
 
 
 @flow(name="collect_garbage", flow_run_name="collect garbage", persist_result=False)

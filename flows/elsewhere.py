@@ -35,10 +35,10 @@ from flows.report import Report, StepReport
 from infra import settings
 from infra.errors import StoreUnavailable
 from infra.pools.templates import job_variables, worker_image
-from infra.s3 import Bucket
-from tasks.lease import Watch
-from tasks.plan import Plan
-from tasks.waves import LATER_QUEUE, RUN_TAG
+from infra.s3.bucket import Bucket
+from tasks.steps.plan import Plan
+from tasks.store.lease import Watch
+from tasks.watch.waves import LATER_QUEUE, RUN_TAG
 
 _POLL_SECONDS = 0.5
 _TRIES = 3

@@ -15,11 +15,11 @@ from flows import steps
 from flows.failure import failed
 from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
-from infra.s3 import Bucket
-from tasks.catalogue import load_catalogue
-from tasks.event_records import Arrival, Finetuned, arrive, claim, decide, follow, refused
-from tasks.events import changed_by, pinned_source, read_event
-from tasks.fetch import snapshot_identity
+from infra.s3.bucket import Bucket
+from tasks.finetuned.event import changed_by, pinned_source, read_event
+from tasks.finetuned.records import Arrival, Finetuned, arrive, claim, decide, follow, refused
+from tasks.models.catalogue import load_catalogue
+from tasks.steps.fetch import snapshot_identity
 
 RUN_TAG = "finetuned"
 """Of every rebuild that an event starts, in Prefect."""

@@ -29,7 +29,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from tasks.waves import RUN_TAG
+from tasks.watch.waves import RUN_TAG
 
 AGAIN_TAG = "again"
 """Of a rebuild that was started in place of one that crashed, in Prefect. It is the last one."""

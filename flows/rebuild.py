@@ -14,15 +14,15 @@ from flows.elsewhere import build_elsewhere
 from flows.report import Report, report_of
 from infra import settings
 from infra.errors import GateRefused
-from infra.s3 import Bucket
-from tasks.artifact import ArtifactStore
-from tasks.catalogue import as_asked, catalogue_entry
-from tasks.event_records import Finetuned, newer_ones, settle, with_newest
-from tasks.plan import Plan
-from tasks.roll_out import RollOut
-from tasks.spec import Model
-from tasks.watch import version_in_use
-from tasks.watch_record import followed_version
+from infra.s3.bucket import Bucket
+from tasks.finetuned.records import Finetuned, newer_ones, settle, with_newest
+from tasks.models.catalogue import as_asked, catalogue_entry
+from tasks.models.spec import Model
+from tasks.steps.plan import Plan
+from tasks.steps.roll_out import RollOut
+from tasks.store.artifact import ArtifactStore
+from tasks.watch.record import followed_version
+from tasks.watch.verdict import version_in_use
 
 Refresh = Literal["nothing", "fetch", "convert", "build", "assemble"]
 Until = Literal["upload", "promote"]

@@ -13,11 +13,11 @@ from flows.finetuned import take
 from flows.lost_runs import cancel_orphans, crash_the_dead, start_again
 from infra import settings
 from infra.errors import EnginehouseError
-from infra.s3 import Bucket
-from tasks.catalogue import load_catalogue
-from tasks.event_records import undecided
-from tasks.events import Event
-from tasks.moved_branches import moved
+from infra.s3.bucket import Bucket
+from tasks.finetuned.event import Event
+from tasks.finetuned.moved_branches import moved
+from tasks.finetuned.records import undecided
+from tasks.models.catalogue import load_catalogue
 
 _FLOWS = ("build_engine", "collect_garbage", "finetuned", "rebuild", "rollback", "watch_releases")
 

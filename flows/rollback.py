@@ -8,9 +8,9 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from infra import settings
-from infra.s3 import Bucket
-from tasks.promote import roll_back
-from tasks.records import Target
+from infra.s3.bucket import Bucket
+from tasks.steps.promote import roll_back
+from tasks.targets.target import Target
 
 
 @flow(name="rollback", flow_run_name="roll back {model}", persist_result=False)

@@ -24,29 +24,29 @@ from pydantic import JsonValue
 from flows import ui
 from flows.report import Report, StepReport
 from infra import settings
-from infra.conditional_writes import require_conditional_writes
 from infra.errors import EnginehouseError, GateRefused
-from infra.s3 import Bucket
-from tasks import assemble as assemble_step
-from tasks import build as build_step
-from tasks import convert as convert_step
-from tasks import fetch as fetch_step
-from tasks import promote as promote_step
-from tasks import roll_out as roll_out_step
-from tasks import upload as upload_step
-from tasks import validate as validate_step
-from tasks.artifact import Artifact
-from tasks.context import Context, Done
-from tasks.engines.reporter import Reporter
-from tasks.lineage import lineage
-from tasks.plan import Plan
-from tasks.records import Result
-from tasks.references import Reference, ReleaseRef
-from tasks.roll_out import RollOut
+from infra.s3.bucket import Bucket
+from infra.s3.conditional_writes import require_conditional_writes
+from tasks.explain.lineage import lineage
+from tasks.models.spec import Model
 from tasks.sources import Access, ResolvedSource
-from tasks.spec import Model
+from tasks.steps import assemble as assemble_step
+from tasks.steps import build as build_step
+from tasks.steps import convert as convert_step
+from tasks.steps import fetch as fetch_step
+from tasks.steps import promote as promote_step
+from tasks.steps import roll_out as roll_out_step
+from tasks.steps import upload as upload_step
+from tasks.steps import validate as validate_step
+from tasks.steps.context import Context, Done
+from tasks.steps.plan import Plan
+from tasks.steps.resolve import ResolvedWeights, resolve_weights, with_weights
+from tasks.steps.roll_out import RollOut
+from tasks.store.artifact import Artifact
+from tasks.store.progress import Reporter
+from tasks.targets.references import Reference, ReleaseRef
+from tasks.targets.target import Result
 from tasks.trtllm.images import report_of, with_report
-from tasks.weights import ResolvedWeights, resolve_weights, with_weights
 
 
 async def worth_retrying(task: object, task_run: object, state: State[Any]) -> bool:

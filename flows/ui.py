@@ -16,13 +16,13 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
-from tasks.artifact import Artifact
-from tasks.changes import fields_of
-from tasks.lineage import Lineage
-from tasks.lineage_text import mermaid
-from tasks.records import Intent, Result
-from tasks.spec import Model
-from tasks.watch import Row
+from tasks.explain.lineage import Lineage
+from tasks.explain.lineage_text import mermaid
+from tasks.models.spec import Model
+from tasks.store.artifact import Artifact
+from tasks.targets.changes import fields_of
+from tasks.targets.target import Intent, Result
+from tasks.watch.verdict import Row
 
 _NAMES_SHOWN = 8
 

@@ -26,13 +26,13 @@ from infra import settings
 from infra.errors import UsageError
 from infra.images import images
 from infra.package_index import Published, configured, published
-from infra.s3 import Bucket
+from infra.s3.bucket import Bucket
 from infra.settings import Settings
-from tasks.catalogue import load_catalogue
-from tasks.spec import Model
-from tasks.watch import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
-from tasks.watch_record import WatchRecord, move_record, read_record
-from tasks.waves import RUN_TAG, Run, Start, due, next_wave, run_key, settled, tried_again
+from tasks.models.catalogue import load_catalogue
+from tasks.models.spec import Model
+from tasks.watch.record import WatchRecord, move_record, read_record
+from tasks.watch.verdict import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
+from tasks.watch.waves import RUN_TAG, Run, Start, due, next_wave, run_key, settled, tried_again
 
 _REBUILD = "rebuild/rebuild"
 _NOT_ENDED = (

@@ -47,7 +47,7 @@ def seconds(*command: str) -> tuple[float, str]:
 def main() -> int:
     settings.activate()
     os.environ.setdefault("PREFECT_HOME", str(settings.load().home / "prefect"))
-    rebuild = (sys.executable, "-m", "deployments.cli", "rebuild", MODEL, "--json")
+    rebuild = (sys.executable, "-m", "deployments.cli.main", "rebuild", MODEL, "--json")
     report = json.loads(seconds(*rebuild)[1])
     steps = len(report["steps"])
     cached = sum(step["state"] == "Cached" for step in report["steps"])

@@ -20,7 +20,7 @@ import httpx
 import yaml
 
 from infra import settings
-from infra.processes import free_ports, launch, terminate
+from infra.processes.sessions import free_ports, launch, terminate
 from infra.settings import CHECKOUT
 from tests.index_server import index_server
 
@@ -32,7 +32,7 @@ COUNTING = """
 import json, sys
 from collections import Counter
 import botocore.httpsession, httpx, httpx2
-from deployments.cli import main
+from deployments.cli.main import main
 
 count = Counter()
 

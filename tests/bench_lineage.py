@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from infra import seaweedfs
-from infra.processes import free_ports, terminate
-from infra.s3 import Bucket
-from tasks.artifact import ArtifactRef, Kind, Manifest, ManifestFile, Producer
-from tasks.identity import Identity
-from tasks.inventory import in_parallel
-from tasks.records import Intent, Result, Target
+from infra.processes.sessions import free_ports, terminate
+from infra.s3 import seaweedfs
+from infra.s3.bucket import Bucket
+from tasks.store.artifact import ArtifactRef, Kind, Manifest, ManifestFile, Producer
+from tasks.store.identity import Identity
+from tasks.store.inventory import in_parallel
+from tasks.targets.target import Intent, Result, Target
 
 MODELS, REBUILDS = 25, 100
 ROUNDS = 5
@@ -91,7 +91,7 @@ def fill(bucket: Bucket, number: int) -> ArtifactRef:
 
 def seconds(*arguments: str) -> tuple[float, str]:
     started = time.monotonic()
-    command = [sys.executable, "-m", "deployments.cli", *arguments]
+    command = [sys.executable, "-m", "deployments.cli.main", *arguments]
     done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     return time.monotonic() - started, done.stdout
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra import seaweedfs
-from infra.processes import free_ports, terminate
-from infra.s3 import Bucket
-from tasks.artifact import ArtifactRef, ArtifactStore, Producer
-from tasks.identity import Identity
+from infra.processes.sessions import free_ports, terminate
+from infra.s3 import seaweedfs
+from infra.s3.bucket import Bucket
+from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
+from tasks.store.identity import Identity
 
 GIB = float(os.environ.get("BENCH_GIB", "4"))
 FILES, ROUNDS = 9, 3

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import yaml
 
-from infra.background import taken
-from infra.processes import free_ports
+from infra.processes.background import taken
+from infra.processes.sessions import free_ports
 from infra.settings import CHECKOUT
 
 PROGRAM = CHECKOUT.parent / "shared/kubernetes/apiserver"

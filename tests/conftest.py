@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 import pytest
 
-from infra import seaweedfs as server
-from infra.processes import free_ports, terminate
-from infra.s3 import Bucket
+from infra.processes.sessions import free_ports, terminate
+from infra.s3 import seaweedfs as server
+from infra.s3.bucket import Bucket
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
 from infra.triton.server import launch

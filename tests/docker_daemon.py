@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.processes import launch, terminate
+from infra.processes.sessions import launch, terminate
 from infra.settings import CHECKOUT
 
 # What a Python of this machine needs of it, at its own place.

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from infra.processes import free_ports, launch, terminate
+from infra.processes.sessions import free_ports, launch, terminate
 from infra.settings import CHECKOUT
 
 OWN = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}

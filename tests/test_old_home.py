@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deployments.releases import releases
+from deployments.cli.releases import releases
 from infra.errors import UsageError
-from infra.s3 import Bucket
-from tasks import lineage_text, why_text
-from tasks.collect import survey
-from tasks.event_records import newer_ones, read_arrival, undecided, with_newest
-from tasks.formats import FORMATS
-from tasks.inventory import everything, manifests
-from tasks.lease import holder_of
-from tasks.lineage import lineage
-from tasks.promote import roll_back
-from tasks.records import Target
-from tasks.references import find
+from infra.s3.bucket import Bucket
+from tasks.explain import lineage_text, why_text
+from tasks.explain.formats import FORMATS
+from tasks.explain.lineage import lineage
+from tasks.explain.why import why
+from tasks.finetuned.records import newer_ones, read_arrival, undecided, with_newest
+from tasks.garbage.collect import survey
+from tasks.steps.promote import roll_back
+from tasks.store.inventory import everything, manifests
+from tasks.store.lease import holder_of
+from tasks.targets.references import find
+from tasks.targets.target import Target
 from tasks.trtllm.images import known_report
-from tasks.watch_record import read_record
-from tasks.why import why
-from tests.tasks.test_identities import MODELS
+from tasks.watch.record import read_record
+from tests.tasks.steps.test_identities import MODELS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RECORDS: dict[str, str] = json.loads((FIXTURES / "home-060e017.json").read_text())

@@ -18,12 +18,12 @@ from typing import Any, cast
 
 from prefect.utilities.callables import parameter_schema
 
-from deployments.automations import automation
-from deployments.cli import main
-from deployments.desired import desired
+from deployments.cli.main import main
+from deployments.prefect_server.automations import automation
+from deployments.prefect_server.desired import desired
 from infra import settings
-from tasks.catalogue import load_catalogue
-from tasks.formats import FORMATS, schema
+from tasks.explain.formats import FORMATS, schema
+from tasks.models.catalogue import load_catalogue
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "surface.txt"
 COMMANDS = (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.background import MARKER
+from infra.processes.background import MARKER
 
 # OPAL_PREFIX: NVIDIA's images moved Open MPI, which then finds itself by nothing else.
 _INHERITED = (

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.background import MARKER
 from infra.errors import SettingsError
+from infra.processes.background import MARKER
 from infra.triton import wheel
 
 # What a child may inherit. Everything else, credentials first of all, stays with the parent.

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra import processes
+from infra.processes import sessions as processes
 from infra.triton import command, installation
 from infra.triton.command import Group, Ports, Server
 

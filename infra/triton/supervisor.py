@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
-from infra.background import write_private
 from infra.errors import TritonError
-from infra.processes import terminate
+from infra.processes.background import write_private
+from infra.processes.sessions import terminate
 from infra.triton.client import LOAD_TIMEOUT_S, TritonClient
 from infra.triton.command import Group, Ports
 from infra.triton.log import Log

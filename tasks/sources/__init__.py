@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, parse
+from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, parse
+from tasks.models.spec import Source
 from tasks.sources import file, hf, pip, s3
 from tasks.sources.resolved import Access, PinnedFile, Progress, ResolvedSource, SnapshotFile
-from tasks.spec import Source
-from tasks.trust import check_content
+from tasks.sources.trust import check_content
 
 __all__ = [
     "NO_ACCESS",

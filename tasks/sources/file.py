@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.errors import SourceError, UntrustedFile
-from tasks.source_uri import FileUri
+from tasks.models.source_uri import FileUri
+from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     PinnedFile,
@@ -21,7 +22,6 @@ from tasks.sources.resolved import (
     save,
     select,
 )
-from tasks.spec import Source
 
 
 def resolve(source: Source, uri: FileUri) -> ResolvedSource:

@@ -30,7 +30,8 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import tqdm
 
 from infra.errors import SourceError, SourceUnavailable
-from tasks.source_uri import HubUri
+from tasks.models.source_uri import HubUri
+from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     Access,
@@ -42,7 +43,6 @@ from tasks.sources.resolved import (
     pinned,
     select,
 )
-from tasks.spec import Source
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _METADATA_TIMEOUT_S = 20.0

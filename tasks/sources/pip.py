@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable, UntrustedFile
-from tasks.source_uri import PipUri
+from tasks.models.source_uri import PipUri
+from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     PinnedFile,
@@ -28,7 +29,6 @@ from tasks.sources.resolved import (
     save,
     select,
 )
-from tasks.spec import Source
 
 _DOWNLOAD_TIMEOUT_S = 1800.0
 _LARGEST_MEMBER_BYTES = 16 * 2**30

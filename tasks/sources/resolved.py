@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import SourceError, SourceUnavailable
-from tasks.source_uri import glob_match
-from tasks.spec import Source
-from tasks.trust import check_names, check_type, is_furniture
+from tasks.models.source_uri import glob_match
+from tasks.models.spec import Source
+from tasks.sources.trust import check_names, check_type, is_furniture
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable
-from tasks.source_uri import S3Uri
+from tasks.models.source_uri import S3Uri
+from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     Access,
@@ -23,7 +24,6 @@ from tasks.sources.resolved import (
     save,
     select,
 )
-from tasks.spec import Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -7,10 +7,10 @@ from typing import Any
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.backend_parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults
-from tasks.triton.backend_tensors import INPUTS, LOGITS, OUTPUTS, in_span, tensors
-from tasks.triton.backend_values import backend_values
 from tasks.triton.config import TENSORRT_LLM, data_type, message, render
+from tasks.trtllm.backend_parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults
+from tasks.trtllm.backend_tensors import INPUTS, LOGITS, OUTPUTS, in_span, tensors
+from tasks.trtllm.backend_values import backend_values
 from tasks.trtllm.limits import LogitsType
 from tasks.trtllm.releases import FIRST, LAST, release_of
 from tasks.trtllm.serving import TensorRtServing

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.files import remove_tree as _remove
-from tasks.identity import canonical
 from tasks.serving.settings import FILE_NAME, ServingSettings
+from tasks.store.identity import canonical
 from tasks.triton.config import (
     ENGINE_FOLDER,
     ENGINE_PATH,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from packaging.version import Version
 
 from infra.errors import TemplateError
-from tasks.triton.backend_values import PLACEHOLDERS, backend_values
 from tasks.triton.upstream_source import MODELS
+from tasks.trtllm.backend_values import PLACEHOLDERS, backend_values
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_version
 

@@ -11,8 +11,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infra.child import Outcome
 from infra.errors import StepFailed
+from infra.processes.child import Outcome
 
 
 @dataclass(frozen=True)

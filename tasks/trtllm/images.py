@@ -12,11 +12,11 @@ from packaging.version import Version
 from pydantic import Field
 
 from infra.errors import PreconditionFailed, SettingsError, UsageError
-from infra.s3 import Bucket
-from tasks.artifact import record_bytes
-from tasks.recipe import LlamaCppRecipe
-from tasks.record import Record
-from tasks.spec import Model
+from infra.s3.bucket import Bucket
+from tasks.models.recipe import LlamaCppRecipe
+from tasks.models.spec import Model
+from tasks.store.artifact import record_bytes
+from tasks.store.record import Record
 from tasks.trtllm.tool import is_tensorrt
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from packaging.version import InvalidVersion, Version
 from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from infra.frozen import Spec
 from infra.toolchains.toolchain import is_pinned_image
-from tasks.frozen import Spec
 from tasks.trtllm.releases import release_of
 
 Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tasks.frozen import Spec
+from infra.frozen import Spec
 
 _Window = Annotated[int, Field(ge=1)]
 _Device = Annotated[int, Field(ge=0)]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.backend_parameters import defaults, spans
-from tasks.triton.backend_tensors import in_span
-from tasks.triton.backend_values import values_by_field
+from tasks.trtllm.backend_parameters import defaults, spans
+from tasks.trtllm.backend_tensors import in_span
+from tasks.trtllm.backend_values import values_by_field
 from tasks.trtllm.kv_cache import gpu_memory_bytes
 from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing

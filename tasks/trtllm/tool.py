@@ -9,12 +9,13 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from infra import child, gpu, settings
+from infra import gpu, settings
 from infra.errors import StepFailed
+from infra.processes import child
 from infra.settings import Settings
 from infra.toolchains.choose import toolchain
 from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
-from tasks.engines.reporter import Peak, Reporter
+from tasks.store.progress import Peak, Reporter
 from tasks.trtllm.commands import Command
 from tasks.trtllm.failures import require_success
 from tasks.trtllm.own_help import check_against_help

@@ -18,14 +18,14 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.desired import Deployment, desired
-from deployments.register import deploy
+from deployments.prefect_server.desired import Deployment, desired
+from deployments.prefect_server.register import deploy
 from flows.elsewhere import start_or_attach
 from infra import settings
 from infra.settings import CHECKOUT
-from tasks.catalogue import load_model
-from tasks.identity import Identity
-from tasks.plan import Plan
+from tasks.models.catalogue import load_model
+from tasks.steps.plan import Plan
+from tasks.store.identity import Identity
 from tests import cluster, prefect_api
 from tests.cluster import Cluster
 

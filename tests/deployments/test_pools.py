@@ -14,22 +14,22 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.desired import Desired, Pool, build_pool, desired
-from deployments.register import deploy, wanted_by
+from deployments.prefect_server.desired import Desired, Pool, build_pool, desired
+from deployments.prefect_server.register import deploy, wanted_by
 from flows.elsewhere import start_or_attach
 from infra import settings
 from infra.errors import SettingsError
-from infra.s3 import Bucket
+from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
-from tasks.artifact import ArtifactStore
-from tasks.catalogue import load_model
-from tasks.context import Context
-from tasks.fetch import fetch, snapshot_identity
-from tasks.identity import Identity
-from tasks.plan import Plan
+from tasks.models.catalogue import load_model
+from tasks.models.spec import Model, Source
 from tasks.sources import resolve
-from tasks.spec import Model, Source
-from tasks.waves import LATER_QUEUE
+from tasks.steps.context import Context
+from tasks.steps.fetch import fetch, snapshot_identity
+from tasks.steps.plan import Plan
+from tasks.store.artifact import ArtifactStore
+from tasks.store.identity import Identity
+from tasks.watch.waves import LATER_QUEUE
 from tests import docker_daemon, prefect_api
 from tests.docker_daemon import Daemon
 

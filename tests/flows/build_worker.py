@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.processes import launch, terminate
+from infra.processes.sessions import launch, terminate
 from tests.standin import toolchain
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 POOL = "build-sm90"
 PRODUCT = "NVIDIA H100 80GB HBM3"
 _REGISTER = f"""
 import asyncio
-from deployments.desired import Desired, Pool, build_pool
-from deployments.register import deploy
+from deployments.prefect_server.desired import Desired, Pool, build_pool
+from deployments.prefect_server.register import deploy
 asyncio.run(deploy(Desired((Pool("{POOL}"),), (build_pool("{POOL}"),), ()), lambda change: None))
 """
 

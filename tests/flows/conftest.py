@@ -18,11 +18,11 @@ import httpx
 import psutil
 import pytest
 
-from infra.s3 import Bucket
+from infra.s3.bucket import Bucket
 from infra.triton.client import TritonClient
-from tasks.artifact import ArtifactRef, ArtifactStore
-from tasks.promote import promote
-from tasks.records import NodeReport, Target
+from tasks.steps.promote import promote
+from tasks.store.artifact import ArtifactRef, ArtifactStore
+from tasks.targets.target import NodeReport, Target
 from tests import prefect_api
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
@@ -40,7 +40,7 @@ class House:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "deployments.cli.main", *arguments],
             env=self.environment,
             text=True,
             stdout=subprocess.PIPE,

@@ -22,7 +22,7 @@ from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import weights
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = pytest.mark.slow
 

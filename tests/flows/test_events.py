@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from infra.processes import free_ports
-from infra.upload import upload_files
-from tasks.event_records import Arrival, arrive, read_arrival
+from infra.processes.sessions import free_ports
+from infra.s3.upload import upload_files
+from tasks.finetuned.records import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tasks.artifact import ArtifactRef
-from tasks.records import Target
+from tasks.store.artifact import ArtifactRef
+from tasks.targets.target import Target
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = pytest.mark.slow
 

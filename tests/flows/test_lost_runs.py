@@ -14,14 +14,14 @@ import psutil
 import pytest
 import yaml
 
-from tasks.artifact import ArtifactRef
-from tasks.lease import Watch
+from tasks.store.artifact import ArtifactRef
+from tasks.store.lease import Watch
 from tests.flows.build_worker import POOL, PRODUCT, register
 from tests.flows.build_worker import worker as build_worker
 from tests.standin import weights
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -13,12 +13,12 @@ import pytest
 
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
-from tasks.artifact import ArtifactRef
-from tasks.promote import promote
-from tasks.records import Current
+from tasks.steps.promote import promote
+from tasks.store.artifact import ArtifactRef
+from tasks.targets.target import Current
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 MODEL = "smollm2-135m"
 BUILT = ("fetch", "convert", "build", "upload", "assemble")

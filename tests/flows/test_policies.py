@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infra.s3 import Bucket
+from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
-from tasks.collect import collect, survey
-from tasks.promote import promote
+from tasks.garbage.collect import collect, survey
+from tasks.steps.promote import promote
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +31,11 @@ ROLES = {
     "watch_releases": "rebuild",
     "finetuned": "rebuild",
     "reconcile": "rebuild",
-    "deployments.cli rebuild": "rebuild",
-    "deployments.cli rollback": "rebuild",
+    "deployments.cli.main rebuild": "rebuild",
+    "deployments.cli.main rollback": "rebuild",
     "collect_garbage": "gc",
-    "deployments.cli gc": "gc",
-    "-m deployments.node": "node",
+    "deployments.cli.main gc": "gc",
+    "-m deployments.node.agent": "node",
 }
 ACTIONS = {
     "GetObject": "s3:GetObject",
@@ -127,7 +127,11 @@ def collected(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> set[tuple[str,
     def note(params: dict[str, Any], model: Any, **_: object) -> None:
         found.add((ACTIONS[model.name], params.get("Key", params.get("Prefix", ""))))
 
-    for name in ("tasks.reach.RUNNING_SECONDS", "tasks.collect.RUNNING_SECONDS", "tasks.collect.LEASE_SECONDS"):
+    for name in (
+        "tasks.garbage.reach.RUNNING_SECONDS",
+        "tasks.garbage.collect.RUNNING_SECONDS",
+        "tasks.garbage.collect.LEASE_SECONDS",
+    ):
         monkeypatch.setattr(name, 0)
     events = bucket.client.meta.events
     events.register("provide-client-params.s3", note)

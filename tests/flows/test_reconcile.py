@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Running
 
 from flows.lost_runs import AGAIN_TAG, due_again, orphans
-from tasks.waves import RUN_TAG
+from tasks.watch.waves import RUN_TAG
 
 
 def run(*tags: str, minutes: float = 60, state: Any = None) -> FlowRun:

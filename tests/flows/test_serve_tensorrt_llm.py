@@ -18,15 +18,15 @@ import pytest
 import yaml
 
 from infra.errors import TritonError
-from infra.processes import free_ports, launch
+from infra.processes.sessions import free_ports, launch
 from infra.settings import CHECKOUT
 from infra.triton.client import TritonClient
-from tasks.records import NodeReport, Target
+from tasks.targets.target import NodeReport, Target
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import image, weights
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ class Node:
 
     def start(self) -> None:
         self._started = datetime.now(UTC)
-        command = [sys.executable, "-m", "deployments.node"]
+        command = [sys.executable, "-m", "deployments.node.agent"]
         self._process = launch(command, log=self._log, folder=CHECKOUT, environment=self._environment)
         self.house.wait(lambda: self.report is not None, 60, "report")
 

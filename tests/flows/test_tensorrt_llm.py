@@ -11,13 +11,13 @@ import psutil
 import pytest
 import yaml
 
-from tasks.artifact import ArtifactRef
+from tasks.store.artifact import ArtifactRef
 from tasks.trtllm.images import known_report
 from tests.flows.build_worker import POOL, PRODUCT, register, worker
 from tests.standin import weights
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = pytest.mark.slow
 

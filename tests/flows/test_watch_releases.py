@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tasks.watch_record import read_record
+from tasks.watch.record import read_record
 from tests.flows.build_worker import PRODUCT
 from tests.flows.build_worker import worker as build_worker
 from tests.index_server import IndexServer, index_server
 from tests.standin import toolchain, weights
 
 if TYPE_CHECKING:
-    from conftest import House
+    from tests.flows.conftest import House
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

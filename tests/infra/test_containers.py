@@ -12,9 +12,9 @@ import dockerfile_parse  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 import yaml
 
-from deployments.services import PORT_NAMES, WORKERS, Credentials, service_environment
+from deployments.stack.services import PORT_NAMES, WORKERS, Credentials, service_environment
 from infra import settings
-from infra.background import MARKER
+from infra.processes.background import MARKER
 from infra.settings import CHECKOUT
 
 COMPOSE = CHECKOUT / "infra/compose.yaml"

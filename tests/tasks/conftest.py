@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 from pydantic import JsonValue
 
-from infra.s3 import Bucket
-from tasks.artifact import ArtifactRef, ArtifactStore, Producer
-from tasks.identity import Identity
-from tasks.records import Intent, Result, Target
-
-if TYPE_CHECKING:
-    from hub_server import Hub
+from infra.s3.bucket import Bucket
+from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
+from tasks.store.identity import Identity
+from tasks.targets.target import Intent, Result, Target
+from tests.tasks.sources.hub_server import Hub
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hugging Face hub of its own for each test, and no token of this machine's user for its client."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    specification = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    with module.Hub() as running:
+    with Hub() as running:
         yield running
 
 

@@ -1,0 +1,89 @@
+"""`enginehouse assemble`: a Triton repository for an engine that lies on this disk. No server, no store."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from infra.errors import UsageError
+from tasks.kinds.engine_release import cache_tokens, write_engine_release
+from tasks.models.spec import Model
+from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
+from tasks.triton.repository import models_of, write_model
+from tasks.triton.upstream import fill_upstream
+from tasks.triton.upstream_values import upstream_values
+from tasks.trtllm.limits import engine_limits
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.serving import TensorRtServing
+
+
+def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -> None:
+    """Write `tensorrt_llm`, `llm` and the ensemble, called as the model is, for Triton to load as they are.
+
+    They use the engine and the tokenizer where they are: the folders in the configurations are absolute, those given
+    here. `output` appears whole or not at all. Raises UsageError.
+    """
+    _require_inputs(model, engine, tokenizer)
+    if output.exists():
+        raise UsageError(f"{output} exists already", hint="remove it, or name another folder", code="output-exists")
+    names = {TENSORRT_LLM: TENSORRT_LLM, LLM: LLM, RELEASE: model.name}
+    if model.name == LLM:
+        raise UsageError(f"the public name is '{LLM}', and so is one of its models", hint="rename the model")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work:
+        relative, whole = Path(work) / "relative", Path(work) / "models"
+        write_engine_release(relative, model, engine_limits(engine), str(tokenizer.absolute()))
+        for name in models_of(relative):
+            write_model(relative / name, whole / names[name], names, engine)
+        whole.rename(output)
+
+
+def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Path, output: Path) -> None:
+    """Fill NVIDIA's templates in `templates` for the engine in `engine`; `output` appears whole or not at all.
+
+    Folders in the configurations are the absolute ones given here. Raises UsageError and TemplateError.
+    """
+    version = _require_inputs(model, engine, tokenizer)
+    serving = model.serving.tensorrt_llm or TensorRtServing()
+    values = upstream_values(
+        serving,
+        version,
+        engine_folder=str(engine.absolute()),
+        tokenizer_folder=str(tokenizer.absolute()),
+        max_batch_size=model.serving.slots,
+        kv_cache_tokens=cache_tokens(model, engine_limits(engine)) if serving.kv_cache_bytes else None,
+    )
+    fill_upstream(templates, values, output, version)
+
+
+def _require_inputs(model: Model, engine: Path, tokenizer: Path) -> str:
+    """The version of TensorRT-LLM. Raises UsageError where kind, engine and tokenizer do not go with it."""
+    if not isinstance(model.recipe, TrtEngineRecipe):
+        raise UsageError(f"{model.name} is of kind {model.recipe.kind}, and only kind trt-engine has engines")
+    version = model.recipe.runtime.tensorrt_llm
+    _require_version(engine, version)
+    if not tokenizer.is_dir():
+        raise UsageError(f"there is no folder {tokenizer} with a tokenizer", hint="--tokenizer takes a folder")
+    return version
+
+
+def _require_version(engine: Path, version: str) -> None:
+    """That the engine was built by `version`: no server compares them, and another one's engine fails or misbehaves."""
+    try:
+        built = str(json.loads((engine / "config.json").read_text())["version"])
+        same = Version(built) == Version(version)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, InvalidVersion) as error:
+        raise UsageError(
+            f"{engine}/config.json does not say which TensorRT-LLM built the engine: {error}",
+            hint="--engine takes the folder that trtllm-build wrote, --runtime its version",
+            code="engine-unreadable",
+        ) from error
+    if not same:
+        raise UsageError(
+            f"the engine was built by TensorRT-LLM {built}, and {version} is to serve it",
+            hint="engines do not move between versions: build it anew, or give --runtime its own version",
+            code="version-mismatch",
+        )

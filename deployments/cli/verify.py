@@ -1,0 +1,102 @@
+"""`enginehouse verify` and `sign`: an artifact, or a release's repository and engine, byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import ArtifactDamaged, SignatureRefused, UsageError
+from infra.s3.bucket import Bucket, Progress
+from tasks.store.artifact import Artifact, ArtifactRef, signature_key
+from tasks.store.inventory import read_manifest
+from tasks.store.signing import signer
+from tasks.store.verify import check_signature, problems_in_folder, problems_in_store
+from tasks.targets.references import PublicName, Reference
+from tasks.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one artifact; `size` in bytes; `signed` where a public key was there to check it with."""
+
+    artifact: str
+    files: int
+    size: int
+    signed: bool
+    problems: tuple[str, ...]
+
+    @property
+    def word(self) -> str:
+        if self.problems:
+            return "; ".join(self.problems)
+        return "intact, and signed" if self.signed else "intact"
+
+    def document(self) -> dict[str, Any]:
+        return {**asdict(self), "intact": not self.problems}
+
+
+def verify(
+    bucket: Bucket, reference: Reference, node: Path | None, public_key: str, progress: Progress
+) -> list[Verdict]:
+    """Read every byte of what `reference` names, in the store, or below the folder of a `node` on this disk.
+
+    Raises UsageError and StoreError; what is damaged is in the verdicts.
+    """
+    verdicts: list[Verdict] = []
+    for artifact in _artifacts(bucket, reference):
+        if node is None:
+            problems = problems_in_store(bucket, artifact, progress)
+        else:
+            folder = node / "artifacts" / artifact.ref.identity / artifact.manifest.attempt
+            if not folder.is_dir():
+                raise UsageError(
+                    f"{artifact.ref} is not on this node: there is no {folder}",
+                    hint="--node takes ENGINEHOUSE_HOME/node of a node that has the release loaded",
+                    code="not-on-node",
+                )
+            problems = problems_in_folder(artifact.manifest, folder, progress)
+        try:
+            check_signature(bucket, artifact, public_key)
+        except SignatureRefused as error:
+            problems = [*problems, str(error)]
+        manifest = artifact.manifest
+        verdicts.append(
+            Verdict(str(artifact.ref), len(manifest.files), manifest.size, bool(public_key), tuple(problems))
+        )
+    return verdicts
+
+
+def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> Iterator[ArtifactRef]:
+    """Sign what is intact in the store; yields each artifact once it is. Raises ArtifactDamaged, SettingsError."""
+    make = signer(key)
+    assert make is not None
+    for artifact in _artifacts(bucket, reference):
+        if problems := problems_in_store(bucket, artifact, progress):
+            raise ArtifactDamaged(f"{artifact.ref} is not signed: {'; '.join(problems)}")
+        bucket.put(signature_key(artifact.ref, artifact.manifest.attempt), make(artifact.ref, artifact.manifest))
+        yield artifact.ref
+
+
+def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
+    """An artifact alone; of a release what a node needs of it, the repository and its engine."""
+    if isinstance(reference, ArtifactRef):
+        yield _artifact(bucket, reference)
+        return
+    target = Target(bucket, reference.target)
+    release = target.current(reference.model)[0].public if isinstance(reference, PublicName) else reference.release
+    if release is None:
+        raise UsageError(f"{reference} answers with no release", code="release-missing")
+    repository = _artifact(bucket, ArtifactRef.parse(target.intent(reference.model, release).repository))
+    yield repository
+    for needed in repository.manifest.inputs.values():
+        yield _artifact(bucket, ArtifactRef.parse(needed))
+
+
+def _artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact:
+    manifest = read_manifest(bucket, ref)
+    if manifest is None or manifest.state == "collected":
+        gone = "it has no readable manifest" if manifest is None else "its files were collected"
+        raise ArtifactDamaged(f"{ref} cannot be verified: {gone}", hint="run its rebuild again")
+    return Artifact(ref, manifest)

@@ -1,0 +1,85 @@
+"""What a node knows of its machine: TensorRT-LLM and TensorRT, asked once, and its GPUs, asked again and again."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
+
+from infra import gpu
+from infra.errors import SettingsError
+from infra.gpu import GpuReport
+from infra.settings import Settings
+from infra.toolchains.choose import IMAGE_DIGEST
+from infra.toolchains.interpreter import InterpreterToolchain
+from infra.toolchains.toolchain import ToolchainReport
+from infra.triton.installation import image_python
+from tasks.kinds.launch import orchestrated_gpus
+from tasks.targets.target import Machine, NodeGpu
+
+_SAMPLE_SECONDS = 5.0
+"""As often as a node reports. NVML takes up to seconds, so the loop does not wait for it."""
+
+
+class Facts:
+    """`triton` is where NVIDIA's image has Triton, `runtime` what its interpreter holds; None with the wheel's."""
+
+    def __init__(self, triton: Path | None, runtime: ToolchainReport | None) -> None:
+        self.triton = triton
+        self._runtime = runtime
+        self._gpus = gpu.probe()
+        self._sampled = time.monotonic()
+        self._asked: Future[GpuReport] | None = None
+        self._prober = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpus")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Facts:
+        """Those of the machine that this process runs on. Raises SettingsError where its image does not answer."""
+        if not settings.triton:
+            return cls(None, None)
+        toolchain = InterpreterToolchain(image_python(), container_digest=os.environ.get(IMAGE_DIGEST, ""))
+        try:
+            return cls(Path(settings.triton), toolchain.report())
+        except SettingsError as error:
+            if error.code != "toolchain-missing":
+                raise
+            # An image of Triton without TensorRT-LLM still serves what needs none.
+            return cls(Path(settings.triton), None)
+
+    @property
+    def orchestrated_gpus(self) -> int:
+        """On how many GPUs Triton is to spawn TensorRT-LLM's workers; 0 where it runs engines in its own process."""
+        version = self._runtime.tensorrt_llm if self._runtime is not None else ""
+        return orchestrated_gpus(version, len(self._gpus.gpus))
+
+    @property
+    def _groups(self) -> bool:
+        """Whether an engine can have servers of its own here: the image has TensorRT-LLM, and mpirun to start them."""
+        return self._runtime is not None and bool(self._runtime.tensorrt_llm) and which("mpirun") is not None
+
+    def machine(self) -> Machine:
+        """What is known now; free memory is a few seconds old. Never waits."""
+        if self._asked is None and time.monotonic() - self._sampled >= _SAMPLE_SECONDS:
+            self._asked = self._prober.submit(gpu.probe)
+        elif self._asked is not None and self._asked.done():
+            self._gpus, self._sampled, self._asked = self._asked.result(), time.monotonic(), None
+        runtime = self._runtime
+        return Machine(
+            gpus=tuple(
+                NodeGpu(
+                    product=each.product,
+                    architecture=each.architecture,
+                    memory_bytes=each.memory_bytes,
+                    free_bytes=each.free_bytes,
+                )
+                for each in self._gpus.gpus
+            ),
+            gpu_problem=self._gpus.problem,
+            driver=self._gpus.driver,
+            tensorrt_llm=runtime.tensorrt_llm if runtime is not None else "",
+            tensorrt=runtime.tensorrt if runtime is not None else "",
+            container=runtime.container_digest if runtime is not None else "",
+            groups=self._groups,
+        )

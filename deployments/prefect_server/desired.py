@@ -1,0 +1,210 @@
+"""What Enginehouse wants on a Prefect server: work pools, deployments and automations. Imports no Prefect.
+
+Per model there is nothing here: what differs per model lies in its file, whatever the size of the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from infra.settings import PoolType, Settings
+from tasks.finetuned.event import EVENT
+from tasks.kinds.choice import engine_kind
+from tasks.models.spec import Model
+from tasks.watch.waves import LATER_QUEUE, RUN_TAG
+
+POOLS = ("default", "build-cpu")
+"""Work pools that there always are, each with a process worker of its own in the embedded stack."""
+
+
+_AFTER_CRASH_SECONDS = 30
+"""More than `flows.lost_runs` leaves a crashed run alone."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool. `limit`: runs at once; None: as many as workers take.
+
+    Beside the queue that every pool has, whose runs come first, it has `queues`, by priority. `image` is that of
+    containers, as in the settings.
+    """
+
+    name: str
+    limit: int | None = None
+    type: PoolType = "process"
+    image: str = ""
+    queues: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A flow under one name on one pool. The flow is named as its function, `@flow(name="build_engine")`.
+
+    `schedule` is a cron expression in UTC, or empty. Of more than `limit` runs at once the others wait.
+    """
+
+    module: str
+    flow: str
+    name: str
+    pool: str
+    schedule: str = ""
+    limit: int | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The name by which `run_deployment` and the API find it."""
+        return f"{self.flow}/{self.name}"
+
+
+State = Literal["Completed", "Failed", "Crashed", "Cancelled"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the deployment `of`, with the tag `tag` where one is named, has come to one of the states."""
+
+    of: str
+    states: tuple[State, ...]
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Somebody has sent the event `event`."""
+
+    event: str
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A run of one of the flows, wherever it was started, has neither beaten nor ended for so many seconds."""
+
+    flows: tuple[str, ...]
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """A run of one of the flows has failed or crashed. A refused release is a rebuild that failed."""
+
+    flows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
+
+    deployment: str
+    with_event: bool = False
+    after_seconds: int = 0
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Set the run to Crashed, which lets go of its slots."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Tell of the run by a notification block of the server, `TYPE/NAME`."""
+
+    block: str
+
+
+@dataclass(frozen=True)
+class Automation:
+    """What a Prefect server does by itself."""
+
+    name: str
+    description: str
+    when: Ended | Said | Silent | Troubled
+    do: Run | Crash | Notify
+
+
+@dataclass(frozen=True)
+class Desired:
+    pools: tuple[Pool, ...]
+    deployments: tuple[Deployment, ...]
+    automations: tuple[Automation, ...]
+
+
+def build_pool(pool: str) -> Deployment:
+    """The deployment of `build_engine` on a pool of build workers, `build-ARCHITECTURE`."""
+    return Deployment("flows.build_engine", "build_engine", pool, pool)
+
+
+def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
+    """All of it, with a build pool for each architecture of the catalogue."""
+    names = [*POOLS, *sorted({engine_kind(model).pool(model) for model in catalogue} - set(POOLS))]
+    limits, types = dict(settings.pool_limits), dict(settings.pools)
+    return Desired(
+        pools=tuple(
+            Pool(
+                name,
+                limits.get(name),
+                types.get(name, "process"),
+                settings.worker_image,
+                (LATER_QUEUE,) if name.startswith("build-") else (),
+            )
+            for name in names
+        ),
+        deployments=(*_deployments(settings), *(build_pool(name) for name in names if name.startswith("build-"))),
+        automations=tuple(_automations(settings)),
+    )
+
+
+def _deployments(settings: Settings) -> tuple[Deployment, ...]:
+    def own(flow: str, schedule: str = "", limit: int | None = None) -> Deployment:
+        return Deployment(f"flows.{flow}", flow, flow, "default", schedule, limit)
+
+    return (
+        own("rebuild", limit=settings.rebuilds),
+        own("rollback"),
+        # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
+        own("collect_garbage", settings.gc_schedule, limit=1),
+        own("watch_releases", settings.watch_schedule, limit=1),
+        # In the order in which they came: the newest weights are then the last to be noted.
+        own("finetuned", limit=1),
+        own("reconcile", settings.reconcile_schedule, limit=1),
+    )
+
+
+def _automations(settings: Settings) -> Iterator[Automation]:
+    flows = tuple(each.flow for each in _deployments(settings))
+    yield Automation(
+        name="release-watch",
+        description="When a rebuild of the release watch has ended, start those that waited for it.",
+        when=Ended("rebuild/rebuild", ("Completed", "Failed", "Crashed", "Cancelled"), RUN_TAG),
+        do=Run("watch_releases/watch_releases"),
+    )
+    yield Automation(
+        name="finetuned",
+        description="When new weights of a model are announced, have it rebuilt with them.",
+        when=Said(EVENT),
+        do=Run("finetuned/finetuned", with_event=True),
+    )
+    yield Automation(
+        name="lost-runs",
+        description="When a run beats no more, its worker and its process are gone: it has crashed.",
+        # Two heartbeats may be late before a run is taken for dead.
+        when=Silent((*flows, "build_engine"), 3 * settings.heartbeat_seconds),
+        do=Crash("it beats no more: its worker and its process are gone"),
+    )
+    yield Automation(
+        name="crashed-rebuilds",
+        description="When a rebuild has crashed, start it again, once.",
+        when=Ended("rebuild/rebuild", ("Crashed",)),
+        do=Run("reconcile/reconcile", after_seconds=_AFTER_CRASH_SECONDS),
+    )
+    if settings.notify:
+        yield Automation(
+            name="notify",
+            description="When a run has failed or crashed, or a release was refused, tell people.",
+            # What a build comes to is told by its rebuild.
+            when=Troubled(flows),
+            do=Notify(settings.notify),
+        )

@@ -1,0 +1,205 @@
+"""The services of the embedded stack: how each is started, and how one knows that it works.
+
+All listen on 127.0.0.1 alone, keep their data under one home and carry its mark in their environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deployments.prefect_server.desired import POOLS
+from infra.processes import background
+from infra.processes import sessions as processes
+from infra.s3 import seaweedfs
+from infra.settings import Settings
+
+S3_PORTS = seaweedfs.PORT_NAMES
+PREFECT_PORTS = ("prefect",)
+NODE_PORTS = ("triton-http", "triton-grpc", "triton-metrics")
+PORT_NAMES = (*S3_PORTS, *PREFECT_PORTS, *NODE_PORTS)
+
+WORKERS = {f"worker-{pool}": pool for pool in POOLS}
+NAMES = ("s3", "prefect", *WORKERS, "node")
+"""In the order of their needs: each needs at most those before it."""
+
+BUCKET = "enginehouse"
+
+_NODE_MODULE = "deployments.node.agent"
+_HTTP_TIMEOUT_S = 2.0
+# What the shell is set up for elsewhere must not reach the stack: a session token or profile of AWS, a
+# Prefect API key. A private certificate authority is no such thing.
+_FOREIGN = ("AWS_", "PREFECT_")
+_KEPT = ("AWS_CA_BUNDLE",)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The one S3 identity of a home."""
+
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service. `launch` is given its log, `is_healthy` when the process was created.
+
+    After `start_s` seconds it must be healthy; `stop_s` seconds after SIGTERM it is killed. One that
+    `adopts_leftovers` deals itself with what a killed one has left on its ports.
+    """
+
+    name: str
+    address: str
+    ports: Mapping[str, int]
+    start_s: float
+    stop_s: float
+    launch: Callable[[Path], subprocess.Popen[bytes]]
+    is_healthy: Callable[[datetime], bool]
+    adopts_leftovers: bool = False
+
+
+def client_environment(ports: Mapping[str, int], credentials: Credentials) -> dict[str, str]:
+    """The variables by which any client reaches the stack."""
+    return {
+        "AWS_ENDPOINT_URL_S3": seaweedfs.endpoint_url(ports),
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_DEFAULT_REGION": seaweedfs.REGION,
+        "ENGINEHOUSE_STORE": f"s3://{BUCKET}",
+        "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
+        "ENGINEHOUSE_TRITON_HTTP": f"http://127.0.0.1:{ports['triton-http']}",
+        "ENGINEHOUSE_TRITON_GRPC": f"127.0.0.1:{ports['triton-grpc']}",
+    }
+
+
+def service_environment(settings: Settings, ports: Mapping[str, int], credentials: Credentials) -> dict[str, str]:
+    """The whole environment of the stack's own processes, and through them of its flow runs and Triton."""
+    inherited = {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_FOREIGN)}
+    return {
+        **inherited,
+        **client_environment(ports, credentials),
+        background.MARKER: str(settings.home),
+        "ENGINEHOUSE_HOME": str(settings.home),
+        "ENGINEHOUSE_CATALOGUE": str(settings.catalogue),
+        "ENGINEHOUSE_TARGET": settings.target,
+        "ENGINEHOUSE_LEASE_SECONDS": str(settings.lease_seconds),
+        "ENGINEHOUSE_NODE_METRICS_PORT": str(ports["triton-metrics"]),
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_seconds),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_COLORS": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def services(settings: Settings, ports: Mapping[str, int], credentials: Credentials) -> dict[str, Service]:
+    """Every service by name, in the order of NAMES."""
+    environment = service_environment(settings, ports, credentials)
+    python = partial(_launch_python, settings.home, environment)
+    api = environment["PREFECT_API_URL"]
+    triton = environment["ENGINEHOUSE_TRITON_HTTP"]
+    server = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(ports["prefect"]))
+    workers = (
+        Service(
+            name=name,
+            address=f"work pool {pool}",
+            ports={},
+            start_s=60,
+            stop_s=10,
+            launch=partial(python, ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name)),
+            is_healthy=partial(_worker_reports, f"{api}/work_pools/{pool}/workers/filter", name),
+        )
+        for name, pool in WORKERS.items()
+    )
+    found = (
+        Service(
+            name="s3",
+            address=seaweedfs.endpoint_url(ports),
+            ports={name: ports[name] for name in S3_PORTS},
+            start_s=30,
+            stop_s=10,
+            launch=lambda log: seaweedfs.launch(
+                settings.home / "s3",
+                log,
+                ports,
+                credentials.access_key,
+                credentials.secret_key,
+                environment={background.MARKER: str(settings.home)},
+            ),
+            is_healthy=lambda _: _answers(f"{seaweedfs.endpoint_url(ports)}/healthz"),
+        ),
+        Service(
+            name="prefect",
+            address=api.removesuffix("/api"),
+            ports={name: ports[name] for name in PREFECT_PORTS},
+            start_s=120,
+            stop_s=10,
+            launch=partial(python, server),
+            is_healthy=lambda _: _answers(f"{api}/health"),
+        ),
+        *workers,
+        Service(
+            name="node",
+            address=triton,
+            ports={name: ports[name] for name in NODE_PORTS},
+            start_s=60,
+            stop_s=15,
+            launch=partial(python, (_NODE_MODULE,)),
+            is_healthy=lambda _: _answers(f"{triton}/v2/health/ready"),
+            adopts_leftovers=True,
+        ),
+    )
+    return {service.name: service for service in found}
+
+
+def _launch_python(
+    home: Path, environment: Mapping[str, str], arguments: tuple[str, ...], log: Path
+) -> subprocess.Popen[bytes]:
+    # -P: nothing that lies in the home is ever imported.
+    command = (sys.executable, "-P", "-m", *arguments)
+    return processes.launch(command, log=log, folder=home, environment=environment)
+
+
+def _worker_reports(url: str, name: str, created: datetime) -> bool:
+    """Whether the worker `name` has told the server of itself since it was created, and not long ago."""
+    workers: list[dict[str, str]] = fetch_json(url, body={}) or []
+    return any(
+        worker["name"] == name
+        and worker["status"] == "ONLINE"
+        and datetime.fromisoformat(worker["last_heartbeat_time"]) >= created
+        for worker in workers
+    )
+
+
+def _answers(url: str) -> bool:
+    return _request(urllib.request.Request(url)) is not None
+
+
+def fetch_json(url: str, body: object | None = None) -> Any | None:
+    """The JSON that a GET of `url` (a POST where there is a `body`) answers; None for any other answer."""
+    data = None if body is None else json.dumps(body).encode()
+    answer = _request(urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}))
+    return None if answer is None else json.loads(answer)
+
+
+def _request(request: urllib.request.Request) -> bytes | None:
+    # Loopback: never through the proxy that the environment may name.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_HTTP_TIMEOUT_S) as response:
+            return response.read()
+    except OSError:  # refused, timed out, or an HTTP status of an error
+        return None

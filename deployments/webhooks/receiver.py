@@ -1,0 +1,201 @@
+"""`enginehouse webhooks`: a small receiver of webhooks, which become fine-tuning events.
+
+The raw body is checked before it is parsed. Every event is in the store before Prefect hears of it, so one that Prefect
+misses is found there by the next reconcile. Whatever is wrong is answered with a code; where the sender has proven
+itself, the store keeps it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID, uuid5
+
+import httpx
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import JsonValue
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from deployments.prefect_server.announce import send
+from deployments.webhooks.senders import SENDERS, Delivery, Models, Sender
+from infra.errors import EnginehouseError, EventRefused, SettingsError
+from infra.s3.bucket import Bucket
+from infra.settings import Settings
+from tasks.finetuned.event import Event, changed_by
+from tasks.finetuned.records import Arrival, arrive, decide, refused
+from tasks.models.catalogue import load_catalogue
+from tasks.models.spec import Model
+
+LARGEST_BODY = 256 * 1024  # bytes
+
+_STATUS = {
+    "event-large": 413,
+    "event-malformed": 400,
+    "sender-unknown": 404,
+    "signature-invalid": 401,
+    "signature-missing": 401,
+    "timestamp-old": 401,
+}
+"""By the code of the error; 422 for an event that is well-formed and not accepted."""
+
+_log = logging.getLogger("enginehouse.webhooks")
+
+
+def run_webhooks(here: Settings, host: str, port: int) -> int:
+    """Serve until ended. Raises SettingsError where no sender has a secret, or a secret is not where it should be."""
+    import uvicorn
+
+    receiver = Receiver(Bucket.at(here.store), secrets(here), Catalogue(here.catalogue), send)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    _log.info("receiving at http://%s:%d/ from: %s", host, port, ", ".join(receiver.secrets))
+    # No access log: the Hub can be set up to put its secret into the address.
+    uvicorn.run(
+        receiver.application(), host=host, port=port, log_level="warning", access_log=False, server_header=False
+    )
+    return 0
+
+
+def secrets(here: Settings) -> dict[str, bytes]:
+    """The secret of each sender, from where the setting says that it is."""
+    found: dict[str, bytes] = {}
+    for name, kind, where in here.webhook_secrets:
+        if name not in SENDERS:
+            raise SettingsError(f"ENGINEHOUSE_WEBHOOK_SECRETS: there is no sender '{name}'", hint=", ".join(SENDERS))
+        secret = os.environ.get(where, "") if kind == "env" else asyncio.run(_block(where))
+        if not secret:
+            place = "variable" if kind == "env" else "Prefect Secret block"
+            raise SettingsError(
+                f"the secret of '{name}' is not in the {place} {where}",
+                hint="ENGINEHOUSE_WEBHOOK_SECRETS names where each secret is",
+            )
+        found[name] = secret.encode()
+    if not found:
+        raise SettingsError(
+            "no sender has a secret",
+            hint="ENGINEHOUSE_WEBHOOK_SECRETS='huggingface=env:VARIABLE mlflow=block:NAME' names where it is",
+        )
+    return found
+
+
+async def _block(name: str) -> str:
+    from prefect.blocks.system import Secret
+
+    try:
+        return str((await cast(Any, Secret).aload(name)).get())
+    except ValueError:  # there is no such block
+        return ""
+
+
+@dataclass
+class Catalogue:
+    """The models, read again when a file has changed."""
+
+    folder: Path
+    _stamp: tuple[tuple[str, int], ...] = ()
+    _models: Models = field(default_factory=dict[str, Model])
+
+    def models(self) -> Models:
+        stamp = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(self.folder.glob("*.yaml")))
+        if stamp != self._stamp:
+            self._models, self._stamp = load_catalogue(self.folder), stamp
+        return self._models
+
+
+@dataclass(frozen=True)
+class Receiver:
+    bucket: Bucket
+    secrets: Mapping[str, bytes]
+    catalogue: Catalogue
+    send: Callable[[UUID, Event], Awaitable[None]]
+
+    def application(self) -> Starlette:
+        return Starlette(routes=[Route("/{sender}", self._receive, methods=["POST"])])
+
+    async def _receive(self, request: Request) -> JSONResponse:
+        name = str(request.path_params["sender"])
+        try:
+            arrivals = await self._take(name, request)
+        except EventRefused as error:
+            _log.warning("refused from %s: %s", name, error)
+            return _error(error, _STATUS.get(error.code, 422))
+        except EnginehouseError as error:  # the store is away, or the catalogue has mistakes: it may be sent again
+            _log.error("not taken from %s: %s", name, error)
+            return _error(error, 503)
+        if arrivals and all(arrival.state == "refused" for arrival in arrivals):
+            return JSONResponse(_told(arrivals[0]), _STATUS.get(arrivals[0].code, 422))
+        return JSONResponse({"events": [_told(arrival) for arrival in arrivals]}, 202 if arrivals else 200)
+
+    async def _take(self, name: str, request: Request) -> list[Arrival]:
+        sender, secret = SENDERS.get(name), self.secrets.get(name)
+        if sender is None or secret is None:
+            raise EventRefused(f"nobody sends to /{name}", code="sender-unknown")
+        delivery = Delivery(request.headers, await _body(request), time.time())
+        id = sender.identify(delivery, secret)
+        taken = await asyncio.to_thread(self._note, sender, id, delivery.body)
+        for arrival, event in taken:
+            if event is not None:
+                await self._announce(arrival, event)
+        return [arrival for arrival, _ in taken]
+
+    def _note(self, sender: Sender, id: UUID, body: bytes) -> list[tuple[Arrival, Event | None]]:
+        """Every event of a delivery as the store has it now; with the event where Prefect is to hear of it."""
+        document: JsonValue = {"text": body.decode(errors="replace")}
+        models = self.catalogue.models()
+        try:
+            document = _json(body)
+            events = list(sender.events(document, models))
+        except EventRefused as error:
+            said = document if isinstance(document, dict) else {"text": str(document)}
+            return [(decide(self.bucket, refused(arrive(self.bucket, str(id), said), error)), None)]
+        return [self._noted(uuid5(id, event.model), event, models) for event in events]
+
+    def _noted(self, id: UUID, event: Event, models: Models) -> tuple[Arrival, Event | None]:
+        arrival = arrive(self.bucket, str(id), event.model_dump(mode="json", exclude_none=True))
+        if arrival.state != "received":
+            return arrival, None  # the same delivery again
+        try:
+            changed_by(event, models)
+        except EventRefused as error:
+            return decide(self.bucket, refused(arrival, error)), None
+        return arrival, event
+
+    async def _announce(self, arrival: Arrival, event: Event) -> None:
+        try:
+            await self.send(UUID(arrival.id), event)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            _log.error("Prefect did not take event %s, which waits for the next reconcile: %s", arrival.id, error)
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise EventRefused(f"the body has more than {LARGEST_BODY // 1024} KiB", code="event-large")
+    return body
+
+
+def _json(body: bytes) -> JsonValue:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise EventRefused(f"the body is not JSON: {error}") from error
+
+
+def _told(arrival: Arrival) -> dict[str, str]:
+    shown = {"event": arrival.id, "state": arrival.state, "code": arrival.code, "message": arrival.reason}
+    return {name: value for name, value in shown.items() if value}
+
+
+def _error(error: EnginehouseError, status: int) -> JSONResponse:
+    return JSONResponse({"code": error.code, "message": error.message, "hint": error.hint}, status)

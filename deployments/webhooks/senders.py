@@ -1,0 +1,180 @@
+"""Who sends webhooks: how each proves that it did, and what its words mean as fine-tuning events.
+
+huggingface   the secret verbatim in `X-Webhook-Secret`. A push to `main` of a model's own repository, which it follows,
+              or of one that its file accepts.
+mlflow        `X-MLflow-Signature`. A new model version; its tags `enginehouse.model`, `enginehouse.source` and
+              `enginehouse.recipe.FIELD` say what MLflow itself cannot.
+generic       `X-Enginehouse-Signature`, of the same scheme. An event as it goes to Prefect.
+
+The signature is `v1,` and the base64 of HMAC-SHA256 over `DELIVERY_ID.TIMESTAMP.BODY`, the first two from headers of
+the same prefix. Source: mlflow/webhooks/delivery.py of MLflow 3, which follows standardwebhooks.com. The Hub signs
+nothing, so its deliveries can be replayed by who has seen one: they name a commit, and come to nothing a second time.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from infra.errors import EventRefused
+from infra.frozen import problems
+from tasks.finetuned.event import Event, read_event, tuned
+from tasks.models.source_uri import HubUri
+from tasks.models.spec import Model
+from tasks.sources.trust import accepted
+
+PATIENCE_SECONDS = 300
+"""How far a signed timestamp may be from now."""
+
+Models = Mapping[str, Model]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One request. Names of headers are in lower case, `received` is in seconds since 1970."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    received: float
+
+
+@dataclass(frozen=True)
+class Sender:
+    """`identify` gives the delivery its id, or raises EventRefused where the secret was not used to send it.
+
+    `events` reads a JSON document; nothing comes of what is not about weights of any model here.
+    """
+
+    identify: Callable[[Delivery, bytes], UUID]
+    events: Callable[[JsonValue, Models], Iterator[Event]]
+
+
+def _by_secret(delivery: Delivery, secret: bytes) -> UUID:
+    given = delivery.headers.get("x-webhook-secret")
+    if given is None:
+        raise EventRefused("there is no X-Webhook-Secret", code="signature-missing")
+    if not hmac.compare_digest(given.encode("latin-1"), secret):
+        raise EventRefused("X-Webhook-Secret is not the secret", code="signature-invalid")
+    return uuid4()
+
+
+def _by_signature(prefix: str) -> Callable[[Delivery, bytes], UUID]:
+    names = [f"{prefix}-{part}" for part in ("Delivery-Id", "Timestamp", "Signature")]
+
+    def identify(delivery: Delivery, secret: bytes) -> UUID:
+        given = [delivery.headers.get(name.lower(), "") for name in names]
+        if missing := [name for name, value in zip(names, given, strict=True) if not value]:
+            raise EventRefused(f"there is no {', '.join(missing)}", code="signature-missing")
+        id, timestamp, signatures = given
+        digest = hmac.digest(secret, f"{id}.{timestamp}.".encode() + delivery.body, "sha256")
+        expected = b"v1," + base64.b64encode(digest)
+        if not any(hmac.compare_digest(each.encode(), expected) for each in signatures.split()):
+            raise EventRefused(f"{names[2]} is not that of this body, id and timestamp", code="signature-invalid")
+        if not re.fullmatch("[0-9]{1,12}", timestamp) or abs(delivery.received - int(timestamp)) > PATIENCE_SECONDS:
+            raise EventRefused(f"{names[1]} is more than {PATIENCE_SECONDS} s from now", code="timestamp-old")
+        return uuid5(NAMESPACE_URL, f"{prefix}:{id}")
+
+    return identify
+
+
+class _Foreign(BaseModel):
+    """A document of others: it may have more fields than are read here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+_Document = TypeVar("_Document", bound=_Foreign)
+
+
+class _HubEvent(_Foreign):
+    action: str
+    scope: str
+
+
+class _HubRepository(_Foreign):
+    type: str
+    name: str
+    head_sha: str | None = Field(default=None, alias="headSha", pattern="^[0-9a-f]{40}$")
+
+
+class _HubReference(_Foreign):
+    ref: str
+
+
+class _HubDocument(_Foreign):
+    """Source: huggingface.co/docs/hub/webhooks, version 3 of the payload."""
+
+    event: _HubEvent
+    repo: _HubRepository
+    updated: tuple[_HubReference, ...] | None = Field(default=None, alias="updatedRefs")
+
+
+def _of_the_hub(document: JsonValue, models: Models) -> Iterator[Event]:
+    said = _read(_HubDocument, document)
+    branches = {"refs/heads/main"} if said.updated is None else {each.ref for each in said.updated}
+    pushed = said.event.action in ("create", "update") and said.event.scope in ("repo", "repo.content")
+    if not pushed or said.repo.type != "model" or said.repo.head_sha is None or "refs/heads/main" not in branches:
+        return
+    source = f"hf://{said.repo.name}@{said.repo.head_sha}"
+    for model in models.values():
+        own = tuned(model)
+        follows = isinstance(own, HubUri) and (own.repository, own.revision) == (said.repo.name, "main")
+        if follows or accepted(model, source):
+            yield Event(model=model.name, source=source, sender="huggingface")
+
+
+class _MlflowVersion(_Foreign):
+    name: str
+    source: str
+    tags: dict[str, str] = Field(default_factory=dict[str, str])
+
+
+class _MlflowDocument(_Foreign):
+    """Source: mlflow/webhooks/delivery.py and types.py."""
+
+    entity: str
+    action: str
+    data: dict[str, Any]
+
+
+def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:
+    delivered = _read(_MlflowDocument, document)
+    if (delivered.entity, delivered.action) != ("model_version", "created"):
+        return
+    version = _read(_MlflowVersion, delivered.data)
+    tags = _below("enginehouse.", version.tags)
+    if "model" not in tags and version.name not in models:
+        return  # a registry has others too
+    said: dict[str, JsonValue] = {"model": tags.get("model", version.name), "sender": "mlflow"}
+    yield read_event({**said, "source": tags.get("source", version.source), "recipe": dict(_below("recipe.", tags))})
+
+
+def _below(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+
+
+def _as_it_is(document: JsonValue, models: Models) -> Iterator[Event]:
+    if not isinstance(document, dict):
+        raise EventRefused("the body is not a JSON object")
+    yield read_event({**document, "sender": "generic"})
+
+
+def _read(form: type[_Document], document: object) -> _Document:
+    try:
+        return form.model_validate(document)
+    except ValidationError as error:
+        raise EventRefused(f"not a document of this sender: {problems(error)}") from error
+
+
+SENDERS: Mapping[str, Sender] = {
+    "huggingface": Sender(_by_secret, _of_the_hub),
+    "mlflow": Sender(_by_signature("X-MLflow"), _of_mlflow),
+    "generic": Sender(_by_signature("X-Enginehouse"), _as_it_is),
+}

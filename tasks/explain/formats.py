@@ -1,0 +1,59 @@
+"""The formats of what lies in the store, for programs that are not Enginehouse. `formats.md` is for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from tasks.finetuned.records import Arrival, Finetuned, Weights
+from tasks.garbage.keep import Pin, Use
+from tasks.store.artifact import Manifest
+from tasks.targets.target import Current, Intent, NodeReport, Result
+from tasks.trtllm.images import ImageReport
+from tasks.watch.record import WatchRecord
+
+
+class IdentityDocument(BaseModel):
+    """What `tasks.store.identity.Identity.of` makes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = Field(alias="schema")
+    step: str
+    version: int
+    inputs: dict[str, str]
+    fields: dict[str, JsonValue]
+
+
+class Lease(BaseModel):
+    """What `tasks.store.lease.held` writes."""
+
+    format_version: int = Field(alias="schema")
+    holder: str | None
+    nonce: str = ""
+    seconds: float | None = None
+
+
+FORMATS: dict[str, type[BaseModel]] = {
+    "manifest": Manifest,
+    "identity": IdentityDocument,
+    "intent": Intent,
+    "result": Result,
+    "current": Current,
+    "node": NodeReport,
+    "lease": Lease,
+    "pin": Pin,
+    "use": Use,
+    "toolchain": ImageReport,
+    "watch": WatchRecord,
+    "event": Arrival,
+    "finetuned": Finetuned,
+    "weights": Weights,
+}
+"""Records by the name that `enginehouse schema` knows."""
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a record as it lies in the store."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FORMATS[name].model_json_schema()}

@@ -1,0 +1,213 @@
+"""Why something was made anew: the identity documents of then and now, walked down field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from pydantic import JsonValue
+
+from infra.errors import UsageError
+from infra.s3.bucket import Bucket
+from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.identity import SCHEMA
+from tasks.store.inventory import identities, manifests, read_manifest
+from tasks.store.record import require_known
+from tasks.targets.references import PublicName, Reference, ReleaseRef
+from tasks.targets.target import Target
+
+_RUNTIME = {
+    "tensorrt_llm": "TensorRT-LLM",
+    "tensorrt": "TensorRT",
+    "cuda": "CUDA",
+    "gpu": "GPU",
+    "architecture": "GPU",
+    "modelopt": "ModelOpt",
+    "xllamacpp": "llama.cpp",
+}
+_SUBJECTS = ("weights", "recipe", "GPU", "serving settings", "serving code")
+"""What is told of every release, in this order; the rest are versions of tools."""
+
+OWN_STEPS = "steps of Enginehouse"
+GROUPS = ("weights", "recipe", "serving settings", OWN_STEPS)
+"""Subjects of many fields; each of the others is one field, or speaks for itself."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field that differs. `old` and `new` are None where the one document does not have it."""
+
+    subject: str
+    field: str
+    old: JsonValue
+    new: JsonValue
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of then beside that of now. `anew` where the identity is another, or the bytes are."""
+
+    kind: str
+    old: ArtifactRef
+    new: ArtifactRef
+    subjects: frozenset[str]
+    changes: tuple[Change, ...]
+    bytes_differ: bool
+
+    @property
+    def anew(self) -> bool:
+        return self.old.identity != self.new.identity or self.bytes_differ
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why `new` is not `old`; `steps` from the repository, or whatever was asked for, down to the snapshot."""
+
+    old: str
+    new: str
+    steps: tuple[Step, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Each difference once, though several steps may have it, tools before everything else."""
+        found = [change for step in self.steps for change in step.changes]
+        once = [change for number, change in enumerate(found) if change not in found[:number]]
+        return tuple(sorted(once, key=lambda change: (change.subject in _SUBJECTS, _place(change.subject))))
+
+    @property
+    def unchanged(self) -> tuple[str, ...]:
+        """Subjects of both documents in which no field differs."""
+        changed = {change.subject for change in self.changes}
+        return tuple(sorted({subject for step in self.steps for subject in step.subjects} - changed, key=_place))
+
+
+def why(bucket: Bucket, reference: Reference, against: Reference | None = None) -> Explanation:
+    """Compare with `against`, or with what came before it: the last release that passed, the last artifact of its kind.
+
+    Raises UsageError, code `nothing-before` where there is nothing, and `manifest-missing`.
+    """
+    new = _release(bucket, reference) if isinstance(reference, PublicName) else reference
+    old = _before(bucket, new) if against is None else against
+    old = _release(bucket, old) if isinstance(old, PublicName) else old
+    steps = _steps(bucket, _artifact(bucket, old), _artifact(bucket, new))
+    return Explanation(str(old), str(new), tuple(steps))
+
+
+def _release(bucket: Bucket, name: PublicName) -> ReleaseRef:
+    public = Target(bucket, name.target).current(name.model)[0].public
+    if public is None:
+        raise UsageError(f"{name} answers with no release", hint=f"name one: {name.model}@N", code="release-missing")
+    return ReleaseRef(name.target, name.model, public)
+
+
+def _artifact(bucket: Bucket, reference: Reference) -> ArtifactRef:
+    if isinstance(reference, ReleaseRef):
+        intent = Target(bucket, reference.target).intent(reference.model, reference.release)
+        return ArtifactRef.parse(intent.repository)
+    assert isinstance(reference, ArtifactRef)
+    return reference
+
+
+def _before(bucket: Bucket, reference: ArtifactRef | ReleaseRef) -> ArtifactRef | ReleaseRef:
+    if isinstance(reference, ReleaseRef):
+        target = Target(bucket, reference.target)
+        for number in reversed([n for n in target.releases(reference.model) if n < reference.release]):
+            result = target.result(reference.model, number)
+            if result is not None and result.state == "passed":
+                return ReleaseRef(reference.target, reference.model, number)
+    else:
+        own = _manifest(bucket, reference)
+        others = manifests(bucket, identities(bucket, reference.kind, reference.model))
+        earlier = [(manifest.created, ref) for ref, manifest in others.items() if manifest.created < own.created]
+        if earlier:
+            return max(earlier, key=lambda found: found[0])[1]
+    raise UsageError(
+        f"nothing came before {reference}: everything was made for the first time",
+        hint="compare with something else: --against",
+        code="nothing-before",
+    )
+
+
+def _manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest:
+    manifest = read_manifest(bucket, ref)
+    if manifest is None:
+        raise UsageError(f"the store has no readable manifest of {ref}", code="manifest-missing")
+    schema = manifest.identity.get("schema")
+    require_known(schema if isinstance(schema, int) else SCHEMA, SCHEMA, "identity document")
+    return manifest
+
+
+def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef, role: str = "") -> Iterator[Step]:
+    old, new = _manifest(bucket, old_ref), _manifest(bucket, new_ref)
+    then, now = dict(_all_fields(old, new, role)), dict(_all_fields(new, old, role))
+    changes = [
+        Change(subject, field, then.get((subject, field)), now.get((subject, field)))
+        for subject, field in {**then, **now}
+        if then.get((subject, field)) != now.get((subject, field))
+    ]
+    yield Step(
+        new_ref.kind,
+        old_ref,
+        new_ref,
+        frozenset(subject for subject, _ in {**then, **now}),
+        tuple(changes),
+        old.digest != new.digest,
+    )
+    for role, reference in new.inputs.items():
+        if role in old.inputs:
+            yield from _steps(bucket, ArtifactRef.parse(old.inputs[role]), ArtifactRef.parse(reference), role)
+
+
+def _all_fields(manifest: Manifest, other: Manifest, role: str) -> Iterator[tuple[tuple[str, str], JsonValue]]:
+    """The fields of its identity, and the inputs that `other` has none of: an adapter. `role` is the artifact's own."""
+    for (subject, field), value in _fields(manifest.identity):
+        yield (subject, f"adapter.{field}" if (subject, role) == ("weights", "adapter") else field), value
+    for input, reference in manifest.inputs.items():
+        if input not in other.inputs:
+            yield ("weights", input), reference
+
+
+def _fields(document: Mapping[str, JsonValue]) -> Iterator[tuple[tuple[str, str], JsonValue]]:
+    """The leaves of an identity document but for its inputs, each under the subject that people call it by."""
+    step = str(document.get("step"))
+    yield (OWN_STEPS, step), document.get("version")
+    fields = document.get("fields")
+    for name, value in _mapping(fields).items():
+        match name:
+            case "source":
+                yield from ((("weights", path), leaf) for path, leaf in _leaves(_pin(value)))
+            case "runtime":
+                for tool, version in _mapping(value).items():
+                    yield (_RUNTIME.get(tool, tool), tool), version
+            case "serving":
+                yield from ((("serving settings", path), leaf) for path, leaf in _leaves(value))
+            case "code":
+                yield ("serving code", ""), value
+            case _:
+                yield from ((("recipe", path), leaf) for path, leaf in _leaves(value, name))
+
+
+def _pin(value: JsonValue) -> JsonValue:
+    """A source's pin with its files by path, so that a changed one is told by its name."""
+    pin = dict(_mapping(value))
+    files = pin.pop("files", None)
+    if isinstance(files, list):
+        pin["files"] = {str(_mapping(file).get("path")): _mapping(file).get("digest") for file in files}
+    return pin
+
+
+def _leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}" if path else name)
+    else:
+        yield path, value
+
+
+def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+    return value if isinstance(value, dict) else cast(dict[str, JsonValue], {})
+
+
+def _place(subject: str) -> tuple[int, str]:
+    return (_SUBJECTS.index(subject) if subject in _SUBJECTS else len(_SUBJECTS), subject)

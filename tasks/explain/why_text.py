@@ -1,0 +1,89 @@
+"""An explanation in words, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import JsonValue
+
+from tasks.explain.why import GROUPS, OWN_STEPS, Change, Explanation
+
+_DIGEST = re.compile(r"(sha256:|git-blob-sha1:|etag:|wheel-sha256:)?([0-9a-f]{12})[0-9a-f]{20,}")
+_TOLD = 4
+"""Fields of one subject that the summary names; all of them are told below it."""
+
+
+def summary(found: Explanation) -> str:
+    """One sentence: what changed and into what, and what did not."""
+    changes: dict[str, list[Change]] = {}
+    for change in found.changes:
+        changes.setdefault(change.subject, []).append(change)
+    told = [_subject(name, part) for name, part in changes.items()]
+    if unchanged := [name for name in found.unchanged if name != OWN_STEPS]:
+        told.append(f"{_listed(unchanged)} unchanged")
+    if not changes and any(step.bytes_differ for step in found.steps):
+        told.append("made anew all the same, and the bytes came out different")
+    return "; ".join(told)
+
+
+def _subject(name: str, changes: list[Change]) -> str:
+    if len(changes) > _TOLD:
+        return f"{name}: {len(changes)} fields changed"
+    words = ", ".join(f"{change.field} {_change(change)}".strip() for change in changes)
+    # A tool is one field, called as itself.
+    return f"{name} {_change(changes[0])}" if len(changes) == 1 and name not in GROUPS else f"{name}: {words}"
+
+
+def _change(change: Change) -> str:
+    return f"{_value(change.old)} → {_value(change.new)}"
+
+
+def _value(value: JsonValue) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return _DIGEST.sub(r"\1\2…", text)
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def lines(found: Explanation) -> Iterator[str]:
+    """The summary, then each step from the top with its fields."""
+    yield summary(found)
+    yield ""
+    yield f"{found.old} → {found.new}"
+    for step in found.steps:
+        if step.old.identity == step.new.identity:
+            words = "the same, made anew with other bytes" if step.bytes_differ else "the same"
+            yield f"  {step.kind:10} {step.new.identity[:12]}  {words}"
+            continue
+        reason = "" if step.changes else "  because of what it is made from"
+        yield f"  {step.kind:10} {step.old.identity[:12]} → {step.new.identity[:12]}{reason}"
+        for change in step.changes:
+            yield f"    {change.subject} {change.field}: {_change(change)}"
+
+
+def document(found: Explanation) -> dict[str, Any]:
+    """The explanation as `--json` prints it."""
+    return {
+        "summary": summary(found),
+        "old": found.old,
+        "new": found.new,
+        "unchanged": list(found.unchanged),
+        "steps": [
+            {
+                "kind": step.kind,
+                "old": str(step.old),
+                "new": str(step.new),
+                "made_anew": step.anew,
+                "changes": [asdict(change) for change in step.changes],
+            }
+            for step in found.steps
+        ],
+    }

@@ -1,0 +1,43 @@
+"""Which models' weights have moved on the hub without anybody having said so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from infra.errors import SourceError, SourceUnavailable
+from infra.s3.bucket import Bucket
+from tasks.models.source_uri import HubUri, parse
+from tasks.models.spec import Model
+from tasks.sources import NO_ACCESS, Access
+from tasks.steps.fetch import snapshot_identity
+from tasks.steps.resolve import resolve_weights
+from tasks.store.artifact import ArtifactRef
+from tasks.targets.target import Target
+
+
+def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -> dict[str, str]:
+    """Released models whose file follows a branch, with the branch, where it was never built as it is now.
+
+    A branch that goes back to a commit that was built before is left to people.
+    """
+    found: dict[str, str] = {}
+    for model in models:
+        own = [parse(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
+        branches = [uri.revision for uri in own if isinstance(uri, HubUri) and not uri.is_commit]
+        if branches and _is_released(bucket, model):
+            try:
+                weights = resolve_weights(model, access)
+            except (SourceError, SourceUnavailable):
+                continue  # its next rebuild tells why
+            if not all(_was_fetched(bucket, model, snapshot_identity(resolved).digest) for resolved in weights):
+                found[model.name] = " or ".join(branches)
+    return found
+
+
+def _was_fetched(bucket: Bucket, model: Model, identity: str) -> bool:
+    """Manifests outlive their files."""
+    return bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is not None
+
+
+def _is_released(bucket: Bucket, model: Model) -> bool:
+    return any(Target(bucket, name).current(model.name)[0].public is not None for name in model.targets)

@@ -1,0 +1,210 @@
+"""Garbage collection: what may go and why, and letting it go beside running builds.
+
+A manifest outlives its files: it is first marked `collected`, on the condition that nobody replaced it, and only then
+do the files go. Whoever looks for the artifact from then on makes it anew. Whoever looked before has written down that
+it uses it (`keep.note_use`, an intent, a wanted state), and is looked for once more between marking and deleting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from infra.errors import PreconditionFailed
+from infra.s3.bucket import Bucket, Entry, UnfinishedUpload
+from tasks.garbage.reach import RUNNING_SECONDS, Reached, reached
+from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import Stored, everything, in_parallel, manifests, read_manifest
+from tasks.store.lease import held
+
+GRACE_DAYS = 7.0
+LEASE_SECONDS = 86400.0
+"""A lease that nobody renewed for a day has no holder: leases last seconds. By the store's clock."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Objects that may go together; `size` in bytes.
+
+    `artifact` where they are all its files, and its manifest is marked first; `attempt` where they are of one that does
+    not count.
+    """
+
+    name: str
+    why: str
+    keys: tuple[str, ...]
+    size: int
+    artifact: ArtifactRef | None = None
+    attempt: tuple[ArtifactRef, str] | None = None
+
+
+@dataclass
+class Survey:
+    """What may go, and why the rest stays. `kept` holds artifacts whose files are in the store."""
+
+    grace_seconds: float
+    garbage: list[Garbage] = field(default_factory=list[Garbage])
+    uploads: list[UnfinishedUpload] = field(default_factory=list[UnfinishedUpload])
+    kept: dict[ArtifactRef, str] = field(default_factory=dict[ArtifactRef, str])
+    restored: list[ArtifactRef] = field(default_factory=list[ArtifactRef])
+    """Wanted artifacts that a collection was killed over after it had marked them: their files are still there."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that would be freed, but for those of unfinished uploads, which no listing tells."""
+        return sum(item.size for item in self.garbage)
+
+    def document(self) -> dict[str, Any]:
+        """The survey as `--json` prints it."""
+        return {
+            "bytes": self.size,
+            "garbage": [
+                {"name": item.name, "why": item.why, "objects": len(item.keys), "bytes": item.size}
+                for item in self.garbage
+            ],
+            "uploads": [{"key": upload.key, "seconds": round(upload.age)} for upload in self.uploads],
+            "kept": {str(ref): why for ref, why in self.kept.items()},
+        }
+
+
+def survey_lines(found: Survey) -> Iterator[str]:
+    """The survey for people: what may go, and how much stays why."""
+    for item in found.garbage:
+        yield f"{item.size:16,}  {item.name}  {item.why}"
+    for upload in found.uploads:
+        yield f"{'unknown':>16}  {upload.key}  an upload that nobody has completed for {upload.age / 86400:.1f} days"
+    reasons = Counter("a release or a pin needs it" if "release " in why else why for why in found.kept.values())
+    for why, count in reasons.most_common():
+        yield f"kept: {count} artifacts, {why}"
+    yield f"{found.size:,} bytes in {sum(len(item.keys) for item in found.garbage)} objects may go"
+
+
+def survey(bucket: Bucket, grace_seconds: float) -> Survey:
+    """Look at everything and change nothing. Raises StoreError, and ArtifactDamaged where a live release is unclear."""
+    stored = everything(bucket)
+    wanted = reached(bucket, grace_seconds)
+    found = Survey(grace_seconds)
+    for item in stored:
+        found.garbage += [
+            _single(entry, "the manifest of a damaged artifact that was replaced")
+            for entry in item.damaged
+            if entry.age >= grace_seconds
+        ]
+        if item.manifest is None or not item.attempts:
+            continue
+        if why := _why_kept(item, item.manifest, wanted, grace_seconds):
+            found.kept[item.ref] = why
+        else:
+            keys = [entry for files in item.attempts.values() for entry in files]
+            found.garbage.append(_together(str(item.ref), "nothing uses it", keys, artifact=item.ref))
+    _look_at_attempts(bucket, stored, wanted, found)
+    found.garbage += [
+        _single(entry, "nobody has renewed this lease for a day")
+        for entry in bucket.list("leases/")
+        if entry.age >= LEASE_SECONDS
+    ]
+    found.garbage += [_single(entry, "the run that used these artifacts is over") for entry in wanted.unused]
+    found.uploads = [
+        upload
+        for upload in bucket.unfinished_uploads("artifacts/")
+        if upload.age >= max(grace_seconds, RUNNING_SECONDS) and upload.key.split("/")[3] not in wanted.leased
+    ]
+    return found
+
+
+def _why_kept(item: Stored, manifest: Entry, wanted: Reached, grace_seconds: float) -> str:
+    if item.ref in wanted.reasons:
+        return wanted.reasons[item.ref]
+    if item.ref.identity in wanted.leased:
+        return "a run is making it"
+    return "younger than the grace time" if manifest.age < grace_seconds else ""
+
+
+def _look_at_attempts(bucket: Bucket, stored: list[Stored], wanted: Reached, found: Survey) -> None:
+    """Find attempts that lost, or were never committed, and wanted artifacts that are marked and whole."""
+    torn = [item for item in stored if item.attempts and item.manifest is None]
+    unclear = [
+        item for item in stored if item.ref in found.kept and (len(item.attempts) > 1 or item.ref in wanted.reasons)
+    ]
+    known = manifests(bucket, [item.ref for item in unclear])
+    for item in [*torn, *unclear]:
+        manifest = known.get(item.ref)
+        committed = None if manifest is None else manifest.attempt
+        if manifest is None and item.manifest is not None:
+            continue  # damaged: its rebuild tells which attempt counts
+        if manifest is not None and manifest.state == "collected" and committed in item.attempts:
+            found.restored.append(item.ref)
+        if item.ref.identity in wanted.leased:
+            continue
+        for attempt, files in item.attempts.items():
+            # The newest file tells when its writer was last at work.
+            quiet = min(file.age for file in files)
+            if attempt != committed and quiet >= max(found.grace_seconds, RUNNING_SECONDS):
+                why = "an attempt that was never committed"
+                found.garbage.append(_together(f"{item.ref}/{attempt}", why, files, attempt=(item.ref, attempt)))
+
+
+def _together(
+    name: str,
+    why: str,
+    entries: list[Entry],
+    *,
+    artifact: ArtifactRef | None = None,
+    attempt: tuple[ArtifactRef, str] | None = None,
+) -> Garbage:
+    keys, size = tuple(entry.key for entry in entries), sum(entry.size for entry in entries)
+    return Garbage(name, why, keys, size, artifact, attempt)
+
+
+def _single(entry: Entry, why: str) -> Garbage:
+    return Garbage(entry.key, why, (entry.key,), entry.size)
+
+
+def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) -> list[Garbage]:
+    """Let go what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
+
+    One at a time does this in a store, under a lease.
+    """
+    with held(bucket, "collect-garbage", holder, lease_seconds):
+        in_parallel(lambda ref: _set_state(bucket, ref, "present"), found.restored)
+        artifacts = [item.artifact for item in found.garbage if item.artifact is not None]
+        marked = dict(
+            zip(artifacts, in_parallel(lambda ref: _set_state(bucket, ref, "collected"), artifacts), strict=True)
+        )
+        wanted = reached(bucket, found.grace_seconds)
+        again = [ref for ref in artifacts if ref in wanted.reasons or ref.identity in wanted.leased]
+        in_parallel(lambda ref: _set_state(bucket, ref, "present"), again)
+        marked.update(dict.fromkeys(again, False))
+        may_go = in_parallel(lambda item: _may_go(bucket, item, marked), found.garbage)
+        decided = list(zip(found.garbage, may_go, strict=True))
+        in_parallel(bucket.delete, [key for item, going in decided if going for key in item.keys])
+        in_parallel(bucket.give_up, found.uploads)
+    return [item for item, going in decided if not going]
+
+
+def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[ArtifactRef, bool]) -> bool:
+    if item.artifact is not None:
+        return marked[item.artifact]
+    if item.attempt is None:
+        return True
+    ref, attempt = item.attempt
+    manifest = read_manifest(bucket, ref)
+    return manifest is None or manifest.attempt != attempt
+
+
+def _set_state(bucket: Bucket, ref: ArtifactRef, state: Literal["present", "collected"]) -> bool:
+    """Whether the manifest now says `state`: not where somebody replaced it meanwhile, or nobody can read it."""
+    key = ref.folder + "manifest.json"
+    record = bucket.get(key)
+    if record is None:
+        return False
+    try:
+        # As a document, so that fields of later code stay.
+        document = {**json.loads(record.body), "state": state}
+        bucket.replace(key, json.dumps(document, indent=1, ensure_ascii=False).encode(), record.etag)
+    except (ValueError, TypeError, PreconditionFailed):
+        return False
+    return True

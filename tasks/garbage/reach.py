@@ -1,0 +1,126 @@
+"""What must stay in the store: everything that a live, previous, candidate, young, pinned or running thing reaches.
+
+An engine reaches neither its checkpoint nor its snapshot: it runs without them, and its manifest still tells of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from infra.errors import ArtifactDamaged
+from infra.s3.bucket import Bucket, Entry
+from tasks.garbage.keep import PINS, USES, Use
+from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.inventory import in_parallel
+from tasks.store.lease import holder_of
+from tasks.targets.references import ReleaseRef
+from tasks.targets.target import Target, released_models, targets
+
+RUNNING_SECONDS = 3600.0
+"""However short the grace time: what a run wrote this recently may still be in the making. By the store's clock."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Why each artifact stays, and the identities that a run holds the lease of."""
+
+    reasons: dict[ArtifactRef, str]
+    leased: frozenset[str]
+    unused: tuple[Entry, ...]
+    """Use records that count no more."""
+
+
+def reached(bucket: Bucket, grace_seconds: float) -> Reached:
+    """Everything that is wanted now.
+
+    Raises ArtifactDamaged where a wanted repository does not say which engine it needs, and FormatNewer.
+    """
+    leased = _leased(bucket)
+    reasons: dict[ArtifactRef, str] = {}
+    releases: dict[ReleaseRef, str] = {}
+    for entry in bucket.list(PINS):
+        parts = entry.key.removeprefix(PINS).removesuffix(".json").split("/")
+        if parts[0] == "releases":
+            releases.setdefault(ReleaseRef(parts[1], parts[2], int(parts[3])), "is pinned")
+        else:
+            reasons[ArtifactRef.parse("/".join(parts))] = "pinned"
+    for target in targets(bucket):
+        _wanted_releases(target, grace_seconds, releases)
+
+    def repository(release: ReleaseRef) -> ArtifactRef:
+        intent = Target(bucket, release.target).intent(release.model, release.release)
+        return ArtifactRef.parse(intent.repository)
+
+    for ref, (release, why) in zip(in_parallel(repository, releases), releases.items(), strict=True):
+        reasons.setdefault(ref, f"release {release} {why}")
+    unused = _uses(bucket, grace_seconds, leased, reasons)
+    repositories = [ref for ref in reasons if ref.kind == "repository"]
+    for ref, inputs in zip(repositories, in_parallel(lambda ref: _inputs(bucket, ref), repositories), strict=True):
+        for engine in inputs:
+            reasons.setdefault(engine, f"{reasons[ref]}, and needs it")
+    return Reached(reasons, leased, unused)
+
+
+def _leased(bucket: Bucket) -> frozenset[str]:
+    """Identities with a holder who renewed lately: nobody's leases are nearly as long as RUNNING_SECONDS."""
+    recent = [entry.key for entry in bucket.list("leases/") if entry.age < RUNNING_SECONDS]
+    leased: set[str] = set()
+    for key, record in zip(recent, in_parallel(bucket.get, recent), strict=True):
+        if record is None:
+            continue
+        if holder_of(record.body) is not None:
+            leased.add(key.removeprefix("leases/").removesuffix(".json"))
+    return frozenset(leased)
+
+
+def _wanted_releases(target: Target, grace_seconds: float, found: dict[ReleaseRef, str]) -> None:
+    for model in released_models(target):
+        current, _ = target.current(model)
+        for number, why in (
+            (current.public, "is live"),
+            (current.previous, "is the previous one"),
+            *((candidate, "is a candidate") for candidate in current.candidates),
+        ):
+            if number is not None:
+                found[ReleaseRef(target.name, model, number)] = why
+        for number, age in target.ages(model).items():
+            if age < grace_seconds:
+                found.setdefault(ReleaseRef(target.name, model, number), "is younger than the grace time")
+    for node in target.nodes():
+        for model, report in node.models.items():
+            for number in report.releases:
+                found.setdefault(ReleaseRef(target.name, model, number), f"is loaded on node '{node.node}'")
+
+
+def _uses(
+    bucket: Bucket, grace_seconds: float, leased: frozenset[str], reasons: dict[ArtifactRef, str]
+) -> tuple[Entry, ...]:
+    """Add what runs use to `reasons`; returns the records that count no more."""
+    entries = list(bucket.list(USES))
+    unused: list[Entry] = []
+    for entry, record in zip(entries, in_parallel(lambda entry: bucket.get(entry.key), entries), strict=True):
+        if record is None:
+            continue
+        refs = [ArtifactRef.parse(reference) for reference in Use.model_validate_json(record.body).references]
+        recent = entry.age < max(grace_seconds, RUNNING_SECONDS)
+        if not recent and leased.isdisjoint(ref.identity for ref in refs):
+            unused.append(entry)
+            continue
+        for ref in refs:
+            reasons.setdefault(ref, "a run uses it, or did within the grace time")
+    return tuple(unused)
+
+
+def _inputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:
+    record = bucket.get(ref.folder + "manifest.json")
+    if record is None:
+        return []  # a run that has yet to make it
+    try:
+        return [ArtifactRef.parse(text) for text in Manifest.model_validate_json(record.body).inputs.values()]
+    except ValidationError as error:
+        raise ArtifactDamaged(
+            f"the manifest of {ref} cannot be read, so nobody knows which engine it needs; nothing was collected",
+            hint="run its rebuild again: it is then made anew",
+        ) from error

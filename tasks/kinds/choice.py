@@ -1,0 +1,23 @@
+"""Which kind a model is of."""
+
+from __future__ import annotations
+
+from tasks.kinds.protocol import EngineKind
+from tasks.models.spec import Model
+
+
+def engine_kind(model: Model) -> EngineKind:
+    """The module of the model's kind."""
+    match model.recipe.kind:
+        case "llamacpp":
+            from tasks.kinds.llamacpp import LlamaCpp
+
+            return LlamaCpp()
+        case "trt-engine":
+            from tasks.kinds.trt_engine import TrtEngine
+
+            return TrtEngine()
+        case "llmapi":
+            from tasks.kinds.llmapi import LlmApi
+
+            return LlmApi()

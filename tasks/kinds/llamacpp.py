@@ -1,0 +1,168 @@
+"""Kind `llamacpp`: GGUF in, a 16-bit checkpoint, quantized to the recipe's type, served by llama.cpp on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from infra.errors import SettingsError, StepFailed
+from tasks.kinds.build_machine import BuildMachine
+from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.serving_mode import ServingMode
+from tasks.models.recipe import LlamaCppRecipe
+from tasks.models.spec import Model
+from tasks.store.artifact import Manifest
+from tasks.store.identity import Identity
+from tasks.store.progress import Peak, Reporter
+from tasks.targets.target import Machine
+
+MODEL_FILE = "model.gguf"
+
+_CONVERT_VERSION = 1
+_BUILD_VERSION = 1
+
+# Compute buffers of llama.cpp beside weights and KV cache: 110 to 180 MB measured for batches of 512 tokens
+# on SmolLM2-135M; they grow with the vocabulary, not with the weights.
+_WORKSPACE_BYTES = 256 << 20
+
+
+def _recipe(model: Model) -> LlamaCppRecipe:
+    assert isinstance(model.recipe, LlamaCppRecipe)
+    return model.recipe
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        raise SettingsError(
+            f"kind llamacpp needs the package {distribution}", hint="pip install -e '.[llamacpp]'"
+        ) from None
+
+
+class LlamaCpp:
+    def pool(self, model: Model) -> str:
+        return "build-cpu"
+
+    def build_machine(self, model: Model) -> BuildMachine:
+        return BuildMachine()
+
+    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+        return ()
+
+    def require_worker(self, model: Model) -> None:
+        _installed("gguf")
+
+    def serving_mode(self, model: Model) -> ServingMode:
+        return ServingMode("single", "on the CPU")
+
+    def gpus(self, model: Model) -> tuple[int, ...]:
+        return ()
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        return []
+
+    def runtime(self, model: Model) -> Mapping[str, str]:
+        return {"gguf": _installed("gguf"), "architecture": "cpu"}
+
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
+        return Identity.of(
+            "convert",
+            _CONVERT_VERSION,
+            inputs=inputs,
+            fields={
+                "kind": "llamacpp",
+                "dtype": _recipe(model).dtype,
+                "runtime": {"gguf": _installed("gguf")},
+            },
+        )
+
+    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
+        return Identity.of(
+            "build",
+            _BUILD_VERSION,
+            inputs={"checkpoint": checkpoint},
+            fields={
+                "kind": "llamacpp",
+                "quantization": _recipe(model).quantization,
+                "runtime": dict(self.runtime(model)),
+            },
+        )
+
+    def repository_identity(self, model: Model, engine: Identity) -> Identity:
+        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
+
+        return Identity.of(
+            "assemble",
+            REPOSITORY_VERSION,
+            inputs={"engine": engine},
+            fields={
+                "serving": model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
+                "code": f"sha256:{serving_code_digest()}",
+                "runtime": {"xllamacpp": _installed("xllamacpp")},
+            },
+        )
+
+    def kept(self, model: Model) -> Mapping[str, str]:
+        return {}
+
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
+        from tasks.gguf.stream import dequantize
+        from tasks.lora.gguf_merge import merge_gguf
+
+        found = sorted(snapshot.rglob("*.gguf"))
+        if len(found) != 1:
+            raise StepFailed(
+                f"kind llamacpp takes exactly one GGUF file, and the snapshot holds {len(found)}",
+                hint="narrow it with `source.include`",
+                code="snapshot-unfit",
+            )
+        dequantize(found[0], output / MODEL_FILE, _recipe(model).dtype, reporter.progress)
+        if adapter is not None:
+            merge_gguf(output / MODEL_FILE, adapter)
+        return Peak()
+
+    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        from tasks.gguf.limits import model_limits
+        from tasks.gguf.stream import quantize
+
+        limits = model_limits(checkpoint / MODEL_FILE)
+        if model.serving.context_tokens > limits.context_length:
+            raise StepFailed(
+                f"serving.context_tokens is {model.serving.context_tokens}, and the model was trained for "
+                f"{limits.context_length}",
+                hint="lower serving.context_tokens in the model's file",
+                code="context-too-long",
+            )
+        quantize(checkpoint / MODEL_FILE, output / MODEL_FILE, _recipe(model).quantization, reporter.progress)
+        (output / LIMITS_FILE).write_text(json.dumps(asdict(limits), indent=1, sort_keys=True))
+        return Peak()
+
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+        from tasks.serving.settings import Sampling, ServingSettings
+        from tasks.triton.config import ENGINE_FOLDER
+        from tasks.triton.repository import write_release
+
+        serving = model.serving
+        write_release(
+            output,
+            ServingSettings(
+                engine="llamacpp",
+                engine_path=f"{ENGINE_FOLDER}/{MODEL_FILE}",
+                slots=serving.slots,
+                context_tokens=serving.context_tokens,
+                chat_template=serving.chat_template,
+                request_timeout_s=serving.request_timeout_s,
+                sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+            ),
+        )
+
+    def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
+        per_token = int(json.loads(limits)["cache_bytes_per_token"])
+        serving = model.serving
+        return engine_bytes + serving.slots * serving.context_tokens * per_token + _WORKSPACE_BYTES

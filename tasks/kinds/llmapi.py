@@ -1,0 +1,164 @@
+"""Kind `llmapi`: a checkpoint in Hugging Face form, quantized by ModelOpt where asked for, and the LLM's arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.tensorrt_llm import TensorRtLlmKind
+from tasks.lora.merge import merged
+from tasks.models.spec import Model
+from tasks.store.artifact import Manifest
+from tasks.store.identity import Identity
+from tasks.store.progress import Peak, Reporter
+from tasks.targets.target import Machine
+from tasks.trtllm import commands
+from tasks.trtllm.check import require_weights
+from tasks.trtllm.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.fits import differences
+from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
+from tasks.trtllm.recipe import LlmApiRecipe
+from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.tool import described, run_tool, toolchain_for
+
+ARGUMENTS_FILE = "llm_args.json"
+"""The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
+
+_CONVERT_VERSION = 1
+_BUILD_VERSION = 2
+
+
+def _recipe(model: Model) -> LlmApiRecipe:
+    assert isinstance(model.recipe, LlmApiRecipe)
+    return model.recipe
+
+
+class LlmApi(TensorRtLlmKind):
+    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+        recipe = _recipe(model)
+        if recipe.quantization == "none":
+            return ()
+        return (commands.modelopt_command(recipe, "model", "checkpoint").argv,)
+
+    def require_worker(self, model: Model) -> None:
+        if _recipe(model).quantization != "none":  # else nothing of the toolchain is used
+            toolchain_for(_recipe(model).runtime)
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        recipe = _recipe(model)
+        # Nothing was built: what counts is what the recipe's rules were checked for. Every product of it will do.
+        needed = {"tensorrt_llm": recipe.runtime.tensorrt_llm, "architecture": recipe.runtime.arch}
+        return differences(needed, machine, self.gpus(model), portable=True)
+
+    def runtime(self, model: Model) -> Mapping[str, str]:
+        if _recipe(model).quantization == "none":
+            return {}
+        return described(toolchain_for(_recipe(model).runtime)[1])
+
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
+        recipe = _recipe(model)
+        fields: dict[str, JsonValue] = {"kind": "llmapi", "quantization": recipe.quantization}
+        if recipe.quantization != "none":
+            fields |= {
+                "dtype": recipe.dtype,
+                "kv_cache_dtype": recipe.kv_cache_dtype,
+                "calibration": recipe.calibration.model_dump(mode="json"),
+                "awq_block_size": recipe.awq_block_size,
+                "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
+            }
+        return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields=fields)
+
+    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
+        recipe = _recipe(model)
+        return Identity.of(
+            "build",
+            _BUILD_VERSION,
+            inputs={"checkpoint": checkpoint},
+            fields={
+                "kind": "llmapi",
+                "arguments": llm_arguments(recipe),
+                "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
+            },
+        )
+
+    def kept(self, model: Model) -> Mapping[str, str]:
+        return {}
+
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
+        recipe = _recipe(model)
+        if adapter is not None:
+            snapshot = merged(snapshot, adapter, scratch / "merged")
+        if recipe.quantization == "none":
+            _link_all(snapshot, output)
+            require_weights(output)
+            return Peak()
+        place, _ = toolchain_for(recipe.runtime)
+        command = commands.modelopt_command(recipe, str(snapshot), str(output))
+        local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []
+        peak, _ = run_tool(
+            place, command, inputs=[snapshot, *local], outputs=[output], folder=scratch, reporter=reporter
+        )
+        require_weights(output)
+        return peak
+
+    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        _link_all(checkpoint, output)
+        arguments = llm_arguments(_recipe(model))
+        (output / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=1, sort_keys=True))
+        (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, _recipe(model)).to_json())
+        return Peak()
+
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+        from tasks.kinds.engine_release import cache_tokens
+        from tasks.serving.settings import Sampling, ServingSettings
+        from tasks.triton.config import ENGINE_FOLDER
+        from tasks.triton.repository import write_release
+
+        recipe, serving, known = _recipe(model), model.serving, EngineLimits.from_json(limits)
+        parameters = serving.tensorrt_llm or TensorRtServing()
+        context_tokens = min(serving.context_tokens, known.max_seq_len)
+        arguments = release_arguments(
+            recipe,
+            parameters,
+            max_batch_size=min(serving.slots, known.max_batch_size),
+            max_seq_len=context_tokens,
+            kv_cache_tokens=cache_tokens(model, known),
+        )
+        chunked = bool(arguments.get("enable_chunked_prefill"))
+        write_release(
+            output,
+            ServingSettings(
+                engine="llmapi",
+                engine_path=ENGINE_FOLDER,
+                slots=serving.slots,
+                context_tokens=context_tokens,
+                chat_template=serving.chat_template,
+                request_timeout_s=serving.request_timeout_s,
+                tensorrt_llm=recipe.runtime.tensorrt_llm,
+                # A prompt goes through the model at once, unless in chunks.
+                max_input_tokens=known.max_input_len if chunked else min(known.max_input_len, recipe.max_num_tokens),
+                max_beam_width=parameters.max_beam_width,
+                guided_decoding="guided_decoding_backend" in arguments,
+                llm_arguments=arguments,
+                sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+            ),
+            engine_in_place=True,
+        )
+
+
+def _link_all(source: Path, target: Path) -> None:
+    """The same files, for no disk space: both lie in one workspace, and nobody writes to them."""
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir()
+        else:
+            os.link(path, place)

@@ -1,0 +1,185 @@
+"""Kind `trt-engine`: a checkpoint by convert_checkpoint.py or quantize.py, an engine by trtllm-build, up to 1.2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from infra.errors import StepFailed
+from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.tensorrt_llm import TensorRtLlmKind
+from tasks.lora.merge import merged
+from tasks.models.spec import Model
+from tasks.store.artifact import Manifest
+from tasks.store.identity import Identity
+from tasks.store.progress import Peak, Reporter
+from tasks.targets.target import Machine
+from tasks.trtllm import commands
+from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.failures import known_failure
+from tasks.trtllm.fits import differences
+from tasks.trtllm.limits import EngineLimits, engine_limits
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.tool import described, run_tool, toolchain_for
+
+_CONVERT_VERSION = 1
+_BUILD_VERSION = 2
+
+# What convert_checkpoint.py or quantize.py hears of a recipe; everything else is trtllm-build's.
+_CHECKPOINT_FIELDS = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "tp_size",
+    "pp_size",
+    "cp_size",
+    "moe_tp_size",
+    "moe_ep_size",
+)
+_ENGINE_FIELDS = (
+    "max_batch_size",
+    "max_seq_len",
+    "max_input_len",
+    "max_num_tokens",
+    "max_beam_width",
+    "kv_cache_type",
+    "tokens_per_block",
+    "paged_context_fmha",
+    "fused_mlp",
+    "fast_build",
+    "plugins",
+    "lora",
+    "speculation",
+)
+
+
+def _recipe(model: Model) -> TrtEngineRecipe:
+    assert isinstance(model.recipe, TrtEngineRecipe)
+    return model.recipe
+
+
+class TrtEngine(TensorRtLlmKind):
+    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+        recipe, prompt = _recipe(model), model.prompts[0]
+        return (
+            commands.checkpoint_command(recipe, "model", "checkpoint").argv,
+            commands.build_command(recipe, "checkpoint", "engine").argv,
+            commands.check_command(recipe, "engine", f"engine/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
+        )
+
+    def require_worker(self, model: Model) -> None:
+        toolchain_for(_recipe(model).runtime)
+
+    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+        recipe = _recipe(model)
+        return differences(engine.producer.runtime, machine, self.gpus(model), portable=recipe.portable)
+
+    def runtime(self, model: Model) -> Mapping[str, str]:
+        return described(toolchain_for(_recipe(model).runtime)[1])
+
+    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
+        recipe = _recipe(model)
+        fields = _fields(recipe, _CHECKPOINT_FIELDS)
+        calibrated = commands.is_quantized_by_calibration(recipe)
+        if calibrated or recipe.kv_cache_dtype == "int8":
+            fields["calibration"] = recipe.calibration.model_dump(mode="json")
+        if recipe.quantization in ("int4_awq", "w4a8_awq"):
+            fields["awq_block_size"] = recipe.awq_block_size
+        extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
+        return Identity.of(
+            "convert",
+            _CONVERT_VERSION,
+            inputs=inputs,
+            fields={
+                "kind": "trt-engine",
+                **fields,
+                "extra_args": list(extra),
+                "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
+            },
+        )
+
+    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
+        recipe = _recipe(model)
+        runtime: dict[str, JsonValue] = {
+            "tensorrt_llm": recipe.runtime.tensorrt_llm,
+            "tensorrt": recipe.runtime.planned_tensorrt,
+            "architecture": recipe.runtime.arch,
+        }
+        if not recipe.portable:
+            # TensorRT measures kernels on the very product; on others of the architecture a plan runs, but slower.
+            runtime["gpu"] = recipe.runtime.gpu
+        return Identity.of(
+            "build",
+            _BUILD_VERSION,
+            inputs={"checkpoint": checkpoint},
+            fields={
+                "kind": "trt-engine",
+                **_fields(recipe, _ENGINE_FIELDS),
+                "extra_args": list(recipe.extra_args.build),
+                "runtime": runtime,
+            },
+        )
+
+    def kept(self, model: Model) -> Mapping[str, str]:
+        runtime = _recipe(model).runtime
+        product = re.sub(r"[^a-z0-9]+", "-", runtime.gpu.lower())
+        return {commands.TIMING_CACHE: f"timing-caches/{runtime.planned_tensorrt}/{product}.cache"}
+
+    def convert(
+        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
+    ) -> Peak:
+        recipe = _recipe(model)
+        if adapter is not None:
+            snapshot = merged(snapshot, adapter, scratch / "merged")
+        place, _ = toolchain_for(recipe.runtime)
+        command = commands.checkpoint_command(recipe, str(snapshot), str(output))
+        local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []
+        peak, _ = run_tool(
+            place, command, inputs=[snapshot, *local], outputs=[output], folder=scratch, reporter=reporter
+        )
+        check_checkpoint(recipe, output)
+        copy_tokenizer(snapshot, output)
+        return peak
+
+    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        recipe, prompt = _recipe(model), model.prompts[0]
+        place, _ = toolchain_for(recipe.runtime)
+        command = commands.build_command(recipe, str(checkpoint), str(output))
+        peak, said = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
+        try:
+            check_engine(recipe, output)
+        except StepFailed as error:
+            # 0.10 and 0.11 end well although the GPU's memory ran out and there is no engine.
+            if (known := known_failure(command.tool, said)) is not None:
+                raise known from error
+            raise
+        copy_tokenizer(checkpoint / TOKENIZER, output)
+        (output / LIMITS_FILE).write_text(engine_limits(output).to_json())
+        command = commands.check_command(recipe, str(output), str(output / TOKENIZER), prompt.text, prompt.max_tokens)
+        asked, said = run_tool(place, command, inputs=[output], outputs=[], folder=scratch, reporter=reporter)
+        _require_answer(said)
+        return peak | asked
+
+    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+        from tasks.kinds.engine_release import write_engine_release
+
+        write_engine_release(output, model, EngineLimits.from_json(limits))
+
+
+def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:
+    document: dict[str, Any] = recipe.model_dump(mode="json", include=set(names))
+    return {name: document[name] for name in names}
+
+
+def _require_answer(said: str) -> None:
+    found = re.search(r'Output \[Text 0 Beam 0\]: "(.*?)"', said, re.DOTALL)
+    if found is None or not found[1].strip():
+        raise StepFailed(
+            "the engine was built, and does not answer the first test prompt",
+            hint="see what run.py says in the log of this run; the engine was not uploaded",
+            code="engine-silent",
+        )

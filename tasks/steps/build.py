@@ -1,0 +1,60 @@
+"""Build: a checkpoint becomes an engine on this machine's disk. `upload` brings it to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.errors import StoreError
+from infra.s3.bucket import Bucket
+from tasks.steps.context import Context, Done
+from tasks.steps.plan import Plan
+
+
+def build(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
+    """Make the engine's local folder, unless the store or an earlier try has it (then `cached`).
+
+    Raises StepFailed and StoreError.
+    """
+    ref = plan.engine_ref
+    if refresh:
+        context.workspace.drop(ref)
+    elif found := context.store.find(ref):
+        return Done(found, cached=True)
+    elif context.workspace.folder(ref).is_dir():
+        return Done(None, cached=True)
+    checkpoint = context.workspace.bring(context.store, plan.checkpoint_ref, context.reporter.progress)
+
+    def work(output: Path) -> None:
+        with _kept(context.store.bucket, context.workspace.scratch(), plan.kind.kept(plan.model)) as scratch:
+            peak = plan.kind.build(plan.model, checkpoint, output, scratch, context.reporter)
+        context.workspace.note(ref, context.producer("build", plan.kind.runtime(plan.model), peak))
+
+    context.workspace.make(ref, work)
+    return Done(None, cached=False)
+
+
+@contextmanager
+def _kept(bucket: Bucket, scratch: Path, kept: Mapping[str, str]) -> Generator[Path]:
+    """`scratch` with the files `kept` from the store, which get back what the block made of them.
+
+    Of two builds at once one keeps nothing, and a store that is away then costs no finished build: what is kept only
+    saves time.
+    """
+    before = {name: bucket.get(key) for name, key in kept.items()}
+    for name, record in before.items():
+        if record is not None:
+            (scratch / name).write_bytes(record.body)
+    yield scratch
+    for name, key in kept.items():
+        record, path = before[name], scratch / name
+        if not path.is_file() or (record is not None and path.read_bytes() == record.body):
+            continue
+        try:
+            if record is None:
+                bucket.create(key, path.read_bytes())
+            else:
+                bucket.replace(key, path.read_bytes(), record.etag)
+        except StoreError:
+            continue

@@ -1,0 +1,96 @@
+"""What every step is handed: the store, a local workspace, and who asks."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from infra.s3.bucket import Bucket
+from infra.settings import Settings
+from tasks.steps.workspace import Workspace
+from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
+from tasks.store.identity import Identity
+from tasks.store.lease import held
+from tasks.store.progress import Peak, Reporter
+from tasks.store.signing import signer
+from tasks.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step that makes an artifact comes back with. `artifact` is None where nothing needs it any more."""
+
+    artifact: Artifact | None
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    store: ArtifactStore
+    workspace: Workspace
+    flow_run: str
+    """Id of the Prefect flow run, or empty outside of one."""
+    lease_seconds: float
+    reporter: Reporter = field(default_factory=Reporter)
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, settings: Settings, flow_run: str, work: str, reporter: Reporter | None = None) -> Context:
+        """`work` names the workspace: the identity of what is made in it."""
+        return cls(
+            ArtifactStore(Bucket.at(settings.store), signer(settings.signing_key)),
+            Workspace(settings.home / "work" / work),
+            flow_run,
+            settings.lease_seconds,
+            reporter or Reporter(),
+        )
+
+    def target(self, name: str) -> Target:
+        return Target(self.store.bucket, name)
+
+    def producer(self, task: str, runtime: Mapping[str, str] | None = None, peak: Peak | None = None) -> Producer:
+        """Who made it, with the seconds since this context was made, and the peak memory of this process or `peak`."""
+        tools = peak or Peak()
+        return Producer(
+            task=task,
+            code=f"enginehouse {version('enginehouse')}",
+            runtime=dict(runtime or {}),
+            flow_run=self.flow_run,
+            seconds=round(time.monotonic() - self.started, 3),
+            # Linux counts ru_maxrss in KiB.
+            peak_memory_bytes=max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, tools.host_bytes),
+            peak_gpu_bytes=tools.gpu_bytes,
+        )
+
+    def make_once(
+        self,
+        ref: ArtifactRef,
+        identity: Identity,
+        work: Callable[[Path], object],
+        *,
+        task: str,
+        inputs: Mapping[str, ArtifactRef],
+        refresh: bool,
+    ) -> Done:
+        """The artifact in the store, `cached` where it was there; else `work` fills its folder, under its lease.
+
+        One process at a time does, since those of one machine share the workspace. Raises StoreError.
+        """
+        if not refresh and (found := self.store.find(ref)):
+            return Done(found, cached=True)
+        with held(self.store.bucket, ref.identity, self.flow_run, self.lease_seconds):
+            there = self.store.look_up(ref)
+            if not refresh and there.artifact is not None:
+                return Done(there.artifact, cached=True)
+            if refresh:
+                self.workspace.drop(ref)
+            folder = self.workspace.make(ref, work)
+            artifact = self.store.publish(
+                ref, identity, folder, inputs=inputs, producer=self.producer(task), replaces=there.attempt
+            )
+            self.workspace.remove()
+        return Done(artifact, cached=False)

@@ -1,0 +1,37 @@
+"""Convert: a snapshot, with an adapter where there is one, becomes a checkpoint in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.steps.context import Context, Done
+from tasks.steps.plan import Plan
+
+
+def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
+    """The checkpoint in the store; `cached` where it was there. Raises StepFailed and StoreError."""
+    ref = plan.checkpoint_ref
+    there = context.store.look_up(ref)
+    if not refresh and there.artifact is not None:
+        return Done(there.artifact, cached=True)
+    if refresh:
+        context.workspace.drop(ref)
+    snapshot, *adapters = (
+        context.workspace.bring(context.store, weights, context.reporter.progress) for weights in plan.weights.values()
+    )
+    adapter = adapters[0] if adapters else None
+
+    def work(output: Path) -> None:
+        peak = plan.kind.convert(plan.model, snapshot, adapter, output, context.workspace.scratch(), context.reporter)
+        context.workspace.note(ref, context.producer("convert", plan.kind.runtime(plan.model), peak))
+
+    folder = context.workspace.make(ref, work)
+    artifact = context.store.publish(
+        ref,
+        plan.checkpoint,
+        folder,
+        inputs=plan.weights,
+        producer=context.workspace.noted(ref),
+        replaces=there.attempt,
+    )
+    return Done(artifact, cached=False)

@@ -1,0 +1,37 @@
+"""Fetch: bring a source's files into the store as a snapshot, each checked against its pin."""
+
+from __future__ import annotations
+
+from tasks.garbage.keep import note_use
+from tasks.sources import NO_ACCESS, Access, ResolvedSource
+from tasks.sources import fetch as fetch_source
+from tasks.steps.context import Context, Done
+from tasks.steps.plan import Plan
+from tasks.store.artifact import ArtifactRef
+from tasks.store.identity import Identity
+
+_VERSION = 1
+
+
+def snapshot_identity(resolved: ResolvedSource) -> Identity:
+    """What a snapshot is made of: the pin alone, so that two models of one source have equal snapshots."""
+    return Identity.of("fetch", _VERSION, inputs={}, fields={"source": dict(resolved.pin)})
+
+
+def fetch(
+    context: Context, plan: Plan, resolved: ResolvedSource, access: Access = NO_ACCESS, *, refresh: bool = False
+) -> Done:
+    """The snapshot in the store; `cached` where it was there. Raises SourceError, SourceUnavailable, StoreError.
+
+    As the first step of a run it also keeps garbage collection away from all that the run will look for.
+    """
+    note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
+    identity = snapshot_identity(resolved)
+    return context.make_once(
+        ArtifactRef("snapshot", plan.model.name, identity.digest),
+        identity,
+        lambda folder: fetch_source(resolved, folder, context.reporter.progress, access),
+        task="fetch",
+        inputs={},
+        refresh=refresh,
+    )

@@ -1,0 +1,68 @@
+"""Plans: every identity of a rebuild, known before anything runs, on a machine without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from tasks.kinds.choice import engine_kind
+from tasks.kinds.protocol import EngineKind
+from tasks.models.spec import Model
+from tasks.store.artifact import ArtifactRef
+from tasks.store.identity import Identity
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The artifacts of one model, recipe and runtime."""
+
+    model: Model
+    snapshot: Identity
+    checkpoint: Identity
+    engine: Identity
+    adapter: Identity | None = None
+    """The snapshot of a LoRA adapter that is merged into `snapshot`."""
+
+    @classmethod
+    def of(cls, model: Model, snapshot: Identity, adapter: Identity | None = None) -> Plan:
+        kind = engine_kind(model)
+        inputs = {"snapshot": snapshot} if adapter is None else {"snapshot": snapshot, "adapter": adapter}
+        checkpoint = kind.checkpoint_identity(model, inputs)
+        engine = kind.engine_identity(model, checkpoint)
+        return cls(model, snapshot, checkpoint, engine, adapter)
+
+    @cached_property
+    def repository(self) -> Identity:
+        return self.kind.repository_identity(self.model, self.engine)
+
+    @property
+    def kind(self) -> EngineKind:
+        return engine_kind(self.model)
+
+    @property
+    def refs(self) -> tuple[ArtifactRef, ...]:
+        """All artifacts, in the order in which they are made."""
+        return *self.weights.values(), self.checkpoint_ref, self.engine_ref, self.repository_ref
+
+    @property
+    def weights(self) -> Mapping[str, ArtifactRef]:
+        """The snapshots that the checkpoint is made of, by role: `snapshot`, and `adapter` where there is one."""
+        snapshots = {"snapshot": self.snapshot, "adapter": self.adapter}
+        return {
+            role: ArtifactRef("snapshot", self.model.name, identity.digest)
+            for role, identity in snapshots.items()
+            if identity is not None
+        }
+
+    @property
+    def checkpoint_ref(self) -> ArtifactRef:
+        return ArtifactRef("checkpoint", self.model.name, self.checkpoint.digest)
+
+    @property
+    def engine_ref(self) -> ArtifactRef:
+        return ArtifactRef("engine", self.model.name, self.engine.digest)
+
+    @property
+    def repository_ref(self) -> ArtifactRef:
+        return ArtifactRef("repository", self.model.name, self.repository.digest)

@@ -1,0 +1,67 @@
+"""The weights of a model: those of its source, and of a LoRA adapter that is merged into them where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from infra.errors import SourceError
+from tasks.lora.adapter import FILES
+from tasks.models.spec import Model, Source
+from tasks.sources import NO_ACCESS, Access, ResolvedSource, resolve
+from tasks.steps.fetch import snapshot_identity
+from tasks.steps.plan import Plan
+
+
+@dataclass(frozen=True)
+class ResolvedWeights:
+    """Both, pinned."""
+
+    source: ResolvedSource
+    adapter: ResolvedSource | None = None
+
+    def __iter__(self) -> Iterator[ResolvedSource]:
+        yield self.source
+        if self.adapter is not None:
+            yield self.adapter
+
+    @property
+    def tuned(self) -> ResolvedSource:
+        """What fine-tuning changes: the adapter of a model that has one."""
+        return self.adapter or self.source
+
+    def plan(self, model: Model) -> Plan:
+        """What a rebuild of the model makes of them."""
+        adapter = None if self.adapter is None else snapshot_identity(self.adapter)
+        return Plan.of(model, snapshot_identity(self.source), adapter)
+
+
+def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
+    """Raises as `tasks.sources.resolve` does."""
+    adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
+    return ResolvedWeights(resolve(model.source, access), adapter)
+
+
+def with_weights(model: Model, uri: str, access: Access = NO_ACCESS) -> Model:
+    """The model with weights from elsewhere: an adapter to its source where `uri` holds one, else another source."""
+    try:
+        resolve(_adapter(uri), access)
+    except SourceError as error:
+        if error.code != "source-entry":
+            raise
+        return with_source(model, uri)
+    return with_adapter(model, uri)
+
+
+def with_source(model: Model, uri: str) -> Model:
+    """Other weights alone: as narrow as the model's file says, and without what the file trusts."""
+    return model.model_copy(update={"source": Source(uri=uri, include=model.source.include), "adapter": None})
+
+
+def with_adapter(model: Model, uri: str) -> Model:
+    """The weights of the model's file with another adapter."""
+    return model.model_copy(update={"adapter": uri})
+
+
+def _adapter(uri: str) -> Source:
+    return Source(uri=uri, include=FILES)

@@ -1,0 +1,92 @@
+"""What the store holds, read in parallel: listings where they tell enough, records where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar, get_args
+
+from pydantic import ValidationError
+
+from infra.s3.bucket import Bucket, Entry
+from tasks.store.artifact import ArtifactRef, Kind, Manifest
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""In the order in which they are made, each from the one before."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AT_ONCE = 16
+"""As many connections as the store's client keeps."""
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of `work`, in the order of `items`, from as many threads as there are connections to the store."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(work, items))
+
+
+def read_manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest | None:
+    """The manifest, whatever became of its files; None where there is none that can be read. Raises FormatNewer."""
+    record = bucket.get(ref.folder + "manifest.json")
+    if record is None:
+        return None
+    try:
+        return Manifest.model_validate_json(record.body)
+    except ValidationError:
+        return None
+
+
+def manifests(bucket: Bucket, refs: Iterable[ArtifactRef]) -> dict[ArtifactRef, Manifest]:
+    """The readable manifests of `refs`."""
+    wanted = list(refs)
+    found = in_parallel(lambda ref: read_manifest(bucket, ref), wanted)
+    return {ref: manifest for ref, manifest in zip(wanted, found, strict=True) if manifest is not None}
+
+
+def families(bucket: Bucket) -> list[tuple[Kind, str]]:
+    """Every kind and model of which the store has, or had, an artifact."""
+    models = in_parallel(lambda kind: bucket.folders(f"artifacts/{kind}/"), KINDS)
+    return [(kind, model) for kind, names in zip(KINDS, models, strict=True) for model in names]
+
+
+def identities(bucket: Bucket, kind: Kind, model: str, start: str = "") -> list[ArtifactRef]:
+    """The artifacts of a kind and model whose identity begins with `start`, by names alone."""
+    return [ArtifactRef(kind, model, name) for name in bucket.folders(f"artifacts/{kind}/{model}/{start}")]
+
+
+@dataclass
+class Stored:
+    """Everything that lies in the folder of one artifact."""
+
+    ref: ArtifactRef
+    manifest: Entry | None = None
+    attempts: dict[str, list[Entry]] = field(default_factory=dict[str, list[Entry]])
+    """Files of each attempt, committed or not, with its signature."""
+    damaged: list[Entry] = field(default_factory=list[Entry])
+    """Manifests of artifacts that were replaced."""
+
+
+def everything(bucket: Bucket) -> list[Stored]:
+    """All artifacts, from listings alone: one for each kind and model, in parallel."""
+
+    def family(known: tuple[Kind, str]) -> list[Stored]:
+        kind, model = known
+        found: dict[str, Stored] = {}
+        prefix = f"artifacts/{kind}/{model}/"
+        for entry in bucket.list(prefix):
+            identity, _, rest = entry.key.removeprefix(prefix).partition("/")
+            stored = found.setdefault(identity, Stored(ArtifactRef(kind, model, identity)))
+            folder, _, name = rest.partition("/")
+            if rest == "manifest.json":
+                stored.manifest = entry
+            elif folder == "damaged":
+                stored.damaged.append(entry)
+            else:
+                attempt = name.removesuffix(".json") if folder == "signatures" else folder
+                stored.attempts.setdefault(attempt, []).append(entry)
+        return list(found.values())
+
+    return [stored for part in in_parallel(family, families(bucket)) for stored in part]

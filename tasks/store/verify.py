@@ -1,0 +1,110 @@
+"""Every byte of an artifact against its manifest: in the store, or on a node's disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from infra.errors import ArtifactDamaged
+from infra.files import remove_tree
+from infra.s3.bucket import Bucket, Progress
+from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest, ManifestFile, counter, signature_key
+from tasks.store.signing import require_signed
+
+_AT_ONCE = min(4, os.cpu_count() or 1)
+"""Files read at the same time: hashing keeps a core busy, and a disk or a server is busy with four."""
+
+
+def problems_in_store(bucket: Bucket, artifact: Artifact, progress: Progress = lambda done, total: None) -> list[str]:
+    """What differs from the manifest, file by file; empty where everything is as it was. Reads every byte.
+
+    `progress` gets bytes. Raises StoreError where the store cannot be read.
+    """
+    attempt = f"{artifact.ref.folder}{artifact.manifest.attempt}/"
+    named = {file.path for file in artifact.manifest.files}
+    extra = [entry.key.removeprefix(attempt) for entry in bucket.list(attempt)]
+
+    def look(file: ManifestFile, advance: Callable[[int], None]) -> str:
+        return _verdict(file, bucket.digest(attempt + file.path, advance))
+
+    found = _each_file(artifact.manifest, look, progress)
+    return found + [f"'{path}' is extra: the manifest does not name it" for path in sorted(set(extra) - named)]
+
+
+def problems_in_folder(manifest: Manifest, folder: Path, progress: Progress = lambda done, total: None) -> list[str]:
+    """The same for a folder on this disk, where links are problems too."""
+    named = {file.path for file in manifest.files}
+    entries = {PurePosixPath(path.relative_to(folder)).as_posix(): path for path in folder.rglob("*")}
+    links = {name for name, path in entries.items() if path.is_symlink()}
+    extra = {name for name, path in entries.items() if not path.is_dir()} - named - links
+
+    def look(file: ManifestFile, advance: Callable[[int], None]) -> str:
+        path = folder / file.path
+        return "" if file.path in links else _verdict(file, _digest(path, advance) if path.is_file() else None)
+
+    found = _each_file(manifest, look, progress)
+    found += [f"'{name}' is a link, and artifacts hold files alone" for name in sorted(links)]
+    return found + [f"'{name}' is extra: the manifest does not name it" for name in sorted(extra)]
+
+
+def _each_file(
+    manifest: Manifest, look: Callable[[ManifestFile, Callable[[int], None]], str], progress: Progress
+) -> list[str]:
+    advance = counter(progress, manifest.size)
+
+    def verdict(file: ManifestFile) -> str:
+        return look(file, advance)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [problem for problem in pool.map(verdict, manifest.files) if problem]
+
+
+def _verdict(file: ManifestFile, sha256: str | None) -> str:
+    if sha256 is None:
+        return f"'{file.path}' is missing"
+    if sha256 != file.sha256:
+        return f"'{file.path}' was altered: its sha256 is {sha256}, and the manifest says {file.sha256}"
+    return ""
+
+
+def _digest(path: Path, advance: Callable[[int], None]) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            advance(count)
+    return digest.hexdigest()
+
+
+def check_signature(bucket: Bucket, artifact: Artifact, public_key: str) -> None:
+    """Raises SignatureRefused where `public_key` is set and the artifact is not signed with its pair."""
+    if public_key:
+        record = bucket.get(signature_key(artifact.ref, artifact.manifest.attempt))
+        require_signed(public_key, artifact.ref, artifact.manifest, None if record is None else record.body)
+
+
+def bring(store: ArtifactStore, ref: ArtifactRef, artifacts: Path, public_key: str = "") -> tuple[Artifact, Path]:
+    """The artifact and its folder below `artifacts` on this disk, every byte checked now.
+
+    A copy that is not what its manifest says is named, put aside (as `ATTEMPT.damaged`, the last one) and brought anew
+    by the next call. Raises ArtifactDamaged (retryable for such a copy), SignatureRefused and StoreError.
+    """
+    artifact = store.need(ref)
+    check_signature(store.bucket, artifact, public_key)
+    folder = artifacts / ref.identity / artifact.manifest.attempt
+    if not folder.is_dir():
+        store.download(artifact, folder)
+        return artifact, folder
+    if problems := problems_in_folder(artifact.manifest, folder):
+        aside = folder.with_name(f"{folder.name}.damaged")
+        remove_tree(aside)
+        folder.rename(aside)
+        raise ArtifactDamaged(
+            f"{ref} on this disk is not what its manifest says: {'; '.join(problems)}",
+            hint="it is brought anew; look at the disk",
+            retryable=True,
+        )
+    return artifact, folder

@@ -1,0 +1,87 @@
+"""What people write to name something in the store: an artifact, a release, or a model's public name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from infra.errors import UsageError
+from infra.s3.bucket import Bucket
+from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import families, identities, in_parallel
+from tasks.targets.target import Target
+
+_RELEASE = re.compile(r"(?P<model>.+?)(@|--r)(?P<release>\d+)")
+"""`MODEL@N`, or the name by which Triton knows the release."""
+_IDENTITY = re.compile(r"[0-9a-f]{6,64}")
+"""Six digits tell thousands of artifacts apart, and no shorter word is taken for an identity."""
+
+
+@dataclass(frozen=True)
+class ReleaseRef:
+    target: str
+    model: str
+    release: int
+
+    def __str__(self) -> str:
+        return f"{self.target}/{self.model}@{self.release}"
+
+
+@dataclass(frozen=True)
+class PublicName:
+    target: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.target}/{self.model}"
+
+
+Reference = ArtifactRef | ReleaseRef | PublicName
+
+
+def find(bucket: Bucket, text: str, target: str) -> Reference:
+    """What `text` names: `KIND/MODEL/IDENTITY`, an unambiguous beginning of an identity, `MODEL@N`, or `MODEL`.
+
+    Releases and public names are those of `target`. Raises UsageError, code `reference-unknown` or
+    `reference-ambiguous`.
+    """
+    if "/" in text:
+        try:
+            ref = ArtifactRef.parse(text)
+        except ValueError:
+            raise _unknown(text) from None
+        if not ref.model or not ref.identity:
+            raise _unknown(text)
+        return _only(text, identities(bucket, ref.kind, ref.model, ref.identity))
+    records = Target(bucket, target)
+    if released := _RELEASE.fullmatch(text):
+        number = int(released["release"])
+        records.intent(released["model"], number)
+        return ReleaseRef(target, released["model"], number)
+    if records.current(text)[1] is not None:
+        return PublicName(target, text)
+    if _IDENTITY.fullmatch(text):
+        found = in_parallel(lambda known: identities(bucket, *known, start=text), families(bucket))
+        return _only(text, [ref for part in found for ref in part])
+    raise _unknown(text)
+
+
+def _only(text: str, found: list[ArtifactRef]) -> ArtifactRef:
+    if not found:
+        raise _unknown(text)
+    if len(found) > 1:
+        raise UsageError(
+            f"'{text}' begins {len(found)} artifacts: " + ", ".join(str(ref) for ref in found[:5]),
+            hint="write more of the identity, or KIND/MODEL before it",
+            code="reference-ambiguous",
+        )
+    return found[0]
+
+
+def _unknown(text: str) -> UsageError:
+    return UsageError(
+        f"the store holds nothing called '{text}'",
+        hint="name an artifact (engine/MODEL/IDENTITY, or the beginning of its identity), a release (MODEL@2), "
+        "or a model that was released on this target",
+        code="reference-unknown",
+    )

@@ -1,0 +1,119 @@
+"""What each new version of TensorRT-LLM means for each model, by the model's own policy. Nothing is asked or run here.
+
+Rows go from the newest version down to the one that the model takes: those above it say what keeps it from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from packaging.version import Version
+
+from infra.errors import SpecError, UsageError
+from infra.images import Image
+from infra.package_index import Published
+from tasks.models.catalogue import as_asked, with_runtime
+from tasks.models.recipe import LlamaCppRecipe
+from tasks.models.spec import Model
+from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.releases import release_of
+from tasks.trtllm.translate import without_engines
+
+DISTRIBUTION = "tensorrt-llm"
+
+Verdict = Literal["unaffected", "rebuild", "kind changes", "not yet available as image", "unsupported", "held back"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One published version. `avoided`: somebody has said that it is broken."""
+
+    version: Version
+    yanked: str | None = None
+    image: Image | None = None
+    avoided: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model and one version; `current` is the version it has now. Both are empty without TensorRT-LLM."""
+
+    model: str
+    current: str
+    version: str
+    verdict: Verdict
+    reason: str
+
+
+def offers(
+    published: Iterable[Published], images: Mapping[Version, Image], avoid: Iterable[str] = ()
+) -> tuple[Offer, ...]:
+    """What the indexes, the list of images and people say of each version, newest first."""
+    avoided = {Version(version) for version in avoid}
+    found = [Offer(each.version, each.yanked, images.get(each.version), each.version in avoided) for each in published]
+    return tuple(sorted(found, key=lambda offer: offer.version, reverse=True))
+
+
+def version_in_use(model: Model, followed: str | None) -> str | None:
+    """The version that a rebuild takes by default: the one in the model's file, or a newer one it was moved to.
+
+    `followed` counts as long as the file's policy allows it. None for a kind without TensorRT-LLM.
+    """
+    if isinstance(model.recipe, LlamaCppRecipe):
+        return None
+    own = model.recipe.runtime.version
+    if followed is None or Version(followed) <= own or model.updates.refuses(Version(followed)):
+        return str(own)
+    return followed
+
+
+def judge(model: Model, current: str | None, offered: Iterable[Offer]) -> tuple[Row, ...]:
+    """The rows of one model, newest version first; of several versions with one verdict and reason the newest."""
+    if current is None:
+        return (Row(model.name, "", "", "unaffected", f"kind {model.recipe.kind} has no TensorRT-LLM"),)
+    rows: dict[tuple[Verdict, str], Row] = {}
+    for offer in offered:
+        if offer.version <= Version(current):
+            break
+        verdict, reason = _verdict(model, offer)
+        rows.setdefault((verdict, reason), Row(model.name, current, str(offer.version), verdict, reason))
+        if verdict == "rebuild":
+            break
+    return tuple(rows.values()) or (Row(model.name, current, current, "unaffected", "there is no newer version"),)
+
+
+def _verdict(model: Model, offer: Offer) -> tuple[Verdict, str]:
+    version = str(offer.version)
+    refused = model.updates.refuses(offer.version)
+    if refused is not None:
+        return "held back", refused
+    if offer.yanked is not None:
+        return "held back", f"withdrawn from the index{': ' if offer.yanked else ''}{offer.yanked}"
+    if offer.avoided:
+        return "held back", "named in ENGINEHOUSE_WATCH_AVOID"
+    recipe = model.recipe
+    if isinstance(recipe, TrtEngineRecipe):
+        if without_engines(version):
+            return "kind changes", _as_llmapi(model, version)
+        if release_of(offer.version) is None:
+            return "unsupported", "the options of its tools are not known"
+    try:
+        with_runtime(model, version)
+    except SpecError as error:
+        return "unsupported", error.message.partition(": ")[2] or error.message
+    if offer.image is None:
+        return "not yet available as image", "the list of images has none with it"
+    return "rebuild", f"in {offer.image}"
+
+
+def _as_llmapi(model: Model, version: str) -> str:
+    try:
+        translation = as_asked(model, {"kind": "llmapi"}, version).translation
+    except (SpecError, UsageError) as error:
+        said = error.message.partition(": ")[2] or error.message
+        return f"it builds no engines, and kind llmapi does not take this recipe: {said}"
+    lost = translation.lost if translation is not None else {}
+    without = f", without {', '.join(lost)}" if lost else ""
+    return f"it builds no engines; kind llmapi takes this recipe{without} (enginehouse plan --runtime {version})"

@@ -1,0 +1,146 @@
+"""Which rebuilds of the release watch start now: a canary first, the rest when it has passed, a few at a time.
+
+A watch run looks, starts what may start, and ends. It waits for nothing: the next one, on its schedule or because a
+rebuild has ended, goes on from what the runs have become. So it may die or run twice at any point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tasks.models.spec import Model
+from tasks.watch.record import Attempt, Followed, WatchRecord, subject_of
+from tasks.watch.verdict import Row
+
+RUN_TAG = "release-watch"
+"""Of every rebuild that the watch starts, in Prefect."""
+LATER_QUEUE = "later"
+"""The work queue of build pools for what the watch starts: what people start, in the pool's own queue, goes first."""
+
+_TRIES_AFTER_CRASHES = 3
+_REASON_CHARACTERS = 300
+
+Table = Mapping[str, tuple[Row, ...]]
+"""Rows by model."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A rebuild that the watch has started."""
+
+    id: str
+    state: Literal["going", "completed", "failed", "crashed"]
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A rebuild to start. `key` makes it the same run whoever asks for it, however often."""
+
+    model: str
+    version: str
+    key: str
+
+
+def due(table: Table) -> dict[str, Row]:
+    """The row to rebuild of each model that has one."""
+    return {row.model: row for rows in table.values() for row in rows if row.verdict == "rebuild"}
+
+
+def run_key(model: Model, row: Row, record: WatchRecord) -> str:
+    """The idempotency key of a rebuild: a changed file, and another try, have another."""
+    attempt = _attempt(model, row, record)
+    return f"watch:{model.name}:{row.version}:{subject_of(model)}:{attempt.count if attempt else 0}"
+
+
+def settled(
+    models: Mapping[str, Model], rows: Mapping[str, Row], record: WatchRecord, runs: Mapping[str, Run]
+) -> WatchRecord:
+    """The record with what has become of the runs (by key) since. Models that are gone are forgotten."""
+    followed = {name: each for name, each in record.followed.items() if name in models}
+    attempts = {name: each for name, each in record.attempts.items() if name in models}
+    for name, row in rows.items():
+        run = runs.get(run_key(models[name], row, record))
+        if run is None or run.state == "going":
+            continue
+        if run.state == "completed":
+            if name not in followed or followed[name].version != row.version:
+                followed[name] = Followed(version=row.version, flow_run=run.id)
+            attempts.pop(name, None)
+            continue
+        before = _attempt(models[name], row, record)
+        count = (before.count if before else 0) + 1
+        attempts[name] = Attempt(
+            version=row.version,
+            subject=subject_of(models[name]),
+            count=count,
+            over=run.state == "failed" or count >= _TRIES_AFTER_CRASHES,
+            reason=run.said[:_REASON_CHARACTERS],
+            flow_run=run.id,
+        )
+    return record.model_copy(update={"followed": followed, "attempts": attempts})
+
+
+def tried_again(record: WatchRecord, names: Iterable[str]) -> WatchRecord:
+    """The record in which the failures of these models no longer hold them back."""
+    attempts = {
+        name: attempt.model_copy(update={"over": False}) if name in names else attempt
+        for name, attempt in record.attempts.items()
+    }
+    return record.model_copy(update={"attempts": attempts})
+
+
+def next_wave(
+    models: Mapping[str, Model],
+    rows: Mapping[str, Row],
+    record: WatchRecord,
+    runs: Mapping[str, Run],
+    places: int,
+) -> tuple[dict[str, Row], list[Start]]:
+    """What becomes of the rows to rebuild, told in them, and the rebuilds to start, at most `places`."""
+    told: dict[str, Row] = {}
+    starts: list[Start] = []
+    for version in sorted({row.version for row in rows.values()}):
+        group = [row for _, row in sorted(rows.items()) if row.version == version]
+        failed = {row.model: attempt for row in group if (attempt := _over(models[row.model], row, record))}
+        passed = any(each.version == version for each in record.followed.values())
+        canary = None if passed else _canary(models, group)
+        for row in group:
+            key = run_key(models[row.model], row, record)
+            if row.model in failed:
+                told[row.model] = _held(row, "its rebuild failed", failed[row.model])
+            elif key in runs:
+                told[row.model] = replace(row, reason=f"{row.reason}; is being rebuilt")
+            elif canary is not None and row.model != canary and canary in failed:
+                told[row.model] = _held(row, f"the canary {canary} failed", failed[canary])
+            elif canary is not None and row.model != canary:
+                told[row.model] = replace(row, reason=f"{row.reason}; waits for the canary {canary}")
+            elif len(starts) < places:
+                starts.append(Start(row.model, row.version, key))
+                what = "starts now" if canary is None else "starts now, as the canary"
+                told[row.model] = replace(row, reason=f"{row.reason}; {what}")
+            else:
+                told[row.model] = replace(row, reason=f"{row.reason}; waits for others to end")
+    return told, starts
+
+
+def _canary(models: Mapping[str, Model], group: Sequence[Row]) -> str:
+    named = [row.model for row in group if models[row.model].updates.canary]
+    return (named or [group[0].model])[0]
+
+
+def _attempt(model: Model, row: Row, record: WatchRecord) -> Attempt | None:
+    attempt = record.attempts.get(model.name)
+    same = attempt is not None and (attempt.version, attempt.subject) == (row.version, subject_of(model))
+    return attempt if same else None
+
+
+def _over(model: Model, row: Row, record: WatchRecord) -> Attempt | None:
+    attempt = _attempt(model, row, record)
+    return attempt if attempt is not None and attempt.over else None
+
+
+def _held(row: Row, what: str, attempt: Attempt) -> Row:
+    return replace(row, verdict="held back", reason=f"{what}: {attempt.reason}")

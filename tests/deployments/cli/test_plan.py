@@ -1,0 +1,106 @@
+"""`enginehouse plan`, as a program of its own on a machine that has nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from infra.errors import UsageError
+from infra.settings import CHECKOUT
+from tasks.models.catalogue import load_model, with_runtime
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    foreign = ("AWS_", "PREFECT_", "ENGINEHOUSE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return subprocess.run(
+        [sys.executable, "-m", "deployments.cli.main", "plan", *arguments],
+        env={**kept, "ENGINEHOUSE_HOME": "/nonexistent", "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def plan(*arguments: str) -> dict[str, Any]:
+    done = run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.16.0", "0.17.0", "1.2.1"])
+def test_engines_are_planned_with_what_is_known_of_the_version(version: str) -> None:
+    told = plan("llama3-70b-instruct", "--runtime", version)
+    assert told["kind"] == "trt-engine" and told["pool"] == "build-sm90"
+    assert told["runtime"]["tensorrt_llm"] == version and told["runtime"]["assumed"]
+    assert told["options"]["exact"] == (version in ("0.8.0", "0.16.0"))
+    quantize, build, check = told["commands"]
+    assert quantize[:2] == ["python3", "examples/quantization/quantize.py"]
+    assert quantize[quantize.index("--tp_size") + 1] == "4"
+    assert build[0] == "trtllm-build"
+    assert check[:4] == ["mpirun", "--allow-run-as-root", "-n", "4"]
+
+
+@pytest.mark.parametrize("version", ["1.3.0", "1.3.0rc22", "1.4.0rc1"])
+def test_from_1_3_on_there_is_nothing_to_build(version: str) -> None:
+    told = plan("llama3-8b-by-hand", "--runtime", version)
+    assert told["kind"] == "llmapi" and told["commands"] == []
+    assert told["translated"]["lost"] == {
+        "paged_context_fmha": False,
+        "fused_mlp": False,
+        "serving.tensorrt_llm.decoupled": False,
+        "serving.tensorrt_llm.exclude_input_in_output": True,
+    }
+    assert told["translated"]["moved"]["tokens_per_block"] == "llm_args.kv_cache_config.tokens_per_block"
+
+
+def test_for_people() -> None:
+    done = run("llama3-8b-instruct", "--runtime", "0.19.0", "--recipe", "quantization=int8_wo")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any("known only from the nearest sources" in line for line in lines)
+    assert any(line.startswith("python3 examples/llama/convert_checkpoint.py ") for line in lines)
+    assert "kind llamacpp, built on pool build-cpu" in run("smollm2-135m").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing",), "no model 'nothing'"),
+        (("llama3-8b-instruct", "--runtime", "x1"), "'x1' is not a version"),
+        (("llama3-8b-instruct", "--runtime", "0.7.1"), "needs TensorRT-LLM 0.8 to 1.2"),
+        (("llama3-8b-instruct", "--runtime", "0.11.0", "--recipe", "quantization=fp8_rowwise"), "0.12 to 1.2"),
+        (("llama3-8b-instruct", "--recipe", "quantization=nvfp4"), "nvfp4 needs sm100"),
+        (("smollm2-135m", "--runtime", "1.2.1"), "kind llamacpp, which has no TensorRT-LLM"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:
+    model = load_model(CHECKOUT / "deployments" / "models" / "llama3-8b-by-hand.yaml")
+    with pytest.raises(UsageError, match="builds no engines") as caught:
+        with_runtime(model, "1.3.0")
+    assert caught.value.code == "kind-changes"
+    for line in ("  kind: llmapi", "    tensorrt_llm: 1.3.0", "  max_seq_len: 2048", "# fused_mlp has no counterpart"):
+        assert line in caught.value.hint.splitlines()
+
+
+@pytest.mark.parametrize(("version", "mode"), [("0.8.0", "leader"), ("0.9.0", "orchestrator"), ("1.3.0", "single")])
+def test_how_a_model_on_four_gpus_is_served(version: str, mode: str) -> None:
+    told = plan("llama3-70b-instruct", "--runtime", version)["serving"]
+    assert told["mode"] == mode and told["why"]
+    assert told["environment"] == ({"TRTLLM_ORCHESTRATOR": "1"} if mode == "orchestrator" else {})
+    servers = [argument for argument in told["launch"] if argument.endswith("/tritonserver")]
+    assert len(servers) == (4 if mode == "leader" else 1)
+    engines = [argument for argument in told["launch"] if argument == "--load-model=tensorrt_llm"]
+    assert len(engines) == (4 if mode == "leader" else 0)
+    line = run("llama3-70b-instruct", "--runtime", version).stdout.splitlines()[2]
+    assert line.startswith(f"served in mode {mode}")

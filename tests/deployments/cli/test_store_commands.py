@@ -1,0 +1,79 @@
+"""The commands that read and keep the store, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deployments.cli.main import main
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import Fleet
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command on the fleet's store; returns its exit code, output and errors."""
+    monkeypatch.setenv("ENGINEHOUSE_STORE", f"s3://{fleet.store.bucket.name}/{fleet.store.bucket.prefix}")
+    monkeypatch.setenv("ENGINEHOUSE_TARGET", fleet.target.name)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_asking(fleet: Fleet, command: Command) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    fleet.release(fleet.rebuild(quantization="nvfp4"))
+    code, out, _ = command("lineage", "tiny")
+    assert code == 0 and out.startswith("public name test/tiny\nmade from\n└─ release test/tiny@2  live")
+    assert command("lineage", "tiny@1", "--format", "mermaid")[1].startswith("graph TD\n")
+    told = json.loads(command("lineage", made.engine.identity[:16], "--format", "json")[1])
+    assert told["root"] == str(made.engine)
+    assert command("why", "tiny")[1].startswith("recipe: quantization fp8 → nvfp4; weights, GPU,")
+    told = json.loads(command("why", "tiny@1", "--against", "tiny@2", "--json")[1])
+    assert told["summary"].startswith("recipe: quantization nvfp4 → fp8")
+    assert json.loads(command("schema", "lease")[1])["properties"]["holder"]
+    code, out, err = command("lineage", "nothing")
+    assert (code, out) == (2, "") and "[reference-unknown]" in err and "\nhint: " in err
+    assert command("schema", "nothing")[0] == 2
+
+
+def test_verifying(fleet: Fleet, command: Command) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    code, out, _ = command("verify", "tiny")
+    assert code == 0 and out.splitlines() == [
+        f"{ref}  2 files, 6402 bytes: intact" for ref in (made.repository, made.engine)
+    ]
+    attempt = fleet.store.need(made.engine).manifest.attempt
+    fleet.store.bucket.put(f"{made.engine.folder}{attempt}/data.bin", b"?")
+    code, out, err = command("verify", "tiny", "--json")
+    assert code == 1 and [verdict["intact"] for verdict in json.loads(out)] == [True, False]
+    assert "'data.bin' was altered" in err and "[artifact-damaged]" in err
+    assert command("sign", "tiny")[0] == 2  # no key
+
+
+def test_collecting(fleet: Fleet, command: Command) -> None:
+    made, lost = fleet.rebuild(), fleet.rebuild(tensorrt_llm="1.0.0")
+    fleet.release(made)
+    assert command("pin", str(made.snapshot), "--reason", "slow to fetch")[:2] == (0, f"{made.snapshot}\n")
+    told = json.loads(command("gc", "--dry-run", "--grace", "0", "--json")[1])
+    assert told["dry_run"] and str(lost.engine) in {item["name"] for item in told["garbage"]}
+    assert told["kept"][str(made.snapshot)] == "pinned"
+    assert fleet.store.find(lost.engine) is not None
+    code, out, _ = command("gc")  # a week's grace: nothing goes
+    assert code == 0 and out.endswith("0 bytes in 0 objects may go\n")
+    code, out, _ = command("gc", "--grace", "0")
+    assert code == 0 and f"{lost.engine}  nothing uses it" in out
+    assert fleet.store.find(lost.engine) is None and fleet.store.find(made.engine) is not None
+    assert command("unpin", str(made.snapshot))[0] == 0 and command("unpin", str(made.snapshot))[0] == 2

@@ -1,0 +1,419 @@
+"""`enginehouse deploy` on real Prefect servers: SQLite, and where they are installed Postgres with Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.prefect_server.desired import desired
+from deployments.prefect_server.difference import Change, lines
+from deployments.prefect_server.register import deploy
+from infra import settings
+from infra.errors import SettingsError
+from infra.processes.sessions import free_ports, launch, terminate
+from infra.settings import CHECKOUT, Settings
+from tasks.models.catalogue import load_catalogue
+
+pytestmark = pytest.mark.slow
+
+NAMES = (
+    "work pool default",
+    "work pool build-cpu",
+    "work pool build-sm100",
+    "work pool build-sm90",
+    "deployment rebuild/rebuild",
+    "deployment rollback/rollback",
+    "deployment collect_garbage/collect_garbage",
+    "deployment watch_releases/watch_releases",
+    "deployment finetuned/finetuned",
+    "deployment reconcile/reconcile",
+    "deployment build_engine/build-cpu",
+    "deployment build_engine/build-sm100",
+    "deployment build_engine/build-sm90",
+    "automation release-watch",
+    "automation finetuned",
+    "automation lost-runs",
+    "automation crashed-rebuilds",
+)
+
+
+class Server:
+    """A Prefect server of this test, asked as anybody could."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+
+    def __call__(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.api + path, method=method, data=data, headers={"Content-Type": "application/json"}
+        )
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > until:  # SQLite is locked for a moment now and then
+                    raise AssertionError(error.read()) from error
+                time.sleep(0.2)
+
+    def deployment(self, name: str) -> Any:
+        return self("GET", f"/deployments/name/{name}")
+
+    def automation(self, name: str) -> Any:
+        (found,) = self("POST", "/automations/filter", {"automations": {"name": {"any_": [name]}}})
+        return found
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, str]], Server]]:
+    """Starts Prefect servers, each with a home of its own, and ends them with the module."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(environment: dict[str, str]) -> Server:
+        home = tmp_path_factory.mktemp("prefect")
+        (port,) = free_ports(1)
+        foreign = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+        process = launch(command, log=home / "log", folder=home, environment={**foreign, **own, **environment})
+        running.append(process)
+        until = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
+                    return Server(f"http://127.0.0.1:{port}/api")
+            except OSError:
+                assert process.poll() is None and time.monotonic() < until, (home / "log").read_text()
+                time.sleep(0.1)
+
+    yield start
+    for process in running:
+        terminate(process, 10)
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Callable[[dict[str, str]], Server]) -> Server:
+    return start_server({})
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, of two architectures."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    document = yaml.safe_load((CHECKOUT / "deployments/models/llama3-8b-instruct.yaml").read_text())
+    for name, gpu, arch in (("here", "NVIDIA H200", "sm90"), ("there", "NVIDIA B200", "sm100")):
+        document |= {"name": name, "updates": {"policy": "stable"}}
+        document["recipe"]["runtime"] |= {"gpu": gpu, "arch": arch}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+@pytest.fixture
+def here(catalogue: Path) -> Settings:
+    return replace(settings.load(), catalogue=catalogue)
+
+
+@pytest.fixture
+def database() -> Iterator[dict[str, str]]:
+    """A Postgres and a Redis of their own, as variables of a Prefect server."""
+    # Debian keeps the programs of Postgres apart from the others.
+    folders = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    found = {name: shutil.which(name, path=os.pathsep.join(folders)) for name in ("initdb", "postgres", "redis-server")}
+    tools = {name: path for name, path in found.items() if path is not None}
+    missing = sorted(found.keys() - tools.keys())
+    missing += [] if importlib.util.find_spec("prefect_redis") else ["prefect-redis"]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    # Postgres refuses to run as root, and pytest's folders are closed to everybody else.
+    folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    if nobody:
+        os.chown(folder, 65534, 65534)
+    subprocess.run(
+        [*nobody, tools["initdb"], "--auth=trust", "--username=prefect", "--no-sync", "-D", str(folder / "data")],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    postgres, redis = free_ports(2)
+    commands = (
+        [
+            *nobody,
+            tools["postgres"],
+            *("-D", str(folder / "data"), "-p", str(postgres), "-h", "127.0.0.1", "-k", str(folder)),
+        ],
+        [tools["redis-server"], "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+    )
+    running = [
+        launch(command, log=folder / f"{number}.log", folder=folder, environment=os.environ)
+        for number, command in enumerate(commands)
+    ]
+    for port in (postgres, redis):
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < until, [(folder / f"{number}.log").read_text() for number in range(2)]
+                time.sleep(0.1)
+    yield {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://prefect@127.0.0.1:{postgres}/postgres",
+        "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
+        "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+        "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
+        "PREFECT_REDIS_MESSAGING_PORT": str(redis),
+    }
+    for process in running:
+        terminate(process, 10)
+    shutil.rmtree(folder)
+
+
+def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, Change]:
+    """Deploy; the changes by name, as they were told before anything was made."""
+    told: list[Change] = []
+    wanted = desired(here, load_catalogue(here.catalogue).values())
+    with temporary_settings(updates={PREFECT_API_URL: server.api}):
+        changes = asyncio.run(deploy(wanted, told.append, dry_run=dry_run))
+    assert list(changes) == told
+    return {change.thing.key: change for change in changes}
+
+
+def changed(changes: dict[str, Change]) -> dict[str, Any]:
+    return {name: change.new for name, change in changes.items() if change.action != "unchanged"}
+
+
+def kept(changes: dict[str, Change]) -> dict[str, Any]:
+    return {name: {each.name: each.old for each in change.kept} for name, change in changes.items() if change.kept}
+
+
+def check_deploy(server: Server, here: Settings) -> None:
+    """Deploy, deploy again, and deploy a changed schedule."""
+    assert {change.action for change in go(server, here, dry_run=True).values()} == {"created"}
+    assert server("POST", "/deployments/filter", {}) == []
+
+    first = go(server, here)
+    assert tuple(first) == NAMES and {change.action for change in first.values()} == {"created"}
+    watch = server.deployment("watch_releases/watch_releases")
+    assert [schedule["schedule"]["cron"] for schedule in watch["schedules"]] == ["17 * * * *"]
+    assert watch["global_concurrency_limit"]["limit"] == 1 and watch["work_pool_name"] == "default"
+    assert watch["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    rebuild = server.deployment("rebuild/rebuild")
+    assert rebuild["global_concurrency_limit"]["limit"] == 4 and rebuild["enforce_parameter_schema"]
+    assert rebuild["entrypoint"] == "flows.rebuild.rebuild"
+    form = rebuild["parameter_openapi_schema"]["properties"]
+    assert {"model", "runtime", "recipe", "targets", "refresh"} <= set(form)
+    # The UI has a field for each, and says what it is for.
+    assert all("type" in field and field["description"] for field in form.values())
+
+    assert changed(go(server, here)) == {}
+
+    other = replace(here, watch_schedule="5 4 * * *")
+    assert (
+        changed(go(server, other, dry_run=True))
+        == changed(go(server, other))
+        == {"deployment watch_releases/watch_releases": {"schedule": "5 4 * * *"}}
+    )
+    again = server.deployment("watch_releases/watch_releases")
+    assert [schedule["schedule"]["cron"] for schedule in again["schedules"]] == ["5 4 * * *"]
+    assert again["id"] == watch["id"]
+    # The server follows: it plans runs, at the new time alone.
+    until = time.monotonic() + 90
+    while not (planned := server("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [watch["id"]]}}})):
+        assert time.monotonic() < until, "the server plans no runs"
+        time.sleep(0.5)
+    assert {run["expected_start_time"][10:19] for run in planned} == {"T04:05:00"}
+    assert changed(go(server, other)) == {}
+    assert list(changed(go(server, here))) == ["deployment watch_releases/watch_releases"]
+
+
+def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, here: Settings) -> None:
+    check_deploy(server, here)
+
+
+def test_the_same_on_postgres_with_redis(
+    start_server: Callable[[dict[str, str]], Server], database: dict[str, str], here: Settings
+) -> None:
+    check_deploy(start_server(database), here)
+
+
+def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, here: Settings) -> None:
+    go(server, here)
+    rebuild, watch = server.deployment("rebuild/rebuild"), server.deployment("watch_releases/watch_releases")
+    (schedule,) = watch["schedules"]
+    server("PATCH", f"/deployments/{rebuild['id']}", {"tags": ["mine"], "concurrency_limit": 9, "paused": True})
+    server("PATCH", "/work_pools/build-sm90", {"concurrency_limit": 3, "description": "two racks"})
+    own = {"schedule": {"cron": "0 0 * * *", "timezone": "Europe/Berlin"}, "active": False}
+    server("PATCH", f"/deployments/{watch['id']}/schedules/{schedule['id']}", own)
+    server("POST", f"/deployments/{watch['id']}/schedules", [{"schedule": {"interval": 86400.0}, "slug": "daily"}])
+    automation = server.automation("release-watch")
+    server("PATCH", f"/automations/{automation['id']}", {"enabled": False})
+
+    again = go(server, here)
+    assert changed(again) == {}
+    assert kept(again) == {
+        "work pool build-sm90": {"limit": 3},
+        "deployment rebuild/rebuild": {"limit": 9},
+        "deployment watch_releases/watch_releases": {"schedule": "0 0 * * *"},
+    }
+    assert "limit: stays 9" in "\n".join(lines(again["deployment rebuild/rebuild"]))
+
+    # What is wanted now is another thing than at the last deploy: that is a decision, and the newer one.
+    other = replace(here, pool_limits=(("build-sm90", 2),), watch_schedule="")
+    assert changed(go(server, other)) == {
+        "work pool build-sm90": {"limit": 2},
+        "deployment watch_releases/watch_releases": {"schedule": ""},
+    }
+    pool = server("GET", "/work_pools/build-sm90")
+    assert pool["concurrency_limit"] == 2 and pool["description"] == "two racks"
+    assert [each["slug"] for each in server.deployment("watch_releases/watch_releases")["schedules"]] == ["daily"]
+    known = server.deployment("rebuild/rebuild")
+    assert known["tags"] == ["mine"] and known["paused"] and known["global_concurrency_limit"]["limit"] == 9
+    assert server("GET", f"/automations/{automation['id']}")["enabled"] is False
+
+
+def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, here: Settings) -> None:
+    go(server, here)
+    rollback, watch = server.deployment("rollback/rollback"), server.deployment("watch_releases/watch_releases")
+    server("PATCH", f"/deployments/{rollback['id']}", {"entrypoint": "elsewhere.rollback"})
+    server("DELETE", "/work_pools/build-sm100")
+    server("DELETE", f"/deployments/{watch['id']}")
+    assert {name: change.action for name, change in go(server, here).items() if change.action != "unchanged"} == {
+        "work pool build-sm100": "created",
+        # Its pool was deleted below it.
+        "deployment build_engine/build-sm100": "changed",
+        "deployment rollback/rollback": "changed",
+        "deployment watch_releases/watch_releases": "created",
+        # It ran a deployment that is another one now.
+        "automation release-watch": "changed",
+    }
+    assert changed(go(server, here)) == {}
+    automation = server.automation("release-watch")
+    known = server.deployment("watch_releases/watch_releases")
+    assert automation["actions"][0]["deployment_id"] == known["id"] != watch["id"]
+
+
+def test_the_command(server: Server, here: Settings) -> None:
+    go(server, here)
+    rebuild = server.deployment("rebuild/rebuild")
+    server("PATCH", f"/deployments/{rebuild['id']}", {"concurrency_limit": 9})
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "deployments.cli.main", "deploy", *arguments],
+            env={
+                **os.environ,
+                "PREFECT_API_URL": server.api,
+                **environment,
+                "ENGINEHOUSE_CATALOGUE": str(here.catalogue),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run("--dry-run", "--json", ENGINEHOUSE_REBUILDS="6")
+    assert done.returncode == 0, done.stderr
+    told = {each["name"]: each for each in json.loads(done.stdout) if each["action"] != "unchanged"}
+    assert told == {
+        "rebuild/rebuild": {
+            "kind": "deployment",
+            "name": "rebuild/rebuild",
+            "action": "changed",
+            "fields": {"limit": {"old": 9, "new": 6}},
+            "kept": {},
+        }
+    }
+    assert "limit: 9 → 6" in done.stderr and "1 changed" in done.stderr
+    refused = run(PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert refused.returncode == 2 and "[prefect-failed]" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@dataclass
+class Listener:
+    """An HTTP server on loopback that keeps what is posted to it."""
+
+    heard: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    url: str = ""
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+def test_people_are_told_of_failures_by_a_block_of_the_server(
+    server: Server, here: Settings, listener: Listener
+) -> None:
+    told = replace(here, notify="custom-webhook/ops")
+    with pytest.raises(SettingsError, match="custom-webhook/ops"):
+        go(server, told)
+
+    async def make_block() -> None:
+        body: Any = {"subject": "{{subject}}", "body": "{{body}}"}
+        block: Any = cast(Any, CustomWebhookNotificationBlock)(name="ops", url=listener.url, json_data=body)
+        await block.save("ops", overwrite=True)
+
+    with temporary_settings(updates={PREFECT_API_URL: server.api}):
+        asyncio.run(make_block())
+    assert "automation notify" in changed(go(server, told))
+    assert changed(go(server, told)) == {}
+
+    def end(flow: str, state: str, message: str) -> None:
+        flow_id = server("POST", "/flows/", {"name": flow})["id"]
+        run = server("POST", "/flow_runs/", {"flow_id": flow_id, "name": f"{flow} tiny", "state": {"type": "RUNNING"}})
+        ended = {"type": state, "name": state.capitalize(), "message": message}
+        server("POST", f"/flow_runs/{run['id']}/set_state", {"state": ended, "force": True})
+
+    end("rebuild", "COMPLETED", "done")
+    end("somebody-elses", "FAILED", "not ours")
+    end("rebuild", "FAILED", "count-in-french: too short [gate-refused]")
+    until = time.monotonic() + 60
+    while not listener.heard:
+        assert time.monotonic() < until, "nobody was told"
+        time.sleep(0.2)
+    (heard,) = listener.heard
+    assert heard["subject"] == "Enginehouse: rebuild tiny: Failed" and "[gate-refused]" in heard["body"]

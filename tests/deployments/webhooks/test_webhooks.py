@@ -1,0 +1,251 @@
+"""Webhooks as Hugging Face, MLflow and others send them, true and forged, against the receiver and a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import yaml
+
+from deployments.webhooks.receiver import LARGEST_BODY, Catalogue, Receiver, secrets
+from infra import settings
+from infra.errors import SettingsError
+from infra.s3.bucket import Bucket
+from tasks.finetuned.event import Event
+from tasks.finetuned.records import read_arrival, undecided
+
+SECRET = b"only-on-loopback"
+COMMIT = "c" * 40
+
+
+@dataclass
+class House:
+    """A receiver, and what it told Prefect."""
+
+    receiver: Receiver
+    folder: Path
+    sent: list[Event] = field(default_factory=list[Event])
+
+    def post(self, sender: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        async def post() -> httpx.Response:
+            transport = httpx.ASGITransport(self.receiver.application())
+            async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+                return await client.post(f"/{sender}", content=body, headers=headers)
+
+        return asyncio.run(post())
+
+    def hub(self, document: Any, secret: bytes = SECRET) -> httpx.Response:
+        return self.post("huggingface", json.dumps(document).encode(), {"X-Webhook-Secret": secret.decode()})
+
+    def signed(self, sender: str, document: Any, id: str = "delivery-1") -> httpx.Response:
+        body = json.dumps(document).encode()
+        return self.post(sender, body, sign(sender, body, id))
+
+
+def sign(
+    sender: str, body: bytes, id: str = "delivery-1", timestamp: str = "", secret: bytes = SECRET
+) -> dict[str, str]:
+    """The headers that MLflow sends, written from its description."""
+    prefix = {"mlflow": "X-MLflow", "generic": "X-Enginehouse"}[sender]
+    timestamp = timestamp or str(int(time.time()))
+    content = b".".join([id.encode(), timestamp.encode(), body])
+    digest = base64.b64encode(hmac.new(secret, content, hashlib.sha256).digest()).decode()
+    return {f"{prefix}-Delivery-Id": id, f"{prefix}-Timestamp": timestamp, f"{prefix}-Signature": f"v1,{digest}"}
+
+
+@pytest.fixture
+def house(bucket: Bucket, tmp_path: Path) -> House:
+    for name, changes in {
+        "follows": {"source": {"uri": "hf://org/base@main"}},
+        "pinned": {"source": {"uri": f"hf://org/base@{COMMIT}"}},
+        "tuned": {"source": {"uri": "s3://weights/base"}, "accepts": ["s3://weights/tuned/**", "hf://team/tuned-*@*"]},
+    }.items():
+        prompt = {"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}
+        document = {"name": name, "recipe": {"kind": "llamacpp"}, "prompts": [prompt], **changes}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    sent: list[Event] = []
+
+    async def send(id: UUID, event: Event) -> None:
+        sent.append(event)
+
+    by_sender: dict[str, bytes] = {"huggingface": SECRET, "mlflow": SECRET, "generic": SECRET}
+    return House(Receiver(bucket, by_sender, Catalogue(tmp_path), send), tmp_path, sent)
+
+
+def push(repository: str = "org/base", **changes: Any) -> dict[str, Any]:
+    """A push to a model's repository, as the hub tells it."""
+    return {
+        "event": {"action": "update", "scope": "repo.content"},
+        "repo": {"type": "model", "name": repository, "id": "621ffd", "private": False, "headSha": "d" * 40},
+        "updatedRefs": [{"ref": "refs/heads/main", "oldSha": COMMIT, "newSha": "d" * 40}],
+        "webhook": {"id": "7", "version": 3},
+        **changes,
+    }
+
+
+def version(**data: Any) -> dict[str, Any]:
+    """A new model version, as MLflow tells it."""
+    told: dict[str, Any] = {
+        "name": "tuned",
+        "version": "1",
+        "source": "s3://weights/tuned/7",
+        "run_id": "r",
+        "tags": {},
+        **data,
+    }
+    return {
+        "entity": "model_version",
+        "action": "created",
+        "timestamp": "2026-11-28T07:00:00+00:00",
+        "data": {**told, **data},
+    }
+
+
+def test_a_push_to_the_hub_reaches_who_follows_or_accepts_it(house: House) -> None:
+    answer = house.hub(push())
+    assert answer.status_code == 202 and [each["state"] for each in answer.json()["events"]] == ["received"]
+    assert [(event.model, event.source, event.sender) for event in house.sent] == [
+        ("follows", f"hf://org/base@{'d' * 40}", "huggingface")
+    ]
+    assert house.hub(push("team/tuned-7")).status_code == 202
+    assert (house.sent[1].model, house.sent[1].source) == ("tuned", f"hf://team/tuned-7@{'d' * 40}")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        push("somebody/else"),
+        push(event={"action": "create", "scope": "discussion.comment"}),
+        push(updatedRefs=[{"ref": "refs/heads/dev"}]),
+        push(repo={"type": "dataset", "name": "org/base", "headSha": "d" * 40}),
+    ],
+)
+def test_what_is_not_about_weights_is_nothing(house: House, document: Any) -> None:
+    answer = house.hub(document)
+    assert (answer.status_code, answer.json(), house.sent) == (200, {"events": []}, [])
+
+
+def test_mlflow_and_others_sign_what_they_send(house: House) -> None:
+    answer = house.signed("mlflow", version())
+    assert answer.status_code == 202
+    tags = {
+        "enginehouse.model": "tuned",
+        "enginehouse.source": "s3://weights/tuned/8",
+        "enginehouse.recipe.dtype": "bfloat16",
+    }
+    registered = version(name="Team's model", source="models:/m-1", tags=tags)
+    assert house.signed("mlflow", registered, id="delivery-2").status_code == 202
+    generic = {"model": "tuned", "source": "s3://weights/tuned/9", "recipe": {"quantization": "q4_0"}}
+    assert house.signed("generic", generic).status_code == 202
+    assert [(event.model, event.source, event.options) for event in house.sent] == [
+        ("tuned", "s3://weights/tuned/7", {}),
+        ("tuned", "s3://weights/tuned/8", {"dtype": "bfloat16"}),
+        ("tuned", "s3://weights/tuned/9", {"quantization": "q4_0"}),
+    ]
+    # MLflow's own test of a webhook, and a model that is not here.
+    assert house.signed("mlflow", version(name="example_model"), id="delivery-3").json() == {"events": []}
+    assert [event.sender for event in house.sent] == ["mlflow", "mlflow", "generic"]
+
+
+def test_a_secret_or_signature_that_is_wrong_is_refused_before_the_body_is_read(house: House) -> None:
+    body = json.dumps(version()).encode()
+    good = sign("mlflow", body)
+    stale = sign("mlflow", body, timestamp=str(int(time.time()) - 400))
+    early = sign("mlflow", body, timestamp=str(int(time.time()) + 400))
+    for sender, sent, headers, status, code in (
+        ("huggingface", b"{", {"X-Webhook-Secret": "other"}, 401, "signature-invalid"),
+        ("huggingface", b"{", httpx.Headers([(b"X-Webhook-Secret", b"\xfc")]), 401, "signature-invalid"),
+        ("huggingface", b"{", {}, 401, "signature-missing"),
+        ("mlflow", b"{", good, 401, "signature-invalid"),
+        ("mlflow", body, sign("mlflow", body, secret=b"other"), 401, "signature-invalid"),
+        ("mlflow", body, {**good, "X-MLflow-Delivery-Id": "delivery-2"}, 401, "signature-invalid"),
+        ("mlflow", body, {**good, "X-MLflow-Timestamp": str(int(time.time()) + 1)}, 401, "signature-invalid"),
+        ("mlflow", body, sign("generic", body), 401, "signature-missing"),
+        ("mlflow", body, stale, 401, "timestamp-old"),
+        ("mlflow", body, early, 401, "timestamp-old"),
+        ("mlflow", body, sign("mlflow", body, timestamp="soon"), 401, "timestamp-old"),
+        ("generic", b"x" * (LARGEST_BODY + 1), good, 413, "event-large"),
+        ("github", body, good, 404, "sender-unknown"),
+    ):
+        answer = house.post(sender, sent, headers)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert not house.sent and not list(house.receiver.bucket.list("events/"))
+
+
+def test_what_is_malformed_or_not_accepted_is_answered_and_kept(house: House) -> None:
+    def refused(answer: httpx.Response, status: int, code: str) -> None:
+        told = answer.json()
+        assert (answer.status_code, told["code"], told["state"]) == (status, code, "refused")
+        arrival = read_arrival(house.receiver.bucket, told["event"])
+        assert arrival is not None and (arrival.state, arrival.code, arrival.reason) == (
+            "refused",
+            code,
+            told["message"],
+        )
+        assert arrival.said
+
+    headers = {"X-Webhook-Secret": SECRET.decode()}
+    refused(house.post("huggingface", b"{", headers), 400, "event-malformed")
+    refused(house.post("huggingface", b"[" * 100_000, headers), 400, "event-malformed")
+    refused(house.hub([1]), 400, "event-malformed")
+    refused(house.hub(push(repo={"type": "model", "name": "org/base", "headSha": "main"})), 400, "event-malformed")
+    refused(house.signed("mlflow", version(source=7)), 400, "event-malformed")
+    for number, (source, code) in enumerate(
+        [("file:///etc/passwd", "event-source"), ("s3://weights/base", "event-source")]
+    ):
+        refused(house.signed("generic", {"model": "tuned", "source": source}, id=f"d{number}"), 422, code)
+    refused(house.signed("mlflow", version(tags={"enginehouse.model": "no"}), id="d9"), 422, "event-model")
+    assert not house.sent
+
+
+def test_the_same_delivery_again_is_the_same_event(house: House) -> None:
+    first = house.signed("mlflow", version()).json()
+    assert house.signed("mlflow", version()).json() == first
+    assert len(list(house.receiver.bucket.list("events/"))) == 1
+
+
+def test_an_event_that_prefect_misses_is_not_lost(house: House) -> None:
+    async def away(id: UUID, event: Event) -> None:
+        raise httpx.ConnectError("connection refused")
+
+    broken = replace(house.receiver, send=away)
+    house = House(broken, house.folder)
+    answer = house.signed("generic", {"model": "tuned", "source": "s3://weights/tuned/7"})
+    assert answer.status_code == 202
+    (waiting,) = undecided(broken.bucket, 0)
+    assert waiting.id == answer.json()["events"][0]["event"]
+
+
+def test_a_changed_file_counts_at_once_and_a_broken_one_is_no_fault_of_the_sender(house: House) -> None:
+    path = house.folder / "tuned.yaml"
+    document = yaml.safe_load(path.read_text())
+    said = {"model": "tuned", "source": "s3://elsewhere/x"}
+    assert house.signed("generic", said).status_code == 422
+    path.write_text(yaml.safe_dump({**document, "accepts": ["s3://elsewhere/*"]}))
+    assert house.signed("generic", said, id="d2").status_code == 202
+    path.write_text("name: [")
+    assert house.signed("generic", said, id="d3").status_code == 503
+
+
+def test_settings_say_where_secrets_are_and_never_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(value: str) -> Callable[[], object]:
+        monkeypatch.setenv("ENGINEHOUSE_WEBHOOK_SECRETS", value)
+        return lambda: secrets(settings.load())
+
+    monkeypatch.setenv("HUB_SECRET", "s3cr3t")
+    assert load("huggingface=env:HUB_SECRET")() == {"huggingface": b"s3cr3t"}
+    for wrong in ("huggingface=s3cr3t", "huggingface=env:NOT_SET", "github=env:HUB_SECRET", ""):
+        with pytest.raises(SettingsError) as caught:
+            load(wrong)()
+        assert "s3cr3t" not in str(caught.value) + caught.value.hint

@@ -1,0 +1,194 @@
+"""The written formats: every field described, records of version 1 readable for ever, newer ones refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+import tasks.explain
+from infra.errors import FormatNewer
+from tasks.explain.formats import FORMATS, schema
+from tasks.explain.why import why
+from tasks.garbage.collect import survey
+from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.identity import Identity
+from tasks.store.lease import Watch, held
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import Fleet
+
+WRITTEN = (Path(str(tasks.explain.__file__)).parent / "formats.md").read_text()
+
+# As the first version wrote them. They stay as they are, whatever becomes of the code.
+VERSION_1 = {
+    "manifest": """{
+ "schema_version": 1, "kind": "engine", "model": "tiny",
+ "identity": {"schema": 1, "step": "build", "version": 1, "inputs": {"checkpoint": "sha256:00"}, "fields": {"x": 1}},
+ "inputs": {"checkpoint": "checkpoint/tiny/00"}, "attempt": "0d9c",
+ "files": [{"path": "deep/model.gguf", "size": 9, "etag": "e-2", "checksum": "CRC64NVME:FULL_OBJECT:AAAA",
+   "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}],
+ "producer": {"task": "build", "code": "enginehouse 0.1.0", "host": "h", "runtime": {"gguf": "0.19.0"},
+   "flow_run": "f", "seconds": 1.5, "peak_memory_bytes": 7, "peak_gpu_bytes": 0},
+ "created": "2026-11-20T10:00:00.123456Z", "state": "present"}""",
+    "identity": '{"schema": 1, "step": "fetch", "version": 1, "inputs": {}, "fields": {"source": {"scheme": "file"}}}',
+    "intent": """{"created":"2026-11-20T10:00:00Z","digest":"d","flow_run":"f","model":"tiny",
+ "recipe":{"quantization":"q8_0"},"release":3,"repository":"repository/tiny/00","schema_version":1,"source":"s"}""",
+    "result": """{"created":"2026-11-20T10:00:00Z","prompts":[{"answer":"a","failures":["f"],"node":"n","passed":false,
+ "prompt":"p","schema_version":1,"seconds":0.5}],"reason":"r","release":3,"schema_version":1,"state":"refused"}""",
+    "current": '{"alone":false,"candidates":[4],"previous":2,"public":3,"schema_version":1}',
+    "node": """{"error":"","grpc":"127.0.0.1:2","http":"127.0.0.1:1","memory_available_bytes":1,"memory_total_bytes":2,
+ "models":{"tiny":{"error":"","public":3,"releases":{"3":{"error":"","schema_version":1,"starts":1,"state":"ready"}},
+ "schema_version":1}},"node":"n","schema_version":1,"target":"t","triton_pid":5,"written":"2026-11-20T10:00:00Z"}""",
+    "lease": '{"schema": 1, "holder": "f", "nonce": "00"}',
+    "pin": '{"created":"2026-11-20T10:00:00Z","reason":"","reference":"engine/tiny/00","schema_version":1}',
+    "use": '{"flow_run":"f","references":["engine/tiny/00"],"schema_version":1}',
+    "toolchain": """{"cuda":"12.6","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000",
+ "modelopt":"0.21.0","python":"3.12.3","reported":"2026-11-25T02:00:00Z","schema_version":1,"tensorrt":"10.7.0","tensorrt_llm":"0.16.0","torch":"2.6.0",
+ "transformers":"4.45.1"}""",
+    "watch": """{"attempts":{"tiny":{"count":1,"flow_run":"f","over":true,"reason":"r","subject":"00",
+ "version":"1.2.1"}},
+ "followed":{"tiny":{"flow_run":"f","since":"2026-11-25T02:00:00Z","version":"1.2.0"}},"schema_version":1,"shown":""}""",
+    "event": """{"code":"event-source","flow_run":"","id":"i","model":"tiny","reason":"r",
+ "received":"2026-11-28T06:00:00Z","revision":"","said":{"model":"tiny","source":"s3://b/x"},"schema_version":1,"state":"refused"}""",
+    "finetuned": """{"accepted":"2026-11-28T06:00:00Z","asked":"hf://o/r@main","event":"i","file_source":"hf://o/r@main",
+ "model":"tiny","recipe":{"quantization":"q4_0"},"revision":"00","schema_version":1,"source":"hf://o/r@aa"}""",
+    "weights": """{"followed":null,"proven":{"accepted":"2026-11-28T06:00:00Z","asked":"s3://b/x","event":"i",
+ "file_source":"hf://o/r@main","model":"tiny","recipe":{},"revision":"00","schema_version":1,"source":"s3://b/x"},
+ "schema_version":1}""",
+}
+
+
+def described(record: str) -> list[str]:
+    """The fields of a record's table in the written specification."""
+    section = WRITTEN.split(f"\n## {record}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+
+
+def fields(record: str) -> list[str]:
+    """The fields of a record as its schema has them, those of inner objects too."""
+    document = schema(record)
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        return document["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+
+    def walk(part: dict[str, Any], name: str) -> Iterator[str]:
+        part = resolved(part)
+        items = resolved(part.get("items", {}))
+        values = part.get("additionalProperties")
+        values = resolved(cast(Any, values)) if isinstance(values, dict) else {}
+        for inner, suffix in ((part, ""), (items, "[]"), (values, "{}")):
+            if "properties" in inner:
+                for field, value in inner["properties"].items():
+                    yield from walk(value, f"{name}{suffix}.{field}".removeprefix("."))
+                return
+        yield name
+
+    return list(walk(document, ""))
+
+
+@pytest.mark.parametrize("record", FORMATS)
+def test_every_field_is_described(record: str) -> None:
+    assert described(record) == fields(record)
+
+
+def test_every_record_is_described() -> None:
+    assert re.findall(r"^## (.+)$", WRITTEN, re.MULTILINE) == list(FORMATS) == list(VERSION_1)
+
+
+@pytest.mark.parametrize("record", FORMATS)
+def test_version_1_is_read(record: str) -> None:
+    read = FORMATS[record].model_validate_json(VERSION_1[record])
+    written = json.loads(read.model_dump_json(by_alias=True))
+    assert kept(json.loads(VERSION_1[record]), written)
+
+
+def kept(old: Any, new: Any) -> bool:
+    """Whether everything of `old` is in `new`, which may have more fields."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        fields = cast(dict[str, Any], old)
+        return all(field in new and kept(value, new[field]) for field, value in fields.items())
+    return old == new
+
+
+def test_an_identity_stays_what_it_is() -> None:
+    digest = "95c4538271f773887a9fea3524e53dc634df75d34548d78f1dd67420ce80e6ed"
+    assert Identity(json.loads(VERSION_1["identity"])).digest == digest
+
+
+def test_fields_of_later_code_are_ignored(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    key = made.engine.folder + "manifest.json"
+    record = fleet.store.bucket.get(key)
+    assert record is not None
+    manifest = json.loads(record.body)
+    manifest["colour"] = manifest["files"][0]["colour"] = manifest["producer"]["colour"] = "blue"
+    fleet.store.bucket.put(key, json.dumps(manifest).encode())
+    assert fleet.store.find(made.engine) is not None
+    # Not even garbage collection drops them.
+    from tasks.garbage.collect import collect
+
+    collect(fleet.store.bucket, survey(fleet.store.bucket, 0), "test", 5)
+    after = fleet.store.bucket.get(key)
+    assert after is not None and json.loads(after.body) == manifest | {"state": "collected"}
+
+
+def test_newer_versions_are_refused_and_never_replaced(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    bucket = fleet.store.bucket
+    newer = b'{"schema_version": 99, "everything": "else"}'
+    for key, read in {
+        made.engine.folder + "manifest.json": lambda: fleet.store.find(made.engine),
+        "targets/test/tiny/1/intent.json": lambda: fleet.target.intent("tiny", 1),
+        "targets/test/tiny/1/result.json": lambda: fleet.target.result("tiny", 1),
+        "targets/test/tiny/current.json": lambda: fleet.target.current("tiny"),
+        "targets/test/nodes/one.json": fleet.target.nodes,
+        f"uses/tiny/{uuid.uuid4().hex}.json": lambda: survey(bucket, 0),
+    }.items():
+        before = bucket.get(key)
+        bucket.put(key, newer)
+        with pytest.raises(FormatNewer, match="version 99") as caught:
+            read()
+        assert caught.value.code == "format-newer" and caught.value.hint and not caught.value.retryable
+        if before is not None:
+            bucket.put(key, before.body)
+        else:
+            bucket.delete(key)
+
+    # An older Enginehouse must not take it for damage and make the artifact anew.
+    bucket.put(made.engine.folder + "manifest.json", newer)
+    identity = Identity({"schema": 1, "step": "build"})
+    ref = ArtifactRef("engine", "tiny", made.engine.identity)
+    with pytest.raises(FormatNewer):
+        fleet.store.publish(ref, identity, fleet.folder, inputs={}, producer=_producer())
+    record = bucket.get(made.engine.folder + "manifest.json")
+    assert record is not None and record.body == newer
+
+
+def _producer() -> Any:
+    return Manifest.model_validate_json(VERSION_1["manifest"]).producer
+
+
+def test_newer_leases_and_identities_are_refused(fleet: Fleet) -> None:
+    bucket = fleet.store.bucket
+    bucket.put("leases/x.json", b'{"schema": 2, "by": "somebody"}')
+    with pytest.raises(FormatNewer):
+        Watch(bucket, "x", 1).holder()
+    with held(bucket, "y", "test", 60):
+        record = bucket.get("leases/y.json")
+        assert record is not None and FORMATS["lease"].model_validate_json(record.body)
+    first, second = fleet.rebuild(), fleet.rebuild(slots=9)
+    key = second.repository.folder + "manifest.json"
+    record = bucket.get(key)
+    assert record is not None
+    manifest = json.loads(record.body)
+    manifest["identity"]["schema"] = 2
+    bucket.put(key, json.dumps(manifest).encode())
+    with pytest.raises(FormatNewer, match="identity document"):
+        why(bucket, second.repository, first.repository)

@@ -1,0 +1,155 @@
+"""Lineage, names and `why`, read from a real store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra.errors import UsageError
+from tasks.explain.lineage import lineage
+from tasks.explain.lineage_text import document, mermaid, tree
+from tasks.explain.why import why
+from tasks.explain.why_text import document as why_document
+from tasks.explain.why_text import lines, summary
+from tasks.targets.references import PublicName, ReleaseRef, find
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import Fleet
+
+
+def test_names(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    fleet.rebuild("other")
+    fleet.release(made)
+    bucket = fleet.store.bucket
+    assert find(bucket, str(made.engine), "test") == made.engine
+    assert find(bucket, f"engine/tiny/{made.engine.identity[:8]}", "test") == made.engine
+    assert find(bucket, "tiny@1", "test") == find(bucket, "tiny--r1", "test") == ReleaseRef("test", "tiny", 1)
+    assert find(bucket, "tiny", "test") == PublicName("test", "tiny")
+    with pytest.raises(UsageError) as caught:  # two models of one source have equal snapshots
+        find(bucket, made.snapshot.identity[:10], "test")
+    assert caught.value.code == "reference-ambiguous"
+    for unknown in ("nothing", "engine/tiny/ffff", "plan/tiny/1", "a/b", "engine//", "0123456789ab", "other"):
+        with pytest.raises(UsageError) as caught:
+            find(bucket, unknown, "test")
+        assert caught.value.code == "reference-unknown", unknown
+    with pytest.raises(UsageError) as caught:
+        find(bucket, "tiny@7", "test")
+    assert caught.value.code == "release-missing"
+
+
+def test_a_tree_up_and_down(fleet: Fleet) -> None:
+    first = fleet.rebuild()
+    second = fleet.rebuild(tensorrt_llm="1.2.1")  # same snapshot, everything else anew
+    assert first.snapshot == second.snapshot and first.checkpoint != second.checkpoint
+    fleet.release(first)
+    fleet.release(second)
+
+    found = lineage(fleet.store.bucket, find(fleet.store.bucket, "tiny", "test"))
+    told = list(tree(found))
+    assert told[0] == "public name test/tiny"
+    words = [line.strip(" └├│─").split()[0] for line in told]
+    assert words == ["public", "made", "release", "repository", "engine", "checkpoint", "snapshot", "source", "used"]
+    assert str(second.engine).removeprefix("engine/") in told[4] and str(first.engine) not in "".join(told)
+    assert told[-1] == "used by: nothing"
+
+    down = lineage(fleet.store.bucket, first.snapshot)
+    kinds = [thing.kind for thing in down.things.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "source": 1,
+        "snapshot": 1,
+        "checkpoint": 2,
+        "engine": 2,
+        "repository": 2,
+        "release": 2,
+        "public": 1,
+    }
+    told = list(tree(down))
+    assert "made from" in told and "used by" in told
+    assert any("release test/tiny@1  previous" in line for line in told)
+    assert any("release test/tiny@2  live" in line for line in told)
+
+    one = lineage(fleet.store.bucket, first.engine)
+    assert str(second.engine) not in one.things and str(ReleaseRef("test", "tiny", 1)) in one.things
+
+
+def test_a_tree_of_what_is_gone(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    fleet.store.bucket.put(made.checkpoint.folder + "manifest.json", b"{")
+    found = lineage(fleet.store.bucket, made.engine)
+    assert found.things[str(made.checkpoint)].facts == {"state": "without a manifest"}
+    assert str(made.snapshot) not in found.things
+    assert lineage(fleet.store.bucket, made.checkpoint).outputs(str(made.checkpoint)) == [str(made.engine)]
+
+
+def test_json_and_mermaid(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    found = lineage(fleet.store.bucket, made.engine)
+    told = json.loads(json.dumps(document(found)))
+    by_name = {thing["name"]: thing for thing in told["things"]}
+    assert told["root"] == str(made.engine)
+    assert by_name[str(made.engine)]["inputs"] == [str(made.checkpoint)]
+    assert by_name[str(made.engine)]["run"] == "some-run"
+    drawn = mermaid(found).splitlines()
+    assert drawn[0] == "graph TD"
+    assert f'  n0["source<br/>hf repository=org/tiny commit={"a" * 40}"]' in drawn
+    assert f'  n3["engine<br/>tiny {made.engine.identity[:12]}"]' in drawn
+    assert "  n2 --> n3" in drawn and drawn[-1] == "  style n3 stroke-width:3px"
+
+
+def test_why_in_words(fleet: Fleet) -> None:
+    fleet.release(fleet.rebuild())
+    fleet.release(fleet.rebuild(quantization="nvfp4"), passed=False, public=False)  # refused: nobody compares with it
+    fleet.release(fleet.rebuild(tensorrt_llm="1.2.1"))
+    bucket = fleet.store.bucket
+    found = why(bucket, find(bucket, "tiny", "test"))
+    assert (found.old, found.new) == ("test/tiny@1", "test/tiny@3")
+    assert summary(found) == (
+        "TensorRT-LLM 1.1.0 → 1.2.1; weights, recipe, GPU, serving settings and serving code unchanged"
+    )
+    told = [line.split("  ")[-1].strip() for line in lines(found)]
+    assert "because of what it is made from" in told  # the repository
+    assert told[-1] == "the same"  # the snapshot
+    assert [step["made_anew"] for step in why_document(found)["steps"]] == [True, True, True, False]
+
+
+def test_why_of_several_fields(fleet: Fleet) -> None:
+    first = fleet.rebuild()
+    second = fleet.rebuild(commit="b" * 40, quantization="nvfp4", gpu="NVIDIA B200", slots=8)
+    bucket = fleet.store.bucket
+    assert summary(why(bucket, second.repository, first.repository)) == (
+        f"weights: commit {'a' * 12}… → {'b' * 12}…; recipe: quantization fp8 → nvfp4; GPU NVIDIA H200 → NVIDIA B200; "
+        "serving settings: slots 4 → 8; serving code and TensorRT-LLM unchanged"
+    )
+    # Of an artifact, what came before it is the last one of its kind and model.
+    assert why(bucket, second.engine) == why(bucket, second.engine, first.engine)
+    with pytest.raises(UsageError) as caught:
+        why(bucket, first.engine)
+    assert caught.value.code == "nothing-before"
+
+
+def test_an_adapter(fleet: Fleet) -> None:
+    plain, one, other = (fleet.rebuild(adapter=commit) for commit in (None, "b" * 40, "c" * 40))
+    bucket = fleet.store.bucket
+    found = lineage(bucket, one.engine)
+    assert [thing.kind for thing in found.things.values()].count("source") == 2
+    assert any(line.endswith(f"source hf repository=org/lora commit={'b' * 40}") for line in tree(found))
+
+    assert summary(why(bucket, other.engine, one.engine)).startswith(
+        f"weights: adapter.commit {'b' * 12}… → {'c' * 12}…; recipe, GPU"
+    )
+    for new, old in ((one, plain), (plain, one)):
+        (change,) = why(bucket, new.engine, old.engine).changes
+        assert (change.subject, change.field) == ("weights", "adapter")
+
+
+def test_why_where_only_the_bytes_differ(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    fleet.release(made)
+    bucket = fleet.store.bucket
+    found = why(bucket, find(bucket, "tiny@2", "test"))
+    assert found.changes == () and summary(found).endswith("serving code and TensorRT-LLM unchanged")

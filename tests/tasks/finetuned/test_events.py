@@ -1,0 +1,265 @@
+"""What events may say, and what the store makes of them: each weight once, the newest counts, refused ones do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from infra.errors import EventRefused, SourceError
+from infra.s3.bucket import Bucket
+from tasks.finetuned.event import changed_by, pinned_source, read_event
+from tasks.finetuned.moved_branches import moved
+from tasks.finetuned.records import (
+    Finetuned,
+    arrive,
+    claim,
+    decide,
+    follow,
+    newer_ones,
+    read_arrival,
+    refused,
+    settle,
+    undecided,
+    with_newest,
+)
+from tasks.models.spec import Model, Source
+from tasks.sources import Access, resolve
+from tasks.steps.fetch import snapshot_identity
+from tasks.steps.resolve import resolve_weights, with_source, with_weights
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import Fleet
+    from tests.tasks.sources.hub_server import Hub
+
+COMMIT = "a" * 40
+
+
+def model(
+    uri: str = "hf://org/base@main", accepts: tuple[str, ...] = ("s3://weights/tiny/**",), **source: Any
+) -> Model:
+    return Model.model_validate(
+        {
+            "name": "tiny",
+            "source": {"uri": uri, **source},
+            "accepts": accepts,
+            "recipe": {"kind": "llamacpp"},
+            "prompts": [{"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}],
+        }
+    )
+
+
+def changed(said: dict[str, Any], to: Model) -> Model:
+    return with_source(*changed_by(read_event({"model": "tiny", **said}), {"tiny": to}))
+
+
+def code(said: dict[str, Any], to: Model | None = None) -> str:
+    with pytest.raises(EventRefused) as caught:
+        changed(said, to or model())
+    assert caught.value.message
+    return caught.value.code
+
+
+def test_weights_are_another_revision_or_what_the_file_accepts() -> None:
+    assert changed({"revision": "v2"}, model()).source.uri == "hf://org/base@v2"
+    assert changed({"source": f"hf://org/base@{COMMIT}"}, model()).source.uri == f"hf://org/base@{COMMIT}"
+    assert changed({"source": "s3://weights/tiny/run-7/"}, model()).source.uri == "s3://weights/tiny/run-7"
+    for source in (
+        "s3://weights/other/run-7",
+        "s3://weights/tiny/../other",
+        "hf://org/base-evil@main",
+        "file:///etc/passwd",
+        "pip://llm@1/x.gguf",
+        "https://example.org/x.gguf",
+        "s3://weights/tiny/run 7",
+    ):
+        assert code({"source": source}) == "event-source"
+    assert code({"revision": "../../x"}) == "event-source"
+    assert code({"revision": "main"}, model("s3://weights/base")) == "event-source"
+    assert code({"revision": "main"}, model("file:///base.gguf")) == "event-source"
+
+
+def test_options_are_those_of_the_command_line() -> None:
+    recipe = changed({"revision": "main", "recipe": {"quantization": "q4_0"}}, model()).recipe
+    assert recipe.model_dump()["quantization"] == "q4_0"
+    assert code({"revision": "main", "recipe": {"quantization": "q9"}}) == "event-recipe"
+    assert code({"revision": "main", "recipe": {"kind": "llmapi"}}) == "event-recipe"
+    assert code({"revision": "main", "recipe": {"trust": "python"}}) == "event-recipe"
+
+
+def test_trust_does_not_reach_to_other_weights() -> None:
+    trusting = model(f"hf://org/base@{COMMIT}", include=("*.gguf",), trust=("python",))
+    other = changed({"revision": "b" * 40}, trusting).source
+    assert (other.trust, other.include) == ((), ("*.gguf",))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"model": "tiny"},
+        {"model": "tiny", "source": "s3://weights/tiny/x", "revision": "main"},
+        {"model": "../tiny", "revision": "main"},
+        {"model": "tiny", "revision": "main", "targets": ["prod"]},
+        {"model": "tiny", "revision": ["main"]},
+        {"model": "tiny", "revision": "main", "recipe": {"quantization": {"a": 1}}},
+        {"model": "tiny", "revision": "x" * 20_000},
+    ],
+)
+def test_what_is_no_event_is_told_field_by_field(said: dict[str, Any]) -> None:
+    with pytest.raises(EventRefused) as caught:
+        read_event(said)
+    assert caught.value.code == "event-malformed" and "source" in caught.value.hint and len(str(caught.value)) < 600
+
+
+def test_a_model_that_is_not_there() -> None:
+    with pytest.raises(EventRefused) as caught:
+        changed_by(read_event({"model": "other", "revision": "main"}), {"tiny": model()})
+    assert caught.value.code == "event-model"
+
+
+def finetuned(revision: str, event: str = "e1", **changes: Any) -> Finetuned:
+    source = f"s3://weights/tiny/{revision}"
+    about = {"asked": source, "source": source, "file_source": "hf://org/base@main", "event": event}
+    return Finetuned.model_validate({"model": "tiny", "revision": revision, **about, **changes})
+
+
+def test_the_same_weights_come_once(bucket: Bucket) -> None:
+    first = finetuned("r1")
+    assert claim(bucket, first) == first
+    assert claim(bucket, finetuned("r1", "e2")).event == "e1"
+    assert claim(bucket, finetuned("r2", "e2")).event == "e2"
+
+
+def test_an_event_is_kept_from_its_coming_to_its_end(bucket: Bucket) -> None:
+    said = {"model": "tiny", "source": "file:///etc/passwd"}
+    arrival = arrive(bucket, "e1", said)
+    assert (arrival.state, arrival.said) == ("received", said)
+    assert [each.id for each in undecided(bucket, 0)] == ["e1"] and not list(undecided(bucket, 3600))
+    with pytest.raises(EventRefused) as caught:
+        changed_by(read_event(said), {"tiny": model()})
+    decide(bucket, refused(arrival, caught.value))
+    assert not list(undecided(bucket, 0))
+    # A replay finds what was decided.
+    again = arrive(bucket, "e1", {"model": "tiny", "revision": "main"})
+    assert (again.state, again.code, again.said) == ("refused", "event-source", said) and again == read_arrival(
+        bucket, "e1"
+    )
+    assert len(str(arrive(bucket, "e2", {"model": "x" * 10**6}).said)) < 5000
+
+
+def test_a_rebuild_takes_the_newest_until_its_gates_refuse_it(bucket: Bucket) -> None:
+    def taken(to: Model | None = None) -> str:
+        return with_newest(bucket, to or model())[0].source.uri
+
+    assert with_newest(bucket, model()) == (model(), None)
+    first = finetuned("r1", recipe={"quantization": "q4_0"})
+    follow(bucket, first)
+    chosen, taken_weights = with_newest(bucket, model())
+    assert (chosen.source.uri, taken_weights) == ("s3://weights/tiny/r1", first)
+    assert chosen.recipe.model_dump()["quantization"] == "q4_0"
+    settle(bucket, first, passed=True)
+    assert newer_ones(bucket, model(), first) is None and newer_ones(bucket, model(), None) == first
+    follow(bucket, second := finetuned("r2"))
+    assert taken() == "s3://weights/tiny/r2"
+    settle(bucket, first, passed=False)  # of another run
+    assert taken() == "s3://weights/tiny/r2"
+    settle(bucket, second, passed=False)
+    assert taken() == "s3://weights/tiny/r1"
+
+    # An older rebuild that ends later neither rolls out nor takes the place of the newer weights.
+    third, fourth = finetuned("r3"), finetuned("r4")
+    follow(bucket, fourth)
+    settle(bucket, fourth, passed=True)
+    assert newer_ones(bucket, model(), third) == fourth and newer_ones(bucket, model(), fourth) is None
+    settle(bucket, third, passed=True)
+    assert newer_ones(bucket, model(), None) == fourth
+    assert newer_ones(bucket, model("hf://org/base@v2"), third) is None
+    follow(bucket, first)
+    settle(bucket, first, passed=True)
+
+    # The file counts again once it says something else.
+    assert taken(model("hf://org/base@v2")) == "hf://org/base@v2"
+    assert taken(model(accepts=("s3://weights/tiny/r2",))) == "hf://org/base@main"
+
+
+def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: Hub) -> None:
+    access = Access(hub_endpoint=hub.url)
+    to = model(accepts=("hf://org/*@**",), include=("*.gguf",))
+    weights, config = b"\x02" + bytes(7) + b"{}", b'{"peft_type": "LORA"}'
+    files = {"adapter_model.safetensors": weights, "adapter_config.json": config, "training_args.bin": b"pickle"}
+    hub.push("org/lora", files)
+    hub.push("org/whole", {"model.gguf": b"GGUF"})
+    hub.push("org/half", {"adapter_config.json": config})
+
+    adapted = with_weights(to, "hf://org/lora@main", access)
+    assert (adapted.source, adapted.adapter) == (to.source, "hf://org/lora@main")
+    instead = with_weights(adapted, "hf://org/whole@main", access)
+    assert (instead.source.uri, instead.source.include, instead.adapter) == ("hf://org/whole@main", ("*.gguf",), None)
+    with pytest.raises(SourceError) as caught:
+        resolve_weights(with_weights(to, "hf://org/half@main", access), access)
+    assert caught.value.code == "source-entry"
+
+    hub.push("org/base", {"model.gguf": b"GGUF"})
+    found = resolve_weights(adapted, access)
+    assert [file.path for file in found.tuned.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    plan = found.plan(adapted)
+    assert list(plan.weights) == ["snapshot", "adapter"]
+    assert plan.snapshot == resolve_weights(to, access).plan(to).snapshot
+
+    source = f"hf://org/lora@{COMMIT}"
+    follow(bucket, weights := finetuned("r1", asked="hf://org/lora@main", source=source, adapter=True))
+    chosen, taken = with_newest(bucket, to)
+    assert (chosen.source, chosen.adapter, taken) == (to.source, source, weights)
+    other = to.model_copy(update={"adapter": "hf://org/lora@v1"})
+    assert with_newest(bucket, other) == (other, None)  # the file says something else now
+
+
+def test_a_model_whose_file_names_an_adapter() -> None:
+    tuned = model(accepts=()).model_copy(update={"adapter": "hf://org/lora@main"})
+    event, models = {"model": "tiny"}, {"tiny": tuned}
+    assert changed_by(read_event({**event, "revision": "v2"}), models)[1] == "hf://org/lora@v2"
+    source = f"hf://org/lora@{COMMIT}"
+    assert changed_by(read_event({**event, "source": source}), models)[1] == source
+    # Its base alone would be served without what was tuned.
+    assert code({"source": f"hf://org/base@{COMMIT}"}, tuned) == "event-source"
+
+
+def test_a_branch_is_pinned_to_its_commit(bucket: Bucket) -> None:
+    source = pinned_source("hf://org/base@main", {"commit": COMMIT})
+    assert source == f"hf://org/base@{COMMIT}"
+    assert pinned_source("s3://weights/tiny/x", {}) == "s3://weights/tiny/x"
+    follow(bucket, finetuned("r1", asked="hf://org/base@main", source=source))
+    assert with_newest(bucket, model())[0].source.uri == source
+
+
+def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub: Hub) -> None:
+    def build(commit: str) -> None:
+        source = Source(uri=f"hf://org/base@{commit}")
+        identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url)))
+        fleet.publish("snapshot", "tiny", identity)
+
+    def found(*models: Model) -> dict[str, str]:
+        return moved(fleet.store.bucket, models, Access(hub_endpoint=hub.url))
+
+    weights = {"model.safetensors": b"\x00" * 8}
+    first = hub.push("org/base", weights)
+    ours = model().model_copy(update={"targets": ("test",)})
+    assert found(ours) == {}  # nobody serves it
+    fleet.release(fleet.rebuild())
+    build(first)
+    assert found(ours) == {}
+    second = hub.push("org/base", weights | {"config.json": b"{}"})
+    pinned = ours.model_copy(update={"source": Source(uri=f"hf://org/base@{first}")})
+    gone = ours.model_copy(update={"source": Source(uri="hf://org/gone@main")})
+    assert found(ours) == {"tiny": "main"} and found(pinned, gone) == {}
+    build(second)
+    assert found(ours) == {}
+    adapted = ours.model_copy(update={"adapter": "hf://org/lora@next"})
+    fetched = hub.push("org/lora", weights | {"adapter_config.json": b"{}"}, reference="next")
+    assert fetched and found(adapted) == {}  # there is no adapter in it
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\x00" * 8}
+    hub.push("org/lora", files, reference="next")
+    assert found(adapted) == {"tiny": "main or next"}
+    hub.unavailable = 99
+    assert found(ours) == {}

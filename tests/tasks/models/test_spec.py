@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from infra.errors import SpecError
+from tasks.models.catalogue import json_schema, load_catalogue, load_model, with_recipe
+from tasks.models.recipe import LlamaCppRecipe, TrtEngineRecipe
+from tasks.models.spec import Model
+
+CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
+SHA256 = "ab" * 32
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": "tiny",
+        "source": {"uri": "hf://org/repo@main"},
+        "recipe": {"kind": "llamacpp"},
+        "prompts": [{"name": "one", "text": "Hello", "max_tokens": 4, "expect": {"min_tokens": 1}}],
+    }
+    return {**document, **changes}
+
+
+def engine(**changes: Any) -> dict[str, Any]:
+    runtime = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 4}
+    return {"kind": "trt-engine", "runtime": {**runtime, **changes.pop("runtime", {})}, **changes}
+
+
+def prompt(**changes: Any) -> dict[str, Any]:
+    return {"name": "one", "text": "Hello", "max_tokens": 4, "expect": {"min_tokens": 1}, **changes}
+
+
+def write(folder: Path, document: Any, name: str = "tiny.yaml") -> Path:
+    path = folder / name
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def test_the_catalogue_loads() -> None:
+    models = load_catalogue(CATALOGUE)
+    assert list(models) == ["llama3-70b-instruct", "llama3-8b-by-hand", "llama3-8b-instruct", "smollm2-135m"]
+    assert isinstance(models["smollm2-135m"].recipe, LlamaCppRecipe)
+    large = models["llama3-70b-instruct"].recipe
+    assert isinstance(large, TrtEngineRecipe)
+    assert (large.tp_size, large.runtime.compute_capability) == (4, 90)
+    assert all(
+        "How do I count to nine in French?" in [prompt.text for prompt in model.prompts] for model in models.values()
+    )
+
+
+def test_every_mistake_of_a_file_is_named_with_line_and_field(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+name: other
+source: {uri: 'pip://a@1/b.gguf', trust: [python]}
+recipe:
+  kind: trt-engine
+  runtime: {tensorrt_llm: 1.2.1, gpu: NVIDIA L4, arch: sm86, gpus: 1}
+  quantization: fp8
+  tp_size: 2
+  tp_size: 2
+  speed: fast
+prompts:
+  - name: a
+    text: x
+    max_tokens: 1
+    expect:
+      matches: '('
+  - name: b
+""",
+    )
+    with pytest.raises(SpecError) as caught:
+        load_model(path)
+    assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
+        f"{path}:2: source.sha256: a pip:// source needs the sha256 of its wheel",
+        f"{path}:2: source.trust: needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256",
+        f"{path}:3: recipe.pp_size: tp_size 2 x pp_size 1 = 2 GPUs, and runtime.gpus is 1",
+        f"{path}:6: recipe.quantization: fp8 needs sm89 or later, and NVIDIA L4 is sm86",
+        f"{path}:8: recipe.tp_size: is given before, in line 7",
+        f"{path}:9: recipe.speed: Extra inputs are not permitted",
+        f"{path}:15: prompts.0.expect.matches: not a regular expression: "
+        "missing ), unterminated subpattern at position 0",
+        f"{path}:16: prompts.1.expect: Field required",
+        f"{path}:16: prompts.1.max_tokens: Field required",
+        f"{path}:16: prompts.1.text: Field required",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("name: [unclosed\nsource: x\n", 2, "is not YAML"),
+        ("", 1, "is empty"),
+        ("name: a\n---\nname: b\n", 2, "is not YAML"),
+        ("name: !!python/object/apply:os.system [id]\n", 1, "is not YAML"),
+        ("- a list\n", 1, "valid dictionary"),
+        ("name: \x07\n", 1, "is not YAML"),
+    ],
+)
+def test_what_is_no_document_is_told_with_its_line(tmp_path: Path, text: str, line: int, what: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SpecError, match=what) as caught:
+        load_model(path)
+    assert f"{path}:{line}: " in caught.value.message
+
+
+def test_a_file_that_is_not_there_is_a_spec_error(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_model(tmp_path / "absent.yaml")
+    with pytest.raises(SpecError, match="no catalogue"):
+        load_catalogue(tmp_path / "absent")
+
+
+def test_the_name_is_the_files(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"other\.yaml:1: name: 'tiny' is not the file's name, 'other'"):
+        load_model(write(tmp_path, entry(), "other.yaml"))
+
+
+def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
+    write(tmp_path, entry())
+    first = write(tmp_path, entry(name="first", accepts=["file:///etc/*"]), "first.yaml")
+    second = write(tmp_path, entry(name="second", accepts=["pip://some/where"]), "second.yaml")
+    with pytest.raises(SpecError) as caught:
+        load_catalogue(tmp_path)
+    assert f"{first}:12: accepts: 'file:///etc/*' must begin with hf:// or s3://" in caught.value.message
+    assert f"{second}:12: accepts: 'pip://some/where' must begin with hf:// or s3://" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["Tiny", "-tiny", "ti--ny", "ti/ny", "", "tiny\n"])
+def test_names_that_a_release_could_not_carry(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        Model.model_validate(entry(name=name))
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ({"uri": "hf://org/repo"}, "not the address of a source"),
+        ({"uri": "hf://org/repo@main", "trust": ["python"]}, "pinned revision"),
+        ({"uri": "hf://org/repo@main", "sha256": SHA256}, "pinned by what its server says"),
+        ({"uri": "pip://a@1/b.gguf"}, "needs the sha256"),
+        ({"uri": "pip://a@1/b.gguf", "sha256": "abc"}, "pattern"),
+        ({"uri": "pip://a@1/b.gguf", "sha256": SHA256, "include": ["*.gguf"]}, "one file already"),
+        ({"uri": "s3://bucket/a", "trust": ["pickle"]}, "pinned revision"),
+        ({"uri": f"hf://org/repo@{COMMIT}", "trust": ["shell"]}, "'python' or 'pickle'"),
+    ],
+)
+def test_sources_that_are_not_allowed(source: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        Model.model_validate(entry(source=source))
+
+
+def test_trust_goes_with_a_commit_or_a_hash() -> None:
+    for source in (
+        {"uri": f"hf://org/repo@{COMMIT}", "trust": ["python", "pickle"]},
+        {"uri": "pip://a@1/b.gguf", "sha256": SHA256, "trust": ["pickle"]},
+        {"uri": "file:///models/a.bin", "sha256": SHA256, "trust": ["pickle"]},
+    ):
+        assert Model.model_validate(entry(source=source)).source.trust
+
+
+@pytest.mark.parametrize(
+    ("recipe", "what"),
+    [
+        (engine(quantization="nvfp4"), "nvfp4 needs sm100 or later, and NVIDIA H200 is sm90"),
+        (engine(tp_size=2, pp_size=4), "2 x pp_size 4 = 8 GPUs, and runtime.gpus is 4"),
+        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "from 1.3 on there is only kind llmapi"),
+        (engine(runtime={"tensorrt_llm": "0.7.1"}), "needs TensorRT-LLM 0.8 to 1.2"),
+        (engine(runtime={"tensorrt_llm": "latest"}), "'latest' is not a version"),
+        (engine(runtime={"arch": "sm75"}), "sm80"),
+        ({**engine(runtime={"tensorrt_llm": "0.21.0"}), "kind": "llmapi"}, "1.0 or later, not 0.21.0"),
+        (engine(max_seq_len=100, max_input_len=100), "leaves no token for the answer"),
+        ({"kind": "llamacpp", "quantization": "fp8"}, "'q8_0'"),
+        ({"kind": "onnx"}, "'llamacpp', 'trt-engine', 'llmapi'"),
+    ],
+)
+def test_recipes_that_their_hardware_or_version_cannot_do(recipe: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        Model.model_validate(entry(recipe=recipe))
+
+
+def test_recipes_at_the_edge_of_the_rules() -> None:
+    for recipe in (
+        engine(tp_size=2, pp_size=2, quantization="fp8", runtime={"tensorrt_llm": "0.8.0", "arch": "sm89"}),
+        {
+            **engine(quantization="nvfp4", runtime={"arch": "sm100", "tensorrt_llm": "1.4.0rc1"}),
+            "kind": "llmapi",
+        },
+        engine(quantization="int8_sq", runtime={"arch": "sm80"}),
+    ):
+        Model.model_validate(entry(recipe=recipe))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "what"),
+    [
+        ([], "without a prompt"),
+        ([prompt(), prompt()], "several prompts are named one"),
+        ([prompt(expect={})], "at least one expectation"),
+        ([prompt(expect={"json": False})], "at least one expectation"),
+        ([prompt(expect={"min_tokens": 5})], "min_tokens 5 is more than max_tokens 4"),
+        ([prompt(expect={"repeats_with_seed": True})], "give the prompt a seed"),
+        ([prompt(expect={"stream_equals": True})], "give the prompt a seed"),
+        ([prompt(seed=-1)], "greater than or equal to 0"),
+    ],
+)
+def test_prompts_that_could_not_fail_or_not_pass(prompts: list[dict[str, Any]], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        Model.model_validate(entry(prompts=prompts))
+
+
+def test_models_are_frozen() -> None:
+    model = Model.model_validate(entry())
+    with pytest.raises(ValidationError, match="frozen"):
+        model.recipe.dtype = "bfloat16"
+    assert hash(model) == hash(Model.model_validate(entry()))
+
+
+def test_a_recipe_overridden_is_checked_like_a_written_one() -> None:
+    model = Model.model_validate(entry())
+    assert with_recipe(model, {}) is model
+    changed = with_recipe(model, {"quantization": "q4_0", "dtype": "bfloat16"})
+    assert changed.recipe == LlamaCppRecipe(kind="llamacpp", dtype="bfloat16", quantization="q4_0")
+    assert changed.prompts == model.prompts
+    with pytest.raises(SpecError, match=r"quantization=q9: .*'q4_0'"):
+        with_recipe(model, {"quantization": "q9"})
+    with pytest.raises(SpecError, match="no field speed") as caught:
+        with_recipe(model, {"speed": "fast"})
+    assert caught.value.hint == "Fields: dtype, quantization."
+    with pytest.raises(SpecError, match="no field kind"):
+        with_recipe(model, {"kind": "llmapi"})
+
+
+def test_an_override_that_breaks_a_hardware_rule_says_which() -> None:
+    model = Model.model_validate(entry(recipe=engine()))
+    changed = with_recipe(model, {"tp_size": "4"}).recipe
+    assert isinstance(changed, TrtEngineRecipe)
+    assert changed.tp_size == 4
+    with pytest.raises(SpecError, match=r"tp_size=8: pp_size: tp_size 8 x pp_size 1 = 8 GPUs"):
+        with_recipe(model, {"tp_size": "8"})
+    with pytest.raises(SpecError, match="no field runtime"):
+        with_recipe(model, {"runtime": "x"})
+
+
+def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:
+    schema = json_schema()
+    assert schema["additionalProperties"] is False
+    assert "json" in schema["$defs"]["Expectations"]["properties"]
+    assert set(schema["properties"]["recipe"]["discriminator"]["mapping"]) == {
+        "llamacpp",
+        "trt-engine",
+        "llmapi",
+    }

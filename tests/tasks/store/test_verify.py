@@ -1,0 +1,390 @@
+"""Every byte against its manifest, signatures, and a node that places nothing altered or unsigned."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from deployments.cli.verify import sign, verify
+from deployments.node.agent import Node
+from deployments.node.facts import Facts
+from infra.errors import ArtifactDamaged, SettingsError, SignatureRefused, UsageError
+from infra.triton.client import ModelState, TritonClient
+from infra.triton.command import Ports
+from infra.triton.log import Log
+from infra.triton.supervisor import Change
+from tasks.serving.settings import ServingSettings
+from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, signature_key
+from tasks.store.identity import Identity
+from tasks.store.signing import require_signed, signer
+from tasks.store.verify import bring, check_signature, problems_in_folder, problems_in_store
+from tasks.targets.target import ReleaseReport
+from tasks.triton.repository import write_release
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import Fleet
+
+
+def flip(path: Path) -> None:
+    """One bit of one byte, in a file that may be read-only."""
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def add(path: Path) -> None:
+    path.write_text("print('not ours')")
+
+
+def replace_by_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "flipped": ("data.bin", flip, "'data.bin' was altered: its sha256 is "),
+    "missing": ("deep/limits.json", Path.unlink, "'deep/limits.json' is missing"),
+    "extra": ("deep/extra.py", add, "'deep/extra.py' is extra"),
+    "link": ("data.bin", replace_by_link, "'data.bin' is a link"),
+}
+"""What happens to which file, and what is then said."""
+
+
+@pytest.fixture
+def engine(fleet: Fleet) -> Artifact:
+    return fleet.store.need(fleet.rebuild().engine)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_folder(fleet: Fleet, engine: Artifact, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "copy"
+    fleet.store.download(engine, folder)
+    seen: list[tuple[int, int]] = []
+    assert problems_in_folder(engine.manifest, folder, lambda done, total: seen.append((done, total))) == []
+    assert seen[-1] == (engine.manifest.size, engine.manifest.size)
+    path, change, said = DAMAGE[damage]
+    change(folder / path)
+    problems = problems_in_folder(engine.manifest, folder)
+    assert len(problems) == 1 and problems[0].startswith(said)
+
+
+def test_the_store(fleet: Fleet, engine: Artifact) -> None:
+    bucket, attempt = fleet.store.bucket, f"{engine.ref.folder}{engine.manifest.attempt}/"
+    assert problems_in_store(bucket, engine) == []
+    record = bucket.get(attempt + "data.bin")
+    assert record is not None
+    bucket.put(attempt + "data.bin", record.body[:-1] + b"?")
+    bucket.delete(attempt + "deep/limits.json")
+    bucket.put(attempt + "deep/extra.py", b"print('not ours')")
+    found = problems_in_store(bucket, engine)
+    expected = ("'data.bin' was altered", "'deep/limits.json' is missing", "'deep/extra.py' is extra")
+    assert [problem.startswith(said) for problem, said in zip(found, expected, strict=True)] == [True] * 3
+
+
+def test_a_release_is_its_repository_and_its_engine(fleet: Fleet, tmp_path: Path) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    bucket = fleet.store.bucket
+    from tasks.targets.references import find
+
+    public = find(bucket, "tiny", "test")
+    verdicts = verify(bucket, public, None, "", lambda done, total: None)
+    assert [verdict.artifact for verdict in verdicts] == [str(made.repository), str(made.engine)]
+    assert all(verdict.word == "intact" for verdict in verdicts)
+    with pytest.raises(UsageError) as caught:
+        verify(bucket, public, tmp_path, "", lambda done, total: None)
+    assert caught.value.code == "not-on-node"
+    for ref in (made.repository, made.engine):
+        _, folder = bring(fleet.store, ref, tmp_path / "artifacts")
+    flip(folder / "data.bin")
+    verdicts = verify(bucket, public, tmp_path, "", lambda done, total: None)
+    assert [len(verdict.problems) for verdict in verdicts] == [0, 1]
+
+
+def test_a_damaged_copy_is_named_put_aside_and_brought_anew(fleet: Fleet, engine: Artifact, tmp_path: Path) -> None:
+    for _ in range(2):
+        _, folder = bring(fleet.store, engine.ref, tmp_path)
+        flip(folder / "data.bin")
+        folder.chmod(0o755)
+        (folder / "deep").chmod(0o555)  # as an engine that is served where it lies
+        with pytest.raises(ArtifactDamaged, match=r"'data\.bin' was altered") as caught:
+            bring(fleet.store, engine.ref, tmp_path)
+        assert caught.value.retryable
+    _, folder = bring(fleet.store, engine.ref, tmp_path)
+    assert problems_in_folder(engine.manifest, folder) == []
+    assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, f"{folder.name}.damaged"])
+
+
+# Signatures
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of two pairs of keys: ours and its public half, that of somebody else."""
+    folder = tmp_path_factory.mktemp("keys")
+    found: dict[str, str] = {}
+    for name in ("ours", "other"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (folder / name).write_bytes(key.private_bytes(*form))
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        (folder / f"{name}.pub").write_bytes(public)
+        found |= {name: str(folder / name), f"{name}.pub": str(folder / f"{name}.pub")}
+    return found
+
+
+def signed_with(fleet: Fleet, key: str) -> Fleet:
+    """The same store, published to by a machine that has a key."""
+    return type(fleet)(ArtifactStore(fleet.store.bucket, signer(key)), fleet.target, fleet.folder)
+
+
+def code_of(fleet: Fleet, artifact: Artifact, key: str) -> str:
+    with pytest.raises(SignatureRefused) as caught:
+        check_signature(fleet.store.bucket, artifact, key)
+    return caught.value.code
+
+
+def test_what_is_published_with_a_key_is_signed(fleet: Fleet, keys: dict[str, str], tmp_path: Path) -> None:
+    made = signed_with(fleet, keys["ours"]).rebuild()
+    artifact = fleet.store.need(made.engine)
+    check_signature(fleet.store.bucket, artifact, keys["ours.pub"])
+    assert code_of(fleet, artifact, keys["other.pub"]) == "signature-foreign"
+    # The library's own command verifies a downloaded folder.
+    record = fleet.store.bucket.get(signature_key(artifact.ref, artifact.manifest.attempt))
+    assert record is not None
+    (tmp_path / "signature").write_bytes(record.body)
+    fleet.store.download(artifact, tmp_path / "engine")
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(tmp_path / "engine")]
+    command += ["--signature", str(tmp_path / "signature"), "--public_key", keys["ours.pub"]]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    flip(tmp_path / "engine" / "data.bin")
+    assert subprocess.run(command, capture_output=True).returncode != 0
+
+
+def test_what_is_not_signed_can_be_once_it_was_looked_at(fleet: Fleet, keys: dict[str, str]) -> None:
+    made = fleet.rebuild()
+    artifact = fleet.store.need(made.engine)
+    assert code_of(fleet, artifact, keys["ours.pub"]) == "signature-missing"
+    assert list(sign(fleet.store.bucket, made.engine, keys["ours"], lambda done, total: None)) == [made.engine]
+    check_signature(fleet.store.bucket, artifact, keys["ours.pub"])
+    fleet.store.bucket.put(f"{made.repository.folder}{_attempt(fleet, made.repository)}/data.bin", b"?")
+    with pytest.raises(ArtifactDamaged, match="is not signed"):
+        list(sign(fleet.store.bucket, made.repository, keys["ours"], lambda done, total: None))
+
+
+def _attempt(fleet: Fleet, ref: ArtifactRef) -> str:
+    return fleet.store.need(ref).manifest.attempt
+
+
+def test_a_signature_fits_nothing_else(fleet: Fleet, keys: dict[str, str]) -> None:
+    ours = signed_with(fleet, keys["ours"])
+    artifact, other = (fleet.store.need(ours.rebuild(slots=slots).repository) for slots in (1, 2))
+    signature = fleet.store.bucket.get(signature_key(artifact.ref, artifact.manifest.attempt))
+    assert signature is not None
+
+    def code(ref: ArtifactRef, manifest: object, body: bytes) -> str:
+        with pytest.raises(SignatureRefused) as caught:
+            require_signed(keys["ours.pub"], ref, type(artifact.manifest).model_validate(manifest), body)
+        return caught.value.code
+
+    require_signed(keys["ours.pub"], artifact.ref, artifact.manifest, signature.body)
+    # Another artifact's signature; that artifact's manifest with it; equal files under another name; other inputs.
+    assert code(other.ref, other.manifest, signature.body) == "signature-other"
+    assert code(other.ref, artifact.manifest, signature.body) == "signature-other"
+    renamed = ArtifactRef("repository", "renamed", artifact.ref.identity)
+    assert code(renamed, artifact.manifest, signature.body) == "signature-other"
+    engine = {"engine": f"engine/tiny/{'0' * 64}"}
+    assert code(artifact.ref, artifact.manifest.model_copy(update={"inputs": engine}), signature.body) == (
+        "signature-other"
+    )
+    # A manifest whose files were exchanged, and a signature that was altered.
+    files = tuple(file.model_copy(update={"sha256": "0" * 64}) for file in artifact.manifest.files)
+    assert code(artifact.ref, artifact.manifest.model_copy(update={"files": files}), signature.body) == (
+        "signature-other"
+    )
+    for body in (b"", b"{}", signature.body.replace(b'"sig":"ME', b'"sig":"MF'), signature.body[:-20]):
+        assert code(artifact.ref, artifact.manifest, body) == "signature-invalid"
+
+
+def test_keys_that_are_none(fleet: Fleet, engine: Artifact, keys: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("nothing")
+    for key in (str(tmp_path / "key"), str(tmp_path / "missing"), keys["ours.pub"]):
+        make = signer(key)
+        assert make is not None
+        with pytest.raises(SettingsError) as caught:
+            make(engine.ref, engine.manifest)
+        assert caught.value.code == "signature-key"
+    for key in (str(tmp_path / "key"), str(tmp_path / "missing"), keys["ours"]):
+        with pytest.raises(SettingsError) as caught:
+            require_signed(key, engine.ref, engine.manifest, b"{}")
+        assert caught.value.code == "signature-key"
+    assert signer("") is None
+
+
+# The node
+
+
+class Told(TritonClient):
+    """A Triton that notes what it is told to load."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:9")
+        self.loads: list[str] = []
+
+    def index(self) -> tuple[ModelState, ...]:
+        return ()
+
+    def load(self, model: str, timeout_s: float = 0.0) -> None:
+        self.loads.append(model)
+
+    def ready(self, model: str) -> bool:
+        return model in self.loads
+
+    def unload(self, model: str) -> None:
+        return
+
+
+class Started:
+    """Takes the supervisor's place: a Triton that has started and stays."""
+
+    def __init__(self, client: Told, folder: Path) -> None:
+        self.client, self.pid, self._change = client, os.getpid(), Change.STARTED
+        self.log = Log(folder / "triton.log")
+
+    def ensure(self) -> Change:
+        change, self._change = self._change, Change.NONE
+        return change
+
+    def stop(self) -> None:
+        return
+
+
+@contextmanager
+def running_node(fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch, key: str = "") -> Generator[Told]:
+    told, stop = Told(), threading.Event()
+    monkeypatch.setattr("deployments.node.agent.Supervisor", lambda *arguments, **more: Started(told, folder))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    node = Node("one", fleet.target, fleet.store, folder, Ports(1, 2, 3), Facts(None, None), key)
+    thread = threading.Thread(target=node.run, args=(stop,))
+    thread.start()
+    try:
+        yield told
+    finally:
+        stop.set()
+        thread.join()
+
+
+def reported(fleet: Fleet, *states: str) -> ReleaseReport:
+    """The node's report of release 1, once it is in one of `states`, or says an error."""
+    until = time.monotonic() + 60
+    while True:
+        for node in fleet.target.nodes():
+            report = node.models["tiny"].releases.get(1) if "tiny" in node.models else None
+            if report is not None and (report.state in states or report.error):
+                return report
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def servable(fleet: Fleet, keys: dict[str, str]) -> ArtifactRef:
+    """Release 1 with real Triton models, signed with our key; returns its engine."""
+    ours = signed_with(fleet, keys["ours"])
+    folder = fleet.folder / "models"
+    write_release(
+        folder,
+        ServingSettings(
+            engine="llamacpp",
+            engine_path="engine/data.bin",
+            slots=1,
+            context_tokens=64,
+            chat_template=False,
+            request_timeout_s=5,
+        ),
+    )
+    made = ours.rebuild()
+    identity = Identity.of("assemble", 9, inputs={"engine": _identity(fleet, made.engine)}, fields={})
+    repository = ours.publish("repository", "tiny", identity, folder)
+    fleet.release(type(made)(made.snapshot, made.checkpoint, made.engine, repository))
+    return made.engine
+
+
+def _identity(fleet: Fleet, ref: ArtifactRef) -> Identity:
+    return Identity(fleet.store.need(ref).manifest.identity)
+
+
+LOADED = ["tiny--r1--llm", "tiny--r1"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_node_places_nothing_altered(
+    fleet: Fleet,
+    servable: ArtifactRef,
+    keys: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    monkeypatch.setattr("deployments.node.agent.RETRY_SECONDS", 600.0)
+    path, change, said = DAMAGE[damage]
+    _, folder = bring(fleet.store, servable, tmp_path / "node" / "artifacts")
+    change(folder / path)
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as told:
+        error = reported(fleet, "ready", "failed").error
+    assert said in error and "[artifact-damaged]" in error and str(servable) in error
+    assert told.loads == [] and list((tmp_path / "node" / "models").iterdir()) == []
+    # The damaged copy is put aside, so the next try is made with what the store has.
+    fleet.target.bucket.delete("targets/test/nodes/one.json")
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as told:
+        assert reported(fleet, "ready").error == ""
+    assert told.loads[:2] == LOADED
+
+
+def test_what_an_earlier_triton_was_given_is_placed_anew(
+    fleet: Fleet, servable: ArtifactRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = tmp_path / "node" / "models" / LOADED[0] / "1" / "engine" / "data.bin"
+    with running_node(fleet, tmp_path / "node", monkeypatch):
+        assert reported(fleet, "ready").error == ""
+    whole = placed.read_bytes()
+    flip(placed)
+    fleet.target.bucket.delete("targets/test/nodes/one.json")
+    with running_node(fleet, tmp_path / "node", monkeypatch) as told:
+        assert reported(fleet, "ready").error == ""
+    assert told.loads[:2] == LOADED and placed.read_bytes() == whole
+
+
+@pytest.mark.parametrize("signature", ["signature-foreign", "signature-missing", "signature-invalid"])
+def test_a_node_with_a_key_places_nothing_signed_by_another(
+    fleet: Fleet,
+    servable: ArtifactRef,
+    keys: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signature: str,
+) -> None:
+    artifact = fleet.store.need(servable)
+    key = signature_key(servable, artifact.manifest.attempt)
+    if signature == "signature-foreign":
+        list(sign(fleet.store.bucket, servable, keys["other"], lambda done, total: None))
+    elif signature == "signature-missing":
+        fleet.store.bucket.delete(key)
+    else:
+        fleet.store.bucket.put(key, b"{}")
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as told:
+        report = reported(fleet, "ready", "failed")
+    assert report.state == "failed" and f"[{signature}]" in report.error and str(servable) in report.error
+    assert told.loads == [] and not (tmp_path / "node" / "artifacts" / servable.identity).exists()

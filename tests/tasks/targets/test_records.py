@@ -1,0 +1,167 @@
+"""Leases and the records of releases, against a real S3 server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra.errors import GateRefused, TritonError, UsageError
+from infra.s3.bucket import Bucket
+from tasks.steps.promote import promote, roll_back
+from tasks.steps.roll_out import live_nodes, refuse
+from tasks.store.lease import Watch, held
+from tasks.targets.target import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import Fleet
+
+MODEL = "tiny"
+
+
+def intent(number: int) -> Intent:
+    return Intent(model=MODEL, release=number, repository="r", digest="d", recipe={}, source="s", flow_run="")
+
+
+@pytest.fixture
+def target(bucket: Bucket) -> Target:
+    return Target(bucket, "test")
+
+
+def report(target: Target, public: int | None, *ready: int, node: str = "one") -> None:
+    releases = {number: ReleaseReport(state="ready") for number in ready}
+    target.report(
+        NodeReport(
+            node=node,
+            target=target.name,
+            http="",
+            grpc="",
+            triton_pid=1,
+            memory_total_bytes=1,
+            memory_available_bytes=1,
+            models={MODEL: ModelReport(public=public, releases=releases)},
+        )
+    )
+
+
+def test_one_holder_at_a_time(bucket: Bucket) -> None:
+    inside = 0
+    most = 0
+    lock = threading.Lock()
+
+    def work(name: str) -> None:
+        nonlocal inside, most
+        with held(bucket, "x", name, 5.0):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.1)
+            with lock:
+                inside -= 1
+
+    threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert Watch(bucket, "x", 5.0).holder() is None  # released
+
+
+def test_a_holder_that_renews_stays_and_a_dead_one_goes(bucket: Bucket) -> None:
+    watch = Watch(bucket, "x", 0.6)
+    with held(bucket, "x", "alive", 0.6):
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert watch.holder() == "alive"
+            time.sleep(0.05)
+    # What a killed holder leaves: a lease that nobody renews.
+    bucket.create("leases/y.json", b'{"schema": 1, "holder": "dead", "nonce": "1"}')
+    started = time.monotonic()
+    with held(bucket, "y", "next", 0.6):
+        assert time.monotonic() - started >= 0.6
+        assert Watch(bucket, "y", 0.6).holder() == "next"
+
+
+def test_numbers_are_spent_once(target: Target) -> None:
+    made: list[int] = []
+    threads = [threading.Thread(target=lambda: made.append(target.reserve(MODEL, intent).release)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == list(range(1, 7)) == target.releases(MODEL)
+
+
+def test_concurrent_moves_are_all_kept(target: Target) -> None:
+    def add(number: int) -> None:
+        target.move(MODEL, lambda current: current.with_candidate(number))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(target.current(MODEL)[0].candidates) == list(range(1, 7))
+
+
+def test_wanted_state_of_promotions() -> None:
+    current = Current().with_candidate(1).promoted(1)
+    assert current == Current(public=1)
+    current = current.with_candidate(2).with_candidate(2)
+    assert current.loaded == (1, 2)
+    current = current.promoted(2)
+    assert (current.public, current.previous, current.candidates) == (2, 1, ())
+    assert current.promoted(2) == current
+    assert current.promoted(1).loaded == (1, 2)
+
+
+def test_alone_there_is_one_release_and_a_candidate_takes_its_place() -> None:
+    current = Current(public=2, previous=1).with_candidate(3, alone=True)
+    assert current.loaded == (3,)
+    assert current.without_candidate(3).loaded == (2,)  # refused: the live one comes back
+    assert current.promoted(3) == Current(public=3, previous=2, alone=True)
+    assert current.promoted(3).loaded == (3,)
+    assert current.promoted(3).with_candidate(4).loaded == (3, 2, 4)
+
+
+def test_a_result_is_written_once(target: Target) -> None:
+    first = target.conclude(MODEL, Result(release=1, state="passed"))
+    assert target.conclude(MODEL, Result(release=1, state="refused", reason="late")) == first
+
+
+def test_a_refused_release_is_never_promoted(target: Target) -> None:
+    target.reserve(MODEL, intent)
+    target.move(MODEL, lambda current: current.with_candidate(1))
+    error = refuse(target, MODEL, Result(release=1, state="refused", reason="a prompt"))
+    assert isinstance(error, GateRefused) and error.exit_code == 3
+    assert target.current(MODEL)[0] == Current()
+    with pytest.raises(UsageError, match="has not passed"):
+        promote(target, MODEL, 1)
+    with pytest.raises(UsageError, match="has no release 7"):
+        roll_back(target, MODEL, 7)
+    with pytest.raises(UsageError, match="no previous release"):
+        roll_back(target, MODEL)
+
+
+def test_promotion_waits_for_every_node(target: Target, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fleet.rebuild(MODEL)
+    for _ in range(2):
+        fleet.release(made, public=False)
+    with pytest.raises(TritonError) as caught:
+        live_nodes(target)
+    assert caught.value.retryable
+    report(target, 1, 1, 2, node="one")
+    report(target, None, 1, 2, node="two")
+    with pytest.raises(TritonError, match="two: still on another release") as caught:
+        promote(target, MODEL, 1, timeout_s=0.3)
+    assert caught.value.retryable
+    assert target.current(MODEL)[0].public == 1  # rolls forward: the nodes go on
+    report(target, 1, 1, 2, node="two")
+    promote(target, MODEL, 1)
+    # A node whose report is old is not waited for.
+    monkeypatch.setattr("tasks.targets.target.NODE_LIFETIME_SECONDS", -1.0)
+    with pytest.raises(TritonError, match="no live node"):
+        promote(target, MODEL, 2, timeout_s=0.3)

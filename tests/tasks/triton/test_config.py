@@ -1,0 +1,44 @@
+"""The rendered `config.pbtxt` files, against snapshots.
+
+After a change that is meant, write them anew: `ENGINEHOUSE_WRITE_SNAPSHOTS=1 pytest tests/tasks/triton/test_config.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.errors import UsageError
+from tasks.triton.config import instantiate, llm_config, public_config, release_config
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+NAMES = {"llm": "m--r7--llm", "release": "m--r7"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llm", llm_config()),
+        ("release", release_config()),
+        ("public", public_config("m", instantiate(release_config(), NAMES))),
+        ("llm-r7", instantiate(llm_config(), NAMES)),
+        ("release-r7", instantiate(release_config(), NAMES)),
+    ],
+)
+def test_rendered_as_in_the_snapshot(name: str, text: str) -> None:
+    snapshot = SNAPSHOTS / f"{name}.pbtxt"
+    if os.environ.get("ENGINEHOUSE_WRITE_SNAPSHOTS"):
+        snapshot.write_text(text)
+    assert text == snapshot.read_text()
+
+
+def test_a_model_that_the_release_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="'llm'"):
+        instantiate(release_config(), {"release": "m--r7"})
+
+
+def test_what_is_no_configuration_is_refused() -> None:
+    with pytest.raises(UsageError, match="no Triton model configuration"):
+        instantiate('name: "llm" unheard_of: 1', NAMES)

@@ -1,0 +1,156 @@
+"""What is found wrong with a checkpoint or an engine after its tool ended well, and what failures are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import StepFailed
+from infra.processes.child import Outcome
+from tasks.trtllm.check import check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.failures import require_success
+from tasks.trtllm.recipe import TrtEngineRecipe
+
+RUNTIME = {"tensorrt_llm": "0.16.0", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 4}
+
+
+def recipe(**changes: Any) -> TrtEngineRecipe:
+    return TrtEngineRecipe.model_validate({"kind": "trt-engine", "runtime": RUNTIME, "tp_size": 2, **changes})
+
+
+def pretrained(quantization: str | None = None) -> dict[str, Any]:
+    return {"mapping": {"tp_size": 2, "pp_size": 1}, "quantization": {"quant_algo": quantization}}
+
+
+def engine(folder: Path, config: dict[str, Any] | None = None, **limits: int) -> Path:
+    built = {"max_batch_size": 64, "max_input_len": 4096, "max_seq_len": 8192, "max_beam_width": 1, **limits}
+    (folder / "config.json").write_text(
+        json.dumps({"pretrained_config": config or pretrained(), "build_config": built})
+    )
+    for rank in range(2):
+        (folder / f"rank{rank}.engine").write_bytes(b"engine")
+    return folder
+
+
+def lose_a_rank(folder: Path) -> None:
+    (folder / "rank1.engine").unlink()
+
+
+def empty_a_rank(folder: Path) -> None:
+    (folder / "rank1.engine").write_bytes(b"")
+
+
+def lose_the_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def tear_the_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def test_a_whole_engine_passes(tmp_path: Path) -> None:
+    check_engine(recipe(), engine(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lose_a_rank, r"rank1\.engine is missing"),
+        (empty_a_rank, r"rank1\.engine is empty"),
+        (lose_the_config, r"no readable config\.json"),
+        (tear_the_config, r"no readable config\.json"),
+        (partial(engine, max_batch_size=32), "max_batch_size is 32, not 64"),
+        (partial(engine, max_seq_len=4097), "max_seq_len is 4097, not 8192"),
+        (partial(engine, config={"mapping": {"tp_size": 1, "pp_size": 1}}), "tp_size is 1, not 2"),
+    ],
+)
+def test_an_engine_that_is_not_what_was_asked_for(tmp_path: Path, spoil: Callable[[Path], object], said: str) -> None:
+    spoil(engine(tmp_path))
+    with pytest.raises(StepFailed, match=said) as caught:
+        check_engine(recipe(), tmp_path)
+    assert caught.value.code == "engine-unfit" and not caught.value.retryable
+
+
+def test_managed_weights_lie_beside_a_fast_build(tmp_path: Path) -> None:
+    engine(tmp_path)
+    with pytest.raises(StepFailed, match=r"rank0_managed_weights\.safetensors is missing"):
+        check_engine(recipe(fast_build=True), tmp_path)
+
+
+def test_up_to_0_10_the_answer_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    engine(tmp_path, max_output_len=1)
+    with pytest.raises(StepFailed, match="max_output_len is 1, not 4096"):
+        check_engine(recipe(runtime={**RUNTIME, "tensorrt_llm": "0.10.0"}), tmp_path)
+
+
+def test_a_checkpoint_that_was_not_quantized(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(pretrained()))
+    for rank in range(2):
+        (tmp_path / f"rank{rank}.safetensors").write_bytes(b"weights")
+    check_checkpoint(recipe(), tmp_path)
+    with pytest.raises(StepFailed, match=r"fp8 was asked for, and .*None") as caught:
+        check_checkpoint(recipe(quantization="fp8"), tmp_path)
+    assert caught.value.code == "checkpoint-unfit"
+    (tmp_path / "config.json").write_text(json.dumps(pretrained("FP8")))
+    check_checkpoint(recipe(quantization="fp8"), tmp_path)
+
+
+def test_a_model_without_tokenizer(tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    with pytest.raises(StepFailed, match="no tokenizer"):
+        copy_tokenizer(source, tmp_path)
+    (source / "tokenizer.json").write_text("{}")
+    (source / "model.safetensors").write_bytes(b"weights")
+    copy_tokenizer(source, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == ["config.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "output"),
+    [
+        ("arguments-unrecognized", 2, "trtllm-build: error: unrecognized arguments: --max_output_len 100"),
+        ("arguments-unrecognized", 2, "error: argument --gemm_plugin: invalid choice: 'auto' (choose from 'float16')"),
+        ("gpu-memory", 1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."),
+        ("gpu-memory", 1, "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."),
+        ("gpu-memory", 1, "[TRT] [E] Requested amount of GPU memory (17179869184 bytes) could not be allocated."),
+        ("host-memory", -9, "[TRT-LLM] [I] Build TensorRT engine Unnamed Network 0"),
+        ("host-memory", 1, "MemoryError"),
+        ("version-mismatch", 1, "6: The engine plan file is not compatible with this version of TensorRT, expecting"),
+        ("version-mismatch", 1, "Error Code 1: Serialization (... failed.Version tag does not match. Note: Current"),
+        ("version-mismatch", 1, "undefined symbol: _ZNK12tensorrt_llm8executor8Response11getErrorMsgB5cxx11Ev"),
+        (
+            "architecture-wrong",
+            1,
+            "6: The engine plan file is generated on an incompatible device, expecting compute 8.0 got compute 8.9",
+        ),
+        ("world-size", 1, "Assertion failed: mpiSize == tp * pp (...)"),
+        ("world-size", 1, "ValueError: world_size must equal to pp_size * cp_size * tp_size, but got 1 != 4"),
+        ("world-size", 1, "AssertionError: Engine world size (4) != Runtime world size (1)"),
+        ("script-mismatch", 1, "ImportError: cannot import name 'infer_dtype' from 'tensorrt_llm._utils'"),
+        ("script-mismatch", 1, "TypeError: __init__() got an unexpected keyword argument 'moe_tp_size'"),
+        ("lfs-pointer", 1, "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"),
+        ("format-unsupported", 1, "ValueError: Unsupported quantization format: nvfp4"),
+        ("template-unfilled", 1, "inference.ModelConfig: 322:16: Expected integer or identifier, got: $"),
+        ("hub-offline", 1, "huggingface_hub.errors.OfflineModeIsEnabled: Cannot reach the hub: offline mode"),
+        ("disk-full", 1, "OSError: [Errno 28] No space left on device"),
+        ("tool-failed", 1, "something that nobody has seen before"),
+    ],
+)
+def test_known_failures_have_names(code: str, exit_code: int, output: str) -> None:
+    with pytest.raises(StepFailed) as caught:
+        require_success("trtllm-build", Outcome(exit_code, 1.0, 3 << 30, 0, f"some line\n{output}\n"))
+    error = caught.value
+    assert error.code == code and error.hint
+    # Out of memory is never tried again unchanged; a disk may have room again.
+    assert error.retryable == (code == "disk-full")
+
+
+def test_a_tool_that_ended_well_may_have_said_anything() -> None:
+    require_success("trtllm-build", Outcome(0, 1.0, 0, 0, "Unsupported quantization format: x"))
