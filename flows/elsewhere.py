@@ -38,7 +38,7 @@ from infra.pools.templates import job_variables, worker_image
 from infra.s3.bucket import Bucket
 from tasks.steps.plan import Plan
 from tasks.store.lease import Watch
-from tasks.watch.waves import LATER_QUEUE, RUN_TAG
+from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
 
 _POLL_SECONDS = 0.5
 _TRIES = 3
@@ -64,7 +64,7 @@ class Child:
 async def build_elsewhere(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
     """Have the engine made on the pool of its kind. Raises StepFailed with the child's own words, code and hint."""
     log = get_run_logger()
-    queue = LATER_QUEUE if RUN_TAG in flow_run.tags else None
+    queue = LATER_QUEUE if WATCH_TAG in flow_run.tags else None
     async with get_client() as client:
         for attempt in range(_TRIES):
             child = await start_or_attach(client, plan, refresh, queue)

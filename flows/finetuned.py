@@ -21,7 +21,7 @@ from tasks.finetuned.records import Arrival, Finetuned, arrive, claim, decide, f
 from tasks.models.catalogue import load_catalogue
 from tasks.steps.fetch import snapshot_identity
 
-RUN_TAG = "finetuned"
+FINETUNED_TAG = "finetuned"
 """Of every rebuild that an event starts, in Prefect."""
 
 _REBUILD = "rebuild/rebuild"
@@ -96,7 +96,7 @@ async def _rebuild(weights: Finetuned) -> str:
             deployment.id,
             parameters={"model": weights.model},
             name=f"rebuild {weights.model}",
-            tags=[RUN_TAG, f"event:{weights.event}"],
+            tags=[FINETUNED_TAG, f"event:{weights.event}"],
             idempotency_key=f"finetuned:{weights.model}:{weights.revision}",
         )
     return str(run.id)

@@ -29,7 +29,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from tasks.watch.waves import RUN_TAG
+from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
 """Of a rebuild that was started in place of one that crashed, in Prefect. It is the last one."""
@@ -92,7 +92,7 @@ def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> lis
         run
         for run in crashed
         if _key(run) not in started
-        and {AGAIN_TAG, RUN_TAG}.isdisjoint(run.tags)
+        and {AGAIN_TAG, WATCH_TAG}.isdisjoint(run.tags)
         and _seconds_since(run.end_time) >= SETTLED_SECONDS
     ]
 

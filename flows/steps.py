@@ -43,7 +43,7 @@ from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, resolve_weights, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.store.artifact import Artifact
-from tasks.store.progress import Reporter
+from tasks.store.reporter import Reporter
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.target import Result
 from tasks.trtllm.images import report_of, with_report

@@ -32,7 +32,7 @@ from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
-from tasks.watch.waves import RUN_TAG, Run, Start, due, next_wave, run_key, settled, tried_again
+from tasks.watch.waves import WATCH_TAG, RebuildRun, Start, due, next_wave, run_key, settled, tried_again
 
 _REBUILD = "rebuild/rebuild"
 _NOT_ENDED = (
@@ -129,14 +129,14 @@ def _judged(
     return found
 
 
-async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, Run]:
+async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, RebuildRun]:
     """The runs with these idempotency keys, by key."""
     if not keys:
         return {}
     wanted = FlowRunFilter(
-        idempotency_key=FlowRunFilterIdempotencyKey(any_=keys), tags=FlowRunFilterTags(all_=[RUN_TAG])
+        idempotency_key=FlowRunFilterIdempotencyKey(any_=keys), tags=FlowRunFilterTags(all_=[WATCH_TAG])
     )
-    found: dict[str, Run] = {}
+    found: dict[str, RebuildRun] = {}
     offset = 0
     while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
         found |= {run.idempotency_key: _run(run) for run in page if run.idempotency_key}
@@ -146,20 +146,20 @@ async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, Run]:
     return found
 
 
-def _run(run: FlowRun) -> Run:
+def _run(run: FlowRun) -> RebuildRun:
     state = run.state
     if state is None or not state.is_final():
-        return Run(str(run.id), "going")
+        return RebuildRun(str(run.id), "going")
     if state.is_completed():
-        return Run(str(run.id), "completed")
+        return RebuildRun(str(run.id), "completed")
     said = state.message or f"the run ended as {state.name}"
-    return Run(str(run.id), "crashed" if state.is_crashed() else "failed", said)
+    return RebuildRun(str(run.id), "crashed" if state.is_crashed() else "failed", said)
 
 
 async def _going(client: PrefectClient) -> int:
     """How many rebuilds of any watch have not ended; more than a page of them counts as a page."""
     going = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[RUN_TAG]),
+        tags=FlowRunFilterTags(all_=[WATCH_TAG]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_NOT_ENDED))),
     )
     return len(await client.read_flow_runs(flow_run_filter=going, limit=_PAGE))
@@ -174,7 +174,7 @@ async def _start(client: PrefectClient, models: Mapping[str, Model], starts: lis
             deployment.id,
             parameters=parameters,
             name=f"rebuild {start.model}",
-            tags=[RUN_TAG, f"tensorrt-llm:{start.version}"],
+            tags=[WATCH_TAG, f"tensorrt-llm:{start.version}"],
             idempotency_key=start.key,
         )
         log.info("%s is rebuilt with TensorRT-LLM %s: %s", start.model, start.version, run.id)

@@ -20,7 +20,7 @@ import httpx
 import yaml
 
 from infra import settings
-from infra.processes.sessions import free_ports, launch, terminate
+from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT
 from tests.index_server import index_server
 
@@ -95,7 +95,7 @@ def _make_catalogue(folder: Path) -> None:
 def _prefect_server(folder: Path, environment: dict[str, str]) -> Generator[str]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = launch(command, log=folder / "prefect.log", folder=folder, environment=environment)
+    process = start_session(command, log=folder / "prefect.log", folder=folder, environment=environment)
     try:
         until = time.monotonic() + 120
         while not _healthy(f"http://127.0.0.1:{port}/api/health"):

@@ -24,7 +24,10 @@ from infra.s3 import seaweedfs as server
 from infra.s3.bucket import Bucket
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
-from infra.triton.server import launch
+from infra.triton.server import start_server
+from tasks.store.artifact import ArtifactStore
+from tasks.targets.target import Target
+from tests.fleet import Fleet
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -89,7 +92,7 @@ def start_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         for part in ("repository", "work"):
             (folder / part).mkdir()
         ports, key = Ports(*free_ports(3)), f"key-of-{name}"
-        process = launch(
+        process = start_server(
             folder / "repository", folder / "work", folder / "log", ports=ports, control_key=key, exit_timeout_s=5
         )
         addresses = (f"127.0.0.1:{ports.http}", f"127.0.0.1:{ports.grpc}")
@@ -154,3 +157,8 @@ def bucket(seaweedfs: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     yield Bucket.at(f"s3://{BUCKET}/{uuid.uuid4().hex}/prefix")
+
+
+@pytest.fixture
+def fleet(bucket: Bucket, tmp_path: Path) -> Fleet:
+    return Fleet(ArtifactStore(bucket), Target(bucket, "test"), tmp_path / "fleet")

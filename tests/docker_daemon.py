@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.processes.sessions import launch, terminate
+from infra.processes.sessions import start_session, terminate
 from infra.settings import CHECKOUT
 
 # What a Python of this machine needs of it, at its own place.
@@ -72,7 +72,7 @@ def running() -> Generator[Daemon | None]:
     host = f"unix://{folder}/socket"
     options = ("--bridge=none", "--iptables=false", "--ip6tables=false")
     command = ["dockerd", *options, f"--data-root={folder}/data", f"--exec-root={folder}/exec", "-H", host]
-    process = launch(
+    process = start_session(
         [*command, f"--pidfile={folder}/pid"], log=folder / "log", folder=folder, environment=dict(os.environ)
     )
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from infra.processes.sessions import free_ports, launch, terminate
+from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT
 
 OWN = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
@@ -64,7 +64,7 @@ def _prefect(
     folder: Path, name: str, environment: Mapping[str, str], *arguments: str
 ) -> Generator[subprocess.Popen[bytes]]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    started = launch(
+    started = start_session(
         [sys.executable, "-m", "prefect", *arguments],
         log=folder / f"{name}.log",
         folder=CHECKOUT,

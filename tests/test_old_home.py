@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deployments.cli.releases import releases
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
 from tasks.explain import lineage_text, why_text
 from tasks.explain.formats import FORMATS
 from tasks.explain.lineage import lineage
+from tasks.explain.releases import releases
 from tasks.explain.why import why
 from tasks.finetuned.records import newer_ones, read_arrival, undecided, with_newest
 from tasks.garbage.collect import survey

@@ -12,7 +12,7 @@ import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 
 from deployments.prefect_server.desired import desired
-from deployments.prefect_server.difference import Change, lines
+from deployments.prefect_server.difference import ResourceChange, lines
 from deployments.prefect_server.register import deploy
 from infra.errors import SettingsError
 from infra.s3.bucket import Bucket
@@ -28,7 +28,7 @@ def run_deploy(here: Settings, *, dry_run: bool, as_json: bool) -> int:
     wanted = desired(here, load_catalogue(here.catalogue).values())
     stream = sys.stderr if as_json else sys.stdout
 
-    def tell(change: Change) -> None:
+    def tell(change: ResourceChange) -> None:
         for line in lines(change):
             print(line, file=stream, flush=True)
 

@@ -212,8 +212,8 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _releases(options: argparse.Namespace) -> int:
-    from deployments.cli.releases import release_lines, releases
     from infra.s3.bucket import Bucket
+    from tasks.explain.releases import release_lines, releases
     from tasks.targets.target import Target
 
     here = settings.load()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from infra import settings
 from infra.errors import ArtifactDamaged, SettingsError, UsageError
-from infra.s3.bucket import Bucket, Progress
+from infra.progress import Progress
+from infra.s3.bucket import Bucket
 
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
@@ -108,7 +109,7 @@ def _why(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from deployments.cli.verify import verify
+    from tasks.targets.verification import verify
 
     here = settings.load()
     with _progress("verify") as progress:
@@ -125,7 +126,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _sign(options: argparse.Namespace) -> int:
-    from deployments.cli.verify import sign
+    from tasks.targets.verification import sign
 
     here = settings.load()
     if not here.signing_key:

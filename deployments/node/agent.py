@@ -30,7 +30,7 @@ from infra.s3.conditional_writes import require_conditional_writes
 from infra.settings import Settings
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
-from infra.triton.supervisor import Change, Supervisor
+from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact import ArtifactRef, ArtifactStore
 from tasks.store.copies import put_unused_aside
 from tasks.store.verify import bring
@@ -152,14 +152,14 @@ class Node:
     def _supervise(self) -> None:
         """Have a live Triton, and know what it holds."""
         change = self._triton.ensure()
-        if change is Change.STARTED:
+        if change is Ensured.STARTED:
             # What failed for good may be what ended the last one, and is not tried again.
             self._models = {name: _Model(releases=known.failed_for_good()) for name, known in self._models.items()}
             # Placed again from verified copies: what an earlier Triton was given may have been altered since.
             withdraw_everything(self._models_folder)
             self._groups.close()
             self._groups = EngineGroups(self._folder / "groups", self._facts.triton)
-        elif change is Change.FOUND:
+        elif change is Ensured.FOUND:
             # What it holds is known only to it: releases that are ready are taken over, not loaded again.
             ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
             for model in self._target.wanted():

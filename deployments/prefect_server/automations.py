@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID
 
-from deployments.prefect_server.desired import Automation, Crash, Ended, Notify, Run, Said, Silent, Troubled
+from deployments.prefect_server.desired import Automation, Crash, Ended, Notify, RunDeployment, Said, Silent, Troubled
 from deployments.prefect_server.difference import Fields
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
                 match_related=_of_flows(when.flows),
             )
     match wanted.do:
-        case Run() as do:
+        case RunDeployment() as do:
             action = _run(do, ids.get(do.deployment, _NOT_YET))
         case Crash() as do:
             action = _crash(do)
@@ -81,7 +81,7 @@ def _trigger(posture: Literal["Reactive", "Proactive"], **options: Any) -> Event
     )
 
 
-def _run(wanted: Run, deployment: UUID) -> Any:
+def _run(wanted: RunDeployment, deployment: UUID) -> Any:
     from prefect.events.actions import RunDeployment
 
     # Without the wrapper the payload would come as text.

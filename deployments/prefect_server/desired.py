@@ -13,7 +13,7 @@ from infra.settings import PoolType, Settings
 from tasks.finetuned.event import EVENT
 from tasks.kinds.choice import engine_kind
 from tasks.models.spec import Model
-from tasks.watch.waves import LATER_QUEUE, RUN_TAG
+from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
 
 POOLS = ("default", "build-cpu")
 """Work pools that there always are, each with a process worker of its own in the embedded stack."""
@@ -93,7 +93,7 @@ class Troubled:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDeployment:
     """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
 
     deployment: str
@@ -122,7 +122,7 @@ class Automation:
     name: str
     description: str
     when: Ended | Said | Silent | Troubled
-    do: Run | Crash | Notify
+    do: RunDeployment | Crash | Notify
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,14 @@ def _automations(settings: Settings) -> Iterator[Automation]:
     yield Automation(
         name="release-watch",
         description="When a rebuild of the release watch has ended, start those that waited for it.",
-        when=Ended("rebuild/rebuild", ("Completed", "Failed", "Crashed", "Cancelled"), RUN_TAG),
-        do=Run("watch_releases/watch_releases"),
+        when=Ended("rebuild/rebuild", ("Completed", "Failed", "Crashed", "Cancelled"), WATCH_TAG),
+        do=RunDeployment("watch_releases/watch_releases"),
     )
     yield Automation(
         name="finetuned",
         description="When new weights of a model are announced, have it rebuilt with them.",
         when=Said(EVENT),
-        do=Run("finetuned/finetuned", with_event=True),
+        do=RunDeployment("finetuned/finetuned", with_event=True),
     )
     yield Automation(
         name="lost-runs",
@@ -198,7 +198,7 @@ def _automations(settings: Settings) -> Iterator[Automation]:
         name="crashed-rebuilds",
         description="When a rebuild has crashed, start it again, once.",
         when=Ended("rebuild/rebuild", ("Crashed",)),
-        do=Run("reconcile/reconcile", after_seconds=_AFTER_CRASH_SECONDS),
+        do=RunDeployment("reconcile/reconcile", after_seconds=_AFTER_CRASH_SECONDS),
     )
     if settings.notify:
         yield Automation(

@@ -17,7 +17,7 @@ Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Thing:
+class Resource:
     """A work pool, deployment or automation as it is wanted."""
 
     kind: Literal["work pool", "deployment", "automation"]
@@ -46,10 +46,10 @@ class FieldChange:
 
 
 @dataclass(frozen=True)
-class Change:
+class ResourceChange:
     """`kept` are shared fields that differ from what is wanted, since somebody has changed them on the server."""
 
-    thing: Thing
+    thing: Resource
     action: Literal["created", "changed", "unchanged"]
     fields: tuple[FieldChange, ...] = ()
     kept: tuple[FieldChange, ...] = ()
@@ -72,7 +72,7 @@ class Change:
         }
 
 
-def difference(thing: Thing, found: Fields | None, applied: Mapping[str, str] | None) -> Change:
+def difference(thing: Resource, found: Fields | None, applied: Mapping[str, str] | None) -> ResourceChange:
     """`found` is what the server has, `applied` the stamps of the shared fields that were wanted at the last deploy.
 
     A thing that is on the server and was never deployed was made by other hands, which keep what they chose; a field
@@ -81,7 +81,7 @@ def difference(thing: Thing, found: Fields | None, applied: Mapping[str, str] | 
     wanted = {**thing.own, **thing.shared}
     if found is None:
         made = tuple(FieldChange(name, None, value) for name, value in wanted.items() if value not in (None, ""))
-        return Change(thing, "created", made)
+        return ResourceChange(thing, "created", made)
     changed: list[FieldChange] = []
     kept: list[FieldChange] = []
     for name, value in wanted.items():
@@ -89,10 +89,10 @@ def difference(thing: Thing, found: Fields | None, applied: Mapping[str, str] | 
             continue
         theirs = name in thing.shared and (applied is None or applied.get(name) == thing.stamps[name])
         (kept if theirs else changed).append(FieldChange(name, found[name], value))
-    return Change(thing, "changed" if changed else "unchanged", tuple(changed), tuple(kept))
+    return ResourceChange(thing, "changed" if changed else "unchanged", tuple(changed), tuple(kept))
 
 
-def lines(change: Change) -> Iterator[str]:
+def lines(change: ResourceChange) -> Iterator[str]:
     """For people: one line for the thing, and one for each field that changes or is kept."""
     yield f"{change.action:9}  {change.thing.kind} {change.thing.name}"
     for each in change.fields:

@@ -25,7 +25,7 @@ from uuid import UUID
 
 from deployments.prefect_server.automations import automation, automation_fields
 from deployments.prefect_server.desired import Automation, Deployment, Desired, Notify, Pool, desired
-from deployments.prefect_server.difference import Change, Thing, difference
+from deployments.prefect_server.difference import Resource, ResourceChange, difference
 from deployments.prefect_server.things import (
     SLUG,
     cron,
@@ -72,7 +72,9 @@ def sources_digest(wanted: Desired) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-async def deploy(wanted: Desired, tell: Callable[[Change], None], *, dry_run: bool = False) -> tuple[Change, ...]:
+async def deploy(
+    wanted: Desired, tell: Callable[[ResourceChange], None], *, dry_run: bool = False
+) -> tuple[ResourceChange, ...]:
     """Compare, `tell` every change, and then make them, unless `dry_run`. Raises Prefect's own errors."""
     from prefect.client.orchestration import get_client
 
@@ -134,7 +136,7 @@ class _Server:
             applied=None if variable is None else cast("dict[str, dict[str, str]]", variable.value),
         )
 
-    def changes(self, wanted: Desired) -> list[Change]:
+    def changes(self, wanted: Desired) -> list[ResourceChange]:
         applied = self.applied or {}
         return [
             *(
@@ -151,14 +153,14 @@ class _Server:
             ),
         ]
 
-    def _automation(self, wanted: Automation) -> Thing:
-        return Thing("automation", wanted.name, shared=automation_fields(automation(wanted, self._ids)) or {})
+    def _automation(self, wanted: Automation) -> Resource:
+        return Resource("automation", wanted.name, shared=automation_fields(automation(wanted, self._ids)) or {})
 
     @property
     def _ids(self) -> dict[str, UUID]:
         return {name: each.id for name, each in self.deployments.items()} | self.made | self.blocks
 
-    async def make(self, client: PrefectClient, change: Change, wanted: Desired) -> None:
+    async def make(self, client: PrefectClient, change: ResourceChange, wanted: Desired) -> None:
         name = change.thing.name
         match change.thing.kind:
             case "work pool":
@@ -171,7 +173,7 @@ class _Server:
                 (one,) = [each for each in wanted.automations if each.name == name]
                 await self._make_automation(client, one)
 
-    async def _make_pool(self, client: PrefectClient, change: Change, wanted: Pool) -> None:
+    async def _make_pool(self, client: PrefectClient, change: ResourceChange, wanted: Pool) -> None:
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
         from prefect.workers.process import ProcessWorker
 
@@ -197,7 +199,7 @@ class _Server:
         for queue in wanted.queues:  # each below those before it, and below the queue that the pool has already
             await client.create_work_queue(queue, work_pool_name=wanted.name)
 
-    async def _make_deployment(self, client: PrefectClient, change: Change, wanted: Deployment) -> None:
+    async def _make_deployment(self, client: PrefectClient, change: ResourceChange, wanted: Deployment) -> None:
         from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
         from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 

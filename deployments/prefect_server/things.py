@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from deployments.prefect_server.desired import Deployment, Pool
-from deployments.prefect_server.difference import Fields, Thing
+from deployments.prefect_server.difference import Fields, Resource
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -19,15 +19,15 @@ SLUG = "enginehouse"
 """Of the schedules that are ours."""
 
 
-def pool_thing(wanted: Pool) -> Thing:
-    return Thing("work pool", wanted.name, shared={"type": wanted.type, "limit": wanted.limit})
+def pool_thing(wanted: Pool) -> Resource:
+    return Resource("work pool", wanted.name, shared={"type": wanted.type, "limit": wanted.limit})
 
 
 def pool_fields(there: WorkPool | None) -> Fields | None:
     return None if there is None else {"type": there.type, "limit": there.concurrency_limit}
 
 
-def deployment_thing(wanted: Deployment) -> Thing:
+def deployment_thing(wanted: Deployment) -> Resource:
     from prefect.utilities.callables import parameter_schema
 
     flow = cast("Flow[..., Any]", getattr(importlib.import_module(wanted.module), wanted.flow))
@@ -42,7 +42,7 @@ def deployment_thing(wanted: Deployment) -> Thing:
         # As it comes back from the server.
         "parameter_openapi_schema": json.loads(json.dumps(parameter_schema(flow).model_dump(exclude_unset=True))),
     }
-    return Thing("deployment", wanted.full_name, own, {"schedule": wanted.schedule, "limit": wanted.limit})
+    return Resource("deployment", wanted.full_name, own, {"schedule": wanted.schedule, "limit": wanted.limit})
 
 
 def deployment_fields(there: DeploymentResponse | None) -> Fields | None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.prefect_server.desired import POOLS
-from infra.processes import background
-from infra.processes import sessions as processes
+from infra.processes import background, sessions
 from infra.s3 import seaweedfs
 from infra.settings import Settings
 
@@ -170,7 +169,7 @@ def _launch_python(
 ) -> subprocess.Popen[bytes]:
     # -P: nothing that lies in the home is ever imported.
     command = (sys.executable, "-P", "-m", *arguments)
-    return processes.launch(command, log=log, folder=home, environment=environment)
+    return sessions.start_session(command, log=log, folder=home, environment=environment)
 
 
 def _worker_reports(url: str, name: str, created: datetime) -> bool:

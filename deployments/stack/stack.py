@@ -44,8 +44,7 @@ from deployments.stack.services import (
     services,
 )
 from infra.errors import SettingsError
-from infra.processes import background
-from infra.processes import sessions as processes
+from infra.processes import background, sessions
 from infra.processes.sessions import free_ports, terminate
 from infra.s3 import seaweedfs
 from infra.settings import Settings, stack_environment_file
@@ -316,7 +315,7 @@ def _register(settings: Settings, api: str, environment: Mapping[str, str]) -> N
     log = _log(home, "register")
     background.rotate(log)
     command = (sys.executable, "-P", "-m", _REGISTER_MODULE)
-    child = processes.launch(command, log=log, folder=home, environment=environment)
+    child = sessions.start_session(command, log=log, folder=home, environment=environment)
     try:
         child.wait(_REGISTER_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def launch(
+def start_session(
     command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start `command` in `folder`, in a session of its own, with exactly `environment`.

@@ -23,9 +23,6 @@ from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUna
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all), from any thread, as often as the work likes."""
-
 _CHUNK = 8 << 20
 
 
@@ -49,7 +46,7 @@ class UnfinishedUpload:
 
 
 @dataclass(frozen=True)
-class Record:
+class StoredObject:
     """A small object read whole. `age` in seconds, by the server's own clock."""
 
     body: bytes
@@ -173,7 +170,7 @@ class Bucket:
         """The same bucket for small requests that are worth nothing when they come late."""
         return replace(self, patience_s=min(self.patience_s, max(1.0, seconds)))
 
-    def get(self, key: str) -> Record | None:
+    def get(self, key: str) -> StoredObject | None:
         """The object at `key`, or None."""
         try:
             with named_errors(key):
@@ -184,7 +181,7 @@ class Bucket:
                 return None
             raise
         age = (_server_time(answer) - answer["LastModified"]).total_seconds()
-        return Record(body, answer["ETag"].strip('"'), age)
+        return StoredObject(body, answer["ETag"].strip('"'), age)
 
     def create(self, key: str, body: bytes) -> str:
         """Write `key` where nothing is yet; returns its ETag. Raises PreconditionFailed where something is."""

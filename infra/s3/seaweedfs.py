@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import SettingsError, StoreUnavailable
-from infra.processes import sessions as processes
+from infra.processes import sessions
 
 PORT_NAMES: tuple[str, ...] = (
     "s3",
@@ -97,7 +97,7 @@ def launch(
         "-webdav=false",
         "-master.telemetry=false",
     ]
-    return processes.launch(command, log=log, folder=data, environment={**_environment(), **(environment or {})})
+    return sessions.start_session(command, log=log, folder=data, environment={**_environment(), **(environment or {})})
 
 
 def wait_ready(

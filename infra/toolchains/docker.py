@@ -14,7 +14,7 @@ from pathlib import Path
 from infra.errors import SettingsError
 from infra.toolchains.finding import GPU_PROBE, PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
-from infra.toolchains.toolchain import Command, ToolchainReport, is_pinned_image, under_mpi
+from infra.toolchains.toolchain import PreparedCommand, ToolchainReport, is_pinned_image, under_mpi
 
 # Docker's own limit for /dev/shm is 64 MB, and NCCL and the workers of a build pass tensors there; this is a bound,
 # nothing is set aside. The other two are what NVIDIA's images ask for in their banner.
@@ -56,7 +56,7 @@ class DockerToolchain:
         outputs: Sequence[Path],
         folder: Path,
         ranks: int = 1,
-    ) -> Command:
+    ) -> PreparedCommand:
         argv = under_mpi([*self._finding.tool(tool, _PYTHON), *arguments], ranks)
         own = [Path(tool)] if tool.startswith("/") else []
         return self._run(argv, inputs=[*inputs, *own], outputs=[folder, *outputs], folder=folder)
@@ -75,11 +75,13 @@ class DockerToolchain:
             _docker(["kill", command.container])
             raise
 
-    def _run(self, argv: Sequence[str], *, inputs: Sequence[Path], outputs: Sequence[Path], folder: Path) -> Command:
+    def _run(
+        self, argv: Sequence[str], *, inputs: Sequence[Path], outputs: Sequence[Path], folder: Path
+    ) -> PreparedCommand:
         name = f"enginehouse-{secrets.token_hex(8)}"
         read_only = [*inputs, *([self.examples] if self.examples is not None else [])]
         environment = {**inherited(*_PASSED_ON), **fixed(folder)}
-        return Command(
+        return PreparedCommand(
             argv=(
                 *("docker", "run", "--rm", "--init", "--pull=never", f"--name={name}"),
                 *("--gpus=all", "--network=none", f"--user={os.getuid()}:{os.getgid()}", f"--workdir={folder}"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.toolchains.finding import PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
-from infra.toolchains.toolchain import Command, ToolchainReport, under_mpi
+from infra.toolchains.toolchain import PreparedCommand, ToolchainReport, under_mpi
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class InterpreterToolchain:
         outputs: Sequence[Path],
         folder: Path,
         ranks: int = 1,
-    ) -> Command:
-        return Command(
+    ) -> PreparedCommand:
+        return PreparedCommand(
             argv=under_mpi([*self._finding.tool(tool, str(self.python)), *arguments], ranks),
             environment=self._environment(folder),
             container="",

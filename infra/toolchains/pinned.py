@@ -22,7 +22,7 @@ from packaging.version import Version
 
 from infra.errors import SettingsError
 
-PINS = Path(__file__).with_name("pins")
+PIN_FILES = Path(__file__).with_name("pins")
 SECOND_INDEX = "# from the second index:"
 """The line of a pins file after which packages come from ENGINEHOUSE_TOOLCHAIN_INDEX."""
 
@@ -49,7 +49,7 @@ class Pins:
     digest: str
 
 
-def environment(folder: Path, version: str, second_index: str, pins_folder: Path = PINS) -> Path:
+def environment(folder: Path, version: str, second_index: str, pins_folder: Path = PIN_FILES) -> Path:
     """The environment of `version` below `folder`, made where it lacks; waits where another process makes it.
 
     Raises SettingsError: `toolchain-unpinned` without a pins file, `toolchain-index` where `second_index` is empty and

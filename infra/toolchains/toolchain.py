@@ -21,7 +21,7 @@ BUILD = "trtllm-build"
 
 
 @dataclass(frozen=True)
-class Command:
+class PreparedCommand:
     """One call of a tool, ready to run in its work folder."""
 
     argv: tuple[str, ...]
@@ -69,7 +69,7 @@ class Toolchain(Protocol):
         outputs: Sequence[Path],
         folder: Path,
         ranks: int = 1,
-    ) -> Command:
+    ) -> PreparedCommand:
         """The call of `tool`: BUILD, a script such as `llama/convert_checkpoint.py`, or the absolute path of one.
 
         More than one of `ranks` are started by MPI. `folder` is the work folder; `inputs` are only read, `outputs` are

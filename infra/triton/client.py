@@ -29,7 +29,7 @@ _UNLOAD_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What a model answered, or one streamed piece of it; `seconds` since the question was sent.
 
     `log_probs` holds one natural logarithm a token, where the request asked for them.
@@ -95,13 +95,13 @@ class TritonClient:
         """Take a model away; running requests end first. Returns before they have."""
         self._control(model, "unload", _UNLOAD_TIMEOUT_S)
 
-    def generate(self, model: str, request: Mapping[str, Any]) -> Answer:
+    def generate(self, model: str, request: Mapping[str, Any]) -> Completion:
         """One question, one answer. `request` is a body of Triton's generate extension."""
         started = time.monotonic()
         with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
             return _answer(json.load(response), started)
 
-    def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Answer]:
+    def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Completion]:
         """The pieces of an answer as they come, by server-sent events. `request` must say `"stream": True`."""
         started = time.monotonic()
         path = f"v2/models/{quote(model, safe='')}/generate_stream"
@@ -184,7 +184,7 @@ class GrpcStream:
         self._client.stop_stream(cancel_requests=not self._ended)
         self._client.close()
 
-    def __iter__(self) -> Iterator[Answer]:
+    def __iter__(self) -> Iterator[Completion]:
         while True:
             try:
                 result, error = self._results.get(timeout=self._timeout_s)
@@ -197,7 +197,7 @@ class GrpcStream:
             text = result.as_numpy("text_output")
             if text is not None:
                 log_probs = result.as_numpy("output_log_probs")
-                yield Answer(
+                yield Completion(
                     text.flat[0].decode(),
                     () if log_probs is None else tuple(map(float, log_probs.flat)),
                     time.monotonic() - self._started,
@@ -206,11 +206,11 @@ class GrpcStream:
                 return
 
 
-def _answer(body: Mapping[str, Any], started: float) -> Answer:
+def _answer(body: Mapping[str, Any], started: float) -> Completion:
     if "error" in body:
         raise _refusal(400, json.dumps(body))
     log_probs = body.get("output_log_probs", ())
-    return Answer(
+    return Completion(
         text=body["text_output"],
         # Triton writes a tensor of one element as a bare number.
         log_probs=(log_probs,) if isinstance(log_probs, float) else tuple(log_probs),

@@ -69,23 +69,23 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Command:
+class ServerCommand:
     """A command line, and the variables that it needs beside the usual ones."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
 
 
-def single(server: Server) -> Command:
+def single(server: Server) -> ServerCommand:
     """Triton by itself: models on the CPU, engines of one GPU, and every model of the LLM API on one machine.
 
     Without mpirun: the LLM API spawns its workers from the model's own process, and two models under one mpirun would
     both be its rank 0.
     """
-    return Command(server.argv(), {})
+    return ServerCommand(server.argv(), {})
 
 
-def orchestrator(server: Server, gpus: int, container: str) -> Command:
+def orchestrator(server: Server, gpus: int, container: str) -> ServerCommand:
     """Triton whose TensorRT-LLM backend (0.9 and later) spawns one worker process a rank and model, on one machine.
 
     So engines of several GPUs come and go like any other model. `gpus` are those that Triton sees; `container` is the
@@ -99,7 +99,7 @@ def orchestrator(server: Server, gpus: int, container: str) -> Command:
             *(f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(gpus)),
         )
     argv = (*_mpirun(server.exit_timeout_s), "-n", "1", *server.argv(), *pools)
-    return Command(argv, {"TRTLLM_ORCHESTRATOR": "1"})
+    return ServerCommand(argv, {"TRTLLM_ORCHESTRATOR": "1"})
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Group:
     others: tuple[Ports, ...]
 
 
-def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequence[str]) -> Command:
+def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequence[str]) -> ServerCommand:
     """One Triton a rank, the only way of 0.8 to serve an engine of several GPUs, and of any version on several nodes.
 
     Rank 0 is `server` and loads `engine`, the model of the C++ backend, and `models`. Each of `others` is the ports of
@@ -123,7 +123,7 @@ def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequenc
     argv = list(_mpirun(server.exit_timeout_s))
     for rank, arguments in enumerate(ranks):
         argv += [*([":"] if rank else []), "-n", "1", *arguments]
-    return Command(tuple(argv), {})
+    return ServerCommand(tuple(argv), {})
 
 
 def _mpirun(exit_timeout_s: int) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.processes import sessions as processes
+from infra.processes import sessions
 from infra.triton import command, installation
 from infra.triton.command import Group, Ports, Server
 
 
-def launch(
+def start_server(
     repository: Path,
     work: Path,
     log: Path,
@@ -53,7 +53,7 @@ def launch(
         started = command.orchestrator(server, orchestrated_gpus, found.container)
     else:
         started = command.single(server)
-    return processes.launch(
+    return sessions.start_session(
         started.argv,
         log=log,
         folder=work,

@@ -23,7 +23,7 @@ from infra.processes.sessions import terminate
 from infra.triton.client import LOAD_TIMEOUT_S, TritonClient
 from infra.triton.command import Group, Ports
 from infra.triton.log import Log
-from infra.triton.server import launch
+from infra.triton.server import start_server
 
 # The image's libraries, gigabytes of them, may come from a cold disk.
 _READY_SECONDS = 120.0
@@ -36,7 +36,7 @@ _OPENMP_WAIT = "PASSIVE"
 _log = logging.getLogger("enginehouse.triton")
 
 
-class Change(Enum):
+class Ensured(Enum):
     """What `ensure` had to do."""
 
     NONE = auto()
@@ -49,8 +49,8 @@ class Change(Enum):
 class Supervisor:
     """One Triton. `models` is its repository, `folder` holds its log, its models' interpreter and its key.
 
-    `root`, `orchestrated_gpus` and `group` are those of `infra.triton.server.launch`. One thread may have it running
-    while another ends it.
+    `root`, `orchestrated_gpus` and `group` are those of `server.start_server`. One thread may have it running while
+    another ends it.
     """
 
     def __init__(
@@ -89,21 +89,21 @@ class Supervisor:
         process, servers = self._process, self._servers
         return process is not None and len(servers) == self._ranks and all(map(_alive, (process, *servers)))
 
-    def ensure(self) -> Change:
+    def ensure(self) -> Ensured:
         """Have a live Triton. Raises TritonError where it does not start, SettingsError where parts are missing."""
         with self._lock:
             if self.alive:
-                return Change.NONE
+                return Ensured.NONE
             if self._stopped.is_set():
                 raise TritonError("Triton was ended", code="triton-start")
             known, self._process, self._servers = self._process, None, ()
             if known is None and self._find():
-                return Change.FOUND
+                return Ensured.FOUND
             if known is not None:
                 _log.warning("Triton (pid %d) is gone; starting it again", known.pid)
                 terminate(known.pid, grace_s=2)  # its Python stubs outlive it for a while and hold memory
             self._start()
-            return Change.STARTED
+            return Ensured.STARTED
 
     def find(self) -> bool:
         """Whether an earlier keeper left one that is live; it is this one's then."""
@@ -148,7 +148,7 @@ class Supervisor:
         key = secrets.token_urlsafe(32)
         work = self._folder / "triton"
         work.mkdir(parents=True, exist_ok=True)
-        process = launch(
+        process = start_server(
             self._models,
             work,
             self.log.path,

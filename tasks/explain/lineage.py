@@ -20,7 +20,7 @@ from tasks.targets.target import Current, Target, targets
 
 
 @dataclass(frozen=True)
-class Thing:
+class Entity:
     """A source, an artifact, a release or a public name. `facts` are what a reader wants to know of it first."""
 
     kind: str
@@ -31,7 +31,7 @@ class Thing:
 _ORDER = ("artifact", "source", *KINDS, "release", "public")
 
 
-def _place(thing: Thing) -> tuple[int, str, str]:
+def _place(thing: Entity) -> tuple[int, str, str]:
     return _ORDER.index(thing.kind), thing.facts.get("made", ""), thing.name
 
 
@@ -41,11 +41,11 @@ class Lineage:
 
     root: str
     model: str
-    things: dict[str, Thing] = field(default_factory=dict[str, Thing])
+    things: dict[str, Entity] = field(default_factory=dict[str, Entity])
     inputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     _outputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
-    def add(self, thing: Thing, inputs: Iterable[str]) -> None:
+    def add(self, thing: Entity, inputs: Iterable[str]) -> None:
         """Add a thing that is not there yet, or a source once more."""
         self.things[thing.name] = thing
         self.inputs[thing.name] = list(inputs)
@@ -96,7 +96,7 @@ def lineage(bucket: Bucket, reference: Reference) -> Lineage:
         waiting = {name for manifest in read.values() for name in manifest.inputs.values()}
     # What is only known as an input, since somebody removed or damaged its manifest, has still a name.
     for name in {found.root, *(name for inputs in found.inputs.values() for name in inputs)} - found.things.keys():
-        found.add(Thing("artifact", name, {"state": "without a manifest"}), [])
+        found.add(Entity("artifact", name, {"state": "without a manifest"}), [])
     return found.around_root()
 
 
@@ -104,7 +104,7 @@ def _add_artifact(found: Lineage, ref: ArtifactRef, manifest: Manifest) -> None:
     inputs = list(manifest.inputs.values())
     if ref.kind == "snapshot":
         source = source_name(manifest.identity)
-        found.add(Thing("source", source, {}), [])
+        found.add(Entity("source", source, {}), [])
         inputs.append(source)
     facts = {
         "made": f"{manifest.created:%Y-%m-%d %H:%M}",
@@ -116,7 +116,7 @@ def _add_artifact(found: Lineage, ref: ArtifactRef, manifest: Manifest) -> None:
         facts["run"] = manifest.producer.flow_run
     if manifest.state != "present":
         facts["state"] = manifest.state
-    found.add(Thing(ref.kind, str(ref), facts), inputs)
+    found.add(Entity(ref.kind, str(ref), facts), inputs)
 
 
 def source_name(identity: Mapping[str, JsonValue]) -> str:
@@ -144,10 +144,10 @@ def _add_releases(found: Lineage, target: Target, model: str) -> None:
         if intent.flow_run:
             facts["run"] = intent.flow_run
         name = str(ReleaseRef(target.name, model, intent.release))
-        found.add(Thing("release", name, facts), [intent.repository])
+        found.add(Entity("release", name, facts), [intent.repository])
     if etag is not None:
         live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
-        found.add(Thing("public", str(PublicName(target.name, model)), {}), live)
+        found.add(Entity("public", str(PublicName(target.name, model)), {}), live)
 
 
 def _state(current: Current, release: int, result: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tasks.explain.lineage import Lineage, Thing
+from tasks.explain.lineage import Entity, Lineage
 
 _SHOWN = ("state", "made", "by", "run")
 
@@ -45,7 +45,7 @@ def _branches(
             yield from _branches(found, nearer(name), nearer, indent + ("   " if last else "│  "), told)
 
 
-def _line(thing: Thing) -> str:
+def _line(thing: Entity) -> str:
     title = "public name" if thing.kind == "public" else thing.kind
     name = thing.name.removeprefix(f"{thing.kind}/")
     facts = "  ".join(thing.facts[key] for key in _SHOWN if key in thing.facts)
@@ -64,7 +64,7 @@ def mermaid(found: Lineage) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _label(thing: Thing) -> str:
+def _label(thing: Entity) -> str:
     parts = thing.name.split("/")
     # An identity of 64 digits is told apart by its first twelve.
     named = f"{parts[1]} {parts[2][:12]}" if len(parts) == 3 and len(parts[2]) == 64 else thing.name

@@ -35,7 +35,7 @@ GROUPS = ("weights", "recipe", "serving settings", OWN_STEPS)
 
 
 @dataclass(frozen=True)
-class Change:
+class Difference:
     """A field that differs. `old` and `new` are None where the one document does not have it."""
 
     subject: str
@@ -52,7 +52,7 @@ class Step:
     old: ArtifactRef
     new: ArtifactRef
     subjects: frozenset[str]
-    changes: tuple[Change, ...]
+    changes: tuple[Difference, ...]
     bytes_differ: bool
 
     @property
@@ -69,7 +69,7 @@ class Explanation:
     steps: tuple[Step, ...]
 
     @property
-    def changes(self) -> tuple[Change, ...]:
+    def changes(self) -> tuple[Difference, ...]:
         """Each difference once, though several steps may have it, tools before everything else."""
         found = [change for step in self.steps for change in step.changes]
         once = [change for number, change in enumerate(found) if change not in found[:number]]
@@ -142,7 +142,7 @@ def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef, role: str
     old, new = _manifest(bucket, old_ref), _manifest(bucket, new_ref)
     then, now = dict(_all_fields(old, new, role)), dict(_all_fields(new, old, role))
     changes = [
-        Change(subject, field, then.get((subject, field)), now.get((subject, field)))
+        Difference(subject, field, then.get((subject, field)), now.get((subject, field)))
         for subject, field in {**then, **now}
         if then.get((subject, field)) != now.get((subject, field))
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from tasks.explain.why import GROUPS, OWN_STEPS, Change, Explanation
+from tasks.explain.why import GROUPS, OWN_STEPS, Difference, Explanation
 
 _DIGEST = re.compile(r"(sha256:|git-blob-sha1:|etag:|wheel-sha256:)?([0-9a-f]{12})[0-9a-f]{20,}")
 _TOLD = 4
@@ -19,7 +19,7 @@ _TOLD = 4
 
 def summary(found: Explanation) -> str:
     """One sentence: what changed and into what, and what did not."""
-    changes: dict[str, list[Change]] = {}
+    changes: dict[str, list[Difference]] = {}
     for change in found.changes:
         changes.setdefault(change.subject, []).append(change)
     told = [_subject(name, part) for name, part in changes.items()]
@@ -30,7 +30,7 @@ def summary(found: Explanation) -> str:
     return "; ".join(told)
 
 
-def _subject(name: str, changes: list[Change]) -> str:
+def _subject(name: str, changes: list[Difference]) -> str:
     if len(changes) > _TOLD:
         return f"{name}: {len(changes)} fields changed"
     words = ", ".join(f"{change.field} {_change(change)}".strip() for change in changes)
@@ -38,7 +38,7 @@ def _subject(name: str, changes: list[Change]) -> str:
     return f"{name} {_change(changes[0])}" if len(changes) == 1 and name not in GROUPS else f"{name}: {words}"
 
 
-def _change(change: Change) -> str:
+def _change(change: Difference) -> str:
     return f"{_value(change.old)} → {_value(change.new)}"
 
 

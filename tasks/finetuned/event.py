@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from infra.errors import EventRefused, SourceError, SpecError
 from infra.frozen import Spec, problems
 from tasks.models.catalogue import with_recipe
-from tasks.models.source_uri import HubUri, SourceUri, parse
+from tasks.models.source_uri import HubUri, SourceUri, parse_source
 from tasks.models.spec import Model, Name, Text
 from tasks.sources.trust import accepted
 
@@ -78,7 +78,7 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
 
 def pinned_source(uri: str, pin: Mapping[str, Any]) -> str:
     """The address of what was resolved: a hub's branch may move, its commit does not."""
-    parsed = parse(uri)
+    parsed = parse_source(uri)
     return str(HubUri(parsed.repository, pin["commit"])) if isinstance(parsed, HubUri) else uri
 
 
@@ -86,9 +86,9 @@ def _source(event: Event, model: Model) -> str:
     own = tuned(model)
     try:
         if event.source is not None:
-            wanted = parse(event.source)
+            wanted = parse_source(event.source)
         elif isinstance(own, HubUri):
-            wanted = parse(f"hf://{own.repository}@{event.revision}")
+            wanted = parse_source(f"hf://{own.repository}@{event.revision}")
         else:
             raise EventRefused(
                 f"{model.name} comes from {own.scheme}://, which has no revisions",
@@ -110,7 +110,7 @@ def _source(event: Event, model: Model) -> str:
 
 def tuned(model: Model) -> SourceUri:
     """Of the weights in the model's file those that fine-tuning brings anew: the adapter of a model that has one."""
-    return parse(model.adapter or model.source.uri)
+    return parse_source(model.adapter or model.source.uri)
 
 
 _FORM = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.s3.bucket import Bucket
-from tasks.models.source_uri import HubUri, parse
+from tasks.models.source_uri import HubUri, parse_source
 from tasks.models.spec import Model
 from tasks.sources import NO_ACCESS, Access
 from tasks.steps.fetch import snapshot_identity
@@ -22,7 +22,7 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
     """
     found: dict[str, str] = {}
     for model in models:
-        own = [parse(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
+        own = [parse_source(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
         branches = [uri.revision for uri in own if isinstance(uri, HubUri) and not uri.is_commit]
         if branches and _is_released(bucket, model):
             try:

@@ -22,7 +22,7 @@ import logging
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -36,10 +36,10 @@ from gguf.quants import quantize as encode_blocks  # pyright: ignore[reportUnkno
 from numpy.typing import NDArray
 
 from infra.errors import StepFailed
+from infra.progress import Progress
 from tasks.gguf.file import GGUFFile, Tensor, read_gguf, rewritten_header, unsupported
 
 Type = GGMLQuantizationType
-Progress = Callable[[int, int], None]
 
 CHECKPOINT_TYPES = {
     "float16": (Type.F16, LlamaFileType.MOSTLY_F16),

@@ -10,14 +10,14 @@ def engine_kind(model: Model) -> EngineKind:
     """The module of the model's kind."""
     match model.recipe.kind:
         case "llamacpp":
-            from tasks.kinds.llamacpp import LlamaCpp
+            from tasks.kinds.llamacpp import LlamaCppKind
 
-            return LlamaCpp()
+            return LlamaCppKind()
         case "trt-engine":
-            from tasks.kinds.trt_engine import TrtEngine
+            from tasks.kinds.trt_engine import TrtEngineKind
 
-            return TrtEngine()
+            return TrtEngineKind()
         case "llmapi":
-            from tasks.kinds.llmapi import LlmApi
+            from tasks.kinds.llmapi import LlmApiKind
 
-            return LlmApi()
+            return LlmApiKind()

@@ -9,7 +9,7 @@ from tasks.models.spec import Model
 from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, READ, SENT, input_name
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.triton.agreement import CalledTensor, Calls, check_agreement
-from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, parse, release_config
+from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, parse_config, release_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
@@ -67,7 +67,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         RELEASE: release_config(),
     }
     check_agreement(
-        {name: parse(text) for name, text in configs.items()},
+        {name: parse_config(text) for name, text in configs.items()},
         _calls(settings.tensorrt_llm, guided=settings.guided_decoding),
     )
     write_release(output, settings, instances=parameters.llm_instances, tensorrt_llm=engine)

@@ -16,7 +16,7 @@ from tasks.models.recipe import LlamaCppRecipe
 from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
-from tasks.store.progress import Peak, Reporter
+from tasks.store.reporter import Peak, Reporter
 from tasks.targets.target import Machine
 
 MODEL_FILE = "model.gguf"
@@ -43,7 +43,7 @@ def _installed(distribution: str) -> str:
         ) from None
 
 
-class LlamaCpp:
+class LlamaCppKind:
     def pool(self, model: Model) -> str:
         return "build-cpu"
 

@@ -15,7 +15,7 @@ from tasks.lora.merge import merged
 from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
-from tasks.store.progress import Peak, Reporter
+from tasks.store.reporter import Peak, Reporter
 from tasks.targets.target import Machine
 from tasks.trtllm import commands
 from tasks.trtllm.check import require_weights
@@ -39,7 +39,7 @@ def _recipe(model: Model) -> LlmApiRecipe:
     return model.recipe
 
 
-class LlmApi(TensorRtLlmKind):
+class LlmApiKind(TensorRtLlmKind):
     def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
         recipe = _recipe(model)
         if recipe.quantization == "none":

@@ -11,7 +11,7 @@ from tasks.kinds.serving_mode import ServingMode
 from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
-from tasks.store.progress import Peak, Reporter
+from tasks.store.reporter import Peak, Reporter
 from tasks.targets.target import Machine
 
 

@@ -16,7 +16,7 @@ from tasks.lora.merge import merged
 from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
-from tasks.store.progress import Peak, Reporter
+from tasks.store.reporter import Peak, Reporter
 from tasks.targets.target import Machine
 from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
@@ -62,7 +62,7 @@ def _recipe(model: Model) -> TrtEngineRecipe:
     return model.recipe
 
 
-class TrtEngine(TensorRtLlmKind):
+class TrtEngineKind(TensorRtLlmKind):
     def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
         recipe, prompt = _recipe(model), model.prompts[0]
         return (

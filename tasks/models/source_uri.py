@@ -83,7 +83,7 @@ class PipUri:
 SourceUri = HubUri | S3Uri | FileUri | PipUri
 
 
-def parse(uri: str) -> SourceUri:
+def parse_source(uri: str) -> SourceUri:
     """Read an address. Raises SourceError, code `source-invalid`, with the right form as its hint."""
     scheme = uri.partition("://")[0]
     if "\\" in uri or not uri.isprintable() or any(character.isspace() for character in uri):

@@ -22,7 +22,7 @@ from pydantic import (
 from infra.errors import SourceError, UsageError
 from infra.frozen import Spec
 from tasks.models.recipe import LlamaCppRecipe, Recipe
-from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse
+from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
 from tasks.trtllm.llm_arguments import check_llm_recipe
 from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
@@ -94,13 +94,13 @@ class Source(Spec):
 
 def _checked(uri: str) -> SourceUri:
     try:
-        return parse(uri)
+        return parse_source(uri)
     except SourceError as error:
         raise ValueError(f"{error.message}. {error.hint}") from error
 
 
 def _parsed_uri(info: ValidationInfo) -> SourceUri | None:
-    return parse(info.data["uri"]) if "uri" in info.data else None
+    return parse_source(info.data["uri"]) if "uri" in info.data else None
 
 
 class SamplingDefaults(Spec):

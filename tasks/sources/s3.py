@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable
+from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import S3Uri
 from tasks.models.spec import Source
 from tasks.sources.resolved import (
     CHUNK_BYTES,
     Access,
     PinnedFile,
-    Progress,
     ResolvedSource,
     SnapshotFile,
     changed,
@@ -64,14 +64,7 @@ def fetch(
     botocore checks the bytes against the checksum of an object that was stored with one.
     """
     client = _client(access)
-    total = sum(file.size or 0 for file in resolved.files)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total)
-
+    advance = ByteCounter(progress, sum(file.size or 0 for file in resolved.files))
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
         request: dict[str, Any] = {

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from infra.errors import SourceError, UntrustedFile
-from tasks.models.source_uri import HubUri, S3Uri, glob_match, parse
+from tasks.models.source_uri import HubUri, S3Uri, glob_match, parse_source
 from tasks.models.spec import Model
 
 _WEIGHTS = frozenset({".safetensors", ".gguf"})
@@ -40,7 +40,7 @@ _CHUNK = 2**20
 def accepted(model: Model, uri: str) -> bool:
     """Whether an event may name `uri` as the source of `model`: hf:// or s3://, and listed in `accepts`."""
     try:
-        parsed = parse(uri)
+        parsed = parse_source(uri)
     except SourceError:
         return False
     return isinstance(parsed, HubUri | S3Uri) and any(glob_match(pattern, str(parsed)) for pattern in model.accepts)

@@ -15,7 +15,7 @@ from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
 from tasks.store.identity import Identity
 from tasks.store.lease import held
-from tasks.store.progress import Peak, Reporter
+from tasks.store.reporter import Peak, Reporter
 from tasks.store.signing import signer
 from tasks.targets.target import Target
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from infra.errors import TritonError
-from infra.triton.client import Answer, TritonClient
+from infra.triton.client import Completion, TritonClient
 from tasks.models.spec import Model, Prompt
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
@@ -61,7 +61,7 @@ def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, 
             pieces = [piece.text for piece in client.generate_stream(name, {**request, "stream": True}) if piece.text]
             failures += _unmet_by_stream(prompt, answer, pieces)
     except TritonError as error:
-        answer = Answer("", (), time.monotonic() - started)
+        answer = Completion("", (), time.monotonic() - started)
         failures.append(f"no answer: {error}")
     return PromptResult(
         prompt=prompt.name,
@@ -73,7 +73,7 @@ def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, 
     )
 
 
-def _unmet(prompt: Prompt, answer: Answer) -> list[str]:
+def _unmet(prompt: Prompt, answer: Completion) -> list[str]:
     expect = prompt.expect
     failures: list[str] = []
     failures += [f"contains: no {text!r}" for text in expect.contains if text not in answer.text]
@@ -89,7 +89,7 @@ def _unmet(prompt: Prompt, answer: Answer) -> list[str]:
     return failures
 
 
-def _unmet_by_stream(prompt: Prompt, answer: Answer, pieces: list[str]) -> list[str]:
+def _unmet_by_stream(prompt: Prompt, answer: Completion, pieces: list[str]) -> list[str]:
     expect = prompt.expect
     failures: list[str] = []
     if expect.stream_equals and (streamed := "".join(pieces)) != answer.text:

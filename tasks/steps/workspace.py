@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.s3.bucket import Progress
+from infra.progress import Progress
 from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer, place
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
-from infra.s3.bucket import Bucket, Progress
+from infra.progress import ByteCounter, Progress
+from infra.s3.bucket import Bucket
 from infra.s3.download import Wanted, download_files
 from infra.s3.upload import upload_files
 from tasks.store.attempt import Attempt, attempt_for
@@ -237,7 +237,7 @@ class ArtifactStore:
         }
         total = sum(path.stat().st_size for path in paths.values())
         prefix = f"{ref.folder}{attempt.name}/"
-        stored = upload_files(self.bucket, prefix, paths, counter(progress, total), resume=attempt.resumed)
+        stored = upload_files(self.bucket, prefix, paths, ByteCounter(progress, total), resume=attempt.resumed)
         return tuple(
             ManifestFile(path=name, size=file.size, sha256=file.sha256, etag=file.etag, checksum=file.checksum)
             for name, file in stored.items()
@@ -287,23 +287,10 @@ class ArtifactStore:
         try:
             for file in wanted:
                 file.path.parent.mkdir(parents=True, exist_ok=True)
-            download_files(self.bucket, wanted, counter(progress, artifact.manifest.size))
+            download_files(self.bucket, wanted, ByteCounter(progress, artifact.manifest.size))
             place(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-
-
-def counter(progress: Progress, total: int) -> Callable[[int], None]:
-    """A callback for pieces of bytes, from any thread, by which `progress` gets their sum."""
-    done, lock = 0, threading.Lock()
-
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
-            progress(done, total)
-
-    return advance
 
 
 def signature_key(ref: ArtifactRef, attempt: str) -> str:

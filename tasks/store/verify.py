@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from infra.errors import ArtifactDamaged
 from infra.files import remove_tree
-from infra.s3.bucket import Bucket, Progress
-from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest, ManifestFile, counter, signature_key
+from infra.progress import ByteCounter, Progress
+from infra.s3.bucket import Bucket
+from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest, ManifestFile, signature_key
 from tasks.store.signing import require_signed
 
 _AT_ONCE = min(4, os.cpu_count() or 1)
@@ -53,7 +54,7 @@ def problems_in_folder(manifest: Manifest, folder: Path, progress: Progress = la
 def _each_file(
     manifest: Manifest, look: Callable[[ManifestFile, Callable[[int], None]], str], progress: Progress
 ) -> list[str]:
-    advance = counter(progress, manifest.size)
+    advance = ByteCounter(progress, manifest.size)
 
     def verdict(file: ManifestFile) -> str:
         return look(file, advance)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 
-class Change(BaseModel):
+class FieldChange(BaseModel):
     """One field. None is also one that is not there, or an empty list or object."""
 
     model_config = ConfigDict(frozen=True)
@@ -33,11 +33,11 @@ def fields_of(document: Mapping[str, JsonValue], above: str = "") -> dict[str, J
     return fields
 
 
-def changes(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> tuple[Change, ...]:
+def changes(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> tuple[FieldChange, ...]:
     """The fields that differ, those of `new` first, each in the order of its document."""
     before, after = fields_of(old), fields_of(new)
     return tuple(
-        Change(field=field, old=before.get(field), new=after.get(field))
+        FieldChange(field=field, old=before.get(field), new=after.get(field))
         for field in dict.fromkeys([*after, *before])
         if before.get(field) != after.get(field)
     )

@@ -19,7 +19,7 @@ from infra.errors import PreconditionFailed, UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import record_bytes
 from tasks.store.record import Record
-from tasks.targets.changes import Change, changes
+from tasks.targets.changes import FieldChange, changes
 
 NODE_LIFETIME_SECONDS = 20.0
 """A node whose report is older, by the store's clock, is not waited for. Nodes report every 5 s at least."""
@@ -46,7 +46,7 @@ class Intent(Record):
     """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
     ranks: int = 0
     """How many processes the servers of its engine are, apart from the node's Triton; 0 where it needs none."""
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FieldChange, ...] = ()
     """What differs from the release that was live then: fields of the recipe, and of its serving as `serving.…`."""
     lost: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Fields without a counterpart in the kind that the recipe was translated to, named likewise: their old values."""
@@ -57,7 +57,7 @@ class Intent(Record):
 
 def changes_since(
     live: Intent | None, recipe: Mapping[str, JsonValue], serving: Mapping[str, JsonValue]
-) -> tuple[Change, ...]:
+) -> tuple[FieldChange, ...]:
     """What differs in a release with this recipe and serving from the live one; nothing where there is none."""
     if live is None:
         return ()

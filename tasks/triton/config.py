@@ -65,7 +65,7 @@ def public_config(name: str, release_config_text: str) -> str:
 
     The contract is the release's own: one of an earlier Enginehouse may have fewer fields.
     """
-    config = parse(release_config_text)
+    config = parse_config(release_config_text)
     config.ensemble_scheduling.step[0].model_name = config.name
     config.name = name
     return render(config)
@@ -78,7 +78,7 @@ def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str =
     it, as `host:port`, where that is one of its own. Raises UsageError where the text is no model
     configuration or speaks of a model that `names` lacks.
     """
-    config = parse(config_text)
+    config = parse_config(config_text)
     try:
         config.name = names[config.name]
         for step in config.ensemble_scheduling.step:
@@ -122,12 +122,12 @@ def data_type(name: str) -> int:
 def render(config: Any) -> str:
     """The text form of an `inference.ModelConfig`, which reads back as the same message, or UsageError."""
     text = text_format.MessageToString(config)
-    if parse(text) != config:
+    if parse_config(text) != config:
         raise UsageError(f"the configuration of '{config.name}' does not survive its text form", code="triton-config")
     return text
 
 
-def parse(text: str) -> Any:
+def parse_config(text: str) -> Any:
     """The `inference.ModelConfig` in a `config.pbtxt`, or UsageError."""
     try:
         return text_format.Parse(text, message.ModelConfig())

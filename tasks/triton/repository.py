@@ -19,7 +19,7 @@ from tasks.triton.config import (
     TENSORRT_LLM,
     instantiate,
     llm_config,
-    parse,
+    parse_config,
     public_config,
     release_config,
 )
@@ -165,7 +165,7 @@ def write_public(models: Path, model: str, release: int) -> None:
 
 
 def _reads_in_place(model: Path) -> bool:
-    return ENGINE_PATH in parse((model / "config.pbtxt").read_text()).parameters
+    return ENGINE_PATH in parse_config((model / "config.pbtxt").read_text()).parameters
 
 
 def _make_read_only(folder: Path) -> None:

@@ -26,7 +26,7 @@ TIMING_CACHE = "model.cache"
 
 
 @dataclass(frozen=True)
-class Command:
+class ToolCommand:
     """One call of a tool: `trtllm-build`, ours, or a script by its path below the examples of 0.8 to 0.19."""
 
     tool: str
@@ -52,18 +52,18 @@ def is_quantized_by_calibration(recipe: TrtEngineRecipe) -> bool:
     return recipe.quantization in CALIBRATED
 
 
-def checkpoint_command(recipe: TrtEngineRecipe, model: str, checkpoint: str) -> Command:
+def checkpoint_command(recipe: TrtEngineRecipe, model: str, checkpoint: str) -> ToolCommand:
     """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`."""
     version = recipe.runtime.version
     if is_quantized_by_calibration(recipe):
         wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
         written = arguments("quantize", version, wishes)
-        return Command("quantization/quantize.py", written + recipe.extra_args.quantize, version)
+        return ToolCommand("quantization/quantize.py", written + recipe.extra_args.quantize, version)
     wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe)}
-    return Command(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
+    return ToolCommand(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
 
 
-def modelopt_command(recipe: LlmApiRecipe, model: str, checkpoint: str) -> Command:
+def modelopt_command(recipe: LlmApiRecipe, model: str, checkpoint: str) -> ToolCommand:
     """The command that quantizes the Hugging Face model in `model` into one in `checkpoint`, for the LLM API."""
     chosen = recipe.calibration
     words: list[object] = ["--model_dir", model, "--output_dir", checkpoint, "--dtype", recipe.dtype]
@@ -71,19 +71,19 @@ def modelopt_command(recipe: LlmApiRecipe, model: str, checkpoint: str) -> Comma
     words += ["--kv_cache_dtype", recipe.kv_cache_dtype] if recipe.kv_cache_dtype != "auto" else []
     words += ["--calib_dataset", chosen.dataset, "--calib_size", chosen.size]
     words += ["--calib_max_seq_length", chosen.max_seq_length, "--batch_size", chosen.batch_size]
-    return Command(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
+    return ToolCommand(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
 
 
-def build_command(recipe: TrtEngineRecipe, checkpoint: str, engine: str) -> Command:
+def build_command(recipe: TrtEngineRecipe, checkpoint: str, engine: str) -> ToolCommand:
     """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
     wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
     version = recipe.runtime.version
-    return Command(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
+    return ToolCommand(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
 
 
-def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> Command:
+def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> ToolCommand:
     """The command with which the engine in `engine` answers one prompt on the machine that built it."""
-    return Command(
+    return ToolCommand(
         "run.py",
         (
             f"--engine_dir={engine}",

@@ -15,8 +15,8 @@ from infra.processes import child
 from infra.settings import Settings
 from infra.toolchains.choose import toolchain
 from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
-from tasks.store.progress import Peak, Reporter
-from tasks.trtllm.commands import Command
+from tasks.store.reporter import Peak, Reporter
+from tasks.trtllm.commands import ToolCommand
 from tasks.trtllm.failures import require_success
 from tasks.trtllm.own_help import check_against_help
 from tasks.trtllm.recipe import Runtime
@@ -49,7 +49,7 @@ def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
 
 def run_tool(
     place: Toolchain,
-    command: Command,
+    command: ToolCommand,
     *,
     inputs: Sequence[Path],
     outputs: Sequence[Path],

@@ -29,7 +29,7 @@ class Followed(Record):
     since: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-class Attempt(Record):
+class FailedRebuilds(Record):
     """Rebuilds of a model for one version that did not complete. `over`: it is not tried again by itself.
 
     `subject` is what `subject_of` says of the model's file: a changed file is another subject, and tried anew.
@@ -45,7 +45,7 @@ class Attempt(Record):
 
 class WatchRecord(Record):
     followed: dict[str, Followed] = Field(default_factory=dict[str, Followed])
-    attempts: dict[str, Attempt] = Field(default_factory=dict[str, Attempt])
+    attempts: dict[str, FailedRebuilds] = Field(default_factory=dict[str, FailedRebuilds])
     shown: str = ""
     """Digest of the table that was shown last."""
 

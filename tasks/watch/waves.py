@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.models.spec import Model
-from tasks.watch.record import Attempt, Followed, WatchRecord, subject_of
+from tasks.watch.record import FailedRebuilds, Followed, WatchRecord, subject_of
 from tasks.watch.verdict import Row
 
-RUN_TAG = "release-watch"
+WATCH_TAG = "release-watch"
 """Of every rebuild that the watch starts, in Prefect."""
 LATER_QUEUE = "later"
 """The work queue of build pools for what the watch starts: what people start, in the pool's own queue, goes first."""
@@ -27,7 +27,7 @@ Table = Mapping[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True)
-class Run:
+class RebuildRun:
     """A rebuild that the watch has started."""
 
     id: str
@@ -56,7 +56,7 @@ def run_key(model: Model, row: Row, record: WatchRecord) -> str:
 
 
 def settled(
-    models: Mapping[str, Model], rows: Mapping[str, Row], record: WatchRecord, runs: Mapping[str, Run]
+    models: Mapping[str, Model], rows: Mapping[str, Row], record: WatchRecord, runs: Mapping[str, RebuildRun]
 ) -> WatchRecord:
     """The record with what has become of the runs (by key) since. Models that are gone are forgotten."""
     followed = {name: each for name, each in record.followed.items() if name in models}
@@ -72,7 +72,7 @@ def settled(
             continue
         before = _attempt(models[name], row, record)
         count = (before.count if before else 0) + 1
-        attempts[name] = Attempt(
+        attempts[name] = FailedRebuilds(
             version=row.version,
             subject=subject_of(models[name]),
             count=count,
@@ -96,7 +96,7 @@ def next_wave(
     models: Mapping[str, Model],
     rows: Mapping[str, Row],
     record: WatchRecord,
-    runs: Mapping[str, Run],
+    runs: Mapping[str, RebuildRun],
     places: int,
 ) -> tuple[dict[str, Row], list[Start]]:
     """What becomes of the rows to rebuild, told in them, and the rebuilds to start, at most `places`."""
@@ -131,16 +131,16 @@ def _canary(models: Mapping[str, Model], group: Sequence[Row]) -> str:
     return (named or [group[0].model])[0]
 
 
-def _attempt(model: Model, row: Row, record: WatchRecord) -> Attempt | None:
+def _attempt(model: Model, row: Row, record: WatchRecord) -> FailedRebuilds | None:
     attempt = record.attempts.get(model.name)
     same = attempt is not None and (attempt.version, attempt.subject) == (row.version, subject_of(model))
     return attempt if same else None
 
 
-def _over(model: Model, row: Row, record: WatchRecord) -> Attempt | None:
+def _over(model: Model, row: Row, record: WatchRecord) -> FailedRebuilds | None:
     attempt = _attempt(model, row, record)
     return attempt if attempt is not None and attempt.over else None
 
 
-def _held(row: Row, what: str, attempt: Attempt) -> Row:
+def _held(row: Row, what: str, attempt: FailedRebuilds) -> Row:
     return replace(row, verdict="held back", reason=f"{what}: {attempt.reason}")

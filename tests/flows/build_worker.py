@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.processes.sessions import launch, terminate
+from infra.processes.sessions import start_session, terminate
 from tests.standin import toolchain
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def register() -> None:
 def worker(house: House, folder: Path, version: str, digest: str = "") -> Generator[toolchain.Toolchain]:
     """A build worker whose image has TensorRT-LLM `version` and, where it is known, the digest."""
     made = toolchain.make(folder / "image", version)
-    started = launch(
+    started = start_session(
         [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
         log=folder / "worker.log",
         folder=folder,

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Running
 
 from flows.lost_runs import AGAIN_TAG, due_again, orphans
-from tasks.watch.waves import RUN_TAG
+from tasks.watch.waves import WATCH_TAG
 
 
 def run(*tags: str, minutes: float = 60, state: Any = None) -> FlowRun:
@@ -22,7 +22,7 @@ def run(*tags: str, minutes: float = 60, state: Any = None) -> FlowRun:
 
 def test_a_rebuild_is_started_again_once() -> None:
     lost = run("model:x")
-    others = [run(AGAIN_TAG), run(RUN_TAG), run(minutes=0.1)]
+    others = [run(AGAIN_TAG), run(WATCH_TAG), run(minutes=0.1)]
     assert due_again([lost, *others], ()) == [lost]
     assert due_again([lost], {f"again:{lost.id}"}) == []
 

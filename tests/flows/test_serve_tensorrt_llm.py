@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from infra.errors import TritonError
-from infra.processes.sessions import free_ports, launch
+from infra.processes.sessions import free_ports, start_session
 from infra.settings import CHECKOUT
 from infra.triton.client import TritonClient
 from tasks.targets.target import NodeReport, Target
@@ -63,7 +63,7 @@ class Node:
     def start(self) -> None:
         self._started = datetime.now(UTC)
         command = [sys.executable, "-m", "deployments.node.agent"]
-        self._process = launch(command, log=self._log, folder=CHECKOUT, environment=self._environment)
+        self._process = start_session(command, log=self._log, folder=CHECKOUT, environment=self._environment)
         self.house.wait(lambda: self.report is not None, 60, "report")
 
     def stop(self) -> None:

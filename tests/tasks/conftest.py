@@ -5,17 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
 
 import pytest
-from pydantic import JsonValue
 
-from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
-from tasks.store.identity import Identity
-from tasks.targets.target import Intent, Result, Target
 from tests.tasks.sources.hub_server import Hub
 
 
@@ -43,110 +35,3 @@ def safetensors() -> Callable[..., bytes]:
 def gguf() -> bytes:
     """The header of a GGUF without tensors, and some bytes more."""
     return b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(64)
-
-
-@dataclass(frozen=True)
-class Made:
-    """The four artifacts of one rebuild."""
-
-    snapshot: ArtifactRef
-    checkpoint: ArtifactRef
-    engine: ArtifactRef
-    repository: ArtifactRef
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """A store that rebuilds have filled with small artifacts, whose identities are as real ones."""
-
-    store: ArtifactStore
-    target: Target
-    folder: Path
-
-    def rebuild(
-        self,
-        model: str = "tiny",
-        *,
-        commit: str = "a" * 40,
-        quantization: str = "fp8",
-        tensorrt_llm: str = "1.1.0",
-        gpu: str = "NVIDIA H200",
-        slots: int = 4,
-        adapter: str | None = None,
-    ) -> Made:
-        runtime: dict[str, JsonValue] = {"tensorrt_llm": tensorrt_llm}
-        pin: dict[str, JsonValue] = {"scheme": "hf", "repository": "org/tiny", "commit": commit, "files": []}
-        snapshot = Identity.of("fetch", 1, inputs={}, fields={"source": pin})
-        weights = {"snapshot": snapshot}
-        if adapter is not None:
-            pin = {"scheme": "hf", "repository": "org/lora", "commit": adapter, "files": []}
-            weights["adapter"] = Identity.of("fetch", 1, inputs={}, fields={"source": pin})
-            self.publish("snapshot", model, weights["adapter"])
-        checkpoint = Identity.of(
-            "convert",
-            1,
-            inputs=weights,
-            fields={"kind": "trt-engine", "quantization": quantization, "runtime": runtime},
-        )
-        engine = Identity.of(
-            "build",
-            1,
-            inputs={"checkpoint": checkpoint},
-            fields={"kind": "trt-engine", "max_batch_size": 8, "runtime": {**runtime, "gpu": gpu}},
-        )
-        repository = Identity.of(
-            "assemble", 1, inputs={"engine": engine}, fields={"serving": {"slots": slots}, "code": "sha256:0"}
-        )
-        return Made(
-            self.publish("snapshot", model, snapshot),
-            self.publish("checkpoint", model, checkpoint),
-            self.publish("engine", model, engine),
-            self.publish("repository", model, repository),
-        )
-
-    def publish(self, kind: Any, model: str, identity: Identity, folder: Path | None = None) -> ArtifactRef:
-        """An artifact of two small files, or those of `folder`, unless it is there.
-
-        Its inputs are of the kinds that its identity names.
-        """
-        ref = ArtifactRef(kind, model, identity.digest)
-        if self.store.find(ref) is None:
-            if folder is None:
-                folder = self.folder / identity.digest
-                (folder / "deep").mkdir(parents=True, exist_ok=True)
-                (folder / "data.bin").write_bytes(identity.digest.encode() * 100)
-                (folder / "deep" / "limits.json").write_text("{}")
-            inputs = {
-                role: ArtifactRef(
-                    "snapshot" if role == "adapter" else cast(Any, role), model, digest.removeprefix("sha256:")
-                )
-                for role, digest in cast(dict[str, str], identity.document["inputs"]).items()
-            }
-            producer = Producer(task=kind, code="test", flow_run="some-run")
-            self.store.publish(ref, identity, folder, inputs=inputs, producer=producer)
-        return ref
-
-    def release(self, made: Made, *, passed: bool = True, public: bool = True) -> int:
-        """A release of the rebuild; public, or only tested."""
-        model = made.repository.model
-        number = self.target.reserve(
-            model,
-            lambda number: Intent(
-                model=model,
-                release=number,
-                repository=str(made.repository),
-                digest="d",
-                recipe={},
-                source="hf://org/tiny",
-                flow_run="some-run",
-            ),
-        ).release
-        self.target.conclude(model, Result(release=number, state="passed" if passed else "refused"))
-        if public:
-            self.target.move(model, lambda current: current.promoted(number))
-        return number
-
-
-@pytest.fixture
-def fleet(bucket: Bucket, tmp_path: Path) -> Fleet:
-    return Fleet(ArtifactStore(bucket), Target(bucket, "test"), tmp_path / "fleet")

@@ -11,7 +11,7 @@ import pytest
 from deployments.cli.main import main
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import GateRefused
-from infra.processes.sessions import free_ports, launch
+from infra.processes.sessions import free_ports, start_session
 from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
 from tasks.kinds.protocol import LIMITS_FILE
@@ -75,7 +75,7 @@ def node(bucket: Bucket, tmp_path: Path) -> Iterator[Target]:
         "ENGINEHOUSE_NODE_METRICS_PORT": str(ports[2]),
     }
     log, command = tmp_path / "node.log", [sys.executable, "-m", "deployments.node.agent"]
-    process = launch(command, log=log, folder=CHECKOUT, environment=environment)
+    process = start_session(command, log=log, folder=CHECKOUT, environment=environment)
     target = Target(bucket, "test")
     try:
         wait(lambda: bool(target.nodes()), "report")

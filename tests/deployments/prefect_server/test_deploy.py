@@ -27,11 +27,11 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.prefect_server.desired import desired
-from deployments.prefect_server.difference import Change, lines
+from deployments.prefect_server.difference import ResourceChange, lines
 from deployments.prefect_server.register import deploy
 from infra import settings
 from infra.errors import SettingsError
-from infra.processes.sessions import free_ports, launch, terminate
+from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT, Settings
 from tasks.models.catalogue import load_catalogue
 
@@ -98,7 +98,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-        process = launch(command, log=home / "log", folder=home, environment={**foreign, **own, **environment})
+        process = start_session(command, log=home / "log", folder=home, environment={**foreign, **own, **environment})
         running.append(process)
         until = time.monotonic() + 120
         while True:
@@ -168,7 +168,7 @@ def database() -> Iterator[dict[str, str]]:
         [tools["redis-server"], "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
     )
     running = [
-        launch(command, log=folder / f"{number}.log", folder=folder, environment=os.environ)
+        start_session(command, log=folder / f"{number}.log", folder=folder, environment=os.environ)
         for number, command in enumerate(commands)
     ]
     for port in (postgres, redis):
@@ -194,9 +194,9 @@ def database() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder)
 
 
-def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, Change]:
+def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, ResourceChange]:
     """Deploy; the changes by name, as they were told before anything was made."""
-    told: list[Change] = []
+    told: list[ResourceChange] = []
     wanted = desired(here, load_catalogue(here.catalogue).values())
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
         changes = asyncio.run(deploy(wanted, told.append, dry_run=dry_run))
@@ -204,11 +204,11 @@ def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, Ch
     return {change.thing.key: change for change in changes}
 
 
-def changed(changes: dict[str, Change]) -> dict[str, Any]:
+def changed(changes: dict[str, ResourceChange]) -> dict[str, Any]:
     return {name: change.new for name, change in changes.items() if change.action != "unchanged"}
 
 
-def kept(changes: dict[str, Change]) -> dict[str, Any]:
+def kept(changes: dict[str, ResourceChange]) -> dict[str, Any]:
     return {name: {each.name: each.old for each in change.kept} for name, change in changes.items() if change.kept}
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.processes import background
-from infra.processes import sessions as processes
+from infra.processes import background, sessions
 
 SLEEP = "import time; time.sleep(60)"
 # A child in a session of its own, as Triton is to its node.
@@ -26,7 +25,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def _launch(home: Path, code: str, environment: Mapping[str, str] | None = None) -> int:
-    process = processes.launch(
+    process = sessions.start_session(
         [sys.executable, "-c", code],
         log=home / "log",
         folder=home,

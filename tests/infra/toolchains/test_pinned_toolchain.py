@@ -278,7 +278,7 @@ def test_what_lacks_for_an_environment_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_pins_of_the_project_are_whole() -> None:
-    files = sorted(pinned.PINS.glob("*.txt"))
+    files = sorted(pinned.PIN_FILES.glob("*.txt"))
     assert files
     for path in files:
         pins = pinned.read(path, path.stem)

@@ -202,7 +202,7 @@ def test_the_next_start_drops_shared_memory_of_a_killed_group(start_triton: Call
     left = set(Path("/dev/shm").glob(prefix))
     assert left
     ports = Ports(*free_ports(3))
-    again = server.launch(triton.repository, triton.work, triton.log, ports=ports, control_key="k")
+    again = server.start_server(triton.repository, triton.work, triton.log, ports=ports, control_key="k")
     try:
         assert not left & set(Path("/dev/shm").glob(prefix))
     finally:

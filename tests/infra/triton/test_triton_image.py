@@ -21,8 +21,8 @@ from infra.processes.sessions import free_ports, terminate
 from infra.triton import installation, wheel
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
-from infra.triton.server import launch
-from infra.triton.supervisor import Change, Supervisor
+from infra.triton.server import start_server
+from infra.triton.supervisor import Ensured, Supervisor
 
 CONFIG = """
 name: "echo"
@@ -100,7 +100,7 @@ def start(image: Image, tmp_path: Path) -> Iterator[Callable[[int], tuple[Triton
         (version / "model.py").write_text(MODEL)
         (tmp_path / "work").mkdir()
         ports = Ports(*free_ports(3))
-        process = launch(
+        process = start_server(
             tmp_path / "models",
             tmp_path / "work",
             tmp_path / "log",
@@ -175,13 +175,13 @@ def test_a_keeper_looks_at_triton_and_not_at_the_mpirun_above_it(image: Image, t
     ports = Ports(*free_ports(3))
     first = keeper()
     try:
-        assert first.ensure() is Change.STARTED
+        assert first.ensure() is Ensured.STARTED
         triton = psutil.Process(first.pid)
         assert triton.name() == "tritonserver"
-        assert keeper().ensure() is Change.FOUND
+        assert keeper().ensure() is Ensured.FOUND
         triton.kill()
         wait_until_over(triton)
-        assert first.ensure() is Change.STARTED
+        assert first.ensure() is Ensured.STARTED
         second = psutil.Process(first.pid)
         mpirun = second.parent()
         assert mpirun is not None
@@ -189,7 +189,7 @@ def test_a_keeper_looks_at_triton_and_not_at_the_mpirun_above_it(image: Image, t
         wait_until_over(mpirun)
         # One that comes anew finds a Triton without mpirun on its ports.
         first = keeper()
-        assert first.ensure() is Change.STARTED and first.pid != second.pid
+        assert first.ensure() is Ensured.STARTED and first.pid != second.pid
         wait_until_over(second)
     finally:
         first.stop()

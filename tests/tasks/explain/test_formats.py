@@ -21,7 +21,7 @@ from tasks.store.identity import Identity
 from tasks.store.lease import Watch, held
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
 
 WRITTEN = (Path(str(tasks.explain.__file__)).parent / "formats.md").read_text()
 

@@ -16,7 +16,7 @@ from tasks.explain.why_text import lines, summary
 from tasks.targets.references import PublicName, ReleaseRef, find
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
 
 
 def test_names(fleet: Fleet) -> None:

@@ -29,7 +29,7 @@ from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_source, with_weights
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
     from tests.tasks.sources.hub_server import Hub
 
 COMMIT = "a" * 40

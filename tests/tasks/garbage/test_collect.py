@@ -20,7 +20,7 @@ from tasks.targets.references import PublicName, ReleaseRef
 from tasks.targets.target import Current, ModelReport, NodeReport, ReleaseReport
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet, Made
+    from tests.fleet import Fleet, Made
 
 WEEK = 7 * 86400.0
 

@@ -16,7 +16,7 @@ import pytest
 from packaging.version import Version
 
 from tasks.kinds.engine_release import write_engine_release
-from tasks.kinds.llmapi import LlmApi
+from tasks.kinds.llmapi import LlmApiKind
 from tasks.models.spec import Model
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.triton.config import LLM, TENSORRT_LLM
@@ -203,7 +203,7 @@ def llmapi(version: str) -> Kind:
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
         model = _model("llmapi", version, role, {"guided_decoding": "xgrammar"})
-        LlmApi().assemble(model, _limits(role).to_json().encode(), artifact)
+        LlmApiKind().assemble(model, _limits(role).to_json().encode(), artifact)
         llm_package.install(artifact / LLM / "1")
         write_tokenizer(engine, tokenizer)
         llm_package.write_checkpoint(engine, version, tokenizer, TEXTS, endless=3, token_seconds=TOKEN_SECONDS)

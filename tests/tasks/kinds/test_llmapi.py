@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from infra.errors import StepFailed, UsageError
-from tasks.kinds.llmapi import ARGUMENTS_FILE, LlmApi
+from tasks.kinds.llmapi import ARGUMENTS_FILE, LlmApiKind
 from tasks.models.spec import Model
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ServingSettings
 from tasks.steps.plan import Plan
 from tasks.store.identity import Identity
-from tasks.store.progress import Reporter
-from tasks.triton.config import parse
+from tasks.store.reporter import Reporter
+from tasks.triton.config import parse_config
 from tasks.triton.repository import place_release, placed_models
 from tasks.trtllm import modelopt_quantize
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
@@ -52,9 +52,9 @@ def test_an_unquantized_model_needs_no_toolchain(tmp_path: Path, monkeypatch: py
     checkpoint, engine = tmp_path / "checkpoint", tmp_path / "engine"
     checkpoint.mkdir()
     engine.mkdir()
-    LlmApi().require_worker(model())
-    LlmApi().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
-    LlmApi().build(model(tp_size=2), checkpoint, engine, tmp_path, Reporter())
+    LlmApiKind().require_worker(model())
+    LlmApiKind().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
+    LlmApiKind().build(model(tp_size=2), checkpoint, engine, tmp_path, Reporter())
     for path in snapshot.iterdir():
         assert (engine / path.name).stat().st_ino == path.stat().st_ino  # no second copy on this disk
     assert json.loads((engine / ARGUMENTS_FILE).read_text())["tensor_parallel_size"] == 2
@@ -71,7 +71,7 @@ def test_a_model_without_its_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     with pytest.raises(StepFailed, match="is missing") as caught:
-        LlmApi().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
+        LlmApiKind().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
     assert caught.value.code == "checkpoint-unfit"
 
 
@@ -261,7 +261,7 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
     serving = {"slots": 100, "context_tokens": 1024, "defaults": {"temperature": 0.5}}
     some = model("1.2.1", serving, max_seq_len=4096, max_num_tokens=512, max_input_len=900)
     limits = checkpoint_limits(weights.make(tmp_path / "checkpoint"), recipe(max_seq_len=4096, max_input_len=900))
-    LlmApi().assemble(some, limits.to_json().encode(), tmp_path / "release")
+    LlmApiKind().assemble(some, limits.to_json().encode(), tmp_path / "release")
     settings = ServingSettings.read(tmp_path / "release/llm/1")
     assert (settings.engine, settings.engine_path, settings.tensorrt_llm) == ("llmapi", "engine", "1.2.1")
     # Without chunks a prompt goes through the model at once.
@@ -269,24 +269,24 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
     assert settings.llm_arguments["max_batch_size"] == 64 and settings.llm_arguments["max_seq_len"] == 1024
     # Room for one sequence of the checkpoint at least, for those that run at once by default.
     assert settings.llm_arguments["kv_cache_config"]["max_tokens"] == 64 * 1024
-    assert LlmApi().memory_bytes(some, 0, limits.to_json().encode()) > 64 * 1024 * limits.cache_bytes_per_token
+    assert LlmApiKind().memory_bytes(some, 0, limits.to_json().encode()) > 64 * 1024 * limits.cache_bytes_per_token
 
 
 def test_the_checkpoint_is_read_where_the_node_keeps_it(tmp_path: Path) -> None:
     checkpoint = weights.make(tmp_path / "checkpoint")
-    LlmApi().assemble(model(), checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
+    LlmApiKind().assemble(model(), checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
     (tmp_path / "models").mkdir()
     place_release(tmp_path / "release", checkpoint, tmp_path / "models", "tiny", 7)
     assert placed_models(tmp_path / "models", "tiny", 7) == ("tiny--r7--llm", "tiny--r7")
     llm = tmp_path / "models/tiny--r7--llm"
-    assert parse((llm / "config.pbtxt").read_text()).parameters[ENGINE_PATH].string_value == str(checkpoint)
+    assert parse_config((llm / "config.pbtxt").read_text()).parameters[ENGINE_PATH].string_value == str(checkpoint)
     assert {path.name for path in (llm / "1").iterdir() if path.suffix != ".py"} == {"serving.json"}
     assert not any(path.stat().st_mode & 0o222 for path in checkpoint.iterdir())
 
 
 def test_a_repository_follows_serving_product_and_version() -> None:
     engine = Identity({"engine": "some"})
-    first = LlmApi().repository_identity(model(), engine)
-    assert LlmApi().repository_identity(model(), engine) == first
+    first = LlmApiKind().repository_identity(model(), engine)
+    assert LlmApiKind().repository_identity(model(), engine) == first
     for other in (model("1.4.0"), model(serving={"slots": 9})):
-        assert LlmApi().repository_identity(other, engine) != first
+        assert LlmApiKind().repository_identity(other, engine) != first

@@ -10,7 +10,7 @@ import pytest
 
 from infra.errors import EnginehouseError, SettingsError, StepFailed, StoreUnavailable
 from infra.s3.bucket import Bucket
-from tasks.kinds.trt_engine import TrtEngine
+from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.steps.assemble import assemble
 from tasks.steps.build import build
@@ -21,8 +21,8 @@ from tasks.steps.upload import upload
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactStore
 from tasks.store.identity import Identity
-from tasks.store.progress import Peak, Reporter
-from tasks.triton.config import parse
+from tasks.store.reporter import Peak, Reporter
+from tasks.triton.config import parse_config
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES
 from tasks.trtllm.limits import EngineLimits
 from tests.standin import toolchain, weights
@@ -61,8 +61,8 @@ def make(made_for: Model, snapshot: Path, tmp_path: Path, said: list[str] | None
         folder.mkdir()
     checkpoint, engine, scratch = folders
     reporter = Reporter(say=(said if said is not None else list[str]()).append)
-    TrtEngine().convert(made_for, snapshot, None, checkpoint, scratch, reporter)
-    TrtEngine().build(made_for, checkpoint, engine, scratch, reporter)
+    TrtEngineKind().convert(made_for, snapshot, None, checkpoint, scratch, reporter)
+    TrtEngineKind().build(made_for, checkpoint, engine, scratch, reporter)
     return engine
 
 
@@ -153,22 +153,22 @@ def test_another_worker_than_planned_refuses(
 ) -> None:
     image(tmp_path, monkeypatch, installed, **changes)
     with pytest.raises(EnginehouseError, match=said) as caught:
-        TrtEngine().require_worker(model("0.12.0"))
+        TrtEngineKind().require_worker(model("0.12.0"))
     assert caught.value.code == code
 
 
 def test_another_tensorrt_must_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(tmp_path, monkeypatch, "0.12.0")
-    TrtEngine().require_worker(model("0.12.0"))
-    TrtEngine().require_worker(model("0.12.0", runtime={"tensorrt": "10.3"}))
+    TrtEngineKind().require_worker(model("0.12.0"))
+    TrtEngineKind().require_worker(model("0.12.0", runtime={"tensorrt": "10.3"}))
     with pytest.raises(StepFailed, match=r"it has TensorRT 10\.3\.0, and 10\.4\.0 was planned"):
-        TrtEngine().require_worker(model("0.12.0", runtime={"tensorrt": "10.4.0"}))
+        TrtEngineKind().require_worker(model("0.12.0", runtime={"tensorrt": "10.4.0"}))
 
 
 def test_no_toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEHOUSE_TOOLCHAIN", f"local:{tmp_path}/none/python3")
     with pytest.raises(SettingsError) as caught:
-        TrtEngine().require_worker(model("0.12.0"))
+        TrtEngineKind().require_worker(model("0.12.0"))
     assert caught.value.code == "toolchain-missing"
 
 
@@ -236,10 +236,10 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
         paths = {file.path for file in made.manifest.files}
         assert {f"{name}/config.pbtxt" for name in ("tensorrt_llm", "llm", "release")} <= paths
         # Slots for 4 or 8 requests of 128 tokens each, of which the context of 2048 is cut.
-        config = parse(store.read(made, "tensorrt_llm/config.pbtxt").decode())
+        config = parse_config(store.read(made, "tensorrt_llm/config.pbtxt").decode())
         assert config.parameters["max_tokens_in_paged_kv_cache"].string_value == str(128 * size)
         assert config.parameters["gpt_model_path"].string_value == "engine"
-        memory = TrtEngine().memory_bytes(plan.model, 0, store.read(done.artifact, "limits.json"))
+        memory = TrtEngineKind().memory_bytes(plan.model, 0, store.read(done.artifact, "limits.json"))
         # 2 layers with 4 heads of 8 numbers of 2 bytes, keys and values.
         assert memory > WORKSPACE_BYTES + 128 * size * (2 * 2 * 4 * 8 * 2)
     # The second build got what lay in the store and left its own there.
@@ -274,13 +274,13 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
 ) -> None:
     image(tmp_path, monkeypatch, "0.12.0")
 
-    run = TrtEngine.convert
+    run = TrtEngineKind.convert
 
-    def measured(self: TrtEngine, *arguments: Any) -> Peak:
+    def measured(self: TrtEngineKind, *arguments: Any) -> Peak:
         run(self, *arguments)
         return Peak(gpu_bytes=7 << 30)  # no GPU here, and a tool may end before the first sample
 
-    monkeypatch.setattr(TrtEngine, "convert", measured)
+    monkeypatch.setattr(TrtEngineKind, "convert", measured)
     plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
     context.store.publish(
@@ -294,7 +294,7 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
         patch.setattr("tasks.store.artifact.upload_files", away)
         with pytest.raises(StoreUnavailable):
             convert(context, plan)
-    monkeypatch.setattr(TrtEngine, "convert", away)  # the second try finds the checkpoint of the first
+    monkeypatch.setattr(TrtEngineKind, "convert", away)  # the second try finds the checkpoint of the first
     done = convert(context, plan)
     assert done.artifact is not None
     producer = done.artifact.manifest.producer

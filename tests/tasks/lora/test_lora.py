@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from infra.errors import StepFailed
 from tasks.gguf.file import read_gguf
 from tasks.gguf.stream import dequantize
-from tasks.kinds.llmapi import LlmApi
+from tasks.kinds.llmapi import LlmApiKind
 from tasks.lora.gguf_merge import merge_gguf
 from tasks.lora.merge import merged
 from tasks.lora.tensors import tensors_of
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
 from tasks.store.identity import Identity
-from tasks.store.progress import Reporter
+from tasks.store.reporter import Reporter
 
 PEFT = Path(__file__).with_name("peft")
 HEADS, KEY_HEADS, HEAD = 4, 2, 4
@@ -283,7 +283,7 @@ def model(adapter: str | None = None) -> Model:
 def test_a_kind_that_converts_nothing_serves_the_merged_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    LlmApi().convert(model(), PEFT / "base", PEFT / "patterns", checkpoint, tmp_path, Reporter())
+    LlmApiKind().convert(model(), PEFT / "base", PEFT / "patterns", checkpoint, tmp_path, Reporter())
     expected = values_of(PEFT / "patterns" / "merged.safetensors")
     after = values(checkpoint)
     assert all(np.allclose(after[name], tensor, atol=1e-6) for name, tensor in expected.items())

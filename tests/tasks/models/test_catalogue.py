@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deployments.cli.releases import release_lines, releases
 from infra.errors import SpecError, UsageError
 from infra.s3.bucket import Bucket
+from tasks.explain.releases import release_lines, releases
 from tasks.models.catalogue import Asked, as_asked, with_runtime
 from tasks.models.spec import Model
 from tasks.targets.changes import changes

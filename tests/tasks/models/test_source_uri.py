@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from infra.errors import SourceError
-from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, glob_match, parse
+from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, glob_match, parse_source
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, g
     ],
 )
 def test_addresses_that_parse(text: str, uri: SourceUri, canonical: str | None) -> None:
-    assert parse(text) == uri
+    assert parse_source(text) == uri
     if canonical is not None:
         assert str(uri) == canonical
-    assert parse(str(uri)) == uri
+    assert parse_source(str(uri)) == uri
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_addresses_that_parse(text: str, uri: SourceUri, canonical: str | None) 
 )
 def test_addresses_that_do_not(text: str) -> None:
     with pytest.raises(SourceError) as caught:
-        parse(text)
+        parse_source(text)
     assert caught.value.code == "source-invalid"
     assert "hf://org/repo@revision" in caught.value.hint
 

@@ -25,7 +25,7 @@ from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.serving.tokens import Prompts, Tokens
-from tasks.triton.config import data_type, parse
+from tasks.triton.config import data_type, parse_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.trtllm.releases import MINORS
 from tasks.trtllm.serving import TensorRtServing
@@ -73,7 +73,7 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
     text = tensorrt_llm_config(
         Version(f"{minor}.0"), TensorRtServing(), engine_folder="/e", max_batch_size=8, kv_cache_tokens=2560
     )
-    known = {tensor.name: tensor for tensor in parse(text).input}
+    known = {tensor.name: tensor for tensor in parse_config(text).input}
     needed = {name for name, tensor in known.items() if not tensor.optional}
     types = {
         np.dtype("int32"): "INT32",

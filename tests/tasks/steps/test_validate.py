@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.errors import TritonError
-from infra.triton.client import Answer, TritonClient
+from infra.triton.client import Completion, TritonClient
 from tasks.models.catalogue import load_model
 from tasks.models.spec import Expectations, Model, Prompt
 from tasks.steps.validate import check_prompt
@@ -20,23 +20,23 @@ CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 class Scripted(TritonClient):
     """Answers from a list, in order; streams the last text in two pieces, with `torn` a wrong one."""
 
-    def __init__(self, *answers: Answer | TritonError, torn: bool = False) -> None:
+    def __init__(self, *answers: Completion | TritonError, torn: bool = False) -> None:
         super().__init__("127.0.0.1:9")
         self._answers = list(answers)
         self._torn = torn
         self.requests: list[Mapping[str, Any]] = []
 
-    def generate(self, model: str, request: Mapping[str, Any]) -> Answer:
+    def generate(self, model: str, request: Mapping[str, Any]) -> Completion:
         self.requests.append(request)
         answer = self._answers.pop(0)
         if isinstance(answer, TritonError):
             raise answer
         return answer
 
-    def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Answer]:
+    def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Completion]:
         self.requests.append(request)
-        yield Answer("one ", (), 0.1)
-        yield Answer("2" if self._torn else "two", (), 0.2)
+        yield Completion("one ", (), 0.1)
+        yield Completion("2" if self._torn else "two", (), 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def model() -> Model:
     return load_model(CATALOGUE / "smollm2-135m.yaml")
 
 
-ANSWER = Answer("one two", (-0.1, -0.2), 0.5)
+ANSWER = Completion("one two", (-0.1, -0.2), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ ANSWER = Answer("one two", (-0.1, -0.2), 0.5)
         ({"contains": ("one", "three")}, Scripted(ANSWER), "contains: no 'three'"),
         ({"matches": "^one"}, Scripted(ANSWER), None),
         ({"matches": "^two"}, Scripted(ANSWER), "matches: nothing like '^two'"),
-        ({"json": True}, Scripted(Answer('{"a": 1}', (), 0.1)), None),
+        ({"json": True}, Scripted(Completion('{"a": 1}', (), 0.1)), None),
         ({"json": True}, Scripted(ANSWER), "json: "),
         ({"min_tokens": 2}, Scripted(ANSWER), None),
         ({"min_tokens": 3}, Scripted(ANSWER), "min_tokens: 2 of 3"),
@@ -65,7 +65,7 @@ ANSWER = Answer("one two", (-0.1, -0.2), 0.5)
         ({"repeats_with_seed": True}, Scripted(ANSWER, ANSWER), None),
         (
             {"repeats_with_seed": True},
-            Scripted(ANSWER, Answer("other", (), 0.1)),
+            Scripted(ANSWER, Completion("other", (), 0.1)),
             "repeats_with_seed: the second answer was 'other'",
         ),
         ({"contains": ("one",)}, Scripted(TritonError("gone")), "no answer: gone"),

@@ -14,7 +14,7 @@ from tasks.store.copies import put_unused_aside
 from tasks.store.verify import bring
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
 
 
 def copies(artifacts: Path) -> set[str]:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from infra.errors import PreconditionFailed, StoreUnavailable
-from infra.s3.bucket import Bucket, Record
+from infra.s3.bucket import Bucket, StoredObject
 from infra.settings import CHECKOUT
 from tasks.garbage.collect import collect, survey
 from tasks.garbage.keep import pin
@@ -179,7 +179,7 @@ class _LosesAnswers:
     def impatient(self, seconds: float) -> _LosesAnswers:
         return self
 
-    def get(self, key: str) -> Record | None:
+    def get(self, key: str) -> StoredObject | None:
         return self._bucket.get(key)
 
     def create(self, key: str, body: bytes) -> str:

@@ -16,24 +16,24 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deployments.cli.verify import sign, verify
 from deployments.node.agent import Node
 from deployments.node.facts import Facts
 from infra.errors import ArtifactDamaged, SettingsError, SignatureRefused, UsageError
 from infra.triton.client import ModelState, TritonClient
 from infra.triton.command import Ports
 from infra.triton.log import Log
-from infra.triton.supervisor import Change
+from infra.triton.supervisor import Ensured
 from tasks.serving.settings import ServingSettings
 from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, signature_key
 from tasks.store.identity import Identity
 from tasks.store.signing import require_signed, signer
 from tasks.store.verify import bring, check_signature, problems_in_folder, problems_in_store
 from tasks.targets.target import ReleaseReport
+from tasks.targets.verification import sign, verify
 from tasks.triton.repository import write_release
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
 
 
 def flip(path: Path) -> None:
@@ -262,11 +262,11 @@ class Started:
     """Takes the supervisor's place: a Triton that has started and stays."""
 
     def __init__(self, client: Told, folder: Path) -> None:
-        self.client, self.pid, self._change = client, os.getpid(), Change.STARTED
+        self.client, self.pid, self._change = client, os.getpid(), Ensured.STARTED
         self.log = Log(folder / "triton.log")
 
-    def ensure(self) -> Change:
-        change, self._change = self._change, Change.NONE
+    def ensure(self) -> Ensured:
+        change, self._change = self._change, Ensured.NONE
         return change
 
     def stop(self) -> None:

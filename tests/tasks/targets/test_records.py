@@ -16,7 +16,7 @@ from tasks.store.lease import Watch, held
 from tasks.targets.target import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
 
 if TYPE_CHECKING:
-    from tests.tasks.conftest import Fleet
+    from tests.fleet import Fleet
 
 MODEL = "tiny"
 

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from infra.errors import UsageError
 from tasks.triton.agreement import CalledTensor, Calls, check_agreement
-from tasks.triton.config import data_type, llm_config, message, parse, release_config
+from tasks.triton.config import data_type, llm_config, message, parse_config, release_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.trtllm.serving import TensorRtServing
 
@@ -30,7 +30,7 @@ def models() -> dict[str, Any]:
         Version("1.2.1"), TensorRtServing(), engine_folder="engine", max_batch_size=64, kv_cache_tokens=8192
     )
     texts = {"tensorrt_llm": engine, "llm": llm_config(calls="tensorrt_llm"), "release": release_config()}
-    return {name: parse(text) for name, text in texts.items()}
+    return {name: parse_config(text) for name, text in texts.items()}
 
 
 def tensor(config: Any, sort: str, name: str) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from tasks.serving.settings import ServingSettings
-from tasks.triton.config import parse
+from tasks.triton.config import parse_config
 from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import EngineServer, place_release, placed_models, withdraw_release, write_release
 from tasks.trtllm.serving import TensorRtServing
@@ -47,7 +47,7 @@ def test_the_backend_reads_an_engine_where_the_node_keeps_it(tmp_path: Path, eng
     assert placed_models(models, "m", 7) == ("m--r7--tensorrt_llm", "m--r7--llm", "m--r7")
     assert files(models / "m--r7--tensorrt_llm") == {"config.pbtxt"}
     assert files(models / "m--r7--llm") == {"config.pbtxt", "1/serving.json", "1/tokenizer/tokenizer.json"}
-    placed = {folder.name: parse((folder / "config.pbtxt").read_text()) for folder in models.iterdir()}
+    placed = {folder.name: parse_config((folder / "config.pbtxt").read_text()) for folder in models.iterdir()}
     assert placed["m--r7--tensorrt_llm"].parameters["gpt_model_path"].string_value == str(engine)
     assert placed["m--r7--llm"].parameters["tensorrt_llm_model_name"].string_value == "m--r7--tensorrt_llm"
     assert placed["m--r7--llm"].instance_group[0].count == 2
@@ -73,9 +73,9 @@ def test_an_engine_with_a_server_of_its_own_is_put_before_that(tmp_path: Path, e
     # What the node's Triton has to load and let go.
     assert placed_models(models, "m", 7) == ("m--r7--llm", "m--r7")
     assert [folder.name for folder in server.models.iterdir()] == ["m--r7--tensorrt_llm"]
-    placed = parse((server.models / "m--r7--tensorrt_llm/config.pbtxt").read_text())
+    placed = parse_config((server.models / "m--r7--tensorrt_llm/config.pbtxt").read_text())
     assert placed.parameters["gpt_model_path"].string_value == str(engine)
-    calling = parse((models / "m--r7--llm/config.pbtxt").read_text()).parameters
+    calling = parse_config((models / "m--r7--llm/config.pbtxt").read_text()).parameters
     assert calling["tensorrt_llm_model_name"].string_value == "m--r7--tensorrt_llm"
     assert calling["tensorrt_llm_server"].string_value == "127.0.0.1:4711"
     assert files(models / "m--r7--llm") == {"config.pbtxt", "1/serving.json", "1/tokenizer/tokenizer.json"}
@@ -86,7 +86,7 @@ def test_other_kinds_hold_their_engine(tmp_path: Path, engine: Path, models: Pat
     place_release(tmp_path / "artifact", engine, models, "m", 1)
     assert placed_models(models, "m", 1) == ("m--r1--llm", "m--r1")
     assert {"1/engine/rank0.engine", "1/engine/tokenizer/tokenizer.json"} <= files(models / "m--r1--llm")
-    assert parse((models / "m--r1--llm/config.pbtxt").read_text()).parameters == {}
+    assert parse_config((models / "m--r1--llm/config.pbtxt").read_text()).parameters == {}
 
 
 def test_a_release_that_was_not_placed_to_the_end_is_none(tmp_path: Path, engine: Path, models: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from deployments.cli.main import main
 from infra.errors import SettingsError, SpecError, StepFailed, UsageError
 from infra.s3.bucket import Bucket
-from tasks.kinds.trt_engine import TrtEngine
+from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.catalogue import load_model, with_runtime
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
@@ -115,12 +115,12 @@ def test_a_worker_in_another_image_refuses(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", digest)
         # Each worker is a process of its own, which asks once.
         monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / digest))
-        TrtEngine().require_worker(model(image=IMAGE))
+        TrtEngineKind().require_worker(model(image=IMAGE))
     monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / OTHER))
     monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", OTHER)
-    TrtEngine().require_worker(model())
+    TrtEngineKind().require_worker(model())
     with pytest.raises(StepFailed, match=f"its image is {OTHER}, and {DIGEST} was planned") as caught:
-        TrtEngine().require_worker(model(image=IMAGE))
+        TrtEngineKind().require_worker(model(image=IMAGE))
     assert caught.value.code == "runtime-differs"
 
 

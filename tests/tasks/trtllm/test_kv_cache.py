@@ -12,7 +12,7 @@ import pytest
 from infra.errors import UsageError
 from tasks.kinds.engine_release import cache_tokens, release_memory_bytes, write_engine_release
 from tasks.models.spec import Model
-from tasks.triton.config import parse
+from tasks.triton.config import parse_config
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tests.standin.engine import LIMITS
 
@@ -112,7 +112,7 @@ def test_an_engine_on_disk_is_held_against_the_file(tmp_path: Path) -> None:
 
 def test_an_engine_that_cannot_reuse_its_cache_is_not_left_to_the_default(tmp_path: Path) -> None:
     write_engine_release(tmp_path / "release", model(), replace(LIMITS, paged_context_fmha=False))
-    config = parse((tmp_path / "release/tensorrt_llm/config.pbtxt").read_text())
+    config = parse_config((tmp_path / "release/tensorrt_llm/config.pbtxt").read_text())
     assert config.parameters["enable_kv_cache_reuse"].string_value == "False"
 
 

@@ -13,9 +13,9 @@ from infra.images import Image
 from infra.package_index import Published
 from tasks.models.spec import Model
 from tasks.models.updates import Updates
-from tasks.watch.record import Attempt, Followed, WatchRecord, subject_of
+from tasks.watch.record import FailedRebuilds, Followed, WatchRecord, subject_of
 from tasks.watch.verdict import Offer, Row, judge, offers, version_in_use
-from tasks.watch.waves import Run, Start, due, next_wave, run_key, settled, tried_again
+from tasks.watch.waves import RebuildRun, Start, due, next_wave, run_key, settled, tried_again
 
 
 def model(name: str = "tiny", version: str = "1.1.0", kind: str = "trt-engine", **changes: Any) -> Model:
@@ -143,14 +143,14 @@ class Fleet:
     def __init__(self) -> None:
         self.models = {name: model(name) for name in ("a", "b", "d", "e")}
         self.models["c"] = model("c", updates={"policy": "stable", "canary": True})
-        self.record, self.runs = WatchRecord(), dict[str, Run]()
+        self.record, self.runs = WatchRecord(), dict[str, RebuildRun]()
 
     def watch(self, places: int = 2) -> list[Start]:
         """One pass; the rebuilds that it starts then run."""
         rows = self.due()
         self.record = settled(self.models, rows, self.record, self.runs)
         self.told, starts = next_wave(self.models, self.due(), self.record, self.runs, places)
-        self.runs |= {start.key: Run(f"run of {start.key}", "going") for start in starts}
+        self.runs |= {start.key: RebuildRun(f"run of {start.key}", "going") for start in starts}
         return starts
 
     def due(self) -> dict[str, Row]:
@@ -162,7 +162,7 @@ class Fleet:
 
     def end(self, name: str, state: Any, said: str = "") -> None:
         (key,) = [key for key, run in self.runs.items() if key.startswith(f"watch:{name}:") and run.state == "going"]
-        self.runs[key] = Run(self.runs[key].id, state, said)
+        self.runs[key] = RebuildRun(self.runs[key].id, state, said)
 
 
 def names(starts: list[Start]) -> list[str]:
@@ -230,7 +230,7 @@ def test_two_passes_at_once_ask_for_the_same_runs() -> None:
     once = next_wave(fleet.models, rows, fleet.record, {}, 2)[1]
     assert once == next_wave(fleet.models, rows, fleet.record, {}, 2)[1]
     # Both then write what they saw; the second write changes nothing.
-    runs = {once[0].key: Run("1", "failed", "no")}
+    runs = {once[0].key: RebuildRun("1", "failed", "no")}
     first = settled(fleet.models, rows, fleet.record, runs)
     assert settled(fleet.models, rows, first, runs) == first
 
@@ -238,7 +238,7 @@ def test_two_passes_at_once_ask_for_the_same_runs() -> None:
 def test_models_that_are_gone_are_forgotten() -> None:
     gone = WatchRecord(
         followed={"old": Followed(version="1.2.1", flow_run="1")},
-        attempts={"old": Attempt(version="1.2.1", subject="x", count=1, over=True, reason="", flow_run="1")},
+        attempts={"old": FailedRebuilds(version="1.2.1", subject="x", count=1, over=True, reason="", flow_run="1")},
     )
     kept = settled({"tiny": model()}, {}, gone, {})
     assert not kept.followed and not kept.attempts

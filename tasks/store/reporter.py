@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from infra.s3.bucket import Progress
+from infra.progress import Progress
 
 
 @dataclass(frozen=True)

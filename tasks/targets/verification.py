@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import ArtifactDamaged, SignatureRefused, UsageError
-from infra.s3.bucket import Bucket, Progress
+from infra.progress import Progress
+from infra.s3.bucket import Bucket
 from tasks.store.artifact import Artifact, ArtifactRef, signature_key
 from tasks.store.inventory import read_manifest
 from tasks.store.signing import signer
@@ -18,7 +19,7 @@ from tasks.targets.target import Target
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What was found of one artifact; `size` in bytes; `signed` where a public key was there to check it with."""
 
     artifact: str
@@ -39,12 +40,12 @@ class Verdict:
 
 def verify(
     bucket: Bucket, reference: Reference, node: Path | None, public_key: str, progress: Progress
-) -> list[Verdict]:
+) -> list[Verification]:
     """Read every byte of what `reference` names, in the store, or below the folder of a `node` on this disk.
 
     Raises UsageError and StoreError; what is damaged is in the verdicts.
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[Verification] = []
     for artifact in _artifacts(bucket, reference):
         if node is None:
             problems = problems_in_store(bucket, artifact, progress)
@@ -63,7 +64,7 @@ def verify(
             problems = [*problems, str(error)]
         manifest = artifact.manifest
         verdicts.append(
-            Verdict(str(artifact.ref), len(manifest.files), manifest.size, bool(public_key), tuple(problems))
+            Verification(str(artifact.ref), len(manifest.files), manifest.size, bool(public_key), tuple(problems))
         )
     return verdicts
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.errors import UsageError
-from tasks.targets.changes import Change, fields_of
+from tasks.targets.changes import FieldChange, fields_of
 from tasks.targets.target import Target
 
 
@@ -53,7 +53,7 @@ def release_lines(found: dict[str, Any]) -> Iterator[str]:
         recipe = " ".join(f"{field}={value}" for field, value in fields_of(intent["recipe"]).items())
         loaded = "loaded" if row["loaded"] else ""
         yield f"{row['release']:4}  {row['state']:10} {loaded:7} {intent['created'][:19]}  {recipe}"
-        yield from (f"      changed {Change.model_validate(change)}" for change in intent["changes"])
+        yield from (f"      changed {FieldChange.model_validate(change)}" for change in intent["changes"])
         for field, value in intent["lost"].items():
             yield f"      {field} has no counterpart, and was {json.dumps(value)}"
         if result is None:
