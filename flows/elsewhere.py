@@ -95,7 +95,7 @@ async def start_or_attach(
     """The build of this engine that runs or waits, or a new one in a work queue of its architecture's pool."""
     # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
-    pool = await client.read_work_pool(plan.kind.pool(plan.model))
+    pool = await client.read_work_pool(plan.kind.pool())
     pending_s = _PENDING_SECONDS if pool.type == "process" else _PENDING_CONTAINER_SECONDS
     earlier = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
@@ -129,7 +129,7 @@ async def start_or_attach(
 
 def _asked_of_the_pool(pool: WorkPool, plan: Plan) -> dict[str, Any]:
     """Image, GPUs and nodes of the run, where the pool chooses them by run."""
-    machine = plan.kind.build_machine(plan.model)
+    machine = plan.kind.build_machine()
     return job_variables(
         pool.base_job_template,
         image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),

@@ -16,7 +16,8 @@ from infra import settings
 from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
 from tasks.finetuned.records import Finetuned, newer_ones, settle, with_newest
-from tasks.models.catalogue import as_asked, catalogue_entry
+from tasks.models.catalogue import catalogue_entry
+from tasks.models.overrides import override
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
 from tasks.steps.roll_out import RollOut
@@ -66,7 +67,8 @@ async def rebuild(
     try:
         written = catalogue_entry(settings.load().catalogue, model)
         entry, finetuned = await _with_newest(written)
-        asked = as_asked(entry, recipe, runtime or await asyncio.to_thread(_version_in_use, entry))
+        version = runtime or await asyncio.to_thread(_version_in_use, entry)
+        asked = override(entry, recipe=recipe, tensorrt_llm=version)
         spec = asked.model
         anew = frozenset(_ORDER[_ORDER.index(refresh) :] if refresh != "nothing" else ())
 
@@ -107,7 +109,7 @@ async def rebuild(
 async def _with_newest(model: Model) -> tuple[Model, Finetuned | None]:
     taken, finetuned = await asyncio.to_thread(with_newest, Bucket.at(settings.load().store), model)
     if finetuned is not None:
-        get_run_logger().info("the weights are those that an event brought: %s", taken.weights)
+        get_run_logger().info("the weights are those that an event brought: %s", taken.origin)
     return taken, finetuned
 
 

@@ -19,9 +19,9 @@ from pydantic import Field, JsonValue
 from infra.errors import EnginehouseError, EventRefused, PreconditionFailed
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import Event, changed_by, tuned
+from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Model
-from tasks.steps.resolve import with_adapter, with_source
 from tasks.store.artifact import record_bytes
 from tasks.store.record import Record
 
@@ -170,14 +170,16 @@ def _weights(bucket: Bucket, model: Model) -> Weights:
 
 def _changed(model: Model, found: Finetuned) -> Model | None:
     """The model of the file with these weights; None where the file has been changed, and they count no more."""
-    if found.file_source != model.weights:
+    if found.file_source != model.origin:
         return None
     event = Event(model=model.name, source=found.asked, recipe=dict(found.recipe))
     try:
         changed, _ = changed_by(event, {model.name: model})
     except EventRefused:  # the file has become narrower since
         return None
-    return (with_adapter if found.adapter else with_source)(changed, found.source)
+    if found.adapter:
+        return override(changed, adapter=found.source).model
+    return override(changed, source=found.source).model
 
 
 def _read(bucket: Bucket, model: str) -> tuple[Weights, str | None]:
