@@ -229,7 +229,6 @@ def _releases(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
 
     from deployments.cli.probe import report_lines
     from infra.s3.bucket import Bucket
@@ -242,7 +241,7 @@ def _probe(options: argparse.Namespace) -> int:
         raise UsageError("the toolchain `venv` is one for each version", hint="name it: --runtime VERSION")
     report = toolchain(here, options.runtime or "").report()
     if options.json:
-        print(json.dumps(asdict(report), indent=1))
+        print(report.model_dump_json(indent=1))
     else:
         for line in report_lines(report):
             print(line)

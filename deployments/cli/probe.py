@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 from infra.toolchains.toolchain import ToolchainReport
 
-_VERSIONS = ("tensorrt_llm", "tensorrt", "cuda", "torch", "modelopt", "transformers", "python")
-
 
 def report_lines(report: ToolchainReport) -> Iterator[str]:
     """The report for people."""
-    for name in _VERSIONS:
-        yield f"{name:14} {getattr(report, name) or 'not installed'}"
+    for name, version in report.by_name.items():
+        yield f"{name:14} {version or 'not installed'}"
     yield f"{'image':14} {report.container_digest or 'of no known digest'}"
     yield f"{'free memory':14} {report.free_host_bytes / 2**30:.1f} GiB"
     yield f"{'driver':14} {report.gpus.driver or 'none'}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from infra.errors import SettingsError
 from infra.gpu import GpuReport
 from infra.toolchains.toolchain import BUILD, ToolchainReport
+from infra.toolchains.versions import Versions
 
 PROBE = Path(__file__).with_name("report_probe.py")
 GPU_PROBE = PROBE.parent.parent / "gpu.py"
@@ -25,19 +25,11 @@ _PROBE_TIMEOUT_S = 300
 _MODEL_FOLDERS = ("", "models/core/", "models/contrib/")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Versions):
     """What `report_probe.py` printed."""
 
-    tensorrt_llm: str
     tensorrt_llm_source: str
     """What `tensorrt_llm/version.py` says."""
-    tensorrt: str
-    cuda: str
-    torch: str
-    modelopt: str
-    transformers: str
-    python: str
     free_host_bytes: int
     gpus: GpuReport
     build: str
@@ -46,17 +38,9 @@ class Finding:
     """The scripts below each examples folder, in the order in which the folders count."""
 
     def report(self, container_digest: str) -> ToolchainReport:
+        versions = {**self.by_name, "tensorrt_llm": self.tensorrt_llm or self.tensorrt_llm_source}
         return ToolchainReport(
-            tensorrt_llm=self.tensorrt_llm or self.tensorrt_llm_source,
-            tensorrt=self.tensorrt,
-            cuda=self.cuda,
-            torch=self.torch,
-            modelopt=self.modelopt,
-            transformers=self.transformers,
-            python=self.python,
-            container_digest=container_digest,
-            free_host_bytes=self.free_host_bytes,
-            gpus=self.gpus,
+            **versions, container_digest=container_digest, free_host_bytes=self.free_host_bytes, gpus=self.gpus
         )
 
     def tool(self, name: str, python: str) -> tuple[str, ...]:
@@ -107,7 +91,7 @@ def find(argv: Sequence[str], environment: Mapping[str, str], what: str) -> Find
         raise _broken(what, ran.stderr.strip() or ran.stdout.strip() or f"exit status {ran.returncode}")
     try:
         # Images print a banner of their own before.
-        finding = TypeAdapter(Finding).validate_json(ran.stdout.rstrip().rpartition("\n")[2])
+        finding = Finding.model_validate_json(ran.stdout.rstrip().rpartition("\n")[2])
     except ValidationError:
         raise _broken(what, f"not a report: {ran.stdout}") from None
     _check(finding, what)

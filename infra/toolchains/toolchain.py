@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from infra.errors import SettingsError
 from infra.gpu import GpuReport
+from infra.toolchains.versions import Versions
 
 BUILD = "trtllm-build"
 """The one tool that is a program. Every other is a script, named by its path in the examples folder."""
@@ -31,19 +32,9 @@ class PreparedCommand:
     """Name of the container that the command starts, which must be ended with it; empty where it starts none."""
 
 
-@dataclass(frozen=True)
-class ToolchainReport:
-    """What a toolchain really holds, as found in it. A version that is not installed is empty."""
+class ToolchainReport(Versions):
+    """What a toolchain really holds, as found in it."""
 
-    tensorrt_llm: str
-    tensorrt: str
-    cuda: str
-    """The CUDA version that Torch was compiled for: `12.8`. The driver's is in `gpus`."""
-    torch: str
-    modelopt: str
-    """Of nvidia-modelopt, or of nvidia-ammo, as it was called before."""
-    transformers: str
-    python: str
     container_digest: str
     """`sha256:…` of the image; empty where no container is known."""
     free_host_bytes: int

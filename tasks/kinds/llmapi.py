@@ -22,7 +22,7 @@ from tasks.targets.target import Machine
 from tasks.trtllm import commands
 from tasks.trtllm.check import require_weights
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
-from tasks.trtllm.fits import differences
+from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
 from tasks.trtllm.tool import described, run_tool, toolchain_for
@@ -57,10 +57,10 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             toolchain_for(self.recipe.runtime)
 
     def fits(self, engine: Manifest, machine: Machine) -> list[str]:
-        recipe = self.recipe
-        # Nothing was built: what counts is what the recipe's rules were checked for. Every product of it will do.
-        needed = {"tensorrt_llm": recipe.runtime.tensorrt_llm, "architecture": recipe.runtime.arch}
-        return differences(needed, machine, self.gpus(), portable=True)
+        # Nothing was built, so what counts is what the recipe was checked for. Every product of the architecture does.
+        runtime = self.recipe.runtime
+        planned = Planned(tensorrt_llm=runtime.tensorrt_llm, architecture=runtime.arch, gpus=self.gpus())
+        return differences(planned, Found.on_node(machine))
 
     def runtime(self) -> Mapping[str, str]:
         if self.recipe.quantization == "none":

@@ -24,7 +24,7 @@ from tasks.targets.target import Machine
 from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.failures import known_failure
-from tasks.trtllm.fits import differences
+from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.tool import described, run_tool, toolchain_for
@@ -95,8 +95,15 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         toolchain_for(self.recipe.runtime)
 
     def fits(self, engine: Manifest, machine: Machine) -> list[str]:
-        recipe = self.recipe
-        return differences(engine.producer.runtime, machine, self.gpus(), portable=recipe.portable)
+        built = engine.producer.runtime
+        planned = Planned(
+            tensorrt_llm=built.get("tensorrt_llm", ""),
+            tensorrt=built.get("tensorrt", ""),
+            architecture=built.get("architecture", ""),
+            product="" if self.recipe.portable else built.get("gpu", ""),
+            gpus=self.gpus(),
+        )
+        return differences(planned, Found.on_node(machine))
 
     def runtime(self) -> Mapping[str, str]:
         return described(toolchain_for(self.recipe.runtime)[1])

@@ -1,63 +1,102 @@
-"""Whether a node is what an engine was built for, and has what it takes to run it."""
+"""Whether a machine has what was planned: a worker for a build, a node for an engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
+from infra.toolchains.toolchain import ToolchainReport
 from tasks.targets.target import Machine
 
 
-def differences(built: Mapping[str, str], machine: Machine, gpus: Sequence[int], *, portable: bool) -> list[str]:
-    """What keeps an engine from running on a node; empty where it fits.
+@dataclass(frozen=True)
+class Planned:
+    """What is needed. An empty value is not compared. `gpus` are the numbers of those that are used; None: all."""
 
-    `built` is the runtime of a manifest's producer (`tasks.trtllm.tool.described`); what it does not tell is not
-    compared. `gpus` are those of the node that the engine takes. A `portable` engine runs on any product.
-    """
-    return [
-        *_tensorrt_llm(built.get("tensorrt_llm", ""), machine.tensorrt_llm),
-        *_tensorrt(built.get("tensorrt", ""), machine.tensorrt),
-        *_gpus(built.get("architecture", ""), "" if portable else built.get("gpu", ""), machine, gpus),
-    ]
-
-
-def _tensorrt_llm(built: str, found: str) -> list[str]:
-    if not built or (found and _same(built, found)):
-        return []
-    return [f"it has {f'TensorRT-LLM {found}' if found else 'no TensorRT-LLM that it knows of'}, and {built} is needed"]
+    tensorrt_llm: str = ""
+    tensorrt: str = ""
+    image: str = ""
+    """`sha256:…`."""
+    architecture: str = ""
+    product: str = ""
+    gpus: Sequence[int] | None = None
 
 
-def _same(built: str, found: str) -> bool:
+@dataclass(frozen=True)
+class Found:
+    """What a machine has. A version that it does not have, or does not know, is empty."""
+
+    tensorrt_llm: str
+    tensorrt: str
+    image: str
+    gpus: tuple[tuple[str, str], ...]
+    """Architecture and product of each GPU, in the order in which CUDA numbers them."""
+    gpu_problem: str
+    """Why there is no GPU."""
+
+    @classmethod
+    def on_worker(cls, report: ToolchainReport) -> Found:
+        gpus = tuple((gpu.architecture, gpu.product) for gpu in report.gpus.gpus)
+        return cls(report.tensorrt_llm, report.tensorrt, report.container_digest, gpus, report.gpus.problem)
+
+    @classmethod
+    def on_node(cls, machine: Machine) -> Found:
+        gpus = tuple((gpu.architecture, gpu.product) for gpu in machine.gpus)
+        return cls(machine.tensorrt_llm, machine.tensorrt, machine.container, gpus, machine.gpu_problem)
+
+
+def differences(planned: Planned, found: Found) -> list[str]:
+    """What keeps the machine from being what was planned, one sentence each. Empty if nothing does."""
+    return [*_image(planned, found), *_tensorrt_llm(planned, found), *_tensorrt(planned, found), *_gpus(planned, found)]
+
+
+def is_tensorrt(planned: str, found: str) -> bool:
+    """Whether both are one TensorRT. Packages and tables name more or fewer parts of it: 10.8.0 and 10.8.0.43."""
+    if not found:
+        return False
+    wanted, present = Version(planned).release, Version(found).release
+    known = min(len(wanted), len(present))
+    return wanted[:known] == present[:known]
+
+
+def _image(planned: Planned, found: Found) -> Iterator[str]:
+    # Outside of a container nothing says where the toolchain comes from.
+    if planned.image and found.image and planned.image != found.image:
+        yield f"its image is {found.image}, and {planned.image} is needed"
+
+
+def _tensorrt_llm(planned: Planned, found: Found) -> Iterator[str]:
+    if planned.tensorrt_llm and not _is_tensorrt_llm(planned.tensorrt_llm, found.tensorrt_llm):
+        present = f"TensorRT-LLM {found.tensorrt_llm}" if found.tensorrt_llm else "no TensorRT-LLM that it knows of"
+        yield f"it has {present}, and {planned.tensorrt_llm} is needed"
+
+
+def _is_tensorrt_llm(planned: str, found: str) -> bool:
     # Post-releases are other versions: 0.17.0.post1 does not serve for 0.17.0.
     try:
-        return Version(built) == Version(found)
+        return Version(planned) == Version(found)
     except InvalidVersion:
-        return built == found
+        return planned == found
 
 
-def _tensorrt(built: str, found: str) -> list[str]:
-    """Packages and tables name more or fewer parts of the same version: 10.8.0 and 10.8.0.43."""
-    if not built:
-        return []
-    if found:
-        wanted, present = Version(built).release, Version(found).release
-        known = min(len(wanted), len(present))
-        if wanted[:known] == present[:known]:
-            return []
-    return [f"it has {f'TensorRT {found}' if found else 'no TensorRT that it knows of'}, and {built} is needed"]
+def _tensorrt(planned: Planned, found: Found) -> Iterator[str]:
+    if planned.tensorrt and not is_tensorrt(planned.tensorrt, found.tensorrt):
+        present = f"TensorRT {found.tensorrt}" if found.tensorrt else "no TensorRT that it knows of"
+        yield f"it has {present}, and {planned.tensorrt} is needed"
 
 
-def _gpus(architecture: str, product: str, machine: Machine, wanted: Sequence[int]) -> list[str]:
-    if not machine.gpus:
-        return [f"it has no GPU: {machine.gpu_problem or 'it reports none'}"]
-    if max(wanted) >= len(machine.gpus):
-        return [f"its last GPU is number {len(machine.gpus) - 1}, and the engine takes number {max(wanted)}"]
-    taken = [machine.gpus[place] for place in wanted]
-    found = sorted({gpu.architecture for gpu in taken} - {architecture})
-    if architecture and found:
-        return [f"its GPUs are {', '.join(found)}, and {architecture} is needed"]
-    found = sorted({gpu.product for gpu in taken} - {product})
-    if product and found:
-        return [f"its GPUs are {', '.join(found)}, and {product} is needed"]
-    return []
+def _gpus(planned: Planned, found: Found) -> Iterator[str]:
+    if not found.gpus:
+        yield f"it has no GPU: {found.gpu_problem or 'it reports none'}"
+        return
+    used = range(len(found.gpus)) if planned.gpus is None else planned.gpus
+    if max(used) >= len(found.gpus):
+        yield f"its last GPU is number {len(found.gpus) - 1}, and the engine takes number {max(used)}"
+        return
+    for needed, part in ((planned.architecture, 0), (planned.product, 1)):
+        others = sorted({found.gpus[number][part] for number in used} - {needed})
+        if needed and others:
+            yield f"its GPUs are {', '.join(others)}, and {needed} is needed"
+            return

@@ -13,27 +13,18 @@ from pydantic import Field
 
 from infra.errors import PreconditionFailed, SettingsError, UsageError
 from infra.s3.bucket import Bucket
+from infra.toolchains.versions import Versions
 from tasks.store.artifact import record_bytes
 from tasks.store.record import Record
+from tasks.trtllm.fits import is_tensorrt
 from tasks.trtllm.recipe import Runtime
-from tasks.trtllm.tool import is_tensorrt
 
 
-class ImageReport(Record):
-    """Versions in an image; empty is what is not installed. GPUs and driver are the machine's, and not here."""
+class ImageReport(Versions, Record):
+    """Versions in an image. GPUs and driver are the machine's, and not part of it."""
 
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
-    tensorrt_llm: str
-    tensorrt: str
-    cuda: str
-    torch: str
-    modelopt: str
-    transformers: str
-    python: str
     reported: datetime = Field(default_factory=lambda: datetime.now(UTC))
-
-
-_HELD = ("tensorrt_llm", "tensorrt", "cuda", "torch", "modelopt", "transformers", "python")
 
 
 def image_key(digest: str) -> str:
@@ -47,17 +38,18 @@ def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | Non
     """
     if not (digest := runtime.get("container", "")):
         return None
-    report = ImageReport.model_validate({"digest": digest, **{name: runtime.get(name, "") for name in _HELD}})
+    report = ImageReport.model_validate({"digest": digest, **Versions.taken_from(runtime).by_name})
     try:
         bucket.create(image_key(digest), record_bytes(report))
         return report
     except PreconditionFailed:
         first = known_report(bucket, digest)
     assert first is not None  # reports are never deleted
+    before = first.by_name
     differences = [
-        f"{name} {getattr(report, name) or 'missing'}, not {getattr(first, name) or 'missing'}"
-        for name in _HELD
-        if getattr(report, name) != getattr(first, name)
+        f"{name} {version or 'missing'}, not {before[name] or 'missing'}"
+        for name, version in report.by_name.items()
+        if version != before[name]
     ]
     if differences:
         raise SettingsError(

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from packaging.version import Version
-
 from infra import gpu, settings
 from infra.errors import StepFailed
 from infra.processes import child
@@ -18,6 +16,7 @@ from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
 from tasks.store.reporter import Peak, Reporter
 from tasks.trtllm.commands import ToolCommand
 from tasks.trtllm.failures import require_success
+from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.own_help import check_against_help
 from tasks.trtllm.recipe import Runtime
 
@@ -33,13 +32,15 @@ def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
     found = _asked_once(settings.load(), runtime.tensorrt_llm)
     report = found.report()
     require(report, runtime.tensorrt_llm)
-    if differences := [
-        *_image_differences(runtime, report),
-        *_tensorrt_differences(runtime, report),
-        *_gpu_differences(runtime, report),
-    ]:
+    planned = Planned(
+        tensorrt=runtime.planned_tensorrt,
+        image=runtime.image_digest,
+        architecture=runtime.arch,
+        product=runtime.gpu,
+    )
+    if problems := differences(planned, Found.on_worker(report)):
         raise StepFailed(
-            f"this worker is not what was planned for: {'; '.join(differences)}",
+            f"this worker is not what was planned for: {'; '.join(problems)}",
             hint="run it on the pool of the recipe's architecture, in the recipe's image; where the image really has "
             "another TensorRT, say so in the model's file: recipe.runtime.tensorrt",
             code="runtime-differs",
@@ -89,13 +90,7 @@ def described(report: ToolchainReport) -> Mapping[str, str]:
     """A report as it goes into a manifest, without what is empty."""
     gpus = report.gpus.gpus
     values = {
-        "tensorrt_llm": report.tensorrt_llm,
-        "tensorrt": report.tensorrt,
-        "cuda": report.cuda,
-        "torch": report.torch,
-        "modelopt": report.modelopt,
-        "transformers": report.transformers,
-        "python": report.python,
+        **report.by_name,
         "container": report.container_digest,
         "driver": report.gpus.driver,
         "gpu": gpus[0].product if gpus else "",
@@ -109,35 +104,3 @@ def described(report: ToolchainReport) -> Mapping[str, str]:
 def _asked_once(here: Settings, version: str) -> Toolchain:
     """A toolchain says what it holds by running a program in it, which with a container takes seconds."""
     return toolchain(here, version)
-
-
-def is_tensorrt(planned: str, found: str) -> bool:
-    """Whether TensorRT `found` is `planned`, which may have fewer parts: the table of releases does. Empty is none."""
-    wanted = Version(planned).release
-    return bool(found) and Version(found).release[: len(wanted)] == wanted
-
-
-def _image_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
-    planned, found = runtime.image_digest, report.container_digest
-    # Outside of a container nothing tells where the toolchain comes from.
-    if not planned or not found or planned == found:
-        return []
-    return [f"its image is {found}, and {planned} was planned"]
-
-
-def _tensorrt_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
-    planned, found = runtime.planned_tensorrt, report.tensorrt
-    if not planned or is_tensorrt(planned, found):
-        return []
-    return [f"it has TensorRT {found or 'of no known version'}, and {planned} was planned"]
-
-
-def _gpu_differences(runtime: Runtime, report: ToolchainReport) -> list[str]:
-    gpus = report.gpus.gpus
-    if not gpus:
-        return [f"it has no GPU: {report.gpus.problem}"]
-    if wrong := sorted({each.architecture for each in gpus} - {runtime.arch}):
-        return [f"its GPUs are {', '.join(wrong)}, and {runtime.arch} was planned"]
-    if wrong := sorted({each.product for each in gpus} - {runtime.gpu}):
-        return [f"its GPUs are {', '.join(wrong)}, and {runtime.gpu} was planned"]
-    return []

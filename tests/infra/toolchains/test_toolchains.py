@@ -20,6 +20,7 @@ from infra.toolchains.docker import DockerToolchain
 from infra.toolchains.finding import GPU_PROBE, PROBE
 from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import ToolchainReport, require
+from infra.toolchains.versions import Versions
 from tests.standin import docker
 
 DIGEST = "sha256:" + "ab" * 32
@@ -100,7 +101,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_environment_reports_what_is_installed_in_it(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     report = InterpreterToolchain(stand_in / "bin/python", container_digest=DIGEST).report()
-    assert dataclasses.replace(report, free_host_bytes=0) == ToolchainReport(
+    assert report.model_copy(update={"free_host_bytes": 0}) == ToolchainReport(
         tensorrt_llm="0.17.0.post1",
         tensorrt="10.8.0.43",
         cuda="12.6",
@@ -113,7 +114,7 @@ def test_an_environment_reports_what_is_installed_in_it(stand_in: Path, monkeypa
         gpus=GPUS,
     )
     assert report.free_host_bytes > 1 << 20
-    json.dumps(dataclasses.asdict(report))
+    assert json.loads(report.model_dump_json())["gpus"]["gpus"]
 
 
 def test_the_toolchain_sees_the_gpus_that_are_visible(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +344,9 @@ def test_a_setting_of_no_known_form_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 def test_another_version_than_the_wanted_is_refused() -> None:
     def report(version: str) -> ToolchainReport:
-        return ToolchainReport(version, "", "", "", "", "", "", "", 0, GpuReport("", "", (), ""))
+        versions = Versions.taken_from({"tensorrt_llm": version}).by_name
+        gpus = GpuReport("", "", (), "")
+        return ToolchainReport(**versions, container_digest="", free_host_bytes=0, gpus=gpus)
 
     for version, wanted in (("0.17.0.post1", "0.17.0.post1"), ("1.2.0rc2", "1.2.0.rc2"), ("1.0", "1.0.0")):
         require(report(version), wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tasks.models.recipe import RECIPES
 from tasks.models.spec import Serving
 from tasks.store.artifact import Manifest
 from tasks.targets.target import Machine, NodeGpu, NodeReport, ReleaseReport
-from tasks.trtllm.fits import differences
+from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.serving import TensorRtServing
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
@@ -78,7 +79,7 @@ def machine(architecture: str = "sm90", product: str = "NVIDIA H200", count: int
     return Machine.model_validate({"gpus": (gpu,) * count, **versions})
 
 
-BUILT = {"tensorrt_llm": "0.17.0", "tensorrt": "10.8.0.43", "gpu": "NVIDIA H200", "architecture": "sm90"}
+BUILT = Planned(tensorrt_llm="0.17.0", tensorrt="10.8.0.43", product="NVIDIA H200", architecture="sm90", gpus=(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -101,19 +102,20 @@ BUILT = {"tensorrt_llm": "0.17.0", "tensorrt": "10.8.0.43", "gpu": "NVIDIA H200"
 def test_what_keeps_an_engine_from_a_node(
     built: dict[str, str], node: Machine, portable: bool, words: str | None
 ) -> None:
-    told = differences({**BUILT, **built}, node, (0, 1), portable=portable)
-    assert told == [] if words is None else len(told) == 1 and words in told[0]
+    planned = replace(BUILT, **built, product="" if portable else BUILT.product)
+    found = differences(planned, Found.on_node(node))
+    assert found == [] if words is None else len(found) == 1 and words in found[0]
 
 
 def test_a_node_without_gpu_and_image_fits_no_engine() -> None:
-    told = differences(BUILT, Machine(gpu_problem="no NVIDIA driver is installed"), (0,), portable=False)
-    assert [len(told), told[-1]] == [3, "it has no GPU: no NVIDIA driver is installed"]
+    found = differences(BUILT, Found.on_node(Machine(gpu_problem="no NVIDIA driver is installed")))
+    assert [len(found), found[-1]] == [3, "it has no GPU: no NVIDIA driver is installed"]
 
 
 def test_only_the_gpus_that_are_taken_count() -> None:
     mixed = machine().model_copy(update={"gpus": (*machine().gpus, *machine(architecture="sm80").gpus)})
-    assert differences(BUILT, mixed, (0, 1), portable=False) == []
-    assert differences(BUILT, mixed, (1, 2), portable=False) == ["its GPUs are sm80, and sm90 is needed"]
+    assert differences(BUILT, Found.on_node(mixed)) == []
+    assert differences(replace(BUILT, gpus=(1, 2)), Found.on_node(mixed)) == ["its GPUs are sm80, and sm90 is needed"]
 
 
 def test_reports_of_the_version_before_are_read() -> None:

@@ -120,9 +120,9 @@ def test_a_worker_in_another_image_refuses(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / OTHER))
     monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", OTHER)
     TrtEngineKind(model()).require_worker()
-    with pytest.raises(StepFailed, match=f"its image is {OTHER}, and {DIGEST} was planned") as caught:
+    with pytest.raises(StepFailed) as caught:
         TrtEngineKind(model(image=IMAGE)).require_worker()
-    assert caught.value.code == "runtime-differs"
+    assert caught.value.code == "runtime-differs" and OTHER in caught.value.message and DIGEST in caught.value.message
 
 
 def test_what_a_probe_finds_is_planned_with(
