@@ -56,7 +56,7 @@ def records() -> Iterator[str]:
     for name in FORMATS:
         document = schema(name)
         yield f"# {name}, required: {', '.join(document.get('required', []))}"
-        yield from fields(document, document.get("$defs", {}), name)
+        yield from sorted(fields(document, document.get("$defs", {}), name))
 
 
 def commands() -> Iterator[str]:
