@@ -55,7 +55,7 @@ _TOLD_OTHERWISE = ("title", "description", "items", "anyOf", "additionalProperti
 def records() -> Iterator[str]:
     for name in FORMATS:
         document = schema(name)
-        yield f"# {name}, required: {', '.join(document.get('required', []))}"
+        yield f"# {name}, required: {', '.join(sorted(document.get('required', [])))}"
         yield from sorted(fields(document, document.get("$defs", {}), name))
 
 
