@@ -24,7 +24,8 @@ from tasks.finetuned.records import (
     with_newest,
 )
 from tasks.models.spec import Model, Source
-from tasks.sources import Access, resolve
+from tasks.sources.dispatch import resolve
+from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_source, with_weights
 
