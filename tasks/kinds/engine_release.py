@@ -8,9 +8,10 @@ from pathlib import Path
 from tasks.models.spec import Model
 from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, READ, SENT, input_name
 from tasks.serving.settings import Sampling, ServingSettings
-from tasks.triton.agreement import CalledTensor, Calls, check_agreement
-from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, parse_config, release_config
-from tasks.triton.native import tensorrt_llm_config
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.compatibility import CalledTensor, Calls, check_compatibility
+from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
+from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
@@ -66,7 +67,7 @@ def write_engine_release(output: Path, model: Model, limits: EngineLimits, token
         LLM: llm_config(instances=parameters.llm_instances, calls=TENSORRT_LLM),
         RELEASE: release_config(),
     }
-    check_agreement(
+    check_compatibility(
         {name: parse_config(text) for name, text in configs.items()},
         _calls(settings.tensorrt_llm, guided=settings.guided_decoding),
     )
