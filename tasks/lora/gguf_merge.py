@@ -15,7 +15,8 @@ import numpy as np
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
-from tasks.gguf.file import GGUFFile, malformed, read_gguf
+from tasks.gguf.file import GGUFFile, malformed
+from tasks.gguf.reader import read_gguf
 from tasks.lora.adapter import Adapter, LowRank, read_adapter
 from tasks.lora.merge import fitting, merge_tensor
 from tasks.lora.tensors import Placed, unfit

@@ -19,8 +19,8 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from infra.errors import StepFailed
-from tasks.gguf.file import read_gguf
-from tasks.gguf.stream import dequantize
+from tasks.gguf.conversion import dequantize
+from tasks.gguf.reader import read_gguf
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.lora.gguf_merge import merge_gguf
 from tasks.lora.merge import merged
