@@ -30,7 +30,7 @@ from infra.s3.conditional_writes import require_conditional_writes
 from tasks.explain.lineage import lineage
 from tasks.models.overrides import in_image
 from tasks.models.spec import Model
-from tasks.sources import Access, ResolvedSource
+from tasks.sources.resolved import Access, ResolvedSource
 from tasks.steps import assemble as assemble_step
 from tasks.steps import build as build_step
 from tasks.steps import convert as convert_step

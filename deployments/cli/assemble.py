@@ -12,7 +12,8 @@ from infra.errors import UsageError
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
-from tasks.triton.repository import models_of, write_model
+from tasks.triton.placement import write_model
+from tasks.triton.repository import models_of
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_values import upstream_values
 from tasks.trtllm.limits import engine_limits

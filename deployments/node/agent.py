@@ -35,13 +35,7 @@ from tasks.store.artifact import ArtifactRef, ArtifactStore
 from tasks.store.copies import put_unused_aside
 from tasks.store.verify import bring
 from tasks.targets.target import Current, ModelReport, NodeReport, ReleaseReport, Target
-from tasks.triton.repository import (
-    place_release,
-    placed_models,
-    withdraw_everything,
-    withdraw_release,
-    write_public,
-)
+from tasks.triton.placement import place_release, placed_models, withdraw_everything, withdraw_release, write_public
 from tasks.trtllm.load_failures import known_load_failure
 
 POLL_SECONDS = 0.2

@@ -20,7 +20,7 @@ from infra.processes.sessions import free_ports
 from infra.triton.command import Group, Ports
 from infra.triton.supervisor import Supervisor
 from tasks.triton.config import RELEASE, TENSORRT_LLM
-from tasks.triton.repository import EngineServer, release_names
+from tasks.triton.placement import EngineServer, release_names
 from tasks.trtllm.load_failures import known_load_failure
 
 _RECORD = "group.json"

@@ -28,7 +28,7 @@ from infra.frozen import problems
 from tasks.finetuned.event import Event, read_event, tuned
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Model
-from tasks.sources.trust import accepted
+from tasks.sources.accepts import accepted
 
 PATIENCE_SECONDS = 300
 """How far a signed timestamp may be from now."""

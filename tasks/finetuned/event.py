@@ -19,7 +19,7 @@ from infra.frozen import Spec, problems
 from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri, SourceUri, parse_source
 from tasks.models.spec import Model, Name, Text
-from tasks.sources.trust import accepted
+from tasks.sources.accepts import accepted
 
 EVENT = "enginehouse.finetuned"
 """Name of the event in Prefect. Its resource is `enginehouse.model.NAME`, its payload an `Event`."""

@@ -8,7 +8,7 @@ from infra.errors import SourceError, SourceUnavailable
 from infra.s3.bucket import Bucket
 from tasks.models.source_uri import HubUri, parse_source
 from tasks.models.spec import Model
-from tasks.sources import NO_ACCESS, Access
+from tasks.sources.resolved import NO_ACCESS, Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights
 from tasks.store.artifact import ArtifactRef

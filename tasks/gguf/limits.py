@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.gguf.file import GGUFFile, malformed, read_gguf
+from tasks.gguf.file import GGUFFile, malformed
+from tasks.gguf.reader import read_gguf
 
 # llama.cpp keeps keys and values as float16 unless asked otherwise (`cache_type_k`, `cache_type_v`).
 CACHE_ELEMENT_BYTES = 2
@@ -16,8 +17,8 @@ class ModelLimits:
     """`context_length` in tokens, as trained; `vocabulary_size` in tokens; bytes are bytes.
 
     `attention_heads` and `key_value_heads` are those of the layer with most; 0 in a model without attention.
-    `cache_bytes_per_token` is the KV cache of one token of one sequence over all layers, in float16. It is
-    what llama.cpp allocates for a token of its context, and too much for layers with a sliding window.
+    `cache_bytes_per_token` is the KV cache of one token of one sequence over all layers, in float16: as much as
+    llama.cpp allocates for a token of its context, and more than layers with a sliding window need.
     `weight_bytes` is the size of all tensors in the file, which is what loading them takes.
     """
 
@@ -34,8 +35,10 @@ class ModelLimits:
 
 
 def model_limits(path: Path) -> ModelLimits:
-    """Read the header of `path`, no tensor. Raises StepFailed as `read_gguf` does, and `gguf-malformed` where
-    a key that llama.cpp requires is missing."""
+    """Read the header of `path` and no tensor.
+
+    Raises StepFailed as `read_gguf` does, and `gguf-malformed` if a key is missing that llama.cpp requires.
+    """
     model = read_gguf(path)
     architecture = model.text("general.architecture")
     if not architecture:
@@ -44,7 +47,7 @@ def model_limits(path: Path) -> ModelLimits:
     embedding = _integer(model, f"{architecture}.embedding_length")
     heads = model.integers(f"{architecture}.attention.head_count") or [0]
     key_value_heads = model.integers(f"{architecture}.attention.head_count_kv") or heads
-    # llama.cpp's own default, where the two lengths are not given.
+    # llama.cpp's own default for the two lengths.
     head_length = embedding // max(heads) if max(heads) > 0 else 0
     key_length = _integer(model, f"{architecture}.attention.key_length", head_length)
     value_length = _integer(model, f"{architecture}.attention.value_length", head_length)
@@ -69,5 +72,5 @@ def _integer(model: GGUFFile, key: str, default: int | None = None) -> int:
     if values is None and default is not None:
         return default
     if values is None or len(values) != 1 or values[0] < 0:
-        raise malformed(model.path, f"{key} is missing or not one count")
+        raise malformed(model.path, f"{key} is missing, or not a single count")
     return values[0]

@@ -9,9 +9,10 @@ from packaging.version import Version
 from tasks.models.spec import Serving
 from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, READ, SENT, input_name
 from tasks.serving.settings import Sampling, ServingSettings
-from tasks.triton.agreement import CalledTensor, Calls, check_agreement
-from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, parse_config, release_config
-from tasks.triton.native import tensorrt_llm_config
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.compatibility import CalledTensor, Calls, check_compatibility
+from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
+from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.serving import TensorRtServing
@@ -71,7 +72,7 @@ def write_engine_release(
         LLM: llm_config(instances=parameters.llm_instances, calls=TENSORRT_LLM),
         RELEASE: release_config(),
     }
-    check_agreement(
+    check_compatibility(
         {name: parse_config(text) for name, text in configs.items()},
         _calls(settings.tensorrt_llm, guided=settings.guided_decoding),
     )

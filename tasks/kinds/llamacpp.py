@@ -113,7 +113,7 @@ class LlamaCppKind:
         return {}
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        from tasks.gguf.stream import dequantize
+        from tasks.gguf.conversion import dequantize
         from tasks.lora.gguf_merge import merge_gguf
 
         found = sorted(snapshot.rglob("*.gguf"))
@@ -129,8 +129,8 @@ class LlamaCppKind:
         return Peak()
 
     def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        from tasks.gguf.conversion import quantize
         from tasks.gguf.limits import model_limits
-        from tasks.gguf.stream import quantize
 
         limits = model_limits(checkpoint / MODEL_FILE)
         if self.model.serving.context_tokens > limits.context_length:

@@ -1,4 +1,4 @@
-"""A LoRA adapter as PEFT saves it: what it adds to which weights.
+"""A LoRA adapter as PEFT saves it: which weights it changes, and what it adds to them.
 
 Source: PEFT 0.21, `tuners/lora/layer.py` (get_delta_weight, merge), `tuners/lora/dora.py` and `utils/save_and_load.py`.
 """
@@ -10,21 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.frozen import problems
-from tasks.lora.tensors import Floats, Placed, tensors_of, unfit
+from tasks.lora.tensors import Floats, MappedTensor, Numbers, tensors_of, unfit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FILES = (CONFIG, WEIGHTS)
-"""All that is taken of an adapter. Beside them repositories hold pickles, states of the training and a tokenizer."""
+"""The files that are taken of an adapter. Its repository may also hold pickles, training states and a tokenizer."""
 
 _PREFIX = "base_model.model."
-# Each makes another method of it, which adds something else, or not to every token.
+# Each of these settings makes it another method, which adds something else, or does not add it to every token.
 _OTHER_METHODS = (
     "alora_invocation_tokens",
     "arrow_config",
@@ -35,7 +34,7 @@ _OTHER_METHODS = (
     "use_qalora",
     "velora_config",
 )
-# These change the weights of the model itself before the training begins: the adapter then is one to those.
+# These change the model's own weights before the training begins. The adapter then fits the changed weights only.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -45,7 +44,7 @@ class _Config(BaseModel):
     peft_type: str
     lora_alpha: float
     alpha_pattern: dict[str, float] = {}
-    """By regular expressions for the end of a module's name."""
+    """By regular expressions that match the end of a module's name."""
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
@@ -63,60 +62,60 @@ class _Config(BaseModel):
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a matrix of shape [rows, columns]: `scale * b @ a`, of [rows, rank] and [rank, columns].
+    """What is added to a matrix of shape [rows, columns]: `scale * b @ a`, of shapes [rows, rank] and [rank, columns].
 
-    With a `magnitude` of [rows] (DoRA) each row of the sum then gets that length.
+    A `magnitude` of shape [rows] (DoRA) is the length that each row of the sum then gets.
     """
 
-    a: NDArray[Any]
-    b: NDArray[Any]
+    a: Numbers
+    b: Numbers
     scale: float
-    magnitude: NDArray[Any] | None = None
+    magnitude: Numbers | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.b.shape[0], self.a.shape[1]
 
     def added_to(self, rows: Floats, first: int) -> Floats:
-        """Some rows of the matrix, from the `first` on, with what belongs to them."""
-        here = slice(first, first + len(rows))
-        summed: Floats = rows + self.scale * (self.b[here].astype(np.float32) @ self.a.astype(np.float32))
+        """Rows of the matrix, from the row `first` on, with their part of the adapter added."""
+        part = slice(first, first + len(rows))
+        summed: Floats = rows + self.scale * (self.b[part].astype(np.float32) @ self.a.astype(np.float32))
         if self.magnitude is not None:
             lengths = np.linalg.norm(summed, axis=1)
-            summed *= (self.magnitude[here].astype(np.float32) / lengths)[:, None]
+            summed *= (self.magnitude[part].astype(np.float32) / lengths)[:, None]
         return summed
 
     def reordered(self, order: NDArray[np.intp]) -> LowRank:
-        """The same for a matrix whose rows lie in another order."""
+        """The same for a matrix whose rows are in another order."""
         magnitude = None if self.magnitude is None else self.magnitude[order]
         return replace(self, b=self.b[order], magnitude=magnitude)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """`added`: by the name of the weight, as in the model. `replaced`: tensors that were trained whole."""
+    """`added` is by the name of the weight in the model. `replaced` are the tensors that were trained whole."""
 
     added: Mapping[str, LowRank]
-    replaced: Mapping[str, Placed]
+    replaced: Mapping[str, MappedTensor]
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The adapter of a snapshot. Raises StepFailed `adapter-unfit` for what cannot be merged.
+    """The adapter of a snapshot. Raises StepFailed `adapter-unfit` if it cannot be merged.
 
-    Nothing of it is in memory: its tensors are mappings of the file.
+    Its tensors stay in the file and are mapped.
     """
     config = _read_config(folder / CONFIG)
-    modules: dict[str, dict[str, Placed]] = {}
-    replaced: dict[str, Placed] = {}
+    modules: dict[str, dict[str, MappedTensor]] = {}
+    replaced: dict[str, MappedTensor] = {}
     for tensor in tensors_of(folder / WEIGHTS):
         if not tensor.name.startswith(_PREFIX):
-            raise unfit(f"nobody knows what {tensor.name} belongs to")
+            raise unfit(f"{tensor.name} belongs to no known weight")
         name = tensor.name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         adapted = re.fullmatch(r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.weight)?", name)
         if adapted:
             modules.setdefault(adapted[1], {})[adapted[2]] = tensor
         elif "lora_" in name or "trainable_tokens" in name or not name.endswith((".weight", ".bias")):
-            raise unfit(f"{tensor.name} is of a kind that cannot be merged")
+            raise unfit(f"{tensor.name} cannot be merged")
         else:
             replaced[name] = tensor
     return Adapter(
@@ -128,7 +127,7 @@ def _read_config(path: Path) -> _Config:
     try:
         config = _Config.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise unfit(f"its {CONFIG} is not that of LoRA: {problems(error)}") from error
+        raise unfit(f"its {CONFIG} is not one of LoRA: {problems(error)}") from error
     if config.peft_type != "LORA":
         raise unfit(f"it is of type {config.peft_type}, not LORA")
     if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:
@@ -139,7 +138,7 @@ def _read_config(path: Path) -> _Config:
     return config
 
 
-def _low_rank(config: _Config, module: str, parts: Mapping[str, Placed]) -> LowRank:
+def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor]) -> LowRank:
     embedding = "lora_embedding_A" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     missing = [name for name in names if name not in parts]
@@ -151,11 +150,11 @@ def _low_rank(config: _Config, module: str, parts: Mapping[str, Placed]) -> LowR
         raise unfit(f"{module} has matrices of {a.shape} and {b.shape}")
     rank = a.shape[0]
     scale = config.alpha(module) / (sqrt(rank) if config.use_rslora else rank)
-    # The weights of an embedding, and of GPT-2's linear layers, lie the other way round.
-    turned = embedding or config.fan_in_fan_out
-    if turned and vector is not None:
-        raise unfit(f"{module} has a magnitude, and its weights lie the other way round")
-    if turned:
+    # The weights of an embedding, and of GPT-2's linear layers, are transposed.
+    transposed = embedding or config.fan_in_fan_out
+    if transposed and vector is not None:
+        raise unfit(f"{module} has a magnitude, and its weights are transposed")
+    if transposed:
         return LowRank(b.T, a.T, scale)
     magnitude = None if vector is None else vector.mapped().reshape(-1)
     if magnitude is not None and len(magnitude) != b.shape[0]:

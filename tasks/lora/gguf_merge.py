@@ -1,7 +1,7 @@
-"""Merge of an adapter into a 16-bit GGUF: the same matrices under other names, some of them in another order.
+"""Merge an adapter into a 16-bit GGUF, which has the published matrices under other names, and some in another order.
 
-llama.cpp rotates neighbouring numbers where the published models of `llama` rotate the two halves of a head. So the
-rows of query and key were reordered when the GGUF was made (`permute` in its `convert_hf_to_gguf.py`).
+The published models of `llama` rotate the two halves of a head, and llama.cpp rotates neighbouring numbers. So the rows
+of query and key were reordered when the GGUF was made (`permute` in llama.cpp's `convert_hf_to_gguf.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
-from tasks.gguf.file import GGUFFile, malformed, read_gguf
+from tasks.gguf.file import GGUFFile, malformed
+from tasks.gguf.reader import read_gguf
 from tasks.lora.adapter import Adapter, LowRank, read_adapter
 from tasks.lora.merge import fitting, merge_tensor
-from tasks.lora.tensors import Placed, unfit
+from tasks.lora.tensors import MappedTensor, unfit
 
 _REORDERED = ("llama",)
 _AS_PUBLISHED = ("gemma", "gemma2", "gemma3", "qwen2", "qwen3")
@@ -26,42 +27,43 @@ _TRAINED_WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def merge_gguf(model: Path, adapter: Path) -> None:
-    """Change the GGUF `model` in place. Raises StepFailed `adapter-unfit`, also for architectures that nobody checked.
+    """Change the GGUF `model` in place. Its tokenizer stays.
 
-    Its tokenizer stays. Of tensors that were trained whole it takes the token embeddings and the output matrix.
+    Of tensors that were trained whole, the token embeddings and the output matrix can be merged. Raises StepFailed
+    `adapter-unfit` for others, and for an architecture that nobody has checked.
     """
     wanted, file = read_adapter(adapter), read_gguf(model)
     architecture = file.text("general.architecture") or ""
     if architecture not in _REORDERED + _AS_PUBLISHED:
         raise unfit(
-            f"{model.name} is of architecture {architecture!r}, and only {', '.join(_REORDERED + _AS_PUBLISHED)} "
-            "are known to be the published matrices"
+            f"{model.name} has the architecture {architecture!r}, and only {', '.join(_REORDERED + _AS_PUBLISHED)} "
+            "are known to have the published matrices"
         )
     if others := [name for name in wanted.replaced if name not in _TRAINED_WHOLE]:
-        raise unfit(f"{others[0]} was trained whole, and a GGUF may hold it in another form")
-    concerned = fitting(wanted, _placed(file, architecture, wanted))
+        raise unfit(f"{others[0]} was trained whole, and a GGUF may have it in another form")
+    concerned = fitting(wanted, _changed_tensors(file, architecture, wanted))
     if architecture in _REORDERED:
         wanted = replace(wanted, added={name: _reordered(file, name, each) for name, each in wanted.added.items()})
     for tensor in concerned:
         merge_tensor(wanted, tensor)
 
 
-def _placed(file: GGUFFile, architecture: str, wanted: Adapter) -> Iterator[Placed]:
-    """The tensors that PEFT calls by the names in `wanted`, as far as there are any."""
+def _changed_tensors(file: GGUFFile, architecture: str, wanted: Adapter) -> Iterator[MappedTensor]:
+    """The tensors of the file that the adapter changes, under the names that PEFT has for them."""
     kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
     blocks = file.integers(f"{architecture}.block_count") or [0]
     names = get_tensor_name_map(kind, blocks[0])
-    there = {tensor.name: tensor for tensor in file.tensors}
+    existing = {tensor.name: tensor for tensor in file.tensors}
     for name in {*wanted.added, *wanted.replaced}:
-        tensor = there.get(f"{names.get_name(name.removesuffix('.weight'))}.weight")
+        tensor = existing.get(f"{names.get_name(name.removesuffix('.weight'))}.weight")
         if tensor is not None:
-            # The row length comes first in a GGUF.
+            # A GGUF has the row length first.
             shape = tuple(reversed(tensor.shape[: tensor.dimensions]))
-            yield Placed(file.path, name, tensor.type.name, shape, tensor.offset)
+            yield MappedTensor(file.path, name, tensor.type.name, shape, tensor.offset)
 
 
 def _reordered(file: GGUFFile, name: str, low_rank: LowRank) -> LowRank:
-    """What is added to a query or key, with its rows as llama.cpp has them; anything else as it is."""
+    """What is added to a matrix: of a query or key with its rows in llama.cpp's order, of any other unchanged."""
     found = re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.([qk])_proj\.weight", name)
     if found is None:
         return low_rank
@@ -70,5 +72,5 @@ def _reordered(file: GGUFFile, name: str, low_rank: LowRank) -> LowRank:
     rows, layer = low_rank.shape[0], int(found[1])
     count = 0 if not heads else heads[0] if len(heads) == 1 else heads[layer] if layer < len(heads) else 0
     if count < 1 or rows % (2 * count):
-        raise malformed(file.path, f"it does not say how many heads {name} has")
+        raise malformed(file.path, f"the number of heads of {name} is missing, or does not divide its rows")
     return low_rank.reordered(np.arange(rows).reshape(count, 2, rows // count // 2).swapaxes(1, 2).reshape(rows))

@@ -1,6 +1,6 @@
-"""Merge: the weights of a model with those of an adapter, changed in place, tensor by tensor.
+"""Merge an adapter into the weights of a model, in place, tensor by tensor.
 
-Memory holds some rows of one matrix. Sums are float32 and rounded once to the type of the weights.
+Memory holds some rows of one matrix at a time. Sums are float32 and are rounded once, to the type of the weights.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from tasks.lora.adapter import Adapter, read_adapter
-from tasks.lora.tensors import Placed, tensors_of, unfit
+from tasks.lora.tensors import MappedTensor, tensors_of, unfit
 
 
 def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
-    """A snapshot in safetensors with an adapter in it, as the new folder `output`, which is returned.
+    """Write a snapshot in safetensors with an adapter merged into it as the new folder `output`, and return that.
 
-    Files that the adapter does not touch are the same, for no disk space. The tokenizer is that of `snapshot`. Raises
-    StepFailed `adapter-unfit` where the adapter names what is not there, or has other shapes.
+    Files that the adapter does not change are hard links and take no disk space. The tokenizer is that of `snapshot`.
+    Raises StepFailed `adapter-unfit` if the adapter names a tensor that the model lacks, or has other shapes.
     """
     wanted = read_adapter(adapter)
     tensors = (tensor for path in sorted(snapshot.rglob("*.safetensors")) for tensor in tensors_of(path))
@@ -29,22 +29,23 @@ def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
     touched = {tensor.path for tensor in concerned}
     output.mkdir()
     for path in sorted(snapshot.rglob("*")):
-        place = output / path.relative_to(snapshot)
+        target = output / path.relative_to(snapshot)
         if path.is_dir():
-            place.mkdir()
+            target.mkdir()
         elif path in touched:
-            shutil.copyfile(path, place)
+            shutil.copyfile(path, target)
         else:
-            os.link(path, place)
+            os.link(path, target)
     for tensor in concerned:
         merge_tensor(wanted, replace(tensor, path=output / tensor.path.relative_to(snapshot)))
     return output
 
 
-def fitting(adapter: Adapter, tensors: Iterable[Placed]) -> list[Placed]:
-    """Those of `tensors`, under the names that PEFT has for them, that the adapter changes. Raises StepFailed.
+def fitting(adapter: Adapter, tensors: Iterable[MappedTensor]) -> list[MappedTensor]:
+    """Return those of `tensors` that the adapter changes. Their names must be those that PEFT has for them.
 
-    All is looked at before anything is changed.
+    Changes nothing. Raises StepFailed `adapter-unfit` if the adapter has a tensor that the model lacks, or one of
+    another shape.
     """
     shapes = {name: low_rank.shape for name, low_rank in adapter.added.items()}
     whole = {name: tensor.shape for name, tensor in adapter.replaced.items()}
@@ -56,12 +57,12 @@ def fitting(adapter: Adapter, tensors: Iterable[Placed]) -> list[Placed]:
         for wanted in (shapes, whole):
             shape = wanted.get(tensor.name, tensor.shape)
             if shape != tensor.shape:
-                raise unfit(f"it has {tensor.name} of shape {list(shape)}, the model one of {list(tensor.shape)}")
+                raise unfit(f"{tensor.name} has the shape {list(shape)} in it and {list(tensor.shape)} in the model")
     return concerned
 
 
-def merge_tensor(adapter: Adapter, tensor: Placed) -> None:
-    """Change a tensor, which fits, as the adapter says."""
+def merge_tensor(adapter: Adapter, tensor: MappedTensor) -> None:
+    """Change a tensor that fits (see `fitting`)."""
     if (whole := adapter.replaced.get(tensor.name)) is not None:
         values = whole.mapped()
         tensor.change(lambda rows, first: values[first : first + len(rows)].astype(np.float32))

@@ -1,6 +1,7 @@
-"""Where the tensors of a safetensors file lie, to read and change them without bringing the file into memory.
+"""The tensors of a safetensors file, read and changed in the file without bringing it into memory.
 
-The library gives values, and no numpy of bfloat16; here a tensor of any size is a mapping of the file.
+The safetensors library copies values, and its numpy interface has no bfloat16. A MappedTensor of any size is a mapping
+of the file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, TypedDict, cast
 
 import ml_dtypes
 import numpy as np
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from infra.errors import StepFailed
 
 Floats = NDArray[np.float32]
+Numbers = NDArray[np.generic]
+"""Numbers of any of DTYPES. numpy has no class for bfloat16."""
 
-DTYPES: dict[str, np.dtype[Any]] = {
+DTYPES: dict[str, np.dtype[np.generic]] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -29,8 +32,8 @@ _ROWS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A tensor in a file: `dtype` as safetensors names it, `offset` in bytes from the file's beginning."""
+class MappedTensor:
+    """A tensor in a file. `dtype` is as safetensors names it, `offset` in bytes from the file's beginning."""
 
     path: Path
     name: str
@@ -38,18 +41,18 @@ class Placed:
     shape: tuple[int, ...]
     offset: int
 
-    def mapped(self, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:
-        """The tensor as it lies there. Raises StepFailed where it holds no numbers of 16 or 32 bits."""
+    def mapped(self, mode: Literal["r", "r+"] = "r") -> Numbers:
+        """The tensor as it lies in the file. Raises StepFailed `adapter-unfit` if it has none of DTYPES."""
         if self.dtype not in DTYPES:
-            raise unfit(f"{self.name} is of {self.dtype}, and only {', '.join(DTYPES)} can be merged")
+            raise unfit(f"{self.name} has the type {self.dtype}, and only {', '.join(DTYPES)} can be merged")
         if not prod(self.shape):
             return np.zeros(self.shape, DTYPES[self.dtype])
         return np.memmap(self.path, DTYPES[self.dtype], mode, self.offset, self.shape)
 
     def change(self, changed: Callable[[Floats, int], Floats]) -> None:
-        """Replace the tensor row by row in its place: `changed` gets some rows and the number of the first.
+        """Replace some rows after others in the file. `changed` gets the rows as float32, and the number of the first.
 
-        Raises StepFailed `weights-out-of-range` for what is no number, or too large for the tensor.
+        Raises StepFailed `weights-out-of-range` for a result that is NaN, infinite or too large for the tensor's type.
         """
         target = self.mapped("r+")
         step = max(1, _ROWS_BYTES // max(1, 4 * prod(self.shape[1:])))
@@ -60,27 +63,35 @@ class Placed:
             if not np.isfinite(rows).all():
                 raise StepFailed(
                     f"{self.name} with the adapter holds numbers that {self.dtype} cannot",
-                    hint="is the adapter damaged, or made for other weights?",
+                    hint="is the adapter damaged, or was it trained on other weights?",
                     code="weights-out-of-range",
                 )
 
 
-def tensors_of(path: Path) -> Iterator[Placed]:
-    """The tensors of a safetensors file of a snapshot, where their bytes were found to lie in the file when it came.
+class _Entry(TypedDict):
+    """A tensor in the header: `data_offsets`, first and end, count from the end of the header."""
 
-    Raises StepFailed `adapter-unfit` for one whose shape says another length.
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+def tensors_of(path: Path) -> Iterator[MappedTensor]:
+    """The tensors of a safetensors file of a snapshot. When it was fetched, their bytes were found to lie in the file.
+
+    Raises StepFailed `adapter-unfit` for a tensor whose shape needs another number of bytes than it has.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = cast(dict[str, Any], json.loads(file.read(length)))
+        header = cast(dict[str, _Entry], json.loads(file.read(length)))
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         first, end = entry["data_offsets"]
         dtype = DTYPES.get(entry["dtype"])
         if dtype is not None and prod(entry["shape"]) * dtype.itemsize != end - first:
-            raise unfit(f"{name} in {path.name} is of shape {entry['shape']}, and has {end - first} bytes")
-        yield Placed(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
+            raise unfit(f"{name} in {path.name} has the shape {entry['shape']} and {end - first} bytes")
+        yield MappedTensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
 
 
 def unfit(what: str) -> StepFailed:

@@ -1,4 +1,4 @@
-"""`file:///path`: a file, or a folder with all below it, of the machine that runs the step."""
+"""`file:///path`: a file, or a folder with everything below it, on the machine that runs the step."""
 
 from __future__ import annotations
 
@@ -12,26 +12,19 @@ from infra.errors import SourceError, UntrustedFile
 from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import FileUri
 from tasks.models.spec import Source
-from tasks.sources.resolved import (
-    CHUNK_BYTES,
-    PinnedFile,
-    ResolvedSource,
-    SnapshotFile,
-    changed,
-    pinned,
-    save,
-    select,
-)
+from tasks.sources.download import CHUNK_BYTES, changed, save
+from tasks.sources.names import select
+from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pinned
 
 
 def resolve(source: Source, uri: FileUri) -> ResolvedSource:
-    """Pin every file by its sha256, which reads them all. The path is no part of the pin: the bytes are."""
+    """Pin every file by its sha256, which reads all files. The pin holds their bytes' digests and not their folder."""
     root = Path(uri.path)
     if not root.exists():
         raise SourceError(f"{uri} does not exist", code="source-missing", hint="Look at the path.")
     if source.sha256 is not None and root.is_dir():
         raise SourceError(
-            f"{uri} is a folder, and a sha256 is that of one file", hint="Name the file, or drop the sha256."
+            f"{uri} is a folder, and a sha256 belongs to one file", hint="Name the file, or drop the sha256."
         )
     base = root if root.is_dir() else root.parent
     names = select(source, list(_names(root, base)))
@@ -42,10 +35,10 @@ def resolve(source: Source, uri: FileUri) -> ResolvedSource:
 
 
 def fetch(resolved: ResolvedSource, uri: FileUri, destination: Path, progress: Progress) -> tuple[SnapshotFile, ...]:
-    """Copy the files, each compared with its pin."""
+    """Copy the files and compare each with its pin."""
     root = Path(uri.path)
     base = root if root.is_dir() else root.parent
-    advance = ByteCounter(progress, sum(file.size or 0 for file in resolved.files))
+    advance = ByteCounter(progress, resolved.known_bytes)
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
         target = destination / file.path
@@ -60,9 +53,9 @@ def fetch(resolved: ResolvedSource, uri: FileUri, destination: Path, progress: P
 
 
 def _names(root: Path, base: Path) -> Iterator[str]:
-    """Every file, relative to `base`. Links and special files are refused, wherever a link leads."""
-    found = sorted(root.rglob("*")) if root.is_dir() and not root.is_symlink() else [root]
-    for path in found:
+    """Every file, relative to `base`. Raises UntrustedFile for links, wherever they lead, and for special files."""
+    paths = sorted(root.rglob("*")) if root.is_dir() and not root.is_symlink() else [root]
+    for path in paths:
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode):
             yield path.relative_to(base).as_posix()
@@ -70,7 +63,7 @@ def _names(root: Path, base: Path) -> Iterator[str]:
             raise UntrustedFile(
                 f"{path} is a link or a special file",
                 code="untrusted-link",
-                hint="Copy what it points to in its place.",
+                hint="Replace it by a copy of the file that it points to.",
             )
 
 
@@ -91,7 +84,7 @@ def _pin(base: Path, name: str) -> PinnedFile:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    # A name may have become a link since it was looked at.
+    # O_NOFOLLOW: the name may have become a link since it was checked.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -33,16 +33,9 @@ from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Source
-from tasks.sources.resolved import (
-    CHUNK_BYTES,
-    Access,
-    PinnedFile,
-    ResolvedSource,
-    SnapshotFile,
-    changed,
-    pinned,
-    select,
-)
+from tasks.sources.download import CHUNK_BYTES, changed
+from tasks.sources.names import select
+from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile, pinned
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _METADATA_TIMEOUT_S = 20.0
@@ -51,10 +44,11 @@ _METADATA_TIMEOUT_S = 20.0
 def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
     """Pin the revision to its commit, and each file by size and by sha256 (LFS) or git blob.
 
-    A HEAD of one file tells a gated repository, whose list of files is public, before anything is downloaded.
+    The list of files of a gated repository is public. A HEAD of one file finds out that it is gated, before anything is
+    downloaded.
     """
     api = HfApi(endpoint=access.hub_endpoint)
-    with _told_apart(uri):
+    with _hub_errors(uri):
         info = api.model_info(uri.repository, revision=uri.revision, files_metadata=True, timeout=_METADATA_TIMEOUT_S)
         commit = info.sha or ""
         if not _COMMIT.fullmatch(commit) or (uri.is_commit and commit != uri.revision):
@@ -70,16 +64,16 @@ def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
 def fetch(
     resolved: ResolvedSource, uri: HubUri, destination: Path, progress: Progress, access: Access
 ) -> tuple[SnapshotFile, ...]:
-    """Download at the pinned commit. The client resumes a broken transfer; files of an earlier try stay."""
-    advance = ByteCounter(progress, sum(file.size or 0 for file in resolved.files))
+    """Download at the pinned commit. The client resumes a broken transfer and keeps files of an earlier try."""
+    advance = ByteCounter(progress, resolved.known_bytes)
     done = 0
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
-        with _told_apart(uri):
+        with _hub_errors(uri):
             path = cast(Any, huggingface_hub).hf_hub_download(
                 uri.repository,
                 file.path,
-                revision=resolved.pin["commit"],
+                revision=str(resolved.pin["commit"]),
                 local_dir=destination,
                 endpoint=access.hub_endpoint,
                 tqdm_class=_meter(advance),
@@ -87,7 +81,7 @@ def fetch(
         done += file.size or 0
         advance.reach(done)
         fetched.append(_verified(resolved.uri, file, Path(path)))
-    # Notes of the client, which let a second try skip what the first one finished.
+    # The client's own notes, with which a second try skips what the first one finished.
     shutil.rmtree(destination / ".cache", ignore_errors=True)
     return tuple(fetched)
 
@@ -108,13 +102,13 @@ def _verified(uri: str, file: PinnedFile, path: Path) -> SnapshotFile:
             blob.update(chunk)
     found = {f"sha256:{sha256.hexdigest()}", f"git-blob-sha1:{blob.hexdigest()}"}
     if size != file.size or file.digest not in found:
-        path.unlink()  # else a second try would take it for done
+        path.unlink()  # otherwise a second try would take it for finished
         raise changed(uri, file.path)
     return SnapshotFile(file.path, size, sha256.hexdigest())
 
 
 def _meter(advance: Callable[[int], None]) -> Callable[..., Any]:
-    """A progress bar, as the client wants one, that draws nothing and reports to `advance`."""
+    """A progress bar of the type that the client wants, which draws nothing and reports to `advance`."""
 
     def bar(**options: Any) -> Any:
         silent = cast(Any, tqdm)(**{**options, "disable": True})
@@ -125,19 +119,19 @@ def _meter(advance: Callable[[int], None]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _told_apart(uri: HubUri) -> Generator[None]:
-    """The client's errors in this project's own, most special first: they inherit from one another."""
+def _hub_errors(uri: HubUri) -> Generator[None]:
+    """Turn the client's errors into Enginehouse's own. The most special come first: they inherit from one another."""
     try:
         yield
     except GatedRepoError as error:
         raise SourceError(
-            f"{uri.repository} is gated: its owner wants a licence accepted first",
+            f"{uri.repository} is gated: its owner wants you to accept a licence first",
             code="source-gated",
             hint="Accept it on the repository's page, then set HF_TOKEN or run: hf auth login",
         ) from error
     except (RepositoryNotFoundError, DisabledRepoError) as error:
         raise SourceError(
-            f"there is no repository {uri.repository}, or the token in use may not see it",
+            f"the hub has no repository {uri.repository}, or hides it from the token in use",
             code="source-missing",
             hint="Look at the name; for a private repository set HF_TOKEN or run: hf auth login",
         ) from error
@@ -147,7 +141,7 @@ def _told_apart(uri: HubUri) -> Generator[None]:
             code="source-revision",
             hint="A revision is a branch, a tag or a commit of 40 hex digits.",
         ) from error
-    except (LocalEntryNotFoundError, FileMetadataError) as error:  # how the client says: no answer
+    except (LocalEntryNotFoundError, FileMetadataError) as error:  # what the client raises for no answer
         raise _unavailable(uri, error) from error
     except EntryNotFoundError as error:
         raise SourceError(f"{uri} lists a file that it does not have: {error}", code="source-entry") from error
@@ -163,7 +157,7 @@ def _told_apart(uri: HubUri) -> Generator[None]:
         raise _unavailable(uri, error) from error
     except OSError as error:
         if error.errno is not None:
-            raise  # this machine's own trouble, such as a full disk
+            raise  # a failure of this machine, such as a full disk
         raise _unavailable(uri, error) from error  # a transfer that ended early
 
 

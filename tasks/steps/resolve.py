@@ -9,7 +9,8 @@ from infra.errors import SourceError
 from tasks.lora.adapter import FILES
 from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
-from tasks.sources import NO_ACCESS, Access, ResolvedSource, resolve
+from tasks.sources.dispatch import resolve
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.plan import Plan
 
@@ -38,7 +39,7 @@ class ResolvedWeights:
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
-    """Raises as `tasks.sources.resolve` does."""
+    """Raises as `tasks.sources.dispatch.resolve` does."""
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
     return ResolvedWeights(resolve(model.source, access), adapter)
 

@@ -15,7 +15,7 @@ from tasks.steps.plan import Plan
 from tasks.steps.roll_out import live_nodes, refuse
 from tasks.targets.target import PromptResult, Result
 from tasks.triton.config import RELEASE
-from tasks.triton.repository import release_names
+from tasks.triton.placement import release_names
 
 
 def validate(context: Context, plan: Plan, target_name: str, release: int) -> Result:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from packaging.version import Version
 
 from infra.errors import TemplateError
-from tasks.triton.upstream_source import MODELS
+from tasks.triton.upstream_templates import MODELS
 from tasks.trtllm.backend_values import PLACEHOLDERS, backend_values
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_version
@@ -27,9 +27,9 @@ def upstream_values(
 ) -> dict[str, dict[str, str]]:
     """The values for the templates of a version of TensorRT-LLM, by model and placeholder, as text.
 
-    Folders are absolute and as the server sees them. `kv_cache_tokens` is for a size that the file gives in bytes.
-    Raises UsageError, code `serving-unfit`, for what the version cannot do, and TemplateError, code
-    `template-unknown-key`, for what its templates have no place for and an extra value that is set already.
+    Folders are absolute and as the server sees them. `kv_cache_tokens` is the size of the cache, if the model's file
+    gives it in bytes. Raises UsageError `serving-unfit` for a setting that the version lacks, and TemplateError
+    `template-unknown-key` for one that its templates have no placeholder for, or an extra value that is set already.
     """
     release = Version(version).release
     check_version(Version(version), serving)
@@ -54,7 +54,7 @@ def upstream_values(
         "accumulate_tokens": str(serving.accumulate_tokens),
     }
     values["tensorrt_llm"] |= _of_the_engine(serving, engine_folder, kv_cache_tokens)
-    # Tags of tensorrtllm_backend: these two placeholders came with 0.12 and 0.19.
+    # These two placeholders came with 0.12 and 0.19 (tags of tensorrtllm_backend).
     if release >= (0, 12):
         values["preprocessing"]["engine_dir"] = engine_folder
     if release >= (0, 19):
@@ -63,7 +63,7 @@ def upstream_values(
         of_model = values.setdefault(model, {})
         if twice := sorted(extra.keys() & of_model.keys()):
             raise TemplateError(
-                f"{model}: {', '.join(twice)} follow from the serving parameters",
+                f"{model}: the serving parameters set {', '.join(twice)} already",
                 hint="Set the parameter, and leave the extra value out.",
                 code="template-unknown-key",
             )
@@ -72,10 +72,10 @@ def upstream_values(
 
 
 def _of_the_engine(serving: TensorRtServing, engine_folder: str, kv_cache_tokens: int | None) -> dict[str, str]:
-    said = backend_values(serving, kv_cache_tokens or serving.kv_cache_tokens)
+    parameters = backend_values(serving, kv_cache_tokens or serving.kv_cache_tokens) | {"gpt_model_path": engine_folder}
     return {
         "decoupled_mode": str(serving.decoupled),
         "max_queue_delay_microseconds": str(serving.queue_delay_microseconds),
         **({} if serving.queue_size is None else {"max_queue_size": str(serving.queue_size)}),
-        **{PLACEHOLDERS.get(key, key): value for key, value in (said | {"gpt_model_path": engine_folder}).items()},
+        **{PLACEHOLDERS.get(key, key): value for key, value in parameters.items()},
     }

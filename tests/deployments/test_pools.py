@@ -23,7 +23,7 @@ from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
 from tasks.models.spec import Model, Source
-from tasks.sources import resolve
+from tasks.sources.dispatch import resolve
 from tasks.steps.context import Context
 from tasks.steps.fetch import fetch, snapshot_identity
 from tasks.steps.plan import Plan

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import text_format
 
 from deployments.cli.main import main
-from tasks.triton.upstream_source import MODELS
+from tasks.triton.upstream_templates import MODELS
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 

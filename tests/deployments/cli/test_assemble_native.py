@@ -18,11 +18,11 @@ from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.serving.settings import ServingSettings
-from tasks.triton.counterparts import ABSENT, reason
 from tasks.trtllm.backend_parameters import LEFT_OUT_UNSET
 from tasks.trtllm.releases import minor
 from tests.standin import engine as standin
 from tests.standin.facts import VERSIONS
+from tests.tasks.triton.upstream_only import UPSTREAM_ONLY, reason
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 
@@ -117,7 +117,7 @@ def test_no_reason_is_given_for_what_is_there() -> None:
     there: set[str] = set()
     for model, sorts in UPSTREAM.items():
         there |= {name for tensors in sorts.values() for name in tensors if model != "tensorrt_llm"}
-    told = {name for entry in ABSENT for name in entry.names.split()}
+    told = {name for entry in UPSTREAM_ONLY for name in entry.names.split()}
     # 0.20 and later have these, which no tag did.
     new = {"return_num_input_tokens", "return_num_output_tokens", "num_input_tokens", "num_output_tokens"}
     assert told - there == {"*"} | new

@@ -17,8 +17,9 @@ from infra.errors import TritonError
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.serving.called import ModelElsewhere
 from tasks.serving.settings import ServingSettings
-from tasks.triton.native import tensorrt_llm_config
-from tasks.triton.repository import place_release, write_release
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.placement import place_release
+from tasks.triton.repository import write_release
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import engine, image
 

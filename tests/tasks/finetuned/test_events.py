@@ -25,7 +25,8 @@ from tasks.finetuned.records import (
 )
 from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
-from tasks.sources import Access, resolve
+from tasks.sources.dispatch import resolve
+from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_weights
 

@@ -19,8 +19,8 @@ from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.serving.settings import Sampling, ServingSettings
+from tasks.triton.backend_config import BACKEND
 from tasks.triton.config import LLM, TENSORRT_LLM
-from tasks.triton.native import BACKEND
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.limits import EngineLimits
 from tests.standin import backend_sampler, llm_package

@@ -17,8 +17,8 @@ from tasks.serving.settings import ServingSettings
 from tasks.steps.plan import Plan
 from tasks.store.identity import Identity
 from tasks.store.reporter import Reporter
-from tasks.triton.config import parse_config
-from tasks.triton.repository import place_release, placed_models
+from tasks.triton.placement import place_release, placed_models
+from tasks.triton.protobuf import parse_config
 from tasks.trtllm import modelopt_quantize
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.commands import modelopt_command

@@ -22,7 +22,7 @@ from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
-from tasks.triton.config import parse_config
+from tasks.triton.protobuf import parse_config
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES
 from tasks.trtllm.limits import EngineLimits
 from tests.standin import toolchain, weights

@@ -17,10 +17,11 @@ import pytest
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from infra.errors import StepFailed
-from tasks.gguf.file import read_gguf
-from tasks.gguf.stream import dequantize
+from tasks.gguf.conversion import dequantize
+from tasks.gguf.reader import read_gguf
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.lora.gguf_merge import merge_gguf
 from tasks.lora.merge import merged
@@ -58,8 +59,8 @@ def adapter(folder: Path, change: dict[str, Array | None] | None = None, **confi
     shutil.copytree(PEFT / "patterns", folder)
     tensors = values_of(folder / "adapter_model.safetensors") | (change or {})
     write(folder / "adapter_model.safetensors", {name: each for name, each in tensors.items() if each is not None})
-    said = json.loads((folder / "adapter_config.json").read_text()) | config
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    changed = json.loads((folder / "adapter_config.json").read_text()) | config
+    (folder / "adapter_config.json").write_text(json.dumps(changed))
     return folder
 
 
@@ -101,7 +102,7 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "config", "told"),
+    ("change", "config", "named"),
     [
         ({}, {"peft_type": "IA3"}, "IA3"),
         ({}, {"lora_alpha": None}, "lora_alpha"),
@@ -117,7 +118,7 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
             {},
             "matrices of",
         ),
-        ({QUERY.format("A"): np.zeros((4, 12), np.float32)}, {}, "of shape [16, 12], the model one of [16, 16]"),
+        ({QUERY.format("A"): np.zeros((4, 12), np.float32)}, {}, "[16, 12] in it and [16, 16] in the model"),
         ({QUERY.format("A"): np.zeros((4, 16), np.int8)}, {}, "I8"),
         ({"transformer.h.0.lora_A.weight": np.zeros((4, 16), np.float32)}, {}, "transformer.h.0"),
         ({"base_model.model.lm_head.lora_bias": np.zeros(4, np.float32)}, {}, "lora_bias"),
@@ -126,36 +127,39 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
         ({"base_model.model.lm_head.weight": np.zeros((25, 16), np.float32)}, {}, "[25, 16]"),
     ],
 )
-def test_what_does_not_fit(change: dict[str, Any], config: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit(
+    change: dict[str, Any], config: dict[str, Any], named: str, tmp_path: Path
+) -> None:
     wrong = adapter(tmp_path / "adapter", change, **config)
     with pytest.raises(StepFailed) as caught:
         merged(PEFT / "base", wrong, tmp_path / "merged")
-    assert caught.value.code == "adapter-unfit" and told in caught.value.message and "source" in caught.value.hint
+    assert caught.value.code == "adapter-unfit" and named in caught.value.message and "source" in caught.value.hint
 
 
 def test_a_shape_that_is_longer_than_its_bytes(tmp_path: Path) -> None:
     wrong = adapter(tmp_path / "adapter")
     content = (wrong / "adapter_model.safetensors").read_bytes()
     (wrong / "adapter_model.safetensors").write_bytes(content.replace(b"[4, 16]", b"[9, 16]", 1))
-    with pytest.raises(StepFailed, match=r"\[9, 16\], and has 256 bytes"):
+    with pytest.raises(StepFailed) as caught:
         merged(PEFT / "base", wrong, tmp_path / "merged")
+    assert caught.value.code == "adapter-unfit" and "[9, 16] and 256 bytes" in caught.value.message
 
 
 def test_weights_that_are_already_quantized(tmp_path: Path) -> None:
     write(tmp_path / "snapshot/model.safetensors", {n: t.astype(np.int8) for n, t in values(PEFT / "base").items()})
-    with pytest.raises(StepFailed, match="I8") as caught:
+    with pytest.raises(StepFailed) as caught:
         merged(tmp_path / "snapshot", PEFT / "patterns", tmp_path / "merged")
-    assert caught.value.code == "adapter-unfit"
+    assert caught.value.code == "adapter-unfit" and "I8" in caught.value.message
 
 
 @pytest.mark.parametrize("number", [np.nan, 1e9])
-def test_what_the_weights_cannot_hold(number: float, tmp_path: Path) -> None:
+def test_sums_that_the_weights_cannot_hold(number: float, tmp_path: Path) -> None:
     half = {name: tensor.astype(np.float16) for name, tensor in values(PEFT / "base").items()}
     write(tmp_path / "snapshot" / "model.safetensors", half)
     wrong = adapter(tmp_path / "adapter", {QUERY.format("A"): np.full((4, 16), number, np.float32)})
-    with pytest.raises(StepFailed, match="q_proj") as caught:
+    with pytest.raises(StepFailed) as caught:
         merged(tmp_path / "snapshot", wrong, tmp_path / "merged")
-    assert caught.value.code == "weights-out-of-range"
+    assert caught.value.code == "weights-out-of-range" and "q_proj" in caught.value.message
 
 
 GGUF_NAMES = {
@@ -251,20 +255,22 @@ def test_a_gguf_of_other_shapes_stays_as_it_is(tmp_path: Path) -> None:
     wrong = adapter(tmp_path / "adapter", {QUERY.format("B"): np.zeros((12, 4), np.float32)})
     with pytest.raises(StepFailed) as caught:
         merge_gguf(checkpoint, wrong)
-    assert "[12, 16]" in caught.value.message and checkpoint.read_bytes() == before
+    assert caught.value.code == "adapter-unfit" and "[12, 16]" in caught.value.message
+    assert checkpoint.read_bytes() == before
 
 
 def test_a_gguf_that_nobody_can_vouch_for(tmp_path: Path) -> None:
-    for architecture, kind, told in (("falcon", "patterns", "falcon"), ("qwen3", "whole", "trained whole")):
+    for architecture, kind, named in (("falcon", "patterns", "falcon"), ("qwen3", "whole", "model.norm.weight")):
         path, folder = tmp_path / f"{architecture}.gguf", PEFT / kind
         gguf(path, architecture)
         if kind == "whole":
             norm = {"base_model.model.model.norm.weight": np.zeros(16, np.float32)}
             folder = adapter(tmp_path / "adapter", {**norm})
         before = path.read_bytes()
-        with pytest.raises(StepFailed, match=told) as caught:
+        with pytest.raises(StepFailed) as caught:
             merge_gguf(path, folder)
-        assert caught.value.code == "adapter-unfit" and path.read_bytes() == before
+        assert caught.value.code == "adapter-unfit" and named in caught.value.message
+        assert path.read_bytes() == before
 
 
 def model(adapter: str | None = None) -> Model:
@@ -300,5 +306,6 @@ def test_an_adapter_is_an_input_of_the_checkpoint() -> None:
 def test_an_adapter_in_a_model_s_file() -> None:
     assert model("s3://acme/lora/").origin == "hf://some/llama@main with s3://acme/lora"
     for wrong in ("pip://llm@1/x.gguf", "https://example.org/lora"):
-        with pytest.raises(ValueError, match="adapter"):
+        with pytest.raises(ValidationError) as caught:
             model(wrong)
+        assert [error["loc"] for error in caught.value.errors()] == [("adapter",)]

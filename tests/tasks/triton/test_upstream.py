@@ -1,4 +1,4 @@
-"""NVIDIA's templates filled, on templates of our own and, where ENGINEHOUSE_TEST_TEMPLATES says so, on theirs.
+"""NVIDIA's templates filled, on templates of our own and, if ENGINEHOUSE_TEST_TEMPLATES is set, on theirs.
 
 The variable names a folder with one folder a version: VERSION/inflight_batcher_llm, or VERSION as a checkout.
 """
@@ -6,7 +6,6 @@ The variable names a folder with one folder a version: VERSION/inflight_batcher_
 from __future__ import annotations
 
 import gzip
-import importlib
 import io
 import lzma
 import os
@@ -20,18 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
 from packaging.version import Version
 
 from infra.errors import TemplateError, UsageError
 from tasks.models.catalogue import load_model
-from tasks.triton import upstream_source
+from tasks.triton.protobuf import ModelConfig, data_type, parse_config
 from tasks.triton.upstream import fill_upstream
-from tasks.triton.upstream_source import MODELS, opened_templates
+from tasks.triton.upstream_templates import MODELS, ArchiveLimits, opened_templates
 from tasks.triton.upstream_values import upstream_values
 from tasks.trtllm.serving import LoraCache, TensorRtServing
-
-message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 NOTICE = "# Copyright of whoever wrote it.\n# Keep this.\n"
@@ -98,18 +94,14 @@ def small_values(**changed: dict[str, str]) -> dict[str, dict[str, str]]:
     return values_for(TensorRtServing(extra=changed), "0.19.0")
 
 
-def parsed(text: str) -> Any:
-    return text_format.Parse(text, message.ModelConfig())
-
-
-def filled(output: Path) -> dict[str, Any]:
+def filled(output: Path) -> dict[str, ModelConfig]:
     """The five configurations; every file must be free of placeholders and parse."""
     texts = {model: (output / model / "config.pbtxt").read_text() for model in MODELS}
     assert not [model for model, text in texts.items() if "${" in text]
-    return {model: parsed(text) for model, text in texts.items()}
+    return {model: parse_config(text) for model, text in texts.items()}
 
 
-def settings(config: Any) -> dict[str, str]:
+def settings(config: ModelConfig) -> dict[str, str]:
     return {key: value.string_value for key, value in config.parameters.items()}
 
 
@@ -131,7 +123,7 @@ def test_bare_and_quoted_placeholders_are_filled(tmp_path: Path) -> None:
     engine = configs["tensorrt_llm"]
     assert engine.backend == "tensorrtllm"
     assert list(engine.dynamic_batching.preferred_batch_size) == [64]
-    assert engine.output[0].data_type == message.DataType.TYPE_FP32
+    assert engine.output[0].data_type == data_type("FP32")
     assert settings(engine) == {
         "gpt_model_type": "inflight_fused_batching",
         "gpt_model_path": "/e",
@@ -171,9 +163,9 @@ def test_any_text_arrives_as_it_is(tmp_path: Path, value: str) -> None:
 
 def test_an_unknown_key_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     templates = write_templates(tmp_path / "t")
-    told = refused("template-unknown-key", templates, small_values(postprocessing={"tokenizer_type": "auto"}))
-    assert "postprocessing has no placeholder tokenizer_type" in told
-    assert "postprocessing_instance_count, tokenizer_dir, triton_max_batch_size" in told
+    refusal = refused("template-unknown-key", templates, small_values(postprocessing={"tokenizer_type": "auto"}))
+    assert "tokenizer_type" in refusal
+    assert "postprocessing_instance_count, tokenizer_dir, triton_max_batch_size" in refusal
     # fill_template.py takes this one, to no effect.
     refused("template-unknown-key", templates, small_values(tensorrt_llm={"in_a_comment": "1"}))
     assert "tensorrt_llm_bls" in refused("template-unknown-key", templates, small_values(bls={"a": "1"}))
@@ -221,7 +213,7 @@ def test_a_template_that_does_not_parse_is_refused(tmp_path: Path) -> None:
     written = write_templates(tmp_path / "t", templates)
     assert "unheard_of" in refused("template-invalid", written, small_values())
     (written / "ensemble/config.pbtxt").write_bytes(b"\xff")
-    assert "no text" in refused("template-invalid", written, small_values())
+    assert "ensemble/config.pbtxt" in refused("template-invalid", written, small_values())
 
 
 def test_a_parameter_that_the_backend_of_the_version_does_not_read_is_refused(tmp_path: Path) -> None:
@@ -266,8 +258,9 @@ def test_the_five_folders_are_copied_and_nothing_else(tmp_path: Path) -> None:
 
 def test_an_output_that_is_there_already_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError) as error:
         fill_upstream(write_templates(tmp_path / "t"), small_values(), tmp_path / "out", "0.19.0")
+    assert error.value.code == "output-exists"
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -373,13 +366,16 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     assert "link" in refused("template-invalid", archive, small_values())
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_MEMBERS", 4), ("MAX_BYTES", 99), ("MAX_TEMPLATE_BYTES", 99)])
+@pytest.mark.parametrize("limit", ["members", "bytes", "template_bytes"])
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_an_archive_beyond_the_limits_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, limit: str, value: int
-) -> None:
-    monkeypatch.setattr(upstream_source, limit, value)
-    refused("template-invalid", pack(tmp_path / f"t{suffix}", packed()), small_values())
+def test_an_archive_beyond_the_limits_is_refused(tmp_path: Path, suffix: str, limit: str) -> None:
+    archive, files = pack(tmp_path / f"t{suffix}", packed()), packed()
+    largest = len(files) if limit == "members" else sum(len(content) for _, content in files)
+    with opened_templates(archive, ArchiveLimits(**{limit: largest})) as root:
+        assert all((root / name).is_file() for name, _ in files)
+    with pytest.raises(TemplateError) as error, opened_templates(archive, ArchiveLimits(**{limit: largest - 1})):
+        pass
+    assert error.value.code == "template-invalid" and str(largest - 1) in error.value.message
 
 
 def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path) -> None:
@@ -428,7 +424,7 @@ def test_parameters_have_the_names_of_their_version() -> None:
         ({"attention_window": (512, 1024)}, "0.12.0", "0.13.0"),
     ],
 )
-def test_what_a_version_lacks_is_refused_with_those_that_have_it(
+def test_a_setting_that_the_version_lacks_is_refused_naming_the_versions_with_it(
     wanted: dict[str, Any], last_without: str, first: str
 ) -> None:
     parameters = TensorRtServing(**wanted)
@@ -449,13 +445,15 @@ def test_a_cache_in_bytes_is_the_tokens_that_it_holds() -> None:
 
 
 def test_templates_have_one_instance_of_the_engine() -> None:
-    with pytest.raises(TemplateError, match="one instance"):
+    with pytest.raises(TemplateError) as error:
         values_for(TensorRtServing(gpu_device_ids=((0,), (1,))), "0.19.0")
+    assert error.value.code == "template-unknown-key" and "gpu_device_ids" in error.value.message
 
 
 def test_an_extra_value_that_a_parameter_sets_is_refused() -> None:
-    with pytest.raises(TemplateError, match="engine_dir"):
+    with pytest.raises(TemplateError) as error:
         small_values(tensorrt_llm={"engine_dir": "/other"})
+    assert error.value.code == "template-unknown-key" and "engine_dir" in error.value.message
 
 
 # NVIDIA's own templates.
@@ -522,12 +520,12 @@ def test_real_with_everything_set(tmp_path: Path, real: tuple[Path, str]) -> Non
         values["tensorrt_llm"]["triton_backend"] = "python"
     fill_upstream(templates, values, tmp_path / "out", version)
     assert filled(tmp_path / "out") == {
-        model: parsed(string.Template(text).substitute(values[model])) for model, text in texts.items()
+        model: parse_config(string.Template(text).substitute(values[model])) for model, text in texts.items()
     }
 
 
 def test_real_agrees_with_the_published_procedure(tmp_path: Path) -> None:
-    """Field by field, for Llama 3 8B on 0.8.0, but for five parameters that fill_template.py was not told of."""
+    """Field by field, for Llama 3 8B on 0.8.0, but for five parameters that fill_template.py got no value for."""
     tokenizer, engine = "Meta-Llama-3-8B-Instruct", "/models/tensorrt_llm/1"
     commands = {
         "preprocessing": f"tokenizer_dir:{tokenizer},tokenizer_type:auto,triton_max_batch_size:64,"
@@ -543,11 +541,11 @@ def test_real_agrees_with_the_published_procedure(tmp_path: Path) -> None:
         "batching_strategy:inflight_fused_batching,max_queue_delay_microseconds:0",
     }
     templates = real_templates("0.8.0")
-    published: dict[str, Any] = {}
+    published: dict[str, ModelConfig] = {}
     left: dict[str, list[str]] = {}
     for model, text in raw(templates).items():
-        told = dict(pair.split(":") for pair in commands[model].split(","))
-        config = parsed(string.Template(text).safe_substitute(told))
+        arguments = dict(pair.split(":") for pair in commands[model].split(","))
+        config = parse_config(string.Template(text).safe_substitute(arguments))
         left[model] = sorted(key for key, value in settings(config).items() if "${" in value)
         for key in left[model]:
             del config.parameters[key]

@@ -12,7 +12,7 @@ import pytest
 from infra.errors import UsageError
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
-from tasks.triton.config import parse_config
+from tasks.triton.protobuf import parse_config
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tests.standin.engine import LIMITS

@@ -1,5 +1,5 @@
-"""Where NVIDIA's `inflight_batcher_llm` templates come from: a folder (a checkout, or a path in a container), or an
-archive of one, unpacked as something that may be hostile."""
+"""Finding NVIDIA's `inflight_batcher_llm` templates: in a folder (a checkout, or a path in a container), or in an
+archive of one. An archive may be hostile, so all its members are checked before any is unpacked."""
 
 from __future__ import annotations
 
@@ -27,32 +27,42 @@ _IN_ARCHIVE = re.compile(
     rf"(?P<root>(?:\./)?(?:(?:[^/]+/)?(?:(?:triton_backend/)?all_models/)?{_FOLDER}/)?)(?:{'|'.join(MODELS)})/.+"
 )
 
-MAX_MEMBERS = 200_000
-MAX_BYTES = 16 * 2**30
-"""Of everything in an archive: room for a checkout of TensorRT-LLM. A tar is unpacked to be listed at all."""
-MAX_TEMPLATE_BYTES = 64 * 2**20
-"""Of what is taken out of it: the templates of 0.8 to 0.19 are under 0.5 MiB."""
-
 _HINT = (
     "Give a checkout or an archive of tensorrtllm_backend (up to 0.19) or TensorRT-LLM (0.20 to 1.2) at the tag of the "
     f"engine's version, or /app/all_models of NVIDIA's server image: what holds {_FOLDER}/tensorrt_llm/config.pbtxt."
 )
 
 
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What an archive may hold. `members` and `bytes` count everything in it, `template_bytes` what is taken out.
+
+    A checkout of TensorRT-LLM stays below the first two; they bound the work, because a compressed tar has to be
+    unpacked to be listed. The templates of 0.8 to 0.19 are under 0.5 MiB.
+    """
+
+    members: int = 200_000
+    bytes: int = 16 * 2**30
+    template_bytes: int = 64 * 2**20
+
+
+LIMITS = ArchiveLimits()
+
+
 @contextmanager
-def opened_templates(templates: Path) -> Generator[Path]:
+def opened_templates(templates: Path, limits: ArchiveLimits = LIMITS) -> Generator[Path]:
     """The folder with the five models below it, while the context lasts.
 
-    Raises TemplateError: `template-missing`, or `template-invalid` for an archive that is broken, too large or holds
-    names that lead out of it, duplicates or links among its templates.
+    Raises TemplateError `template-missing` if a model is not found, and `template-invalid` for an archive that is
+    broken, is beyond the limits, holds a name that leads out of it, or has duplicates or links among its templates.
     """
     if not templates.exists():
-        raise TemplateError(f"there is nothing at {templates}", hint=_HINT, code="template-missing")
+        raise TemplateError(f"{templates} does not exist", hint=_HINT, code="template-missing")
     if templates.is_dir():
         yield _complete(_found_in(templates), templates)
         return
     with tempfile.TemporaryDirectory(prefix="enginehouse-templates-") as folder:
-        yield _complete(_unpack(templates, Path(folder)), templates)
+        yield _complete(_unpack(templates, Path(folder), limits), templates)
 
 
 def _found_in(folder: Path) -> Path:
@@ -78,36 +88,36 @@ class _Member:
     plain: bool
 
 
-def _unpack(path: Path, target: Path) -> Path:
-    """Write the templates of an archive below `target`; the folder they are in."""
+def _unpack(path: Path, target: Path, limits: ArchiveLimits) -> Path:
+    """Write the templates of an archive below `target` and return the folder that holds them."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                root, chosen = _choose(path, (_zip_member(info) for info in archive.infolist()))
+                root, chosen = _choose(path, (_zip_member(info) for info in archive.infolist()), limits)
                 for member in chosen:
                     archive.extract(member.name, target)
         elif tarfile.is_tarfile(path):
             with tarfile.open(path) as archive:
-                root, chosen = _choose(path, (_tar_member(info) for info in archive))
+                root, chosen = _choose(path, (_tar_member(info) for info in archive), limits)
                 infos = [archive.getmember(member.name) for member in chosen]
                 archive.extractall(target, members=infos, filter="data")
         else:
             raise TemplateError(f"{path} is neither a folder nor a zip or tar archive", hint=_HINT)
-    # RuntimeError is what zipfile says of a password and of a compression that it does not know.
+    # zipfile raises RuntimeError for a password and for a compression that it does not know.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError, RuntimeError) as error:
         raise TemplateError(f"cannot unpack {path}: {error}", hint="Fetch the archive again.") from error
     return target / root
 
 
-def _choose(path: Path, members: Iterator[_Member]) -> tuple[str, list[_Member]]:
-    """The templates among an archive's members and the folder before their names, once all members are checked."""
+def _choose(path: Path, members: Iterator[_Member], limits: ArchiveLimits) -> tuple[str, list[_Member]]:
+    """Check all members; return the folder before the templates' names, and the templates."""
     by_root: dict[str, dict[str, _Member]] = {}
     total = 0
     for count, member in enumerate(members, 1):
         total += member.size
-        if count > MAX_MEMBERS or total > MAX_BYTES:
+        if count > limits.members or total > limits.bytes:
             raise TemplateError(
-                f"{path} holds more than {MAX_MEMBERS} files or {MAX_BYTES} bytes",
+                f"{path} holds more than {limits.members} files or {limits.bytes} bytes",
                 hint=f"Pack the folder {_FOLDER} alone.",
             )
         name = PurePosixPath(member.name)
@@ -116,17 +126,17 @@ def _choose(path: Path, members: Iterator[_Member]) -> tuple[str, list[_Member]]
         if match := _IN_ARCHIVE.fullmatch(member.name.rstrip("/")):
             same_root = by_root.setdefault(match["root"], {})
             if not member.plain or member.name in same_root:
-                kind = "there twice" if member.plain else "a link or a special file"
+                kind = "in the archive twice" if member.plain else "a link or a special file"
                 raise TemplateError(f"{path}: {member.name} is {kind}", hint=_HINT)
             same_root[member.name] = member
-    # In a checkout of TensorRT-LLM the Python package tensorrt_llm lies at the top, and is no template.
+    # A checkout of TensorRT-LLM has the Python package tensorrt_llm at its top, which is no template.
     roots = [root for root in by_root if root.endswith(f"{_FOLDER}/")] or list(by_root)
     if len(roots) != 1:
-        where = f"in several places: {', '.join(roots)}" if roots else "not there"
-        raise TemplateError(f"{path}: the templates are {where}", hint=_HINT, code="template-missing")
+        found = f"has the templates in several places: {', '.join(roots)}" if roots else "has no templates"
+        raise TemplateError(f"{path} {found}", hint=_HINT, code="template-missing")
     chosen = list(by_root[roots[0]].values())
-    if sum(member.size for member in chosen) > MAX_TEMPLATE_BYTES:
-        raise TemplateError(f"{path}: its templates are larger than {MAX_TEMPLATE_BYTES} bytes", hint=_HINT)
+    if sum(member.size for member in chosen) > limits.template_bytes:
+        raise TemplateError(f"{path}: its templates are larger than {limits.template_bytes} bytes", hint=_HINT)
     return roots[0], chosen
 
 

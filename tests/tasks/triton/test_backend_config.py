@@ -1,6 +1,6 @@
 """The `config.pbtxt` of the C++ backend for versions, against snapshots; and what is refused.
 
-After a change that is meant: `ENGINEHOUSE_WRITE_SNAPSHOTS=1 pytest tests/tasks/triton/test_native.py`.
+After an intended change: `ENGINEHOUSE_WRITE_SNAPSHOTS=1 pytest tests/tasks/triton/test_backend_config.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.config import message
-from tasks.triton.native import tensorrt_llm_config
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.protobuf import ModelConfig, data_type, parse_config
 from tasks.trtllm.limits import LogitsType
 from tasks.trtllm.releases import MINORS
 from tasks.trtllm.serving import LoraCache, TensorRtServing
@@ -34,8 +33,8 @@ def rendered(version: str, *, tokens: int | None = 2560, logits: LogitsType = "F
     )
 
 
-def parsed(version: str, **changes: Any) -> Any:
-    return text_format.Parse(rendered(version, **changes), message.ModelConfig())
+def parsed(version: str, **changes: Any) -> ModelConfig:
+    return parse_config(rendered(version, **changes))
 
 
 def parameters(version: str, **changes: Any) -> dict[str, str]:
@@ -88,7 +87,7 @@ def test_by_hand_at_0_8_the_published_values() -> None:
     }
 
 
-def test_the_kv_cache_has_the_fraction_of_the_backend_where_nothing_is_said() -> None:
+def test_without_a_size_the_kv_cache_has_the_fraction_of_the_backend() -> None:
     values = parameters("1.2.1", tokens=None)
     assert (values["max_tokens_in_paged_kv_cache"], values["kv_cache_free_gpu_mem_fraction"]) == ("", "0.9")
     assert parameters("1.2.1")["kv_cache_free_gpu_mem_fraction"] == ""
@@ -136,12 +135,12 @@ def test_the_key_that_is_refused_from_0_10_on_is_not_there(minor: str) -> None:
 def test_logits_have_the_type_of_the_build_where_the_backend_follows_it() -> None:
     kinds = {version: parsed(version, logits="FP16").output[4] for version in ("0.16.0", "0.17.0")}
     assert {tensor.name for tensor in kinds.values()} == {"context_logits"}
-    assert kinds["0.16.0"].data_type == message.DataType.TYPE_FP32
-    assert kinds["0.17.0"].data_type == message.DataType.TYPE_FP16
+    assert kinds["0.16.0"].data_type == data_type("FP32")
+    assert kinds["0.17.0"].data_type == data_type("FP16")
 
 
 @pytest.mark.parametrize(
-    ("version", "changes", "said"),
+    ("version", "changes", "expected"),
     [
         ("0.9.0", {"host_cache_bytes": 1}, "no host_cache_bytes: 0.10 and later have it"),
         ("0.9.0", {"sink_tokens": 4}, "no sink_tokens: 0.10 and later have it"),
@@ -160,10 +159,10 @@ def test_logits_have_the_type_of_the_build_where_the_backend_follows_it() -> Non
         ("0.7.1", {}, "0.8 to 1.2"),
     ],
 )
-def test_what_a_version_lacks_is_an_error_that_names_those_that_have_it(
-    version: str, changes: dict[str, Any], said: str
+def test_a_setting_that_the_version_lacks_is_an_error_that_names_the_versions_with_it(
+    version: str, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
         rendered(version, **changes)
     assert caught.value.code == "serving-unfit"
-    assert said in f"{caught.value.message}: {caught.value.hint}"
+    assert expected in f"{caught.value.message}: {caught.value.hint}"

@@ -1,4 +1,4 @@
-"""Models of one release that do not fit are refused before anything is written, with both named and the tensor."""
+"""Models of one release that do not fit together are refused, naming both models and the tensor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.agreement import CalledTensor, Calls, check_agreement
-from tasks.triton.config import data_type, llm_config, message, parse_config, release_config
-from tasks.triton.native import tensorrt_llm_config
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.compatibility import CalledTensor, Calls, check_compatibility
+from tasks.triton.config import llm_config, release_config
+from tasks.triton.protobuf import data_type, new_config, parse_config
 from tasks.trtllm.serving import TensorRtServing
 
 CALLS = Calls(
@@ -25,7 +26,11 @@ CALLS = Calls(
 )
 
 
-def models() -> dict[str, Any]:
+Configs = dict[str, Any]
+"""Messages by the models' names. Without types, for the tests change any of their fields."""
+
+
+def models() -> Configs:
     engine = tensorrt_llm_config(
         Version("1.2.1"), TensorRtServing(), engine_folder="engine", max_batch_size=64, kv_cache_tokens=8192
     )
@@ -37,16 +42,12 @@ def tensor(config: Any, sort: str, name: str) -> Any:
     return next(tensor for tensor in getattr(config, sort) if tensor.name == name)
 
 
-def test_those_that_are_written_agree() -> None:
-    check_agreement(models(), CALLS)
-
-
-def without(sort: str, model: str, name: str) -> Callable[[dict[str, Any]], None]:
+def without(sort: str, model: str, name: str) -> Callable[[Configs], None]:
     return lambda configs: getattr(configs[model], sort).remove(tensor(configs[model], sort, name))
 
 
-def changed(sort: str, model: str, name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
-    def change(configs: dict[str, Any]) -> None:
+def changed(sort: str, model: str, name: str, **values: Any) -> Callable[[Configs], None]:
+    def change(configs: Configs) -> None:
         found = tensor(configs[model], sort, name)
         for key, value in values.items():
             if key == "dims":
@@ -58,20 +59,20 @@ def changed(sort: str, model: str, name: str, **values: Any) -> Callable[[dict[s
     return change
 
 
-def larger_batch(configs: dict[str, Any]) -> None:
+def larger_batch(configs: Configs) -> None:
     configs["release"].max_batch_size = 65
 
 
-def no_engine(configs: dict[str, Any]) -> None:
+def no_engine(configs: Configs) -> None:
     del configs["tensorrt_llm"]
 
 
-def step(change: Callable[[Any], None]) -> Callable[[dict[str, Any]], None]:
+def step(change: Callable[[Any], None]) -> Callable[[Configs], None]:
     return lambda configs: change(configs["release"].ensemble_scheduling.step[0])
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (without("input", "llm", "seed"), "release gives 'seed' as 'seed', and llm has no such input"),
         (without("input", "release", "seed"), "llm is to get 'seed' as 'seed', and nothing in release makes it"),
@@ -97,23 +98,24 @@ def step(change: Callable[[Any], None]) -> Callable[[dict[str, Any]], None]:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(change: Callable[[dict[str, Any]], object], said: str) -> None:
+def test_models_that_do_not_fit_are_named(change: Callable[[Configs], object], expected: str) -> None:
     configs = models()
+    check_compatibility(configs, CALLS)
     change(configs)
     with pytest.raises(UsageError) as caught:
-        check_agreement(configs, CALLS)
+        check_compatibility(configs, CALLS)
     assert caught.value.code == "models-disagree"
-    assert said in caught.value.message
+    assert expected in caught.value.message
 
 
 def test_outputs_of_a_step_go_to_the_next() -> None:
-    first = message.ModelConfig(name="first", max_batch_size=1)
+    first = new_config("first", max_batch_size=1)
     first.input.add(name="TEXT", data_type=data_type("BYTES"), dims=[1])
     first.output.add(name="IDS", data_type=data_type("INT32"), dims=[-1])
-    second = message.ModelConfig(name="second", max_batch_size=1)
+    second = new_config("second", max_batch_size=1)
     second.input.add(name="TOKENS", data_type=data_type("INT32"), dims=[-1])
     second.output.add(name="OUT", data_type=data_type("BYTES"), dims=[1])
-    both = message.ModelConfig(name="both", max_batch_size=1)
+    both = new_config("both", max_batch_size=1)
     both.input.add(name="text", data_type=data_type("BYTES"), dims=[1])
     both.output.add(name="out", data_type=data_type("BYTES"), dims=[1])
     for name, inputs, outputs in (
@@ -122,7 +124,8 @@ def test_outputs_of_a_step_go_to_the_next() -> None:
     ):
         both.ensemble_scheduling.step.add(model_name=name, input_map=inputs, output_map=outputs)
     configs = {"first": first, "second": second, "both": both}
-    check_agreement(configs)
+    check_compatibility(configs)
     second.input[0].data_type = data_type("INT64")
-    with pytest.raises(UsageError, match="first has 'IDS' of INT32"):
-        check_agreement(configs)
+    with pytest.raises(UsageError) as caught:
+        check_compatibility(configs)
+    assert caught.value.code == "models-disagree" and "first has 'IDS' of INT32" in caught.value.message

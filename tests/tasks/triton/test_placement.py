@@ -8,9 +8,10 @@ import pytest
 from packaging.version import Version
 
 from tasks.serving.settings import ServingSettings
-from tasks.triton.config import parse_config
-from tasks.triton.native import tensorrt_llm_config
-from tasks.triton.repository import EngineServer, place_release, placed_models, withdraw_release, write_release
+from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.placement import EngineServer, place_release, placed_models, withdraw_release
+from tasks.triton.protobuf import parse_config
+from tasks.triton.repository import write_release
 from tasks.trtllm.serving import TensorRtServing
 
 

@@ -1,13 +1,12 @@
-"""The `config.pbtxt` of the `tensorrt_llm` model: the engine itself, in TensorRT-LLM's C++ backend."""
+"""The `config.pbtxt` of the model `tensorrt_llm`: the engine in TensorRT-LLM's C++ backend."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.triton.config import TENSORRT_LLM, data_type, message, render
+from tasks.triton.config import TENSORRT_LLM
+from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, render
 from tasks.trtllm.backend_parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults
 from tasks.trtllm.backend_tensors import INPUTS, LOGITS, OUTPUTS, in_span, tensors
 from tasks.trtllm.backend_values import backend_values
@@ -17,7 +16,7 @@ from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.serving_rules import check_version
 
 BACKEND = "tensorrtllm"
-"""Templates from 0.10 on also allow `python`, which knows fewer parameters."""
+"""NVIDIA's templates from 0.10 on also allow `python`, which knows fewer parameters."""
 
 
 def tensorrt_llm_config(
@@ -29,33 +28,34 @@ def tensorrt_llm_config(
     kv_cache_tokens: int | None,
     logits_type: LogitsType = "FP32",
 ) -> str:
-    """The configuration of `tensorrt_llm`, every parameter of the version written out.
+    """The configuration of `tensorrt_llm`, with every parameter of the version written out.
 
-    `max_batch_size` bounds the rows of one request to Triton, not what the engine runs at once. `logits_type` is that
-    of the engine's build. Raises UsageError for what the version does not have, naming those that do.
+    `max_batch_size` bounds the rows of one request to Triton, not what the engine runs at once. `logits_type` is the
+    one of the engine's build. Raises UsageError `serving-unfit` for a setting that the version lacks, naming the
+    versions that have it.
     """
     if release_of(version) is None:
         raise UsageError(
-            f"TensorRT-LLM {version} has no engines", hint=f"those that do are {FIRST} to {LAST}", code="serving-unfit"
+            f"TensorRT-LLM {version} has no engines", hint=f"versions {FIRST} to {LAST} have them", code="serving-unfit"
         )
     check_version(version, serving)
-    config = message.ModelConfig(name=TENSORRT_LLM, backend=BACKEND, max_batch_size=max_batch_size)
+    config = new_config(TENSORRT_LLM, backend=BACKEND, max_batch_size=max_batch_size)
     config.model_transaction_policy.decoupled = serving.decoupled
     config.dynamic_batching.preferred_batch_size.append(max_batch_size)
     config.dynamic_batching.max_queue_delay_microseconds = serving.queue_delay_microseconds
-    # From 0.12 on the backend reads it too, and takes 0 for no limit as Triton does.
+    # From 0.12 on the backend reads the queue's size too, and takes 0 for no limit as Triton does.
     if in_span(version, "0.12", ""):
         config.dynamic_batching.default_queue_policy.max_queue_size = serving.queue_size or 0
-    # Until 0.16 the backend writes FP32 whatever the build.
+    # Up to 0.16 the backend writes FP32 logits, whatever the build.
     _add_tensors(config, version, logits_type if in_span(version, "0.17", "") else "FP32")
     # The engine chooses its GPUs by itself or by `gpu_device_ids`.
-    config.instance_group.add(count=max(1, len(serving.gpu_device_ids)), kind=message.ModelInstanceGroup.KIND_CPU)
+    config.instance_group.add(count=max(1, len(serving.gpu_device_ids)), kind=KIND_CPU)
     for key, value in _parameters(version, serving, engine_folder, kv_cache_tokens).items():
         config.parameters[key].string_value = value
     return render(config)
 
 
-def _add_tensors(config: Any, version: Version, logits_type: str) -> None:
+def _add_tensors(config: ModelConfig, version: Version, logits_type: str) -> None:
     for name, group in tensors(INPUTS, version):
         tensor = config.input.add(
             name=name,
@@ -76,10 +76,10 @@ def _parameters(
 ) -> dict[str, str]:
     values = defaults(version)
     if kv_cache_tokens is not None:
-        # Else the backend's own fraction would count beside the number.
+        # Otherwise the backend's default fraction would limit the cache too.
         values["kv_cache_free_gpu_mem_fraction"] = UNSET
     wanted = backend_values(serving, kv_cache_tokens)
-    # The model `llm` puts the prompt before the answer where a request wants it.
+    # If a request wants the prompt before the answer, the model `llm` puts it there.
     wanted |= {"gpt_model_path": engine_folder, "exclude_input_in_output": "True"}
     for key, value in wanted.items():
         values[key] = value

@@ -1,0 +1,59 @@
+"""Resolve and fetch a source of any scheme, each through the module of its scheme."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infra.progress import Progress
+from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, parse_source
+from tasks.models.spec import Source
+from tasks.sources import file, hf, pip, s3
+from tasks.sources.contents import check_content
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, SnapshotFile
+
+
+def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
+    """Pin a source: which files it has, their sizes, and the digests that identify their bytes. Downloads no weights.
+
+    Raises SourceError with a code that names the cause (`source-missing`, `source-gated`, `source-revision`,
+    `source-entry`), UntrustedFile for a file that no snapshot may hold, and SourceUnavailable (retryable) if the other
+    side does not answer.
+    """
+    match parse_source(source.uri):
+        case HubUri() as uri:
+            return hf.resolve(source, uri, access)
+        case S3Uri() as uri:
+            return s3.resolve(source, uri, access)
+        case FileUri() as uri:
+            return file.resolve(source, uri)
+        case PipUri() as uri:
+            return pip.resolve(source, uri)
+
+
+def fetch(
+    resolved: ResolvedSource, destination: Path, progress: Progress, access: Access = NO_ACCESS
+) -> tuple[SnapshotFile, ...]:
+    """Download a resolved source into the folder `destination`, which then holds its files and nothing more.
+
+    Streams files of any size. Every file is compared with its pin, then its content is checked; a file that fails is
+    removed. Fetching again into the same folder is allowed.
+    Raises as `resolve` does, and SourceError `source-changed` if the bytes differ from their pin.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    match parse_source(resolved.uri):
+        case HubUri() as uri:
+            files = hf.fetch(resolved, uri, destination, progress, access)
+        case S3Uri() as uri:
+            files = s3.fetch(resolved, uri, destination, progress, access)
+        case FileUri() as uri:
+            files = file.fetch(resolved, uri, destination, progress)
+        case PipUri() as uri:
+            files = pip.fetch(resolved, uri, destination, progress)
+    for snapshot_file in files:
+        path = destination / snapshot_file.path
+        try:
+            check_content(path, snapshot_file.path, resolved.trust)
+        except BaseException:
+            path.unlink()
+            raise
+    return files

@@ -1,0 +1,50 @@
+"""How the bytes of a source reach the disk: a file appears under its name when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from infra.errors import SourceError, SourceUnavailable
+from tasks.sources.resolved import SnapshotFile
+
+CHUNK_BYTES = 2**20
+
+
+def save(chunks: Iterable[bytes], target: Path, size: int | None, advance: Callable[[int], None]) -> SnapshotFile:
+    """Write a stream to `target` without following a link at that path. `advance` gets the length of each chunk.
+
+    Raises SourceUnavailable if the stream is not `size` bytes long; None accepts any length.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    digest, done = hashlib.sha256(), 0
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        for chunk in chunks:
+            done += len(chunk)
+            if size is not None and done > size:
+                break
+            digest.update(chunk)
+            file.write(chunk)
+            advance(len(chunk))
+    if size is not None and done != size:
+        part.unlink()
+        raise SourceUnavailable(
+            f"{target.name} should have {size} bytes, and {'more' if done > size else done} came",
+            hint="Try again. If the error stays, the source has changed.",
+        )
+    part.replace(target)
+    return SnapshotFile(target.name, done, digest.hexdigest())
+
+
+def changed(uri: str, name: str) -> SourceError:
+    """The error for bytes that differ from their pin."""
+    return SourceError(
+        f"{name} of {uri} has changed since the source was resolved",
+        code="source-changed",
+        hint="Run again, to resolve the source again. If the error stays, do not trust the source.",
+    )

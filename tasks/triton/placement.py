@@ -1,0 +1,111 @@
+"""How a node puts a release before Triton, points the public name at it, and takes it away again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.files import remove_tree
+from tasks.serving.llmapi import ENGINE_PATH
+from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, instantiate, public_config
+from tasks.triton.protobuf import parse_config
+from tasks.triton.repository import LOAD_ORDER, TOKENIZER_FOLDER, models_of
+
+
+@dataclass(frozen=True)
+class EngineServer:
+    """The server that an engine has for itself on a node: the folder of its models, and `host:port` of its gRPC."""
+
+    models: Path
+    grpc: str
+
+
+def release_names(model: str, release: int, relatives: Iterable[str] = LOAD_ORDER) -> dict[str, str]:
+    """Names on the server by relative name, in the order of loading: the ensemble that clients call comes last."""
+    public = f"{model}--r{release}"
+    return {relative: public if relative == RELEASE else f"{public}--{relative}" for relative in relatives}
+
+
+def place_release(
+    repository: Path, engine: Path, models: Path, model: str, release: int, server: EngineServer | None = None
+) -> None:
+    """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
+
+    `engine` is the folder with the engine's files; they are verified and stay as they are. Models whose configuration
+    has the engine's path read it in that folder, which Triton does not watch: tens of gigabytes lie on the disk once.
+    Files inside a model's folder are copies. A hard link that is made or removed elsewhere changes an inode's ctime,
+    and Triton would then load the running model again when the public name moves.
+
+    With `server` the engine's own model is put before that server, and the release's `llm` calls it at that address.
+    """
+    relatives = models_of(repository)
+    names = release_names(model, release, relatives)
+    readers = [relative for relative in relatives if _reads_in_place(repository / relative)]
+    if readers:
+        _make_read_only(engine)
+    for relative, name in names.items():
+        folder = (models if server is None or relative != TENSORRT_LLM else server.models) / name
+        if folder.is_dir():
+            continue
+        partial = models.parent / "placing" / name
+        remove_tree(partial)
+        write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
+        if relative == LLM and LLM not in readers:
+            own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
+            shutil.copytree(engine / own if readers else engine, partial / "1" / own)
+        _make_read_only(partial)
+        partial.rename(folder)
+
+
+def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Path, engine_server: str = "") -> None:
+    """Write a model's folder as Triton loads it, from that of an artifact.
+
+    Its configuration gets the `names`, the absolute path of the `engine` and the address of its server.
+    """
+    shutil.copytree(source, folder)
+    config = folder / "config.pbtxt"
+    config.write_text(instantiate(config.read_text(), names, str(engine.absolute()), engine_server))
+    # Triton wants a version folder even for an ensemble, and artifacts hold no empty folders.
+    (folder / "1").mkdir(exist_ok=True)
+
+
+def placed_models(models: Path, model: str, release: int) -> tuple[str, ...]:
+    """Names on the server of what `place_release` put there, in the order of loading; empty if it did not finish."""
+    names = release_names(model, release)
+    placed = tuple(name for name in names.values() if (models / name).is_dir())
+    return placed if names[RELEASE] in placed else ()
+
+
+def withdraw_release(models: Path, model: str, release: int) -> None:
+    """Remove a release's folders. Triton must have unloaded it before."""
+    for name in reversed(release_names(model, release).values()):
+        remove_tree(models / name)
+
+
+def withdraw_everything(models: Path) -> None:
+    """Remove all that was ever placed, for a Triton that has just started and has no model loaded yet."""
+    for folder in models.iterdir():
+        remove_tree(folder)
+
+
+def write_public(models: Path, model: str, release: int) -> None:
+    """Point the public name at a release: one file, replaced in one step. Triton reads it at the next load."""
+    folder = models / model
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    fresh = models.parent / "placing" / f"{model}.pbtxt"
+    fresh.parent.mkdir(exist_ok=True)
+    placed = models / release_names(model, release)[RELEASE]
+    fresh.write_text(public_config(model, (placed / "config.pbtxt").read_text()))
+    fresh.replace(folder / "config.pbtxt")
+
+
+def _reads_in_place(model: Path) -> bool:
+    return ENGINE_PATH in parse_config((model / "config.pbtxt").read_text()).parameters
+
+
+def _make_read_only(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    # The folder itself stays writable for its owner, who has to rename and remove it.
