@@ -19,7 +19,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         self._outputs = config["output"]
-        engine = Path(config["parameters"]["engine_path"]["string_value"])
+        engine = Path(config["parameters"]["gpt_model_path"]["string_value"])
         self._text = (engine / "phrase.txt").read_text()
 
     def execute(self, requests: Sequence[Any]) -> None:
