@@ -49,7 +49,7 @@ lock: $(VENV)/dev.installed ## Renew both locks from the index that pip is confi
 
 clean: ## End the embedded stack and remove what make and enginehouse have made
 	-test ! -x $(BIN)/enginehouse || $(BIN)/enginehouse down
-	rm -rf $(VENV) .enginehouse *.egg-info
+	rm -rf $(VENV) .enginehouse *.egg-info .ruff_cache .import_linter_cache
 
 $(VENV)/run.installed: requirements.lock pyproject.toml
 	$(call install,requirements.lock)
