@@ -1,37 +1,40 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests start real servers; a test that hangs is a failure, not a lost evening.
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
   --no-annotate --no-emit-index-url --all-extras --group build pyproject.toml
 
-.PHONY: run test test-slow check fix bench lock clean
+.PHONY: help run test test-slow check fix bench lock clean
 
-run: $(VENV)/run.installed ## Set everything up and do the main job: a served model, from its source
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.installed ## Set everything up and do the main job: a model, from its source to an answer
 	@$(BIN)/enginehouse up
 	@done=$$($(BIN)/enginehouse rebuild smollm2-135m) && \
 	  echo && echo "How do I count to nine in French?" && \
 	  $(BIN)/enginehouse ask smollm2-135m "How do I count to nine in French?" && \
 	  echo && echo "$$done"
 
-test: $(VENV)/dev.installed ## Under 8 minutes
+test: $(VENV)/dev.installed ## Run the fast tests (under 8 minutes on 2 cores)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/dev.installed ## Fault campaigns and the like, under 60 minutes
+test-slow: $(VENV)/dev.installed ## Run the slow tests: faults, whole stacks, servers in containers (under 60 minutes)
 	$(PYTEST) -m slow
 
-check: $(VENV)/dev.installed
+check: $(VENV)/dev.installed ## Check format, lint, strict types and the walls between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
-fix: $(VENV)/dev.installed
+fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, transfers, a store and a catalogue of thousands
+bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 10,000 artifacts, a fleet of 500 models
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BIN)/python tests/bench.py
@@ -39,14 +42,14 @@ bench: $(VENV)/dev.installed ## A rebuild where nothing is to do, transfers, a s
 	@$(BIN)/python -m tests.bench_fleet
 	@$(BIN)/python -m tests.bench_transfers
 
-lock: $(VENV)/dev.installed ## Renew both locks, from the index that pip is configured with
+lock: $(VENV)/dev.installed ## Renew both locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \
 	  export UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index}; test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
 	  $(COMPILE) -o requirements.lock && $(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
 
-clean:
+clean: ## End the embedded stack and remove what make and enginehouse have made
 	-test ! -x $(BIN)/enginehouse || $(BIN)/enginehouse down
-	rm -rf $(VENV) .enginehouse *.egg-info
+	rm -rf $(VENV) .enginehouse *.egg-info .ruff_cache .import_linter_cache
 
 $(VENV)/run.installed: requirements.lock pyproject.toml
 	$(call install,requirements.lock)
@@ -56,7 +59,7 @@ $(VENV)/dev.installed: requirements-dev.lock pyproject.toml
 	$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/run.installed
 
-# The lock is complete: pip has nothing to resolve, and its resolver stumbles over extras of what is pinned.
+# The lock is complete, so pip has nothing to resolve. Its resolver would look past pins of packages with extras.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else \
 	  "Enginehouse needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + \

@@ -1,7 +1,7 @@
-"""`make bench`: what a catalogue of 500 models for 4 architectures costs the release watch and the deploy.
+"""`make bench`: what `deploy` and the release watch cost with a catalogue of 500 models for 4 GPU architectures.
 
-Each is measured as a program of its own, from its start to its end: the watch to its plan for one new version, the
-deploy on a Prefect server that has nothing yet. Requests are counted where they are sent, to whichever server.
+Each command is measured whole, as a process: `deploy` on an empty Prefect server and once more, `watch --dry-run` with
+one new version. Requests are counted in the process that sends them, by the server that they go to.
 """
 
 from __future__ import annotations
@@ -73,10 +73,12 @@ def main() -> int:
         environment.pop("PREFECT_API_URL", None)
         with _prefect_server(folder, environment) as api:
             environment["PREFECT_API_URL"] = api
-            good = _measure("deploy, new", environment, "deploy")
-            good &= _measure("deploy, nothing to do", environment, "deploy")
-            good &= _measure("watch, to its plan", environment, "watch", "--dry-run")
-    return 0 if good else 1
+            within = [
+                _measure("deploy, new", environment, "deploy"),
+                _measure("deploy, nothing to do", environment, "deploy"),
+                _measure("watch, to its plan", environment, "watch", "--dry-run"),
+            ]
+    return 0 if all(within) else 1
 
 
 def _make_catalogue(folder: Path) -> None:
@@ -114,6 +116,7 @@ def _healthy(url: str) -> bool:
 
 
 def _measure(what: str, environment: dict[str, str], *arguments: str) -> bool:
+    """Run a command, print what it cost, and return whether that is within the limits."""
     started = time.monotonic()
     command = [sys.executable, "-c", COUNTING, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -121,10 +124,9 @@ def _measure(what: str, environment: dict[str, str], *arguments: str) -> bool:
     assert done.returncode == 0, done.stderr
     count: dict[str, int] = json.loads(done.stderr.splitlines()[-1])
     requests = sum(count.values())
-    told = ", ".join(f"{number} {server}" for server, number in sorted(count.items()))
-    good = seconds <= SECONDS and requests <= REQUESTS
-    print(f"{what:22} {MODELS} models, {len(GPUS)} architectures: {seconds:5.1f} s, {requests:2} requests ({told})")
-    return good
+    servers = ", ".join(f"{number} {server}" for server, number in sorted(count.items()))
+    print(f"{what:22} {MODELS} models, {len(GPUS)} architectures: {seconds:5.1f} s, {requests:2} requests ({servers})")
+    return seconds <= SECONDS and requests <= REQUESTS
 
 
 if __name__ == "__main__":

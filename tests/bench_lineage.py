@@ -1,7 +1,7 @@
-"""`make bench`: a store of 10,000 artifacts, and what `lineage` of one and `gc --dry-run` cost there.
+"""`make bench`: what `lineage` of one artifact and `gc --dry-run` cost in a store of 10,000 artifacts.
 
-The store is an S3 server of its own, filled with small artifacts whose records are as real ones: MODELS models, each
-rebuilt REBUILDS times, with a release of every tenth rebuild. Times are those of the whole command.
+The store is an S3 server of its own, filled with small artifacts whose records look like real ones: MODELS models, each
+rebuilt REBUILDS times, every tenth rebuild released. Times are those of the whole command.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STEPS: tuple[tuple[str, Kind], ...] = (
 
 
 def chain(model: str, rebuild: int) -> Iterator[tuple[ArtifactRef, Identity, dict[str, str]]]:
-    """The artifacts of one rebuild, with their identities and inputs."""
+    """The artifacts of one rebuild, in the order of their making, with identities and inputs."""
     inputs: dict[str, Identity] = {}
     refs: dict[str, str] = {}
     for step, kind in STEPS:
@@ -89,7 +89,8 @@ def fill(bucket: Bucket, number: int) -> ArtifactRef:
     return made["engine"]
 
 
-def seconds(*arguments: str) -> tuple[float, str]:
+def timed(*arguments: str) -> tuple[float, str]:
+    """Seconds that the command took, and its standard output."""
     started = time.monotonic()
     command = [sys.executable, "-m", "deployments.cli.main", *arguments]
     done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
@@ -102,16 +103,16 @@ def measure(bucket: Bucket) -> int:
     count = len(engines) * len(STEPS)
     print(f"a store of {count:,} artifacts of {MODELS} models, made in {time.monotonic() - started:.0f} s")
     names = [str(engines[(len(engines) - 1) * part // (ROUNDS - 1)]) for part in range(ROUNDS)]
-    lineages = [seconds("lineage", name, "--format", "json") for name in names]
-    assert all(len(json.loads(told)["things"]) >= 4 for _, told in lineages)
-    lineage = max(took for took, _ in lineages)
+    lineages = [timed("lineage", name, "--format", "json") for name in names]
+    assert all(len(json.loads(output)["things"]) >= 4 for _, output in lineages)
+    lineage = max(seconds for seconds, _ in lineages)
     print(
-        f"lineage of one:  median {statistics.median(took for took, _ in lineages):.2f} s, "
+        f"lineage of one:  median {statistics.median(seconds for seconds, _ in lineages):.2f} s, "
         f"longest {lineage:.2f} s (at most {LINEAGE_SECONDS:g})"
     )
-    gc, told = seconds("gc", "--dry-run", "--grace", "0", "--json")
-    survey = json.loads(told)
-    assert len(survey["garbage"]) + len(survey["kept"]) == count, told[:1000]
+    gc, output = timed("gc", "--dry-run", "--grace", "0", "--json")
+    survey = json.loads(output)
+    assert len(survey["garbage"]) + len(survey["kept"]) == count, output[:1000]
     print(
         f"gc --dry-run:    {gc:.2f} s (at most {GC_SECONDS:g}): {len(survey['garbage']):,} may go, "
         f"{len(survey['kept']):,} stay"

@@ -1,8 +1,8 @@
 """`make bench`: an artifact of BENCH_GIB (4) GiB in 9 files to an S3 server and back, against `aws s3 cp` and boto3.
 
-Each transfer is a process of its own, measured whole, with its peak memory. Ours hashes and verifies; `aws s3 cp
---recursive` (from the package `awscli`, in a virtual environment of its own) and boto3 with many connections do not
-hash. All three meet the same server in turns, and a new server each round; the medians are compared.
+Each transfer is a process, measured whole, with its peak memory. Ours hashes and verifies; `aws s3 cp --recursive`
+(from the package `awscli`, in a virtual environment of its own) and boto3 with many connections do not. All three use
+the same server in turns, each round a new one, and their medians are compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REF = ArtifactRef("engine", "bench", IDENTITY.digest)
 
 
 def publish(folder: Path) -> None:
-    """Our upload, as the steps do it: the store is asked first. Says how long the call took."""
+    """Our upload, as the steps do it: the store is asked first. Prints the seconds that the call took."""
     started = time.monotonic()
     store = ArtifactStore(Bucket.at(os.environ["ENGINEHOUSE_STORE"]))
     if store.find(REF) is None:
@@ -82,30 +82,33 @@ OWN: Mapping[str, Callable[[Path], None]] = {
 
 
 @dataclass(frozen=True)
-class Ran:
+class Transfer:
+    """A process that has ended: seconds of the whole, the most memory that it held, its standard output."""
+
     seconds: float
     peak_mb: float
-    said: str
+    output: str
 
 
-def run(*command: str | Path) -> Ran:
-    """A process, to its end: seconds of the whole, and the most memory that it held, in MB."""
+def run(*command: str | Path) -> Transfer:
+    """Run a process to its end."""
     started = time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0, command
-        said.seek(0)
+        output.seek(0)
         # Linux counts ru_maxrss in KiB.
-        return Ran(time.monotonic() - started, usage.ru_maxrss * 1024 / 1e6, said.read())
+        return Transfer(time.monotonic() - started, usage.ru_maxrss * 1024 / 1e6, output.read())
 
 
-def own(action: str, folder: Path) -> Ran:
+def own(action: str, folder: Path) -> Transfer:
+    """Run an action of this module as a process."""
     return run(sys.executable, "-m", "tests.bench_transfers", action, folder)
 
 
 def make(folder: Path, gib: float) -> Path:
-    """Files that nothing can compress."""
+    """Fill `folder` with FILES files that do not compress, `gib` GiB in all."""
     folder.mkdir()
     for number in range(FILES):
         with (folder / f"rank{number}.engine").open("wb") as file:
@@ -114,23 +117,23 @@ def make(folder: Path, gib: float) -> Path:
     return folder
 
 
-def round_of(number: int, aws: Path, source: Path, work: Path) -> dict[str, Ran]:
-    """All three, up and down, on a new server, each round in another order; ours a second time up."""
+def round_of(number: int, aws: Path, source: Path, work: Path) -> dict[str, Transfer]:
+    """All three up and down on a new server, in an order that changes by round; then ours up a second time."""
     ports = dict(zip(seaweedfs.PORT_NAMES, free_ports(len(seaweedfs.PORT_NAMES)), strict=True))
-    url, log, there = seaweedfs.endpoint_url(ports), work / "log", f"s3://{BUCKET}/aws/"
-    ways: dict[str, dict[str, Callable[[Path], Ran]]] = {
+    url, log, prefix = seaweedfs.endpoint_url(ports), work / "log", f"s3://{BUCKET}/aws/"
+    ways: dict[str, dict[str, Callable[[Path], Transfer]]] = {
         "up": {
-            "aws": lambda folder: run(aws, "s3", "cp", "--quiet", "--recursive", folder, there),
+            "aws": lambda folder: run(aws, "s3", "cp", "--quiet", "--recursive", folder, prefix),
             "boto": lambda folder: own("boto-up", folder),
             "our": lambda folder: own("publish", folder),
         },
         "down": {
-            "aws": lambda folder: run(aws, "s3", "cp", "--quiet", "--recursive", there, folder),
+            "aws": lambda folder: run(aws, "s3", "cp", "--quiet", "--recursive", prefix, folder),
             "boto": lambda folder: own("boto-down", folder),
             "our": lambda folder: own("bring", folder),
         },
     }
-    ran: dict[str, Ran] = {}
+    ran: dict[str, Transfer] = {}
     process = seaweedfs.launch(work / "data", log, ports, KEY, KEY)
     try:
         seaweedfs.wait_ready(url, KEY, KEY, log=log, process=process)
@@ -140,7 +143,7 @@ def round_of(number: int, aws: Path, source: Path, work: Path) -> dict[str, Ran]
             names = [*movers][number % 3 :] + [*movers][: number % 3]
             for name in names:
                 folder = source if way == "up" else work / name
-                os.sync()  # what the one before has left to write is not this one's
+                os.sync()  # else this transfer would pay for what the one before has left to write
                 ran[f"{name} {way}"] = movers[name](folder)
                 if way == "down":
                     shutil.rmtree(folder)
@@ -155,32 +158,32 @@ def measure(folder: Path) -> int:
     install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "awscli")
     subprocess.run([folder / "aws/bin/python", *install], check=True)
     aws = folder / "aws/bin/aws"
-    rounds: list[dict[str, Ran]] = []
+    rounds: list[dict[str, Transfer]] = []
     peaks: list[float] = []
     for size, count in ((GIB / 4, 1), (GIB, ROUNDS)):
         source = make(folder / f"{size:g}", size)
         for number in range(count):
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 rounds.append(round_of(number, aws, source, Path(work)))
-            print(f"{size:g} GiB, round {number + 1}: " + said(rounds[-1], size), flush=True)
+            print(f"{size:g} GiB, round {number + 1}: " + speeds(rounds[-1], size), flush=True)
         peaks.append(max(ran[name].peak_mb for ran in rounds[-count:] for name in ("our up", "our down")))
         for path in source.iterdir():
             path.unlink()
     full = rounds[1:]
-    good = True
+    within = True
     for way in ("up", "down"):
         ours = statistics.median(ran[f"our {way}"].seconds for ran in full)
         for rival, least in (("aws", AWS_RATIO), ("boto", BOTO_RATIO)):
             ratio = statistics.median(ran[f"{rival} {way}"].seconds for ran in full) / ours
             print(f"{way:4} {ratio:.2f} times the speed of {rival} (at least {least})")
-            good &= ratio >= least
-    again = max(float(ran["our again"].said) for ran in full)
+            within &= ratio >= least
+    again = max(float(ran["our again"].output) for ran in full)
     print(f"again, with nothing to send: {again:.2f} s (at most {AGAIN_SECONDS})")
     print(f"peak memory: {peaks[0]:.0f} MB at {GIB / 4:g} GiB, {peaks[1]:.0f} MB at {GIB:g} GiB (under {PEAK_MB})")
-    return 0 if good and again <= AGAIN_SECONDS and peaks[1] < min(PEAK_MB, GROWTH * peaks[0]) else 1
+    return 0 if within and again <= AGAIN_SECONDS and peaks[1] < min(PEAK_MB, GROWTH * peaks[0]) else 1
 
 
-def said(ran: Mapping[str, Ran], gib: float) -> str:
+def speeds(ran: Mapping[str, Transfer], gib: float) -> str:
     return ", ".join(f"{name} {gib * 1024 / one.seconds:.0f} MiB/s" for name, one in ran.items() if name != "our again")
 
 
