@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from infra.errors import PreconditionFailed, UsageError
+from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import record_bytes
-from tasks.store.record import Record
+from tasks.store.cell import Cell, WriteOnce, attempts, contended
+from tasks.store.record import Record, record_bytes
 from tasks.targets.changes import FieldChange, changes
 
 NODE_LIFETIME_SECONDS = 20.0
@@ -190,17 +190,12 @@ class Target:
 
     def reserve(self, model: str, intent: Callable[[int], Intent]) -> Intent:
         """Create the intent with the next free number."""
-        release = max(self.releases(model), default=0) + 1
-        while True:
-            made = intent(release)
-            try:
-                self.bucket.create(self._key(model, release, "intent.json"), record_bytes(made))
+        free = max(self.releases(model), default=0) + 1
+        for taken in attempts():
+            made = intent(free + taken)
+            if self._intent(model, made.release).create(made) == made:
                 return made
-            except PreconditionFailed:
-                there = self.intent(model, release)
-                if there == made:
-                    return made  # our own write, whose answer was lost
-                release += 1
+        raise contended(self._key(model))
 
     def releases(self, model: str) -> list[int]:
         """All numbers ever spent, ascending."""
@@ -222,14 +217,17 @@ class Target:
         return {int(key.split("/")[0]) for key in keys if key.endswith(f"/{record}")}
 
     def intent(self, model: str, release: int) -> Intent:
-        record = self.bucket.get(self._key(model, release, "intent.json"))
-        if record is None:
+        intent = self._intent(model, release).read()
+        if intent is None:
             raise UsageError(
                 f"{model} has no release {release} on target '{self.name}'",
                 hint=f"`enginehouse releases {model}` lists them",
                 code="release-missing",
             )
-        return Intent.model_validate_json(record.body)
+        return intent
+
+    def _intent(self, model: str, release: int) -> WriteOnce[Intent]:
+        return WriteOnce(self.bucket, self._key(model, release, "intent.json"), Intent)
 
     def intent_age(self, model: str, release: int) -> float:
         """Seconds since the number was reserved, by the store's clock."""
@@ -237,42 +235,25 @@ class Target:
         return 0.0 if record is None else record.age
 
     def result(self, model: str, release: int) -> Result | None:
-        record = self.bucket.get(self._key(model, release, "result.json"))
-        return None if record is None else Result.model_validate_json(record.body)
+        return self._result(model, release).read()
+
+    def _result(self, model: str, release: int) -> WriteOnce[Result]:
+        return WriteOnce(self.bucket, self._key(model, release, "result.json"), Result)
 
     def conclude(self, model: str, result: Result) -> Result:
         """Write the result once; returns the one that counts, which is the first."""
-        try:
-            self.bucket.create(self._key(model, result.release, "result.json"), record_bytes(result))
-            return result
-        except PreconditionFailed:
-            there = self.result(model, result.release)
-            assert there is not None  # results are never deleted while their release is known
-            return there
+        return self._result(model, result.release).create(result)
 
     def current(self, model: str) -> tuple[Current, str | None]:
         """The wanted state and its ETag; an empty one and None where the model was never released here."""
-        record = self.bucket.get(self._key(model, "current.json"))
-        if record is None:
-            return Current(), None
-        return Current.model_validate_json(record.body), record.etag
+        return self._current(model).read()
 
     def move(self, model: str, change: Callable[[Current], Current]) -> Current:
-        """Apply `change` to the wanted state, again and again until nobody else wrote in between."""
-        key = self._key(model, "current.json")
-        while True:
-            old, etag = self.current(model)
-            new = change(old)
-            if new == old:
-                return old
-            try:
-                if etag is None:
-                    self.bucket.create(key, record_bytes(new))
-                else:
-                    self.bucket.replace(key, record_bytes(new), etag)
-                return new
-            except PreconditionFailed:
-                continue
+        """Apply `change` to the wanted state, as `Cell.move` does."""
+        return self._current(model).move(change)
+
+    def _current(self, model: str) -> Cell[Current]:
+        return Cell(self.bucket, self._key(model, "current.json"), Current())
 
     def wanted(self) -> dict[str, str]:
         """Models with a wanted state, and its ETag: one listing, for nodes that look for changes."""
