@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +20,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
+from infra.files import whole_folder
 from infra.progress import ByteCounter, Progress
 from infra.s3.bucket import Bucket
 from infra.s3.download import Wanted, download_files
@@ -276,31 +275,17 @@ class ArtifactStore:
 
     def download(self, artifact: Artifact, folder: Path, progress: Progress = lambda done, total: None) -> None:
         """Bring all files to `folder`, each checked against its sha256; `folder` appears whole or not at all."""
-        beside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
         attempt = f"{artifact.ref.folder}{artifact.manifest.attempt}/"
-        wanted = [
-            Wanted(attempt + file.path, beside / safe_path(file.path), file.size, file.sha256, file.etag)
-            for file in artifact.manifest.files
-        ]
-        try:
+        with whole_folder(folder, keep_existing=True) as partial:
+            wanted = [
+                Wanted(attempt + file.path, partial / safe_path(file.path), file.size, file.sha256, file.etag)
+                for file in artifact.manifest.files
+            ]
             for file in wanted:
                 file.path.parent.mkdir(parents=True, exist_ok=True)
             download_files(self.bucket, wanted, ByteCounter(progress, artifact.manifest.size))
-            place(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def signature_key(ref: ArtifactRef, attempt: str) -> str:
     """Where the signature of an attempt lies, if it was signed."""
     return f"{ref.folder}signatures/{attempt}.json"
-
-
-def place(partial: Path, folder: Path) -> None:
-    """Rename `partial` to `folder`; where another process was quicker, theirs stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise

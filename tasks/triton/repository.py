@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.files import remove_tree as _remove
+from infra.files import remove_tree, whole_folder
 from tasks.serving.settings import FILE_NAME, ServingSettings
 from tasks.store.identity import canonical
 from tasks.triton.config import (
@@ -110,19 +110,18 @@ def place_release(
         folder = (models if server is None or relative != TENSORRT_LLM else server.models) / name
         if folder.is_dir():
             continue
-        partial = models.parent / "placing" / name
-        _remove(partial)
-        write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
-        if relative == LLM and LLM not in readers:
-            own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
-            shutil.copytree(engine / own if readers else engine, partial / "1" / own)
-        _make_read_only(partial)
-        partial.rename(folder)
+        # Outside of what Triton watches: it would take a folder in the making for a model.
+        with whole_folder(folder, partial=models.parent / "placing" / name) as partial:
+            write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
+            if relative == LLM and LLM not in readers:
+                own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
+                shutil.copytree(engine / own if readers else engine, partial / "1" / own)
+            _make_read_only(partial)
 
 
 def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Path, engine_server: str = "") -> None:
     """A model's folder as Triton loads it, from that of an artifact: with names, and where the engine lies and runs."""
-    shutil.copytree(source, folder)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
     config = folder / "config.pbtxt"
     config.write_text(instantiate(config.read_text(), names, str(engine.absolute()), engine_server))
     # Triton wants one even for an ensemble, and artifacts hold no empty folders.
@@ -144,13 +143,13 @@ def placed_models(models: Path, model: str, release: int) -> tuple[str, ...]:
 def withdraw_release(models: Path, model: str, release: int) -> None:
     """Remove a release's folders; Triton must have unloaded it."""
     for name in reversed(release_names(model, release).values()):
-        _remove(models / name)
+        remove_tree(models / name)
 
 
 def withdraw_everything(models: Path) -> None:
     """Remove all that was ever placed, for a Triton that has just started and was told of nothing yet."""
     for folder in models.iterdir():
-        _remove(folder)
+        remove_tree(folder)
 
 
 def write_public(models: Path, model: str, release: int) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from google.protobuf import text_encoding, text_format
 from packaging.version import Version
 
 from infra.errors import TemplateError, UsageError
+from infra.files import whole_folder
 from tasks.triton.upstream_source import MODELS, opened_templates
 from tasks.triton.upstream_values import Values
 
@@ -80,18 +80,11 @@ def fill_upstream(templates: Path, values: Values, output: Path, version: str) -
     if output.exists():
         raise UsageError(f"{output} exists already", hint="Remove it, or name another folder.", code="output-exists")
     _check_version(values, version)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        opened_templates(templates) as root,
-        tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work,
-    ):
-        # Inside the temporary folder, whose mode would be 0700.
-        whole = Path(work) / "models"
+    with opened_templates(templates) as root, whole_folder(output) as whole:
         for model in MODELS:
             _copy(root / model, whole / model)
             config = whole / model / "config.pbtxt"
             config.write_text(_fill(model, _read(config), values.get(model, {}), version), encoding="utf-8")
-        whole.rename(output)
 
 
 def _check_version(values: Values, version: str) -> None:
