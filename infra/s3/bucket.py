@@ -23,6 +23,8 @@ from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUna
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+CONNECTIONS = 16
+"""To one server, for all threads of this process: as many requests at once."""
 _CHUNK = 8 << 20
 
 
@@ -67,7 +69,7 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
         retries={"mode": "standard", "max_attempts": 4},
         connect_timeout=min(5.0, patience_s),
         read_timeout=patience_s,
-        max_pool_connections=16,
+        max_pool_connections=CONNECTIONS,
         s3=cast(Any, options),
     )
     client = cast(Any, boto3).session.Session().client("s3", endpoint_url=endpoint or None, config=config)

@@ -23,20 +23,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infra.errors import SettingsError, StoreUnavailable
 from infra.processes import sessions
 
-PORT_NAMES: tuple[str, ...] = (
-    "s3",
-    "s3-grpc",
-    "master",
-    "master-grpc",
-    "volume",
-    "volume-grpc",
-    "filer",
-    "filer-grpc",
-    "admin",
-    "admin-grpc",
-)
-"""Every port that `launch` must be given: the defaults are well-known ones that a second stack wants too."""
-
 REGION = "us-east-1"
 """SeaweedFS has no regions; clients sign with one all the same."""
 
@@ -54,6 +40,8 @@ _FLAGS = {
     "admin.port": "admin",
     "admin.port.grpc": "admin-grpc",
 }
+PORT_NAMES = tuple(_FLAGS.values())
+"""Every port that `launch` must be given: the defaults are well-known ones that a second stack wants too."""
 _LOG_TAIL_BYTES = 2000
 
 

@@ -19,15 +19,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from infra.errors import ArtifactDamaged, StoreError
 from infra.s3.bucket import Bucket, named_errors
-from infra.s3.lanes import in_lanes
+from infra.s3.lanes import CHUNK_BYTES, in_lanes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PART_BYTES = 16 << 20
-_CHUNK_BYTES = 256 << 10
-"""Small enough to be hashed while it is in the processor's cache: beside a busy server that saves up to a third of all
-that an upload takes of a core."""
 _MOST_PARTS = 10_000
 """Source: Amazon S3's multipart upload limits."""
 
@@ -170,7 +167,7 @@ class _FileUpload:
             data = bytearray(size)
         count = crc = 0
         view = memoryview(data)
-        while got := file.readinto(view[count : count + _CHUNK_BYTES]):
+        while got := file.readinto(view[count : count + CHUNK_BYTES]):
             chunk = view[count : count + got]
             self._sha256.update(chunk)
             crc = _checksums().crc64nvme(chunk, crc)

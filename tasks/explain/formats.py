@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tasks.finetuned.records import Arrival, Finetuned, Weights
@@ -56,6 +54,6 @@ FORMATS: dict[str, type[BaseModel]] = {
 """Records by the name that `enginehouse schema` knows."""
 
 
-def schema(name: str) -> dict[str, Any]:
+def schema(name: str) -> dict[str, JsonValue]:
     """The JSON schema (2020-12) of a record as it lies in the store."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FORMATS[name].model_json_schema()}

@@ -15,7 +15,6 @@ from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Manifest
 from tasks.store.identity import Identity
 from tasks.store.inventory import KINDS, identities, in_parallel, manifests
-from tasks.targets.current import Current
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 from tasks.targets.target import Target, targets
 
@@ -133,13 +132,10 @@ def source_name(identity: Mapping[str, JsonValue]) -> str:
 
 def _add_releases(found: Lineage, target: Target, model: str) -> None:
     current, etag = target.current(model)
-    numbers = target.releases(model)
-    intents = in_parallel(lambda number: target.intent(model, number), numbers)
-    results = in_parallel(lambda number: target.result(model, number), numbers)
-    for intent, result in zip(intents, results, strict=True):
+    for intent, result in target.history(model):
         facts = {
             "made": f"{intent.created:%Y-%m-%d %H:%M}",
-            "state": _state(current, intent.release, None if result is None else result.state),
+            "state": current.state_of(intent.release, result),
             "source": intent.source,
         }
         if intent.flow_run:
@@ -149,11 +145,3 @@ def _add_releases(found: Lineage, target: Target, model: str) -> None:
     if etag is not None:
         live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
         found.add(Entity("public", str(PublicName(target.name, model)), {}), live)
-
-
-def _state(current: Current, release: int, result: str | None) -> str:
-    if release == current.public:
-        return "live"
-    if result is None:
-        return "candidate" if release in current.candidates else "abandoned"
-    return "previous" if release == current.previous else result

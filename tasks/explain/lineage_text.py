@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+
+from pydantic import JsonValue
 
 from tasks.explain.lineage import Entity, Lineage
 
 _SHOWN = ("state", "made", "by", "run")
 
 
-def document(found: Lineage) -> dict[str, Any]:
+def document(found: Lineage) -> dict[str, JsonValue]:
     """The graph as `--format json` prints it."""
     return {
         "root": found.root,
         "things": [
-            {"kind": thing.kind, "name": thing.name, "inputs": found.inputs[thing.name], **thing.facts}
+            {"kind": thing.kind, "name": thing.name, "inputs": [*found.inputs[thing.name]], **thing.facts}
             for thing in found.things.values()
         ],
     }

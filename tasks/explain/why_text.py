@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -69,7 +68,7 @@ def lines(found: Explanation) -> Iterator[str]:
             yield f"    {change.subject} {change.field}: {_change(change)}"
 
 
-def document(found: Explanation) -> dict[str, Any]:
+def document(found: Explanation) -> dict[str, JsonValue]:
     """The explanation as `--json` prints it."""
     return {
         "summary": summary(found),

@@ -11,7 +11,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket, Entry, UnfinishedUpload
 from tasks.garbage.reach import RUNNING_SECONDS, Reached, reached
@@ -21,8 +23,8 @@ from tasks.store.inventory import Stored, everything, in_parallel, manifests, re
 from tasks.store.lease import held
 
 GRACE_DAYS = 7.0
-LEASE_SECONDS = 86400.0
-"""A lease that nobody renewed for a day has no holder: leases last seconds. By the store's clock."""
+EXPIRED_SECONDS = 24 * RUNNING_SECONDS
+"""A lease that was not renewed for a day has no holder: leases last seconds. By the store's clock."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Survey:
     """What may go, and why the rest stays. `kept` holds artifacts whose files are in the store."""
 
     grace_seconds: float
+    running_seconds: float
     garbage: list[Garbage] = field(default_factory=list[Garbage])
     uploads: list[UnfinishedUpload] = field(default_factory=list[UnfinishedUpload])
     kept: dict[ArtifactRef, str] = field(default_factory=dict[ArtifactRef, str])
@@ -57,7 +60,7 @@ class Survey:
         """Bytes that would be freed, but for those of unfinished uploads, which no listing tells."""
         return sum(item.size for item in self.garbage)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, JsonValue]:
         """The survey as `--json` prints it."""
         return {
             "bytes": self.size,
@@ -82,11 +85,22 @@ def survey_lines(found: Survey) -> Iterator[str]:
     yield f"{found.size:,} bytes in {sum(len(item.keys) for item in found.garbage)} objects may go"
 
 
-def survey(bucket: Bucket, grace_seconds: float) -> Survey:
-    """Look at everything and change nothing. Raises StoreError, and ArtifactDamaged where a live release is unclear."""
+def survey(
+    bucket: Bucket,
+    grace_seconds: float,
+    *,
+    running_seconds: float = RUNNING_SECONDS,
+    expired_seconds: float = EXPIRED_SECONDS,
+) -> Survey:
+    """Look at everything and change nothing.
+
+    `grace_seconds`: keep what was made or used so recently. `running_seconds`: what a run wrote so recently may still
+    be in the making, however short the grace time. `expired_seconds`: a lease this old has no holder.
+    Raises StoreError, and ArtifactDamaged if a live release does not say which engine it needs.
+    """
     stored = everything(bucket)
-    wanted = reached(bucket, grace_seconds)
-    found = Survey(grace_seconds)
+    wanted = reached(bucket, grace_seconds, running_seconds)
+    found = Survey(grace_seconds, running_seconds)
     for item in stored:
         found.garbage += [
             _single(entry, "the manifest of a damaged artifact that was replaced")
@@ -104,13 +118,13 @@ def survey(bucket: Bucket, grace_seconds: float) -> Survey:
     found.garbage += [
         _single(entry, "nobody has renewed this lease for a day")
         for entry in bucket.list("leases/")
-        if entry.age >= LEASE_SECONDS
+        if entry.age >= expired_seconds
     ]
     found.garbage += [_single(entry, "the run that used these artifacts is over") for entry in wanted.unused]
     found.uploads = [
         upload
         for upload in bucket.unfinished_uploads("artifacts/")
-        if upload.age >= max(grace_seconds, RUNNING_SECONDS) and upload.key.split("/")[3] not in wanted.leased
+        if upload.age >= max(grace_seconds, running_seconds) and upload.key.split("/")[3] not in wanted.leased
     ]
     return found
 
@@ -142,7 +156,7 @@ def _look_at_attempts(bucket: Bucket, stored: list[Stored], wanted: Reached, fou
         for attempt, files in item.attempts.items():
             # The newest file tells when its writer was last at work.
             quiet = min(file.age for file in files)
-            if attempt != committed and quiet >= max(found.grace_seconds, RUNNING_SECONDS):
+            if attempt != committed and quiet >= max(found.grace_seconds, found.running_seconds):
                 why = "an attempt that was never committed"
                 found.garbage.append(_together(f"{item.ref}/{attempt}", why, files, attempt=(item.ref, attempt)))
 
@@ -174,7 +188,7 @@ def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) ->
         marked = dict(
             zip(artifacts, in_parallel(lambda ref: _set_state(bucket, ref, "collected"), artifacts), strict=True)
         )
-        wanted = reached(bucket, found.grace_seconds)
+        wanted = reached(bucket, found.grace_seconds, found.running_seconds)
         again = [ref for ref in artifacts if ref in wanted.reasons or ref.identity in wanted.leased]
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), again)
         marked.update(dict.fromkeys(again, False))

@@ -32,12 +32,12 @@ class Reached:
     """Use records that count no more."""
 
 
-def reached(bucket: Bucket, grace_seconds: float) -> Reached:
+def reached(bucket: Bucket, grace_seconds: float, running_seconds: float = RUNNING_SECONDS) -> Reached:
     """Everything that is wanted now.
 
-    Raises ArtifactDamaged where a wanted repository does not say which engine it needs, and FormatNewer.
+    Raises ArtifactDamaged if a wanted repository does not say which engine it needs, and FormatNewer.
     """
-    leased = _leased(bucket)
+    leased = _leased(bucket, running_seconds)
     reasons: dict[ArtifactRef, str] = {}
     releases: dict[ReleaseRef, str] = {}
     for entry in bucket.list(PINS):
@@ -55,7 +55,7 @@ def reached(bucket: Bucket, grace_seconds: float) -> Reached:
 
     for ref, (release, why) in zip(in_parallel(repository, releases), releases.items(), strict=True):
         reasons.setdefault(ref, f"release {release} {why}")
-    unused = _uses(bucket, grace_seconds, leased, reasons)
+    unused = _uses(bucket, max(grace_seconds, running_seconds), leased, reasons)
     repositories = [ref for ref in reasons if ref.kind == "repository"]
     for ref, inputs in zip(repositories, in_parallel(lambda ref: _inputs(bucket, ref), repositories), strict=True):
         for engine in inputs:
@@ -63,9 +63,9 @@ def reached(bucket: Bucket, grace_seconds: float) -> Reached:
     return Reached(reasons, leased, unused)
 
 
-def _leased(bucket: Bucket) -> frozenset[str]:
-    """Identities with a holder who renewed lately: nobody's leases are nearly as long as RUNNING_SECONDS."""
-    recent = [entry.key for entry in bucket.list("leases/") if entry.age < RUNNING_SECONDS]
+def _leased(bucket: Bucket, running_seconds: float) -> frozenset[str]:
+    """Identities whose lease has a holder that renewed it lately. Leases are far shorter than `running_seconds`."""
+    recent = [entry.key for entry in bucket.list("leases/") if entry.age < running_seconds]
     leased: set[str] = set()
     for key, record in zip(recent, in_parallel(bucket.get, recent), strict=True):
         if record is None:
@@ -95,7 +95,7 @@ def _wanted_releases(target: Target, grace_seconds: float, found: dict[ReleaseRe
 
 
 def _uses(
-    bucket: Bucket, grace_seconds: float, leased: frozenset[str], reasons: dict[ArtifactRef, str]
+    bucket: Bucket, recent_seconds: float, leased: frozenset[str], reasons: dict[ArtifactRef, str]
 ) -> tuple[Entry, ...]:
     """Add what runs use to `reasons`; returns the records that count no more."""
     entries = list(bucket.list(USES))
@@ -104,8 +104,7 @@ def _uses(
         if record is None:
             continue
         refs = [ArtifactRef.parse(reference) for reference in Use.model_validate_json(record.body).references]
-        recent = entry.age < max(grace_seconds, RUNNING_SECONDS)
-        if not recent and leased.isdisjoint(ref.identity for ref in refs):
+        if entry.age >= recent_seconds and leased.isdisjoint(ref.identity for ref in refs):
             unused.append(entry)
             continue
         for ref in refs:

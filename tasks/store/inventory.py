@@ -9,22 +9,19 @@ from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 
-from infra.s3.bucket import Bucket, Entry
+from infra.s3.bucket import CONNECTIONS, Bucket, Entry
 from tasks.store.artifact import ArtifactRef, Kind, Manifest
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order in which they are made, each from the one before."""
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_AT_ONCE = 16
-"""As many connections as the store's client keeps."""
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def in_parallel(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
     """The results of `work`, in the order of `items`, from as many threads as there are connections to the store."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         return list(pool.map(work, items))
 
 

@@ -21,6 +21,9 @@ from infra.s3.bucket import Bucket
 from tasks.store.cell import attempts, contended
 from tasks.store.record import require_known
 
+_RENEWALS = 3
+"""In the lifetime of a lease: it survives one that fails."""
+
 
 def _key(identity: str) -> str:
     return f"leases/{identity}.json"
@@ -28,13 +31,13 @@ def _key(identity: str) -> str:
 
 @contextmanager
 def held(bucket: Bucket, identity: str, holder: str, seconds: float) -> Generator[None]:
-    """Hold the lease of `identity` while the block runs, renewing it every third of `seconds`.
+    """Hold the lease of `identity` while the block runs, renewing it three times within `seconds`.
 
     Waits while somebody else holds it and is alive. Losing it while the block runs (a pause longer than the
     lease) is no error: the manifest decides whose work counts.
     """
-    # A renewal that hangs for longer than the lease would lose it, and another connection may get through.
-    bucket = bucket.impatient(seconds / 6)
+    # Two tries for each renewal: one connection may hang where the next gets through.
+    bucket = bucket.impatient(seconds / _RENEWALS / 2)
     watch = Watch(bucket, identity, seconds)
     while (hold := _try_acquire(bucket, identity, holder, watch)) is None:
         time.sleep(min(1.0, seconds / 10))
@@ -92,7 +95,7 @@ def _try_acquire(bucket: Bucket, identity: str, holder: str, watch: Watch) -> _H
 
 
 def _renew(hold: _Hold, holder: str, stop: threading.Event) -> None:
-    while not stop.wait(hold.seconds / 3):
+    while not stop.wait(hold.seconds / _RENEWALS):
         try:
             if not hold.write(holder):
                 return  # taken over

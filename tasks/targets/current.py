@@ -5,7 +5,12 @@ targets/TARGET/MODEL/current.json    moved with `If-Match`
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tasks.store.record import Record
+from tasks.targets.release import Result
+
+ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "refused"]
 
 
 class Current(Record):
@@ -27,6 +32,14 @@ class Current(Record):
             return (max(self.candidates),)
         wanted = [self.public] if self.alone else [self.public, self.previous, *self.candidates]
         return tuple(dict.fromkeys(n for n in wanted if n is not None))
+
+    def state_of(self, release: int, result: Result | None) -> ReleaseState:
+        """What became of a release with this `result`. Without one it is a candidate, or its run died: abandoned."""
+        if release == self.public:
+            return "live"
+        if result is None:
+            return "candidate" if release in self.candidates else "abandoned"
+        return "previous" if release == self.previous else result.state
 
     def with_candidate(self, release: int, *, alone: bool = False) -> Current:
         candidates = self.candidates if release in self.candidates else (*self.candidates, release)

@@ -85,6 +85,13 @@ class Target:
             )
         return intent
 
+    def history(self, model: str) -> list[tuple[Intent, Result | None]]:
+        """Every release of a model with its verdict, in the order of their numbers. Reads all their records."""
+        ages, concluded = self._listed(model)
+        intents = in_parallel(lambda number: self.intent(model, number), ages)
+        results = in_parallel(lambda number: self.result(model, number) if number in concluded else None, ages)
+        return list(zip(intents, results, strict=True))
+
     def live(self, model: str) -> Intent | None:
         """What the public release is; None if the public name answers with none."""
         current, _ = self.current(model)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from infra.errors import ArtifactDamaged, SignatureRefused, UsageError
 from infra.progress import Progress
@@ -34,7 +35,7 @@ class Verification:
             return "; ".join(self.problems)
         return "intact, and signed" if self.signed else "intact"
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, JsonValue]:
         return {**asdict(self), "intact": not self.problems}
 
 

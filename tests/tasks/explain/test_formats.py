@@ -72,7 +72,7 @@ def described(record: str) -> list[str]:
 
 def fields(record: str) -> list[str]:
     """The fields of a record as its schema has them, those of inner objects too."""
-    document = schema(record)
+    document = cast("dict[str, Any]", schema(record))
 
     def resolved(part: dict[str, Any]) -> dict[str, Any]:
         return document["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part

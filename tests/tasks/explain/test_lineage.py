@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from pydantic import JsonValue
 
 from infra.errors import UsageError
 from tasks.explain.lineage import lineage
@@ -113,7 +114,8 @@ def test_why_in_words(fleet: Fleet) -> None:
     told = [line.split("  ")[-1].strip() for line in lines(found)]
     assert "because of what it is made from" in told  # the repository
     assert told[-1] == "the same"  # the snapshot
-    assert [step["made_anew"] for step in why_document(found)["steps"]] == [True, True, True, False]
+    steps = cast("list[dict[str, JsonValue]]", why_document(found)["steps"])
+    assert [step["made_anew"] for step in steps] == [True, True, True, False]
 
 
 def test_why_of_several_fields(fleet: Fleet) -> None:

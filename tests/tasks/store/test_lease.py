@@ -136,7 +136,6 @@ def test_a_stopped_holder_does_not_commit_over_its_successor(
     wakes: bool,
     start: Start,
     bucket: Bucket,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = ("refresh",) if refresh else ()
     if refresh:
@@ -159,10 +158,8 @@ def test_a_stopped_holder_does_not_commit_over_its_successor(
         slow.process.kill()
     assert intact(bucket).manifest.attempt == theirs["attempt"]
 
-    for name in ("tasks.garbage.reach.RUNNING_SECONDS", "tasks.garbage.collect.RUNNING_SECONDS"):
-        monkeypatch.setattr(name, 0.0)
     pin(bucket, REF)
-    collect(bucket, survey(bucket, 0), "test", 5)
+    collect(bucket, survey(bucket, 0, running_seconds=0), "test", 5)
     assert intact(bucket).manifest.attempt == theirs["attempt"]
     left = {entry.key.removeprefix(REF.folder).split("/")[0] for entry in bucket.list(REF.folder)}
     assert left == {"manifest.json", theirs["attempt"]}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from pydantic import JsonValue
 
 from infra.errors import GateRefused, TritonError, UsageError
 from infra.s3.bucket import Bucket
+from tasks.explain.releases import releases
 from tasks.steps.promote import promote, roll_back
 from tasks.steps.roll_out import live_nodes, refuse
 from tasks.store.lease import Watch, held
@@ -120,6 +122,40 @@ def test_wanted_state_of_promotions() -> None:
     assert (current.public, current.previous, current.candidates) == (2, 1, ())
     assert current.promoted(2) == current
     assert current.promoted(1).loaded == (1, 2)
+
+
+def test_what_became_of_releases() -> None:
+    current = Current(public=5, previous=4, candidates=(6, 5))
+    passed, refused = (Result(release=0, state=state) for state in ("passed", "refused"))
+    assert current.state_of(5, passed) == "live" == current.state_of(5, None)
+    assert current.state_of(4, passed) == "previous"
+    assert current.state_of(4, None) == "abandoned"
+    assert (current.state_of(3, passed), current.state_of(2, refused)) == ("passed", "refused")
+    assert (current.state_of(6, None), current.state_of(6, passed)) == ("candidate", "passed")
+    assert current.state_of(1, None) == "abandoned"
+
+
+def test_the_list_of_releases_gives_the_verdict_of_the_previous_one(target: Target) -> None:
+    for number, state in ((1, "passed"), (2, "passed"), (3, "refused")):
+        target.reserve(MODEL, intent)
+        target.conclude(MODEL, Result.model_validate({"release": number, "state": state}))
+    target.reserve(MODEL, intent)
+    target.move(MODEL, lambda current: current.promoted(1).promoted(2).with_candidate(4))
+    report(target, 2, 2, 1)
+    found = releases(target, MODEL)
+    assert [row.state for row in found.rows] == ["candidate", "refused", "live", "previous"]
+    document = found.document()
+    rows = cast("list[dict[str, JsonValue]]", document["releases"])
+    assert [(row["release"], row["state"], row["loaded"]) for row in rows] == [
+        (4, "candidate", True),
+        (3, "refused", False),
+        (2, "live", True),
+        (1, "passed", True),
+    ]
+    assert (document["public"], list(found.nodes)) == (2, ["one"])
+    with pytest.raises(UsageError) as caught:
+        releases(target, "another")
+    assert caught.value.code == "release-missing"
 
 
 def test_alone_there_is_one_release_and_a_candidate_takes_its_place() -> None:
