@@ -74,7 +74,7 @@ class Fleet:
         )
 
     def publish(self, kind: Any, model: str, identity: Identity, folder: Path | None = None) -> ArtifactRef:
-        """An artifact of two small files, or those of `folder`, unless it is there.
+        """An artifact of two small files, or those of `folder`, unless the store has it.
 
         Its inputs are of the kinds that its identity names.
         """

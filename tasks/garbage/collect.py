@@ -1,8 +1,8 @@
-"""Garbage collection: what may go and why, and letting it go beside running builds.
+"""Garbage collection: finds what may go and why, and deletes it beside running builds.
 
-A manifest outlives its files: it is first marked `collected`, on the condition that nobody replaced it, and only then
-do the files go. Whoever looks for the artifact from then on makes it anew. Whoever looked before has written down that
-it uses it (`keep.note_use`, an intent, a wanted state), and is looked for once more between marking and deleting.
+A manifest outlives its files. It is first marked `collected`, on the condition that nobody replaced it; then the files
+are deleted. A run that looks for the artifact after the mark makes it again. A run that looked before has noted that it
+uses it (`keep.note_use`, an intent, a wanted state), and these notes are read again between marking and deleting.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ EXPIRED_SECONDS = 24 * RUNNING_SECONDS
 class Garbage:
     """Objects that may go together; `size` in bytes.
 
-    `artifact` where they are all its files, and its manifest is marked first; `attempt` where they are of one that does
-    not count.
+    `artifact` is set if they are all files of that artifact, whose manifest is marked first. `attempt` is set if they
+    are the files of an attempt that the manifest does not name.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Garbage:
 
 @dataclass
 class Survey:
-    """What may go, and why the rest stays. `kept` holds artifacts whose files are in the store."""
+    """What may go, and why the rest stays. `kept` has the artifacts whose files are in the store."""
 
     grace_seconds: float
     running_seconds: float
@@ -53,11 +53,11 @@ class Survey:
     uploads: list[UnfinishedUpload] = field(default_factory=list[UnfinishedUpload])
     kept: dict[ArtifactRef, str] = field(default_factory=dict[ArtifactRef, str])
     restored: list[ArtifactRef] = field(default_factory=list[ArtifactRef])
-    """Wanted artifacts that a collection was killed over after it had marked them: their files are still there."""
+    """Wanted artifacts that are marked though their files still exist: the collection that marked them was killed."""
 
     @property
     def size(self) -> int:
-        """Bytes that would be freed, but for those of unfinished uploads, which no listing tells."""
+        """Bytes that would be freed, without those of unfinished uploads, which no listing has."""
         return sum(item.size for item in self.garbage)
 
     def document(self) -> dict[str, JsonValue]:
@@ -74,11 +74,11 @@ class Survey:
 
 
 def survey_lines(found: Survey) -> Iterator[str]:
-    """The survey for people: what may go, and how much stays why."""
+    """The survey for people: what may go, and how many artifacts stay for which reason."""
     for item in found.garbage:
         yield f"{item.size:16,}  {item.name}  {item.why}"
     for upload in found.uploads:
-        yield f"{'unknown':>16}  {upload.key}  an upload that nobody has completed for {upload.age / 86400:.1f} days"
+        yield f"{'unknown':>16}  {upload.key}  an upload that was not completed for {upload.age / 86400:.1f} days"
     reasons = Counter("a release or a pin needs it" if "release " in why else why for why in found.kept.values())
     for why, count in reasons.most_common():
         yield f"kept: {count} artifacts, {why}"
@@ -116,7 +116,7 @@ def survey(
             found.garbage.append(_together(str(item.ref), "nothing uses it", keys, artifact=item.ref))
     _look_at_attempts(bucket, stored, wanted, found)
     found.garbage += [
-        _single(entry, "nobody has renewed this lease for a day")
+        _single(entry, "this lease was not renewed for a day")
         for entry in bucket.list("leases/")
         if entry.age >= expired_seconds
     ]
@@ -148,13 +148,13 @@ def _look_at_attempts(bucket: Bucket, stored: list[Stored], wanted: Reached, fou
         manifest = known.get(item.ref)
         committed = None if manifest is None else manifest.attempt
         if manifest is None and item.manifest is not None:
-            continue  # damaged: its rebuild tells which attempt counts
+            continue  # damaged: only its rebuild decides which attempt counts
         if manifest is not None and manifest.state == "collected" and committed in item.attempts:
             found.restored.append(item.ref)
         if item.ref.identity in wanted.leased:
             continue
         for attempt, files in item.attempts.items():
-            # The newest file tells when its writer was last at work.
+            # The age of the newest file is how long its writer has been idle.
             quiet = min(file.age for file in files)
             if attempt != committed and quiet >= max(found.grace_seconds, found.running_seconds):
                 why = "an attempt that was never committed"
@@ -178,9 +178,9 @@ def _single(entry: Entry, why: str) -> Garbage:
 
 
 def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) -> list[Garbage]:
-    """Let go what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
+    """Delete what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
 
-    One at a time does this in a store, under a lease.
+    A lease lets one collection at a time run in a store.
     """
     with held(bucket, "collect-garbage", holder, lease_seconds):
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), found.restored)
@@ -210,13 +210,13 @@ def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[ArtifactRef, bool]) -
 
 
 def _set_state(bucket: Bucket, ref: ArtifactRef, state: Literal["present", "collected"]) -> bool:
-    """Whether the manifest now says `state`: not where somebody replaced it meanwhile, or nobody can read it."""
+    """Write `state` into the manifest. Returns False if somebody replaced it meanwhile, or if it cannot be read."""
     key = ref.folder + "manifest.json"
     record = bucket.get(key)
     if record is None:
         return False
     try:
-        # As a document, so that fields of later code stay.
+        # As a document, so that fields stay which later code has added.
         document = {**json.loads(record.body), "state": state}
     except (ValueError, TypeError):
         return False

@@ -40,10 +40,10 @@ class Cell(Generic[RecordT]):
         return type(self.default).model_validate_json(stored.body), stored.etag
 
     def move(self, change: Callable[[RecordT], RecordT], *, tries: int = TRIES) -> RecordT:
-        """Apply `change` until nobody else wrote between our read and our write; returns the record that was written.
+        """Apply `change` until no other writer came between our read and our write; returns the record as it is then.
 
-        `change` may be called several times, so it does nothing but compute. It must return a record that has
-        the change already as it is: the answer to our write may get lost, and somebody else may have written on top.
+        `change` may be called several times, so it only computes. Given a record that already has the change, it must
+        return it as it is: the answer to our write may get lost, and another writer may have written on top of it.
         Raises StoreContended after `tries` writes that lost their race.
         """
         for _ in attempts(tries):

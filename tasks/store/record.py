@@ -11,19 +11,19 @@ from tasks.store.identity import canonical
 
 
 def require_known(version: int, newest: int, what: str) -> None:
-    """Refuse a record of a version that this code does not know: it may mean something else by the same words.
+    """Raise FormatNewer if `version` is above `newest`: a later version may mean something else by the same fields.
 
-    Raises FormatNewer.
+    `what` names the record in the message.
     """
     if version > newest:
         raise FormatNewer(
-            f"a {what} of version {version} is in the store, and this Enginehouse reads them up to {newest}",
-            hint="a newer Enginehouse uses the same store: bring this one up to its version",
+            f"the store has a {what} of version {version}, and this Enginehouse reads versions up to {newest}",
+            hint="a newer Enginehouse writes to the same store: update this one to its version",
         )
 
 
 class Record(BaseModel):
-    """Frozen. Of its own version and older ones it ignores fields that it does not know: later code may add some."""
+    """Frozen. Unknown fields are ignored, because later code may add fields within a version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

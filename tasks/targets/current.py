@@ -14,10 +14,10 @@ ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "
 
 
 class Current(Record):
-    """The wanted state of one model: nodes load `public`, `previous` and `candidates`, nothing else.
+    """The wanted state of one model. Nodes load `public`, `previous` and `candidates`, and no other release.
 
-    Where `alone`, memory does not hold two releases, and nodes hold one: the newest candidate, else the public one.
-    While a candidate is loaded and tested, the public name then answers nobody.
+    With `alone`, memory does not hold two releases, and nodes load one: the newest candidate, else the public one.
+    While that candidate is loaded and tested, the public name does not answer.
     """
 
     public: int | None = None
@@ -27,14 +27,14 @@ class Current(Record):
 
     @property
     def loaded(self) -> tuple[int, ...]:
-        """Releases to hold, the one that matters most first, each once."""
+        """The releases that nodes are to load, each once, the most important first."""
         if self.alone and self.candidates:
             return (max(self.candidates),)
         wanted = [self.public] if self.alone else [self.public, self.previous, *self.candidates]
         return tuple(dict.fromkeys(n for n in wanted if n is not None))
 
     def state_of(self, release: int, result: Result | None) -> ReleaseState:
-        """What became of a release with this `result`. Without one it is a candidate, or its run died: abandoned."""
+        """What became of a release with this `result`. Without one it is a candidate, or abandoned: its run died."""
         if release == self.public:
             return "live"
         if result is None:

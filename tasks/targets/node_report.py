@@ -1,6 +1,6 @@
-"""What a node reports of itself: its machine, and the state of every release on it.
+"""What a node reports: its machine, and the state of every release on it.
 
-targets/TARGET/nodes/NODE.json       written by that node alone, whenever something changed and as a sign of life
+targets/TARGET/nodes/NODE.json       written by that node alone: when something changed, and as a heartbeat
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field
 from tasks.store.record import Record
 
 REPORT_SECONDS = 5.0
-"""A node writes its report at least this often."""
+"""A node writes its report at least this often, changed or not."""
 NODE_LIFETIME_SECONDS = 4 * REPORT_SECONDS
 """A node whose report is older, by the store's clock, is not waited for: four reports in a row did not come."""
 
@@ -23,23 +23,28 @@ def _now() -> datetime:
 
 
 class ReleaseReport(Record):
+    """The state of one release on a node."""
+
     state: Literal["loading", "ready", "failed", "unloading"]
     error: str = ""
     hint: str = ""
-    """What to do about the error, where that is known."""
+    """What to do about the error, if that is known."""
     starts: int = 0
-    """How often this node has loaded the release since it began to run."""
+    """How often this node has loaded the release since the node started."""
 
 
 class ModelReport(Record):
+    """The state of one model on a node."""
+
     public: int | None
     """The release that the public name answers with on this node."""
     error: str = ""
+    """Why that is not the wanted one."""
     releases: dict[int, ReleaseReport] = Field(default_factory=dict[int, ReleaseReport])
 
 
 class NodeGpu(Record):
-    """One GPU that a node's Triton sees. Sizes are bytes, 0 where the GPU shares the host's memory."""
+    """One GPU that a node's Triton sees. Sizes are bytes; 0 if the GPU shares the host's memory."""
 
     product: str
     architecture: str
@@ -48,22 +53,24 @@ class NodeGpu(Record):
 
 
 class Machine(Record):
-    """What a node runs on and with. Versions are empty where its Triton is not that of NVIDIA's image."""
+    """What a node runs on and with. Versions are empty unless its Triton is that of NVIDIA's image."""
 
     gpus: tuple[NodeGpu, ...] = ()
     """In the order in which CUDA numbers them."""
     gpu_problem: str = ""
-    """Why there is no GPU; empty where there is one."""
+    """Why there is no GPU; empty if there is one."""
     driver: str = ""
     tensorrt_llm: str = ""
     tensorrt: str = ""
     container: str = ""
-    """Digest of the image."""
+    """Digest of the container image."""
     groups: bool = False
-    """Whether it can start a group of servers, a process a rank, for one engine."""
+    """Whether it can start a group of servers for one engine, with one process for each rank."""
 
 
 class NodeReport(Record):
+    """Everything that a node reports. `http` and `grpc` are the addresses of its Triton; memory is the host's."""
+
     node: str
     target: str
     http: str

@@ -21,7 +21,7 @@ def _now() -> datetime:
 
 
 class Intent(Record):
-    """What release N is: a repository artifact, who made it and from what."""
+    """What release N is: a repository artifact, which run made it, and from what."""
 
     newest: ClassVar[int] = 2
 
@@ -36,17 +36,19 @@ class Intent(Record):
     serving: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
     ranks: int = 0
-    """How many processes the servers of its engine are, apart from the node's Triton; 0 where it needs none."""
+    """Processes of the servers that its engine has for itself; 0 if the node's Triton runs the engine."""
     changes: tuple[FieldChange, ...] = ()
-    """What differs from the release that was live then: fields of the recipe, and of its serving as `serving.…`."""
+    """What differs from the release that was live then: fields of the recipe, and of serving as `serving.…`."""
     lost: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
-    """Fields without a counterpart in the kind that the recipe was translated to, named likewise: their old values."""
+    """Fields that have no counterpart in the kind that the recipe was translated to, with their old values."""
     source: str
     flow_run: str
     created: datetime = Field(default_factory=_now)
 
 
 class PromptResult(Record):
+    """What one node answered to one test prompt."""
+
     prompt: str
     node: str
     passed: bool
@@ -56,7 +58,7 @@ class PromptResult(Record):
 
 
 class Result(Record):
-    """What became of release N: `passed`, or `refused` with the reason."""
+    """The verdict on release N: `passed`, or `refused` with the reason."""
 
     release: int
     state: Literal["passed", "refused"]
@@ -68,7 +70,7 @@ class Result(Record):
 def changes_since(
     live: Intent | None, recipe: Mapping[str, JsonValue], serving: Mapping[str, JsonValue]
 ) -> tuple[FieldChange, ...]:
-    """What differs in a release with this recipe and serving from the live one; nothing where there is none."""
+    """What differs between the live release and one with this recipe and serving; empty if no release is live."""
     if live is None:
         return ()
     if live.schema_version == 1:

@@ -72,7 +72,7 @@ def test_only_what_a_release_reaches_stays(fleet: Fleet) -> None:
     gone = fleet.store.look_up(lost.engine)
     assert gone.problem == "its files were collected" and files(fleet.store.bucket, lost.engine) == []
     assert going(at_once(fleet)) == set()
-    # Made anew, it is an artifact as any other.
+    # Made again, it is an artifact like any other.
     again = fleet.rebuild(tensorrt_llm="1.0.4")
     assert again == lost and fleet.store.find(lost.engine) is not None
 

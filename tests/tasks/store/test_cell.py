@@ -87,7 +87,7 @@ def test_writers_beside_each_other_lose_no_update(bucket: Bucket) -> None:
     while any(thread.is_alive() for thread in threads):
         seen.append(Cell(bucket, KEY, Counts()).read()[0].by)
     assert Cell(bucket, KEY, Counts()).read()[0].by == {"a": 10, "b": 10}
-    # At no time was a count that had been there gone again.
+    # No reader ever saw a count that was lower than one seen before.
     for name in ("a", "b"):
         numbers = [by.get(name, 0) for by in seen]
         assert numbers == sorted(numbers)

@@ -129,7 +129,7 @@ def test_of_eight_three_are_killed_and_the_others_share_one_artifact(seed: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refresh", [False, True], ids=["first", "anew"])
+@pytest.mark.parametrize("refresh", [False, True], ids=["first", "refresh"])
 @pytest.mark.parametrize("wakes", [True, False], ids=["wakes", "dies"])
 def test_a_stopped_holder_does_not_commit_over_its_successor(
     refresh: bool,
@@ -166,7 +166,7 @@ def test_a_stopped_holder_does_not_commit_over_its_successor(
 
 
 class _LosesAnswers:
-    """A bucket that writes what it is told, and whose answers get lost: sent again by itself, or by its caller."""
+    """A bucket whose writes succeed and whose answers get lost. The client repeats the request, or its caller does."""
 
     def __init__(self, bucket: Bucket, *, sent_again: bool) -> None:
         self._bucket = bucket
@@ -191,7 +191,7 @@ class _LosesAnswers:
     def _lose(self, etag: str) -> str:
         self.lost += 1
         if self._sent_again:
-            raise PreconditionFailed("our own write is there already")
+            raise PreconditionFailed("our own first write has changed the ETag")
         if self.lost % 2:
             raise StoreUnavailable("the answer was lost")
         return etag

@@ -83,7 +83,7 @@ def test_a_holder_that_renews_stays_and_a_dead_one_goes(bucket: Bucket) -> None:
         while time.monotonic() < until:
             assert watch.holder() == "alive"
             time.sleep(0.05)
-    # What a killed holder leaves: a lease that nobody renews.
+    # What a killed holder leaves: a lease that is not renewed.
     bucket.create("leases/y.json", b'{"schema": 1, "holder": "dead", "nonce": "1"}')
     started = time.monotonic()
     with held(bucket, "y", "next", 0.6):
