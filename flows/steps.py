@@ -46,7 +46,7 @@ from tasks.steps.roll_out import RollOut
 from tasks.store.artifact import Artifact
 from tasks.store.reporter import Reporter
 from tasks.targets.references import Reference, ReleaseRef
-from tasks.targets.target import Result
+from tasks.targets.release import Result
 from tasks.trtllm.images import reported_image
 
 

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+@contextmanager
+def whole_folder(folder: Path, *, partial: Path | None = None, keep_existing: bool = False) -> Generator[Path]:
+    """Fill a fresh folder in the block; it is renamed to `folder` when the block ends well, and removed otherwise.
+
+    So `folder` appears whole or not at all. Until then the files are in `partial`, by default a folder beside it with a
+    name of its own; it must be on the same filesystem, and what a killed process left in it is removed first.
+    If another process was quicker, its folder stays and ours is removed: silently with `keep_existing`, for callers who
+    all make the same files. Otherwise FileExistsError is raised.
+    """
+    partial = partial or folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+    remove_tree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if not folder.is_dir():
+                raise
+            if not keep_existing:
+                raise FileExistsError(f"{folder} was made by another process meanwhile") from error
+    finally:
+        with suppress(OSError):  # nothing here is worth more than the block's own error
+            remove_tree(partial)
+
+
 def remove_tree(folder: Path) -> None:
-    """Remove a folder whose own folders may be read-only; where there is none that is no error."""
+    """Remove a folder whose own folders may be read-only. One that does not exist is no error."""
     if not folder.exists():
         return
     for path in folder.rglob("*"):

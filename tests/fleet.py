@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
 from tasks.store.identity import Identity
-from tasks.targets.target import Intent, Result, Target
+from tasks.targets.release import Intent, Result
+from tasks.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Fleet:
         )
 
     def publish(self, kind: Any, model: str, identity: Identity, folder: Path | None = None) -> ArtifactRef:
-        """An artifact of two small files, or those of `folder`, unless it is there.
+        """An artifact of two small files, or those of `folder`, unless the store has it.
 
         Its inputs are of the kinds that its identity names.
         """

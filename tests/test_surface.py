@@ -54,7 +54,7 @@ _TOLD_OTHERWISE = ("title", "description", "items", "anyOf", "additionalProperti
 
 def records() -> Iterator[str]:
     for name in FORMATS:
-        document = schema(name)
+        document = cast("dict[str, Any]", schema(name))
         yield f"# {name}, required: {', '.join(sorted(document.get('required', [])))}"
         yield from sorted(fields(document, document.get("$defs", {}), name))
 

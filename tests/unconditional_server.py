@@ -49,7 +49,7 @@ def _handler(endpoint: str, s3: S3Client, headers: tuple[str, ...], status: int)
                 upstream.close()
             elif status != 200:
                 self._answer(status, {}, b"")
-            else:  # the header is signed, so that the write has to be signed anew
+            else:  # the header is signed, so the write must be signed again
                 name, _, key = unquote(urlsplit(self.path).path).removeprefix("/").partition("/")
                 etag = s3.put_object(Bucket=name, Key=key, Body=body)["ETag"]
                 self._answer(200, {"ETag": etag}, b"")

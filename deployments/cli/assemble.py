@@ -9,6 +9,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from infra.errors import UsageError
+from infra.files import whole_folder
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
@@ -31,13 +32,11 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
     names = {TENSORRT_LLM: TENSORRT_LLM, LLM: LLM, RELEASE: model.name}
     if model.name == LLM:
         raise UsageError(f"the public name is '{LLM}', and so is one of its models", hint="rename the model")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work:
-        relative, whole = Path(work) / "relative", Path(work) / "models"
+    with tempfile.TemporaryDirectory() as folder, whole_folder(output) as whole:
+        relative = Path(folder) / "relative"
         kind.write_release(engine_limits(engine), relative, str(tokenizer.absolute()))
         for name in models_of(relative):
             write_model(relative / name, whole / names[name], names, engine)
-        whole.rename(output)
 
 
 def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Path, output: Path) -> None:

@@ -221,7 +221,7 @@ def _releases(options: argparse.Namespace) -> int:
     here = settings.load()
     found = releases(Target(Bucket.at(here.store), options.target or here.target), options.model)
     if options.json:
-        print(json.dumps(found, indent=1, default=str))
+        print(json.dumps(found.document(), indent=1))
     else:
         for line in release_lines(found):
             print(line)

@@ -34,13 +34,13 @@ from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact import ArtifactRef, ArtifactStore
 from tasks.store.copies import put_unused_aside
 from tasks.store.verify import bring
-from tasks.targets.target import Current, ModelReport, NodeReport, ReleaseReport, Target
+from tasks.targets.current import Current
+from tasks.targets.node_report import REPORT_SECONDS, ModelReport, NodeReport, ReleaseReport
+from tasks.targets.target import Target
 from tasks.triton.placement import place_release, placed_models, withdraw_everything, withdraw_release, write_public
 from tasks.trtllm.load_failures import known_load_failure
 
 POLL_SECONDS = 0.2
-REPORT_SECONDS = 5.0
-"""A report is written when something changed, and this often as a sign of life."""
 RETRY_SECONDS = 5.0
 """How long a release that failed for a passing reason waits for its next try."""
 _UNLOAD_SECONDS = 600.0

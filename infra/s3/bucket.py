@@ -1,6 +1,6 @@
-"""One bucket prefix of an S3 server: small records with conditional writes. `upload` and `download` carry large files.
+"""One prefix of a bucket on an S3 server: small objects and conditional writes. `upload` and `download` carry files.
 
-Conditional writes (`If-None-Match: *`, `If-Match`) are what every promise of the store rests on:
+Every promise of the store rests on conditional writes (`If-None-Match: *`, `If-Match`).
 `infra.s3.conditional_writes` finds out whether the server has them.
 """
 
@@ -23,12 +23,14 @@ from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUna
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+CONNECTIONS = 16
+"""Of one client, which all threads of this process share: it sends as many requests at once."""
 _CHUNK = 8 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing. `size` in bytes; `etag` without quotes; `age` in seconds, by the server's own clock."""
+    """One object of a listing. `size` in bytes; `etag` without quotes; `age` in seconds, by the server's own clock."""
 
     key: str
     size: int
@@ -38,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class UnfinishedUpload:
-    """Parts of an upload that was neither completed nor given up. `age` in seconds since it was begun."""
+    """A multipart upload that was neither completed nor aborted. `age` in seconds since it began."""
 
     key: str
     upload: str
@@ -47,7 +49,7 @@ class UnfinishedUpload:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A small object read whole. `age` in seconds, by the server's own clock."""
+    """A small object with its bytes. `etag` without quotes; `age` in seconds, by the server's own clock."""
 
     body: bytes
     etag: str
@@ -56,7 +58,7 @@ class StoredObject:
 
 @cache
 def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool = True) -> S3Client:
-    """One client for all threads; another for other credentials, which boto3's default session would not notice."""
+    """One client for all threads, and another for other credentials, which boto3's default session would not notice."""
     import boto3
     from botocore.config import Config
 
@@ -67,7 +69,7 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
         retries={"mode": "standard", "max_attempts": 4},
         connect_timeout=min(5.0, patience_s),
         read_timeout=patience_s,
-        max_pool_connections=16,
+        max_pool_connections=CONNECTIONS,
         s3=cast(Any, options),
     )
     client = cast(Any, boto3).session.Session().client("s3", endpoint_url=endpoint or None, config=config)
@@ -76,13 +78,13 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
 
 
 def _expect_nothing(params: dict[str, Any], **_: object) -> None:
-    """Send bodies without asking first: botocore spins for ever where a connection ends within a `100 Continue`."""
+    """Send bodies without `Expect`: botocore spins for ever if a connection ends within a `100 Continue`."""
     params["headers"].pop("Expect", None)
 
 
 @contextmanager
 def named_errors(key: str) -> Generator[None]:
-    """Errors of the S3 client as StoreError and its kin, SettingsError where there are no credentials."""
+    """Raise errors of the S3 client as StoreError and its subclasses, or SettingsError if there are no credentials."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     from urllib3.exceptions import HTTPError
 
@@ -98,7 +100,7 @@ def named_errors(key: str) -> Generator[None]:
         if status == 501:
             raise StoreError(what, code="store-unsupported") from error
         if status >= 500 or code in ("SlowDown", "RequestTimeout"):
-            raise StoreUnavailable(what, hint="the step is tried again by itself") from error
+            raise StoreUnavailable(what, hint="the step is retried by itself") from error
         if status in (401, 403):
             hint = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
             raise StoreError(what, code="store-denied", hint=hint) from error
@@ -107,9 +109,9 @@ def named_errors(key: str) -> Generator[None]:
         raise SettingsError(
             "no S3 credentials were found",
             hint="`enginehouse up` makes them for the embedded stack; elsewhere set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or use any other place where AWS looks",
+            "AWS_SECRET_ACCESS_KEY, or configure them as for any AWS client",
         ) from error
-    except (BotoCoreError, HTTPError) as error:  # urllib3's own where a body ends too early
+    except (BotoCoreError, HTTPError) as error:  # urllib3's own if a body ends too early
         raise StoreUnavailable(f"S3 did not answer for '{key}': {error}", hint="is the store up?") from error
 
 
@@ -125,14 +127,14 @@ class Bucket:
     prefix: str
     endpoint: str = ""
     patience_s: float = 60.0
-    """How long one request waits for the server's next word before it is sent again."""
+    """How long one request waits for the server's next byte before it is sent again."""
     one_writer: str = ""
-    """A file, locked by whoever writes with a condition: for a server that knows none, written to by this machine
-    alone, which then looks before it writes. Empty: the server looks."""
+    """A file that every process locks for a conditional write. It is for servers without conditional writes whose only
+    writer is this machine: under the lock, the process compares and then writes. Empty: the server compares."""
 
     @classmethod
     def at(cls, uri: str) -> Bucket:
-        """The bucket of `s3://name/prefix`, at AWS_ENDPOINT_URL_S3 where that is set."""
+        """The bucket of `s3://name/prefix`, at AWS_ENDPOINT_URL_S3 if that is set. Raises SettingsError."""
         if not uri:
             raise SettingsError(
                 "no store is set", hint="run `enginehouse up`, or set ENGINEHOUSE_STORE=s3://bucket/prefix"
@@ -146,7 +148,7 @@ class Bucket:
         if one_writer and not Path(one_writer).is_absolute():
             raise SettingsError(
                 f"ENGINEHOUSE_STORE_ONE_WRITER is '{one_writer}', not the absolute path of a file",
-                hint="all processes of this machine that use the store have to lock the same file",
+                hint="all processes of this machine that use the store must lock the same file",
             )
         return cls(
             name,
@@ -161,13 +163,14 @@ class Bucket:
 
     @property
     def body_client(self) -> S3Client:
-        """For large bodies whose checksum is among the signed headers, and whose sha256 is in a manifest: they are not
-        hashed once more for the signature, by neither side. Over TLS that is how every client does it.
+        """A client that does not hash bodies for the request's signature, as every client does over TLS.
+
+        It is for large bodies: their checksum is among the signed headers, and their sha256 is in a manifest.
         """
         return _client(self.endpoint, os.environ.get("AWS_ACCESS_KEY_ID", ""), self.patience_s, sign_bodies=False)
 
     def impatient(self, seconds: float) -> Bucket:
-        """The same bucket for small requests that are worth nothing when they come late."""
+        """The same bucket for small requests that are worthless after `seconds`."""
         return replace(self, patience_s=min(self.patience_s, max(1.0, seconds)))
 
     def get(self, key: str) -> StoredObject | None:
@@ -184,7 +187,7 @@ class Bucket:
         return StoredObject(body, answer["ETag"].strip('"'), age)
 
     def create(self, key: str, body: bytes) -> str:
-        """Write `key` where nothing is yet; returns its ETag. Raises PreconditionFailed where something is."""
+        """Write `key` if it has no object; returns the ETag. Raises PreconditionFailed if it has one."""
         if self.one_writer:
             return self._put_where(key, body, None)
         with named_errors(key):
@@ -192,26 +195,30 @@ class Bucket:
         return answer["ETag"].strip('"')
 
     def replace(self, key: str, body: bytes, etag: str) -> str:
-        """Write `key` where it still has `etag`; returns the new ETag. Raises PreconditionFailed where not."""
+        """Write `key` if it still has `etag`; returns the new ETag. Raises PreconditionFailed if it has not."""
         if self.one_writer:
             return self._put_where(key, body, etag)
         with named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=f'"{etag}"')
         return answer["ETag"].strip('"')
 
+    def swap(self, key: str, body: bytes, etag: str | None) -> str:
+        """`replace` if there is an `etag`, else `create`."""
+        return self.create(key, body) if etag is None else self.replace(key, body, etag)
+
     def _put_where(self, key: str, body: bytes, etag: str | None) -> str:
-        """Write `key` where it has `etag`, or where nothing is (None); for all processes that lock the same file."""
+        """Compare the ETag (None: no object) and write `key`, under the lock of all processes of this machine."""
         lock = Path(self.one_writer)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            there = self.get(key)
-            if (None if there is None else there.etag) != etag:
-                raise PreconditionFailed(f"'{key}' was written meanwhile")
+            existing = self.get(key)
+            if (None if existing is None else existing.etag) != etag:
+                raise PreconditionFailed(f"another process wrote '{key}' meanwhile")
             return self.put(key, body)
 
     def put(self, key: str, body: bytes) -> str:
-        """Write `key`, whatever is there: for records that have one writer."""
+        """Write `key`, whatever it has. For records that have one writer; returns the ETag."""
         with named_errors(key):
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body)
         return answer["ETag"].strip('"')
@@ -228,7 +235,7 @@ class Bucket:
                     yield Entry(key, item.get("Size", 0), item.get("ETag", "").strip('"'), age)
 
     def folders(self, prefix: str) -> list[str]:
-        """The names, up to the next `/`, of what has keys below: `prefix` ends with `/` or within a name."""
+        """The names of the folders that begin with `prefix`, up to their next `/`. Only folders with objects exist."""
         with named_errors(prefix):
             pages = self.client.get_paginator("list_objects_v2")
             return [
@@ -238,7 +245,7 @@ class Bucket:
             ]
 
     def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
-        """Multipart uploads below `prefix` that nobody completed: their parts take space and are in no listing."""
+        """Multipart uploads below `prefix` that were not completed. Their parts take space and are in no listing."""
         with named_errors(prefix):
             pages = self.client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + prefix):
@@ -249,7 +256,7 @@ class Bucket:
                     yield UnfinishedUpload(key, item.get("UploadId", ""), age)
 
     def give_up(self, upload: UnfinishedUpload) -> None:
-        """Free the parts of an upload. Where it is gone already that is no error."""
+        """Abort an upload, which frees its parts. One that does not exist any more is no error."""
         try:
             with named_errors(upload.key):
                 self.client.abort_multipart_upload(
@@ -260,11 +267,15 @@ class Bucket:
                 raise
 
     def delete(self, key: str) -> None:
+        """Delete the object at `key`. A key without one is no error."""
         with named_errors(key):
             self.client.delete_object(Bucket=self.name, Key=self.prefix + key)
 
     def digest(self, key: str, progress: Callable[[int], None]) -> str | None:
-        """The hexadecimal sha256 of an object's bytes, streamed and kept nowhere; None where there is none."""
+        """The hexadecimal sha256 of an object's bytes, which are streamed and kept nowhere; None if there is no object.
+
+        `progress` gets the size of each piece, in bytes.
+        """
         digest = hashlib.sha256()
         try:
             with named_errors(key):

@@ -1,7 +1,7 @@
-"""Whether an S3 server honours conditional writes: found out by trying, before anything rests on it.
+"""Whether an S3 server honours conditional writes, found out by trying before anything rests on them.
 
-Some servers take `If-None-Match` or `If-Match` and write all the same, without a word. Two writers would then both be
-told that they were first.
+Some servers accept `If-None-Match` or `If-Match` and then write whether the condition holds or not. Two writers would
+both get the answer that they were first.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from infra.errors import PreconditionFailed, StoreError
 from infra.s3.bucket import Bucket
 
 _KEY = "conditional-writes"
-"""One small object, left in the store: of two who look at the same time, neither takes it away from the other."""
+"""One small object, which stays in the store: of two processes that try at once, neither deletes it for the other."""
 
 _NO_ETAG = "0" * 32
 
 
 @cache
 def require_conditional_writes(bucket: Bucket) -> None:
-    """Raise StoreError, code `store-unconditional`, where the server ignores a condition. Once a process, 3 requests.
+    """Raise StoreError, code `store-unconditional`, if the server ignores a condition. Three requests, once a process.
 
-    Where one writer was promised (`Bucket.one_writer`) this machine looks itself, and so does this.
+    With `Bucket.one_writer` this machine compares, not the server, and the same check passes.
     """
     bucket.put(_KEY, b"1")
     ignored = [
@@ -35,17 +35,17 @@ def require_conditional_writes(bucket: Bucket) -> None:
     ]
     if ignored:
         raise StoreError(
-            f"the S3 server of bucket '{bucket.name}' ignores {' and '.join(ignored)}: of two writers each would be "
-            "told that it was first",
+            f"the S3 server of bucket '{bucket.name}' ignores {' and '.join(ignored)}: two writers would both get the "
+            "answer that they were first",
             hint="use a server that honours conditional writes (AWS, MinIO, Ceph and SeaweedFS do, each from some "
-            "version on); where this machine alone ever writes to the store, set ENGINEHOUSE_STORE_ONE_WRITER to a "
-            "file that its processes lock",
+            "version on); if only this machine ever writes to the store, set ENGINEHOUSE_STORE_ONE_WRITER to a file "
+            "that its processes lock",
             code="store-unconditional",
         )
 
 
 def _honoured(write: Callable[[], str]) -> bool:
-    """Whether a write whose condition does not hold is refused for that."""
+    """Whether the server refuses a write whose condition does not hold."""
     try:
         write()
     except PreconditionFailed:

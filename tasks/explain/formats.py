@@ -1,15 +1,15 @@
-"""The formats of what lies in the store, for programs that are not Enginehouse. `formats.md` is for people."""
+"""The formats of all records in the store, for other programs than Enginehouse. `formats.md` is for people."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tasks.finetuned.records import Arrival, Finetuned, Weights
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
-from tasks.targets.target import Current, Intent, NodeReport, Result
+from tasks.targets.current import Current
+from tasks.targets.node_report import NodeReport
+from tasks.targets.release import Intent, Result
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 
@@ -51,9 +51,9 @@ FORMATS: dict[str, type[BaseModel]] = {
     "finetuned": Finetuned,
     "weights": Weights,
 }
-"""Records by the name that `enginehouse schema` knows."""
+"""The class of each record, by the name that `enginehouse schema` takes."""
 
 
-def schema(name: str) -> dict[str, Any]:
-    """The JSON schema (2020-12) of a record as it lies in the store."""
+def schema(name: str) -> dict[str, JsonValue]:
+    """The JSON schema (2020-12) of a record in the store."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FORMATS[name].model_json_schema()}

@@ -1,7 +1,7 @@
-"""Lineage: what something in the store was made from, and what was made from it. Read from the store alone.
+"""Lineage: what an artifact or a release was made from, and what was made from it. Read from the store alone.
 
-Artifacts of one model are made from each other and from nobody else's, each kind from the one before. So a question
-about one reads its own inputs and the later kinds of its own model, however many artifacts the store has.
+Artifacts of a model are made only from artifacts of the same model, each kind from the one before. So a question about
+one artifact reads its inputs and the later kinds of its model, however many artifacts the store has.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tasks.store.artifact import ArtifactRef, Manifest
 from tasks.store.identity import Identity
 from tasks.store.inventory import KINDS, identities, in_parallel, manifests
 from tasks.targets.references import PublicName, Reference, ReleaseRef
-from tasks.targets.target import Current, Target, targets
+from tasks.targets.target import Target, targets
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A source, an artifact, a release or a public name. `facts` are what a reader wants to know of it first."""
+    """A source, an artifact, a release or a public name. `facts` are what a reader asks first, as texts by name."""
 
     kind: str
     name: str
@@ -31,41 +31,41 @@ class Entity:
 _ORDER = ("artifact", "source", *KINDS, "release", "public")
 
 
-def _place(thing: Entity) -> tuple[int, str, str]:
-    return _ORDER.index(thing.kind), thing.facts.get("made", ""), thing.name
+def _place(entity: Entity) -> tuple[int, str, str]:
+    return _ORDER.index(entity.kind), entity.facts.get("made", ""), entity.name
 
 
 @dataclass
 class Lineage:
-    """A graph of things by name. `inputs` says what each was made from; a source has none."""
+    """A graph of entities by name. `inputs` says what each was made from; a source has none."""
 
     root: str
     model: str
-    things: dict[str, Entity] = field(default_factory=dict[str, Entity])
+    entities: dict[str, Entity] = field(default_factory=dict[str, Entity])
     inputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     _outputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
-    def add(self, thing: Entity, inputs: Iterable[str]) -> None:
-        """Add a thing that is not there yet, or a source once more."""
-        self.things[thing.name] = thing
-        self.inputs[thing.name] = list(inputs)
-        for name in self.inputs[thing.name]:
-            self._outputs.setdefault(name, []).append(thing.name)
+    def add(self, entity: Entity, inputs: Iterable[str]) -> None:
+        """Add an entity that the graph does not have yet, or a source once more."""
+        self.entities[entity.name] = entity
+        self.inputs[entity.name] = list(inputs)
+        for name in self.inputs[entity.name]:
+            self._outputs.setdefault(name, []).append(entity.name)
 
     def outputs(self, name: str) -> list[str]:
         """What was made from `name`, or uses it."""
         return self._outputs.get(name, [])
 
     def around_root(self) -> Lineage:
-        """Only what the root was made from, at any distance, and what was made from it, in the order of making."""
+        """The part of the graph that the root was made from, or that was made from it, in the order of making."""
         kept = {self.root, *self.reached(up=True), *self.reached(up=False)}
         part = Lineage(self.root, self.model)
-        for thing in sorted((self.things[name] for name in kept), key=_place):
-            part.add(thing, [other for other in self.inputs[thing.name] if other in kept])
+        for entity in sorted((self.entities[name] for name in kept), key=_place):
+            part.add(entity, [other for other in self.inputs[entity.name] if other in kept])
         return part
 
     def reached(self, *, up: bool) -> set[str]:
-        """The names of what the root was made from, or of what was made from it, at any distance."""
+        """The names of everything that the root was made from (`up`), or that was made from it."""
         reached: set[str] = set()
         waiting = [self.root]
         while waiting:
@@ -77,7 +77,7 @@ class Lineage:
 
 
 def lineage(bucket: Bucket, reference: Reference) -> Lineage:
-    """The lineage of what `reference` names, up and down. Raises StoreError."""
+    """The lineage of what `reference` names, in both directions. Raises StoreError and FormatNewer."""
     model = reference.model
     found = Lineage(str(reference), model)
     for target in targets(bucket):
@@ -89,13 +89,13 @@ def lineage(bucket: Bucket, reference: Reference) -> Lineage:
         for ref, manifest in read.items():
             _add_artifact(found, ref, manifest)
     waiting = {str(reference)} if isinstance(reference, ArtifactRef) else found.reached(up=True)
-    while waiting := {name for name in waiting if name not in found.things and name.split("/")[0] in KINDS}:
+    while waiting := {name for name in waiting if name not in found.entities and name.split("/")[0] in KINDS}:
         read = manifests(bucket, [ArtifactRef.parse(name) for name in waiting])
         for ref, manifest in read.items():
             _add_artifact(found, ref, manifest)
         waiting = {name for manifest in read.values() for name in manifest.inputs.values()}
-    # What is only known as an input, since somebody removed or damaged its manifest, has still a name.
-    for name in {found.root, *(name for inputs in found.inputs.values() for name in inputs)} - found.things.keys():
+    # An artifact whose manifest was removed or damaged is known only by its name, as an input of others.
+    for name in {found.root, *(name for inputs in found.inputs.values() for name in inputs)} - found.entities.keys():
         found.add(Entity("artifact", name, {"state": "without a manifest"}), [])
     return found.around_root()
 
@@ -120,7 +120,7 @@ def _add_artifact(found: Lineage, ref: ArtifactRef, manifest: Manifest) -> None:
 
 
 def source_name(identity: Mapping[str, JsonValue]) -> str:
-    """A snapshot's pinned source in one line: `hf repository=org/name commit=…`, or the digest of its files' pin."""
+    """A snapshot's pinned source in one line: `hf repository=org/name commit=…`, or the digest of a pin of files."""
     fields = identity.get("fields")
     pin = fields.get("source") if isinstance(fields, dict) else None
     if not isinstance(pin, dict):
@@ -132,13 +132,10 @@ def source_name(identity: Mapping[str, JsonValue]) -> str:
 
 def _add_releases(found: Lineage, target: Target, model: str) -> None:
     current, etag = target.current(model)
-    numbers = target.releases(model)
-    intents = in_parallel(lambda number: target.intent(model, number), numbers)
-    results = in_parallel(lambda number: target.result(model, number), numbers)
-    for intent, result in zip(intents, results, strict=True):
+    for intent, result in target.history(model):
         facts = {
             "made": f"{intent.created:%Y-%m-%d %H:%M}",
-            "state": _state(current, intent.release, None if result is None else result.state),
+            "state": current.state_of(intent.release, result),
             "source": intent.source,
         }
         if intent.flow_run:
@@ -148,11 +145,3 @@ def _add_releases(found: Lineage, target: Target, model: str) -> None:
     if etag is not None:
         live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
         found.add(Entity("public", str(PublicName(target.name, model)), {}), live)
-
-
-def _state(current: Current, release: int, result: str | None) -> str:
-    if release == current.public:
-        return "live"
-    if result is None:
-        return "candidate" if release in current.candidates else "abandoned"
-    return "previous" if release == current.previous else result

@@ -1,70 +1,105 @@
-"""`enginehouse releases`: what was released, what is live where, and why a release was refused."""
+"""The releases of a model on a target: what each is, what became of it, and what the nodes have loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from infra.errors import UsageError
-from tasks.targets.changes import FieldChange, fields_of
+from tasks.targets.changes import fields_of
+from tasks.targets.current import ReleaseState
+from tasks.targets.node_report import ModelReport
+from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 
 
-def releases(target: Target, model: str) -> dict[str, Any]:
-    """Everything the store says of a model's releases on a target, newest first, as JSON."""
+@dataclass(frozen=True)
+class ReleaseRow:
+    """One release. `loaded`: nodes are to hold it."""
+
+    state: ReleaseState
+    loaded: bool
+    intent: Intent
+    result: Result | None
+
+    @property
+    def shown(self) -> str:
+        """The state in this list, which gives the verdict of the previous release like that of any older one."""
+        return self.result.state if self.result and self.state == "previous" else self.state
+
+    def document(self) -> dict[str, JsonValue]:
+        return {
+            "release": self.intent.release,
+            "state": self.shown,
+            "loaded": self.loaded,
+            "intent": self.intent.model_dump(mode="json"),
+            "result": None if self.result is None else self.result.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
+class Releases:
+    """All releases of a model, the newest first, and by node what the live nodes report of the model, if anything."""
+
+    model: str
+    target: str
+    public: int | None
+    rows: tuple[ReleaseRow, ...]
+    nodes: Mapping[str, ModelReport | None]
+
+    def document(self) -> dict[str, JsonValue]:
+        """What `enginehouse releases --json` prints."""
+        return {
+            "model": self.model,
+            "target": self.target,
+            "public": self.public,
+            "releases": [row.document() for row in self.rows],
+            "nodes": {
+                node: None if report is None else report.model_dump(mode="json") for node, report in self.nodes.items()
+            },
+        }
+
+
+def releases(target: Target, model: str) -> Releases:
+    """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
-    numbers = target.releases(model)
-    if not numbers:
+    rows = [
+        ReleaseRow(current.state_of(intent.release, result), intent.release in current.loaded, intent, result)
+        for intent, result in target.history(model)
+    ]
+    if not rows:
         raise UsageError(
             f"{model} was never released on target '{target.name}'",
             hint=f"enginehouse rebuild {model}",
             code="release-missing",
         )
-    rows: list[dict[str, Any]] = []
-    for number in reversed(numbers):
-        result = target.result(model, number)
-        if number == current.public:
-            state = "live"
-        elif result is None:
-            state = "candidate" if number in current.candidates else "abandoned"
-        else:
-            state = result.state
-        rows.append(
-            {
-                "release": number,
-                "state": state,
-                "loaded": number in current.loaded,
-                "intent": target.intent(model, number).model_dump(mode="json"),
-                "result": None if result is None else result.model_dump(mode="json"),
-            }
-        )
-    nodes = {
-        node.node: node.models[model].model_dump(mode="json") if model in node.models else None
-        for node in target.nodes()
-    }
-    return {"model": model, "target": target.name, "public": current.public, "releases": rows, "nodes": nodes}
+    nodes = {node.node: node.models.get(model) for node in target.nodes()}
+    return Releases(model, target.name, current.public, tuple(reversed(rows)), nodes)
 
 
-def release_lines(found: dict[str, Any]) -> Iterator[str]:
+def release_lines(found: Releases) -> Iterator[str]:
     """The same for people."""
-    for row in found["releases"]:
-        intent, result = row["intent"], row["result"]
-        recipe = " ".join(f"{field}={value}" for field, value in fields_of(intent["recipe"]).items())
-        loaded = "loaded" if row["loaded"] else ""
-        yield f"{row['release']:4}  {row['state']:10} {loaded:7} {intent['created'][:19]}  {recipe}"
-        yield from (f"      changed {FieldChange.model_validate(change)}" for change in intent["changes"])
-        for field, value in intent["lost"].items():
-            yield f"      {field} has no counterpart, and was {json.dumps(value)}"
-        if result is None:
-            continue
-        if result["reason"]:
-            yield f"      {result['reason']}"
-        for prompt in result["prompts"]:
-            verdict = "passed" if prompt["passed"] else "FAILED"
-            where = f"{prompt['prompt']} on {prompt['node']} in {prompt['seconds']} s"
-            yield f"      {verdict} {where}: {prompt['answer']!r}"
-    for node, model in found["nodes"].items():
-        yield f"node {node}: " + (
-            "not loaded" if model is None else f"public release {model['public']} {model['error']}"
-        )
+    for row in found.rows:
+        yield from _row_lines(row)
+    for node, report in found.nodes.items():
+        yield f"node {node}: " + ("not loaded" if report is None else f"public release {report.public} {report.error}")
+
+
+def _row_lines(row: ReleaseRow) -> Iterator[str]:
+    intent, result = row.intent, row.result
+    recipe = " ".join(f"{field}={value}" for field, value in fields_of(intent.recipe).items())
+    loaded = "loaded" if row.loaded else ""
+    yield f"{intent.release:4}  {row.shown:10} {loaded:7} {intent.created:%Y-%m-%dT%H:%M:%S}  {recipe}"
+    yield from (f"      changed {change}" for change in intent.changes)
+    for field, value in intent.lost.items():
+        yield f"      {field} has no counterpart, and was {json.dumps(value)}"
+    if result is None:
+        return
+    if result.reason:
+        yield f"      {result.reason}"
+    for prompt in result.prompts:
+        verdict = "passed" if prompt.passed else "FAILED"
+        yield f"      {verdict} {prompt.prompt} on {prompt.node} in {prompt.seconds} s: {prompt.answer!r}"

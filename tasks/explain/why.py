@@ -1,4 +1,4 @@
-"""Why something was made anew: the identity documents of then and now, walked down field by field."""
+"""Why an artifact was rebuilt: the identity documents of then and now, compared field by field, down to the source."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _RUNTIME = {
     "xllamacpp": "llama.cpp",
 }
 _SUBJECTS = ("weights", "recipe", "GPU", "serving settings", "serving code")
-"""What is told of every release, in this order; the rest are versions of tools."""
+"""Subjects that every release has, in the order of printing; the others are versions of tools."""
 
 OWN_STEPS = "steps of Enginehouse"
 GROUPS = ("weights", "recipe", "serving settings", OWN_STEPS)
-"""Subjects of many fields; each of the others is one field, or speaks for itself."""
+"""Subjects with many fields. Each of the others is a single field, and its name says enough."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field that differs. `old` and `new` are None where the one document does not have it."""
+    """A field that differs. `old` or `new` is None if that document does not have the field."""
 
     subject: str
     field: str
@@ -46,7 +46,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of then beside that of now. `anew` where the identity is another, or the bytes are."""
+    """An artifact of then beside the one of now."""
 
     kind: str
     old: ArtifactRef
@@ -56,13 +56,14 @@ class Step:
     bytes_differ: bool
 
     @property
-    def anew(self) -> bool:
+    def rebuilt(self) -> bool:
+        """Whether it has another identity, or the same one and other bytes."""
         return self.old.identity != self.new.identity or self.bytes_differ
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why `new` is not `old`; `steps` from the repository, or whatever was asked for, down to the snapshot."""
+    """Why `new` is not `old`. `steps` go from the artifact that was asked for down to the snapshot."""
 
     old: str
     new: str
@@ -70,22 +71,22 @@ class Explanation:
 
     @property
     def changes(self) -> tuple[Difference, ...]:
-        """Each difference once, though several steps may have it, tools before everything else."""
+        """Each difference once, even if several steps have it. Versions of tools come first."""
         found = [change for step in self.steps for change in step.changes]
         once = [change for number, change in enumerate(found) if change not in found[:number]]
         return tuple(sorted(once, key=lambda change: (change.subject in _SUBJECTS, _place(change.subject))))
 
     @property
     def unchanged(self) -> tuple[str, ...]:
-        """Subjects of both documents in which no field differs."""
+        """The subjects in which no field differs."""
         changed = {change.subject for change in self.changes}
         return tuple(sorted({subject for step in self.steps for subject in step.subjects} - changed, key=_place))
 
 
 def why(bucket: Bucket, reference: Reference, against: Reference | None = None) -> Explanation:
-    """Compare with `against`, or with what came before it: the last release that passed, the last artifact of its kind.
+    """Compare with `against`, by default with what came before: the last release that passed, or the last artifact.
 
-    Raises UsageError, code `nothing-before` where there is nothing, and `manifest-missing`.
+    Raises UsageError, code `nothing-before`, `manifest-missing` or `release-missing`.
     """
     new = _release(bucket, reference) if isinstance(reference, PublicName) else reference
     old = _before(bucket, new) if against is None else against
@@ -95,10 +96,10 @@ def why(bucket: Bucket, reference: Reference, against: Reference | None = None) 
 
 
 def _release(bucket: Bucket, name: PublicName) -> ReleaseRef:
-    public = Target(bucket, name.target).current(name.model)[0].public
-    if public is None:
+    current, _ = Target(bucket, name.target).current(name.model)
+    if current.public is None:
         raise UsageError(f"{name} answers with no release", hint=f"name one: {name.model}@N", code="release-missing")
-    return ReleaseRef(name.target, name.model, public)
+    return ReleaseRef(name.target, name.model, current.public)
 
 
 def _artifact(bucket: Bucket, reference: Reference) -> ArtifactRef:
@@ -123,7 +124,7 @@ def _before(bucket: Bucket, reference: ArtifactRef | ReleaseRef) -> ArtifactRef 
         if earlier:
             return max(earlier, key=lambda found: found[0])[1]
     raise UsageError(
-        f"nothing came before {reference}: everything was made for the first time",
+        f"nothing came before {reference}: it is the first of its kind",
         hint="compare with something else: --against",
         code="nothing-before",
     )
@@ -160,7 +161,7 @@ def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef, role: str
 
 
 def _all_fields(manifest: Manifest, other: Manifest, role: str) -> Iterator[tuple[tuple[str, str], JsonValue]]:
-    """The fields of its identity, and the inputs that `other` has none of: an adapter. `role` is the artifact's own."""
+    """The fields of its identity, and the inputs that `other` lacks: an adapter. `role` is the artifact's own."""
     for (subject, field), value in _fields(manifest.identity):
         yield (subject, f"adapter.{field}" if (subject, role) == ("weights", "adapter") else field), value
     for input, reference in manifest.inputs.items():
@@ -169,7 +170,7 @@ def _all_fields(manifest: Manifest, other: Manifest, role: str) -> Iterator[tupl
 
 
 def _fields(document: Mapping[str, JsonValue]) -> Iterator[tuple[tuple[str, str], JsonValue]]:
-    """The leaves of an identity document but for its inputs, each under the subject that people call it by."""
+    """The leaves of an identity document without its inputs, each under the subject that people know it by."""
     step = str(document.get("step"))
     yield (OWN_STEPS, step), document.get("version")
     fields = document.get("fields")
@@ -189,7 +190,7 @@ def _fields(document: Mapping[str, JsonValue]) -> Iterator[tuple[tuple[str, str]
 
 
 def _pin(value: JsonValue) -> JsonValue:
-    """A source's pin with its files by path, so that a changed one is told by its name."""
+    """A source's pin with its files by path, so that a changed file is named."""
     pin = dict(_mapping(value))
     files = pin.pop("files", None)
     if isinstance(files, list):

@@ -1,4 +1,4 @@
-"""An explanation in words, and as JSON."""
+"""What `why` found, in words and as JSON."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from pydantic import JsonValue
 
 from tasks.explain.why import GROUPS, OWN_STEPS, Difference, Explanation
 
 _DIGEST = re.compile(r"(sha256:|git-blob-sha1:|etag:|wheel-sha256:)?([0-9a-f]{12})[0-9a-f]{20,}")
-_TOLD = 4
-"""Fields of one subject that the summary names; all of them are told below it."""
+_NAMED_FIELDS = 4
+"""Of one subject, in the summary; if more have changed it gives their number. The lines below it name all."""
 
 
 def summary(found: Explanation) -> str:
@@ -22,19 +21,19 @@ def summary(found: Explanation) -> str:
     changes: dict[str, list[Difference]] = {}
     for change in found.changes:
         changes.setdefault(change.subject, []).append(change)
-    told = [_subject(name, part) for name, part in changes.items()]
+    parts = [_subject(name, part) for name, part in changes.items()]
     if unchanged := [name for name in found.unchanged if name != OWN_STEPS]:
-        told.append(f"{_listed(unchanged)} unchanged")
+        parts.append(f"{_listed(unchanged)} unchanged")
     if not changes and any(step.bytes_differ for step in found.steps):
-        told.append("made anew all the same, and the bytes came out different")
-    return "; ".join(told)
+        parts.append("rebuilt all the same, and the bytes came out different")
+    return "; ".join(parts)
 
 
 def _subject(name: str, changes: list[Difference]) -> str:
-    if len(changes) > _TOLD:
+    if len(changes) > _NAMED_FIELDS:
         return f"{name}: {len(changes)} fields changed"
     words = ", ".join(f"{change.field} {_change(change)}".strip() for change in changes)
-    # A tool is one field, called as itself.
+    # A tool is one field, and the subject already names it.
     return f"{name} {_change(changes[0])}" if len(changes) == 1 and name not in GROUPS else f"{name}: {words}"
 
 
@@ -60,7 +59,7 @@ def lines(found: Explanation) -> Iterator[str]:
     yield f"{found.old} → {found.new}"
     for step in found.steps:
         if step.old.identity == step.new.identity:
-            words = "the same, made anew with other bytes" if step.bytes_differ else "the same"
+            words = "the same, rebuilt with other bytes" if step.bytes_differ else "the same"
             yield f"  {step.kind:10} {step.new.identity[:12]}  {words}"
             continue
         reason = "" if step.changes else "  because of what it is made from"
@@ -69,7 +68,7 @@ def lines(found: Explanation) -> Iterator[str]:
             yield f"    {change.subject} {change.field}: {_change(change)}"
 
 
-def document(found: Explanation) -> dict[str, Any]:
+def document(found: Explanation) -> dict[str, JsonValue]:
     """The explanation as `--json` prints it."""
     return {
         "summary": summary(found),
@@ -81,7 +80,7 @@ def document(found: Explanation) -> dict[str, Any]:
                 "kind": step.kind,
                 "old": str(step.old),
                 "new": str(step.new),
-                "made_anew": step.anew,
+                "made_anew": step.rebuilt,
                 "changes": [asdict(change) for change in step.changes],
             }
             for step in found.steps

@@ -1,8 +1,8 @@
-"""Garbage collection: what may go and why, and letting it go beside running builds.
+"""Garbage collection: finds what may go and why, and deletes it beside running builds.
 
-A manifest outlives its files: it is first marked `collected`, on the condition that nobody replaced it, and only then
-do the files go. Whoever looks for the artifact from then on makes it anew. Whoever looked before has written down that
-it uses it (`keep.note_use`, an intent, a wanted state), and is looked for once more between marking and deleting.
+A manifest outlives its files. It is first marked `collected`, on the condition that nobody replaced it; then the files
+are deleted. A run that looks for the artifact after the mark makes it again. A run that looked before has noted that it
+uses it (`keep.note_use`, an intent, a wanted state), and these notes are read again between marking and deleting.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from infra.errors import PreconditionFailed
+from pydantic import JsonValue
+
 from infra.s3.bucket import Bucket, Entry, UnfinishedUpload
 from tasks.garbage.reach import RUNNING_SECONDS, Reached, reached
 from tasks.store.artifact import ArtifactRef
+from tasks.store.cell import written
 from tasks.store.inventory import Stored, everything, in_parallel, manifests, read_manifest
 from tasks.store.lease import held
 
 GRACE_DAYS = 7.0
-LEASE_SECONDS = 86400.0
-"""A lease that nobody renewed for a day has no holder: leases last seconds. By the store's clock."""
+EXPIRED_SECONDS = 24 * RUNNING_SECONDS
+"""A lease that was not renewed for a day has no holder: leases last seconds. By the store's clock."""
 
 
 @dataclass(frozen=True)
 class Garbage:
     """Objects that may go together; `size` in bytes.
 
-    `artifact` where they are all its files, and its manifest is marked first; `attempt` where they are of one that does
-    not count.
+    `artifact` is set if they are all files of that artifact, whose manifest is marked first. `attempt` is set if they
+    are the files of an attempt that the manifest does not name.
     """
 
     name: str
@@ -43,21 +45,22 @@ class Garbage:
 
 @dataclass
 class Survey:
-    """What may go, and why the rest stays. `kept` holds artifacts whose files are in the store."""
+    """What may go, and why the rest stays. `kept` has the artifacts whose files are in the store."""
 
     grace_seconds: float
+    running_seconds: float
     garbage: list[Garbage] = field(default_factory=list[Garbage])
     uploads: list[UnfinishedUpload] = field(default_factory=list[UnfinishedUpload])
     kept: dict[ArtifactRef, str] = field(default_factory=dict[ArtifactRef, str])
     restored: list[ArtifactRef] = field(default_factory=list[ArtifactRef])
-    """Wanted artifacts that a collection was killed over after it had marked them: their files are still there."""
+    """Wanted artifacts that are marked though their files still exist: the collection that marked them was killed."""
 
     @property
     def size(self) -> int:
-        """Bytes that would be freed, but for those of unfinished uploads, which no listing tells."""
+        """Bytes that would be freed, without those of unfinished uploads, which no listing has."""
         return sum(item.size for item in self.garbage)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, JsonValue]:
         """The survey as `--json` prints it."""
         return {
             "bytes": self.size,
@@ -71,22 +74,33 @@ class Survey:
 
 
 def survey_lines(found: Survey) -> Iterator[str]:
-    """The survey for people: what may go, and how much stays why."""
+    """The survey for people: what may go, and how many artifacts stay for which reason."""
     for item in found.garbage:
         yield f"{item.size:16,}  {item.name}  {item.why}"
     for upload in found.uploads:
-        yield f"{'unknown':>16}  {upload.key}  an upload that nobody has completed for {upload.age / 86400:.1f} days"
+        yield f"{'unknown':>16}  {upload.key}  an upload that was not completed for {upload.age / 86400:.1f} days"
     reasons = Counter("a release or a pin needs it" if "release " in why else why for why in found.kept.values())
     for why, count in reasons.most_common():
         yield f"kept: {count} artifacts, {why}"
     yield f"{found.size:,} bytes in {sum(len(item.keys) for item in found.garbage)} objects may go"
 
 
-def survey(bucket: Bucket, grace_seconds: float) -> Survey:
-    """Look at everything and change nothing. Raises StoreError, and ArtifactDamaged where a live release is unclear."""
+def survey(
+    bucket: Bucket,
+    grace_seconds: float,
+    *,
+    running_seconds: float = RUNNING_SECONDS,
+    expired_seconds: float = EXPIRED_SECONDS,
+) -> Survey:
+    """Look at everything and change nothing.
+
+    `grace_seconds`: keep what was made or used so recently. `running_seconds`: what a run wrote so recently may still
+    be in the making, however short the grace time. `expired_seconds`: a lease this old has no holder.
+    Raises StoreError, and ArtifactDamaged if a live release does not say which engine it needs.
+    """
     stored = everything(bucket)
-    wanted = reached(bucket, grace_seconds)
-    found = Survey(grace_seconds)
+    wanted = reached(bucket, grace_seconds, running_seconds)
+    found = Survey(grace_seconds, running_seconds)
     for item in stored:
         found.garbage += [
             _single(entry, "the manifest of a damaged artifact that was replaced")
@@ -102,15 +116,15 @@ def survey(bucket: Bucket, grace_seconds: float) -> Survey:
             found.garbage.append(_together(str(item.ref), "nothing uses it", keys, artifact=item.ref))
     _look_at_attempts(bucket, stored, wanted, found)
     found.garbage += [
-        _single(entry, "nobody has renewed this lease for a day")
+        _single(entry, "this lease was not renewed for a day")
         for entry in bucket.list("leases/")
-        if entry.age >= LEASE_SECONDS
+        if entry.age >= expired_seconds
     ]
     found.garbage += [_single(entry, "the run that used these artifacts is over") for entry in wanted.unused]
     found.uploads = [
         upload
         for upload in bucket.unfinished_uploads("artifacts/")
-        if upload.age >= max(grace_seconds, RUNNING_SECONDS) and upload.key.split("/")[3] not in wanted.leased
+        if upload.age >= max(grace_seconds, running_seconds) and upload.key.split("/")[3] not in wanted.leased
     ]
     return found
 
@@ -134,15 +148,15 @@ def _look_at_attempts(bucket: Bucket, stored: list[Stored], wanted: Reached, fou
         manifest = known.get(item.ref)
         committed = None if manifest is None else manifest.attempt
         if manifest is None and item.manifest is not None:
-            continue  # damaged: its rebuild tells which attempt counts
+            continue  # damaged: only its rebuild decides which attempt counts
         if manifest is not None and manifest.state == "collected" and committed in item.attempts:
             found.restored.append(item.ref)
         if item.ref.identity in wanted.leased:
             continue
         for attempt, files in item.attempts.items():
-            # The newest file tells when its writer was last at work.
+            # The age of the newest file is how long its writer has been idle.
             quiet = min(file.age for file in files)
-            if attempt != committed and quiet >= max(found.grace_seconds, RUNNING_SECONDS):
+            if attempt != committed and quiet >= max(found.grace_seconds, found.running_seconds):
                 why = "an attempt that was never committed"
                 found.garbage.append(_together(f"{item.ref}/{attempt}", why, files, attempt=(item.ref, attempt)))
 
@@ -164,9 +178,9 @@ def _single(entry: Entry, why: str) -> Garbage:
 
 
 def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) -> list[Garbage]:
-    """Let go what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
+    """Delete what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
 
-    One at a time does this in a store, under a lease.
+    A lease lets one collection at a time run in a store.
     """
     with held(bucket, "collect-garbage", holder, lease_seconds):
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), found.restored)
@@ -174,7 +188,7 @@ def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) ->
         marked = dict(
             zip(artifacts, in_parallel(lambda ref: _set_state(bucket, ref, "collected"), artifacts), strict=True)
         )
-        wanted = reached(bucket, found.grace_seconds)
+        wanted = reached(bucket, found.grace_seconds, found.running_seconds)
         again = [ref for ref in artifacts if ref in wanted.reasons or ref.identity in wanted.leased]
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), again)
         marked.update(dict.fromkeys(again, False))
@@ -196,15 +210,15 @@ def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[ArtifactRef, bool]) -
 
 
 def _set_state(bucket: Bucket, ref: ArtifactRef, state: Literal["present", "collected"]) -> bool:
-    """Whether the manifest now says `state`: not where somebody replaced it meanwhile, or nobody can read it."""
+    """Write `state` into the manifest. Returns False if somebody replaced it meanwhile, or if it cannot be read."""
     key = ref.folder + "manifest.json"
     record = bucket.get(key)
     if record is None:
         return False
     try:
-        # As a document, so that fields of later code stay.
+        # As a document, so that fields stay which later code has added.
         document = {**json.loads(record.body), "state": state}
-        bucket.replace(key, json.dumps(document, indent=1, ensure_ascii=False).encode(), record.etag)
-    except (ValueError, TypeError, PreconditionFailed):
+    except (ValueError, TypeError):
         return False
-    return True
+    # No Cell: a manifest that somebody replaced meanwhile is another, and not ours to mark.
+    return written(bucket, key, json.dumps(document, indent=1, ensure_ascii=False).encode(), record.etag)

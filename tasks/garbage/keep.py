@@ -1,4 +1,4 @@
-"""What garbage collection keeps beside what is wanted: what people pinned, and what a run is about to use.
+"""What garbage collection keeps besides the wanted releases: what people pinned, and what a run is about to use.
 
 pins/KIND/MODEL/IDENTITY.json          an artifact that stays, though nothing uses it
 pins/releases/TARGET/MODEL/N.json      a release that stays
@@ -15,8 +15,8 @@ from pydantic import Field
 
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef, record_bytes
-from tasks.store.record import Record
+from tasks.store.artifact import ArtifactRef
+from tasks.store.record import Record, record_bytes
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 
 PINS = "pins/"
@@ -28,7 +28,7 @@ def _now() -> datetime:
 
 
 class Pin(Record):
-    """Somebody wants `reference` kept."""
+    """Keeps `reference` until somebody unpins it."""
 
     reference: str
     """`KIND/MODEL/IDENTITY`, or `TARGET/MODEL@N`."""
@@ -37,7 +37,7 @@ class Pin(Record):
 
 
 class Use(Record):
-    """The artifacts that a run makes or finds. The object's own age says when it was last written."""
+    """The artifacts that a run makes or finds. The age of the object says when it was written."""
 
     references: tuple[str, ...]
     """As `KIND/MODEL/IDENTITY`."""
@@ -45,22 +45,26 @@ class Use(Record):
 
 
 def pin(bucket: Bucket, reference: Reference, reason: str = "") -> None:
-    """Keep an artifact, or a release with its engine, until it is unpinned. Raises UsageError for a public name."""
+    """Keep an artifact, or a release with its engine, until it is unpinned.
+
+    Raises UsageError for a public name, which moves from release to release.
+    """
     bucket.put(_pin_key(reference), record_bytes(Pin(reference=str(reference), reason=reason)))
 
 
 def unpin(bucket: Bucket, reference: Reference) -> bool:
-    """Whether there was a pin to take away."""
+    """Remove the pin; returns False if there was none."""
     key = _pin_key(reference)
-    there = bucket.get(key) is not None
+    pinned = bucket.get(key) is not None
     bucket.delete(key)
-    return there
+    return pinned
 
 
 def _pin_key(reference: Reference) -> str:
     if isinstance(reference, PublicName):
         raise UsageError(
-            f"{reference} is a public name, and moves", hint=f"pin one of its releases: {reference.model}@N"
+            f"{reference} is a public name, which moves from release to release",
+            hint=f"pin one of its releases: {reference.model}@N",
         )
     if isinstance(reference, ReleaseRef):
         return f"{PINS}releases/{reference.target}/{reference.model}/{reference.release}.json"
@@ -70,5 +74,5 @@ def _pin_key(reference: Reference) -> str:
 def note_use(bucket: Bucket, model: str, refs: Iterable[ArtifactRef], flow_run: str) -> None:
     """Keep `refs` from being collected while a run works with them. Call it before looking for any of them."""
     body = record_bytes(Use(references=tuple(str(ref) for ref in refs), flow_run=flow_run))
-    # A key of its own: what removes an old record can then never remove a new one.
+    # A key of its own, so that a collection that deletes an old record never deletes a new one.
     bucket.put(f"{USES}{model}/{uuid.uuid4().hex}.json", body)

@@ -1,6 +1,6 @@
-"""What must stay in the store: everything that a live, previous, candidate, young, pinned or running thing reaches.
+"""What must stay in the store: everything that a live, previous, candidate, recent, pinned or running release needs.
 
-An engine reaches neither its checkpoint nor its snapshot: it runs without them, and its manifest still tells of them.
+An engine needs neither its checkpoint nor its snapshot: it runs without them, and its manifest still names them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from tasks.targets.references import ReleaseRef
 from tasks.targets.target import Target, released_models, targets
 
 RUNNING_SECONDS = 3600.0
-"""However short the grace time: what a run wrote this recently may still be in the making. By the store's clock."""
+"""What a run wrote this recently may still be in the making, however short the grace time. By the store's clock."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Why each artifact stays, and the identities that a run holds the lease of."""
+    """Why each artifact stays, and the identities whose lease a run holds."""
 
     reasons: dict[ArtifactRef, str]
     leased: frozenset[str]
     unused: tuple[Entry, ...]
-    """Use records that count no more."""
+    """Use records of runs that are over."""
 
 
-def reached(bucket: Bucket, grace_seconds: float) -> Reached:
+def reached(bucket: Bucket, grace_seconds: float, running_seconds: float = RUNNING_SECONDS) -> Reached:
     """Everything that is wanted now.
 
-    Raises ArtifactDamaged where a wanted repository does not say which engine it needs, and FormatNewer.
+    Raises ArtifactDamaged if a wanted repository does not say which engine it needs, and FormatNewer.
     """
-    leased = _leased(bucket)
+    leased = _leased(bucket, running_seconds)
     reasons: dict[ArtifactRef, str] = {}
     releases: dict[ReleaseRef, str] = {}
     for entry in bucket.list(PINS):
@@ -55,7 +55,7 @@ def reached(bucket: Bucket, grace_seconds: float) -> Reached:
 
     for ref, (release, why) in zip(in_parallel(repository, releases), releases.items(), strict=True):
         reasons.setdefault(ref, f"release {release} {why}")
-    unused = _uses(bucket, grace_seconds, leased, reasons)
+    unused = _uses(bucket, max(grace_seconds, running_seconds), leased, reasons)
     repositories = [ref for ref in reasons if ref.kind == "repository"]
     for ref, inputs in zip(repositories, in_parallel(lambda ref: _inputs(bucket, ref), repositories), strict=True):
         for engine in inputs:
@@ -63,9 +63,9 @@ def reached(bucket: Bucket, grace_seconds: float) -> Reached:
     return Reached(reasons, leased, unused)
 
 
-def _leased(bucket: Bucket) -> frozenset[str]:
-    """Identities with a holder who renewed lately: nobody's leases are nearly as long as RUNNING_SECONDS."""
-    recent = [entry.key for entry in bucket.list("leases/") if entry.age < RUNNING_SECONDS]
+def _leased(bucket: Bucket, running_seconds: float) -> frozenset[str]:
+    """Identities whose lease has a holder that renewed it lately. Leases are far shorter than `running_seconds`."""
+    recent = [entry.key for entry in bucket.list("leases/") if entry.age < running_seconds]
     leased: set[str] = set()
     for key, record in zip(recent, in_parallel(bucket.get, recent), strict=True):
         if record is None:
@@ -95,17 +95,16 @@ def _wanted_releases(target: Target, grace_seconds: float, found: dict[ReleaseRe
 
 
 def _uses(
-    bucket: Bucket, grace_seconds: float, leased: frozenset[str], reasons: dict[ArtifactRef, str]
+    bucket: Bucket, recent_seconds: float, leased: frozenset[str], reasons: dict[ArtifactRef, str]
 ) -> tuple[Entry, ...]:
-    """Add what runs use to `reasons`; returns the records that count no more."""
+    """Add what runs use to `reasons`; returns the use records of runs that are over."""
     entries = list(bucket.list(USES))
     unused: list[Entry] = []
     for entry, record in zip(entries, in_parallel(lambda entry: bucket.get(entry.key), entries), strict=True):
         if record is None:
             continue
         refs = [ArtifactRef.parse(reference) for reference in Use.model_validate_json(record.body).references]
-        recent = entry.age < max(grace_seconds, RUNNING_SECONDS)
-        if not recent and leased.isdisjoint(ref.identity for ref in refs):
+        if entry.age >= recent_seconds and leased.isdisjoint(ref.identity for ref in refs):
             unused.append(entry)
             continue
         for ref in refs:
@@ -116,11 +115,11 @@ def _uses(
 def _inputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:
     record = bucket.get(ref.folder + "manifest.json")
     if record is None:
-        return []  # a run that has yet to make it
+        return []  # a run is still to make it
     try:
         return [ArtifactRef.parse(text) for text in Manifest.model_validate_json(record.body).inputs.values()]
     except ValidationError as error:
         raise ArtifactDamaged(
-            f"the manifest of {ref} cannot be read, so nobody knows which engine it needs; nothing was collected",
-            hint="run its rebuild again: it is then made anew",
+            f"the manifest of {ref} cannot be read, so it is unknown which engine it needs; nothing was collected",
+            hint="run its rebuild again: it makes the artifact again",
         ) from error

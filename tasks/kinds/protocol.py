@@ -11,7 +11,7 @@ from tasks.kinds.serving_mode import ServingMode
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
-from tasks.targets.target import Machine
+from tasks.targets.node_report import Machine
 from tasks.trtllm.releases import Release
 
 

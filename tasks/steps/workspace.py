@@ -7,13 +7,13 @@ is made beside its place and renamed. It is dropped only when the store holds th
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.files import whole_folder
 from infra.progress import Progress
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer, place
+from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,8 @@ class Workspace:
         folder = self.folder(ref)
         if folder.is_dir():
             return folder
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
-        partial.mkdir(parents=True)
-        try:
+        with whole_folder(folder, keep_existing=True) as partial:
             work(partial)
-            place(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     def scratch(self) -> Path:

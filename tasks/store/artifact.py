@@ -2,7 +2,7 @@
 
 artifacts/KIND/MODEL/IDENTITY/manifest.json      created once; names the attempt that counts
 artifacts/KIND/MODEL/IDENTITY/ATTEMPT/…files…    no two writers share a key
-artifacts/KIND/MODEL/IDENTITY/signatures/ATTEMPT.json   where a signing key is set
+artifacts/KIND/MODEL/IDENTITY/signatures/ATTEMPT.json   if a signing key is set
 artifacts/KIND/MODEL/IDENTITY/damaged/….json     manifests of artifacts that were replaced
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,19 +20,21 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
+from infra.files import whole_folder
 from infra.progress import ByteCounter, Progress
 from infra.s3.bucket import Bucket
 from infra.s3.download import Wanted, download_files
 from infra.s3.upload import upload_files
 from tasks.store.attempt import Attempt, attempt_for
-from tasks.store.identity import Identity, canonical
+from tasks.store.cell import attempts, contended, written
+from tasks.store.identity import Identity
 from tasks.store.record import Record
 
 Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
 
 
 def safe_path(path: str) -> str:
-    """`path` if it is relative, in POSIX form and stays inside its folder; else ValueError."""
+    """Returns `path`. Raises ValueError unless it is relative, in POSIX form, and stays inside its folder."""
     parts = path.split("/")
     if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"'{path}' is not a plain relative path")
@@ -56,7 +56,7 @@ class ManifestFile(_Frozen):
 
 
 class Producer(_Frozen):
-    """Who made it: task, version of Enginehouse's code, host and what the step measured of its runtime."""
+    """Who made an artifact: task, version of Enginehouse's code, host, and what the step measured of its runtime."""
 
     task: str
     code: str
@@ -69,6 +69,8 @@ class Producer(_Frozen):
 
 
 class Manifest(Record):
+    """What an artifact is, what it was made from, and each of its files."""
+
     kind: Kind
     model: str
     identity: dict[str, JsonValue]
@@ -100,6 +102,8 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class ArtifactRef:
+    """The name of an artifact, which may be in the store or not: `KIND/MODEL/IDENTITY`."""
+
     kind: Kind
     model: str
     identity: str
@@ -109,6 +113,7 @@ class ArtifactRef:
 
     @classmethod
     def parse(cls, text: str) -> ArtifactRef:
+        """Raises ValueError if `text` is not `KIND/MODEL/IDENTITY`."""
         kind, model, identity = text.split("/")
         if kind not in ("snapshot", "checkpoint", "engine", "repository"):
             raise ValueError(f"'{kind}' is not a kind of artifact")
@@ -116,6 +121,7 @@ class ArtifactRef:
 
     @property
     def folder(self) -> str:
+        """The beginning of all its keys in the store."""
         return f"artifacts/{self}/"
 
 
@@ -129,7 +135,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What the store holds under an identity: `artifact` where it is intact, else why not."""
+    """What the store holds under an identity: `artifact` if it is intact, else the `problem` with it."""
 
     artifact: Artifact | None
     problem: str = ""
@@ -137,11 +143,13 @@ class Lookup:
 
     @property
     def attempt(self) -> str:
-        """Of the intact artifact; empty where there is none."""
+        """Of the intact artifact; empty if there is none."""
         return "" if self.artifact is None else self.artifact.manifest.attempt
 
 
 class ArtifactStore:
+    """The artifacts in a bucket. With `sign`, every artifact is signed before its manifest is committed."""
+
     def __init__(self, bucket: Bucket, sign: Callable[[ArtifactRef, Manifest], bytes] | None = None) -> None:
         self.bucket = bucket
         self._sign = sign
@@ -169,18 +177,18 @@ class ArtifactStore:
         return Lookup(Artifact(ref, manifest), manifest_etag=record.etag)
 
     def find(self, ref: ArtifactRef) -> Artifact | None:
-        """The artifact, if it is in the store and intact."""
+        """The artifact; None if it is not in the store, or not intact."""
         return self.look_up(ref).artifact
 
     def need(self, ref: ArtifactRef) -> Artifact:
-        """The artifact; raises ArtifactDamaged where it is missing or not intact."""
+        """The artifact. Raises ArtifactDamaged if it is missing or not intact."""
         found = self.look_up(ref)
         if found.artifact is None:
-            raise ArtifactDamaged(f"{ref}: {found.problem}", hint="run the rebuild again: it is then made anew")
+            raise ArtifactDamaged(f"{ref}: {found.problem}", hint="run the rebuild again: it makes the artifact again")
         return found.artifact
 
     def read(self, artifact: Artifact, path: str) -> bytes:
-        """One small file of an artifact, checked. Raises ArtifactDamaged."""
+        """The bytes of one small file. Raises ArtifactDamaged unless their sha256 is that of the manifest."""
         expected = {file.path: file.sha256 for file in artifact.manifest.files}.get(path)
         record = self.bucket.get(f"{artifact.ref.folder}{artifact.manifest.attempt}/{path}")
         if record is None or hashlib.sha256(record.body).hexdigest() != expected:
@@ -200,11 +208,12 @@ class ArtifactStore:
     ) -> Artifact:
         """Upload every file below `folder` and commit the manifest.
 
-        Where an intact artifact of this identity is already there, that one counts and ours is garbage, unless it is
-        the attempt that `replaces` names: what was there when the work began. A successor of a writer that was stopped
-        meanwhile has another, and stays. A damaged one is replaced: its manifest goes to `damaged/`, the new one takes
-        its place only if nobody else's did. What an earlier call for the same folder sent, until it failed or was
-        killed, is not sent again. Raises StoreUnavailable (retryable) where the store is away.
+        If the store already has an intact artifact of this identity, that one counts and our files are garbage. It is
+        replaced only if it is the attempt `replaces`, which the caller found when its work began: another attempt
+        comes from a successor that took over while this writer was stopped. A damaged artifact is replaced as well.
+        The manifest of what is replaced goes to `damaged/`, and ours takes its place only if no other one did.
+        What an earlier call for the same folder sent before it failed or was killed is not sent again.
+        Raises ArtifactDamaged for a folder with links, StoreUnavailable (retryable) and StoreContended.
         """
         with attempt_for(folder, partial(self._uncommitted, ref)) as attempt:
             files = self._upload(ref, attempt, folder, progress)
@@ -219,19 +228,19 @@ class ArtifactStore:
                 created=datetime.now(UTC),
             )
             if self._sign is not None:
-                # Before the manifest: an artifact that must be signed is never without it.
+                # Before the manifest, so that an artifact that must be signed is never without its signature.
                 self.bucket.put(signature_key(ref, attempt.name), self._sign(ref, manifest))
             return self._commit(ref, manifest, replaces)
 
     def _uncommitted(self, ref: ArtifactRef, attempt: str) -> bool:
-        """Whether the manifest does not name `attempt`: what is committed is never written again."""
+        """Whether the manifest does not name `attempt`. Files of a committed attempt are never written again."""
         record = self.bucket.get(ref.folder + "manifest.json")
         return record is None or attempt.encode() not in record.body
 
     def _upload(self, ref: ArtifactRef, attempt: Attempt, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
         entries = sorted(folder.rglob("*"))
         if links := [path for path in entries if path.is_symlink()]:
-            raise ArtifactDamaged(f"'{links[0].relative_to(folder)}' is a link, and artifacts hold files alone")
+            raise ArtifactDamaged(f"'{links[0].relative_to(folder)}' is a link, and an artifact holds only files")
         paths = {
             safe_path(PurePosixPath(path.relative_to(folder)).as_posix()): path for path in entries if path.is_file()
         }
@@ -246,68 +255,49 @@ class ArtifactStore:
     def _commit(self, ref: ArtifactRef, manifest: Manifest, replaces: str) -> Artifact:
         key = ref.folder + "manifest.json"
         body = manifest.model_dump_json(indent=1).encode()
-        while True:
+        # No Cell: of two manifests one wins, whole. The files below it decide which, and the loser is kept aside.
+        for _ in attempts():
             try:
                 self.bucket.create(key, body)
                 return Artifact(ref, manifest)
             except PreconditionFailed:
-                there = self.look_up(ref)
-            if there.attempt == manifest.attempt and there.artifact is not None:
-                return there.artifact  # our own write, whose answer was lost
-            if there.attempt != replaces and there.artifact is not None:
+                existing = self.look_up(ref)
+            if existing.artifact is not None and existing.attempt == manifest.attempt:
+                return existing.artifact  # our own write, whose answer was lost
+            if existing.artifact is not None and existing.attempt != replaces:
                 self._discard(ref, manifest)
-                return there.artifact
+                return existing.artifact
             old = self.bucket.get(key)
-            if old is None:
-                continue
-            if there.manifest_etag != old.etag:
-                continue  # another one replaced it while we looked
+            if old is None or old.etag != existing.manifest_etag:
+                continue  # another writer replaced it while we looked
             self.bucket.put(f"{ref.folder}damaged/{old.etag}.json", old.body)
-            try:
-                self.bucket.replace(key, body, old.etag)
+            if written(self.bucket, key, body, old.etag):
                 return Artifact(ref, manifest)
-            except PreconditionFailed:
-                continue  # somebody made it anew at the same time: theirs counts, if it is intact
+        raise contended(key)
 
     def _discard(self, ref: ArtifactRef, manifest: Manifest) -> None:
         for file in manifest.files:
             try:
                 self.bucket.delete(f"{ref.folder}{manifest.attempt}/{file.path}")
             except StoreError:
-                return  # garbage collection finds what stays
+                return  # garbage collection removes the rest
 
     def download(self, artifact: Artifact, folder: Path, progress: Progress = lambda done, total: None) -> None:
-        """Bring all files to `folder`, each checked against its sha256; `folder` appears whole or not at all."""
-        beside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+        """Bring all files to `folder`, each checked against its sha256. `folder` appears whole or not at all.
+
+        Raises ArtifactDamaged if a file is not what the manifest says, and StoreError.
+        """
         attempt = f"{artifact.ref.folder}{artifact.manifest.attempt}/"
-        wanted = [
-            Wanted(attempt + file.path, beside / safe_path(file.path), file.size, file.sha256, file.etag)
-            for file in artifact.manifest.files
-        ]
-        try:
+        with whole_folder(folder, keep_existing=True) as partial:
+            wanted = [
+                Wanted(attempt + file.path, partial / safe_path(file.path), file.size, file.sha256, file.etag)
+                for file in artifact.manifest.files
+            ]
             for file in wanted:
                 file.path.parent.mkdir(parents=True, exist_ok=True)
             download_files(self.bucket, wanted, ByteCounter(progress, artifact.manifest.size))
-            place(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def signature_key(ref: ArtifactRef, attempt: str) -> str:
-    """Where the signature of an attempt lies, if it was signed."""
+    """The key of an attempt's signature, which exists if the attempt was signed."""
     return f"{ref.folder}signatures/{attempt}.json"
-
-
-def place(partial: Path, folder: Path) -> None:
-    """Rename `partial` to `folder`; where another process was quicker, theirs stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-
-
-def record_bytes(model: BaseModel) -> bytes:
-    """A record as it lies in the store: canonical JSON, so that equal records have equal ETags."""
-    return canonical(model.model_dump(mode="json"))

@@ -1,7 +1,7 @@
 """The attempt that a folder is uploaded as: a fresh one, or the one that a killed upload of the same files began.
 
-Its name lies in a note beside the folder, locked by who uploads: the lock goes with its process, and a stopped process
-keeps it. So no two processes ever write the same attempt.
+The attempt's name is in a note beside the folder, which the uploading process locks. The lock goes with the process,
+and a process that is only stopped keeps it. So no two processes ever write the same attempt.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _RESUME_SECONDS = 86400.0
-"""An older attempt is left to garbage collection, which may be at it already."""
+"""An older attempt is left to garbage collection, which may already be removing it."""
 
 
 @dataclass(frozen=True)
 class Attempt:
+    """`resumed`: an earlier upload may have sent some of its files already."""
+
     name: str
     resumed: bool
 
 
 @contextmanager
 def attempt_for(folder: Path, may_resume: Callable[[str], bool]) -> Generator[Attempt]:
-    """The attempt to upload `folder` as. What an error or a kill left of it is taken up by the next call.
+    """The attempt to upload `folder` as. If the block fails or is killed, the next call resumes the same attempt.
 
-    Not where the files are others by now (size, time, inode), where another process is at it, or `may_resume` says no.
+    It starts a fresh one if a file has changed (size, time, inode), if another process is uploading the folder, or if
+    `may_resume`, called with the attempt's name, says no.
     """
     note, state = folder.with_name(f"{folder.name}.attempt"), _state(folder)
     with note.open("a+") as file:
@@ -49,12 +52,12 @@ def attempt_for(folder: Path, may_resume: Callable[[str], bool]) -> Generator[At
             file.write(f"{name} {state}")
             file.flush()
         yield Attempt(name, resumed)
-        file.truncate(0)  # before it goes: whoever has it open and waits for nothing but the lock finds it empty
+        file.truncate(0)  # before it is removed: a process that opened it meanwhile and gets the lock finds it empty
         note.unlink(missing_ok=True)
 
 
 def _state(folder: Path) -> str:
-    """A digest of which files there are and when they were last written."""
+    """A digest of the files' names, sizes, times and inodes."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         status = path.lstat()

@@ -1,6 +1,6 @@
-"""The copies of artifacts on a node's disk: which of them no release there uses any more.
+"""The copies of artifacts on a node's disk, and which of them none of its releases uses any more.
 
-They lie where `tasks.store.verify.bring` puts them, each below the identity of its artifact.
+`tasks.store.verify.bring` puts each copy into a folder named by the identity of its artifact.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _GONE = ".gone"
 
 
 def put_unused_aside(bucket: Bucket, repositories: Iterable[str], artifacts: Path) -> list[Path]:
-    """Folders to remove: all copies but those of these repositories and their engines, renamed so that none is found.
+    """Rename every copy that is not of these repositories or their engines, and return the folders to remove.
 
-    With what was to be removed earlier. Raises ArtifactDamaged, before anything is renamed, where nobody knows what a
-    repository needs.
+    A renamed copy is not found any more, so removing it may take its time. Folders that an earlier call renamed are
+    returned too. Raises ArtifactDamaged, before anything is renamed, if a repository's manifest cannot be read.
     """
     used: set[str] = set()
     for reference in repositories:

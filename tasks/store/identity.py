@@ -1,8 +1,7 @@
 """Identities: the digest of everything that goes into an artifact, known before anything runs.
 
-A document names the step and its version, the identities of its inputs and exactly those fields of recipe
-and runtime that change its output. It is kept in the manifest, so that two of them can be told apart field
-by field.
+A document names the step and its version, the identities of its inputs, and exactly those fields of recipe and
+runtime that change its output. The manifest keeps the document, so that `why` can compare two of them field by field.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ SCHEMA = 1
 
 
 def canonical(document: object) -> bytes:
-    """`document` as JSON bytes that are equal for equal documents: sorted keys, no spaces, UTF-8, no NaN."""
+    """`document` as JSON: sorted keys, no spaces, UTF-8, no NaN. Equal documents give equal bytes."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 

@@ -1,4 +1,4 @@
-"""What the store holds, read in parallel: listings where they tell enough, records where they do not."""
+"""What the store holds, read in parallel. Listings suffice for most questions; manifests are read for the others."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 
-from infra.s3.bucket import Bucket, Entry
+from infra.s3.bucket import CONNECTIONS, Bucket, Entry
 from tasks.store.artifact import ArtifactRef, Kind, Manifest
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""In the order in which they are made, each from the one before."""
+"""In the order of making: each kind is made from the one before."""
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_AT_ONCE = 16
-"""As many connections as the store's client keeps."""
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """The results of `work`, in the order of `items`, from as many threads as there are connections to the store."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+def in_parallel(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
+    """The results of `work`, in the order of `items`. One thread for each connection to the store does the work."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         return list(pool.map(work, items))
 
 
 def read_manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest | None:
-    """The manifest, whatever became of its files; None where there is none that can be read. Raises FormatNewer."""
+    """The manifest, whatever became of its files; None if it is missing or unreadable. Raises FormatNewer."""
     record = bucket.get(ref.folder + "manifest.json")
     if record is None:
         return None
@@ -47,30 +44,30 @@ def manifests(bucket: Bucket, refs: Iterable[ArtifactRef]) -> dict[ArtifactRef, 
 
 
 def families(bucket: Bucket) -> list[tuple[Kind, str]]:
-    """Every kind and model of which the store has, or had, an artifact."""
+    """Every kind and model that has an artifact in the store, or had one."""
     models = in_parallel(lambda kind: bucket.folders(f"artifacts/{kind}/"), KINDS)
     return [(kind, model) for kind, names in zip(KINDS, models, strict=True) for model in names]
 
 
 def identities(bucket: Bucket, kind: Kind, model: str, start: str = "") -> list[ArtifactRef]:
-    """The artifacts of a kind and model whose identity begins with `start`, by names alone."""
+    """The artifacts of a kind and model whose identity begins with `start`. One listing; no manifest is read."""
     return [ArtifactRef(kind, model, name) for name in bucket.folders(f"artifacts/{kind}/{model}/{start}")]
 
 
 @dataclass
 class Stored:
-    """Everything that lies in the folder of one artifact."""
+    """Every object below the folder of one artifact."""
 
     ref: ArtifactRef
     manifest: Entry | None = None
     attempts: dict[str, list[Entry]] = field(default_factory=dict[str, list[Entry]])
-    """Files of each attempt, committed or not, with its signature."""
+    """By attempt, committed or not: its files and its signature."""
     damaged: list[Entry] = field(default_factory=list[Entry])
     """Manifests of artifacts that were replaced."""
 
 
 def everything(bucket: Bucket) -> list[Stored]:
-    """All artifacts, from listings alone: one for each kind and model, in parallel."""
+    """All artifacts. One listing for each kind and model, in parallel; no manifest is read."""
 
     def family(known: tuple[Kind, str]) -> list[Stored]:
         kind, model = known

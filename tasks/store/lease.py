@@ -1,8 +1,7 @@
-"""Leases: who is making an artifact right now, and whether they are still alive.
+"""Leases: who is making an artifact right now, and whether that process is still alive.
 
-A lease only saves work; safety never depends on it (manifests are created once, with `If-None-Match`). A
-watcher compares no clocks: a lease has expired when its ETag has not changed for as long as it says it lives, by the
-watcher's own monotonic clock.
+A lease only saves work. Safety never depends on it: manifests are created once, with `If-None-Match`. No two clocks are
+compared: a lease has expired if its ETag did not change for as long as it lives, by the watcher's own monotonic clock.
 """
 
 from __future__ import annotations
@@ -14,11 +13,17 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
+
+from pydantic import JsonValue
 
 from infra.errors import PreconditionFailed, StoreError, StoreUnavailable
 from infra.s3.bucket import Bucket
+from tasks.store.cell import attempts, contended
 from tasks.store.record import require_known
+
+_RENEWALS = 3
+"""In the lifetime of a lease: it survives one that fails."""
 
 
 def _key(identity: str) -> str:
@@ -27,13 +32,13 @@ def _key(identity: str) -> str:
 
 @contextmanager
 def held(bucket: Bucket, identity: str, holder: str, seconds: float) -> Generator[None]:
-    """Hold the lease of `identity` while the block runs, renewing it every third of `seconds`.
+    """Hold the lease of `identity` while the block runs, renewing it three times within `seconds`.
 
-    Waits while somebody else holds it and is alive. Losing it while the block runs (a pause longer than the
-    lease) is no error: the manifest decides whose work counts.
+    Waits while another holder is alive. Losing the lease while the block runs, by a pause longer than `seconds`, is no
+    error: the manifest decides whose work counts. Raises StoreError if the store cannot be reached at the start.
     """
-    # A renewal that hangs for longer than the lease would lose it, and another connection may get through.
-    bucket = bucket.impatient(seconds / 6)
+    # Two tries for each renewal: one connection may hang where the next gets through.
+    bucket = bucket.impatient(seconds / _RENEWALS / 2)
     watch = Watch(bucket, identity, seconds)
     while (hold := _try_acquire(bucket, identity, holder, watch)) is None:
         time.sleep(min(1.0, seconds / 10))
@@ -44,88 +49,89 @@ def held(bucket: Bucket, identity: str, holder: str, seconds: float) -> Generato
         yield
     finally:
         stop.set()
-        # With a store that is away the lease expires by itself, and nobody has to wait for that here.
+        # If the store cannot be reached, the lease expires by itself: do not wait for longer than that.
         renewer.join(seconds)
 
 
 @dataclass
 class _Hold:
-    """One holder's writes of one lease. All have its token, so that one whose answer was lost is known for its own."""
+    """One holder's writes of one lease. Each carries the holder's token, which tells a write whose answer was lost."""
 
     bucket: Bucket
     identity: str
     seconds: float
     etag: str | None
-    """Of what the next write replaces; None where there is nothing yet."""
+    """Of the object that the next write replaces; None if there is none."""
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
     _count: int = 0
 
     def write(self, holder: str | None) -> bool:
-        """Whether the lease says `holder` now; False where it is somebody else's. Raises StoreError."""
+        """Write `holder` (None: released) into the lease; returns False if another holder has it. Raises StoreError."""
         self._count += 1
-        # Every renewal has an ETag of its own.
+        # Another nonce each time, so that every renewal changes the ETag.
         nonce = f"{self._token}-{self._count}"
         body = json.dumps({"schema": 1, "holder": holder, "nonce": nonce, "seconds": self.seconds}).encode()
-        while True:
+        # No Cell: a holder that lost the race against another one must stop. It writes again only if it lost against an
+        # earlier write of its own, whose answer did not arrive.
+        for _ in attempts():
             try:
-                if self.etag is None:
-                    self.etag = self.bucket.create(_key(self.identity), body)
-                else:
-                    self.etag = self.bucket.replace(_key(self.identity), body, self.etag)
+                self.etag = self.bucket.swap(_key(self.identity), body, self.etag)
                 return True
             except PreconditionFailed:
-                there = self.bucket.get(_key(self.identity))
-                found = "" if there is None else str(_document(there.body).get("nonce", ""))
-                if there is None or not found.startswith(self._token):
+                stored = self.bucket.get(_key(self.identity))
+                found = "" if stored is None else str(_document(stored.body).get("nonce", ""))
+                if stored is None or not found.startswith(self._token):
                     return False
-                self.etag = there.etag
+                self.etag = stored.etag
                 if found == nonce:
                     return True
+        raise contended(_key(self.identity))
 
 
 def _try_acquire(bucket: Bucket, identity: str, holder: str, watch: Watch) -> _Hold | None:
     if watch.holder() is not None:
         return None
     hold = _Hold(bucket, identity, watch.seconds, watch.etag)
-    return hold if hold.write(holder) else None  # another one was quicker; look again
+    return hold if hold.write(holder) else None  # None: another process was quicker
 
 
 def _renew(hold: _Hold, holder: str, stop: threading.Event) -> None:
-    while not stop.wait(hold.seconds / 3):
+    while not stop.wait(hold.seconds / _RENEWALS):
         try:
             if not hold.write(holder):
-                return  # taken over
+                return  # another holder took over
         except StoreError:
-            continue  # the store is away; the next renewal may reach it
+            continue  # the next renewal may reach the store
     try:
-        # Released by a last conditional write, since S3 has no conditional delete everywhere.
+        # Released by one more conditional write, because not every S3 server has conditional deletes.
         hold.write(None)
     except StoreError:
         return  # it expires by itself
 
 
-def _document(body: bytes) -> dict[str, Any]:
-    """A lease as JSON; empty where nobody can read it, and then it is somebody's until it expires."""
+def _document(body: bytes) -> dict[str, JsonValue]:
+    """A lease as JSON; empty if it cannot be read. Such a lease counts as held until it expires."""
     try:
         document = json.loads(body)
     except ValueError:
         return {}
-    return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+    return cast("dict[str, JsonValue]", document) if isinstance(document, dict) else {}
 
 
 def holder_of(body: bytes) -> str | None:
-    """Who wrote the lease; None where it is released. Raises FormatNewer."""
+    """Who holds the lease; None if it was released. Raises FormatNewer."""
     document = _document(body)
-    require_known(document.get("schema", 1), 1, "lease")
+    schema = document.get("schema", 1)
+    require_known(schema if isinstance(schema, int) else 1, 1, "lease")
     holder = document.get("holder", "")
     return None if holder is None else str(holder)
 
 
 @dataclass
 class Watch:
-    """An onlooker of one lease: keeps the ETag last seen, and since when on its own clock.
+    """Watches one lease: keeps the last ETag, and since when it has seen it, on its own clock.
 
-    `seconds` is how long a lease lives that does not say so itself.
+    `seconds` is the lifetime of a lease that does not name one.
     """
 
     bucket: Bucket
@@ -135,12 +141,12 @@ class Watch:
     _since: float = field(default_factory=time.monotonic)
 
     def holder(self) -> str | None:
-        """Who holds the lease and may be alive; None where it is free, released or expired."""
-        asked = time.monotonic()  # how long an answer takes says nothing of the holder
+        """Who holds the lease and may be alive; None if it is free, released or expired. Raises StoreError."""
+        asked = time.monotonic()  # before the request: a slow answer must not let the lease expire
         try:
             record = self.bucket.get(_key(self.identity))
         except StoreUnavailable:
-            self._since = time.monotonic()  # nor does a store that nobody reaches
+            self._since = time.monotonic()  # the holder could not renew it either
             raise
         if record is None:
             self.etag = None
@@ -148,6 +154,6 @@ class Watch:
         if record.etag != self.etag:
             self.etag, self._since = record.etag, time.monotonic()
         holder = holder_of(record.body)
-        told = _document(record.body).get("seconds")
-        lives = told if isinstance(told, int | float) else self.seconds
-        return None if asked - self._since >= lives else holder
+        seconds = _document(record.body).get("seconds")
+        lifetime = seconds if isinstance(seconds, int | float) else self.seconds
+        return None if asked - self._since >= lifetime else holder

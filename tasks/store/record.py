@@ -7,22 +7,23 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from infra.errors import FormatNewer
+from tasks.store.identity import canonical
 
 
 def require_known(version: int, newest: int, what: str) -> None:
-    """Refuse a record of a version that this code does not know: it may mean something else by the same words.
+    """Raise FormatNewer if `version` is above `newest`: a later version may mean something else by the same fields.
 
-    Raises FormatNewer.
+    `what` names the record in the message.
     """
     if version > newest:
         raise FormatNewer(
-            f"a {what} of version {version} is in the store, and this Enginehouse reads them up to {newest}",
-            hint="a newer Enginehouse uses the same store: bring this one up to its version",
+            f"the store has a {what} of version {version}, and this Enginehouse reads versions up to {newest}",
+            hint="a newer Enginehouse writes to the same store: update this one to its version",
         )
 
 
 class Record(BaseModel):
-    """Frozen. Of its own version and older ones it ignores fields that it does not know: later code may add some."""
+    """Frozen. Unknown fields are ignored, because later code may add fields within a version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -36,3 +37,8 @@ class Record(BaseModel):
     def _is_known(cls, version: int) -> int:
         require_known(version, cls.newest, cls.__name__.lower())
         return version
+
+
+def record_bytes(record: Record) -> bytes:
+    """A record as it lies in the store: canonical JSON, so that equal records have equal ETags."""
+    return canonical(record.model_dump(mode="json"))

@@ -1,8 +1,8 @@
 """Signatures of artifacts, in the form of the library `model-signing`: a Sigstore bundle over an in-toto statement.
 
-The statement names the artifact, KIND/MODEL/IDENTITY, and the sha256 of each of its files, so a signature fits nothing
-else, and the library's own command verifies a downloaded folder: `model_signing verify key`. Keys are elliptic curve
-keys in PEM files (P-256, P-384, P-521), as `openssl ecparam -genkey` makes them.
+The statement names the artifact, KIND/MODEL/IDENTITY, and the sha256 of each of its files, so a signature is valid for
+no other artifact. The library's own command verifies a downloaded folder: `model_signing verify key`. Keys are elliptic
+curve keys in PEM files (P-256, P-384, P-521), as `openssl ecparam -genkey` makes them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ Sign = Callable[[ArtifactRef, Manifest], bytes]
 
 
 def signer(key: str) -> Sign | None:
-    """What signs with the private key in the file `key`; None where that is empty."""
+    """A function that signs with the private key in the file `key`; None if `key` is empty.
+
+    The function raises SettingsError, code `signature-key` or `signature-library`.
+    """
     if not key:
         return None
 
     def sign(ref: ArtifactRef, manifest: Manifest) -> bytes:
-        config = _library("signing").Config().set_hashing_config(_Known(ref, manifest))
+        config = _library("signing").Config().set_hashing_config(_KnownDigests(ref, manifest))
         with tempfile.TemporaryDirectory() as folder:
             signature = Path(folder) / "signature.json"
             try:
@@ -45,15 +48,16 @@ def signer(key: str) -> Sign | None:
 
 
 def require_signed(public_key: str, ref: ArtifactRef, manifest: Manifest, signature: bytes | None) -> None:
-    """Return where `signature` was made with the pair of `public_key` for this artifact and these files.
+    """Check that `signature` was made with the private key of `public_key`, for this artifact and these files.
 
     Raises SignatureRefused, code `signature-missing`, `signature-foreign` (another key), `signature-invalid`
-    (altered) or `signature-other` (of other files, or of another artifact); SettingsError for a key that is none.
+    (altered) or `signature-other` (of other files, or of another artifact); SettingsError, code `signature-key`, if
+    `public_key` is not the file of a key.
     """
     if signature is None:
         raise SignatureRefused(
-            f"{ref} is not signed, and here nothing unsigned is served",
-            hint=f"look at it, then sign it where the private key is: enginehouse sign {ref}",
+            f"{ref} is not signed, and this machine serves only what is signed",
+            hint=f"inspect it, then sign it on a machine with the private key: enginehouse sign {ref}",
             code="signature-missing",
         )
     try:
@@ -68,18 +72,18 @@ def require_signed(public_key: str, ref: ArtifactRef, manifest: Manifest, signat
         path = Path(folder) / "signature.json"
         path.write_bytes(signature)
         try:
-            config.set_hashing_config(_Known(ref, manifest)).verify(".", path)
-        except Exception as error:  # whatever it stumbles over, what cannot be verified is refused
+            config.set_hashing_config(_KnownDigests(ref, manifest)).verify(".", path)
+        except Exception as error:  # the library raises many kinds, and what cannot be verified is refused
             raise _refused(ref, error) from error
     statement = json.loads(base64.b64decode(json.loads(signature)["dsseEnvelope"]["payload"]))
     named = statement["subject"][0]["name"]
     if named != str(ref):
-        raise SignatureRefused(f"the signature of {ref} is that of {named}", code="signature-other")
+        raise SignatureRefused(f"the signature of {ref} is for {named}", code="signature-other")
     require_own_identity(ref, manifest)
 
 
 def require_own_identity(ref: ArtifactRef, manifest: Manifest) -> None:
-    """That a manifest is of the artifact in whose folder it lies, made from what its identity says.
+    """Check that a manifest belongs to the artifact in whose folder it lies, and names the inputs of its identity.
 
     Raises SignatureRefused, code `signature-other`.
     """
@@ -87,26 +91,26 @@ def require_own_identity(ref: ArtifactRef, manifest: Manifest) -> None:
     inputs = document.get("inputs")
     named = {role: f"sha256:{reference.rpartition('/')[2]}" for role, reference in manifest.inputs.items()}
     if Identity(document).digest != ref.identity or (manifest.kind, manifest.model) != (ref.kind, ref.model):
-        raise SignatureRefused(f"the manifest of {ref} is that of another artifact", code="signature-other")
+        raise SignatureRefused(f"the manifest of {ref} belongs to another artifact", code="signature-other")
     if inputs != named:
         raise SignatureRefused(f"the manifest of {ref} names other inputs than its identity", code="signature-other")
 
 
 def _refused(ref: ArtifactRef, error: Exception) -> SignatureRefused:
-    said = str(error)
-    if said.startswith("Key mismatch"):
+    message = str(error)
+    if message.startswith("Key mismatch"):
         return SignatureRefused(
-            f"{ref} is signed by another key than this node's",
-            hint="find out who signed it before anything else; ENGINEHOUSE_SIGNING_PUBLIC_KEY names the key",
+            f"{ref} is signed with another key than this node's",
+            hint="find out who signed it before anything else; ENGINEHOUSE_SIGNING_PUBLIC_KEY names this node's key",
             code="signature-foreign",
         )
-    if said.startswith("Signature mismatch"):
-        return SignatureRefused(f"the signature of {ref} is of other files: {said}", code="signature-other")
-    return SignatureRefused(f"the signature of {ref} was altered: {said or type(error).__name__}")
+    if message.startswith("Signature mismatch"):
+        return SignatureRefused(f"the signature of {ref} is for other files: {message}", code="signature-other")
+    return SignatureRefused(f"the signature of {ref} was altered: {message or type(error).__name__}")
 
 
-class _Known:
-    """Stands where the library would hash a folder: the digests are known, and were checked where the bytes are."""
+class _KnownDigests:
+    """Takes the place of the library's hashing of a folder. The manifest has the digests; `verify` checks the bytes."""
 
     def __init__(self, ref: ArtifactRef, manifest: Manifest) -> None:
         library, digest = _library("manifest"), _library("_hashing.hashing").Digest
@@ -125,7 +129,7 @@ class _Known:
         return self._manifest
 
     def add_ignored_paths(self, *, model_path: Path, paths: object) -> None:
-        """Nothing is ignored, whatever the signature says: then its files differ from the artifact's."""
+        """Ignore no path, whatever the signature asks for: its files then differ from the artifact's."""
 
 
 def _library(module: str) -> Any:
@@ -133,5 +137,5 @@ def _library(module: str) -> Any:
         return importlib.import_module(f"model_signing.{module}")
     except ImportError:
         raise SettingsError(
-            "signatures need the package model-signing", hint="pip install -e '.[signing]'", code="signature-library"
+            "the package model-signing is not installed", hint="pip install -e '.[signing]'", code="signature-library"
         ) from None

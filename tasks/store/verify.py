@@ -1,4 +1,4 @@
-"""Every byte of an artifact against its manifest: in the store, or on a node's disk."""
+"""Every byte of an artifact compared with its manifest, in the store or on a node's disk."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest,
 from tasks.store.signing import require_signed
 
 _AT_ONCE = min(4, os.cpu_count() or 1)
-"""Files read at the same time: hashing keeps a core busy, and a disk or a server is busy with four."""
+"""Files read at the same time. Hashing keeps a core busy, and four readers keep a disk or a server busy."""
 
 
 def problems_in_store(bucket: Bucket, artifact: Artifact, progress: Progress = lambda done, total: None) -> list[str]:
-    """What differs from the manifest, file by file; empty where everything is as it was. Reads every byte.
+    """What differs from the manifest, file by file; empty if nothing does. Reads every byte.
 
-    `progress` gets bytes. Raises StoreError where the store cannot be read.
+    `progress` gets bytes. Raises StoreError if the store cannot be read.
     """
     attempt = f"{artifact.ref.folder}{artifact.manifest.attempt}/"
     named = {file.path for file in artifact.manifest.files}
@@ -36,7 +36,7 @@ def problems_in_store(bucket: Bucket, artifact: Artifact, progress: Progress = l
 
 
 def problems_in_folder(manifest: Manifest, folder: Path, progress: Progress = lambda done, total: None) -> list[str]:
-    """The same for a folder on this disk, where links are problems too."""
+    """The same for a folder on this disk. A link is a problem too."""
     named = {file.path for file in manifest.files}
     entries = {PurePosixPath(path.relative_to(folder)).as_posix(): path for path in folder.rglob("*")}
     links = {name for name, path in entries.items() if path.is_symlink()}
@@ -47,7 +47,7 @@ def problems_in_folder(manifest: Manifest, folder: Path, progress: Progress = la
         return "" if file.path in links else _verdict(file, _digest(path, advance) if path.is_file() else None)
 
     found = _each_file(manifest, look, progress)
-    found += [f"'{name}' is a link, and artifacts hold files alone" for name in sorted(links)]
+    found += [f"'{name}' is a link, and an artifact holds only files" for name in sorted(links)]
     return found + [f"'{name}' is extra: the manifest does not name it" for name in sorted(extra)]
 
 
@@ -81,17 +81,18 @@ def _digest(path: Path, advance: Callable[[int], None]) -> str:
 
 
 def check_signature(bucket: Bucket, artifact: Artifact, public_key: str) -> None:
-    """Raises SignatureRefused where `public_key` is set and the artifact is not signed with its pair."""
+    """Raises SignatureRefused if `public_key` is set and the artifact is not signed with its private key."""
     if public_key:
         record = bucket.get(signature_key(artifact.ref, artifact.manifest.attempt))
         require_signed(public_key, artifact.ref, artifact.manifest, None if record is None else record.body)
 
 
 def bring(store: ArtifactStore, ref: ArtifactRef, artifacts: Path, public_key: str = "") -> tuple[Artifact, Path]:
-    """The artifact and its folder below `artifacts` on this disk, every byte checked now.
+    """The artifact and its folder below `artifacts` on this disk, with every byte checked by this call.
 
-    A copy that is not what its manifest says is named, put aside (as `ATTEMPT.damaged`, the last one) and brought anew
-    by the next call. Raises ArtifactDamaged (retryable for such a copy), SignatureRefused and StoreError.
+    It downloads the artifact if there is no copy. A copy that differs from its manifest is renamed to
+    `ATTEMPT.damaged`, in place of an earlier one, and the next call downloads it again.
+    Raises ArtifactDamaged (retryable for such a copy), SignatureRefused and StoreError.
     """
     artifact = store.need(ref)
     check_signature(store.bucket, artifact, public_key)
@@ -104,8 +105,8 @@ def bring(store: ArtifactStore, ref: ArtifactRef, artifacts: Path, public_key: s
         remove_tree(aside)
         folder.rename(aside)
         raise ArtifactDamaged(
-            f"{ref} on this disk is not what its manifest says: {'; '.join(problems)}",
-            hint="it is brought anew; look at the disk",
+            f"the copy of {ref} on this disk differs from its manifest: {'; '.join(problems)}",
+            hint="it is downloaded again; look at the disk",
             retryable=True,
         )
     return artifact, folder

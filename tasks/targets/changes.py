@@ -1,4 +1,4 @@
-"""What differs between two JSON documents, field by field."""
+"""The differences between two JSON documents, field by field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class FieldChange(BaseModel):
-    """One field. None is also one that is not there, or an empty list or object."""
+    """One field whose value differs. None also stands for a missing field, and for an empty list or object."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,7 +23,7 @@ class FieldChange(BaseModel):
 
 
 def fields_of(document: Mapping[str, JsonValue], above: str = "") -> dict[str, JsonValue]:
-    """Every value that is no object, by its whole name; what is None or empty is left out."""
+    """The values of a document by their dotted names, which begin with `above`. None and empty ones are left out."""
     fields: dict[str, JsonValue] = {}
     for name, value in document.items():
         if isinstance(value, dict):
@@ -34,7 +34,7 @@ def fields_of(document: Mapping[str, JsonValue], above: str = "") -> dict[str, J
 
 
 def changes(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> tuple[FieldChange, ...]:
-    """The fields that differ, those of `new` first, each in the order of its document."""
+    """The fields that differ: those of `new` in its order, then those that only `old` has."""
     before, after = fields_of(old), fields_of(new)
     return tuple(
         FieldChange(field=field, old=before.get(field), new=after.get(field))

@@ -1,4 +1,4 @@
-"""What people write to name something in the store: an artifact, a release, or a model's public name."""
+"""References: what people write to name an artifact, a release, or a model's public name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from tasks.targets.target import Target
 _RELEASE = re.compile(r"(?P<model>.+?)(@|--r)(?P<release>\d+)")
 """`MODEL@N`, or the name by which Triton knows the release."""
 _IDENTITY = re.compile(r"[0-9a-f]{6,64}")
-"""Six digits tell thousands of artifacts apart, and no shorter word is taken for an identity."""
+"""Six digits distinguish thousands of artifacts, and keep short words from being taken for an identity."""
 
 
 @dataclass(frozen=True)
 class ReleaseRef:
+    """Release `release` of a model on a target."""
+
     target: str
     model: str
     release: int
@@ -29,6 +31,8 @@ class ReleaseRef:
 
 @dataclass(frozen=True)
 class PublicName:
+    """The name by which clients call a model on a target: whichever release is public."""
+
     target: str
     model: str
 
@@ -42,8 +46,8 @@ Reference = ArtifactRef | ReleaseRef | PublicName
 def find(bucket: Bucket, text: str, target: str) -> Reference:
     """What `text` names: `KIND/MODEL/IDENTITY`, an unambiguous beginning of an identity, `MODEL@N`, or `MODEL`.
 
-    Releases and public names are those of `target`. Raises UsageError, code `reference-unknown` or
-    `reference-ambiguous`.
+    Releases and public names are looked for on `target`. Raises UsageError, code `reference-unknown`,
+    `reference-ambiguous` or `release-missing`.
     """
     if "/" in text:
         try:
@@ -71,7 +75,7 @@ def _only(text: str, found: list[ArtifactRef]) -> ArtifactRef:
         raise _unknown(text)
     if len(found) > 1:
         raise UsageError(
-            f"'{text}' begins {len(found)} artifacts: " + ", ".join(str(ref) for ref in found[:5]),
+            f"{len(found)} artifacts begin with '{text}': " + ", ".join(str(ref) for ref in found[:5]),
             hint="write more of the identity, or KIND/MODEL before it",
             code="reference-ambiguous",
         )
@@ -80,7 +84,7 @@ def _only(text: str, found: list[ArtifactRef]) -> ArtifactRef:
 
 def _unknown(text: str) -> UsageError:
     return UsageError(
-        f"the store holds nothing called '{text}'",
+        f"the store has nothing called '{text}'",
         hint="name an artifact (engine/MODEL/IDENTITY, or the beginning of its identity), a release (MODEL@2), "
         "or a model that was released on this target",
         code="reference-unknown",

@@ -1,11 +1,12 @@
-"""`enginehouse verify` and `sign`: an artifact, or a release's repository and engine, byte by byte."""
+"""`enginehouse verify` and `sign`: check every byte of an artifact, or of a release's repository and engine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from infra.errors import ArtifactDamaged, SignatureRefused, UsageError
 from infra.progress import Progress
@@ -14,13 +15,14 @@ from tasks.store.artifact import Artifact, ArtifactRef, signature_key
 from tasks.store.inventory import read_manifest
 from tasks.store.signing import signer
 from tasks.store.verify import check_signature, problems_in_folder, problems_in_store
-from tasks.targets.references import PublicName, Reference
+from tasks.targets.references import PublicName, Reference, ReleaseRef
+from tasks.targets.release import Intent
 from tasks.targets.target import Target
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of one artifact; `size` in bytes; `signed` where a public key was there to check it with."""
+    """What was found of one artifact. `size` in bytes; `signed`: its signature was checked with a public key."""
 
     artifact: str
     files: int
@@ -30,20 +32,23 @@ class Verification:
 
     @property
     def word(self) -> str:
+        """The verdict in a few words."""
         if self.problems:
             return "; ".join(self.problems)
         return "intact, and signed" if self.signed else "intact"
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, JsonValue]:
+        """What `enginehouse verify --json` prints of it."""
         return {**asdict(self), "intact": not self.problems}
 
 
 def verify(
     bucket: Bucket, reference: Reference, node: Path | None, public_key: str, progress: Progress
 ) -> list[Verification]:
-    """Read every byte of what `reference` names, in the store, or below the folder of a `node` on this disk.
+    """Read every byte of what `reference` names: in the store, or below the folder of a `node` on this disk.
 
-    Raises UsageError and StoreError; what is damaged is in the verdicts.
+    What is damaged or not signed is in the verdicts. Raises UsageError, code `not-on-node` or `release-missing`,
+    ArtifactDamaged if a manifest is missing or its files were collected, and StoreError.
     """
     verdicts: list[Verification] = []
     for artifact in _artifacts(bucket, reference):
@@ -53,7 +58,7 @@ def verify(
             folder = node / "artifacts" / artifact.ref.identity / artifact.manifest.attempt
             if not folder.is_dir():
                 raise UsageError(
-                    f"{artifact.ref} is not on this node: there is no {folder}",
+                    f"{artifact.ref} is not on this node: {folder} does not exist",
                     hint="--node takes ENGINEHOUSE_HOME/node of a node that has the release loaded",
                     code="not-on-node",
                 )
@@ -70,9 +75,12 @@ def verify(
 
 
 def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> Iterator[ArtifactRef]:
-    """Sign what is intact in the store; yields each artifact once it is. Raises ArtifactDamaged, SettingsError."""
+    """Sign what `reference` names, if it is intact in the store; yields each artifact once it is signed.
+
+    `key` is the file of a private key. Raises ArtifactDamaged and SettingsError.
+    """
     make = signer(key)
-    assert make is not None
+    assert make is not None  # `key` is not empty
     for artifact in _artifacts(bucket, reference):
         if problems := problems_in_store(bucket, artifact, progress):
             raise ArtifactDamaged(f"{artifact.ref} is not signed: {'; '.join(problems)}")
@@ -81,23 +89,28 @@ def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> 
 
 
 def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
-    """An artifact alone; of a release what a node needs of it, the repository and its engine."""
+    """The artifact itself; for a release what a node needs, its repository and engine."""
     if isinstance(reference, ArtifactRef):
         yield _artifact(bucket, reference)
         return
-    target = Target(bucket, reference.target)
-    release = target.current(reference.model)[0].public if isinstance(reference, PublicName) else reference.release
-    if release is None:
-        raise UsageError(f"{reference} answers with no release", code="release-missing")
-    repository = _artifact(bucket, ArtifactRef.parse(target.intent(reference.model, release).repository))
+    repository = _artifact(bucket, ArtifactRef.parse(_intent(bucket, reference).repository))
     yield repository
     for needed in repository.manifest.inputs.values():
         yield _artifact(bucket, ArtifactRef.parse(needed))
 
 
+def _intent(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:
+    target = Target(bucket, reference.target)
+    if isinstance(reference, ReleaseRef):
+        return target.intent(reference.model, reference.release)
+    if (live := target.live(reference.model)) is None:
+        raise UsageError(f"{reference} answers with no release", code="release-missing")
+    return live
+
+
 def _artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact:
     manifest = read_manifest(bucket, ref)
     if manifest is None or manifest.state == "collected":
-        gone = "it has no readable manifest" if manifest is None else "its files were collected"
-        raise ArtifactDamaged(f"{ref} cannot be verified: {gone}", hint="run its rebuild again")
+        problem = "it has no readable manifest" if manifest is None else "its files were collected"
+        raise ArtifactDamaged(f"{ref} cannot be verified: {problem}", hint="run its rebuild again")
     return Artifact(ref, manifest)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.files import remove_tree
+from infra.files import remove_tree, whole_folder
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, instantiate, public_config
 from tasks.triton.protobuf import parse_config
@@ -49,14 +49,13 @@ def place_release(
         folder = (models if server is None or relative != TENSORRT_LLM else server.models) / name
         if folder.is_dir():
             continue
-        partial = models.parent / "placing" / name
-        remove_tree(partial)
-        write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
-        if relative == LLM and LLM not in readers:
-            own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
-            shutil.copytree(engine / own if readers else engine, partial / "1" / own)
-        _make_read_only(partial)
-        partial.rename(folder)
+        # Outside of what Triton watches: it would take an unfinished folder for a model.
+        with whole_folder(folder, partial=models.parent / "placing" / name) as partial:
+            write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
+            if relative == LLM and LLM not in readers:
+                own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
+                shutil.copytree(engine / own if readers else engine, partial / "1" / own)
+            _make_read_only(partial)
 
 
 def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Path, engine_server: str = "") -> None:
@@ -64,7 +63,7 @@ def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Pa
 
     Its configuration gets the `names`, the absolute path of the `engine` and the address of its server.
     """
-    shutil.copytree(source, folder)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
     config = folder / "config.pbtxt"
     config.write_text(instantiate(config.read_text(), names, str(engine.absolute()), engine_server))
     # Triton wants a version folder even for an ensemble, and artifacts hold no empty folders.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from google.protobuf import text_encoding
 from packaging.version import Version
 
 from infra.errors import TemplateError, UsageError
+from infra.files import whole_folder
 from tasks.triton.protobuf import ModelConfig, parse_config, render
 from tasks.triton.upstream_templates import MODELS, opened_templates
 from tasks.triton.upstream_values import Values
@@ -76,18 +76,11 @@ def fill_upstream(templates: Path, values: Values, output: Path, version: str) -
     if output.exists():
         raise UsageError(f"{output} exists already", hint="Remove it, or name another folder.", code="output-exists")
     _check_version(values, version)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        opened_templates(templates) as root,
-        tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work,
-    ):
-        # A folder inside the temporary one, whose own mode is 0700.
-        whole = Path(work) / "models"
+    with opened_templates(templates) as root, whole_folder(output) as whole:
         for model in MODELS:
             _copy(root / model, whole / model)
             config = whole / model / "config.pbtxt"
             config.write_text(_fill(model, _read(config), values.get(model, {}), version), encoding="utf-8")
-        whole.rename(output)
 
 
 def _check_version(values: Values, version: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from packaging.version import InvalidVersion, Version
 
 from infra.toolchains.toolchain import ToolchainReport
-from tasks.targets.target import Machine
+from tasks.targets.node_report import Machine
 
 
 @dataclass(frozen=True)

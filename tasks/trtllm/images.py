@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from packaging.version import Version
 from pydantic import Field
 
-from infra.errors import PreconditionFailed, SettingsError, UsageError
+from infra.errors import SettingsError, UsageError
 from infra.s3.bucket import Bucket
 from infra.toolchains.versions import Versions
-from tasks.store.artifact import record_bytes
+from tasks.store.cell import WriteOnce
 from tasks.store.record import Record
 from tasks.trtllm.fits import is_tensorrt
 from tasks.trtllm.recipe import Runtime
@@ -39,12 +39,7 @@ def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | Non
     if not (digest := runtime.get("container", "")):
         return None
     report = ImageReport.model_validate({"digest": digest, **Versions.taken_from(runtime).by_name})
-    try:
-        bucket.create(image_key(digest), record_bytes(report))
-        return report
-    except PreconditionFailed:
-        first = known_report(bucket, digest)
-    assert first is not None  # reports are never deleted
+    first = _report(bucket, digest).create(report)
     before = first.by_name
     differences = [
         f"{name} {version or 'missing'}, not {before[name] or 'missing'}"
@@ -64,8 +59,11 @@ def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | Non
 
 def known_report(bucket: Bucket, digest: str) -> ImageReport | None:
     """What was reported of the image with this digest, `sha256:…`."""
-    record = bucket.get(image_key(digest))
-    return None if record is None else ImageReport.model_validate_json(record.body)
+    return _report(bucket, digest).read()
+
+
+def _report(bucket: Bucket, digest: str) -> WriteOnce[ImageReport]:
+    return WriteOnce(bucket, image_key(digest), ImageReport)
 
 
 def reported_image(bucket: Bucket, runtime: Runtime | None) -> ImageReport | None:

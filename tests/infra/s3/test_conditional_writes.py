@@ -43,20 +43,16 @@ def test_a_server_that_honours_them_is_taken_and_one_object_stays(bucket: Bucket
 
 @pytest.mark.parametrize("status", [200, 501], ids=["ignored", "unknown"])
 @pytest.mark.parametrize(
-    ("headers", "told"),
-    [
-        (("If-None-Match",), "ignores If-None-Match:"),
-        (("If-Match",), "ignores If-Match:"),
-        (("If-None-Match", "If-Match"), "ignores If-None-Match and If-Match:"),
-    ],
+    "headers",
+    [("If-None-Match",), ("If-Match",), ("If-None-Match", "If-Match")],
     ids=["create", "replace", "both"],
 )
-def test_a_server_that_does_not_is_refused_by_name(
-    without: Without, headers: tuple[str, ...], told: str, status: int
-) -> None:
-    with pytest.raises(StoreError, match=told) as refused:
+def test_a_server_that_does_not_is_refused_by_name(without: Without, headers: tuple[str, ...], status: int) -> None:
+    with pytest.raises(StoreError) as refused:
         require_conditional_writes(without(*headers, status=status))
     assert refused.value.code == "store-unconditional" and not refused.value.retryable
+    for header in ("If-None-Match", "If-Match"):
+        assert (header in refused.value.message) == (header in headers)
     assert "ENGINEHOUSE_STORE_ONE_WRITER" in refused.value.hint
 
 
@@ -99,5 +95,6 @@ def test_the_lock_has_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEHOUSE_STORE_ONE_WRITER", "/var/lock/store")
     assert Bucket.at("s3://b").one_writer == "/var/lock/store"
     monkeypatch.setenv("ENGINEHOUSE_STORE_ONE_WRITER", "store.lock")
-    with pytest.raises(SettingsError, match="absolute"):
+    with pytest.raises(SettingsError) as caught:
         Bucket.at("s3://b")
+    assert caught.value.code == "settings" and "ENGINEHOUSE_STORE_ONE_WRITER" in caught.value.message

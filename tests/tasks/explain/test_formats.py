@@ -72,7 +72,7 @@ def described(record: str) -> list[str]:
 
 def fields(record: str) -> list[str]:
     """The fields of a record as its schema has them, those of inner objects too."""
-    document = schema(record)
+    document = cast("dict[str, Any]", schema(record))
 
     def resolved(part: dict[str, Any]) -> dict[str, Any]:
         return document["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
@@ -153,15 +153,16 @@ def test_newer_versions_are_refused_and_never_replaced(fleet: Fleet) -> None:
     }.items():
         before = bucket.get(key)
         bucket.put(key, newer)
-        with pytest.raises(FormatNewer, match="version 99") as caught:
+        with pytest.raises(FormatNewer) as caught:
             read()
-        assert caught.value.code == "format-newer" and caught.value.hint and not caught.value.retryable
+        assert caught.value.code == "format-newer" and "99" in caught.value.message
+        assert caught.value.hint and not caught.value.retryable
         if before is not None:
             bucket.put(key, before.body)
         else:
             bucket.delete(key)
 
-    # An older Enginehouse must not take it for damage and make the artifact anew.
+    # An older Enginehouse must not take it for damage and make the artifact again.
     bucket.put(made.engine.folder + "manifest.json", newer)
     identity = Identity({"schema": 1, "step": "build"})
     ref = ArtifactRef("engine", "tiny", made.engine.identity)
@@ -190,5 +191,6 @@ def test_newer_leases_and_identities_are_refused(fleet: Fleet) -> None:
     manifest = json.loads(record.body)
     manifest["identity"]["schema"] = 2
     bucket.put(key, json.dumps(manifest).encode())
-    with pytest.raises(FormatNewer, match="identity document"):
+    with pytest.raises(FormatNewer) as caught:
         why(bucket, second.repository, first.repository)
+    assert caught.value.code == "format-newer" and "identity document" in caught.value.message

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from pydantic import JsonValue
 
 from infra.errors import UsageError
 from tasks.explain.lineage import lineage
@@ -42,21 +43,21 @@ def test_names(fleet: Fleet) -> None:
 
 def test_a_tree_up_and_down(fleet: Fleet) -> None:
     first = fleet.rebuild()
-    second = fleet.rebuild(tensorrt_llm="1.2.1")  # same snapshot, everything else anew
+    second = fleet.rebuild(tensorrt_llm="1.2.1")  # same snapshot, everything else rebuilt
     assert first.snapshot == second.snapshot and first.checkpoint != second.checkpoint
     fleet.release(first)
     fleet.release(second)
 
     found = lineage(fleet.store.bucket, find(fleet.store.bucket, "tiny", "test"))
-    told = list(tree(found))
-    assert told[0] == "public name test/tiny"
-    words = [line.strip(" └├│─").split()[0] for line in told]
+    printed = list(tree(found))
+    assert printed[0] == "public name test/tiny"
+    words = [line.strip(" └├│─").split()[0] for line in printed]
     assert words == ["public", "made", "release", "repository", "engine", "checkpoint", "snapshot", "source", "used"]
-    assert str(second.engine).removeprefix("engine/") in told[4] and str(first.engine) not in "".join(told)
-    assert told[-1] == "used by: nothing"
+    assert str(second.engine).removeprefix("engine/") in printed[4] and str(first.engine) not in "".join(printed)
+    assert printed[-1] == "used by: nothing"
 
     down = lineage(fleet.store.bucket, first.snapshot)
-    kinds = [thing.kind for thing in down.things.values()]
+    kinds = [entity.kind for entity in down.entities.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "source": 1,
         "snapshot": 1,
@@ -66,21 +67,21 @@ def test_a_tree_up_and_down(fleet: Fleet) -> None:
         "release": 2,
         "public": 1,
     }
-    told = list(tree(down))
-    assert "made from" in told and "used by" in told
-    assert any("release test/tiny@1  previous" in line for line in told)
-    assert any("release test/tiny@2  live" in line for line in told)
+    printed = list(tree(down))
+    assert "made from" in printed and "used by" in printed
+    assert any("release test/tiny@1  previous" in line for line in printed)
+    assert any("release test/tiny@2  live" in line for line in printed)
 
     one = lineage(fleet.store.bucket, first.engine)
-    assert str(second.engine) not in one.things and str(ReleaseRef("test", "tiny", 1)) in one.things
+    assert str(second.engine) not in one.entities and str(ReleaseRef("test", "tiny", 1)) in one.entities
 
 
 def test_a_tree_of_what_is_gone(fleet: Fleet) -> None:
     made = fleet.rebuild()
     fleet.store.bucket.put(made.checkpoint.folder + "manifest.json", b"{")
     found = lineage(fleet.store.bucket, made.engine)
-    assert found.things[str(made.checkpoint)].facts == {"state": "without a manifest"}
-    assert str(made.snapshot) not in found.things
+    assert found.entities[str(made.checkpoint)].facts == {"state": "without a manifest"}
+    assert str(made.snapshot) not in found.entities
     assert lineage(fleet.store.bucket, made.checkpoint).outputs(str(made.checkpoint)) == [str(made.engine)]
 
 
@@ -88,9 +89,9 @@ def test_json_and_mermaid(fleet: Fleet) -> None:
     made = fleet.rebuild()
     fleet.release(made)
     found = lineage(fleet.store.bucket, made.engine)
-    told = json.loads(json.dumps(document(found)))
-    by_name = {thing["name"]: thing for thing in told["things"]}
-    assert told["root"] == str(made.engine)
+    printed = json.loads(json.dumps(document(found)))
+    by_name = {entity["name"]: entity for entity in printed["things"]}
+    assert printed["root"] == str(made.engine)
     assert by_name[str(made.engine)]["inputs"] == [str(made.checkpoint)]
     assert by_name[str(made.engine)]["run"] == "some-run"
     drawn = mermaid(found).splitlines()
@@ -110,10 +111,11 @@ def test_why_in_words(fleet: Fleet) -> None:
     assert summary(found) == (
         "TensorRT-LLM 1.1.0 → 1.2.1; weights, recipe, GPU, serving settings and serving code unchanged"
     )
-    told = [line.split("  ")[-1].strip() for line in lines(found)]
-    assert "because of what it is made from" in told  # the repository
-    assert told[-1] == "the same"  # the snapshot
-    assert [step["made_anew"] for step in why_document(found)["steps"]] == [True, True, True, False]
+    printed = [line.split("  ")[-1].strip() for line in lines(found)]
+    assert "because of what it is made from" in printed  # the repository
+    assert printed[-1] == "the same"  # the snapshot
+    steps = cast("list[dict[str, JsonValue]]", why_document(found)["steps"])
+    assert [step["made_anew"] for step in steps] == [True, True, True, False]
 
 
 def test_why_of_several_fields(fleet: Fleet) -> None:
@@ -135,7 +137,7 @@ def test_an_adapter(fleet: Fleet) -> None:
     plain, one, other = (fleet.rebuild(adapter=commit) for commit in (None, "b" * 40, "c" * 40))
     bucket = fleet.store.bucket
     found = lineage(bucket, one.engine)
-    assert [thing.kind for thing in found.things.values()].count("source") == 2
+    assert [entity.kind for entity in found.entities.values()].count("source") == 2
     assert any(line.endswith(f"source hf repository=org/lora commit={'b' * 40}") for line in tree(found))
 
     assert summary(why(bucket, other.engine, one.engine)).startswith(

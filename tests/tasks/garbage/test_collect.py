@@ -16,8 +16,9 @@ from tasks.garbage.keep import note_use, pin, unpin
 from tasks.steps.promote import roll_back
 from tasks.store.artifact import ArtifactRef
 from tasks.store.lease import held
+from tasks.targets.current import Current
+from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.references import PublicName, ReleaseRef
-from tasks.targets.target import Current, ModelReport, NodeReport, ReleaseReport
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet, Made
@@ -46,14 +47,6 @@ def files(bucket: Bucket, ref: ArtifactRef) -> list[str]:
     return [entry.key for entry in bucket.list(ref.folder) if not entry.key.endswith("/manifest.json")]
 
 
-@pytest.fixture
-def nothing_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts, uploads, uses and leases of this second are as those of killed runs of yesterday."""
-    monkeypatch.setattr("tasks.garbage.reach.RUNNING_SECONDS", 0.0)
-    monkeypatch.setattr("tasks.garbage.collect.RUNNING_SECONDS", 0.0)
-    monkeypatch.setattr("tasks.garbage.collect.LEASE_SECONDS", 0.0)
-
-
 def test_only_what_a_release_reaches_stays(fleet: Fleet) -> None:
     live, previous, candidate, old, lost = (fleet.rebuild(tensorrt_llm=f"1.0.{number}") for number in range(5))
     for made in (old, previous, live):
@@ -79,7 +72,7 @@ def test_only_what_a_release_reaches_stays(fleet: Fleet) -> None:
     gone = fleet.store.look_up(lost.engine)
     assert gone.problem == "its files were collected" and files(fleet.store.bucket, lost.engine) == []
     assert going(at_once(fleet)) == set()
-    # Made anew, it is an artifact as any other.
+    # Made again, it is an artifact like any other.
     again = fleet.rebuild(tensorrt_llm="1.0.4")
     assert again == lost and fleet.store.find(lost.engine) is not None
 
@@ -90,13 +83,14 @@ def test_a_release_that_was_collected_is_no_way_back(fleet: Fleet) -> None:
         fleet.release(made)
     assert let_go(fleet, at_once(fleet)) == []
     before = fleet.target.current("tiny")
-    with pytest.raises(UsageError, match="its files were collected") as refused:
+    with pytest.raises(UsageError) as refused:
         roll_back(fleet.target, "tiny", 1)
-    assert refused.value.code == "release-not-in-store"
+    assert refused.value.code == "release-not-in-store" and "collected" in refused.value.message
     engine = fleet.store.need(previous.engine)
     fleet.store.bucket.delete(f"{previous.engine.folder}{engine.manifest.attempt}/data.bin")
-    with pytest.raises(UsageError, match=r"'data\.bin' is missing"):
+    with pytest.raises(UsageError) as refused:
         roll_back(fleet.target, "tiny")
+    assert refused.value.code == "release-not-in-store" and "'data.bin'" in refused.value.message
     assert fleet.target.current("tiny") == before
 
 
@@ -149,11 +143,12 @@ def test_what_is_pinned_used_leased_or_loaded_stays(fleet: Fleet) -> None:
     assert found.kept[leased.engine] == "a run is making it"
     assert unpin(bucket, pinned.checkpoint) and unpin(bucket, release) and not unpin(bucket, release)
     assert {str(pinned.checkpoint), str(by_number.engine)} <= going(at_once(fleet))
-    with pytest.raises(UsageError, match="moves"):
+    with pytest.raises(UsageError) as refused:
         pin(bucket, PublicName("test", "m4"))
+    assert refused.value.code == "usage" and "m4@N" in refused.value.hint
 
 
-def test_what_runs_left_behind(fleet: Fleet, nothing_is_young: None) -> None:
+def test_what_runs_left_behind(fleet: Fleet) -> None:
     bucket, made = fleet.store.bucket, fleet.rebuild()
     fleet.release(made)
     committed = fleet.store.need(made.engine)
@@ -167,7 +162,8 @@ def test_what_runs_left_behind(fleet: Fleet, nothing_is_young: None) -> None:
     bucket.client.upload_part(
         Bucket=bucket.name, Key=f"{bucket.prefix}{torn}.part", UploadId=upload, PartNumber=1, Body=b"x" * 1000
     )
-    found = at_once(fleet)
+    # Attempts, uploads, uses and leases of this second count as those of runs that were killed yesterday.
+    found = survey(bucket, 0, running_seconds=0, expired_seconds=0)
     uses = {name for name in going(found) if name.startswith("uses/tiny/")}
     assert len(uses) == 1
     assert going(found) - uses == {
@@ -258,8 +254,10 @@ def test_where_a_live_release_is_unclear_nothing_goes(fleet: Fleet) -> None:
     made = fleet.rebuild()
     fleet.release(made)
     fleet.store.bucket.put(made.repository.folder + "manifest.json", b"{")
-    with pytest.raises(ArtifactDamaged, match="which engine it needs"):
+    with pytest.raises(ArtifactDamaged) as caught:
         at_once(fleet)
+    assert caught.value.code == "artifact-damaged" and str(made.repository) in caught.value.message
+    assert fleet.store.find(made.engine) is not None
 
 
 def test_builds_beside_collections(fleet: Fleet) -> None:

@@ -16,7 +16,7 @@ from tasks.models.catalogue import load_model
 from tasks.models.recipe import RECIPES
 from tasks.models.spec import Serving
 from tasks.store.artifact import Manifest
-from tasks.targets.target import Machine, NodeGpu, NodeReport, ReleaseReport
+from tasks.targets.node_report import Machine, NodeGpu, NodeReport, ReleaseReport
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.serving import TensorRtServing
 

@@ -14,7 +14,8 @@ from tasks.models.overrides import Overridden, override
 from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
 from tasks.targets.changes import changes
-from tasks.targets.target import Intent, Result, Target, changes_since
+from tasks.targets.release import Intent, Result, changes_since
+from tasks.targets.target import Target
 
 
 def model(kind: str = "trt-engine", serving: dict[str, Any] | None = None, **recipe: Any) -> Model:
@@ -131,7 +132,7 @@ def test_the_record_of_the_move_says_what_changed_and_what_was_lost(bucket: Buck
     moved = override(before, recipe={"kind": "llmapi", "max_batch_size": "32"}, tensorrt_llm="1.3.0")
     target.reserve("tiny", lambda number: intent(number, moved, first))
     found = releases(target, "tiny")
-    row = json.loads(json.dumps(found, default=str))["releases"][0]["intent"]
+    row = found.rows[0].intent.model_dump(mode="json")
     assert row["lost"] == {"fused_mlp": False, "serving.tensorrt_llm.queue_size": 7}
     told = {change["field"]: (change["old"], change["new"]) for change in row["changes"]}
     assert told.pop("kind") == ("trt-engine", "llmapi")

@@ -2,8 +2,8 @@
 
     python -m tests.tasks.store.artifact_maker STORE FOLDER LEASE_SECONDS WORK_SECONDS [refresh] [stops]
 
-It says `ready`, waits for a line, says `working` where it does the work, and ends with the attempt it got, as JSON.
-Where it `stops`, it does so by itself: all its files are up, and its manifest is not committed.
+It prints `ready`, waits for a line, prints `working` when it does the work, and ends with the attempt it got, as JSON.
+With `stops` it stops itself when all its files are uploaded and its manifest is not yet committed.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def test_an_unreadable_manifest_is_damage(store: ArtifactStore, folder: Path, bo
 
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a/../../b", "a\\b", "a//b", ".", "", "a\0b", "a/./b"])
 def test_a_manifest_cannot_name_a_path_outside(store: ArtifactStore, folder: Path, path: str) -> None:
-    with pytest.raises(ValueError, match="plain relative path"):
+    with pytest.raises(ValueError):
         safe_path(path)
     artifact = publish(store, folder)
     document = json.loads(artifact.manifest.model_dump_json())
@@ -152,8 +152,10 @@ def test_a_manifest_cannot_name_a_path_twice(store: ArtifactStore, folder: Path)
 
 def test_links_in_a_folder_are_refused(store: ArtifactStore, folder: Path) -> None:
     (folder / "link").symlink_to("/etc/hostname")
-    with pytest.raises(ArtifactDamaged, match="link"):
+    with pytest.raises(ArtifactDamaged) as caught:
         publish(store, folder)
+    assert caught.value.code == "artifact-damaged" and "'link'" in caught.value.message
+    assert store.look_up(REF).problem == "not in the store"
 
 
 def test_conditional_writes(bucket: Bucket) -> None:
@@ -178,8 +180,9 @@ def test_a_store_that_is_away_is_worth_a_retry(bucket: Bucket) -> None:
 
 @pytest.mark.parametrize("uri", ["", "bucket", "http://bucket/x", "s3://"])
 def test_what_is_no_store(uri: str) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError) as caught:
         Bucket.at(uri)
+    assert caught.value.code == "settings" and "s3://bucket" in caught.value.hint
 
 
 def test_identities_differ_by_content_alone() -> None:

@@ -154,7 +154,7 @@ class Campaign:
         self.look(command)
 
     def look(self, command: Command) -> None:
-        """What is there after the fault must be whole: an artifact that is found, and files under their final name."""
+        """What exists after the fault must be whole: an artifact that is found, and files under their final name."""
         store = ArtifactStore(Bucket(NAME, "", self.server.endpoint))
         found = patiently(lambda: store.find(command.ref))
         if found is not None and patiently(lambda: problems_in_store(store.bucket, found)):
@@ -173,7 +173,7 @@ class Campaign:
         shutil.rmtree(command.back)
 
     def end(self) -> None:
-        """Everything that was ever published is still there, byte for byte."""
+        """Everything that was ever published still exists, byte for byte."""
         store = ArtifactStore(Bucket(NAME, "", self.server.endpoint))
         for number in range(1, self.moments + 1):
             found = store.find(Command("", number, self.folder, self.backs).ref)
@@ -228,51 +228,51 @@ def seconds_of_one(campaign: Campaign) -> float:
 
 
 def test_kill_9_of_the_uploader(campaign: Begin) -> None:
-    here, seed = campaign("kill -9 of the uploader")
-    whole = seconds_of_one(here)
+    faults, seed = campaign("kill -9 of the uploader")
+    whole = seconds_of_one(faults)
     for _ in range(MOMENTS):
-        command = here.command()
+        command = faults.command()
         child = command.run_in_a_child()
         child.join(seed.uniform(0, whole))
         child.kill()
         child.join()
-        here.failed += child.exitcode != 0
-        here.look(command)
-        here.again(command)
-    here.end()
-    assert here.failed > MOMENTS / 5
+        faults.failed += child.exitcode != 0
+        faults.look(command)
+        faults.again(command)
+    faults.end()
+    assert faults.failed > MOMENTS / 5
 
 
 def test_kill_9_of_the_server(campaign: Begin) -> None:
-    here, seed = campaign("kill -9 of the S3 server")
-    whole = seconds_of_one(here)
+    faults, seed = campaign("kill -9 of the S3 server")
+    whole = seconds_of_one(faults)
     for _ in range(MOMENTS):
-        command = here.command()
+        command = faults.command()
         child = command.run_in_a_child()
         child.join(seed.uniform(0, whole))
-        here.server.kill()
+        faults.server.kill()
         time.sleep(seed.uniform(0, 0.5))
-        here.server.start()
+        faults.server.start()
         child.join()
-        here.failed += child.exitcode != 0
-        here.look(command)
-        here.again(command)
-    here.end()
+        faults.failed += child.exitcode != 0
+        faults.look(command)
+        faults.again(command)
+    faults.end()
 
 
 @pytest.mark.parametrize("fault", ["reset", "cut", "slow-down", "delay"])
 def test_faults_on_the_way(campaign: Begin, fault: Fault) -> None:
-    here, seed = campaign(f"{fault} on the way")
+    faults, seed = campaign(f"{fault} on the way")
     happened = 0
-    with proxy_before(here.server.ports["s3"], seed) as proxy:
+    with proxy_before(faults.server.ports["s3"], seed) as proxy:
         for _ in range(MOMENTS):
-            command = here.command(proxy.endpoint)
+            command = faults.command(proxy.endpoint)
             proxy.arm(fault, after=seed.randrange(2 * TOTAL), times=seed.choice((1, 3, 8)))
-            here.attempt(command)
+            faults.attempt(command)
             happened += proxy.happened > 0
             proxy.heal()
-            here.again(command)
-    here.end()
+            faults.again(command)
+    faults.end()
     assert happened > MOMENTS / 2
 
 
@@ -305,31 +305,31 @@ def nearly_full(disk: Path, room: int) -> Generator[None]:
 
 
 def test_a_full_disk_here(campaign: Begin, small_disk: Path) -> None:
-    here, seed = campaign("disk full where it is brought")
-    here.backs = small_disk
+    faults, seed = campaign("disk full where it is brought")
+    faults.backs = small_disk
     for _ in range(MOMENTS):
-        command = here.command()
+        command = faults.command()
         with nearly_full(small_disk, seed.randrange(TOTAL)):
             with pytest.raises(StoreError) as caught:
                 command.run()
             assert caught.value.code == "disk-full" and list(small_disk.iterdir()) == [small_disk / "filler"]
-            here.failed += 1
-            here.look(command)
-        here.again(command)
-    here.end()
+            faults.failed += 1
+            faults.look(command)
+        faults.again(command)
+    faults.end()
 
 
 def test_a_full_disk_of_the_server(campaign: Begin, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, seed = campaign("disk full at the server")
-    here.server.stop()
-    with running(Server(small_disk / "s3", small_disk.with_name("full.log")), monkeypatch) as here.server:
+    faults, seed = campaign("disk full at the server")
+    faults.server.stop()
+    with running(Server(small_disk / "s3", small_disk.with_name("full.log")), monkeypatch) as faults.server:
         for _ in range(MOMENTS):
-            command = here.command()
+            command = faults.command()
             with nearly_full(small_disk, seed.randrange(TOTAL)):
-                here.attempt(command)
+                faults.attempt(command)
             # Once it has room again. Left alone, SeaweedFS takes up to some minutes to see that.
-            here.server.stop()
-            here.server.start()
-            here.again(command)
-        here.end()
-    assert here.failed > MOMENTS / 2
+            faults.server.stop()
+            faults.server.start()
+            faults.again(command)
+        faults.end()
+    assert faults.failed > MOMENTS / 2

@@ -28,7 +28,7 @@ from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, signature
 from tasks.store.identity import Identity
 from tasks.store.signing import require_signed, signer
 from tasks.store.verify import bring, check_signature, problems_in_folder, problems_in_store
-from tasks.targets.target import ReleaseReport
+from tasks.targets.node_report import ReleaseReport
 from tasks.targets.verification import sign, verify
 from tasks.triton.repository import write_release
 
@@ -59,7 +59,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "extra": ("deep/extra.py", add, "'deep/extra.py' is extra"),
     "link": ("data.bin", replace_by_link, "'data.bin' is a link"),
 }
-"""What happens to which file, and what is then said."""
+"""What happens to which file, and how the problem then begins."""
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def test_a_folder(fleet: Fleet, engine: Artifact, tmp_path: Path, damage: str) -
     seen: list[tuple[int, int]] = []
     assert problems_in_folder(engine.manifest, folder, lambda done, total: seen.append((done, total))) == []
     assert seen[-1] == (engine.manifest.size, engine.manifest.size)
-    path, change, said = DAMAGE[damage]
+    path, change, problem = DAMAGE[damage]
     change(folder / path)
     problems = problems_in_folder(engine.manifest, folder)
-    assert len(problems) == 1 and problems[0].startswith(said)
+    assert len(problems) == 1 and problems[0].startswith(problem)
 
 
 def test_the_store(fleet: Fleet, engine: Artifact) -> None:
@@ -90,7 +90,7 @@ def test_the_store(fleet: Fleet, engine: Artifact) -> None:
     bucket.put(attempt + "deep/extra.py", b"print('not ours')")
     found = problems_in_store(bucket, engine)
     expected = ("'data.bin' was altered", "'deep/limits.json' is missing", "'deep/extra.py' is extra")
-    assert [problem.startswith(said) for problem, said in zip(found, expected, strict=True)] == [True] * 3
+    assert [problem.startswith(start) for problem, start in zip(found, expected, strict=True)] == [True] * 3
 
 
 def test_a_release_is_its_repository_and_its_engine(fleet: Fleet, tmp_path: Path) -> None:
@@ -113,15 +113,16 @@ def test_a_release_is_its_repository_and_its_engine(fleet: Fleet, tmp_path: Path
     assert [len(verdict.problems) for verdict in verdicts] == [0, 1]
 
 
-def test_a_damaged_copy_is_named_put_aside_and_brought_anew(fleet: Fleet, engine: Artifact, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_named_put_aside_and_downloaded_again(fleet: Fleet, engine: Artifact, tmp_path: Path) -> None:
     for _ in range(2):
         _, folder = bring(fleet.store, engine.ref, tmp_path)
         flip(folder / "data.bin")
         folder.chmod(0o755)
         (folder / "deep").chmod(0o555)  # as an engine that is served where it lies
-        with pytest.raises(ArtifactDamaged, match=r"'data\.bin' was altered") as caught:
+        with pytest.raises(ArtifactDamaged) as caught:
             bring(fleet.store, engine.ref, tmp_path)
-        assert caught.value.retryable
+        assert caught.value.code == "artifact-damaged" and caught.value.retryable
+        assert str(engine.ref) in caught.value.message and "'data.bin'" in caught.value.message
     _, folder = bring(fleet.store, engine.ref, tmp_path)
     assert problems_in_folder(engine.manifest, folder) == []
     assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, f"{folder.name}.damaged"])
@@ -132,7 +133,7 @@ def test_a_damaged_copy_is_named_put_aside_and_brought_anew(fleet: Fleet, engine
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Files of two pairs of keys: ours and its public half, that of somebody else."""
+    """The files of two key pairs, `ours` and `other`; the public keys have the suffix `.pub`."""
     folder = tmp_path_factory.mktemp("keys")
     found: dict[str, str] = {}
     for name in ("ours", "other"):
@@ -181,9 +182,12 @@ def test_what_is_not_signed_can_be_once_it_was_looked_at(fleet: Fleet, keys: dic
     assert code_of(fleet, artifact, keys["ours.pub"]) == "signature-missing"
     assert list(sign(fleet.store.bucket, made.engine, keys["ours"], lambda done, total: None)) == [made.engine]
     check_signature(fleet.store.bucket, artifact, keys["ours.pub"])
-    fleet.store.bucket.put(f"{made.repository.folder}{_attempt(fleet, made.repository)}/data.bin", b"?")
-    with pytest.raises(ArtifactDamaged, match="is not signed"):
+    attempt = _attempt(fleet, made.repository)
+    fleet.store.bucket.put(f"{made.repository.folder}{attempt}/data.bin", b"?")
+    with pytest.raises(ArtifactDamaged) as caught:
         list(sign(fleet.store.bucket, made.repository, keys["ours"], lambda done, total: None))
+    assert caught.value.code == "artifact-damaged" and "'data.bin'" in caught.value.message
+    assert fleet.store.bucket.get(signature_key(made.repository, attempt)) is None
 
 
 def _attempt(fleet: Fleet, ref: ArtifactRef) -> str:
@@ -238,8 +242,8 @@ def test_keys_that_are_none(fleet: Fleet, engine: Artifact, keys: dict[str, str]
 # The node
 
 
-class Told(TritonClient):
-    """A Triton that notes what it is told to load."""
+class RecordingTriton(TritonClient):
+    """A Triton that records which models it was asked to load."""
 
     def __init__(self) -> None:
         super().__init__("127.0.0.1:9")
@@ -261,7 +265,7 @@ class Told(TritonClient):
 class Started:
     """Takes the supervisor's place: a Triton that has started and stays."""
 
-    def __init__(self, client: Told, folder: Path) -> None:
+    def __init__(self, client: RecordingTriton, folder: Path) -> None:
         self.client, self.pid, self._change = client, os.getpid(), Ensured.STARTED
         self.log = Log(folder / "triton.log")
 
@@ -274,21 +278,23 @@ class Started:
 
 
 @contextmanager
-def running_node(fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch, key: str = "") -> Generator[Told]:
-    told, stop = Told(), threading.Event()
-    monkeypatch.setattr("deployments.node.agent.Supervisor", lambda *arguments, **more: Started(told, folder))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+def running_node(
+    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch, key: str = ""
+) -> Generator[RecordingTriton]:
+    triton, stop = RecordingTriton(), threading.Event()
+    monkeypatch.setattr("deployments.node.agent.Supervisor", lambda *arguments, **more: Started(triton, folder))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     node = Node("one", fleet.target, fleet.store, folder, Ports(1, 2, 3), Facts(None, None), key)
     thread = threading.Thread(target=node.run, args=(stop,))
     thread.start()
     try:
-        yield told
+        yield triton
     finally:
         stop.set()
         thread.join()
 
 
 def reported(fleet: Fleet, *states: str) -> ReleaseReport:
-    """The node's report of release 1, once it is in one of `states`, or says an error."""
+    """The node's report of release 1, once it is in one of `states`, or has an error."""
     until = time.monotonic() + 60
     while True:
         for node in fleet.target.nodes():
@@ -339,21 +345,21 @@ def test_a_node_places_nothing_altered(
     damage: str,
 ) -> None:
     monkeypatch.setattr("deployments.node.agent.RETRY_SECONDS", 600.0)
-    path, change, said = DAMAGE[damage]
+    path, change, problem = DAMAGE[damage]
     _, folder = bring(fleet.store, servable, tmp_path / "node" / "artifacts")
     change(folder / path)
-    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as told:
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as triton:
         error = reported(fleet, "ready", "failed").error
-    assert said in error and "[artifact-damaged]" in error and str(servable) in error
-    assert told.loads == [] and list((tmp_path / "node" / "models").iterdir()) == []
+    assert problem in error and "[artifact-damaged]" in error and str(servable) in error
+    assert triton.loads == [] and list((tmp_path / "node" / "models").iterdir()) == []
     # The damaged copy is put aside, so the next try is made with what the store has.
     fleet.target.bucket.delete("targets/test/nodes/one.json")
-    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as told:
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as triton:
         assert reported(fleet, "ready").error == ""
-    assert told.loads[:2] == LOADED
+    assert triton.loads[:2] == LOADED
 
 
-def test_what_an_earlier_triton_was_given_is_placed_anew(
+def test_what_an_earlier_triton_was_given_is_placed_again(
     fleet: Fleet, servable: ArtifactRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed = tmp_path / "node" / "models" / LOADED[0] / "1" / "engine" / "data.bin"
@@ -362,9 +368,9 @@ def test_what_an_earlier_triton_was_given_is_placed_anew(
     whole = placed.read_bytes()
     flip(placed)
     fleet.target.bucket.delete("targets/test/nodes/one.json")
-    with running_node(fleet, tmp_path / "node", monkeypatch) as told:
+    with running_node(fleet, tmp_path / "node", monkeypatch) as triton:
         assert reported(fleet, "ready").error == ""
-    assert told.loads[:2] == LOADED and placed.read_bytes() == whole
+    assert triton.loads[:2] == LOADED and placed.read_bytes() == whole
 
 
 @pytest.mark.parametrize("signature", ["signature-foreign", "signature-missing", "signature-invalid"])
@@ -384,7 +390,7 @@ def test_a_node_with_a_key_places_nothing_signed_by_another(
         fleet.store.bucket.delete(key)
     else:
         fleet.store.bucket.put(key, b"{}")
-    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as told:
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as triton:
         report = reported(fleet, "ready", "failed")
     assert report.state == "failed" and f"[{signature}]" in report.error and str(servable) in report.error
-    assert told.loads == [] and not (tmp_path / "node" / "artifacts" / servable.identity).exists()
+    assert triton.loads == [] and not (tmp_path / "node" / "artifacts" / servable.identity).exists()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from pydantic import JsonValue
 
 from infra.errors import GateRefused, TritonError, UsageError
 from infra.s3.bucket import Bucket
+from tasks.explain.releases import releases
 from tasks.steps.promote import promote, roll_back
 from tasks.steps.roll_out import live_nodes, refuse
 from tasks.store.lease import Watch, held
-from tasks.targets.target import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
+from tasks.targets.current import Current
+from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
+from tasks.targets.release import Intent, Result
+from tasks.targets.target import Target
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -77,7 +83,7 @@ def test_a_holder_that_renews_stays_and_a_dead_one_goes(bucket: Bucket) -> None:
         while time.monotonic() < until:
             assert watch.holder() == "alive"
             time.sleep(0.05)
-    # What a killed holder leaves: a lease that nobody renews.
+    # What a killed holder leaves: a lease that is not renewed.
     bucket.create("leases/y.json", b'{"schema": 1, "holder": "dead", "nonce": "1"}')
     started = time.monotonic()
     with held(bucket, "y", "next", 0.6):
@@ -118,6 +124,40 @@ def test_wanted_state_of_promotions() -> None:
     assert current.promoted(1).loaded == (1, 2)
 
 
+def test_what_became_of_releases() -> None:
+    current = Current(public=5, previous=4, candidates=(6, 5))
+    passed, refused = (Result(release=0, state=state) for state in ("passed", "refused"))
+    assert current.state_of(5, passed) == "live" == current.state_of(5, None)
+    assert current.state_of(4, passed) == "previous"
+    assert current.state_of(4, None) == "abandoned"
+    assert (current.state_of(3, passed), current.state_of(2, refused)) == ("passed", "refused")
+    assert (current.state_of(6, None), current.state_of(6, passed)) == ("candidate", "passed")
+    assert current.state_of(1, None) == "abandoned"
+
+
+def test_the_list_of_releases_gives_the_verdict_of_the_previous_one(target: Target) -> None:
+    for number, state in ((1, "passed"), (2, "passed"), (3, "refused")):
+        target.reserve(MODEL, intent)
+        target.conclude(MODEL, Result.model_validate({"release": number, "state": state}))
+    target.reserve(MODEL, intent)
+    target.move(MODEL, lambda current: current.promoted(1).promoted(2).with_candidate(4))
+    report(target, 2, 2, 1)
+    found = releases(target, MODEL)
+    assert [row.state for row in found.rows] == ["candidate", "refused", "live", "previous"]
+    document = found.document()
+    rows = cast("list[dict[str, JsonValue]]", document["releases"])
+    assert [(row["release"], row["state"], row["loaded"]) for row in rows] == [
+        (4, "candidate", True),
+        (3, "refused", False),
+        (2, "live", True),
+        (1, "passed", True),
+    ]
+    assert (document["public"], list(found.nodes)) == (2, ["one"])
+    with pytest.raises(UsageError) as caught:
+        releases(target, "another")
+    assert caught.value.code == "release-missing"
+
+
 def test_alone_there_is_one_release_and_a_candidate_takes_its_place() -> None:
     current = Current(public=2, previous=1).with_candidate(3, alone=True)
     assert current.loaded == (3,)
@@ -138,30 +178,31 @@ def test_a_refused_release_is_never_promoted(target: Target) -> None:
     error = refuse(target, MODEL, Result(release=1, state="refused", reason="a prompt"))
     assert isinstance(error, GateRefused) and error.exit_code == 3
     assert target.current(MODEL)[0] == Current()
-    with pytest.raises(UsageError, match="has not passed"):
+    with pytest.raises(UsageError) as caught:
         promote(target, MODEL, 1)
-    with pytest.raises(UsageError, match="has no release 7"):
-        roll_back(target, MODEL, 7)
-    with pytest.raises(UsageError, match="no previous release"):
-        roll_back(target, MODEL)
+    assert caught.value.code == "release-not-passed"
+    for number in (7, None):  # never made; no previous one
+        with pytest.raises(UsageError) as caught:
+            roll_back(target, MODEL, number)
+        assert caught.value.code == "release-missing"
 
 
-def test_promotion_waits_for_every_node(target: Target, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promotion_waits_for_every_node(target: Target, fleet: Fleet) -> None:
     made = fleet.rebuild(MODEL)
     for _ in range(2):
         fleet.release(made, public=False)
     with pytest.raises(TritonError) as caught:
         live_nodes(target)
-    assert caught.value.retryable
+    assert caught.value.code == "no-live-node" and caught.value.retryable
     report(target, 1, 1, 2, node="one")
     report(target, None, 1, 2, node="two")
-    with pytest.raises(TritonError, match="two: still on another release") as caught:
+    with pytest.raises(TritonError) as caught:
         promote(target, MODEL, 1, timeout_s=0.3)
-    assert caught.value.retryable
+    assert caught.value.code == "node-behind" and "two:" in caught.value.message and caught.value.retryable
     assert target.current(MODEL)[0].public == 1  # rolls forward: the nodes go on
     report(target, 1, 1, 2, node="two")
     promote(target, MODEL, 1)
     # A node whose report is old is not waited for.
-    monkeypatch.setattr("tasks.targets.target.NODE_LIFETIME_SECONDS", -1.0)
-    with pytest.raises(TritonError, match="no live node"):
-        promote(target, MODEL, 2, timeout_s=0.3)
+    with pytest.raises(TritonError) as caught:
+        promote(replace(target, node_lifetime_s=-1.0), MODEL, 2, timeout_s=0.3)
+    assert caught.value.code == "no-live-node"

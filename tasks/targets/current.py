@@ -1,0 +1,55 @@
+"""The wanted state of one model on a target: which release is public, and which ones its nodes are to load.
+
+targets/TARGET/MODEL/current.json    moved with `If-Match`
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tasks.store.record import Record
+from tasks.targets.release import Result
+
+ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "refused"]
+
+
+class Current(Record):
+    """The wanted state of one model. Nodes load `public`, `previous` and `candidates`, and no other release.
+
+    With `alone`, memory does not hold two releases, and nodes load one: the newest candidate, else the public one.
+    While that candidate is loaded and tested, the public name does not answer.
+    """
+
+    public: int | None = None
+    previous: int | None = None
+    candidates: tuple[int, ...] = ()
+    alone: bool = False
+
+    @property
+    def loaded(self) -> tuple[int, ...]:
+        """The releases that nodes are to load, each once, the most important first."""
+        if self.alone and self.candidates:
+            return (max(self.candidates),)
+        wanted = [self.public] if self.alone else [self.public, self.previous, *self.candidates]
+        return tuple(dict.fromkeys(n for n in wanted if n is not None))
+
+    def state_of(self, release: int, result: Result | None) -> ReleaseState:
+        """What became of a release with this `result`. Without one it is a candidate, or abandoned: its run died."""
+        if release == self.public:
+            return "live"
+        if result is None:
+            return "candidate" if release in self.candidates else "abandoned"
+        return "previous" if release == self.previous else result.state
+
+    def with_candidate(self, release: int, *, alone: bool = False) -> Current:
+        candidates = self.candidates if release in self.candidates else (*self.candidates, release)
+        return self.model_copy(update={"candidates": candidates, "alone": alone})
+
+    def without_candidate(self, release: int) -> Current:
+        return self.model_copy(update={"candidates": tuple(n for n in self.candidates if n != release)})
+
+    def promoted(self, release: int) -> Current:
+        if release == self.public:
+            return self.without_candidate(release)
+        moved = self.model_copy(update={"public": release, "previous": self.public})
+        return moved.without_candidate(release)
