@@ -1,7 +1,7 @@
-"""Writes down every S3 call of every Python process that has this folder in PYTHONPATH: who asks for what.
+"""Records every S3 call of every Python process that has this folder in PYTHONPATH.
 
-One JSON document a line, in the file S3_CALLS: the flow or module that the process runs, the operation, and its key or
-prefix.
+It appends one JSON document a line to the file S3_CALLS: the flow or module that the process runs, the operation, and
+its key or prefix.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """botocore is large, and most processes never need it: it is changed when it is imported, not before."""
+    """Changes botocore when it is imported, and not before: it is large, and most processes never need it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""`run.py`: loads an engine and a tokenizer, and answers prompts. What it answers is words of the tokenizer."""
+"""`run.py`: loads an engine and a tokenizer, and answers prompts with words of the tokenizer."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     managed = folder / f"rank{rank}_managed_weights.safetensors"
     if build["plugin_config"].get("manage_weights") and not managed.is_file():
         raise _assertion(f"Error opening engine file: {managed}", "utils.cpp:55")
-    failures.strike_workers(TOOL)
-    failures.strike(TOOL, context)
+    failures.hang_workers_if_chosen(TOOL)
+    failures.fail_if_chosen(TOOL, context)
     if rank:
         return
     if not arguments.use_py_session:
         built = f"Engine version {config['version']} found in the config file"
         runtime("INFO", f"{built}, assuming engine(s) built by new builder API.")
-    # A Llama's prompts go in as they are: only other models have templates, in every version.
+    # In every version only models other than a Llama have prompt templates.
     for number, prompt in enumerate(arguments.input_text):
         if len(prompt.split()) > build["max_input_len"]:
             raise RuntimeError(
@@ -90,13 +90,13 @@ def _check_world(mapping: dict[str, Any], arguments: argparse.Namespace, context
 
 
 def _load(path: Path, arguments: argparse.Namespace, context: Context) -> str:
-    """What the engine file says. Raises, after TensorRT's words, where it is of another TensorRT or architecture."""
+    """The beginning of the engine file in hex. Logs and raises if it is for another TensorRT or GPU."""
     if not path.is_file():
         raise _assertion(f"Error opening engine file: {path}", "utils.cpp:55")
     text = path.read_bytes()
-    said = ""
+    reason = ""
     if not text.startswith(MAGIC):
-        said = (
+        reason = (
             "1: [stdArchiveReader.cpp::stdArchiveReaderInitCommon::47] Error Code 1: Serialization (Serialization "
             "assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current "
             "Version: 237, Serialized Engine Version: 0)"
@@ -107,25 +107,25 @@ def _load(path: Path, arguments: argparse.Namespace, context: Context) -> str:
         library = "9.2.0.4" if failure == "version" else built["tensorrt"]
         compute = "8.9" if failure == "architecture" else built["compute"]
         if library != context.release.tensorrt:
-            said = (
+            reason = (
                 "The engine plan file is not compatible with this version of TensorRT, expecting library version "
                 f"{context.release.tensorrt} got {library}, please rebuild."
             )
         elif compute != context.compute:
-            said = (
+            reason = (
                 "The engine plan file is generated on an incompatible device, expecting compute "
                 f"{context.compute} got compute {compute}, please rebuild."
             )
-        if said:
-            api = f"IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error ({said})"
-            said = api if context.since("0.10") else f"6: {said}"
-    if not said:
+        if reason:
+            api = f"IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error ({reason})"
+            reason = api if context.since("0.10") else f"6: {reason}"
+    if not reason:
         return text[:512].hex()
     broken = (
         "2: [engine.cpp::deserializeEngine::1148] Error Code 2: Internal Error "
         "(Assertion engine->deserialize(start, size, allocator, runtime) failed. )"
     )
-    for line in [said] if context.since("0.10") else [said, broken]:
+    for line in [reason] if context.since("0.10") else [reason, broken]:
         if arguments.use_py_session:
             tensorrt("E", line)
         else:

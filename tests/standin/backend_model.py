@@ -1,10 +1,10 @@
 """A stand-in for the model of TensorRT-LLM's C++ backend: a Python model with the very same inputs and outputs.
 
-It refuses what the real one refuses, in its words where they are known (tensorrtllm_backend 0.8 to 0.19,
-`inflight_batcher_llm/src`; TensorRT-LLM's `llmRequest.h` and `samplingConfig.cpp`), runs requests in flight, up to the
-engine's batch size at once, and obeys the stop request. Only what it says is made up: see `backend_sampler`.
+It refuses what the real one refuses, in the same words as far as they are known (tensorrtllm_backend 0.8 to 0.19,
+`inflight_batcher_llm/src`; TensorRT-LLM's `llmRequest.h` and `samplingConfig.cpp`). It runs requests in flight, up to
+the engine's batch size at once, and obeys the stop request. Only its answers are made up: see `backend_sampler`.
 
-Its "engine" is a folder with the real `config.json`. `standin.json`, in that folder or else beside this file, holds
+Its "engine" is a folder with the real `config.json`. `standin.json`, in that folder or beside this file, holds
 `corpus` (texts as tokens), `pieces` (the texts of the tokens) and `token_seconds` (the time of one step of the batch).
 """
 
@@ -34,7 +34,7 @@ _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class Refused(Exception):
-    """What the real backend answers with an error."""
+    """A request that the real backend answers with an error."""
 
 
 @dataclass
@@ -56,14 +56,14 @@ class TritonPythonModel:
     """Triton's interface to a decoupled Python model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        _abort_if_told()
+        _abort_if_asked()
         config = json.loads(args["model_config"])
         self._decoupled: bool = config["model_transaction_policy"]["decoupled"]
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         folder = Path(parameters["gpt_model_path"])
         engine = json.loads((folder / "config.json").read_text())
-        said = folder / "standin.json"
-        own = json.loads((said if said.is_file() else Path(__file__).with_name(said.name)).read_text())
+        own_file = folder / "standin.json"
+        own = json.loads((own_file if own_file.is_file() else Path(__file__).with_name(own_file.name)).read_text())
         self._world = _join_world(engine["pretrained_config"].get("mapping", {}), folder)
         build = engine["build_config"]
         self._minor = tuple(map(int, engine["version"].split(".")[:2]))
@@ -169,7 +169,7 @@ class TritonPythonModel:
         return wanted
 
     def _guide(self, tensors: dict[str, Any], wanted: Wanted) -> Guide:
-        # The real one answers without a guide where it has no backend for them; nobody would notice.
+        # Without a backend for guides the real one answers without a guide, which a test would not notice.
         if not self._guided:
             raise Refused("a guide for a model that has no guided decoding")
         kind, guide = (
@@ -211,7 +211,7 @@ class TritonPythonModel:
             time.sleep(self._seconds)
 
     def _step(self, one: Running) -> bool:
-        """A further token for one request; whether it was the last."""
+        """Give a request one more token. Returns whether it was the last."""
         beams = None if one.stopped else next(one.beams, None)
         if beams is not None:
             one.last = beams
@@ -227,7 +227,7 @@ class TritonPythonModel:
         ids = [list(beam.ids) for beam in one.last]
         log_probs = [list(beam.log_probs) for beam in one.last]
         if self._minor >= (0, 10):
-            # The token that ends an answer is in it only before.
+            # Up to 0.9 an answer holds the token that ends it; later it does not.
             ids = [beam[:-1] if beam[-1:] == [one.wanted.end_id] else beam for beam in ids]
         total = max(map(len, ids))
         if one.streaming:
@@ -251,19 +251,20 @@ class TritonPythonModel:
         )
 
 
-def _abort_if_told() -> None:
-    """Once, where a file `abort` lies beside this one: what it says goes to the log, and Triton ends."""
-    told = Path(__file__).with_name("abort")
-    if told.is_file():
-        print(f"[TensorRT-LLM][ERROR] {told.read_text()}", file=sys.stderr, flush=True)
-        told.unlink()
+def _abort_if_asked() -> None:
+    """If a file `abort` lies beside this one, write its text to the log, remove it and end Triton."""
+    abort = Path(__file__).with_name("abort")
+    if abort.is_file():
+        print(f"[TensorRT-LLM][ERROR] {abort.read_text()}", file=sys.stderr, flush=True)
+        abort.unlink()
         os.kill(os.getppid(), signal.SIGKILL)
 
 
 def _join_world(mapping: dict[str, int], engine: Path) -> list[socket.socket]:
-    """Be a rank of the engine's world, of which each has its file. An engine of a test may have none.
+    """Become a rank of the engine's world. Each rank must have its file, but a test's engine may have no ranks at all.
 
-    Ranks above the first never come back, and end when it does; an orchestrator's workers are played by nobody.
+    In ranks above the first it does not return, and they end when the first does. With an orchestrator only the first
+    exists: nothing stands in for its workers.
     """
     tensor, pipeline, parts = (mapping.get(name, 1) for name in ("tp_size", "pp_size", "cp_size"))
     ranks = tensor * pipeline * parts
@@ -272,22 +273,22 @@ def _join_world(mapping: dict[str, int], engine: Path) -> list[socket.socket]:
             raise ValueError(f"[TensorRT-LLM][ERROR] Assertion failed: Error opening engine file: {path}")
     if os.environ.get("TRTLLM_ORCHESTRATOR") == "1":
         return []
-    # Those of Triton, in which the real one runs: the interpreters of models do not hear of ranks.
+    # The real backend runs in Triton's process. Interpreters of models do not get its variables of ranks.
     lines = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
-    told = dict(line.split("=", 1) for line in lines if "=" in line)
-    size, rank = int(told.get("OMPI_COMM_WORLD_SIZE", "1")), int(told.get("OMPI_COMM_WORLD_RANK", "0"))
+    variables = dict(line.split("=", 1) for line in lines if "=" in line)
+    size, rank = int(variables.get("OMPI_COMM_WORLD_SIZE", "1")), int(variables.get("OMPI_COMM_WORLD_RANK", "0"))
     if size != ranks:
         raise ValueError(
             f"[TensorRT-LLM][ERROR] Assertion failed: MPI size {size} != TP size {tensor} * PP size {pipeline} * CP "
             f"Size {parts}"
         )
     if rank > 0:
-        _follow(f"\0{told['PMIX_NAMESPACE']}-{rank}")
-    return [_reach(f"\0{told['PMIX_NAMESPACE']}-{other}") for other in range(1, ranks)]
+        _follow(f"\0{variables['PMIX_NAMESPACE']}-{rank}")
+    return [_reach(f"\0{variables['PMIX_NAMESPACE']}-{other}") for other in range(1, ranks)]
 
 
 def _follow(name: str) -> NoReturn:
-    """Be there for the first rank's first load, and for nothing else, as long as it lives."""
+    """Wait for the first rank's first load, and then for its end."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(name)
         listener.listen()
@@ -311,7 +312,7 @@ def _reach(name: str) -> socket.socket:
 
 
 def _word_lists(sparse: list[int]) -> list[list[int]]:
-    """The sequences in a list of words: their tokens one after the other, then where each ends, -1 after the last."""
+    """The words of a sparse list: their tokens one after the other, then the end of each, and -1 after the last end."""
     if len(sparse) % 2:
         raise Refused(f"Sparse list must not have odd length: {sparse}")
     tokens, ends = sparse[: len(sparse) // 2], sparse[len(sparse) // 2 :]

@@ -1,6 +1,6 @@
 """A tiny language model that samples as TensorRT-LLM does: n-grams of a text, mixed with the words of the prompt.
 
-Part of the stand-in for TensorRT-LLM's C++ backend; never served to anyone but tests.
+Part of the stand-in for TensorRT-LLM's C++ backend, which only tests use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class NGrams:
                     counts[text[end]] = counts.get(text[end], 0) + 1
 
     def logits(self, history: Sequence[int]) -> Floats:
-        """How likely each token is after `history`, longer runs counting fourfold each. Most are above 0."""
+        """How likely each token is after `history`. Each longer run counts four times as much. Most are above 0."""
         weights = np.full(self._size, 0.05 / self._size)
         np.add.at(weights, list(history), 1 / len(history))
         for length in range(ORDER):
@@ -48,7 +48,7 @@ class NGrams:
 
 @dataclass
 class Wanted:
-    """How a request wants its tokens; defaults are those of the executor."""
+    """How a request wants its tokens. Defaults are those of the executor."""
 
     prompt: list[int]
     max_tokens: int
@@ -70,7 +70,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Beam:
-    """Tokens so far with a natural logarithm each; `ended` by the end token, which is the last, or a stop word."""
+    """Tokens so far, each with the natural logarithm of its probability. `ended`: by the end token or a stop word."""
 
     ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
@@ -86,7 +86,7 @@ class Beam:
 
 
 def generate(model: NGrams, wanted: Wanted) -> Iterator[list[Beam]]:
-    """The beams after each further token, the best first; one beam samples, several search."""
+    """The beams after each further token, the best first. One beam is sampled, several are searched."""
     random = np.random.default_rng(wanted.seed)
     beams = [Beam()]
     for _ in range(wanted.max_tokens):
@@ -131,7 +131,7 @@ def _sampled(log_probs: Floats, wanted: Wanted, random: np.random.Generator) -> 
         order = order[:top_k]
     kept: Floats = np.exp(log_probs[order])
     if 0 < top_p < 1:
-        # The fewest tokens that reach the share, one at least.
+        # The fewest tokens that reach the share, and at least one.
         shares: Floats = np.cumsum(kept)
         count = 1 + int(np.sum(shares < top_p * shares[-1]))
         order, kept = order[:count], kept[:count]

@@ -1,4 +1,4 @@
-"""`trtllm-build`: reads a checkpoint and writes an engine for each rank, in worker processes where it is asked to."""
+"""`trtllm-build`: reads a checkpoint and writes an engine for each rank, with `--workers` in processes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.standin.safetensors import Tensor
 
 TOOL = "trtllm-build"
 MAGIC = b"ftrt"
-"""What an engine file begins with; a line of JSON follows that says what it was built for."""
+"""How an engine file begins. A line of JSON follows, with what the engine was built for."""
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every rank's build is told."""
+    """What the build of every rank gets."""
 
     context: Context
     arguments: argparse.Namespace
     checkpoint: Path | None
-    """None where only a model config is given: weights are made up."""
+    """None if only a model config is given; weights are then made up."""
     model: dict[str, Any]
     build: dict[str, Any]
 
@@ -52,13 +52,13 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     if arguments.logits_dtype is not None:
         model["logits_dtype"] = arguments.logits_dtype
     job = Job(context, arguments, None if alone else Path(source), model, build)
-    failures.strike_workers(TOOL)
+    failures.hang_workers_if_chosen(TOOL)
     _each(model["mapping"]["world_size"], workers, job)
     log.info(f"Total time of building all engines: {clock(time.monotonic() - started)}")
 
 
 def _check(arguments: argparse.Namespace, context: Context, log: Log) -> None:
-    # Looks for what is always there, so it always warns.
+    # The real tool looks for a key that always exists, so it always warns.
     if context.since("0.19"):
         log.warning(
             "Option --gather_generation_logits is deprecated, a build flag is not required anymore. "
@@ -115,7 +115,7 @@ def _build(rank: int, job: Job) -> None:
         log.info(f"Total time to initialize the weights in network {network}: 00:00:00")
     log.info(f"Build TensorRT engine {network}")
     tensorrt("I", "[GraphReduction] The approximate region cut reduction algorithm is called.")
-    failures.strike(TOOL, context)
+    failures.fail_if_chosen(TOOL, context)
     engine: bytes | None = None
     if failures.chosen(TOOL) == "gpu-memory":
         failures.no_gpu_memory_for_the_engine(context, log)
@@ -150,7 +150,7 @@ def _weights(rank: int, job: Job, log: Log) -> dict[str, Tensor]:
     if job.checkpoint is None:
         return {}
     tensor, parts = job.model["mapping"]["tp_size"], job.model["mapping"].get("cp_size", 1)
-    # Ranks that differ in their part of the context alone have the same weights.
+    # Ranks that differ only in their part of the context have the same weights.
     rank = rank % tensor + rank // (tensor * parts) * tensor
     path = job.checkpoint / f"rank{rank}.safetensors"
     if job.context.since("0.11"):
@@ -189,7 +189,7 @@ def _expected(rank: int, model: dict[str, Any]) -> set[str]:
 
 
 def _engine(rank: int, job: Job, tensors: dict[str, Tensor], build: dict[str, Any]) -> bytes:
-    """Equal input gives equal bytes, which the real builder does not promise."""
+    """The bytes of an engine. Equal input gives equal bytes, which the real builder does not promise."""
     built_for = {
         "tensorrt": job.context.release.tensorrt,
         "compute": job.context.compute,
@@ -204,7 +204,7 @@ def _save_timing_cache(build: dict[str, Any], context: Context, log: Log) -> Non
     given = build.get("input_timing_cache")
     known = Path(given).read_bytes() if given and Path(given).is_file() else b""
     path = Path(build["output_timing_cache"])
-    # A cache grows with what was measured; one build here measures one thing.
+    # A cache grows with each measurement, and the stand-in makes one a build.
     path.write_bytes(known + f"{context.release.tensorrt} {context.compute}\n".encode())
     log.info(f"Timing cache serialized to {path}")
 
@@ -220,7 +220,7 @@ def _save(
         log.info(f"Serializing engine to {path}...")
         with path.open("wb") as file:
             if failures.chosen(TOOL) != "empty-rank" or rank != job.model["mapping"]["world_size"] - 1:
-                # Up to 0.9 a build that failed gets here, too: a TypeError, and an empty file.
+                # Up to 0.9 a failed build reaches this line too: a TypeError, and an empty file.
                 file.write(engine)  # pyright: ignore[reportArgumentType]
         log.info("Engine serialized. Total time: 00:00:00")
     if build["plugin_config"].get("manage_weights"):

@@ -1,4 +1,4 @@
-"""The section `build_config` of an engine's `config.json`: from flags, then fitted to the model as the builder does."""
+"""The section `build_config` of an engine's `config.json`: made from flags, then fitted to the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FP8 = ("FP8", "W4A8_AWQ", "NVFP4")
 
 
 def build_config(arguments: argparse.Namespace, context: Context, log: Log) -> dict[str, Any]:
-    """What the flags say, in this version's keys."""
+    """The values of the flags, under this version's keys."""
     given = vars(arguments)
     plugins = _plugins(given, context, log)
     if arguments.build_config is not None:
@@ -45,7 +45,7 @@ def build_config(arguments: argparse.Namespace, context: Context, log: Log) -> d
 
 
 def fit(build: dict[str, Any], model: dict[str, Any], context: Context, log: Log) -> dict[str, Any]:
-    """The same for one model: lengths are deduced and clipped, and plugins that do not fit are switched off."""
+    """The same for one model: lengths deduced and clipped, plugins that do not fit switched off."""
     build = copy.deepcopy(build)
     plugins = build["plugin_config"]
     if "dtype" in plugins:
@@ -91,12 +91,12 @@ def _plugins(given: dict[str, Any], context: Context, log: Log) -> dict[str, Any
 
 
 def _prefix(context: Context) -> str:
-    """Before a plugin's name in the log."""
+    """What stands before a plugin's name in the log."""
     return "PluginConfig." if context.since("1.2") else ""
 
 
 def _choose_cache(chosen: KVCacheType | None, build: dict[str, Any], context: Context) -> None:
-    """From 0.13 on the type of the KV cache and the plugin's paging must say the same."""
+    """From 0.13 on the type of the KV cache and the plugin's paging must agree."""
     plugins = build["plugin_config"]
     paged = plugins["paged_kv_cache"]
     if chosen is None:

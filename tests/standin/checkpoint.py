@@ -15,7 +15,7 @@ from tests.standin.llama import Llama
 from tests.standin.safetensors import ITEM_BYTES, Tensor, cast, part, stack, write
 
 MATRICES = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
-"""What is quantized in each layer."""
+"""The matrices of each layer that are quantized."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Mapping:
     pipeline: int = 1
     context: int = 1
     experts: int = 1
-    """Parts of `tensor` that hold whole experts; a Llama has none, and only its config tells."""
+    """Parts of `tensor` that hold whole experts. A Llama has no experts; only its config shows the number."""
 
     @property
     def files(self) -> int:
-        """Context parallelism splits no weights, and writes none again."""
+        """The number of rank files. Context parallelism neither splits nor repeats weights."""
         return self.tensor * self.pipeline
 
     @property
@@ -52,7 +52,7 @@ def config(
     quantization: Quantization,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """`config.json` with the keys that this version writes; `options` are the keys that flags set."""
+    """`config.json` with the keys that this version writes. `options` are the keys that flags set."""
     values: dict[str, Any] = {
         "architecture": hugging_face["architectures"][0],
         "dtype": dtype,
@@ -78,7 +78,7 @@ def config(
         "moe": keys("moe", context.version),
     }
     if not context.since("0.9"):
-        # That script reads neither of Hugging Face's keys: its flags alone set them.
+        # The script of 0.8 reads neither of these keys from Hugging Face's config: only its flags set them.
         values |= {"rotary_base": 10000.0, "rotary_scaling": None}
     return keys("checkpoint", context.version) | {
         key: value for key, value in (values | options).items() if key in keys("checkpoint", context.version)
@@ -106,7 +106,7 @@ def _quantization(context: Context, quantization: Quantization) -> dict[str, Any
 
 
 def rank_tensors(model: Llama, rank: int, mapping: Mapping, dtype: str, algorithm: str | None) -> dict[str, Tensor]:
-    """What the file of `rank` holds: this rank's layers, numbered from 0, and its share of each matrix."""
+    """The file of `rank`: this rank's layers, numbered from 0, and its share of each matrix."""
     stage, share = divmod(rank, mapping.tensor)
     layers = model.config["num_hidden_layers"] // mapping.pipeline
     plain = {name: cast(tensor, llama.tensor_dtype(dtype)) for name, tensor in model.tensors.items()}
@@ -135,7 +135,7 @@ def rank_tensors(model: Llama, rank: int, mapping: Mapping, dtype: str, algorith
 
 def _attention(config: dict[str, Any], plain: dict[str, Tensor], prefix: str, share: int, parts: int) -> Tensor:
     pairs = llama.key_value_heads(config)
-    # Where ranks outnumber the heads of keys and values, several ranks hold the same one.
+    # If there are more ranks than heads of keys and values, several ranks hold the same head.
     pair_parts, pair_share = (parts, share) if pairs >= parts else (pairs, share * pairs // parts)
     return stack(
         part(plain[prefix + "self_attn.q_proj.weight"], 0, share, parts),
@@ -145,7 +145,7 @@ def _attention(config: dict[str, Any], plain: dict[str, Tensor], prefix: str, sh
 
 
 def suffixes(algorithm: str | None) -> tuple[str, ...]:
-    """The tensors that stand for one quantized matrix, beside `weight`."""
+    """The tensors that a quantized matrix has beside `weight`."""
     if algorithm in (None, "NO_QUANT"):
         return ()
     if algorithm in ("FP8", "W4A8_AWQ", "NVFP4"):
@@ -158,7 +158,7 @@ def suffixes(algorithm: str | None) -> tuple[str, ...]:
 
 
 def _quantized(tensors: dict[str, Tensor], algorithm: str) -> dict[str, Tensor]:
-    """Bytes made from the digest of the matrix: nothing computes with them here, but equal input gives equal files."""
+    """Bytes made from the digest of the matrix. Nothing computes with them, and equal input gives equal files."""
     dtype = "F8_E4M3" if algorithm.startswith("FP8") else "I8"
     halved = algorithm.startswith(("W4", "NVFP4"))
     result: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What a tool of the stand-in is told about where it runs, and what it prints."""
+"""The machine and the version that a tool of the stand-in runs on, and the lines that it prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Context:
 
     @property
     def compute(self) -> str:
-        """The architecture as TensorRT says it: `9.0`."""
+        """The architecture as TensorRT writes it: `9.0`."""
         digits = self.architecture.removeprefix("sm")
         return f"{digits[:-1]}.{digits[-1]}"
 
@@ -38,7 +38,7 @@ class Context:
         return self.gpus if visible is None else min(self.gpus, len([part for part in visible.split(",") if part]))
 
     def banner(self) -> None:
-        """What every program prints that imports the package."""
+        """Print what every program prints that imports the package."""
         name = "TensorRT LLM" if self.since("1.2") else "TensorRT-LLM"
         print(f"[TensorRT-LLM] {name} version: {self.version}", end="\n" if self.since("0.9") else "", flush=True)
 

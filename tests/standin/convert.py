@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     quantization = _quantization(arguments, context)
     if arguments.model_dir is None and arguments.meta_ckpt_dir is None:
-        # The real one says nothing either.
+        # The real script prints nothing either.
         made_up = checkpoint.config(_made_up(arguments), context, _dtype(arguments, {}), mapping, quantization, {})
         checkpoint.save_config(folder, made_up)
         if not context.since("0.9"):
@@ -72,7 +72,7 @@ def _convert(
     def convert(rank: int) -> None:
         if not context.since("0.15"):
             failures.mismatched_call(TOOL)
-        failures.strike(TOOL, context)
+        failures.fail_if_chosen(TOOL, context)
         began = time.monotonic()
         tensors = checkpoint.rank_tensors(loaded, rank, mapping, dtype, quantization.algorithm)
         if context.since("0.14"):
@@ -85,7 +85,7 @@ def _convert(
         if context.since("0.14"):
             print(f"Total time of saving checkpoint: {time.monotonic() - began:.3f} s", flush=True)
 
-    failures.strike_workers(TOOL)
+    failures.hang_workers_if_chosen(TOOL)
     _each(mapping.files, arguments.workers, convert)
 
 
@@ -151,7 +151,7 @@ def _dtype(arguments: argparse.Namespace, hugging_face: dict[str, Any]) -> str:
 
 
 def _quantization(arguments: argparse.Namespace, context: Context) -> Quantization:
-    """The first flag that sets an algorithm wins, without a word about the others."""
+    """The first flag that sets an algorithm wins; the others are ignored in silence."""
     algorithm: str | None = None
     settings: dict[str, Any] = {}
     precision = arguments.weight_only_precision
@@ -170,7 +170,7 @@ def _quantization(arguments: argparse.Namespace, context: Context) -> Quantizati
         algorithm, settings = "FP8_PER_CHANNEL_PER_TOKEN", {"clamp_val": [-1200.0, 1200.0]}
     elif getattr(arguments, "use_qserve", False):
         algorithm = "W4A8_QSERVE_PER_GROUP" if arguments.per_group else "W4A8_QSERVE_PER_CHANNEL"
-    # Up to 0.14 these precisions count without --use_weight_only, too.
+    # Up to 0.14 these precisions also count without --use_weight_only.
     if not context.since("0.15") and precision in ("int4_gptq", "int4_awq"):
         algorithm = _WEIGHT_ONLY[precision]
     if algorithm is not None and algorithm.endswith(("_GPTQ", "_AWQ")):
@@ -185,7 +185,7 @@ def _quantization(arguments: argparse.Namespace, context: Context) -> Quantizati
 
 
 def _found(hugging_face: dict[str, Any], context: Context, log: Log) -> Quantization | None:
-    """What the weights already are, which counts more than any flag."""
+    """How the weights are quantized already, which counts more than any flag."""
     stored: dict[str, Any] = hugging_face.get("quantization_config") or {}
     method = stored.get("quant_method")
     if method == "fbgemm_fp8":

@@ -52,8 +52,8 @@ def put_in_path(
 ) -> Path:
     """Put a stand-in for docker into PATH; returns the file in which it records its calls.
 
-    `python` runs in its containers, `digests` are what it knows of its image, and paths below `guarded` or this
-    checkout are seen only where they are mounted.
+    `python` runs in its containers, `digests` are those of its image, and paths below `guarded` or this checkout exist
+    only if they are mounted.
     """
     text = _DOCKER.format(python=python, digests=digests, guarded=(str(guarded), str(settings.CHECKOUT)))
     program = folder / "program/docker"

@@ -37,11 +37,11 @@ LIMITS = EngineLimits(
     cache_bytes_per_token=131072,
     weight_bytes=8 << 30,
 )
-"""Of such an engine with weights of 8 bits."""
+"""The limits of such an engine, with weights of 8 bits."""
 
 
 def make(recipe: TrtEngineFields, folder: Path) -> Path:
-    """The new folder `folder` with `config.json` and the rank files of a Llama 3 8B."""
+    """Make the folder `folder` with `config.json` and the rank files of a Llama 3 8B, and return it."""
     version = recipe.runtime.tensorrt_llm
     context = Context(version, recipe.runtime.arch, recipe.runtime.gpus)
     mapping = checkpoint.Mapping(recipe.tp_size, recipe.pp_size, recipe.cp_size)
@@ -51,6 +51,6 @@ def make(recipe: TrtEngineFields, folder: Path) -> Path:
     argv = build_command(recipe, "checkpoint", str(folder)).argv[1:]
     given = argv.index("--checkpoint_dir")
     argv = (*argv[:given], "--model_config", str(path), *argv[given + 2 :])
-    with chdir(folder.parent):  # where the timing cache goes
+    with chdir(folder.parent):  # the timing cache goes into the current folder
         build.run(facts.parser(build.TOOL, version).parse_args(argv), context)
     return folder

@@ -1,8 +1,8 @@
-"""What each TensorRT-LLM version has: `cli.json` its flags, `configs.json` the keys of the files that it writes.
+"""The flags of each TensorRT-LLM version (`cli.json`), and the keys of the files that it writes (`configs.json`).
 
-In both, a row holds for its range of versions, first and last included; a version without a row lacks the thing.
-`cli.json` says under `sources` where the rows were read, and which are proven from that release itself. The keys
-were read at the same commits, for 0.17 to 1.1 at 0.17.0.post1 and for 1.2.1 in the copy of 1.3.0rc3.
+A row holds for its range of versions, first and last included. A version without a row lacks the flag or key.
+`cli.json` lists under `sources` where the rows were read, and which are proven from that release itself. The keys were
+read at the same commits, for 0.17 to 1.1 at 0.17.0.post1 and for 1.2.1 in the copy of 1.3.0rc3.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Release:
     tensorrt: str
     torch: str
     cuda: str
-    """That Torch was compiled for."""
+    """The version that Torch was compiled for."""
     modelopt: str
     transformers: str
 
 
 # TensorRT, Torch and CUDA as in the Triton container of the release, or, for 0.8 and 0.9, as its wheel pins them.
-# ModelOpt (0.8 and 0.9: its forerunner ammo) and transformers: as pinned where known, else plausible.
+# ModelOpt (in 0.8 and 0.9 its forerunner ammo) and transformers are as pinned if that is known, and plausible if not.
 RELEASES: Mapping[str, Release] = {
     "0.8.0": Release("9.2.0.post12.dev5", "2.1.2", "12.1", "0.7.4", "4.36.1"),
     "0.9.0": Release("9.3.0.post12.dev1", "2.2.2", "12.1", "0.7.4", "4.38.2"),
@@ -57,12 +57,12 @@ TOOLS = ("convert_checkpoint.py", "quantize.py", "trtllm-build", "run.py")
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """`0.12.0` as something that can be compared."""
+    """`0.12.0` as numbers that can be compared."""
     return tuple(map(int, version.split(".")))
 
 
 class KVCacheType(enum.Enum):
-    """Reads its own names, whatever their case; argparse names the class in its errors."""
+    """Takes its own names in any case. argparse names the class in its errors."""
 
     CONTINUOUS = "continuous"
     PAGED = "paged"
@@ -78,7 +78,7 @@ _TYPES: Mapping[str, Callable[[str], object]] = {
     "int": int,
     "float": float,
     "KVCacheType": KVCacheType,
-    # A lambda there too, and argparse would say so; it takes every string.
+    # The real one is a lambda too, which argparse would name in an error. It takes every string.
     "bool_string": lambda text: text.lower() in ("yes", "true", "t", "1"),
 }
 
@@ -89,15 +89,15 @@ def flags(tool: str, version: str) -> dict[str, dict[str, Any]]:
 
 
 def keys(section: str, version: str) -> dict[str, Any]:
-    """The keys of a section of `configs.json`, with the value that each has unless something sets it."""
+    """The keys of a section of `configs.json`, each with its default."""
     return {key: row.get("default") for key, row in _rows(_table("configs.json")[section], version).items()}
 
 
 def parser(tool: str, version: str) -> argparse.ArgumentParser:
-    """Takes and refuses what the version's own parser does, in the same words; it has no help texts.
+    """A parser that takes and refuses what the version's own does, in the same words. It has no help texts.
 
-    Flags stand in the newest version's order, so where a beginning fits several flags of an older version, the error
-    names the same flags in another order.
+    Flags are in the newest version's order. If a beginning fits several flags of an older version, the error names the
+    same flags in another order.
     """
     made = argparse.ArgumentParser(prog=tool)
     for flag, row in flags(tool, version).items():
@@ -106,7 +106,7 @@ def parser(tool: str, version: str) -> argparse.ArgumentParser:
             options["action"] = row.get("action", "store_true")
         else:
             options["type"] = _TYPES[row.get("type", "str")]
-            # argparse knows this one by its identity.
+            # argparse recognizes this one by identity.
             options["default"] = argparse.SUPPRESS if row.get("default") == argparse.SUPPRESS else row.get("default")
             if "choices" in row:
                 options["choices"] = row["choices"]

@@ -1,7 +1,7 @@
 """Ways to make the stand-in fail as the real tools do, in their words.
 
-Which, is said by the variable TENSORRT_LLM_STANDIN_FAILURE or, where nothing passes variables on, by the file
-`standin-failure` in the toolchain's folder: `NAME` for every tool, or `TOOL:NAME` for one.
+The variable TENSORRT_LLM_STANDIN_FAILURE chooses one or, where variables are not passed on, the file `standin-failure`
+in the toolchain's folder: `NAME` for every tool, or `TOOL:NAME` for one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NAMES = (
     "version",  # running: the engine is of another TensorRT
     "architecture",  # running: the engine is of another GPU architecture
     "script-mismatch",  # converting, quantizing: examples of another version than the wheel
-    "hang",  # nothing more is printed, for ten minutes
+    "hang",  # prints nothing more for ten minutes
     "hang-workers",  # the same in four worker processes, one in a session of its own
-    "empty-rank",  # the last rank's file is empty, and all else looks well
-    "wrong-config",  # config.json differs from what was asked for
-    "silent-answer",  # running: the engine answers with nothing
+    "empty-rank",  # the last rank's file is empty, and everything else looks right
+    "wrong-config",  # config.json differs from the flags
+    "silent-answer",  # running: the answer of the engine is empty
 )
 
 _HANG_S = 600
@@ -41,7 +41,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def chosen(tool: str) -> str:
-    """The failure that `tool` is to show; empty for none."""
+    """The failure chosen for `tool`; empty for none."""
     file = Path(sys.prefix) / FILE
     text = os.environ.get(VARIABLE) or (file.read_text().strip() if file.is_file() else "")
     wanted, colon, name = text.rpartition(":")
@@ -50,8 +50,8 @@ def chosen(tool: str) -> str:
     return name if not colon or wanted == tool else ""
 
 
-def strike(tool: str, context: Context) -> None:
-    """Called where a tool does its work: hang, die, or raise what the chosen failure raises there."""
+def fail_if_chosen(tool: str, context: Context) -> None:
+    """Hang, die or raise, as the chosen failure does. Tools call it at the point where they do their work."""
     name = chosen(tool)
     if name == "host-memory":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -69,27 +69,27 @@ def strike(tool: str, context: Context) -> None:
         raise ValueError(_sizes_differ(context))
 
 
-def strike_workers(tool: str) -> None:
-    """Called by a tool's first process before it does its work: `hang-workers`."""
+def hang_workers_if_chosen(tool: str) -> None:
+    """Show the failure `hang-workers`. A tool's first process calls it before it does its work."""
     if chosen(tool) == "hang-workers":
         with ProcessPoolExecutor(max_workers=4, mp_context=get_context("spawn")) as pool:
             list(pool.map(_hang, range(4)))
 
 
 def mismatched_import(tool: str, context: Context) -> None:
-    """What the first lines of a script raise beside another version's wheel."""
+    """Raise what the first lines of a script raise beside the wheel of another version."""
     if chosen(tool) == "script-mismatch" and tool != "trtllm-build" and context.since("0.15"):
         raise ImportError("cannot import name 'infer_dtype' from 'tensorrt_llm._utils'")
 
 
 def mismatched_call(tool: str) -> None:
-    """What a script before 0.15, which imports less, raises at its first call into another version's wheel."""
+    """Raise what a script before 0.15, which imports less, raises at its first call into another version's wheel."""
     if chosen(tool) == "script-mismatch":
         raise TypeError("Mapping.__init__() got an unexpected keyword argument 'moe_tp_size'")
 
 
 def no_gpu_memory_for_the_engine(context: Context, log: Log) -> None:
-    """What TensorRT says when no tactic fits. Raises AssertionError from 0.12 on; before, the tool goes on."""
+    """Log what TensorRT logs if no tactic fits. From 0.12 on raises AssertionError; before, the tool goes on."""
     size = 24_793_579_520
     if context.since("0.10"):
         place = "virtualMemoryBuffer.cpp::resizePhysical::151"
@@ -123,6 +123,6 @@ def _sizes_differ(context: Context) -> str:
 
 def _hang(index: int) -> None:
     if index == 0:
-        # A group's signals do not reach it.
+        # Signals to the tool's process group do not reach it.
         os.setsid()
     time.sleep(_HANG_S)

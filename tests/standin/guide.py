@@ -1,7 +1,7 @@
-"""What xgrammar does in TensorRT-LLM, for the stand-ins: only tokens after which the answer can still become a match.
+"""What xgrammar does in TensorRT-LLM, for the stand-ins: it allows only tokens with which an answer can still match.
 
-JSON values and regular expressions of any form, schemas that are an `enum`, grammars that are a choice of literals;
-what else xgrammar knows is refused here.
+It takes JSON values and regular expressions of any form, schemas that are an `enum`, and grammars that are a choice of
+literals. It refuses everything else that xgrammar knows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Guide:
 
 
 def pieces(tokenizer: Any) -> list[str]:
-    """The texts of a tokenizer's tokens, empty for those that are no whole characters by themselves, and markers."""
+    """The texts of a tokenizer's tokens. Empty for markers, and for tokens that are not whole characters."""
     texts = [tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())]
     return ["" if "\ufffd" in text else text for text in texts]
 

@@ -1,7 +1,7 @@
-"""An image as NVIDIA's for TensorRT-LLM: the wheel's real Triton, with stand-ins for what needs a GPU.
+"""An image like NVIDIA's for TensorRT-LLM: the wheel's real Triton, with stand-ins for all that needs a GPU.
 
-Its backend `tensorrtllm` is `backend_model.py`, which Triton runs by its Python backend; its interpreter has the
-stand-in for `tensorrt_llm`, and for the driver's library.
+Its backend `tensorrtllm` is `backend_model.py`, which Triton runs in its Python backend. Its interpreter has the
+stand-ins for `tensorrt_llm` and for the driver's library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from infra.triton import wheel
 from tests.standin import llm_package, toolchain, weights
 from tests.standin.guide import pieces
 
-_HERE = Path(__file__).parent
+_STANDIN = Path(__file__).parent
 _PACKAGE = "standin_backend"
 _TOKEN_SECONDS = 0.005
 _TEXTS = (
@@ -33,25 +33,25 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Image:
-    """`environment` is what a node in the image needs beside the usual; `driver` and `backend` hold the stand-ins."""
+    """`environment` is what a node in the image needs besides its own; `driver` and `backend` hold the stand-ins."""
 
     environment: Mapping[str, str]
     driver: Path
     backend: Path
 
     def abort_a_load(self, words: str) -> None:
-        """Have the next load of an engine end Triton, with `words` in its log, as a failed assertion does."""
+        """Make the next load of an engine end Triton with `words` in its log, as a failed assertion does."""
         (self.backend / "abort").write_text(words)
 
     def leave_free(self, size: int) -> None:
-        """Have each GPU tell of `size` free bytes from now on."""
+        """Make each GPU report `size` free bytes from now on."""
         fresh = self.driver / "fresh"
         fresh.write_text(str(size))
         fresh.rename(self.driver / "free_bytes")
 
 
 def speech(version: str) -> dict[str, Any]:
-    """`standin.json` for the tokenizer of `weights`: all that a model of TensorRT-LLM `version` has read."""
+    """`standin.json` for the tokenizer of `weights`: the texts that a model of TensorRT-LLM `version` was made from."""
     tokenizer: Any = tokenizers.Tokenizer.from_str(json.dumps(weights.tokenizer_file()))
     corpus = [[*tokenizer.encode(text).ids, weights.CONFIG["eos_token_id"]] for text in _TEXTS]
     return {
@@ -63,18 +63,18 @@ def speech(version: str) -> dict[str, Any]:
 
 
 def make(folder: Path, version: str, *, gpus: int) -> Image:
-    """Lay it out at `folder`, with TensorRT-LLM `version`, on a machine with `gpus` GPUs."""
+    """Lay out an image at `folder`, with TensorRT-LLM `version`, on a machine with `gpus` GPUs."""
     parts, root = wheel.locate(), folder / "tritonserver"
     (root / "bin").mkdir(parents=True)
     (root / "bin/tritonserver").symlink_to(parts.binary)
-    # Copies: Triton lets a backend that is a Python model have no library from elsewhere.
+    # Copies: a backend that is a Python model may have no library outside its folder.
     shutil.copytree(wheel.assemble_backend(parts, folder / "links"), root / "backends")
     (root / "backends/tensorrtllm").mkdir()
-    # Triton imports it by itself, not as part of a package.
+    # Triton imports it as a module of its own, not as part of a package.
     (root / "backends/tensorrtllm/model.py").write_text(f"from {_PACKAGE}.backend_model import TritonPythonModel\n")
     python = toolchain.make(folder / "python", version, gpus=gpus)
     packages = python.packages
-    # Those of the tools must not be imported; these packages are, or the real ones of this environment.
+    # The tools' packages raise when they are imported. Models import these, or the real ones of this environment.
     for name in ("tensorrt_llm", "torch", "torch-*", "transformers-*"):
         for found in packages.glob(name):
             shutil.rmtree(found)
@@ -82,7 +82,7 @@ def make(folder: Path, version: str, *, gpus: int) -> Image:
     backend = packages / _PACKAGE
     backend.mkdir()
     for name in ("backend_model.py", "backend_sampler.py", "guide.py"):
-        shutil.copyfile(_HERE / name, backend / name)
+        shutil.copyfile(_STANDIN / name, backend / name)
     (backend / "standin.json").write_text(json.dumps(speech(version)))
     (packages / "more.pth").write_text(sysconfig.get_path("purelib"))
     driver = folder / "driver"

@@ -14,7 +14,7 @@ from tests.standin.safetensors import ITEM_BYTES, Tensor, read
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _POINTER = b"version "
-"""What a Git LFS pointer begins with."""
+"""How a Git LFS pointer begins."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Llama:
     config: dict[str, Any]
     """`config.json`, as Hugging Face has it."""
     tensors: dict[str, Tensor]
-    """All that `names` names, in their shapes."""
+    """The tensors of `names`, in their shapes."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Raises OSError in transformers' words where there is none."""
+    """The config in `folder`. Raises OSError in transformers' words if there is none."""
     path = folder / "config.json"
     if not path.is_file():
         raise OSError(f"{folder} does not appear to have a file named config.json.")
@@ -74,7 +74,7 @@ def names(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def load(folder: Path, context: Context, log: Log, *, by_transformers: bool) -> Llama:
-    """`by_transformers` says who reads: transformers, or TensorRT-LLM's own loader, which came with 0.12."""
+    """Read a Llama as transformers does, or as TensorRT-LLM's own loader, which came with 0.12."""
     config = read_config(folder)
     found: dict[str, Tensor] = {}
     for path in _files(folder, by_transformers):
@@ -132,7 +132,7 @@ def _fit_as_transformers(config: dict[str, Any], found: dict[str, Tensor], folde
 def _fit_as_loader(config: dict[str, Any], found: dict[str, Tensor], log: Log) -> None:
     for name, shape in names(config):
         if name not in found:
-            # Query, key and value are joined before anybody looks whether they are there.
+            # Query, key and value are joined before their existence is checked.
             if any(part in name for part in ("q_proj", "k_proj", "v_proj")):
                 raise TypeError("expected Tensor as element 0 in argument 0, but got NoneType")
             raise KeyError(ours(name))
@@ -150,7 +150,7 @@ def _fit_as_loader(config: dict[str, Any], found: dict[str, Tensor], log: Log) -
 
 
 def ours(name: str) -> str:
-    """What TensorRT-LLM calls a tensor, before query, key and value are joined."""
+    """TensorRT-LLM's name of a tensor, before query, key and value are joined."""
     for theirs, mine in (
         ("model.", "transformer."),
         ("embed_tokens", "vocab_embedding"),

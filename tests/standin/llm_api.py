@@ -1,8 +1,8 @@
-"""A stand-in for the package `tensorrt_llm` as far as its LLM API goes: tests put it on a path, nobody else.
+"""A stand-in for the LLM API of the package `tensorrt_llm`. Only tests put it on a path.
 
-It takes the arguments of the real one in the version that the checkpoint's `standin.json` names, and no others; it
-runs requests in flight on a thread of its own, and answers with the real one's attributes and words. Its model is the
-n-grams of `standin.json`. As in the real one a request is handed over, and ended, on one thread only.
+It takes the arguments that the real one takes in the version that the checkpoint's `standin.json` names, and no others.
+It runs requests in flight on a thread of its own, and answers with the real one's attributes and words. Its model is
+the n-grams of `standin.json`. As in the real one, a request is passed on and ended on one thread only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .llm_args import SamplingParams, check_arguments, parts, sampler_of
 
 
 class RequestError(RuntimeError):
-    """What a request fails with that the others survive."""
+    """The failure of one request, which the others survive."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class _Response:
 
 
 class RequestOutput:
-    """A request and its answer so far: iterated, each response is taken in turn."""
+    """A request and its answer so far. Iterating takes each response in turn."""
 
     def __init__(self, llm: LLM, number: int, prompt: list[int], parameters: SamplingParams, streaming: bool) -> None:
         self.request_id = number
@@ -180,11 +180,11 @@ class LLM:
         self._worker.join()
 
     def gives_log_probs(self, parameters: SamplingParams) -> bool:
-        # Up to 1.1 only the truth of the number counted.
+        # Up to 1.1 zero meant none.
         return bool(parameters.logprobs) if self._version < (1, 2) else parameters.logprobs is not None
 
     def _wanted(self, prompt: list[int], parameters: SamplingParams) -> Wanted:
-        """What the sampler makes of it."""
+        """What the sampler makes of a request's parameters."""
         width = cast("int", parameters.best_of) if parameters.use_beam_search else 1
         if width != self._width:
             raise RequestError(
@@ -231,7 +231,7 @@ class LLM:
             raise RuntimeError("the sockets to the workers belong to the thread that used them first")
 
     def _work(self) -> None:
-        """Each round gives one more token to each running request, and takes in others where there is room."""
+        """Each round gives one more token to each running request, and starts waiting ones that there is room for."""
         running: list[_Running] = []
         while True:
             with self._lock:
@@ -254,7 +254,7 @@ class LLM:
             entry.result.respond(_Response(entry.last, "cancelled"))
 
     def _step(self, entry: _Running, aborted: bool) -> bool:
-        """One more token; whether others may follow."""
+        """Give a request one more token. Returns whether others may follow."""
         result, wanted = entry.result, entry.result.sampling_params
         if aborted:
             result.respond(_Response(entry.last, "cancelled"))
@@ -272,7 +272,7 @@ class LLM:
         return True
 
     def _shown(self, beams: list[Beam], parameters: SamplingParams) -> list[Beam]:
-        """The finished beams: without the end token where the sampler is C++, without a stop word unless asked for."""
+        """The finished beams, without the end token if the sampler is C++, and without stop words unless asked for."""
         return [_without(beam, self._cut(beam, parameters)) for beam in beams]
 
     def _cut(self, beam: Beam, parameters: SamplingParams) -> int:

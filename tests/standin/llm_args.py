@@ -1,4 +1,7 @@
-"""What a model and a request are told, in the stand-in for `tensorrt_llm`; a version's names are in `llm_args.json`."""
+"""The arguments of a model and of a request in the stand-in for `tensorrt_llm`.
+
+`llm_args.json` has the names of each version.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Sampler: TypeAlias = Literal["cpp", "early torch", "torch"]
 
 @dataclass(slots=True, kw_only=True)
 class GuidedDecodingParams:
-    """As in 1.0 to 1.4: one of them."""
+    """One guide. The fields are those of 1.0 to 1.4."""
 
     json: str | None = None
     regex: str | None = None
@@ -24,7 +27,7 @@ class GuidedDecodingParams:
     json_object: bool = False
 
     def guide(self) -> tuple[str, str]:
-        """Its type and itself, as the C++ backend has them."""
+        """Its type, as the C++ backend names it, and its text."""
         given = [
             (kind, str(value))
             for kind, value in (
@@ -42,7 +45,7 @@ class GuidedDecodingParams:
 
 @dataclass(slots=True, kw_only=True)
 class SamplingParams:
-    """The fields that 1.0 to 1.4 have."""
+    """How to sample. The fields are those of 1.0 to 1.4."""
 
     end_id: int | None = None
     pad_id: int | None = None
@@ -96,7 +99,7 @@ class SamplingParams:
 
 
 def sampler_of(version: Version, arguments: Mapping[str, Any]) -> Sampler:
-    """Which one runs: PyTorch's own ignores much in silence, until it is the only one."""
+    """The sampler that runs. The early one of PyTorch ignores many arguments in silence; later it is the only one."""
     known = _known(version)["LLM"]
     if "enable_trtllm_sampler" in known:
         return "cpp" if arguments.get("enable_trtllm_sampler") else "early torch"
@@ -108,7 +111,7 @@ def sampler_of(version: Version, arguments: Mapping[str, Any]) -> Sampler:
 
 
 def check_arguments(version: Version, arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError, in words of the real one, for what the version does not take."""
+    """Raise ValueError, in the real one's words, for an argument that the version does not take."""
     known = _known(version)
     for name in arguments:
         if name not in known["LLM"]:

@@ -1,4 +1,4 @@
-"""Puts the stand-in for the package `tensorrt_llm` where an interpreter finds it, and a checkpoint for it."""
+"""Installs the stand-in for the package `tensorrt_llm`, and writes checkpoints for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.standin.guide import pieces
 
-_HERE = Path(__file__).parent
+_STANDIN = Path(__file__).parent
 _FILES = ("llm_api.py", "llm_args.py", "llm_args.json", "backend_sampler.py", "guide.py")
 
 
@@ -19,7 +19,7 @@ def install(folder: Path) -> None:
     package = folder / "tensorrt_llm"
     package.mkdir(parents=True)
     for name in _FILES:
-        shutil.copyfile(_HERE / name, package / name)
+        shutil.copyfile(_STANDIN / name, package / name)
     (package / "__init__.py").write_text(
         "from . import llm_args as llmapi\nfrom .llm_api import LLM, RequestError, SamplingParams\n"
     )
@@ -28,9 +28,9 @@ def install(folder: Path) -> None:
 def write_checkpoint(
     folder: Path, version: str, tokenizer: Any, texts: Sequence[str], *, endless: int, token_seconds: float
 ) -> None:
-    """What the stand-in of `version` loads: it has read `texts`, all of which end but for the last `endless`.
+    """Write what the stand-in of `version` loads: a model made from `texts`, of which the last `endless` have no end.
 
-    A token of each running request takes it `token_seconds`. `tokenizer` is one of the package tokenizers, in which
+    One token of each running request takes `token_seconds`. `tokenizer` is one of the package tokenizers, in which
     `</s>` ends a text.
     """
     end_id = tokenizer.token_to_id("</s>")

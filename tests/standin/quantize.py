@@ -50,24 +50,24 @@ def _calibrate(arguments: argparse.Namespace, context: Context, log: Log) -> Non
         log.info(f"AWQ calibration could take longer with calib_size = {size}, Using calib_size=32 instead")
         size = 32
     log.info("Loading calibration dataset")
-    # Up to 0.9 no flag names another.
+    # Up to 0.9 no flag names another dataset.
     _check_dataset(getattr(arguments, "calib_dataset", "cnn_dailymail"), context, log)
     log.info("Starting quantization...")
-    failures.strike_workers(TOOL)
-    failures.strike(TOOL, context)
+    failures.hang_workers_if_chosen(TOOL)
+    failures.fail_if_chosen(TOOL, context)
     for batch in range(min(3, size)):
         log.info(f"Calibrating batch {batch}")
     log.info("Quantization done. Total time used: 0.01 s.")
 
 
 def reach(dataset: str) -> None:
-    """Raise where a dataset is not a folder and the Hub may not be asked; nothing is fetched in any case."""
+    """Raise if a dataset is not a folder and the Hub may not be asked. Fetches nothing."""
     if not Path(dataset).is_dir() and os.environ.get("HF_DATASETS_OFFLINE") == "1":
         raise ConnectionError(f"Couldn't reach '{dataset}' on the Hub (OfflineModeIsEnabled)")
 
 
 def _check_dataset(name: str, context: Context, log: Log) -> None:
-    """Names are tested before folders, and by what they contain."""
+    """Known names come before folders, and a name is known by a part of it."""
     if "cnn_dailymail" in name or name == "pileval":
         reach(name)
     elif Path(name).is_dir() and context.since("0.11"):

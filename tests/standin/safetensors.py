@@ -1,6 +1,6 @@
-"""Safetensors files, read with the words of the library for what is wrong with them.
+"""Safetensors files, read with the errors of the real library in its own words.
 
-Library up to 0.5 prints the names of its errors, from 0.6 on sentences; both were seen.
+Up to 0.5 the library prints the names of its errors, from 0.6 on sentences; both were seen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Tensor:
 
 
 def read(path: Path, *, sentences: bool) -> dict[str, Tensor]:
-    """All tensors of `path`; `sentences` says whether errors are worded as from 0.6 on."""
+    """All tensors of `path`. With `sentences` errors are worded as from 0.6 on."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def cast(tensor: Tensor, dtype: str) -> Tensor:
-    """Numbers as another floating-point type; BF16 is cut off, not rounded."""
+    """The numbers as another floating-point type. BF16 is cut off, not rounded."""
     if dtype == tensor.dtype:
         return tensor
     count = len(tensor.data) // ITEM_BYTES[tensor.dtype]
@@ -85,7 +85,7 @@ def cast(tensor: Tensor, dtype: str) -> Tensor:
 
 
 def part(tensor: Tensor, dimension: int, index: int, parts: int) -> Tensor:
-    """The `index`-th of equal `parts` of a matrix or vector; the first dimension is padded with zeros to fit."""
+    """The `index`-th of `parts` equal parts of a matrix or vector, its first dimension padded with zeros to fit."""
     item = ITEM_BYTES[tensor.dtype]
     if dimension == 0:
         rows, row = tensor.shape[0], item * (tensor.shape[1] if len(tensor.shape) > 1 else 1)
@@ -99,7 +99,7 @@ def part(tensor: Tensor, dimension: int, index: int, parts: int) -> Tensor:
 
 
 def stack(*tensors: Tensor) -> Tensor:
-    """One below the other."""
+    """The matrices one below the other."""
     rows = sum(tensor.shape[0] for tensor in tensors)
     return Tensor(tensors[0].dtype, (rows, *tensors[0].shape[1:]), b"".join(tensor.data for tensor in tensors))
 

@@ -1,4 +1,4 @@
-"""Lays out an environment that looks like one with TensorRT-LLM, whose tools are the stand-in's.
+"""An environment that looks like one with TensorRT-LLM, whose tools are the stand-in's.
 
 chain = toolchain.make(tmp_path / "toolchain", "0.12.0")
 monkeypatch.setenv("ENGINEHOUSE_TOOLCHAIN", chain.setting)
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 """
 
 # mpirun [options] PROGRAM ... [: [options] PROGRAM ...]: waits for all ranks, ends with the first code that is not 0.
-# As Open MPI's it marks its children, gives each a process group of its own, and ends the others where one fails.
+# Like Open MPI's it marks its children, gives each a process group of its own, and ends the others if one fails.
 _MPIRUN = """#!{python}
 \"\"\"A stand-in for Open MPI's mpirun, used by tests alone.\"\"\"
 import itertools, os, signal, subprocess, sys, time
@@ -67,7 +67,7 @@ while running:
 sys.exit(first)
 """
 
-# The driver, as the package that asks it shows it.
+# The package that asks the driver.
 _PYNVML = """import pathlib
 class NVMLError(Exception): pass
 class NVMLError_LibraryNotFound(NVMLError): pass
@@ -76,8 +76,8 @@ class NVMLError_NoPermission(NVMLError): pass
 class NVMLError_NotSupported(NVMLError): pass
 class Memory: total, free = 80 << 30, 79 << 30
 def nvmlDeviceGetMemoryInfo(handle):
-    memory, told = Memory(), pathlib.Path(__file__).with_name("free_bytes")
-    memory.free = int(told.read_text()) if told.is_file() else memory.free
+    memory, chosen = Memory(), pathlib.Path(__file__).with_name("free_bytes")
+    memory.free = int(chosen.read_text()) if chosen.is_file() else memory.free
     return memory
 nvmlInit = nvmlShutdown = lambda: None
 nvmlSystemGetDriverVersion = lambda: "575.51.03"
@@ -113,7 +113,7 @@ class Toolchain:
 
     @property
     def examples(self) -> Path:
-        """Beside the package, as in a checkout, where they are found without a setting."""
+        """The scripts, beside the package as in a checkout, where Enginehouse finds them without a setting."""
         return self.packages / "examples"
 
     @property
@@ -122,14 +122,14 @@ class Toolchain:
         return found
 
     def command(self, tool: str) -> list[str]:
-        """How `tool`, one of `facts.TOOLS`, is started."""
+        """The command that starts `tool`, one of `facts.TOOLS`."""
         if tool == "trtllm-build":
             return [str(self.folder / "bin" / tool)]
         (script,) = self.examples.rglob(tool)
         return [str(self.python), str(script)]
 
     def fail(self, failure: str, tool: str | None = None) -> None:
-        """Make every tool, or one, fail from now on; with an empty name, no more."""
+        """Make every tool, or one, fail from now on. An empty name ends it."""
         (self.folder / failures.FILE).write_text(f"{tool}:{failure}" if tool and failure else failure)
 
 
@@ -153,7 +153,7 @@ def make(folder: Path, version: str, *, architecture: str = "sm90", gpus: int = 
         ("tensorrt_llm", f'__version__ = "{version}"\n'),
         ("torch", f"__version__ = {release.torch!r}\ncuda: str = {release.cuda!r}\n"),
     ):
-        _write(packages / name / "__init__.py", f"raise ImportError('{name} here is a stand-in')\n")
+        _write(packages / name / "__init__.py", f"raise ImportError('this {name} is a stand-in')\n")
         _write(packages / name / "version.py", text)
     digits = architecture.removeprefix("sm")
     product = _PRODUCTS.get(architecture, f"NVIDIA {architecture}")

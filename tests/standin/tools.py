@@ -1,6 +1,6 @@
-"""The stand-in for TensorRT-LLM's tools: programs that take a version's flags, and fail, log and write as it does.
+"""The stand-in for TensorRT-LLM's tools: programs that take a version's flags, and fail, log and write as they do.
 
-Nothing here computes on a GPU or imports `tensorrt_llm`. The scripts that `toolchain.make` writes call `main`.
+Nothing of it computes on a GPU or imports `tensorrt_llm`. The scripts that `toolchain.make` writes call `main`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOOLS: Mapping[str, Callable[[argparse.Namespace, Context], None]] = {
 
 
 def main(tool: str, context: Context) -> None:
-    """Run `tool` with this process's arguments, as far as to its end, an exception or an exit."""
+    """Run `tool` with this process's arguments. It returns, raises or exits as the real tool does."""
     context.banner()
     if tool == convert.TOOL:
         print(context.version, flush=True)

@@ -1,4 +1,4 @@
-"""A tiny Llama in Hugging Face form: real files that real readers take, the same bytes every time."""
+"""A tiny Llama in Hugging Face form: real files for real readers, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WORDS = ("the", "and", "count", "to", "nine", "in", "French", "how", "do", "I",
 
 
 def make(folder: Path, *, shards: int = 2, seed: int = 0, **changes: Any) -> Path:
-    """Write a Llama to `folder`; `changes` replace values of its config, another `seed` gives other weights."""
+    """Write a Llama to `folder`. `changes` replace values of its config; another `seed` gives other weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_file()
     config = CONFIG | {"vocab_size": len(tokenizer["model"]["vocab"])} | changes
@@ -82,7 +82,7 @@ def _tensor(seed: str, shape: tuple[int, ...], dtype: str) -> Tensor:
 
 
 def tokenizer_file() -> dict[str, Any]:
-    """A byte-level BPE: every byte, and the merges that make a few words with the space before them."""
+    """A byte-level BPE: every byte, and the merges that make a few words, each with a space before it."""
     vocabulary = {_BEGIN: 0, _END: 1} | {letter: number + 2 for number, letter in enumerate(_letters())}
     merges: list[str] = []
     for word in _WORDS:

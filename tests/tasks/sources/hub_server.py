@@ -1,7 +1,7 @@
-"""A Hugging Face hub on loopback: what `huggingface_hub` needs of its API to read models, and faults.
+"""A Hugging Face hub on loopback, with faults: as much of its API as `huggingface_hub` needs to read models.
 
-As on the real one, the list of a gated repository's files is public and its files are not; files of some
-types are in LFS and known by their sha256, the others by their git blob.
+As on the real hub, the list of a gated repository's files is public and its files are not. Files of some types are in
+LFS and are pinned by their sha256, the others by their git blob.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
     references: dict[str, str] = field(default_factory=dict[str, str])
     gated: bool = False
-    absent: set[str] = field(default_factory=set[str])  # files that are listed and not there
+    absent: set[str] = field(default_factory=set[str])  # files that are listed but do not exist
 
 
 class Hub:
@@ -57,7 +57,7 @@ class Hub:
         self._thread.join()
 
     def push(self, name: str, files: Mapping[str, bytes], *, reference: str = "main", gated: bool = False) -> str:
-        """Commit `files` as the whole content of a repository's branch or tag; its commit comes back."""
+        """Commit `files` as the whole content of a repository's branch or tag. Returns the commit."""
         repository = self.repositories.setdefault(name, Repository(gated=gated))
         content = json.dumps({path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())})
         commit = hashlib.sha1(f"{name} {len(repository.commits)} {content}".encode()).hexdigest()

@@ -64,7 +64,7 @@ def test_a_sha256_is_compared(folder: Path, gguf: bytes) -> None:
     assert caught.value.code == "source-invalid"
 
 
-def test_what_is_not_there_or_empty(folder: Path, tmp_path: Path) -> None:
+def test_missing_and_empty_sources_have_codes(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         look(tmp_path / "absent")
     assert caught.value.code == "source-missing"

@@ -125,7 +125,7 @@ def test_include_narrows(hub: Hub, files: dict[str, bytes]) -> None:
     assert [file.path for file in resolved.files] == ["config.json", "model.safetensors"]
 
 
-def test_gated_missing_and_wrong_revision_are_told_apart_before_any_download(hub: Hub, files: dict[str, bytes]) -> None:
+def test_gated_missing_and_wrong_revision_have_codes_before_any_download(hub: Hub, files: dict[str, bytes]) -> None:
     commit = hub.push("org/gated", files, gated=True)
     hub.push("org/model", files)
     codes = {
@@ -160,7 +160,7 @@ def test_a_token_opens_a_gated_repository_and_a_wrong_one_does_not(
     assert len(take(hub, resolved, tmp_path)) == 4
 
 
-def test_files_that_are_asked_for_and_not_there(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_files_that_are_asked_for_and_missing(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
     hub.push("org/model", files)
     with pytest.raises(SourceError) as caught:
         pull(hub, include=["*.json", "*.gguf"])

@@ -19,13 +19,13 @@ TAGS = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 class Index:
-    """A folder of wheels, and pip told to know of nothing else."""
+    """A folder of wheels, the only index that pip has."""
 
     def __init__(self, folder: Path, gguf: bytes) -> None:
         self.folder, self.gguf = folder, gguf
 
     def wheel(self, *, mode: int = 0o100644, twice: bool = False) -> str:
-        """Make the wheel of tiny-model 1.0; its sha256 comes back."""
+        """Make the wheel of tiny-model 1.0. Returns its sha256."""
         path = self.folder / "tiny_model-1.0-py3-none-any.whl"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             member = zipfile.ZipInfo("tiny_model/model.gguf")
@@ -113,7 +113,7 @@ def test_a_source_distribution_is_never_built(index: Index, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("trick", ["link", "twice"])
-def test_a_member_that_is_a_link_or_there_twice_is_refused(index: Index, tmp_path: Path, trick: str) -> None:
+def test_a_member_that_is_a_link_or_comes_twice_is_refused(index: Index, tmp_path: Path, trick: str) -> None:
     digest = index.wheel(mode=0o120777) if trick == "link" else index.wheel(twice=True)
     with pytest.raises(UntrustedFile) as caught:
         fetch(resolve(source(digest)), tmp_path / "snapshot", lambda done, total: None)

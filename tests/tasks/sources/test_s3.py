@@ -119,7 +119,7 @@ def test_in_a_versioned_bucket_the_pinned_version_is_fetched(
     assert (tmp_path / "model.gguf").read_bytes() == gguf
 
 
-def test_missing_and_refused_are_told_apart(
+def test_missing_and_refused_have_codes(
     s3: S3Client, bucket: str, files: dict[str, bytes], seaweedfs: tuple[str, str, str], connect: Connect
 ) -> None:
     cases = [
