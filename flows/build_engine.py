@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from flows import steps
 from flows.failure import failed
 from flows.report import report_of
+from flows.task_runs import run
 from infra import settings
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
 from infra.s3.bucket import Bucket
@@ -86,9 +87,9 @@ async def make(plan: Plan, refresh: frozenset[str]) -> None:
     report = report_of(plan.model.name)
     # Now, before the work: what another run makes while this one is stopped is not to be replaced.
     replaces = await asyncio.to_thread(_attempt_in_store, plan) if "upload" in refresh else ""
-    await steps.run(report, "convert", steps.convert, plan, "convert" in refresh)
-    await steps.run(report, "build", steps.build, plan, "build" in refresh)
-    await steps.run(report, "upload", steps.upload, plan, replaces)
+    await run(report, steps.convert, plan, "convert" in refresh)
+    await run(report, steps.build, plan, "build" in refresh)
+    await run(report, steps.upload, plan, replaces)
 
 
 def _attempt_in_store(plan: Plan) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -23,7 +22,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.deployments import arun_deployment
 from prefect.runtime import flow_run
@@ -108,6 +107,7 @@ async def start_or_attach(
     # Two parents that come here at the same moment ask with the same key, and get the same run. The next run
     # after one that ended has another key: the identity alone would return a failed run for ever.
     key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
+    machine = plan.kind.build_machine(plan.model)
     run = await arun_deployment(
         f"build_engine/{pool.name}",
         parameters={
@@ -121,21 +121,16 @@ async def start_or_attach(
         idempotency_key=key,
         tags=tags,
         work_queue_name=queue,
-        job_variables=_asked_of_the_pool(pool, plan),
+        # Image, GPUs and nodes of the run, where the pool chooses them by run.
+        job_variables=job_variables(
+            pool.base_job_template,
+            image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),
+            gpus=machine.gpus,
+            product=machine.product,
+        ),
         client=client,
     )
     return Child(run, True, pending_s)
-
-
-def _asked_of_the_pool(pool: WorkPool, plan: Plan) -> dict[str, Any]:
-    """Image, GPUs and nodes of the run, where the pool chooses them by run."""
-    machine = plan.kind.build_machine(plan.model)
-    return job_variables(
-        pool.base_job_template,
-        image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),
-        gpus=machine.gpus,
-        product=machine.product,
-    )
 
 
 async def _finished(client: PrefectClient, plan: Plan, child: Child) -> FlowRun:

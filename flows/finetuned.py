@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +11,7 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
+from pydantic import JsonValue
 
 from flows import steps
 from flows.failure import failed
@@ -45,7 +47,7 @@ async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State
     return Completed(name=arrival.state.capitalize(), message=arrival.reason)
 
 
-async def take(id: str, payload: dict[str, Any]) -> Arrival:
+async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     """Decide on an event, once. One that cannot be decided on now stays as it came, for the next reconcile.
 
     Raises EventRefused and SourceError for what is refused, others for what stays undecided.

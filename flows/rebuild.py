@@ -12,6 +12,7 @@ from flows import steps
 from flows.build_engine import make
 from flows.elsewhere import build_elsewhere
 from flows.report import Report, report_of
+from flows.task_runs import run
 from infra import settings
 from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
@@ -70,10 +71,10 @@ async def rebuild(
         spec = asked.model
         anew = frozenset(_ORDER[_ORDER.index(refresh) :] if refresh != "nothing" else ())
 
-        spec, weights = await steps.run(report, "resolve", steps.resolve, spec)
+        spec, weights = await run(report, steps.resolve, spec)
         plan = weights.plan(spec)
         for resolved in weights:
-            await steps.run(report, "fetch", steps.fetch, plan, resolved, "fetch" in anew)
+            await run(report, steps.fetch, plan, resolved, "fetch" in anew)
         if anew.isdisjoint(("convert", "build", "upload")) and _engine_is_here(plan):
             await make(plan, anew)
         else:
@@ -81,19 +82,17 @@ async def rebuild(
         if until == "upload":
             report.state = "built"
             return
-        await steps.run(report, "assemble", steps.assemble, plan, "assemble" in anew)
+        await run(report, steps.assemble, plan, "assemble" in anew)
 
         wanted = targets or spec.targets
         for target in wanted:
             if await _overtaken(written, finetuned):
                 break
-            rolled: RollOut = await steps.run(
-                report, "roll_out", steps.roll_out, plan, target, bool(anew), recreate, asked.lost
-            )
+            rolled = await run(report, steps.roll_out, plan, target, bool(anew), recreate, asked.lost)
             _note(report, rolled)
             if not rolled.unchanged:
-                await steps.run(report, "validate", steps.validate, plan, rolled)
-                await steps.run(report, "promote", steps.promote, plan, rolled)
+                await run(report, steps.validate, plan, rolled)
+                await run(report, steps.promote, plan, rolled)
                 await _settle(finetuned, passed=True)
     except GateRefused:
         report.state = "refused"

@@ -6,7 +6,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import JsonValue
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Report:
         self.steps.append(step)
         self.on_step(step)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, JsonValue]:
         """The report as `--json` prints it."""
         shown = ("model", "release", "state", "steps", "targets", "flow_run", "url")
         return {name: value for name, value in asdict(self).items() if name in shown}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from packaging.version import Version
@@ -100,7 +99,7 @@ Its Triton models: `{_short(intent.repository)}`
 async def show_prompts(model: Model, result: Result, target: str) -> None:
     """The test prompts with their answers."""
     texts = {prompt.name: prompt.text for prompt in model.prompts}
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, str | float]] = [
         {
             # An answer is long, and the page cuts the line after it.
             "passed": "yes" if prompt.passed else "no: " + "; ".join(prompt.failures),
@@ -127,7 +126,7 @@ async def show_lineage(found: Lineage) -> None:
     )
 
 
-def watch_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def watch_lines(rows: Iterable[Row]) -> list[dict[str, str | int]]:
     """Rows of the release watch with those of many models in one line, newest version first."""
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
@@ -151,7 +150,7 @@ def watch_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
-async def show_watch(lines: list[dict[str, Any]]) -> None:
+async def show_watch(lines: list[dict[str, str | int]]) -> None:
     """What the versions of TensorRT-LLM mean for the catalogue."""
     await acreate_table_artifact(
         key="release-watch", description="TensorRT-LLM releases, and the models that take them", table=lines

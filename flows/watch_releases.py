@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
-from flows.steps import worth_retrying
+from flows.task_runs import worth_retrying
 from infra import settings
 from infra.errors import UsageError
 from infra.images import images

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -76,10 +76,10 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
     return chosen, uri
 
 
-def pinned_source(uri: str, pin: Mapping[str, Any]) -> str:
+def pinned_source(uri: str, pin: Mapping[str, JsonValue]) -> str:
     """The address of what was resolved: a hub's branch may move, its commit does not."""
     parsed = parse_source(uri)
-    return str(HubUri(parsed.repository, pin["commit"])) if isinstance(parsed, HubUri) else uri
+    return str(HubUri(parsed.repository, str(pin["commit"]))) if isinstance(parsed, HubUri) else uri
 
 
 def _source(event: Event, model: Model) -> str:

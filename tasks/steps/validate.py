@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any
+
+from pydantic import JsonValue
 
 from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
@@ -45,7 +46,7 @@ def validate(context: Context, plan: Plan, target_name: str, release: int) -> Re
 def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, node: str = "") -> PromptResult:
     """Ask one prompt as often as its expectations need, and say which of them do not hold."""
     expect = prompt.expect
-    request: dict[str, Any] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
+    request: dict[str, JsonValue] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
     if prompt.seed is not None:
         request["seed"] = prompt.seed
     if prompt.temperature is not None:
