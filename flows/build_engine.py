@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from flows import steps
 from flows.failure import failed
-from flows.report import report_of
+from flows.report import Report, current_report
 from flows.task_runs import run
 from infra import settings
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
@@ -66,7 +66,7 @@ async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
         # Without the record, planning goes on with assumptions: no reason to build nothing.
         with suppress(StoreUnavailable):
             await asyncio.to_thread(keep_report, bucket, plan.kind.runtime(plan.model))
-        await make(plan, refresh)
+        await make(current_report(plan.model.name), plan, refresh)
     finally:
         await asyncio.to_thread(lease.__exit__, None, None, None)
 
@@ -82,10 +82,9 @@ def _require_planned(plan: Plan, engine: str) -> None:
         )
 
 
-async def make(plan: Plan, refresh: frozenset[str]) -> None:
-    """The three steps, in this process."""
-    report = report_of(plan.model.name)
-    # Now, before the work: what another run makes while this one is stopped is not to be replaced.
+async def make(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+    """Run the three steps in this process."""
+    # Looked up before the work: what another run makes while this one is stopped must not be replaced.
     replaces = await asyncio.to_thread(_attempt_in_store, plan) if "upload" in refresh else ""
     await run(report, steps.convert, plan, "convert" in refresh)
     await run(report, steps.build, plan, "build" in refresh)

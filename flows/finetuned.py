@@ -19,7 +19,7 @@ from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import changed_by, pinned_source, read_event
-from tasks.finetuned.records import Arrival, Finetuned, arrive, claim, decide, follow, refused
+from tasks.finetuned.records import Arrival, TunedWeights, arrive, claim, decide, follow, refused
 from tasks.models.catalogue import load_catalogue
 from tasks.steps.fetch import snapshot_identity
 
@@ -66,7 +66,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     except (EventRefused, SourceError) as error:
         await asyncio.to_thread(decide, bucket, refused(arrival, error))
         raise
-    brought = Finetuned(
+    brought = TunedWeights(
         model=model.name,
         revision=snapshot_identity(weights.tuned).digest,
         asked=asked,
@@ -90,7 +90,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     return await asyncio.to_thread(decide, bucket, arrival)
 
 
-async def _rebuild(weights: Finetuned) -> str:
+async def _rebuild(weights: TunedWeights) -> str:
     """Start the rebuild, once for the weights. It takes the newest, which by then may be others."""
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(_REBUILD)

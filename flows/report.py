@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+Outcome = Literal["promoted", "unchanged", "built"]
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -27,7 +29,7 @@ class Report:
 
     model: str
     release: int | None = None
-    state: Literal["running", "promoted", "unchanged", "built", "refused", "failed"] = "running"
+    state: Literal["running", "refused", "failed"] | Outcome = "running"
     steps: list[StepReport] = field(default_factory=list[StepReport])
     targets: dict[str, int] = field(default_factory=dict[str, int])
     flow_run: str = ""
@@ -37,6 +39,18 @@ class Report:
     def add(self, step: StepReport) -> None:
         self.steps.append(step)
         self.on_step(step)
+
+    def add_release(self, target: str, release: int) -> None:
+        self.targets[target] = release
+        if self.release is None:
+            self.release = release
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a rebuild came to that has ended without an error."""
+        if any(step.name == "promote" for step in self.steps):
+            return "promoted"
+        return "unchanged" if self.targets else "built"
 
     def document(self) -> dict[str, JsonValue]:
         """The report as `--json` prints it."""
@@ -57,6 +71,6 @@ def collecting(report: Report) -> Generator[Report]:
         _current.reset(token)
 
 
-def report_of(model: str) -> Report:
-    """The report that the caller collects, or a fresh one where nobody does."""
+def current_report(model: str) -> Report:
+    """The report that the caller collects, or a fresh one if nobody collects it."""
     return _current.get() or Report(model)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tasks.finetuned.records import Arrival, Finetuned, Weights
+from tasks.finetuned.records import Arrival, CurrentWeights, TunedWeights
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
 from tasks.targets.target import Current, Intent, NodeReport, Result
@@ -48,8 +48,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "toolchain": ImageReport,
     "watch": WatchRecord,
     "event": Arrival,
-    "finetuned": Finetuned,
-    "weights": Weights,
+    "finetuned": TunedWeights,
+    "weights": CurrentWeights,
 }
 """Records by the name that `enginehouse schema` knows."""
 

@@ -50,7 +50,7 @@ class Arrival(Record):
     """The rebuild that it started."""
 
 
-class Finetuned(Record):
+class TunedWeights(Record):
     """Weights that an event brought, with the options that it set. They count while the model's file stays."""
 
     model: str
@@ -68,11 +68,11 @@ class Finetuned(Record):
     accepted: datetime = Field(default_factory=_now)
 
 
-class Weights(Record):
+class CurrentWeights(Record):
     """What a rebuild takes in place of the file's source: `followed`. A release was promoted with `proven`."""
 
-    followed: Finetuned | None = None
-    proven: Finetuned | None = None
+    followed: TunedWeights | None = None
+    proven: TunedWeights | None = None
 
 
 def arrive(bucket: Bucket, id: str, said: Mapping[str, JsonValue]) -> Arrival:
@@ -114,7 +114,7 @@ def undecided(bucket: Bucket, older_than_seconds: float) -> Iterator[Arrival]:
                 yield arrival
 
 
-def claim(bucket: Bucket, weights: Finetuned) -> Finetuned:
+def claim(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
     """Accept weights, once: returns the record that counts, which is the first of this model and revision."""
     key = f"finetuned/{weights.model}/{weights.revision}.json"
     try:
@@ -122,22 +122,22 @@ def claim(bucket: Bucket, weights: Finetuned) -> Finetuned:
     except PreconditionFailed:
         stored = bucket.get(key)
         assert stored is not None  # never deleted
-        return Finetuned.model_validate_json(stored.body)
+        return TunedWeights.model_validate_json(stored.body)
     return weights
 
 
-def follow(bucket: Bucket, weights: Finetuned) -> None:
+def follow(bucket: Bucket, weights: TunedWeights) -> None:
     """From now on rebuilds of the model take these weights."""
     _move(bucket, weights.model, lambda known: known.model_copy(update={"followed": weights}))
 
 
-def settle(bucket: Bucket, weights: Finetuned, *, passed: bool) -> None:
+def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
     """A release with these weights was promoted, or its gates refused it: then the proven ones are taken again.
 
     Newer ones may have come meanwhile, and then stay.
     """
 
-    def change(known: Weights) -> Weights:
+    def change(known: CurrentWeights) -> CurrentWeights:
         if passed:
             older = known.proven is None or known.proven.accepted < weights.accepted
             return known.model_copy(update={"proven": weights}) if older else known
@@ -147,14 +147,14 @@ def settle(bucket: Bucket, weights: Finetuned, *, passed: bool) -> None:
     _move(bucket, weights.model, change)
 
 
-def with_newest(bucket: Bucket, model: Model) -> tuple[Model, Finetuned | None]:
+def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:
     """The model with the newest weights that an event brought, and their record; or as its file says, and None."""
     found = _weights(bucket, model).followed
     changed = None if found is None else _changed(model, found)
     return (model, None) if changed is None else (changed, found)
 
 
-def newer_ones(bucket: Bucket, model: Model, taken: Finetuned | None) -> Finetuned | None:
+def newer_ones(bucket: Bucket, model: Model, taken: TunedWeights | None) -> TunedWeights | None:
     """The weights of an event that a release was promoted with since a rebuild took `taken`, or those of the file."""
     proven = _weights(bucket, model).proven
     if proven is None or _changed(model, proven) is None or (taken and proven.accepted <= taken.accepted):
@@ -162,13 +162,13 @@ def newer_ones(bucket: Bucket, model: Model, taken: Finetuned | None) -> Finetun
     return proven
 
 
-def _weights(bucket: Bucket, model: Model) -> Weights:
+def _weights(bucket: Bucket, model: Model) -> CurrentWeights:
     """A model that takes no events needs no look at the store."""
     takes_events = model.accepts or isinstance(tuned(model), HubUri)
-    return _read(bucket, model.name)[0] if takes_events else Weights()
+    return _read(bucket, model.name)[0] if takes_events else CurrentWeights()
 
 
-def _changed(model: Model, found: Finetuned) -> Model | None:
+def _changed(model: Model, found: TunedWeights) -> Model | None:
     """The model of the file with these weights; None where the file has been changed, and they count no more."""
     if found.file_source != model.weights:
         return None
@@ -180,12 +180,14 @@ def _changed(model: Model, found: Finetuned) -> Model | None:
     return (with_adapter if found.adapter else with_source)(changed, found.source)
 
 
-def _read(bucket: Bucket, model: str) -> tuple[Weights, str | None]:
+def _read(bucket: Bucket, model: str) -> tuple[CurrentWeights, str | None]:
     stored = bucket.get(_current_key(model))
-    return (Weights(), None) if stored is None else (Weights.model_validate_json(stored.body), stored.etag)
+    return (
+        (CurrentWeights(), None) if stored is None else (CurrentWeights.model_validate_json(stored.body), stored.etag)
+    )
 
 
-def _move(bucket: Bucket, model: str, change: Callable[[Weights], Weights]) -> None:
+def _move(bucket: Bucket, model: str, change: Callable[[CurrentWeights], CurrentWeights]) -> None:
     while True:
         old, etag = _read(bucket, model)
         new = change(old)
