@@ -33,7 +33,7 @@ from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, resolve_weights, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.targets.references import Reference, ReleaseRef
-from tasks.targets.target import Result
+from tasks.targets.release import Result
 from tasks.trtllm.images import report_of, with_report
 
 

@@ -20,7 +20,7 @@ from tasks.explain.lineage_text import mermaid
 from tasks.models.spec import Model
 from tasks.store.artifact import Artifact
 from tasks.targets.changes import fields_of
-from tasks.targets.target import Intent, Result
+from tasks.targets.release import Intent, Result
 from tasks.watch.verdict import Row
 
 _NAMES_SHOWN = 8

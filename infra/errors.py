@@ -11,6 +11,7 @@
     ├── StoreError            the object store said no, or nothing
     │   ├── StoreUnavailable  it may say yes later (retryable)
     │   ├── PreconditionFailed  a conditional write lost its race
+    │   ├── StoreContended    conditional writes of one key lost their race again and again (retryable)
     │   ├── ArtifactDamaged   bytes or records, in the store or on a disk, are not what their manifest says
     │   ├── SignatureRefused  an artifact that is not signed with the key that was configured
     │   └── FormatNewer       a record that a later Enginehouse wrote in a form this one does not know
@@ -86,6 +87,11 @@ class StoreUnavailable(StoreError):
 
 class PreconditionFailed(StoreError):
     code = "precondition-failed"
+
+
+class StoreContended(StoreError):
+    code = "store-contended"
+    retryable = True
 
 
 class ArtifactDamaged(StoreError):

@@ -24,7 +24,8 @@ from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Kind, Manifest, ManifestFile, Producer
 from tasks.store.identity import Identity
 from tasks.store.inventory import in_parallel
-from tasks.targets.target import Intent, Result, Target
+from tasks.targets.release import Intent, Result
+from tasks.targets.target import Target
 
 MODELS, REBUILDS = 25, 100
 ROUNDS = 5

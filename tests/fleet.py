@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
 from tasks.store.identity import Identity
-from tasks.targets.target import Intent, Result, Target
+from tasks.targets.release import Intent, Result
+from tasks.targets.target import Target
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact import ArtifactRef, ArtifactStore
 from tasks.store.copies import put_unused_aside
 from tasks.store.verify import bring
-from tasks.targets.target import Current, ModelReport, NodeReport, ReleaseReport, Target
+from tasks.targets.current import Current
+from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
+from tasks.targets.target import Target
 from tasks.triton.repository import (
     place_release,
     placed_models,

@@ -17,7 +17,7 @@ from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import ToolchainReport
 from infra.triton.installation import image_python
 from tasks.kinds.launch import orchestrated_gpus
-from tasks.targets.target import Machine, NodeGpu
+from tasks.targets.node_report import Machine, NodeGpu
 
 _SAMPLE_SECONDS = 5.0
 """As often as a node reports. NVML takes up to seconds, so the loop does not wait for it."""

@@ -199,6 +199,10 @@ class Bucket:
             answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=f'"{etag}"')
         return answer["ETag"].strip('"')
 
+    def swap(self, key: str, body: bytes, etag: str | None) -> str:
+        """Write `key` if it still has `etag`, or if it has no object (None); returns the new ETag, as those two do."""
+        return self.create(key, body) if etag is None else self.replace(key, body, etag)
+
     def _put_where(self, key: str, body: bytes, etag: str | None) -> str:
         """Write `key` where it has `etag`, or where nothing is (None); for all processes that lock the same file."""
         lock = Path(self.one_writer)

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from tasks.finetuned.records import Arrival, CurrentWeights, TunedWeights
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
-from tasks.targets.target import Current, Intent, NodeReport, Result
+from tasks.targets.current import Current
+from tasks.targets.node_report import NodeReport
+from tasks.targets.release import Intent, Result
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 

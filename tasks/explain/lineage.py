@@ -15,8 +15,9 @@ from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Manifest
 from tasks.store.identity import Identity
 from tasks.store.inventory import KINDS, identities, in_parallel, manifests
+from tasks.targets.current import Current
 from tasks.targets.references import PublicName, Reference, ReleaseRef
-from tasks.targets.target import Current, Target, targets
+from tasks.targets.target import Target, targets
 
 
 @dataclass(frozen=True)

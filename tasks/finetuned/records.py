@@ -10,20 +10,20 @@ REVISION is the identity of the weights' snapshot: whatever an event calls them,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from infra.errors import EnginehouseError, EventRefused, PreconditionFailed
+from infra.errors import EnginehouseError, EventRefused
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import Event, changed_by, tuned
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Model
 from tasks.steps.resolve import with_adapter, with_source
-from tasks.store.artifact import record_bytes
-from tasks.store.record import Record
+from tasks.store.cell import Cell, WriteOnce
+from tasks.store.record import Record, record_bytes
 
 _EVENTS = "events/"
 _KEPT_CHARACTERS = 4096
@@ -80,18 +80,15 @@ def arrive(bucket: Bucket, id: str, said: Mapping[str, JsonValue]) -> Arrival:
     arrival = Arrival(id=id, said=dict(said))
     if len(text := json.dumps(said)) > 4 * _KEPT_CHARACTERS:  # it will be refused
         arrival = Arrival(id=id, said={"text": text[:_KEPT_CHARACTERS]})
-    try:
-        bucket.create(_event_key(id), record_bytes(arrival))
-        return arrival
-    except PreconditionFailed:
-        known = read_arrival(bucket, id)
-        assert known is not None  # events are never deleted
-        return known
+    return _arrival(bucket, id).create(arrival)
 
 
 def read_arrival(bucket: Bucket, id: str) -> Arrival | None:
-    stored = bucket.get(_event_key(id))
-    return None if stored is None else Arrival.model_validate_json(stored.body)
+    return _arrival(bucket, id).read()
+
+
+def _arrival(bucket: Bucket, id: str) -> WriteOnce[Arrival]:
+    return WriteOnce(bucket, _event_key(id), Arrival)
 
 
 def decide(bucket: Bucket, arrival: Arrival) -> Arrival:
@@ -117,18 +114,12 @@ def undecided(bucket: Bucket, older_than_seconds: float) -> Iterator[Arrival]:
 def claim(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
     """Accept weights, once: returns the record that counts, which is the first of this model and revision."""
     key = f"finetuned/{weights.model}/{weights.revision}.json"
-    try:
-        bucket.create(key, record_bytes(weights))
-    except PreconditionFailed:
-        stored = bucket.get(key)
-        assert stored is not None  # never deleted
-        return TunedWeights.model_validate_json(stored.body)
-    return weights
+    return WriteOnce(bucket, key, TunedWeights).create(weights)
 
 
 def follow(bucket: Bucket, weights: TunedWeights) -> None:
     """From now on rebuilds of the model take these weights."""
-    _move(bucket, weights.model, lambda known: known.model_copy(update={"followed": weights}))
+    _current(bucket, weights.model).move(lambda known: known.model_copy(update={"followed": weights}))
 
 
 def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
@@ -144,7 +135,7 @@ def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
         ours = known.followed is not None and known.followed.revision == weights.revision
         return known.model_copy(update={"followed": known.proven}) if ours else known
 
-    _move(bucket, weights.model, change)
+    _current(bucket, weights.model).move(change)
 
 
 def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:
@@ -165,7 +156,7 @@ def newer_ones(bucket: Bucket, model: Model, taken: TunedWeights | None) -> Tune
 def _weights(bucket: Bucket, model: Model) -> CurrentWeights:
     """A model that takes no events needs no look at the store."""
     takes_events = model.accepts or isinstance(tuned(model), HubUri)
-    return _read(bucket, model.name)[0] if takes_events else CurrentWeights()
+    return _current(bucket, model.name).read()[0] if takes_events else CurrentWeights()
 
 
 def _changed(model: Model, found: TunedWeights) -> Model | None:
@@ -180,32 +171,9 @@ def _changed(model: Model, found: TunedWeights) -> Model | None:
     return (with_adapter if found.adapter else with_source)(changed, found.source)
 
 
-def _read(bucket: Bucket, model: str) -> tuple[CurrentWeights, str | None]:
-    stored = bucket.get(_current_key(model))
-    return (
-        (CurrentWeights(), None) if stored is None else (CurrentWeights.model_validate_json(stored.body), stored.etag)
-    )
-
-
-def _move(bucket: Bucket, model: str, change: Callable[[CurrentWeights], CurrentWeights]) -> None:
-    while True:
-        old, etag = _read(bucket, model)
-        new = change(old)
-        if new == old:
-            return
-        try:
-            if etag is None:
-                bucket.create(_current_key(model), record_bytes(new))
-            else:
-                bucket.replace(_current_key(model), record_bytes(new), etag)
-            return
-        except PreconditionFailed:
-            continue
+def _current(bucket: Bucket, model: str) -> Cell[CurrentWeights]:
+    return Cell(bucket, f"finetuned/{model}/current.json", CurrentWeights())
 
 
 def _event_key(id: str) -> str:
     return f"{_EVENTS}{id}.json"
-
-
-def _current_key(model: str) -> str:
-    return f"finetuned/{model}/current.json"

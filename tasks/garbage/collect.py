@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from infra.errors import PreconditionFailed
 from infra.s3.bucket import Bucket, Entry, UnfinishedUpload
 from tasks.garbage.reach import RUNNING_SECONDS, Reached, reached
 from tasks.store.artifact import ArtifactRef
+from tasks.store.cell import written
 from tasks.store.inventory import Stored, everything, in_parallel, manifests, read_manifest
 from tasks.store.lease import held
 
@@ -204,7 +204,7 @@ def _set_state(bucket: Bucket, ref: ArtifactRef, state: Literal["present", "coll
     try:
         # As a document, so that fields of later code stay.
         document = {**json.loads(record.body), "state": state}
-        bucket.replace(key, json.dumps(document, indent=1, ensure_ascii=False).encode(), record.etag)
-    except (ValueError, TypeError, PreconditionFailed):
+    except (ValueError, TypeError):
         return False
-    return True
+    # No Cell: a manifest that somebody replaced meanwhile is another, and not ours to mark.
+    return written(bucket, key, json.dumps(document, indent=1, ensure_ascii=False).encode(), record.etag)

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef, record_bytes
-from tasks.store.record import Record
+from tasks.store.artifact import ArtifactRef
+from tasks.store.record import Record, record_bytes
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 
 PINS = "pins/"

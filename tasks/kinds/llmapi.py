@@ -16,7 +16,7 @@ from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
-from tasks.targets.target import Machine
+from tasks.targets.node_report import Machine
 from tasks.trtllm import commands
 from tasks.trtllm.check import require_weights
 from tasks.trtllm.checkpoint_limits import checkpoint_limits

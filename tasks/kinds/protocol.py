@@ -12,7 +12,7 @@ from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
-from tasks.targets.target import Machine
+from tasks.targets.node_report import Machine
 
 
 class EngineKind(Protocol):

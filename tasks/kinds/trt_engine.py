@@ -17,7 +17,7 @@ from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
-from tasks.targets.target import Machine
+from tasks.targets.node_report import Machine
 from tasks.trtllm import commands
 from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.failures import known_failure

@@ -15,7 +15,10 @@ from tasks.steps.plan import Plan
 from tasks.store.artifact import Artifact
 from tasks.store.identity import Identity
 from tasks.store.lease import held
-from tasks.targets.target import Current, Intent, NodeReport, Result, Target, changes_since
+from tasks.targets.current import Current
+from tasks.targets.node_report import NodeReport
+from tasks.targets.release import Intent, Result, changes_since
+from tasks.targets.target import Target
 
 CANDIDATE_LIFETIME_SECONDS = 3600.0
 """A candidate without a result this long after its number was reserved belongs to a run that died."""

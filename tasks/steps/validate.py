@@ -14,7 +14,7 @@ from tasks.models.spec import Model, Prompt
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.roll_out import live_nodes, refuse
-from tasks.targets.target import PromptResult, Result
+from tasks.targets.release import PromptResult, Result
 from tasks.triton.config import RELEASE
 from tasks.triton.repository import release_names
 

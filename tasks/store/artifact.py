@@ -27,7 +27,8 @@ from infra.s3.bucket import Bucket
 from infra.s3.download import Wanted, download_files
 from infra.s3.upload import upload_files
 from tasks.store.attempt import Attempt, attempt_for
-from tasks.store.identity import Identity, canonical
+from tasks.store.cell import attempts, contended, written
+from tasks.store.identity import Identity
 from tasks.store.record import Record
 
 Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
@@ -246,28 +247,25 @@ class ArtifactStore:
     def _commit(self, ref: ArtifactRef, manifest: Manifest, replaces: str) -> Artifact:
         key = ref.folder + "manifest.json"
         body = manifest.model_dump_json(indent=1).encode()
-        while True:
+        # No Cell: of two manifests one wins, whole. The files below it decide which, and the loser is kept aside.
+        for _ in attempts():
             try:
                 self.bucket.create(key, body)
                 return Artifact(ref, manifest)
             except PreconditionFailed:
-                there = self.look_up(ref)
-            if there.attempt == manifest.attempt and there.artifact is not None:
-                return there.artifact  # our own write, whose answer was lost
-            if there.attempt != replaces and there.artifact is not None:
+                existing = self.look_up(ref)
+            if existing.artifact is not None and existing.attempt == manifest.attempt:
+                return existing.artifact  # our own write, whose answer was lost
+            if existing.artifact is not None and existing.attempt != replaces:
                 self._discard(ref, manifest)
-                return there.artifact
+                return existing.artifact
             old = self.bucket.get(key)
-            if old is None:
-                continue
-            if there.manifest_etag != old.etag:
-                continue  # another one replaced it while we looked
+            if old is None or old.etag != existing.manifest_etag:
+                continue  # another writer replaced it while we looked
             self.bucket.put(f"{ref.folder}damaged/{old.etag}.json", old.body)
-            try:
-                self.bucket.replace(key, body, old.etag)
+            if written(self.bucket, key, body, old.etag):
                 return Artifact(ref, manifest)
-            except PreconditionFailed:
-                continue  # somebody made it anew at the same time: theirs counts, if it is intact
+        raise contended(key)
 
     def _discard(self, ref: ArtifactRef, manifest: Manifest) -> None:
         for file in manifest.files:
@@ -306,8 +304,3 @@ def place(partial: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():
             raise
-
-
-def record_bytes(model: BaseModel) -> bytes:
-    """A record as it lies in the store: canonical JSON, so that equal records have equal ETags."""
-    return canonical(model.model_dump(mode="json"))

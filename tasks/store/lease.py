@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from infra.errors import PreconditionFailed, StoreError, StoreUnavailable
 from infra.s3.bucket import Bucket
+from tasks.store.cell import attempts, contended
 from tasks.store.record import require_known
 
 
@@ -66,21 +67,21 @@ class _Hold:
         # Every renewal has an ETag of its own.
         nonce = f"{self._token}-{self._count}"
         body = json.dumps({"schema": 1, "holder": holder, "nonce": nonce, "seconds": self.seconds}).encode()
-        while True:
+        # No Cell: a write that lost its race is not tried again, unless an earlier write of this very holder, whose
+        # answer was lost, is what it lost against.
+        for _ in attempts():
             try:
-                if self.etag is None:
-                    self.etag = self.bucket.create(_key(self.identity), body)
-                else:
-                    self.etag = self.bucket.replace(_key(self.identity), body, self.etag)
+                self.etag = self.bucket.swap(_key(self.identity), body, self.etag)
                 return True
             except PreconditionFailed:
-                there = self.bucket.get(_key(self.identity))
-                found = "" if there is None else str(_document(there.body).get("nonce", ""))
-                if there is None or not found.startswith(self._token):
+                stored = self.bucket.get(_key(self.identity))
+                found = "" if stored is None else str(_document(stored.body).get("nonce", ""))
+                if stored is None or not found.startswith(self._token):
                     return False
-                self.etag = there.etag
+                self.etag = stored.etag
                 if found == nonce:
                     return True
+        raise contended(_key(self.identity))
 
 
 def _try_acquire(bucket: Bucket, identity: str, holder: str, watch: Watch) -> _Hold | None:

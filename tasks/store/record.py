@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from infra.errors import FormatNewer
+from tasks.store.identity import canonical
 
 
 def require_known(version: int, newest: int, what: str) -> None:
@@ -36,3 +37,8 @@ class Record(BaseModel):
     def _is_known(cls, version: int) -> int:
         require_known(version, cls.newest, cls.__name__.lower())
         return version
+
+
+def record_bytes(record: Record) -> bytes:
+    """A record as it lies in the store: canonical JSON, so that equal records have equal ETags."""
+    return canonical(record.model_dump(mode="json"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from packaging.version import InvalidVersion, Version
 
-from tasks.targets.target import Machine
+from tasks.targets.node_report import Machine
 
 
 def differences(built: Mapping[str, str], machine: Machine, gpus: Sequence[int], *, portable: bool) -> list[str]:

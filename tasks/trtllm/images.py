@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from packaging.version import Version
 from pydantic import Field
 
-from infra.errors import PreconditionFailed, SettingsError, UsageError
+from infra.errors import SettingsError, UsageError
 from infra.s3.bucket import Bucket
 from tasks.models.recipe import LlamaCppRecipe
 from tasks.models.spec import Model
-from tasks.store.artifact import record_bytes
+from tasks.store.cell import WriteOnce
 from tasks.store.record import Record
 from tasks.trtllm.tool import is_tensorrt
 
@@ -49,12 +49,7 @@ def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | Non
     if not (digest := runtime.get("container", "")):
         return None
     report = ImageReport.model_validate({"digest": digest, **{name: runtime.get(name, "") for name in _HELD}})
-    try:
-        bucket.create(image_key(digest), record_bytes(report))
-        return report
-    except PreconditionFailed:
-        first = known_report(bucket, digest)
-    assert first is not None  # reports are never deleted
+    first = _report(bucket, digest).create(report)
     differences = [
         f"{name} {getattr(report, name) or 'missing'}, not {getattr(first, name) or 'missing'}"
         for name in _HELD
@@ -73,8 +68,11 @@ def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | Non
 
 def known_report(bucket: Bucket, digest: str) -> ImageReport | None:
     """What was reported of the image with this digest, `sha256:…`."""
-    record = bucket.get(image_key(digest))
-    return None if record is None else ImageReport.model_validate_json(record.body)
+    return _report(bucket, digest).read()
+
+
+def _report(bucket: Bucket, digest: str) -> WriteOnce[ImageReport]:
+    return WriteOnce(bucket, image_key(digest), ImageReport)
 
 
 def report_of(bucket: Bucket, model: Model) -> ImageReport | None:

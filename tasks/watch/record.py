@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 
 from pydantic import Field
 
-from infra.errors import PreconditionFailed
 from infra.s3.bucket import Bucket
 from tasks.models.spec import Model
-from tasks.store.artifact import record_bytes
+from tasks.store.cell import Cell
 from tasks.store.record import Record
 
 _KEY = "release-watch.json"
@@ -52,27 +51,16 @@ class WatchRecord(Record):
 
 def read_record(bucket: Bucket) -> tuple[WatchRecord, str | None]:
     """The record and its ETag; an empty one and None where nothing was ever watched."""
-    stored = bucket.get(_KEY)
-    if stored is None:
-        return WatchRecord(), None
-    return WatchRecord.model_validate_json(stored.body), stored.etag
+    return _cell(bucket).read()
 
 
 def move_record(bucket: Bucket, change: Callable[[WatchRecord], WatchRecord]) -> WatchRecord:
-    """Apply `change`, again and again until nobody else wrote in between."""
-    while True:
-        old, etag = read_record(bucket)
-        new = change(old)
-        if new == old:
-            return old
-        try:
-            if etag is None:
-                bucket.create(_KEY, record_bytes(new))
-            else:
-                bucket.replace(_KEY, record_bytes(new), etag)
-            return new
-        except PreconditionFailed:
-            continue
+    """Apply `change`, as `Cell.move` does."""
+    return _cell(bucket).move(change)
+
+
+def _cell(bucket: Bucket) -> Cell[WatchRecord]:
+    return Cell(bucket, _KEY, WatchRecord())
 
 
 def followed_version(bucket: Bucket, model: str) -> str | None:

@@ -22,7 +22,8 @@ from infra.s3.bucket import Bucket
 from infra.triton.client import TritonClient
 from tasks.steps.promote import promote
 from tasks.store.artifact import ArtifactRef, ArtifactStore
-from tasks.targets.target import NodeReport, Target
+from tasks.targets.node_report import NodeReport
+from tasks.targets.target import Target
 from tests import prefect_api
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"

@@ -15,7 +15,7 @@ from infra.errors import TritonError
 from infra.triton.client import TritonClient
 from tasks.steps.promote import promote
 from tasks.store.artifact import ArtifactRef
-from tasks.targets.target import Current
+from tasks.targets.current import Current
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House

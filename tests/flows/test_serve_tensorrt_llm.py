@@ -21,7 +21,8 @@ from infra.errors import TritonError
 from infra.processes.sessions import free_ports, start_session
 from infra.settings import CHECKOUT
 from infra.triton.client import TritonClient
-from tasks.targets.target import NodeReport, Target
+from tasks.targets.node_report import NodeReport
+from tasks.targets.target import Target
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import image, weights
 

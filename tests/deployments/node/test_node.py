@@ -23,7 +23,8 @@ from tasks.steps.roll_out import roll_out
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
 from tasks.store.identity import Identity
-from tasks.targets.target import ReleaseReport, Target
+from tasks.targets.node_report import ReleaseReport
+from tasks.targets.target import Target
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"

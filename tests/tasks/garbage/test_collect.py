@@ -16,8 +16,9 @@ from tasks.garbage.keep import note_use, pin, unpin
 from tasks.steps.promote import roll_back
 from tasks.store.artifact import ArtifactRef
 from tasks.store.lease import held
+from tasks.targets.current import Current
+from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.references import PublicName, ReleaseRef
-from tasks.targets.target import Current, ModelReport, NodeReport, ReleaseReport
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet, Made

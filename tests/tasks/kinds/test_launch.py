@@ -12,7 +12,7 @@ from tasks.kinds.choice import engine_kind
 from tasks.kinds.launch import gpus_taken, orchestrated_gpus, serving_mode
 from tasks.models.catalogue import load_model
 from tasks.store.artifact import Manifest
-from tasks.targets.target import Machine, NodeGpu, NodeReport, ReleaseReport
+from tasks.targets.node_report import Machine, NodeGpu, NodeReport, ReleaseReport
 from tasks.trtllm.fits import differences
 from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing

@@ -13,7 +13,8 @@ from tasks.explain.releases import release_lines, releases
 from tasks.models.catalogue import Asked, as_asked, with_runtime
 from tasks.models.spec import Model
 from tasks.targets.changes import changes
-from tasks.targets.target import Intent, Result, Target, changes_since
+from tasks.targets.release import Intent, Result, changes_since
+from tasks.targets.target import Target
 from tasks.trtllm.recipe import LlmApiRecipe
 
 

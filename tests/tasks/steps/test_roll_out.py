@@ -17,7 +17,10 @@ from tasks.steps.roll_out import roll_out
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactStore, Producer
 from tasks.store.identity import Identity
-from tasks.targets.target import Current, Intent, ModelReport, NodeReport, ReleaseReport, Result, Target
+from tasks.targets.current import Current
+from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
+from tasks.targets.release import Intent, Result
+from tasks.targets.target import Target
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 CACHE_BYTES_PER_TOKEN = 1 << 20

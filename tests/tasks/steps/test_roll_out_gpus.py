@@ -19,7 +19,8 @@ from tasks.steps.roll_out import roll_out
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactStore, Producer
 from tasks.store.identity import Identity
-from tasks.targets.target import Machine, ModelReport, NodeGpu, NodeReport, ReleaseReport, Target
+from tasks.targets.node_report import Machine, ModelReport, NodeGpu, NodeReport, ReleaseReport
+from tasks.targets.target import Target
 from tests.standin.engine import LIMITS as LLAMA_3_8B
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"

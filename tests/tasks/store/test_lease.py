@@ -182,6 +182,9 @@ class _LosesAnswers:
     def get(self, key: str) -> StoredObject | None:
         return self._bucket.get(key)
 
+    def swap(self, key: str, body: bytes, etag: str | None) -> str:
+        return self.create(key, body) if etag is None else self.replace(key, body, etag)
+
     def create(self, key: str, body: bytes) -> str:
         return self._lose(self._bucket.create(key, body))
 

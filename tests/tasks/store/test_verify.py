@@ -28,7 +28,7 @@ from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, signature
 from tasks.store.identity import Identity
 from tasks.store.signing import require_signed, signer
 from tasks.store.verify import bring, check_signature, problems_in_folder, problems_in_store
-from tasks.targets.target import ReleaseReport
+from tasks.targets.node_report import ReleaseReport
 from tasks.targets.verification import sign, verify
 from tasks.triton.repository import write_release
 

@@ -1,0 +1,57 @@
+"""One model on one target, with every record that a roll-out decides by, read once and then asked without the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.targets.current import Current
+from tasks.targets.node_report import NodeReport
+from tasks.targets.release import Intent, Result
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """What `Target.view` read. Later writes do not show in it: to change the wanted state, call `Target.move`.
+
+    `intents` and `results` have the records of releases that are public or candidates, or have no result yet. Of every
+    other release only the age was read.
+    """
+
+    target: str
+    model: str
+    current: Current
+    etag: str | None
+    """Of `current.json`; None if the model was never released on this target."""
+    ages: Mapping[int, float]
+    """Every release number ever reserved, ascending, with the seconds since, by the store's clock."""
+    intents: Mapping[int, Intent]
+    results: Mapping[int, Result]
+    nodes: tuple[NodeReport, ...]
+    """Reports of the live nodes; empty if there is none."""
+
+    @property
+    def live(self) -> Intent | None:
+        """The release that the public name answers with."""
+        return None if self.current.public is None else self.intents[self.current.public]
+
+    def unfinished(self, repository: str, digest: str) -> int | None:
+        """The newest release with these bytes that another run has begun and not ended: one that died, or works now.
+
+        It has no result, or it passed and was not promoted.
+        """
+        for release in sorted(self.intents, reverse=True):
+            result, intent = self.results.get(release), self.intents[release]
+            passed = result is not None and result.state == "passed" and release in self.current.candidates
+            if (result is None or passed) and (intent.repository, intent.digest) == (repository, digest):
+                return release
+        return None
+
+    def abandoned(self, lifetime_s: float) -> frozenset[int]:
+        """Candidates that nobody works on any more: refused, or reserved longer than `lifetime_s` seconds ago."""
+        return frozenset(
+            candidate
+            for candidate in self.current.candidates
+            if self.ages.get(candidate, 0.0) > lifetime_s
+            or ((result := self.results.get(candidate)) is not None and result.state == "refused")
+        )
