@@ -65,18 +65,18 @@ async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
         await asyncio.to_thread(_require_planned, plan, engine)
         # Without the record, planning goes on with assumptions: no reason to build nothing.
         with suppress(StoreUnavailable):
-            await asyncio.to_thread(keep_report, bucket, plan.kind.runtime(plan.model))
+            await asyncio.to_thread(keep_report, bucket, plan.kind.runtime())
         await make(current_report(plan.model.name), plan, refresh)
     finally:
         await asyncio.to_thread(lease.__exit__, None, None, None)
 
 
 def _require_planned(plan: Plan, engine: str) -> None:
-    plan.kind.require_worker(plan.model)
+    plan.kind.require_worker()
     if plan.engine.digest != engine:
         raise StepFailed(
             f"this worker would build {plan.engine.digest[:12]}, and {engine[:12]} was planned: its runtime is "
-            f"{dict(plan.kind.runtime(plan.model))}",
+            f"{dict(plan.kind.runtime())}",
             hint="run the same versions on the worker and where the rebuild was started",
             code="runtime-differs",
         )

@@ -114,7 +114,7 @@ async def start_or_attach(
     """Find the build of this engine that runs or waits, or start one in a work queue of its architecture's pool."""
     # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
-    pool = await client.read_work_pool(plan.kind.pool(plan.model))
+    pool = await client.read_work_pool(plan.kind.pool())
     pending_s = _PENDING_SECONDS if pool.type == "process" else _PENDING_CONTAINER_SECONDS
     earlier = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
@@ -127,7 +127,7 @@ async def start_or_attach(
     # Two rebuilds that ask at the same moment ask with the same key, and get the same run. The next run after one that
     # ended has another key: the identity alone would return a failed run for ever.
     key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
-    machine = plan.kind.build_machine(plan.model)
+    machine = plan.kind.build_machine()
     run = await arun_deployment(
         f"build_engine/{pool.name}",
         parameters={

@@ -16,7 +16,8 @@ from infra import settings
 from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
 from tasks.finetuned.records import TunedWeights, newer_ones, settle, with_newest
-from tasks.models.catalogue import Asked, as_asked, catalogue_entry
+from tasks.models.catalogue import catalogue_entry
+from tasks.models.overrides import Overridden, override
 from tasks.models.spec import Model
 from tasks.watch.record import followed_version
 from tasks.watch.verdict import version_in_use
@@ -30,7 +31,7 @@ class CurrentRebuild:
     report: Report
     written: Model
     """The model as its file says."""
-    asked: Asked
+    asked: Overridden
     """The same with the weights and the version that a rebuild takes now, and with what its caller overrides."""
     tuned: TunedWeights | None
     """The weights of an event that it takes in place of the file's."""
@@ -82,9 +83,9 @@ async def _begin(report: Report, model: str, recipe: Mapping[str, str], runtime:
     bucket = Bucket.at(here.store)
     newest, tuned = await asyncio.to_thread(with_newest, bucket, written)
     if tuned is not None:
-        get_run_logger().info("the weights are those that an event brought: %s", newest.weights)
+        get_run_logger().info("the weights are those that an event brought: %s", newest.origin)
     version = runtime or await asyncio.to_thread(_version_in_use, bucket, newest)
-    return CurrentRebuild(bucket, report, written, as_asked(newest, recipe, version), tuned)
+    return CurrentRebuild(bucket, report, written, override(newest, recipe=recipe, tensorrt_llm=version), tuned)
 
 
 def _version_in_use(bucket: Bucket, model: Model) -> str | None:

@@ -73,7 +73,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
         source=pinned_source(asked, weights.tuned.pin),
         adapter=weights.adapter is not None,
         recipe=event.options,
-        file_source=models[model.name].weights,
+        file_source=models[model.name].origin,
         event=id,
     )
     first = await asyncio.to_thread(claim, bucket, brought)

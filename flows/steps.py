@@ -18,6 +18,7 @@ from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.explain.lineage import lineage
+from tasks.models.overrides import in_image
 from tasks.models.spec import Model
 from tasks.sources import Access, ResolvedSource
 from tasks.steps import assemble as assemble_step
@@ -34,7 +35,7 @@ from tasks.steps.resolve import ResolvedWeights, resolve_weights, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
-from tasks.trtllm.images import report_of, with_report
+from tasks.trtllm.images import reported_image
 
 
 @step("resolve", "resolve {model.source.uri}")
@@ -49,7 +50,8 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
         require_conditional_writes(bucket)
         access = Access(s3=bucket.client)  # of the store's own endpoint and credentials
         chosen = with_weights(model, brought, access) if brought else model
-        return with_report(chosen, report_of(bucket, chosen)), resolve_weights(chosen, access)
+        report = reported_image(bucket, chosen.recipe.planned_runtime)
+        return in_image(chosen, report), resolve_weights(chosen, access)
 
     return await asyncio.to_thread(pin)
 

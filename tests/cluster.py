@@ -34,7 +34,7 @@ def missing(program: Path) -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Asked as an administrator. `kubeconfig` is the file that says how."""
+    """Overridden as an administrator. `kubeconfig` is the file that says how."""
 
     kubeconfig: Path
     client: httpx.Client

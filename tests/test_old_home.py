@@ -110,7 +110,9 @@ def test_events_weights_versions_and_images_count_as_before(home: Bucket) -> Non
     model = MODELS["llama3-8b-instruct"].model_copy(update={"accepts": ("s3://training/llama3-8b/**",)})
     changed, finetuned = with_newest(home, model)
     assert finetuned is not None and (finetuned.revision, finetuned.adapter) == ("b" * 64, True)
-    assert changed.adapter == "s3://training/llama3-8b/adapter-1" and changed.recipe.quantization == "fp8"
+    assert (
+        changed.adapter == "s3://training/llama3-8b/adapter-1" and changed.recipe.model_dump()["quantization"] == "fp8"
+    )
     proven = newer_ones(home, model, None)
     assert proven is not None and proven.revision == "a" * 64
     refused = read_arrival(home, "44444444-4444-4444-8444-444444444444")

@@ -9,15 +9,13 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from infra.errors import UsageError
-from tasks.kinds.engine_release import cache_tokens, write_engine_release
+from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
 from tasks.triton.repository import models_of, write_model
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_values import upstream_values
 from tasks.trtllm.limits import engine_limits
-from tasks.trtllm.recipe import TrtEngineRecipe
-from tasks.trtllm.serving import TensorRtServing
 
 
 def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -> None:
@@ -26,7 +24,7 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
     They use the engine and the tokenizer where they are: the folders in the configurations are absolute, those given
     here. `output` appears whole or not at all. Raises UsageError.
     """
-    _require_inputs(model, engine, tokenizer)
+    kind = _engine_kind(model, engine, tokenizer)
     if output.exists():
         raise UsageError(f"{output} exists already", hint="remove it, or name another folder", code="output-exists")
     names = {TENSORRT_LLM: TENSORRT_LLM, LLM: LLM, RELEASE: model.name}
@@ -35,7 +33,7 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work:
         relative, whole = Path(work) / "relative", Path(work) / "models"
-        write_engine_release(relative, model, engine_limits(engine), str(tokenizer.absolute()))
+        kind.write_release(engine_limits(engine), relative, str(tokenizer.absolute()))
         for name in models_of(relative):
             write_model(relative / name, whole / names[name], names, engine)
         whole.rename(output)
@@ -46,28 +44,26 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
 
     Folders in the configurations are the absolute ones given here. Raises UsageError and TemplateError.
     """
-    version = _require_inputs(model, engine, tokenizer)
-    serving = model.serving.tensorrt_llm or TensorRtServing()
+    kind = _engine_kind(model, engine, tokenizer)
+    version = kind.recipe.runtime.tensorrt_llm
     values = upstream_values(
-        serving,
+        kind.parameters,
         version,
         engine_folder=str(engine.absolute()),
         tokenizer_folder=str(tokenizer.absolute()),
         max_batch_size=model.serving.slots,
-        kv_cache_tokens=cache_tokens(model, engine_limits(engine)) if serving.kv_cache_bytes else None,
+        kv_cache_tokens=kind.cache_tokens(engine_limits(engine)) if kind.parameters.kv_cache_bytes else None,
     )
     fill_upstream(templates, values, output, version)
 
 
-def _require_inputs(model: Model, engine: Path, tokenizer: Path) -> str:
-    """The version of TensorRT-LLM. Raises UsageError where kind, engine and tokenizer do not go with it."""
-    if not isinstance(model.recipe, TrtEngineRecipe):
-        raise UsageError(f"{model.name} is of kind {model.recipe.kind}, and only kind trt-engine has engines")
-    version = model.recipe.runtime.tensorrt_llm
-    _require_version(engine, version)
+def _engine_kind(model: Model, engine: Path, tokenizer: Path) -> TrtEngineKind:
+    """The model of kind trt-engine. Raises UsageError where kind, engine and tokenizer do not go together."""
+    kind = TrtEngineKind(model)
+    _require_version(engine, kind.recipe.runtime.tensorrt_llm)
     if not tokenizer.is_dir():
         raise UsageError(f"there is no folder {tokenizer} with a tokenizer", hint="--tokenizer takes a folder")
-    return version
+    return kind
 
 
 def _require_version(engine: Path, version: str) -> None:

@@ -109,9 +109,11 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _assemble(options: argparse.Namespace) -> int:
     from deployments.cli.assemble import assemble_native, assemble_upstream
-    from tasks.models.catalogue import catalogue_entry, with_runtime
+    from tasks.models.catalogue import catalogue_entry
+    from tasks.models.overrides import override
 
-    model = with_runtime(catalogue_entry(settings.load().catalogue, options.model), options.runtime)
+    written = catalogue_entry(settings.load().catalogue, options.model)
+    model = override(written, tensorrt_llm=options.runtime).model
     output = options.output.absolute()
     if options.layout == "native":
         if options.templates is not None:

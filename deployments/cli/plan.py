@@ -11,11 +11,11 @@ from typing import Any
 from infra.s3.bucket import Bucket
 from infra.triton.command import Ports, Server, leader, orchestrator, single
 from tasks.kinds.choice import engine_kind
-from tasks.models.catalogue import as_asked
-from tasks.models.recipe import LlamaCppRecipe
+from tasks.kinds.protocol import EngineKind
+from tasks.models.overrides import override
 from tasks.models.spec import Model
-from tasks.trtllm.releases import LAST, release_of
-from tasks.trtllm.translate import Translation, without_engines
+from tasks.trtllm.releases import LAST
+from tasks.trtllm.translate import Translation
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,29 @@ class Preview:
 
 def preview(model: Model, overrides: Mapping[str, str], tensorrt_llm: str | None) -> Preview:
     """The model as `as_asked` has it. From TensorRT-LLM 1.3 on an engine becomes kind `llmapi` without asking."""
-    if tensorrt_llm is not None and model.recipe.kind == "trt-engine" and without_engines(tensorrt_llm):
-        overrides = {"kind": "llmapi", **overrides}
-    asked = as_asked(model, overrides, tensorrt_llm)
-    return Preview(asked.model, asked.translation)
+    if tensorrt_llm is not None and (kind := model.recipe.successor(tensorrt_llm)) is not None:
+        overrides = {"kind": kind, **overrides}
+    overridden = override(model, recipe=overrides, tensorrt_llm=tensorrt_llm)
+    return Preview(overridden.model, overridden.translation)
 
 
 def with_image(shown: Preview, bucket: Bucket) -> Preview:
     """The preview with what the store knows of the recipe's image. Raises UsageError `version-mismatch`, StoreError."""
-    from tasks.trtllm.images import report_of, with_report
+    from tasks.models.overrides import in_image
+    from tasks.trtllm.images import reported_image
 
-    report = report_of(bucket, shown.model)
-    model = with_report(shown.model, report)
+    report = reported_image(bucket, shown.model.recipe.planned_runtime)
+    model = in_image(shown.model, report)
     return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
 
 
 def document(shown: Preview) -> dict[str, Any]:
     """The preview as `--json` prints it. Folders are called `model`, `checkpoint` and `engine`."""
-    model, recipe = shown.model, shown.model.recipe
-    told: dict[str, Any] = {"model": model.name, "kind": recipe.kind, "source": model.source.uri}
+    model, kind = shown.model, engine_kind(shown.model)
+    told: dict[str, Any] = {"model": model.name, "kind": model.kind, "source": model.source.uri}
     if model.adapter is not None:
         told["adapter"] = model.adapter
-    if not isinstance(recipe, LlamaCppRecipe):
-        runtime = recipe.runtime
-        known = release_of(runtime.version)
+    if (runtime := model.recipe.planned_runtime) is not None:
         told["runtime"] = {
             "tensorrt_llm": runtime.tensorrt_llm,
             "tensorrt": runtime.planned_tensorrt,
@@ -64,19 +63,19 @@ def document(shown: Preview) -> dict[str, Any]:
             "assumed": not shown.image,
             "image": runtime.image,
         }
-        if recipe.kind == "trt-engine" and known is not None:
-            told["options"] = {"exact": known.exact, "read_in": known.read_in}
-    told["serving"] = _serving(model)
-    told["pool"] = engine_kind(model).pool(model)
-    told["commands"] = [list(argv) for argv in engine_kind(model).commands(model)]
+    if (release := kind.tool_release()) is not None:
+        told["options"] = {"exact": release.exact, "read_in": release.read_in}
+    told["serving"] = _serving(model.name, kind)
+    told["pool"] = kind.pool()
+    told["commands"] = [list(argv) for argv in kind.commands()]
     if shown.translation is not None:
         told["translated"] = {"from": "trt-engine", "moved": shown.translation.moved, "lost": shown.translation.lost}
     return told
 
 
-def _serving(model: Model) -> dict[str, Any]:
+def _serving(name: str, kind: EngineKind) -> dict[str, Any]:
     """How Triton serves it, and how such a Triton is started, in NVIDIA's image and with the names of `assemble`."""
-    mode = engine_kind(model).serving_mode(model)
+    mode = kind.serving_mode()
     server = Server(
         binary=Path("/opt/tritonserver/bin/tritonserver"),
         models=Path("models"),
@@ -86,7 +85,7 @@ def _serving(model: Model) -> dict[str, Any]:
         control_key="KEY",
         exit_timeout_s=5,
     )
-    gpus = len(engine_kind(model).gpus(model))
+    gpus = len(kind.gpus())
     match mode.mode:
         case "single":
             started = single(server)
@@ -96,7 +95,7 @@ def _serving(model: Model) -> dict[str, Any]:
             from tasks.triton.config import LLM, TENSORRT_LLM  # with gRPC, which takes as long as all the rest
 
             others = [Ports(http, http + 1, http + 2) for http in range(8010, 8000 + 10 * gpus, 10)]
-            started = leader(server, others, TENSORRT_LLM, [LLM, model.name])
+            started = leader(server, others, TENSORRT_LLM, [LLM, name])
     return {
         "mode": mode.mode,
         "why": mode.why,

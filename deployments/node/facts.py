@@ -16,7 +16,7 @@ from infra.toolchains.choose import IMAGE_DIGEST
 from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import ToolchainReport
 from infra.triton.installation import image_python
-from tasks.kinds.launch import orchestrated_gpus
+from tasks.kinds.serving_mode import orchestrated_gpus
 from tasks.targets.node_report import Machine, NodeGpu
 
 _SAMPLE_SECONDS = 5.0

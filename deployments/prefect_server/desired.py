@@ -139,7 +139,7 @@ def build_pool(pool: str) -> Deployment:
 
 def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     """All of it, with a build pool for each architecture of the catalogue."""
-    names = [*POOLS, *sorted({engine_kind(model).pool(model) for model in catalogue} - set(POOLS))]
+    names = [*POOLS, *sorted({engine_kind(model).pool() for model in catalogue} - set(POOLS))]
     limits, types = dict(settings.pool_limits), dict(settings.pools)
     return Desired(
         pools=tuple(

@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from infra.errors import EventRefused, SourceError, SpecError
 from infra.frozen import Spec, problems
-from tasks.models.catalogue import with_recipe
+from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri, SourceUri, parse_source
 from tasks.models.spec import Model, Name, Text
 from tasks.sources.trust import accepted
@@ -70,7 +70,9 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
         raise EventRefused(f"there is no model '{event.model}' in the catalogue", code="event-model")
     uri = _source(event, model)
     try:
-        chosen = with_recipe(model, event.options)
+        if "kind" in event.options:
+            raise SpecError("an event changes no model's kind", hint="write the recipe into the model's file")
+        chosen = override(model, recipe=event.options).model
     except SpecError as error:
         raise EventRefused(error.message, hint=error.hint, code="event-recipe") from error
     return chosen, uri

@@ -19,9 +19,9 @@ from pydantic import Field, JsonValue
 from infra.errors import EnginehouseError, EventRefused
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import Event, changed_by, tuned
+from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Model
-from tasks.steps.resolve import with_adapter, with_source
 from tasks.store.cell import Cell, WriteOnce
 from tasks.store.record import Record, record_bytes
 
@@ -161,14 +161,16 @@ def _weights(bucket: Bucket, model: Model) -> CurrentWeights:
 
 def _changed(model: Model, found: TunedWeights) -> Model | None:
     """The model of the file with these weights; None where the file has been changed, and they count no more."""
-    if found.file_source != model.weights:
+    if found.file_source != model.origin:
         return None
     event = Event(model=model.name, source=found.asked, recipe=dict(found.recipe))
     try:
         changed, _ = changed_by(event, {model.name: model})
     except EventRefused:  # the file has become narrower since
         return None
-    return (with_adapter if found.adapter else with_source)(changed, found.source)
+    if found.adapter:
+        return override(changed, adapter=found.source).model
+    return override(changed, source=found.source).model
 
 
 def _current(bucket: Bucket, model: str) -> Cell[CurrentWeights]:

@@ -29,11 +29,6 @@ _BUILD_VERSION = 1
 _WORKSPACE_BYTES = 256 << 20
 
 
-def _recipe(model: Model) -> LlamaCppRecipe:
-    assert isinstance(model.recipe, LlamaCppRecipe)
-    return model.recipe
-
-
 def _installed(distribution: str) -> str:
     try:
         return version(distribution)
@@ -44,55 +39,63 @@ def _installed(distribution: str) -> str:
 
 
 class LlamaCppKind:
-    def pool(self, model: Model) -> str:
+    def __init__(self, model: Model) -> None:
+        assert isinstance(model.recipe, LlamaCppRecipe)
+        self.model = model
+        self.recipe = model.recipe
+
+    def pool(self) -> str:
         return "build-cpu"
 
-    def build_machine(self, model: Model) -> BuildMachine:
+    def build_machine(self) -> BuildMachine:
         return BuildMachine()
 
-    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
+    def commands(self) -> tuple[tuple[str, ...], ...]:
         return ()
 
-    def require_worker(self, model: Model) -> None:
+    def require_worker(self) -> None:
         _installed("gguf")
 
-    def serving_mode(self, model: Model) -> ServingMode:
+    def tool_release(self) -> None:
+        return None
+
+    def serving_mode(self) -> ServingMode:
         return ServingMode("single", "on the CPU")
 
-    def gpus(self, model: Model) -> tuple[int, ...]:
+    def gpus(self) -> tuple[int, ...]:
         return ()
 
-    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
+    def fits(self, engine: Manifest, machine: Machine) -> list[str]:
         return []
 
-    def runtime(self, model: Model) -> Mapping[str, str]:
+    def runtime(self) -> Mapping[str, str]:
         return {"gguf": _installed("gguf"), "architecture": "cpu"}
 
-    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
+    def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of(
             "convert",
             _CONVERT_VERSION,
             inputs=inputs,
             fields={
                 "kind": "llamacpp",
-                "dtype": _recipe(model).dtype,
+                "dtype": self.recipe.dtype,
                 "runtime": {"gguf": _installed("gguf")},
             },
         )
 
-    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
+    def engine_identity(self, checkpoint: Identity) -> Identity:
         return Identity.of(
             "build",
             _BUILD_VERSION,
             inputs={"checkpoint": checkpoint},
             fields={
                 "kind": "llamacpp",
-                "quantization": _recipe(model).quantization,
-                "runtime": dict(self.runtime(model)),
+                "quantization": self.recipe.quantization,
+                "runtime": dict(self.runtime()),
             },
         )
 
-    def repository_identity(self, model: Model, engine: Identity) -> Identity:
+    def repository_identity(self, engine: Identity) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
         return Identity.of(
@@ -100,18 +103,16 @@ class LlamaCppKind:
             REPOSITORY_VERSION,
             inputs={"engine": engine},
             fields={
-                "serving": model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
+                "serving": self.model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
                 "code": f"sha256:{serving_code_digest()}",
                 "runtime": {"xllamacpp": _installed("xllamacpp")},
             },
         )
 
-    def kept(self, model: Model) -> Mapping[str, str]:
+    def kept(self) -> Mapping[str, str]:
         return {}
 
-    def convert(
-        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
-    ) -> Peak:
+    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         from tasks.gguf.stream import dequantize
         from tasks.lora.gguf_merge import merge_gguf
 
@@ -122,33 +123,33 @@ class LlamaCppKind:
                 hint="narrow it with `source.include`",
                 code="snapshot-unfit",
             )
-        dequantize(found[0], output / MODEL_FILE, _recipe(model).dtype, reporter.progress)
+        dequantize(found[0], output / MODEL_FILE, self.recipe.dtype, reporter.progress)
         if adapter is not None:
             merge_gguf(output / MODEL_FILE, adapter)
         return Peak()
 
-    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         from tasks.gguf.limits import model_limits
         from tasks.gguf.stream import quantize
 
         limits = model_limits(checkpoint / MODEL_FILE)
-        if model.serving.context_tokens > limits.context_length:
+        if self.model.serving.context_tokens > limits.context_length:
             raise StepFailed(
-                f"serving.context_tokens is {model.serving.context_tokens}, and the model was trained for "
+                f"serving.context_tokens is {self.model.serving.context_tokens}, and the model was trained for "
                 f"{limits.context_length}",
                 hint="lower serving.context_tokens in the model's file",
                 code="context-too-long",
             )
-        quantize(checkpoint / MODEL_FILE, output / MODEL_FILE, _recipe(model).quantization, reporter.progress)
+        quantize(checkpoint / MODEL_FILE, output / MODEL_FILE, self.recipe.quantization, reporter.progress)
         (output / LIMITS_FILE).write_text(json.dumps(asdict(limits), indent=1, sort_keys=True))
         return Peak()
 
-    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+    def assemble(self, limits: bytes, output: Path) -> None:
         from tasks.serving.settings import Sampling, ServingSettings
         from tasks.triton.config import ENGINE_FOLDER
         from tasks.triton.repository import write_release
 
-        serving = model.serving
+        serving = self.model.serving
         write_release(
             output,
             ServingSettings(
@@ -162,7 +163,7 @@ class LlamaCppKind:
             ),
         )
 
-    def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
+    def memory_bytes(self, engine_bytes: int, limits: bytes) -> int:
         per_token = int(json.loads(limits)["cache_bytes_per_token"])
-        serving = model.serving
+        serving = self.model.serving
         return engine_bytes + serving.slots * serving.context_tokens * per_token + _WORKSPACE_BYTES

@@ -10,8 +10,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
 from tasks.lora.merge import merged
+from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
@@ -23,8 +25,6 @@ from tasks.trtllm.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.fits import differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
-from tasks.trtllm.recipe import LlmApiRecipe
-from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.tool import described, run_tool, toolchain_for
 
 ARGUMENTS_FILE = "llm_args.json"
@@ -34,35 +34,41 @@ _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
 
 
-def _recipe(model: Model) -> LlmApiRecipe:
-    assert isinstance(model.recipe, LlmApiRecipe)
-    return model.recipe
+class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
+    def __init__(self, model: Model) -> None:
+        assert isinstance(model.recipe, LlmApiRecipe)
+        super().__init__(model, model.recipe)
+        self.takes_adapters = "lora_config" in model.recipe.llm_args
 
+    def serving_mode(self) -> ServingMode:
+        return ServingMode("single", "the LLM API starts the workers of its GPUs itself")
 
-class LlmApiKind(TensorRtLlmKind):
-    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
-        recipe = _recipe(model)
+    def tool_release(self) -> None:
+        return None
+
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        recipe = self.recipe
         if recipe.quantization == "none":
             return ()
         return (commands.modelopt_command(recipe, "model", "checkpoint").argv,)
 
-    def require_worker(self, model: Model) -> None:
-        if _recipe(model).quantization != "none":  # else nothing of the toolchain is used
-            toolchain_for(_recipe(model).runtime)
+    def require_worker(self) -> None:
+        if self.recipe.quantization != "none":  # else nothing of the toolchain is used
+            toolchain_for(self.recipe.runtime)
 
-    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
-        recipe = _recipe(model)
+    def fits(self, engine: Manifest, machine: Machine) -> list[str]:
+        recipe = self.recipe
         # Nothing was built: what counts is what the recipe's rules were checked for. Every product of it will do.
         needed = {"tensorrt_llm": recipe.runtime.tensorrt_llm, "architecture": recipe.runtime.arch}
-        return differences(needed, machine, self.gpus(model), portable=True)
+        return differences(needed, machine, self.gpus(), portable=True)
 
-    def runtime(self, model: Model) -> Mapping[str, str]:
-        if _recipe(model).quantization == "none":
+    def runtime(self) -> Mapping[str, str]:
+        if self.recipe.quantization == "none":
             return {}
-        return described(toolchain_for(_recipe(model).runtime)[1])
+        return described(toolchain_for(self.recipe.runtime)[1])
 
-    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
-        recipe = _recipe(model)
+    def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
+        recipe = self.recipe
         fields: dict[str, JsonValue] = {"kind": "llmapi", "quantization": recipe.quantization}
         if recipe.quantization != "none":
             fields |= {
@@ -74,8 +80,8 @@ class LlmApiKind(TensorRtLlmKind):
             }
         return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields=fields)
 
-    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
-        recipe = _recipe(model)
+    def engine_identity(self, checkpoint: Identity) -> Identity:
+        recipe = self.recipe
         return Identity.of(
             "build",
             _BUILD_VERSION,
@@ -87,13 +93,11 @@ class LlmApiKind(TensorRtLlmKind):
             },
         )
 
-    def kept(self, model: Model) -> Mapping[str, str]:
+    def kept(self) -> Mapping[str, str]:
         return {}
 
-    def convert(
-        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
-    ) -> Peak:
-        recipe = _recipe(model)
+    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        recipe = self.recipe
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         if recipe.quantization == "none":
@@ -109,28 +113,27 @@ class LlmApiKind(TensorRtLlmKind):
         require_weights(output)
         return peak
 
-    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         _link_all(checkpoint, output)
-        arguments = llm_arguments(_recipe(model))
+        arguments = llm_arguments(self.recipe)
         (output / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=1, sort_keys=True))
-        (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, _recipe(model)).to_json())
+        (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, self.recipe).to_json())
         return Peak()
 
-    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
-        from tasks.kinds.engine_release import cache_tokens
+    def assemble(self, limits: bytes, output: Path) -> None:
         from tasks.serving.settings import Sampling, ServingSettings
         from tasks.triton.config import ENGINE_FOLDER
         from tasks.triton.repository import write_release
 
-        recipe, serving, known = _recipe(model), model.serving, EngineLimits.from_json(limits)
-        parameters = serving.tensorrt_llm or TensorRtServing()
+        recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits)
+        parameters = self.parameters
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
             recipe,
             parameters,
             max_batch_size=min(serving.slots, known.max_batch_size),
             max_seq_len=context_tokens,
-            kv_cache_tokens=cache_tokens(model, known),
+            kv_cache_tokens=self.cache_tokens(known),
         )
         chunked = bool(arguments.get("enable_chunked_prefill"))
         write_release(

@@ -2,67 +2,117 @@
 
 from __future__ import annotations
 
+import math
+from typing import Generic, TypeVar
+
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.launch import gpus_taken, serving_mode
-from tasks.kinds.serving_mode import ServingMode
+from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
-from tasks.trtllm.kv_cache import gpu_memory_bytes
+from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
-from tasks.trtllm.serving import UPSTREAM_ONLY, TensorRtServing
+from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
+
+RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
 
-class TensorRtLlmKind:
-    def pool(self, model: Model) -> str:
-        return f"build-{_recipe(model).runtime.arch}"
+class TensorRtLlmKind(Generic[RecipeOfKind]):
+    """The base of both. `parameters` is `serving.tensorrt_llm` of the model's file, or its defaults."""
 
-    def build_machine(self, model: Model) -> BuildMachine:
-        recipe = _recipe(model)
-        runtime, portable = recipe.runtime, isinstance(recipe, TrtEngineRecipe) and recipe.portable
+    takes_adapters = False
+    """Whether requests can name a LoRA adapter, which then needs memory of its own."""
+
+    def __init__(self, model: Model, recipe: RecipeOfKind) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.parameters = model.serving.tensorrt_llm or TensorRtServing()
+
+    def pool(self) -> str:
+        return f"build-{self.recipe.runtime.arch}"
+
+    def build_machine(self) -> BuildMachine:
+        runtime = self.recipe.runtime
         return BuildMachine(
-            gpus=recipe.world_size,
-            product="" if portable else runtime.gpu,
+            gpus=self.recipe.world_size,
+            product=runtime.gpu,
             tensorrt_llm=runtime.tensorrt_llm,
             image=runtime.image or "",
         )
 
-    def serving_mode(self, model: Model) -> ServingMode:
-        return serving_mode(_recipe(model))
+    def gpus(self) -> tuple[int, ...]:
+        return tuple(range(self.recipe.world_size))
 
-    def gpus(self, model: Model) -> tuple[int, ...]:
-        return gpus_taken(_recipe(model), model.serving.tensorrt_llm)
-
-    def repository_identity(self, model: Model, engine: Identity) -> Identity:
+    def repository_identity(self, engine: Identity) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
-        runtime, serving = _recipe(model).runtime, model.serving
-        parameters = serving.tensorrt_llm or TensorRtServing()
+        runtime = self.recipe.runtime
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
             inputs={"engine": engine},
             fields={
-                "kind": model.recipe.kind,
+                "kind": self.recipe.kind,
                 "serving": {
-                    **serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
-                    "tensorrt_llm": parameters.model_dump(mode="json", exclude=set(UPSTREAM_ONLY)),
+                    **self.model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
+                    "tensorrt_llm": self.parameters.model_dump(mode="json", exclude=set(UPSTREAM_ONLY)),
                 },
                 "code": f"sha256:{serving_code_digest()}",
                 "runtime": {
                     "tensorrt_llm": runtime.tensorrt_llm,
                     # The KV cache's size follows from it.
-                    "gpu_memory_bytes": runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu),
+                    "gpu_memory_bytes": self._gpu_memory_bytes,
                 },
             },
         )
 
-    def memory_bytes(self, model: Model, engine_bytes: int, limits: bytes) -> int:
-        from tasks.kinds.engine_release import release_memory_bytes
+    def cache_tokens(self, limits: EngineLimits) -> int | None:
+        """Tokens of the KV cache. None where the model's file leaves it to a fraction of the free memory.
 
-        return release_memory_bytes(model, EngineLimits.from_json(limits))
+        It holds all slots with all their context, and one sequence as long as the engine takes it: without that the
+        backend does not load. Raises UsageError where the GPU is too small, or not known.
+        """
+        parameters, serving, runtime = self.parameters, self.model.serving, self.recipe.runtime
+        if parameters.kv_cache_tokens is not None:
+            return parameters.kv_cache_tokens
+        if parameters.kv_cache_bytes is not None:
+            return parameters.kv_cache_bytes // limits.cache_bytes_per_token
+        if parameters.kv_cache_fraction is not None:
+            return None
 
+        def blocks(tokens: int) -> int:
+            return math.ceil(tokens / limits.tokens_per_block) * limits.tokens_per_block * parameters.max_beam_width
 
-def _recipe(model: Model) -> TrtEngineRecipe | LlmApiRecipe:
-    assert isinstance(model.recipe, TrtEngineRecipe | LlmApiRecipe)
-    return model.recipe
+        window = max(parameters.attention_window, default=limits.max_seq_len)
+        sequence = blocks(min(limits.max_seq_len, window))
+        # The engine runs no more requests at once than it was built for. Others wait, and need no cache meanwhile.
+        running = min(serving.slots, limits.max_batch_size)
+        return kv_cache_tokens(
+            bytes_per_token=limits.cache_bytes_per_token,
+            weight_bytes=limits.weight_bytes,
+            wanted_tokens=max(sequence, running * blocks(min(serving.context_tokens, limits.max_seq_len))),
+            gpu=runtime.gpu,
+            memory_bytes=runtime.gpu_memory_bytes,
+            sequence_tokens=sequence,
+            lora_fraction=self._lora_fraction,
+        )
+
+    def memory_bytes(self, engine_bytes: int, limits: bytes) -> int:
+        """Weights, workspace, KV cache and the cache of LoRA adapters, in bytes on each GPU of the release."""
+        known = EngineLimits.from_json(limits)
+        taken = known.weight_bytes + WORKSPACE_BYTES
+        memory = self._gpu_memory_bytes or taken
+        if (tokens := self.cache_tokens(known)) is not None:
+            taken += tokens * known.cache_bytes_per_token
+        else:
+            taken += int((self.parameters.kv_cache_fraction or 0) * max(0, memory - taken))
+        return taken + int(self._lora_fraction * max(0, memory - taken))
+
+    @property
+    def _gpu_memory_bytes(self) -> int | None:
+        runtime = self.recipe.runtime
+        return runtime.gpu_memory_bytes or gpu_memory_bytes(runtime.gpu)
+
+    @property
+    def _lora_fraction(self) -> float:
+        """The share of the memory beside the KV cache that adapters get; 0 where the model takes none."""
+        return (self.parameters.lora_cache or LoraCache()).gpu_fraction if self.takes_adapters else 0.0

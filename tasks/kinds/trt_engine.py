@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
-from infra.errors import StepFailed
+from infra.errors import StepFailed, UsageError
+from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
 from tasks.lora.merge import merged
+from tasks.models.recipe import TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
@@ -23,7 +26,7 @@ from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_t
 from tasks.trtllm.failures import known_failure
 from tasks.trtllm.fits import differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.tool import described, run_tool, toolchain_for
 
 _CONVERT_VERSION = 1
@@ -57,32 +60,49 @@ _ENGINE_FIELDS = (
 )
 
 
-def _recipe(model: Model) -> TrtEngineRecipe:
-    assert isinstance(model.recipe, TrtEngineRecipe)
-    return model.recipe
+class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
+    """A model with a recipe of this kind. Raises UsageError for a model of another kind."""
 
+    def __init__(self, model: Model) -> None:
+        if not isinstance(model.recipe, TrtEngineRecipe):
+            raise UsageError(f"{model.name} is of kind {model.kind}, and only kind trt-engine has engines")
+        super().__init__(model, model.recipe)
+        self.takes_adapters = model.recipe.lora is not None
 
-class TrtEngineKind(TensorRtLlmKind):
-    def commands(self, model: Model) -> tuple[tuple[str, ...], ...]:
-        recipe, prompt = _recipe(model), model.prompts[0]
+    def build_machine(self) -> BuildMachine:
+        machine = super().build_machine()
+        return replace(machine, product="") if self.recipe.portable else machine
+
+    def serving_mode(self) -> ServingMode:
+        return engine_serving_mode(self.recipe.runtime.version, self.recipe.world_size)
+
+    def gpus(self) -> tuple[int, ...]:
+        chosen = {gpu for instance in self.parameters.gpu_device_ids for gpu in instance}
+        return tuple(sorted(chosen)) or super().gpus()
+
+    def tool_release(self) -> Release | None:
+        return release_of(self.recipe.runtime.version)
+
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        recipe, prompt = self.recipe, self.model.prompts[0]
         return (
             commands.checkpoint_command(recipe, "model", "checkpoint").argv,
             commands.build_command(recipe, "checkpoint", "engine").argv,
             commands.check_command(recipe, "engine", f"engine/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
         )
 
-    def require_worker(self, model: Model) -> None:
-        toolchain_for(_recipe(model).runtime)
+    def require_worker(self) -> None:
+        toolchain_for(self.recipe.runtime)
 
-    def fits(self, model: Model, engine: Manifest, machine: Machine) -> list[str]:
-        recipe = _recipe(model)
-        return differences(engine.producer.runtime, machine, self.gpus(model), portable=recipe.portable)
+    def fits(self, engine: Manifest, machine: Machine) -> list[str]:
+        recipe = self.recipe
+        return differences(engine.producer.runtime, machine, self.gpus(), portable=recipe.portable)
 
-    def runtime(self, model: Model) -> Mapping[str, str]:
-        return described(toolchain_for(_recipe(model).runtime)[1])
+    def runtime(self) -> Mapping[str, str]:
+        return described(toolchain_for(self.recipe.runtime)[1])
 
-    def checkpoint_identity(self, model: Model, inputs: Mapping[str, Identity]) -> Identity:
-        recipe = _recipe(model)
+    def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
+        recipe = self.recipe
         fields = _fields(recipe, _CHECKPOINT_FIELDS)
         calibrated = commands.is_quantized_by_calibration(recipe)
         if calibrated or recipe.kv_cache_dtype == "int8":
@@ -102,8 +122,8 @@ class TrtEngineKind(TensorRtLlmKind):
             },
         )
 
-    def engine_identity(self, model: Model, checkpoint: Identity) -> Identity:
-        recipe = _recipe(model)
+    def engine_identity(self, checkpoint: Identity) -> Identity:
+        recipe = self.recipe
         runtime: dict[str, JsonValue] = {
             "tensorrt_llm": recipe.runtime.tensorrt_llm,
             "tensorrt": recipe.runtime.planned_tensorrt,
@@ -124,15 +144,13 @@ class TrtEngineKind(TensorRtLlmKind):
             },
         )
 
-    def kept(self, model: Model) -> Mapping[str, str]:
-        runtime = _recipe(model).runtime
+    def kept(self) -> Mapping[str, str]:
+        runtime = self.recipe.runtime
         product = re.sub(r"[^a-z0-9]+", "-", runtime.gpu.lower())
         return {commands.TIMING_CACHE: f"timing-caches/{runtime.planned_tensorrt}/{product}.cache"}
 
-    def convert(
-        self, model: Model, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter
-    ) -> Peak:
-        recipe = _recipe(model)
+    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        recipe = self.recipe
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         place, _ = toolchain_for(recipe.runtime)
@@ -145,8 +163,8 @@ class TrtEngineKind(TensorRtLlmKind):
         copy_tokenizer(snapshot, output)
         return peak
 
-    def build(self, model: Model, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        recipe, prompt = _recipe(model), model.prompts[0]
+    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+        recipe, prompt = self.recipe, self.model.prompts[0]
         place, _ = toolchain_for(recipe.runtime)
         command = commands.build_command(recipe, str(checkpoint), str(output))
         peak, said = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
@@ -164,14 +182,22 @@ class TrtEngineKind(TensorRtLlmKind):
         _require_answer(said)
         return peak | asked
 
-    def assemble(self, model: Model, limits: bytes, output: Path) -> None:
+    def assemble(self, limits: bytes, output: Path) -> None:
+        self.write_release(EngineLimits.from_json(limits), output)
+
+    def write_release(self, limits: EngineLimits, output: Path, tokenizer: str | None = None) -> None:
+        """Fill `output` with `tensorrt_llm`, `llm` and `release`. Raises UsageError where they do not go together.
+
+        `tokenizer` is an absolute folder; by default the tokenizer lies in the engine's own folder.
+        """
         from tasks.kinds.engine_release import write_engine_release
 
-        write_engine_release(output, model, EngineLimits.from_json(limits))
+        version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
+        write_engine_release(output, version, self.model.serving, limits, tokens, tokenizer)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:
-    document: dict[str, Any] = recipe.model_dump(mode="json", include=set(names))
+    document: dict[str, JsonValue] = recipe.model_dump(mode="json", include=set(names))
     return {name: document[name] for name in names}
 
 

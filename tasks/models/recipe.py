@@ -1,16 +1,65 @@
-"""The recipes, one model a kind: how weights become something servable."""
+"""Recipes: how weights become something servable. One class a kind, which holds the fields and knows their rules.
+
+To add a kind, add its class to RECIPES. `tasks.kinds.choice` says what is done with it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, Union, cast
 
-from pydantic import Field
+from packaging.version import Version
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    GetPydanticSchema,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError
 
+from infra.errors import UsageError
 from infra.frozen import Spec
-from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
+from tasks.trtllm.commands import check_options
+from tasks.trtllm.llm_arguments import check_llm_recipe
+from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
+from tasks.trtllm.releases import release_of
+from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving_rules import check_recipe
+from tasks.trtllm.translate import Translation, to_llmapi, without_engines
 
 
-class LlamaCppRecipe(Spec):
+class Recipe(Spec):
+    """The base of all recipes. Its methods answer for a kind without TensorRT-LLM. Each class has a field `kind`."""
+
+    @property
+    def planned_runtime(self) -> Runtime | None:
+        """The TensorRT-LLM that it is planned for. None for a kind without TensorRT-LLM."""
+        return None
+
+    def check_serving(self, parameters: TensorRtServing | None) -> None:
+        """Check `serving.tensorrt_llm` of the model's file. Raises UsageError for what this recipe cannot honour."""
+        if parameters is not None:
+            raise UsageError(f"kind {kind_of(self)} has none of these", hint="remove them")
+
+    def successor(self, tensorrt_llm: str) -> str | None:
+        """The kind that has to take over at this version of TensorRT-LLM. None where this kind goes on."""
+        return None
+
+    def unsupported(self, tensorrt_llm: Version) -> str:
+        """Why this version cannot be planned for, whatever the fields say. Empty if nothing speaks against it."""
+        return ""
+
+    def translated(self, kind: str, parameters: TensorRtServing | None, tensorrt_llm: str) -> Translation | None:
+        """The same weights as a recipe of another kind. None where the fields do not say all that it needs."""
+        return None
+
+
+class LlamaCppRecipe(Recipe):
     """GGUF on the CPU: dequantized to `dtype`, quantized to `quantization`, served by llama.cpp."""
 
     kind: Literal["llamacpp"]
@@ -18,4 +67,80 @@ class LlamaCppRecipe(Spec):
     quantization: Literal["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "q8_0"
 
 
-Recipe = Annotated[LlamaCppRecipe | TrtEngineRecipe | LlmApiRecipe, Field(discriminator="kind")]
+class TrtEngineRecipe(TrtEngineFields, Recipe):
+    """A TensorRT engine built ahead of time by trtllm-build."""
+
+    @model_validator(mode="after")
+    def _is_within_the_version(self) -> Self:
+        check_options(self)
+        return self
+
+    @property
+    def planned_runtime(self) -> Runtime:
+        return self.runtime
+
+    def check_serving(self, parameters: TensorRtServing | None) -> None:
+        check_recipe(self, parameters or TensorRtServing())
+
+    def successor(self, tensorrt_llm: str) -> str | None:
+        return "llmapi" if without_engines(tensorrt_llm) else None
+
+    def unsupported(self, tensorrt_llm: Version) -> str:
+        return "" if release_of(tensorrt_llm) is not None else "the options of its tools are not known"
+
+    def translated(self, kind: str, parameters: TensorRtServing | None, tensorrt_llm: str) -> Translation | None:
+        return to_llmapi(self, parameters, tensorrt_llm) if kind == "llmapi" else None
+
+
+class LlmApiRecipe(LlmApiFields, Recipe):
+    """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
+
+    @property
+    def planned_runtime(self) -> Runtime:
+        return self.runtime
+
+    def check_serving(self, parameters: TensorRtServing | None) -> None:
+        check_llm_recipe(self, parameters or TensorRtServing())
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "llamacpp": LlamaCppRecipe,
+    "trt-engine": TrtEngineRecipe,
+    "llmapi": LlmApiRecipe,
+}
+"""The class of each kind, by the `kind` that a model's file names."""
+
+
+def kind_of(recipe: Recipe) -> str:
+    """The kind that a recipe is of."""
+    return next(kind for kind, known in RECIPES.items() if type(recipe) is known)
+
+
+def _read(value: object, _: ValidatorFunctionWrapHandler) -> Recipe:
+    """A recipe from a model's file, of the class that its `kind` names."""
+    if isinstance(value, Recipe):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticKnownError("dict_type")
+    document = cast("Mapping[str, object]", value)
+    if "kind" not in document:
+        raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+    known = RECIPES.get(str(document["kind"]))
+    if known is None:
+        expected = ", ".join(f"'{kind}'" for kind in RECIPES)
+        raise PydanticKnownError(
+            "union_tag_invalid",
+            {"discriminator": "'kind'", "tag": str(document["kind"]), "expected_tags": expected},
+        )
+    return known.model_validate(document)
+
+
+def _json_schema(_: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    union = Annotated[Union[tuple(RECIPES.values())], Field(discriminator="kind")]  # noqa: UP007
+    return handler(TypeAdapter[Recipe](cast("type[Recipe]", union)).core_schema)
+
+
+AnyRecipe = Annotated[
+    SerializeAsAny[Recipe], WrapValidator(_read), GetPydanticSchema(get_pydantic_json_schema=_json_schema)
+]
+"""A recipe of whichever kind RECIPES knows when a model's file is read."""

@@ -21,13 +21,10 @@ from pydantic import (
 
 from infra.errors import SourceError, UsageError
 from infra.frozen import Spec
-from tasks.models.recipe import LlamaCppRecipe, Recipe
+from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
-from tasks.trtllm.llm_arguments import check_llm_recipe
-from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.serving_rules import check_recipe
 
 
 def _is_regex(pattern: str) -> str:
@@ -181,15 +178,20 @@ class Model(Spec):
     accepts: tuple[Glob, ...] = Field(
         default=(), description="Other sources, or adapters, that events may name; hf:// and s3:// only."
     )
-    recipe: Recipe
+    recipe: AnyRecipe
     serving: Serving = Serving()
     updates: Updates = Updates()
     targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
     prompts: tuple[Prompt, ...]
 
     @property
-    def weights(self) -> str:
-        """Where they come from, in one line: the source, and the adapter where there is one."""
+    def kind(self) -> str:
+        """The kind of its recipe: trt-engine, llmapi, llamacpp."""
+        return kind_of(self.recipe)
+
+    @property
+    def origin(self) -> str:
+        """Where its weights come from, in one line: the source, and the adapter if it has one."""
         return self.source.uri if self.adapter is None else f"{self.source.uri} with {self.adapter}"
 
     @field_validator("name")
@@ -220,15 +222,10 @@ class Model(Spec):
     @field_validator("serving")
     @classmethod
     def _goes_with_the_kind(cls, serving: Serving, info: ValidationInfo) -> Serving:
-        if serving.tensorrt_llm is not None and isinstance(info.data.get("recipe"), LlamaCppRecipe):
-            raise ValueError("tensorrt_llm: kind llamacpp has none of these")
-        parameters = serving.tensorrt_llm or TensorRtServing()
         recipe = info.data.get("recipe")
         try:
-            if isinstance(recipe, TrtEngineRecipe):
-                check_recipe(recipe, parameters)
-            elif isinstance(recipe, LlmApiRecipe):
-                check_llm_recipe(recipe, parameters)
+            if isinstance(recipe, Recipe):
+                recipe.check_serving(serving.tensorrt_llm)
         except UsageError as error:
             raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
         return serving

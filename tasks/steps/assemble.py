@@ -14,7 +14,7 @@ def assemble(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
 
     def work(output: Path) -> None:
         limits = context.store.read(context.store.need(plan.engine_ref), LIMITS_FILE)
-        plan.kind.assemble(plan.model, limits, output)
+        plan.kind.assemble(limits, output)
 
     return context.make_once(
         plan.repository_ref,

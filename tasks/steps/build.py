@@ -27,9 +27,9 @@ def build(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
     checkpoint = context.workspace.bring(context.store, plan.checkpoint_ref, context.reporter.progress)
 
     def work(output: Path) -> None:
-        with _kept(context.store.bucket, context.workspace.scratch(), plan.kind.kept(plan.model)) as scratch:
-            peak = plan.kind.build(plan.model, checkpoint, output, scratch, context.reporter)
-        context.workspace.note(ref, context.producer("build", plan.kind.runtime(plan.model), peak))
+        with _kept(context.store.bucket, context.workspace.scratch(), plan.kind.kept()) as scratch:
+            peak = plan.kind.build(checkpoint, output, scratch, context.reporter)
+        context.workspace.note(ref, context.producer("build", plan.kind.runtime(), peak))
 
     context.workspace.make(ref, work)
     return Done(None, cached=False)

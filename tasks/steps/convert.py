@@ -17,20 +17,21 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
     if refresh:
         context.workspace.drop(ref)
     snapshot, *adapters = (
-        context.workspace.bring(context.store, weights, context.reporter.progress) for weights in plan.weights.values()
+        context.workspace.bring(context.store, weights, context.reporter.progress)
+        for weights in plan.snapshots.values()
     )
     adapter = adapters[0] if adapters else None
 
     def work(output: Path) -> None:
-        peak = plan.kind.convert(plan.model, snapshot, adapter, output, context.workspace.scratch(), context.reporter)
-        context.workspace.note(ref, context.producer("convert", plan.kind.runtime(plan.model), peak))
+        peak = plan.kind.convert(snapshot, adapter, output, context.workspace.scratch(), context.reporter)
+        context.workspace.note(ref, context.producer("convert", plan.kind.runtime(), peak))
 
     folder = context.workspace.make(ref, work)
     artifact = context.store.publish(
         ref,
         plan.checkpoint,
         folder,
-        inputs=plan.weights,
+        inputs=plan.snapshots,
         producer=context.workspace.noted(ref),
         replaces=there.attempt,
     )

@@ -28,25 +28,26 @@ class Plan:
     def of(cls, model: Model, snapshot: Identity, adapter: Identity | None = None) -> Plan:
         kind = engine_kind(model)
         inputs = {"snapshot": snapshot} if adapter is None else {"snapshot": snapshot, "adapter": adapter}
-        checkpoint = kind.checkpoint_identity(model, inputs)
-        engine = kind.engine_identity(model, checkpoint)
+        checkpoint = kind.checkpoint_identity(inputs)
+        engine = kind.engine_identity(checkpoint)
         return cls(model, snapshot, checkpoint, engine, adapter)
 
     @cached_property
     def repository(self) -> Identity:
-        return self.kind.repository_identity(self.model, self.engine)
+        return self.kind.repository_identity(self.engine)
 
-    @property
+    @cached_property
     def kind(self) -> EngineKind:
+        """The model as its kind sees it."""
         return engine_kind(self.model)
 
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
         """All artifacts, in the order in which they are made."""
-        return *self.weights.values(), self.checkpoint_ref, self.engine_ref, self.repository_ref
+        return *self.snapshots.values(), self.checkpoint_ref, self.engine_ref, self.repository_ref
 
     @property
-    def weights(self) -> Mapping[str, ArtifactRef]:
+    def snapshots(self) -> Mapping[str, ArtifactRef]:
         """The snapshots that the checkpoint is made of, by role: `snapshot`, and `adapter` where there is one."""
         snapshots = {"snapshot": self.snapshot, "adapter": self.adapter}
         return {

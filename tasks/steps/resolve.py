@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from infra.errors import SourceError
 from tasks.lora.adapter import FILES
+from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
 from tasks.sources import NO_ACCESS, Access, ResolvedSource, resolve
 from tasks.steps.fetch import snapshot_identity
@@ -49,18 +50,8 @@ def with_weights(model: Model, uri: str, access: Access = NO_ACCESS) -> Model:
     except SourceError as error:
         if error.code != "source-entry":
             raise
-        return with_source(model, uri)
-    return with_adapter(model, uri)
-
-
-def with_source(model: Model, uri: str) -> Model:
-    """Other weights alone: as narrow as the model's file says, and without what the file trusts."""
-    return model.model_copy(update={"source": Source(uri=uri, include=model.source.include), "adapter": None})
-
-
-def with_adapter(model: Model, uri: str) -> Model:
-    """The weights of the model's file with another adapter."""
-    return model.model_copy(update={"adapter": uri})
+        return override(model, source=uri).model
+    return override(model, adapter=uri).model
 
 
 def _adapter(uri: str) -> Source:

@@ -109,10 +109,10 @@ def _begin(
                 digest=digest,
                 recipe=recipe,
                 serving=serving,
-                ranks=plan.kind.serving_mode(plan.model).ranks,
+                ranks=plan.kind.serving_mode().ranks,
                 changes=changes_since(live, recipe, serving),
                 lost=dict(lost),
-                source=plan.model.weights,
+                source=plan.model.origin,
                 flow_run=context.flow_run,
             ),
         ).release
@@ -171,7 +171,7 @@ def _without_abandoned(target: Target, model: str, current: Current) -> Current:
 def _require_nodes_that_fit(plan: Plan, engine: Artifact, nodes: list[NodeReport]) -> None:
     """Raise where some node cannot serve the engine at all: before a number is spent, or a byte is copied."""
     model = plan.model
-    unfit = {node.node: plan.kind.fits(model, engine.manifest, node.machine) for node in nodes}
+    unfit = {node.node: plan.kind.fits(engine.manifest, node.machine) for node in nodes}
     told = [f"node '{node}' is not what {model.name} needs: {'; '.join(why)}" for node, why in unfit.items() if why]
     if told:
         raise EnginehouseError(
@@ -180,7 +180,7 @@ def _require_nodes_that_fit(plan: Plan, engine: Artifact, nodes: list[NodeReport
             "on the GPUs of the recipe; a node tells of its image's TensorRT-LLM where ENGINEHOUSE_TRITON is set",
             code="runtime-differs",
         )
-    served = plan.kind.serving_mode(model)
+    served = plan.kind.serving_mode()
     unable = [node.node for node in nodes if served.mode == "leader" and not node.machine.groups]
     if unable:
         raise EnginehouseError(
@@ -197,10 +197,10 @@ def _must_be_alone(
     """Whether some node cannot hold the candidate beside what is to stay. Raises where that was not asked for."""
     limits = context.store.read(engine, LIMITS_FILE)
     weights = sum(file.size for file in engine.manifest.files)
-    needed = plan.kind.memory_bytes(plan.model, weights, limits)
+    needed = plan.kind.memory_bytes(weights, limits)
     # A release that was alone has no previous one beside it. That one would come back too, and is taken for as large.
     beside = 2 * needed if current.alone and current.previous is not None else needed
-    gpus = plan.kind.gpus(plan.model)
+    gpus = plan.kind.gpus()
     alone = False
     for node in nodes:
         total, available = _memory(node, gpus)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import StepFailed
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.recipe import TrtEngineFields
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -39,7 +39,7 @@ _QUANTIZED = {
 }
 
 
-def check_checkpoint(recipe: TrtEngineRecipe, folder: Path) -> None:
+def check_checkpoint(recipe: TrtEngineFields, folder: Path) -> None:
     """Raise StepFailed, code `checkpoint-unfit`, unless every rank is there and the quantization is the recipe's."""
     config = _config(folder, "checkpoint-unfit")
     # Context parallelism shares weights: there are no more files for it.
@@ -47,7 +47,7 @@ def check_checkpoint(recipe: TrtEngineRecipe, folder: Path) -> None:
     _require_agreement(recipe, config, folder, "checkpoint-unfit")
 
 
-def check_engine(recipe: TrtEngineRecipe, folder: Path) -> None:
+def check_engine(recipe: TrtEngineFields, folder: Path) -> None:
     """Raise StepFailed, code `engine-unfit`, unless every rank is there and `config.json` agrees with the recipe."""
     config = _config(folder, "engine-unfit")
     ranks = range(recipe.world_size)
@@ -110,7 +110,7 @@ def _require_files(folder: Path, names: Iterable[str], what: str) -> None:
             )
 
 
-def _require_agreement(recipe: TrtEngineRecipe, config: dict[str, Any], folder: Path, code: str) -> None:
+def _require_agreement(recipe: TrtEngineFields, config: dict[str, Any], folder: Path, code: str) -> None:
     mapping = config.get("mapping", {})
     _require_equal(
         {"tp_size": mapping.get("tp_size"), "pp_size": mapping.get("pp_size")},

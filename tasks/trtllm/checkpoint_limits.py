@@ -9,13 +9,13 @@ from typing import Any
 
 from infra.errors import StepFailed
 from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
-from tasks.trtllm.recipe import LlmApiRecipe
+from tasks.trtllm.recipe import LlmApiFields
 
 TOKENS_PER_BLOCK = 32
 """Of the KV cache; the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
 
 
-def checkpoint_limits(folder: Path, recipe: LlmApiRecipe) -> EngineLimits:
+def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
     """Raises StepFailed, code `checkpoint-unfit`, for a config.json that says too little.
 
     Weights are taken to divide evenly over the GPUs.
@@ -46,7 +46,7 @@ def checkpoint_limits(folder: Path, recipe: LlmApiRecipe) -> EngineLimits:
     )
 
 
-def _cache_bytes(config: dict[str, Any], folder: Path, recipe: LlmApiRecipe) -> int:
+def _cache_bytes(config: dict[str, Any], folder: Path, recipe: LlmApiFields) -> int:
     # Models that see keep those of their language part in an object of its own.
     model = config.get("text_config") or config
     return cache_bytes_per_token(

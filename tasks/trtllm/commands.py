@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from infra.toolchains.toolchain import BUILD, under_mpi
 from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, Value, arguments, span
-from tasks.trtllm.recipe import CALIBRATED, LlmApiRecipe, TrtEngineRecipe
+from tasks.trtllm.recipe import CALIBRATED, LlmApiFields, TrtEngineFields
 from tasks.trtllm.releases import LAST
 
 # Weights in these formats multiply in FP8; up to 0.10 their networks must be told to keep to it.
@@ -47,12 +47,12 @@ class ToolCommand:
         return under_mpi(("python3", script, *self.arguments), self.ranks)
 
 
-def is_quantized_by_calibration(recipe: TrtEngineRecipe) -> bool:
+def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
     """Whether quantize.py makes the checkpoint, and not convert_checkpoint.py."""
     return recipe.quantization in CALIBRATED
 
 
-def checkpoint_command(recipe: TrtEngineRecipe, model: str, checkpoint: str) -> ToolCommand:
+def checkpoint_command(recipe: TrtEngineFields, model: str, checkpoint: str) -> ToolCommand:
     """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`."""
     version = recipe.runtime.version
     if is_quantized_by_calibration(recipe):
@@ -63,7 +63,7 @@ def checkpoint_command(recipe: TrtEngineRecipe, model: str, checkpoint: str) -> 
     return ToolCommand(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
 
 
-def modelopt_command(recipe: LlmApiRecipe, model: str, checkpoint: str) -> ToolCommand:
+def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolCommand:
     """The command that quantizes the Hugging Face model in `model` into one in `checkpoint`, for the LLM API."""
     chosen = recipe.calibration
     words: list[object] = ["--model_dir", model, "--output_dir", checkpoint, "--dtype", recipe.dtype]
@@ -74,14 +74,14 @@ def modelopt_command(recipe: LlmApiRecipe, model: str, checkpoint: str) -> ToolC
     return ToolCommand(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
 
 
-def build_command(recipe: TrtEngineRecipe, checkpoint: str, engine: str) -> ToolCommand:
+def build_command(recipe: TrtEngineFields, checkpoint: str, engine: str) -> ToolCommand:
     """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
     wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
     version = recipe.runtime.version
     return ToolCommand(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
 
 
-def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> ToolCommand:
+def check_command(recipe: TrtEngineFields, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> ToolCommand:
     """The command with which the engine in `engine` answers one prompt on the machine that built it."""
     return ToolCommand(
         "run.py",
@@ -99,7 +99,7 @@ def check_command(recipe: TrtEngineRecipe, engine: str, tokenizer: str, prompt: 
     )
 
 
-def check_options(recipe: TrtEngineRecipe) -> None:
+def check_options(recipe: TrtEngineFields) -> None:
     """Raise OptionUnfit, a ValueError, for what the recipe's version does not take."""
     checkpoint_command(recipe, "model", "checkpoint")
     build_command(recipe, "checkpoint", "engine")
@@ -110,14 +110,14 @@ def check_options(recipe: TrtEngineRecipe) -> None:
                 raise OptionUnfit(f"extra_args.{tool}: {option} is known here; use the field of the recipe for it")
 
 
-def _parallel(recipe: TrtEngineRecipe, tool: Tool) -> dict[str, Value]:
+def _parallel(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
     sizes: dict[str, Value] = {"--tp_size": recipe.tp_size, "--pp_size": recipe.pp_size}
     if recipe.cp_size > 1 or span(tool, "--cp_size", recipe.runtime.version):
         sizes["--cp_size"] = recipe.cp_size
     return sizes
 
 
-def _convert(recipe: TrtEngineRecipe) -> dict[str, Value]:
+def _convert(recipe: TrtEngineFields) -> dict[str, Value]:
     wishes: dict[str, Value] = {"--dtype": recipe.dtype, **_parallel(recipe, "convert")}
     if recipe.moe_tp_size is not None and recipe.moe_ep_size is not None:
         wishes |= {"--moe_tp_size": recipe.moe_tp_size, "--moe_ep_size": recipe.moe_ep_size}
@@ -142,7 +142,7 @@ def _convert(recipe: TrtEngineRecipe) -> dict[str, Value]:
     return wishes
 
 
-def _quantize(recipe: TrtEngineRecipe) -> dict[str, Value]:
+def _quantize(recipe: TrtEngineFields) -> dict[str, Value]:
     if recipe.moe_tp_size is not None:
         raise OptionUnfit("quantize.py divides experts by itself: leave moe_tp_size and moe_ep_size out")
     wishes: dict[str, Value] = {"--dtype": recipe.dtype, "--qformat": recipe.quantization}
@@ -153,7 +153,7 @@ def _quantize(recipe: TrtEngineRecipe) -> dict[str, Value]:
     return wishes | _calibration(recipe, "quantize") | _parallel(recipe, "quantize")
 
 
-def _calibration(recipe: TrtEngineRecipe, tool: Tool) -> dict[str, Value]:
+def _calibration(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
     """Only what the version has, where the recipe does not ask for more than what the tool does by itself."""
     chosen, usual = recipe.calibration, type(recipe.calibration)()
     wishes: dict[str, tuple[Value, Value]] = {
@@ -171,7 +171,7 @@ def _calibration(recipe: TrtEngineRecipe, tool: Tool) -> dict[str, Value]:
     }
 
 
-def _build(recipe: TrtEngineRecipe) -> dict[str, Value]:
+def _build(recipe: TrtEngineFields) -> dict[str, Value]:
     version = recipe.runtime.version
     wishes: dict[str, Value] = {}
     for part in (_plugins, _limits, _attention, _layers, _extras):
@@ -187,13 +187,13 @@ def _build(recipe: TrtEngineRecipe) -> dict[str, Value]:
     return wishes
 
 
-def _plugins(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+def _plugins(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     # `auto` is the dtype of the checkpoint; before 0.11 it has to be said.
     chosen = recipe.dtype if version.release < (0, 11) else "auto"
     return {"--gpt_attention_plugin": chosen, "--gemm_plugin": chosen}
 
 
-def _limits(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+def _limits(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     limits: dict[str, Value] = {"--max_batch_size": recipe.max_batch_size, "--max_input_len": recipe.max_input_len}
     if version.release < (0, 11):
         limits["--max_output_len"] = recipe.max_seq_len - recipe.max_input_len
@@ -202,7 +202,7 @@ def _limits(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
     return {**limits, "--max_num_tokens": recipe.max_num_tokens, "--max_beam_width": recipe.max_beam_width}
 
 
-def _attention(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+def _attention(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     wishes: dict[str, Value] = {}
     if version.release < (0, 13):
         wishes["--paged_kv_cache"] = recipe.kv_cache_type == "paged"
@@ -218,7 +218,7 @@ def _attention(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]
     return wishes
 
 
-def _layers(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+def _layers(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     # Fused layers exist for unquantized and FP8 weights; with others 0.8 to 0.12 stop.
     wishes: dict[str, Value] = {"--use_fused_mlp": recipe.fused_mlp and recipe.quantization in ("none", "fp8")}
     if version.release < (0, 11):
@@ -226,7 +226,7 @@ def _layers(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
     return wishes
 
 
-def _extras(recipe: TrtEngineRecipe, version: Version) -> Mapping[str, Value]:
+def _extras(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     wishes: dict[str, Value] = {}
     if recipe.fast_build:
         wishes["--fast_build"] = True

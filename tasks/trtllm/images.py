@@ -13,10 +13,9 @@ from pydantic import Field
 
 from infra.errors import SettingsError, UsageError
 from infra.s3.bucket import Bucket
-from tasks.models.recipe import LlamaCppRecipe
-from tasks.models.spec import Model
 from tasks.store.cell import WriteOnce
 from tasks.store.record import Record
+from tasks.trtllm.recipe import Runtime
 from tasks.trtllm.tool import is_tensorrt
 
 
@@ -75,26 +74,18 @@ def _report(bucket: Bucket, digest: str) -> WriteOnce[ImageReport]:
     return WriteOnce(bucket, image_key(digest), ImageReport)
 
 
-def report_of(bucket: Bucket, model: Model) -> ImageReport | None:
-    """What was reported of the image that the model's recipe names; None where it names none, or nobody has run it."""
-    if isinstance(model.recipe, LlamaCppRecipe) or not (digest := model.recipe.runtime.image_digest):
-        return None
-    return known_report(bucket, digest)
+def reported_image(bucket: Bucket, runtime: Runtime | None) -> ImageReport | None:
+    """What was reported of the image that a recipe names. None if it names none, or if nobody has run the image."""
+    return known_report(bucket, runtime.image_digest) if runtime is not None and runtime.image_digest else None
 
 
-def with_report(model: Model, report: ImageReport | None) -> Model:
-    """The model planned with the TensorRT of its image. Raises UsageError `version-mismatch` where they contradict."""
-    if report is None or isinstance(model.recipe, LlamaCppRecipe):
-        return model
-    runtime = model.recipe.runtime
+def planned_in_image(runtime: Runtime, report: ImageReport) -> Runtime:
+    """The runtime with the TensorRT of its image. Raises UsageError `version-mismatch` where they contradict."""
     if Version(report.tensorrt_llm) != runtime.version:
         raise _mismatch(report, "TensorRT-LLM", report.tensorrt_llm, "tensorrt_llm", runtime.tensorrt_llm)
     if runtime.tensorrt and not is_tensorrt(runtime.tensorrt, report.tensorrt):
         raise _mismatch(report, "TensorRT", report.tensorrt or "of no known version", "tensorrt", runtime.tensorrt)
-    if not report.tensorrt:
-        return model
-    planned = runtime.model_copy(update={"tensorrt": report.tensorrt})
-    return model.model_copy(update={"recipe": model.recipe.model_copy(update={"runtime": planned})})
+    return runtime.model_copy(update={"tensorrt": report.tensorrt}) if report.tensorrt else runtime
 
 
 def _mismatch(report: ImageReport, what: str, held: str, field: str, wanted: str) -> UsageError:

@@ -12,7 +12,7 @@ from typing import Any
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.trtllm.recipe import LlmApiRecipe
+from tasks.trtllm.recipe import LlmApiFields
 from tasks.trtllm.serving import TensorRtServing
 
 CACHE_SHARE = 0.99
@@ -48,13 +48,13 @@ WITHOUT_COUNTERPART = {
 }
 
 
-def llm_arguments(recipe: LlmApiRecipe) -> dict[str, Any]:
+def llm_arguments(recipe: LlmApiFields) -> dict[str, Any]:
     """What goes with the checkpoint, however it is served. The recipe's own `llm_args` come last."""
     return merged(_of_recipe(recipe), recipe.llm_args)
 
 
 def release_arguments(
-    recipe: LlmApiRecipe,
+    recipe: LlmApiFields,
     serving: TensorRtServing,
     *,
     max_batch_size: int,
@@ -91,7 +91,7 @@ def release_arguments(
     return merged(merged(_of_recipe(recipe), arguments), recipe.llm_args)
 
 
-def check_llm_recipe(recipe: LlmApiRecipe, serving: TensorRtServing) -> None:
+def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
     """Raise UsageError, code `serving-unfit`, for what the LLM API cannot do of what a model's file asks."""
     for field, reason in WITHOUT_COUNTERPART.items():
         if getattr(serving, field) != TensorRtServing.model_fields[field].get_default(call_default_factory=True):
@@ -116,7 +116,7 @@ def merged(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str
     return result
 
 
-def _of_recipe(recipe: LlmApiRecipe) -> dict[str, Any]:
+def _of_recipe(recipe: LlmApiFields) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "dtype": recipe.dtype,
         "tensor_parallel_size": recipe.tp_size,

@@ -1,12 +1,15 @@
-"""Recipes of the two TensorRT-LLM kinds. Rules of hardware and of versions are checked while a recipe is parsed."""
+"""The fields of the two TensorRT-LLM recipes, with the rules of hardware and of versions that one field can tell.
+
+`tasks.models.recipe` adds the rules that need the tables of a version.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 from packaging.version import InvalidVersion, Version
-from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator
 
 from infra.frozen import Spec
 from infra.toolchains.toolchain import is_pinned_image
@@ -70,9 +73,9 @@ class Runtime(Spec):
             raise ValueError(f"{arch} needs TensorRT-LLM {first[0]}.{first[1]} or later, not {version}")
         return arch
 
-    def with_version(self, tensorrt_llm: str) -> dict[str, Any]:
+    def with_version(self, tensorrt_llm: str) -> dict[str, JsonValue]:
         """This as a document, with another TensorRT-LLM: image and TensorRT are those of one version alone."""
-        document = {**self.model_dump(), "tensorrt_llm": tensorrt_llm}
+        document: dict[str, JsonValue] = {**self.model_dump(), "tensorrt_llm": tensorrt_llm}
         return document if tensorrt_llm == self.tensorrt_llm else {**document, "image": None, "tensorrt": None}
 
     @property
@@ -107,7 +110,7 @@ class Calibration(Spec):
     batch_size: int = Field(default=1, ge=1)
 
 
-class TensorRtLlmRecipe(Spec):
+class TensorRtLlmFields(Spec):
     """What the two kinds share. Lengths are tokens, sizes are counts."""
 
     runtime: Runtime
@@ -198,7 +201,7 @@ class ExtraArguments(Spec):
     build: tuple[_Argument, ...] = ()
 
 
-class TrtEngineRecipe(TensorRtLlmRecipe):
+class TrtEngineFields(TensorRtLlmFields):
     """A TensorRT engine built ahead of time by trtllm-build."""
 
     kind: Literal["trt-engine"]
@@ -233,15 +236,8 @@ class TrtEngineRecipe(TensorRtLlmRecipe):
             raise ValueError(f"{tokens} is not a power of two")
         return tokens
 
-    @model_validator(mode="after")
-    def _is_within_the_version(self) -> Self:
-        from tasks.trtllm.commands import check_options
 
-        check_options(self)
-        return self
-
-
-class LlmApiRecipe(TensorRtLlmRecipe):
+class LlmApiFields(TensorRtLlmFields):
     """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
 
     kind: Literal["llmapi"]

@@ -11,7 +11,7 @@ from tasks.trtllm.backend_parameters import defaults, spans
 from tasks.trtllm.backend_tensors import in_span
 from tasks.trtllm.backend_values import values_by_field
 from tasks.trtllm.kv_cache import gpu_memory_bytes
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.recipe import TrtEngineFields
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -27,7 +27,7 @@ def check_version(version: Version, serving: TensorRtServing) -> None:
             raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{first} and later have it")
 
 
-def check_recipe(recipe: TrtEngineRecipe, serving: TensorRtServing) -> None:
+def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
     """The same for the recipe's version, its GPU, and the engine that it will be."""
     check_version(recipe.runtime.version, serving)
     check_engine(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from packaging.version import InvalidVersion, Version
 from pydantic import JsonValue
 
+from infra.frozen import Spec
 from tasks.trtllm.llm_arguments import WITHOUT_COUNTERPART
-from tasks.trtllm.recipe import LlmApiRecipe, TensorRtLlmRecipe, TrtEngineRecipe
+from tasks.trtllm.recipe import TensorRtLlmFields, TrtEngineFields
 from tasks.trtllm.releases import LAST
 from tasks.trtllm.serving import TensorRtServing
 
-_SAME = tuple(TensorRtLlmRecipe.model_fields)
+_SAME = tuple(TensorRtLlmFields.model_fields)
 # What the LLM API does always, or leaves to the weights.
 _WITHOUT_COUNTERPART = ("portable", "kv_cache_type", "paged_context_fmha", "fused_mlp", "fast_build", "plugins")
 
@@ -27,8 +27,8 @@ class Translation:
     their values, only where the file sets them to something else than their default.
     """
 
-    recipe: dict[str, Any]
-    serving: dict[str, Any] | None
+    recipe: dict[str, JsonValue]
+    serving: dict[str, JsonValue] | None
     moved: dict[str, str]
     lost: dict[str, JsonValue]
 
@@ -38,10 +38,10 @@ def without_engines(version: str) -> bool:
     return _release(version)[:2] > Version(LAST).release
 
 
-def to_llmapi(recipe: TrtEngineRecipe, serving: TensorRtServing | None, version: str) -> Translation:
+def to_llmapi(recipe: TrtEngineFields, serving: TensorRtServing | None, version: str) -> Translation:
     """How TensorRT-LLM `version` serves the same weights by its LLM API."""
     document = recipe.model_dump(mode="json")
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, JsonValue] = {}
     moved: dict[str, str] = {}
     without = _WITHOUT_COUNTERPART
     # Source: KvCacheConfig in llm_args.py, of 1.0 and of 1.3.0rc3.
@@ -74,7 +74,7 @@ def to_llmapi(recipe: TrtEngineRecipe, serving: TensorRtServing | None, version:
     )
 
 
-def explained(recipe: LlmApiRecipe, translation: Translation) -> str:
+def explained(recipe: Spec, translation: Translation) -> str:
     """The recipe as it would stand in the model's file, and what became of the other fields."""
     document = recipe.model_dump(mode="json", exclude_defaults=True)
     told = [yaml.safe_dump({"recipe": document}, sort_keys=False).rstrip()]
@@ -90,17 +90,17 @@ def _release(version: str) -> tuple[int, ...]:
         return ()  # whoever parses a recipe with it says so
 
 
-def _serving(serving: TensorRtServing | None) -> tuple[dict[str, Any] | None, dict[str, JsonValue]]:
+def _serving(serving: TensorRtServing | None) -> tuple[dict[str, JsonValue] | None, dict[str, JsonValue]]:
     """What is kept of it, and the values of what is not."""
     if serving is None:
         return None, {}
-    kept: dict[str, Any] = serving.model_dump(mode="json", exclude_defaults=True)
+    kept: dict[str, JsonValue] = serving.model_dump(mode="json", exclude_defaults=True)
     lost: dict[str, JsonValue] = {name: kept.pop(name) for name in WITHOUT_COUNTERPART if name in kept}
-    cache = kept.get("lora_cache", {})
-    if "prefetch_folder" in cache:
+    cache = kept.get("lora_cache")
+    if isinstance(cache, dict) and "prefetch_folder" in cache:
         lost["lora_cache.prefetch_folder"] = cache.pop("prefetch_folder")
     return kept, lost
 
 
 def _default(name: str) -> object:
-    return TrtEngineRecipe.model_fields[name].default
+    return TrtEngineFields.model_fields[name].default

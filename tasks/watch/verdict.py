@@ -14,12 +14,8 @@ from packaging.version import Version
 from infra.errors import SpecError, UsageError
 from infra.images import Image
 from infra.package_index import Published
-from tasks.models.catalogue import as_asked, with_runtime
-from tasks.models.recipe import LlamaCppRecipe
+from tasks.models.overrides import override
 from tasks.models.spec import Model
-from tasks.trtllm.recipe import TrtEngineRecipe
-from tasks.trtllm.releases import release_of
-from tasks.trtllm.translate import without_engines
 
 DISTRIBUTION = "tensorrt-llm"
 
@@ -61,9 +57,10 @@ def version_in_use(model: Model, followed: str | None) -> str | None:
 
     `followed` counts as long as the file's policy allows it. None for a kind without TensorRT-LLM.
     """
-    if isinstance(model.recipe, LlamaCppRecipe):
+    runtime = model.recipe.planned_runtime
+    if runtime is None:
         return None
-    own = model.recipe.runtime.version
+    own = runtime.version
     if followed is None or Version(followed) <= own or model.updates.refuses(Version(followed)):
         return str(own)
     return followed
@@ -72,7 +69,7 @@ def version_in_use(model: Model, followed: str | None) -> str | None:
 def judge(model: Model, current: str | None, offered: Iterable[Offer]) -> tuple[Row, ...]:
     """The rows of one model, newest version first; of several versions with one verdict and reason the newest."""
     if current is None:
-        return (Row(model.name, "", "", "unaffected", f"kind {model.recipe.kind} has no TensorRT-LLM"),)
+        return (Row(model.name, "", "", "unaffected", f"kind {model.kind} has no TensorRT-LLM"),)
     rows: dict[tuple[Verdict, str], Row] = {}
     for offer in offered:
         if offer.version <= Version(current):
@@ -93,14 +90,12 @@ def _verdict(model: Model, offer: Offer) -> tuple[Verdict, str]:
         return "held back", f"withdrawn from the index{': ' if offer.yanked else ''}{offer.yanked}"
     if offer.avoided:
         return "held back", "named in ENGINEHOUSE_WATCH_AVOID"
-    recipe = model.recipe
-    if isinstance(recipe, TrtEngineRecipe):
-        if without_engines(version):
-            return "kind changes", _as_llmapi(model, version)
-        if release_of(offer.version) is None:
-            return "unsupported", "the options of its tools are not known"
+    if (kind := model.recipe.successor(version)) is not None:
+        return "kind changes", _as_successor(model, kind, version)
+    if reason := model.recipe.unsupported(offer.version):
+        return "unsupported", reason
     try:
-        with_runtime(model, version)
+        override(model, tensorrt_llm=version)
     except SpecError as error:
         return "unsupported", error.message.partition(": ")[2] or error.message
     if offer.image is None:
@@ -108,12 +103,11 @@ def _verdict(model: Model, offer: Offer) -> tuple[Verdict, str]:
     return "rebuild", f"in {offer.image}"
 
 
-def _as_llmapi(model: Model, version: str) -> str:
+def _as_successor(model: Model, kind: str, version: str) -> str:
     try:
-        translation = as_asked(model, {"kind": "llmapi"}, version).translation
+        lost = override(model, recipe={"kind": kind}, tensorrt_llm=version).lost
     except (SpecError, UsageError) as error:
         said = error.message.partition(": ")[2] or error.message
-        return f"it builds no engines, and kind llmapi does not take this recipe: {said}"
-    lost = translation.lost if translation is not None else {}
+        return f"it builds no engines, and kind {kind} does not take this recipe: {said}"
     without = f", without {', '.join(lost)}" if lost else ""
-    return f"it builds no engines; kind llmapi takes this recipe{without} (enginehouse plan --runtime {version})"
+    return f"it builds no engines; kind {kind} takes this recipe{without} (enginehouse plan --runtime {version})"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.trtllm.commands import build_command
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.recipe import TrtEngineRecipe
+from tasks.trtllm.recipe import TrtEngineFields
 from tests.standin import build, checkpoint, facts
 from tests.standin.context import Context
 
@@ -40,7 +40,7 @@ LIMITS = EngineLimits(
 """Of such an engine with weights of 8 bits."""
 
 
-def make(recipe: TrtEngineRecipe, folder: Path) -> Path:
+def make(recipe: TrtEngineFields, folder: Path) -> Path:
     """The new folder `folder` with `config.json` and the rank files of a Llama 3 8B."""
     version = recipe.runtime.tensorrt_llm
     context = Context(version, recipe.runtime.arch, recipe.runtime.gpus)

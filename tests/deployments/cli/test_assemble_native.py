@@ -14,11 +14,12 @@ from packaging.version import Version
 
 from deployments.cli.main import main
 from infra.settings import CHECKOUT
-from tasks.models.catalogue import load_model, with_runtime
+from tasks.models.catalogue import load_model
+from tasks.models.overrides import override
+from tasks.models.recipe import TrtEngineRecipe
 from tasks.serving.settings import ServingSettings
 from tasks.triton.counterparts import ABSENT, reason
 from tasks.trtllm.backend_parameters import LEFT_OUT_UNSET
-from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.releases import minor
 from tests.standin import engine as standin
 from tests.standin.facts import VERSIONS
@@ -33,7 +34,7 @@ RENAMED = {"min_length": "min_tokens", "random_seed": "seed"}
 
 
 def assemble(tmp_path: Path, version: str, *changed: str, model: str = "llama3-8b-by-hand", code: int = 0) -> Path:
-    recipe = with_runtime(load_model(CATALOGUE / f"{model}.yaml"), version).recipe
+    recipe = override(load_model(CATALOGUE / f"{model}.yaml"), tensorrt_llm=version).model.recipe
     assert isinstance(recipe, TrtEngineRecipe)
     engine, tokenizer, output = tmp_path / "engine", tmp_path / "tokenizer", tmp_path / "models"
     if not engine.exists():

@@ -12,7 +12,8 @@ import pytest
 
 from infra.errors import UsageError
 from infra.settings import CHECKOUT
-from tasks.models.catalogue import load_model, with_runtime
+from tasks.models.catalogue import load_model
+from tasks.models.overrides import override
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +88,7 @@ def test_wrong_use(arguments: tuple[str, ...], said: str) -> None:
 def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:
     model = load_model(CHECKOUT / "deployments" / "models" / "llama3-8b-by-hand.yaml")
     with pytest.raises(UsageError, match="builds no engines") as caught:
-        with_runtime(model, "1.3.0")
+        override(model, tensorrt_llm="1.3.0")
     assert caught.value.code == "kind-changes"
     for line in ("  kind: llmapi", "    tensorrt_llm: 1.3.0", "  max_seq_len: 2048", "# fused_mlp has no counterpart"):
         assert line in caught.value.hint.splitlines()

@@ -14,11 +14,11 @@ from packaging.version import Version
 
 from deployments.node.engine_groups import EngineGroup, EngineGroups
 from infra.errors import TritonError
+from tasks.models.recipe import TrtEngineRecipe
 from tasks.serving.called import ModelElsewhere
 from tasks.serving.settings import ServingSettings
 from tasks.triton.native import tensorrt_llm_config
 from tasks.triton.repository import place_release, write_release
-from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import engine, image
 

@@ -23,10 +23,11 @@ from tasks.finetuned.records import (
     undecided,
     with_newest,
 )
+from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
 from tasks.sources import Access, resolve
 from tasks.steps.fetch import snapshot_identity
-from tasks.steps.resolve import resolve_weights, with_source, with_weights
+from tasks.steps.resolve import resolve_weights, with_weights
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -50,7 +51,8 @@ def model(
 
 
 def changed(said: dict[str, Any], to: Model) -> Model:
-    return with_source(*changed_by(read_event({"model": "tiny", **said}), {"tiny": to}))
+    model, uri = changed_by(read_event({"model": "tiny", **said}), {"tiny": to})
+    return override(model, source=uri).model
 
 
 def code(said: dict[str, Any], to: Model | None = None) -> str:
@@ -204,7 +206,7 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: 
     found = resolve_weights(adapted, access)
     assert [file.path for file in found.tuned.files] == ["adapter_config.json", "adapter_model.safetensors"]
     plan = found.plan(adapted)
-    assert list(plan.weights) == ["snapshot", "adapter"]
+    assert list(plan.snapshots) == ["snapshot", "adapter"]
     assert plan.snapshot == resolve_weights(to, access).plan(to).snapshot
 
     source = f"hf://org/lora@{COMMIT}"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from tasks.kinds.engine_release import write_engine_release
 from tasks.kinds.llmapi import LlmApiKind
+from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.triton.config import LLM, TENSORRT_LLM
@@ -165,7 +165,7 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
         if guided:
             parameters |= {"guided_decoding": "xgrammar", "xgrammar_tokenizer_info": "/unread"}
         model, limits = _model("trt-engine", version, role, parameters), _limits(role)
-        write_engine_release(artifact, model, limits)
+        TrtEngineKind(model).write_release(limits, artifact)
         backend = artifact / TENSORRT_LLM
         config = (backend / "config.pbtxt").read_text()
         assert f'backend: "{BACKEND}"' in config
@@ -203,7 +203,7 @@ def llmapi(version: str) -> Kind:
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
         model = _model("llmapi", version, role, {"guided_decoding": "xgrammar"})
-        LlmApiKind().assemble(model, _limits(role).to_json().encode(), artifact)
+        LlmApiKind(model).assemble(_limits(role).to_json().encode(), artifact)
         llm_package.install(artifact / LLM / "1")
         write_tokenizer(engine, tokenizer)
         llm_package.write_checkpoint(engine, version, tokenizer, TEXTS, endless=3, token_seconds=TOKEN_SECONDS)

@@ -10,6 +10,7 @@ import pytest
 
 from infra.errors import StepFailed, UsageError
 from tasks.kinds.llmapi import ARGUMENTS_FILE, LlmApiKind
+from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ServingSettings
@@ -22,7 +23,6 @@ from tasks.trtllm import modelopt_quantize
 from tasks.trtllm.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.commands import modelopt_command
 from tasks.trtllm.llm_arguments import WITHOUT_COUNTERPART, check_llm_recipe, llm_arguments, release_arguments
-from tasks.trtllm.recipe import LlmApiRecipe
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import weights
 
@@ -52,9 +52,9 @@ def test_an_unquantized_model_needs_no_toolchain(tmp_path: Path, monkeypatch: py
     checkpoint, engine = tmp_path / "checkpoint", tmp_path / "engine"
     checkpoint.mkdir()
     engine.mkdir()
-    LlmApiKind().require_worker(model())
-    LlmApiKind().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
-    LlmApiKind().build(model(tp_size=2), checkpoint, engine, tmp_path, Reporter())
+    LlmApiKind(model()).require_worker()
+    LlmApiKind(model()).convert(snapshot, None, checkpoint, tmp_path, Reporter())
+    LlmApiKind(model(tp_size=2)).build(checkpoint, engine, tmp_path, Reporter())
     for path in snapshot.iterdir():
         assert (engine / path.name).stat().st_ino == path.stat().st_ino  # no second copy on this disk
     assert json.loads((engine / ARGUMENTS_FILE).read_text())["tensor_parallel_size"] == 2
@@ -71,7 +71,7 @@ def test_a_model_without_its_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     with pytest.raises(StepFailed, match="is missing") as caught:
-        LlmApiKind().convert(model(), snapshot, None, checkpoint, tmp_path, Reporter())
+        LlmApiKind(model()).convert(snapshot, None, checkpoint, tmp_path, Reporter())
     assert caught.value.code == "checkpoint-unfit"
 
 
@@ -261,7 +261,7 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
     serving = {"slots": 100, "context_tokens": 1024, "defaults": {"temperature": 0.5}}
     some = model("1.2.1", serving, max_seq_len=4096, max_num_tokens=512, max_input_len=900)
     limits = checkpoint_limits(weights.make(tmp_path / "checkpoint"), recipe(max_seq_len=4096, max_input_len=900))
-    LlmApiKind().assemble(some, limits.to_json().encode(), tmp_path / "release")
+    LlmApiKind(some).assemble(limits.to_json().encode(), tmp_path / "release")
     settings = ServingSettings.read(tmp_path / "release/llm/1")
     assert (settings.engine, settings.engine_path, settings.tensorrt_llm) == ("llmapi", "engine", "1.2.1")
     # Without chunks a prompt goes through the model at once.
@@ -269,12 +269,12 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
     assert settings.llm_arguments["max_batch_size"] == 64 and settings.llm_arguments["max_seq_len"] == 1024
     # Room for one sequence of the checkpoint at least, for those that run at once by default.
     assert settings.llm_arguments["kv_cache_config"]["max_tokens"] == 64 * 1024
-    assert LlmApiKind().memory_bytes(some, 0, limits.to_json().encode()) > 64 * 1024 * limits.cache_bytes_per_token
+    assert LlmApiKind(some).memory_bytes(0, limits.to_json().encode()) > 64 * 1024 * limits.cache_bytes_per_token
 
 
 def test_the_checkpoint_is_read_where_the_node_keeps_it(tmp_path: Path) -> None:
     checkpoint = weights.make(tmp_path / "checkpoint")
-    LlmApiKind().assemble(model(), checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
+    LlmApiKind(model()).assemble(checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
     (tmp_path / "models").mkdir()
     place_release(tmp_path / "release", checkpoint, tmp_path / "models", "tiny", 7)
     assert placed_models(tmp_path / "models", "tiny", 7) == ("tiny--r7--llm", "tiny--r7")
@@ -286,7 +286,7 @@ def test_the_checkpoint_is_read_where_the_node_keeps_it(tmp_path: Path) -> None:
 
 def test_a_repository_follows_serving_product_and_version() -> None:
     engine = Identity({"engine": "some"})
-    first = LlmApiKind().repository_identity(model(), engine)
-    assert LlmApiKind().repository_identity(model(), engine) == first
+    first = LlmApiKind(model()).repository_identity(engine)
+    assert LlmApiKind(model()).repository_identity(engine) == first
     for other in (model("1.4.0"), model(serving={"slots": 9})):
-        assert LlmApiKind().repository_identity(other, engine) != first
+        assert LlmApiKind(other).repository_identity(engine) != first

@@ -61,8 +61,8 @@ def make(made_for: Model, snapshot: Path, tmp_path: Path, said: list[str] | None
         folder.mkdir()
     checkpoint, engine, scratch = folders
     reporter = Reporter(say=(said if said is not None else list[str]()).append)
-    TrtEngineKind().convert(made_for, snapshot, None, checkpoint, scratch, reporter)
-    TrtEngineKind().build(made_for, checkpoint, engine, scratch, reporter)
+    TrtEngineKind(made_for).convert(snapshot, None, checkpoint, scratch, reporter)
+    TrtEngineKind(made_for).build(checkpoint, engine, scratch, reporter)
     return engine
 
 
@@ -153,22 +153,22 @@ def test_another_worker_than_planned_refuses(
 ) -> None:
     image(tmp_path, monkeypatch, installed, **changes)
     with pytest.raises(EnginehouseError, match=said) as caught:
-        TrtEngineKind().require_worker(model("0.12.0"))
+        TrtEngineKind(model("0.12.0")).require_worker()
     assert caught.value.code == code
 
 
 def test_another_tensorrt_must_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(tmp_path, monkeypatch, "0.12.0")
-    TrtEngineKind().require_worker(model("0.12.0"))
-    TrtEngineKind().require_worker(model("0.12.0", runtime={"tensorrt": "10.3"}))
+    TrtEngineKind(model("0.12.0")).require_worker()
+    TrtEngineKind(model("0.12.0", runtime={"tensorrt": "10.3"})).require_worker()
     with pytest.raises(StepFailed, match=r"it has TensorRT 10\.3\.0, and 10\.4\.0 was planned"):
-        TrtEngineKind().require_worker(model("0.12.0", runtime={"tensorrt": "10.4.0"}))
+        TrtEngineKind(model("0.12.0", runtime={"tensorrt": "10.4.0"})).require_worker()
 
 
 def test_no_toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEHOUSE_TOOLCHAIN", f"local:{tmp_path}/none/python3")
     with pytest.raises(SettingsError) as caught:
-        TrtEngineKind().require_worker(model("0.12.0"))
+        TrtEngineKind(model("0.12.0")).require_worker()
     assert caught.value.code == "toolchain-missing"
 
 
@@ -219,7 +219,7 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
         context = Context(store, Workspace(tmp_path / f"work-{size}"), "", 5.0)
         if size == 4:
             store.publish(
-                plan.weights["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
+                plan.snapshots["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
             )
         convert(context, plan)
         build(context, plan)
@@ -239,7 +239,7 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
         config = parse_config(store.read(made, "tensorrt_llm/config.pbtxt").decode())
         assert config.parameters["max_tokens_in_paged_kv_cache"].string_value == str(128 * size)
         assert config.parameters["gpt_model_path"].string_value == "engine"
-        memory = TrtEngineKind().memory_bytes(plan.model, 0, store.read(done.artifact, "limits.json"))
+        memory = TrtEngineKind(plan.model).memory_bytes(0, store.read(done.artifact, "limits.json"))
         # 2 layers with 4 heads of 8 numbers of 2 bytes, keys and values.
         assert memory > WORKSPACE_BYTES + 128 * size * (2 * 2 * 4 * 8 * 2)
     # The second build got what lay in the store and left its own there.
@@ -253,7 +253,7 @@ def test_a_store_that_is_away_for_the_timing_cache_costs_no_build(
     plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
     context.store.publish(
-        plan.weights["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
+        plan.snapshots["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
     )
     convert(context, plan)
     refused: list[str] = []
@@ -284,7 +284,7 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
     plan = Plan.of(model("0.12.0"), Identity({"source": "some"}))
     context = Context(ArtifactStore(bucket), Workspace(tmp_path / "work"), "", 5.0)
     context.store.publish(
-        plan.weights["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
+        plan.snapshots["snapshot"], plan.snapshot, snapshot, inputs={}, producer=context.producer("fetch")
     )
 
     def away(*arguments: object, **options: object) -> str:

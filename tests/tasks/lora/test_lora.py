@@ -283,7 +283,7 @@ def model(adapter: str | None = None) -> Model:
 def test_a_kind_that_converts_nothing_serves_the_merged_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    LlmApiKind().convert(model(), PEFT / "base", PEFT / "patterns", checkpoint, tmp_path, Reporter())
+    LlmApiKind(model()).convert(PEFT / "base", PEFT / "patterns", checkpoint, tmp_path, Reporter())
     expected = values_of(PEFT / "patterns" / "merged.safetensors")
     after = values(checkpoint)
     assert all(np.allclose(after[name], tensor, atol=1e-6) for name, tensor in expected.items())
@@ -292,13 +292,13 @@ def test_a_kind_that_converts_nothing_serves_the_merged_weights(tmp_path: Path) 
 def test_an_adapter_is_an_input_of_the_checkpoint() -> None:
     base, one, other = (Identity({"source": name}) for name in ("base", "one", "other"))
     plans = [Plan.of(model(), base, tuned) for tuned in (None, one, other)]
-    assert [list(plan.weights) for plan in plans] == [["snapshot"], ["snapshot", "adapter"], ["snapshot", "adapter"]]
+    assert [list(plan.snapshots) for plan in plans] == [["snapshot"], ["snapshot", "adapter"], ["snapshot", "adapter"]]
     assert len({plan.checkpoint.digest for plan in plans}) == 3
-    assert plans[1].refs[:2] == tuple(plans[1].weights.values())
+    assert plans[1].refs[:2] == tuple(plans[1].snapshots.values())
 
 
 def test_an_adapter_in_a_model_s_file() -> None:
-    assert model("s3://acme/lora/").weights == "hf://some/llama@main with s3://acme/lora"
+    assert model("s3://acme/lora/").origin == "hf://some/llama@main with s3://acme/lora"
     for wrong in ("pip://llm@1/x.gguf", "https://example.org/lora"):
         with pytest.raises(ValueError, match="adapter"):
             model(wrong)

@@ -10,12 +10,12 @@ import pytest
 from infra.errors import SpecError, UsageError
 from infra.s3.bucket import Bucket
 from tasks.explain.releases import release_lines, releases
-from tasks.models.catalogue import Asked, as_asked, with_runtime
+from tasks.models.overrides import Overridden, override
+from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
 from tasks.targets.changes import changes
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
-from tasks.trtllm.recipe import LlmApiRecipe
 
 
 def model(kind: str = "trt-engine", serving: dict[str, Any] | None = None, **recipe: Any) -> Model:
@@ -43,7 +43,7 @@ def test_an_engines_recipe_becomes_one_for_the_llm_api() -> None:
         plugins={"gemm_plugin": "auto"},
         extra_args={"build": ["--x"]},
     )
-    asked = as_asked(before, {"kind": "llmapi", "tp_size": "2"}, "1.3.0")
+    asked = override(before, recipe={"kind": "llmapi", "tp_size": "2"}, tensorrt_llm="1.3.0")
     recipe, serving = asked.model.recipe, asked.model.serving.tensorrt_llm
     assert isinstance(recipe, LlmApiRecipe) and serving is not None and serving.lora_cache is not None
     assert (recipe.quantization, recipe.tp_size, recipe.runtime.tensorrt_llm) == ("fp8", 2, "1.3.0")
@@ -56,13 +56,13 @@ def test_an_engines_recipe_becomes_one_for_the_llm_api() -> None:
         "serving.tensorrt_llm.lora_cache.prefetch_folder": "/adapters",
     }
     assert (asked.model.name, asked.model.prompts) == (before.name, before.prompts)
-    assert as_asked(before, {"kind": "llmapi"}, None).model.recipe.model_dump()["runtime"]["tensorrt_llm"] == "1.2.1"
+    assert override(before, recipe={"kind": "llmapi"}).model.recipe.model_dump()["runtime"]["tensorrt_llm"] == "1.2.1"
 
 
 def test_what_is_asked_of_the_same_kind_loses_nothing() -> None:
     for overrides in ({"kind": "trt-engine", "tp_size": "2"}, {"tp_size": "2"}):
-        asked = as_asked(model(), overrides, "1.1.0")
-        assert asked == Asked(model(tp_size=2, runtime={"tensorrt_llm": "1.1.0"})) and asked.lost == {}
+        asked = override(model(), recipe=overrides, tensorrt_llm="1.1.0")
+        assert asked == Overridden(model(tp_size=2, runtime={"tensorrt_llm": "1.1.0"})) and asked.lost == {}
 
 
 @pytest.mark.parametrize(
@@ -71,27 +71,29 @@ def test_what_is_asked_of_the_same_kind_loses_nothing() -> None:
 )
 def test_no_other_kind_changes(kind: str, asked: str) -> None:
     with pytest.raises(UsageError, match=f"is of kind {kind}, .* one of kind {asked}") as caught:
-        as_asked(model(kind), {"kind": asked}, None)
+        override(model(kind), recipe={"kind": asked})
     assert caught.value.code == "kind-changes"
 
 
 def test_what_the_llm_api_cannot_do_is_told_with_a_way_on() -> None:
     old = model(runtime={"tensorrt_llm": "0.8.0"})
     with pytest.raises(SpecError, match=r"llmapi needs TensorRT-LLM 1\.0 or later, not 0\.8\.0") as caught:
-        as_asked(old, {"kind": "llmapi"}, None)
+        override(old, recipe={"kind": "llmapi"})
     assert "--runtime" in caught.value.hint
-    assert as_asked(old, {"kind": "llmapi"}, "1.0.0").model.recipe.kind == "llmapi"
+    assert override(old, recipe={"kind": "llmapi"}, tensorrt_llm="1.0.0").model.kind == "llmapi"
 
     with pytest.raises(SpecError, match="quantization: int8_wo is for TensorRT engines alone") as caught:
-        as_asked(model(quantization="int8_wo"), {"kind": "llmapi"}, "1.3.0")
+        override(model(quantization="int8_wo"), recipe={"kind": "llmapi"}, tensorrt_llm="1.3.0")
     assert "quantization" in caught.value.hint
-    assert as_asked(model(quantization="int8_wo"), {"kind": "llmapi", "quantization": "fp8"}, "1.3.0").translation
+    assert override(
+        model(quantization="int8_wo"), recipe={"kind": "llmapi", "quantization": "fp8"}, tensorrt_llm="1.3.0"
+    ).translation
     with pytest.raises(UsageError) as changes:
-        with_runtime(model(quantization="int8_wo"), "1.3.0")
+        override(model(quantization="int8_wo"), tensorrt_llm="1.3.0")
     assert changes.value.code == "kind-changes" and "int8_wo is for TensorRT engines alone" in changes.value.hint
 
     with pytest.raises(SpecError, match="kind llmapi has no field fused_mlp") as caught:
-        as_asked(model(), {"kind": "llmapi", "fused_mlp": "true"}, None)
+        override(model(), recipe={"kind": "llmapi", "fused_mlp": "true"})
     assert "max_batch_size" in caught.value.hint
 
 
@@ -106,7 +108,7 @@ def test_changes_are_told_field_by_field() -> None:
     ]
 
 
-def intent(release: int, asked: Asked, live: Intent | None = None) -> Intent:
+def intent(release: int, asked: Overridden, live: Intent | None = None) -> Intent:
     recipe, serving = (part.model_dump(mode="json") for part in (asked.model.recipe, asked.model.serving))
     return Intent(
         model="tiny",
@@ -125,9 +127,9 @@ def intent(release: int, asked: Asked, live: Intent | None = None) -> Intent:
 def test_the_record_of_the_move_says_what_changed_and_what_was_lost(bucket: Bucket) -> None:
     target = Target(bucket, "test")
     before = model(serving={"queue_size": 7}, fused_mlp=False)
-    first = target.reserve("tiny", lambda number: intent(number, Asked(before)))
+    first = target.reserve("tiny", lambda number: intent(number, Overridden(before)))
     target.conclude("tiny", Result(release=1, state="passed"))
-    moved = as_asked(before, {"kind": "llmapi", "max_batch_size": "32"}, "1.3.0")
+    moved = override(before, recipe={"kind": "llmapi", "max_batch_size": "32"}, tensorrt_llm="1.3.0")
     target.reserve("tiny", lambda number: intent(number, moved, first))
     found = releases(target, "tiny")
     row = json.loads(json.dumps(found, default=str))["releases"][0]["intent"]
@@ -151,6 +153,6 @@ def test_records_of_the_version_before_can_be_read_and_compared(bucket: Bucket) 
     old = {"schema_version": 1, "model": "tiny", "release": 1, "repository": "r", "digest": "d", "recipe": recipe}
     old |= {"source": "s", "flow_run": "", "created": "2025-01-01T00:00:00Z"}
     bucket.create("targets/test/tiny/1/intent.json", json.dumps(old).encode())
-    made = intent(2, Asked(model("llamacpp", quantization="q4_0")), target.intent("tiny", 1))
+    made = intent(2, Overridden(model("llamacpp", quantization="q4_0")), target.intent("tiny", 1))
     assert [str(change) for change in made.changes] == ['quantization: "q8_0" → "q4_0"']
     assert "quantization=q8_0" in next(iter(release_lines(releases(target, "tiny"))))

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from infra.errors import SpecError
-from tasks.models.catalogue import json_schema, load_catalogue, load_model, with_recipe
+from infra.errors import SpecError, UsageError
+from tasks.models.catalogue import json_schema, load_catalogue, load_model
+from tasks.models.overrides import override
 from tasks.models.recipe import LlamaCppRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 
@@ -219,34 +220,35 @@ def test_prompts_that_could_not_fail_or_not_pass(prompts: list[dict[str, Any]], 
 def test_models_are_frozen() -> None:
     model = Model.model_validate(entry())
     with pytest.raises(ValidationError, match="frozen"):
-        model.recipe.dtype = "bfloat16"
+        model.recipe.dtype = "bfloat16"  # pyright: ignore[reportAttributeAccessIssue]
     assert hash(model) == hash(Model.model_validate(entry()))
 
 
 def test_a_recipe_overridden_is_checked_like_a_written_one() -> None:
     model = Model.model_validate(entry())
-    assert with_recipe(model, {}) is model
-    changed = with_recipe(model, {"quantization": "q4_0", "dtype": "bfloat16"})
+    assert override(model, recipe={}).model is model
+    changed = override(model, recipe={"quantization": "q4_0", "dtype": "bfloat16"}).model
     assert changed.recipe == LlamaCppRecipe(kind="llamacpp", dtype="bfloat16", quantization="q4_0")
     assert changed.prompts == model.prompts
     with pytest.raises(SpecError, match=r"quantization=q9: .*'q4_0'"):
-        with_recipe(model, {"quantization": "q9"})
+        override(model, recipe={"quantization": "q9"})
     with pytest.raises(SpecError, match="no field speed") as caught:
-        with_recipe(model, {"speed": "fast"})
+        override(model, recipe={"speed": "fast"})
     assert caught.value.hint == "Fields: dtype, quantization."
-    with pytest.raises(SpecError, match="no field kind"):
-        with_recipe(model, {"kind": "llmapi"})
+    with pytest.raises(UsageError) as changes:
+        override(model, recipe={"kind": "llmapi"})
+    assert changes.value.code == "kind-changes"
 
 
 def test_an_override_that_breaks_a_hardware_rule_says_which() -> None:
     model = Model.model_validate(entry(recipe=engine()))
-    changed = with_recipe(model, {"tp_size": "4"}).recipe
+    changed = override(model, recipe={"tp_size": "4"}).model.recipe
     assert isinstance(changed, TrtEngineRecipe)
     assert changed.tp_size == 4
     with pytest.raises(SpecError, match=r"tp_size=8: pp_size: tp_size 8 x pp_size 1 = 8 GPUs"):
-        with_recipe(model, {"tp_size": "8"})
+        override(model, recipe={"tp_size": "8"})
     with pytest.raises(SpecError, match="no field runtime"):
-        with_recipe(model, {"runtime": "x"})
+        override(model, recipe={"runtime": "x"})
 
 
 def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:

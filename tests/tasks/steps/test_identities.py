@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import SpecError, UsageError
-from tasks.models.catalogue import as_asked, load_catalogue
+from tasks.models.catalogue import load_catalogue
+from tasks.models.overrides import override
 from tasks.models.spec import Model
 from tasks.sources import ResolvedSource
 from tasks.steps.fetch import snapshot_identity
@@ -77,7 +78,7 @@ def lines() -> Iterator[str]:
             for overrides in ({}, {"kind": "llmapi"}):
                 title = f"{name} {version} {overrides.get('kind', '')}".rstrip()
                 try:
-                    yield line(title, as_asked(model, overrides, version).model)
+                    yield line(title, override(model, recipe=overrides, tensorrt_llm=version).model)
                 except SpecError:
                     yield f"{title}: refused"
                 except UsageError as error:

@@ -12,7 +12,8 @@ import pytest
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
 from tasks.kinds.protocol import LIMITS_FILE
-from tasks.models.catalogue import load_model, with_runtime
+from tasks.models.catalogue import load_model
+from tasks.models.overrides import override
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.roll_out import roll_out
@@ -31,7 +32,10 @@ LIMITS = replace(LLAMA_3_8B, cache_bytes_per_token=1 << 14, weight_bytes=20 << 3
 
 def plan_of(version: str) -> Plan:
     """Four GPUs."""
-    return Plan.of(with_runtime(load_model(CATALOGUE / "llama3-70b-instruct.yaml"), version), Identity({"some": "hub"}))
+    return Plan.of(
+        override(load_model(CATALOGUE / "llama3-70b-instruct.yaml"), tensorrt_llm=version).model,
+        Identity({"some": "hub"}),
+    )
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def publish(context: Context, plan: Plan, folder: Path, built: Mapping[str, str]
     producer = Producer(task="build", code="test", runtime=dict(built))
     for ref, identity in ((plan.engine_ref, plan.engine), (plan.repository_ref, plan.repository)):
         context.store.publish(ref, identity, folder, inputs={}, producer=producer)
-    return plan.kind.memory_bytes(plan.model, 0, LIMITS.to_json().encode())
+    return plan.kind.memory_bytes(0, LIMITS.to_json().encode())
 
 
 def report(context: Context, plan: Plan, free_bytes: int, gpus: int = 4, **machine: Any) -> Target:

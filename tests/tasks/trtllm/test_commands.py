@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from tasks.kinds.choice import engine_kind
 from tasks.models.catalogue import load_model
+from tasks.models.recipe import TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.trtllm.commands import build_command, checkpoint_command
 from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, arguments, span
-from tasks.trtllm.recipe import TrtEngineRecipe
 from tasks.trtllm.releases import MINORS, RELEASES, minor, release_of
 from tests.standin import facts
 
@@ -65,7 +65,7 @@ def planned() -> Iterator[str]:
             yield f"# {name} {' '.join(f'{key}={value}' for key, value in changes.items())} {version}".replace(
                 "  ", " "
             )
-            yield from (shlex.join(argv) for argv in engine_kind(model).commands(model))
+            yield from (shlex.join(argv) for argv in engine_kind(model).commands())
 
 
 def test_commands_are_as_in_the_snapshot() -> None:
@@ -78,7 +78,7 @@ def test_commands_are_as_in_the_snapshot() -> None:
 def test_by_hand_at_0_8_are_the_published_commands() -> None:
     """Flag for flag, and after them only what later versions do otherwise by themselves."""
     model = revised("llama3-8b-by-hand", "0.8.0")
-    convert, build, run = (words(*argv) for argv in engine_kind(model).commands(model))
+    convert, build, run = (words(*argv) for argv in engine_kind(model).commands())
     assert convert == (
         "python3 examples/llama/convert_checkpoint.py --model_dir model --output_dir checkpoint --dtype bfloat16"
     )
@@ -107,7 +107,7 @@ TOOLS: dict[str, Tool] = {"convert_checkpoint.py": "convert", "quantize.py": "qu
 def test_the_versions_own_parsers_take_the_commands(version: str) -> None:
     """By the facts tables, which were read from the sources apart from the driver's own table."""
     for name, changes in PLANNED:
-        for argv in engine_kind(revised(name, version, **changes)).commands(revised(name, version, **changes)):
+        for argv in engine_kind(revised(name, version, **changes)).commands():
             start = next(index for index, word in enumerate(argv) if word.endswith((".py", "trtllm-build")))
             tool = Path(argv[start]).name
             facts.parser(tool, version).parse_args(argv[start + 1 :])

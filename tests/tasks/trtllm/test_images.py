@@ -13,11 +13,12 @@ from deployments.cli.main import main
 from infra.errors import SettingsError, SpecError, StepFailed, UsageError
 from infra.s3.bucket import Bucket
 from tasks.kinds.trt_engine import TrtEngineKind
-from tasks.models.catalogue import load_model, with_runtime
+from tasks.models.catalogue import load_model
+from tasks.models.overrides import in_image, override
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
 from tasks.store.identity import Identity
-from tasks.trtllm.images import image_key, keep_report, known_report, report_of, with_report
+from tasks.trtllm.images import image_key, keep_report, known_report, reported_image
 from tests.standin import docker, toolchain
 
 DIGEST, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
@@ -79,13 +80,13 @@ def test_the_first_report_of_an_image_counts(bucket: Bucket) -> None:
 def test_a_report_is_planned_with_in_full(bucket: Bucket) -> None:
     keep_report(bucket, RUNTIME)
     for recipe in (model(image=IMAGE), model(image=IMAGE, tensorrt="10.3")):
-        found = with_report(recipe, report_of(bucket, recipe))
+        found = in_image(recipe, reported_image(bucket, recipe.recipe.planned_runtime))
         assert Model.model_validate(found.model_dump(mode="json", by_alias=True)) == found
         engine = Plan.of(found, Identity({})).engine
         assert engine.document["fields"]["runtime"]["tensorrt"] == "10.3.0.26"  # pyright: ignore
         assert engine == Plan.of(model(tensorrt="10.3.0.26"), Identity({})).engine
     for recipe in (model(), model(image=IMAGE.replace("ab", "ef"))):
-        assert with_report(recipe, report_of(bucket, recipe)) is recipe
+        assert in_image(recipe, reported_image(bucket, recipe.recipe.planned_runtime)) is recipe
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_report_is_planned_with_in_full(bucket: Bucket) -> None:
 )
 def test_a_recipe_that_its_image_contradicts(bucket: Bucket, version: str, runtime: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
-        with_report(model(version, **runtime), keep_report(bucket, RUNTIME))
+        in_image(model(version, **runtime), keep_report(bucket, RUNTIME))
     assert caught.value.code == "version-mismatch" and "recipe.runtime.image" in caught.value.hint
 
 
@@ -105,8 +106,8 @@ def test_an_image_is_named_by_digest_and_is_of_one_version(catalogue: Path) -> N
     write(catalogue, entry(image="tritonserver:25.01-trtllm-python-py3"))
     with pytest.raises(SpecError, match=r"recipe\.runtime\.image: .*NAME@sha256"):
         load_model(catalogue / "tiny.yaml")
-    runtime = with_runtime(model(image=IMAGE, tensorrt="10.3.0"), "0.13.0").recipe.model_dump()["runtime"]
-    assert (runtime["image"], runtime["tensorrt"]) == (None, None)
+    moved = override(model(image=IMAGE, tensorrt="10.3.0"), tensorrt_llm="0.13.0").model.recipe.planned_runtime
+    assert moved is not None and (moved.image, moved.tensorrt) == (None, None)
 
 
 def test_a_worker_in_another_image_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,12 +116,12 @@ def test_a_worker_in_another_image_refuses(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", digest)
         # Each worker is a process of its own, which asks once.
         monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / digest))
-        TrtEngineKind().require_worker(model(image=IMAGE))
+        TrtEngineKind(model(image=IMAGE)).require_worker()
     monkeypatch.setenv("ENGINEHOUSE_HOME", str(tmp_path / OTHER))
     monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", OTHER)
-    TrtEngineKind().require_worker(model())
+    TrtEngineKind(model()).require_worker()
     with pytest.raises(StepFailed, match=f"its image is {OTHER}, and {DIGEST} was planned") as caught:
-        TrtEngineKind().require_worker(model(image=IMAGE))
+        TrtEngineKind(model(image=IMAGE)).require_worker()
     assert caught.value.code == "runtime-differs"
 
 

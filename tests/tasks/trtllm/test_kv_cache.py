@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from infra.errors import UsageError
-from tasks.kinds.engine_release import cache_tokens, release_memory_bytes, write_engine_release
+from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.triton.config import parse_config
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
+from tasks.trtllm.limits import EngineLimits
 from tests.standin.engine import LIMITS
 
 H200 = "NVIDIA H200"
@@ -35,6 +36,14 @@ def model(runtime: dict[str, Any] | None = None, recipe: dict[str, Any] | None =
             "prompts": [{"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}],
         }
     )
+
+
+def cache_tokens(model: Model, limits: EngineLimits) -> int | None:
+    return TrtEngineKind(model).cache_tokens(limits)
+
+
+def release_memory_bytes(model: Model, limits: EngineLimits) -> int:
+    return TrtEngineKind(model).memory_bytes(0, limits.to_json().encode())
 
 
 def tokens(**changes: Any) -> int:
@@ -106,12 +115,12 @@ def test_an_engine_on_disk_is_held_against_the_file(tmp_path: Path) -> None:
         (model(), replace(LIMITS, paged_kv_cache=False), "needs a paged KV cache"),
     ):
         with pytest.raises(UsageError, match=said):
-            write_engine_release(tmp_path / "release", served, limits)
+            TrtEngineKind(served).write_release(limits, tmp_path / "release")
     assert not (tmp_path / "release").exists()
 
 
 def test_an_engine_that_cannot_reuse_its_cache_is_not_left_to_the_default(tmp_path: Path) -> None:
-    write_engine_release(tmp_path / "release", model(), replace(LIMITS, paged_context_fmha=False))
+    TrtEngineKind(model()).write_release(replace(LIMITS, paged_context_fmha=False), tmp_path / "release")
     config = parse_config((tmp_path / "release/tensorrt_llm/config.pbtxt").read_text())
     assert config.parameters["enable_kv_cache_reuse"].string_value == "False"
 

@@ -9,28 +9,38 @@ from typing import Any
 import pytest
 
 from tasks.kinds.choice import engine_kind
-from tasks.kinds.launch import gpus_taken, orchestrated_gpus, serving_mode
+from tasks.kinds.protocol import EngineKind
+from tasks.kinds.serving_mode import orchestrated_gpus
 from tasks.models.catalogue import load_model
+from tasks.models.recipe import RECIPES
+from tasks.models.spec import Serving
 from tasks.store.artifact import Manifest
 from tasks.targets.node_report import Machine, NodeGpu, NodeReport, ReleaseReport
 from tasks.trtllm.fits import differences
-from tasks.trtllm.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.trtllm.serving import TensorRtServing
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 RUNTIME = {"gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 8}
 
 
-def engine(version: str, **fields: Any) -> TrtEngineRecipe:
-    return TrtEngineRecipe(kind="trt-engine", runtime={"tensorrt_llm": version, **RUNTIME}, **fields)  # pyright: ignore[reportArgumentType]
+def kind(name: str, version: str, parameters: TensorRtServing | None = None, **fields: Any) -> EngineKind:
+    document = {"kind": name, "runtime": {"tensorrt_llm": version, **RUNTIME}, **fields}
+    serving = Serving(tensorrt_llm=parameters)
+    model = load_model(CATALOGUE / "llama3-8b-instruct.yaml")
+    recipe = RECIPES[name].model_validate(document)
+    return engine_kind(model.model_copy(update={"recipe": recipe, "serving": serving}))
 
 
-def llmapi(version: str, **fields: Any) -> LlmApiRecipe:
-    return LlmApiRecipe(kind="llmapi", runtime={"tensorrt_llm": version, **RUNTIME}, **fields)  # pyright: ignore[reportArgumentType]
+def engine(version: str, parameters: TensorRtServing | None = None, **fields: Any) -> EngineKind:
+    return kind("trt-engine", version, parameters, **fields)
+
+
+def llmapi(version: str, **fields: Any) -> EngineKind:
+    return kind("llmapi", version, **fields)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "mode", "ranks"),
+    ("served", "mode", "ranks"),
     [
         (engine("0.8.0"), "single", 0),
         (engine("1.2.1"), "single", 0),
@@ -42,8 +52,8 @@ def llmapi(version: str, **fields: Any) -> LlmApiRecipe:
         (llmapi("1.3.0"), "single", 0),
     ],
 )
-def test_how_a_recipe_is_served(recipe: TrtEngineRecipe | LlmApiRecipe, mode: str, ranks: int) -> None:
-    found = serving_mode(recipe)
+def test_how_a_recipe_is_served(served: EngineKind, mode: str, ranks: int) -> None:
+    found = served.serving_mode()
     assert (found.mode, found.ranks) == (mode, ranks)
     assert found.why
 
@@ -57,9 +67,9 @@ def test_on_which_nodes_the_backend_spawns_workers(version: str, gpus: int, orch
 
 
 def test_which_gpus_a_release_takes() -> None:
-    recipe = engine("1.2.1", tp_size=2)
-    assert gpus_taken(recipe, None) == (0, 1)
-    assert gpus_taken(recipe, TensorRtServing(gpu_device_ids=((2, 3), (5, 2)))) == (2, 3, 5)
+    assert engine("1.2.1", tp_size=2).gpus() == (0, 1)
+    chosen = TensorRtServing(gpu_device_ids=((2, 3), (5, 2)))
+    assert engine("1.2.1", chosen, tp_size=2).gpus() == (2, 3, 5)
 
 
 def machine(architecture: str = "sm90", product: str = "NVIDIA H200", count: int = 2, **fields: str) -> Machine:
@@ -114,9 +124,8 @@ def test_reports_of_the_version_before_are_read() -> None:
 
 
 def test_a_model_of_the_llm_api_needs_its_version_and_architecture_wherever_it_was_made() -> None:
-    model = load_model(CATALOGUE / "llama3-8b-instruct.yaml").model_copy(update={"recipe": llmapi("1.2.1")})
-    kind, nothing_told = engine_kind(model), Manifest.model_construct()
+    served, manifest = llmapi("1.2.1"), Manifest.model_construct()
     fitting = machine(tensorrt_llm="1.2.1", product="any")
-    assert kind.fits(model, nothing_told, fitting) == []
-    assert kind.fits(model, nothing_told, fitting.model_copy(update={"tensorrt_llm": "1.1.0"}))
-    assert kind.fits(model, nothing_told, Machine())
+    assert served.fits(manifest, fitting) == []
+    assert served.fits(manifest, fitting.model_copy(update={"tensorrt_llm": "1.1.0"}))
+    assert served.fits(manifest, Machine())

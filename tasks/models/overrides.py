@@ -1,0 +1,161 @@
+"""What a caller overrides of a model's file: fields of its recipe, the version of TensorRT-LLM, the weights.
+
+`override` is the one way in, for the command line, the flows, events and the release watch alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue, ValidationError
+
+from infra.errors import SpecError, UsageError
+from infra.frozen import Spec
+from tasks.models.recipe import RECIPES, Recipe
+from tasks.models.spec import Model, Source
+from tasks.trtllm.images import ImageReport, planned_in_image
+from tasks.trtllm.translate import Translation, explained
+
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Overridden:
+    """A model with what its caller overrides. `translation` is set where its kind changed with that."""
+
+    model: Model
+    translation: Translation | None = None
+
+    @property
+    def lost(self) -> Mapping[str, JsonValue]:
+        """Fields of the model's file that the new kind has no counterpart for, and their values."""
+        return {} if self.translation is None else self.translation.lost
+
+
+def override(
+    model: Model,
+    *,
+    recipe: Mapping[str, str] = _NOTHING,
+    tensorrt_llm: str | None = None,
+    source: str | None = None,
+    adapter: str | None = None,
+) -> Overridden:
+    """The model with fields of its recipe, its TensorRT-LLM or its weights replaced; None leaves each as it is.
+
+    Digits do for a number of `recipe`. `kind=llmapi` in it translates an engine's recipe, and the other fields then are
+    those of kind llmapi. `source` replaces the weights: as narrow as the model's file says, without what the file
+    trusts and without its adapter. `adapter` replaces the adapter alone.
+
+    Raises SpecError, which lists the fields that can be overridden, and UsageError `kind-changes` for another kind.
+    """
+    if source is not None:
+        weights = Source(uri=source, include=model.source.include)
+        model = model.model_copy(update={"source": weights, "adapter": None})
+    if adapter is not None:
+        model = model.model_copy(update={"adapter": adapter})
+    fields = {name: value for name, value in recipe.items() if name != "kind"}
+    kind = recipe.get("kind", model.kind)
+    if kind != model.kind:
+        return _translated(model, kind, fields, tensorrt_llm)
+    return Overridden(_with_version(_with_fields(model, fields), tensorrt_llm))
+
+
+def in_image(model: Model, report: ImageReport | None) -> Model:
+    """The model planned with the TensorRT that its image was reported to hold.
+
+    Raises UsageError `version-mismatch` where model's file and report contradict each other.
+    """
+    runtime = model.recipe.planned_runtime
+    if report is None or runtime is None:
+        return model
+    planned = planned_in_image(runtime, report)
+    if planned == runtime:
+        return model
+    return model.model_copy(update={"recipe": model.recipe.model_copy(update={"runtime": planned})})
+
+
+def _translated(model: Model, kind: str, fields: Mapping[str, str], tensorrt_llm: str | None) -> Overridden:
+    runtime = model.recipe.planned_runtime
+    version = tensorrt_llm or (runtime.tensorrt_llm if runtime is not None else "")
+    translation = model.recipe.translated(kind, model.serving.tensorrt_llm, version)
+    if translation is None:
+        raise UsageError(
+            f"{model.name} is of kind {model.kind}, whose recipe does not become one of kind {kind}: only the recipe "
+            "of a trt-engine says all that kind llmapi needs",
+            hint=f"write the recipe into {model.name}.yaml",
+            code="kind-changes",
+        )
+    allowed = _require_overridable(RECIPES[kind], kind, fields)
+    serving = {**model.serving.model_dump(by_alias=True), "tensorrt_llm": translation.serving}
+    wanted = " ".join(f"{name}={value}" for name, value in {"kind": kind, "tensorrt_llm": version, **fields}.items())
+    hint = f"--runtime names another version than {version}, and --recipe overrides these. {allowed}"
+    return Overridden(_revised(model, {**translation.recipe, **fields}, wanted, hint, serving), translation)
+
+
+def _with_version(model: Model, tensorrt_llm: str | None) -> Model:
+    """The model with another version of TensorRT-LLM. The kind never changes without the caller asking for it."""
+    if tensorrt_llm is None:
+        return model
+    runtime = model.recipe.planned_runtime
+    if runtime is None:
+        raise UsageError(f"{model.name} is of kind {model.kind}, which has no TensorRT-LLM")
+    if (successor := model.recipe.successor(tensorrt_llm)) is not None:
+        raise UsageError(
+            f"TensorRT-LLM {tensorrt_llm} builds no engines, and {model.name} is of kind {model.kind}",
+            hint=_successor_hint(model, successor, tensorrt_llm),
+            code="kind-changes",
+        )
+    recipe = {**model.recipe.model_dump(by_alias=True), "runtime": runtime.with_version(tensorrt_llm)}
+    return _revised(model, recipe, f"tensorrt_llm={tensorrt_llm}", "")
+
+
+def _with_fields(model: Model, fields: Mapping[str, str]) -> Model:
+    if not fields:
+        return model
+    allowed = _require_overridable(type(model.recipe), model.kind, fields)
+    wanted = " ".join(f"{name}={value}" for name, value in fields.items())
+    return _revised(model, {**model.recipe.model_dump(by_alias=True), **fields}, wanted, allowed)
+
+
+def _successor_hint(model: Model, kind: str, tensorrt_llm: str) -> str:
+    command = f"enginehouse rebuild {model.name} --recipe kind={kind} --runtime {tensorrt_llm}"
+    try:
+        overridden = override(model, recipe={"kind": kind}, tensorrt_llm=tensorrt_llm)
+    except SpecError as error:
+        return f"{command} serves the same weights, once this is settled: {error.message}"
+    assert overridden.translation is not None
+    return f"{command} serves the same weights, with\n{explained(overridden.model.recipe, overridden.translation)}"
+
+
+def _require_overridable(recipe: type[Recipe], kind: str, overrides: Mapping[str, str]) -> str:
+    """The fields of a recipe that can be overridden, in words. Raises SpecError where `overrides` has another one."""
+    allowed = [name for name, field in recipe.model_fields.items() if _is_overridable(name, field.annotation)]
+    listed = f"Fields: {', '.join(allowed)}."
+    if unknown := sorted(overrides.keys() - set(allowed)):
+        raise SpecError(f"a recipe of kind {kind} has no field {', '.join(unknown)} to override", hint=listed)
+    return listed
+
+
+def _is_overridable(name: str, annotation: object) -> bool:
+    return name != "kind" and not (isinstance(annotation, type) and issubclass(annotation, Spec))
+
+
+def _revised(
+    model: Model,
+    recipe: Mapping[str, JsonValue],
+    wanted: str,
+    hint: str,
+    serving: Mapping[str, JsonValue] | None = None,
+) -> Model:
+    document = {**model.model_dump(by_alias=True), "recipe": recipe}
+    if serving is not None:
+        document["serving"] = serving
+    try:
+        return Model.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{detail['loc'][-1]}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors(include_url=False)
+        )
+        raise SpecError(f"the recipe of {model.name} does not go with {wanted}: {problems}", hint=hint) from error
