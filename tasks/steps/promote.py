@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from infra.errors import ArtifactDamaged, TritonError, UsageError
 from tasks.garbage.keep import note_use
-from tasks.steps.roll_out import live_nodes
+from tasks.steps.nodes import reports
 from tasks.store.artifact import ArtifactRef, ArtifactStore
 from tasks.targets.target import Target
-
-_POLL_SECONDS = 0.05
 
 
 def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.0) -> None:
@@ -28,16 +24,13 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
         )
     _require_in_store(target, model, release)
     target.move(model, lambda current: current.promoted(release))
-    deadline = time.monotonic() + timeout_s
-    while True:
-        behind = [
-            node for node in live_nodes(target) if model not in node.models or node.models[model].public != release
-        ]
+    for nodes, is_late in reports(target, timeout_s):
+        behind = [node for node in nodes if model not in node.models or node.models[model].public != release]
         if not behind:
             return
         if target.current(model)[0].public != release:
             return  # a later promotion or rollback counts now
-        if time.monotonic() > deadline:
+        if is_late:
             errors = "; ".join(
                 f"{node.node}: {node.models[model].error or 'still on another release'}"
                 if model in node.models
@@ -50,7 +43,6 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
                 code="node-behind",
                 retryable=True,
             )
-        time.sleep(_POLL_SECONDS)
 
 
 def _require_in_store(target: Target, model: str, release: int) -> None:

@@ -12,8 +12,9 @@ from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
 from tasks.models.spec import Model, Prompt
 from tasks.steps.context import Context
+from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
-from tasks.steps.roll_out import live_nodes, refuse
+from tasks.steps.roll_out import refuse
 from tasks.targets.release import PromptResult, Result
 from tasks.triton.config import RELEASE
 from tasks.triton.repository import release_names
