@@ -31,6 +31,7 @@ from prefect.states import Cancelling, Crashed
 
 from flows.build_engine import STEPS, make
 from flows.failure import error_of
+from flows.names import BUILD_ENGINE
 from flows.report import Report, StepReport
 from infra import settings
 from infra.errors import StoreUnavailable
@@ -129,7 +130,7 @@ async def start_or_attach(
     key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
     machine = plan.kind.build_machine()
     run = await arun_deployment(
-        f"build_engine/{pool.name}",
+        f"{BUILD_ENGINE.name}/{pool.name}",
         parameters={
             "model": plan.model.model_dump(mode="json", by_alias=True),
             "snapshot": dict(plan.snapshot.document),

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from flows import steps
 from flows.failure import failed
+from flows.names import REBUILD
 from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
 from infra.s3.bucket import Bucket
@@ -25,8 +26,6 @@ from tasks.steps.fetch import snapshot_identity
 
 FINETUNED_TAG = "finetuned"
 """Of every rebuild that an event starts, in Prefect."""
-
-_REBUILD = "rebuild/rebuild"
 
 
 @flow(name="finetuned", flow_run_name="finetuned {event}", persist_result=False)
@@ -93,7 +92,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
 async def _rebuild(weights: TunedWeights) -> str:
     """Start the rebuild, once for the weights. It takes the newest, which by then may be others."""
     async with get_client() as client:
-        deployment = await client.read_deployment_by_name(_REBUILD)
+        deployment = await client.read_deployment_by_name(REBUILD.deployment)
         run = await client.create_flow_run_from_deployment(
             deployment.id,
             parameters={"model": weights.model},

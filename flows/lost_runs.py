@@ -29,19 +29,16 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.names import BUILD_ENGINE, REBUILD
+from flows.patience import SETTLED_SECONDS
+from flows.run_filters import NOT_ENDED, PAGE
 from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
 """Of a rebuild that was started in place of one that crashed, in Prefect. It is the last one."""
 
-SETTLED_SECONDS = 20.0
-"""A crashed run is left alone for so long: its worker, if that lives, has reported by then."""
-
-_REBUILD = "rebuild/rebuild"
 _STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
 _REMEMBERED = timedelta(days=1)
-_UNENDED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
-_PAGE = 200  # the most that Prefect's API answers at once
 
 
 async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_seconds: float) -> None:
@@ -60,20 +57,20 @@ async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_sec
 
 async def start_again(client: PrefectClient) -> None:
     """Start rebuilds that crashed again, each once. Those of the release watch are its own to start again."""
-    deployment = await client.read_deployment_by_name(_REBUILD)
+    deployment = await client.read_deployment_by_name(REBUILD.deployment)
     crashed = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - _REMEMBERED}),
         ),
-        limit=_PAGE,
+        limit=PAGE,
     )
     if not crashed:
         return
     keys = [_key(run) for run in crashed]
     started = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=_PAGE
+        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=PAGE
     )
     for lost in due_again(crashed, {run.idempotency_key for run in started}):
         again = await client.create_flow_run_from_deployment(
@@ -106,10 +103,10 @@ async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> N
 
     Whoever is started in the parent's place has come by then.
     """
-    builds = [run for run in await _of_flows(client, ["build_engine"], _UNENDED) if run.parent_task_run_id]
+    builds = [run for run in await _of_flows(client, [BUILD_ENGINE.name], NOT_ENDED) if run.parent_task_run_id]
     if not builds:
         return
-    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, ["rebuild"], _UNENDED)}
+    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, [REBUILD.name], NOT_ENDED)}
     for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
         # One that no worker has taken has nobody to end it.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
@@ -132,11 +129,11 @@ def orphans(
     return found
 
 
-async def _of_flows(client: PrefectClient, flows: Iterable[str], states: list[StateType]) -> list[FlowRun]:
+async def _of_flows(client: PrefectClient, flows: Iterable[str], states: Iterable[StateType]) -> list[FlowRun]:
     return await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
-        limit=_PAGE,
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
+        limit=PAGE,
     )
 
 
@@ -144,11 +141,11 @@ async def _parents(client: PrefectClient, runs: list[FlowRun]) -> dict[UUID, Flo
     """The flow runs that started these, by the id of the started one."""
     of_run = {run.id: run.parent_task_run_id for run in runs if run.parent_task_run_id is not None}
     tasks = await client.read_task_runs(
-        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=_PAGE
+        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=PAGE
     )
     of_task = {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
     found = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=_PAGE
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=PAGE
     )
     by_id = {run.id: run for run in found}
     return {run: by_id[of_task[task]] for run, task in of_run.items() if of_task.get(task) in by_id}

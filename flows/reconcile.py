@@ -11,6 +11,8 @@ from pydantic import JsonValue
 
 from flows.finetuned import take
 from flows.lost_runs import cancel_orphans, crash_the_dead, start_again
+from flows.names import FLOWS, RECONCILE
+from flows.patience import RECONCILED_HEARTBEATS
 from infra import settings
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
@@ -19,7 +21,7 @@ from tasks.finetuned.moved_branches import moved
 from tasks.finetuned.records import undecided
 from tasks.models.catalogue import load_catalogue
 
-_FLOWS = ("build_engine", "collect_garbage", "finetuned", "rebuild", "rollback", "watch_releases")
+_WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
 
 @flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
@@ -33,8 +35,7 @@ async def reconcile(undecided_seconds: float = 300) -> None:
     """
     here = settings.load()
     async with get_client() as client:
-        # Later than the server's own automation, which counts three.
-        await crash_the_dead(client, _FLOWS, 4 * here.heartbeat_seconds)
+        await crash_the_dead(client, _WATCHED, RECONCILED_HEARTBEATS * here.heartbeat_seconds)
         await start_again(client)
         await cancel_orphans(client)
     bucket = Bucket.at(here.store)

@@ -21,6 +21,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
+from flows.names import REBUILD
+from flows.run_filters import NOT_ENDED, PAGE
 from flows.task_runs import worth_retrying
 from infra import settings
 from infra.errors import UsageError
@@ -33,16 +35,6 @@ from tasks.models.spec import Model
 from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
 from tasks.watch.waves import WATCH_TAG, RebuildRun, Start, due, next_wave, run_key, settled, tried_again
-
-_REBUILD = "rebuild/rebuild"
-_NOT_ENDED = (
-    StateType.SCHEDULED,
-    StateType.PENDING,
-    StateType.RUNNING,
-    StateType.PAUSED,
-    StateType.CANCELLING,
-)
-_PAGE = 200  # the most that Prefect's API answers at once
 
 
 @dataclass(frozen=True)
@@ -138,10 +130,10 @@ async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, RebuildRun]
     )
     found: dict[str, RebuildRun] = {}
     offset = 0
-    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
+    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=offset):
         found |= {run.idempotency_key: _run(run) for run in page if run.idempotency_key}
         offset += len(page)
-        if len(page) < _PAGE:
+        if len(page) < PAGE:
             break
     return found
 
@@ -160,14 +152,14 @@ async def _going(client: PrefectClient) -> int:
     """How many rebuilds of any watch have not ended; more than a page of them counts as a page."""
     going = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[WATCH_TAG]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_NOT_ENDED))),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*NOT_ENDED, StateType.CANCELLING])),
     )
-    return len(await client.read_flow_runs(flow_run_filter=going, limit=_PAGE))
+    return len(await client.read_flow_runs(flow_run_filter=going, limit=PAGE))
 
 
 async def _start(client: PrefectClient, models: Mapping[str, Model], starts: list[Start]) -> None:
     log = get_run_logger()
-    deployment = await client.read_deployment_by_name(_REBUILD)
+    deployment = await client.read_deployment_by_name(REBUILD.deployment)
     for start in starts:
         parameters = {"model": start.model, "runtime": start.version}
         run = await client.create_flow_run_from_deployment(
