@@ -51,7 +51,7 @@ _SILENT_LEASES = 3
 # pool of containers the worker first fetches an image of 20 GB, or the cluster starts a node.
 _PENDING_SECONDS = 90.0
 _PENDING_CONTAINER_SECONDS = 3600.0
-_AFTER_CRASH_SECONDS = 3.0
+_PAUSE_AFTER_CRASH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) ->
             if state.is_crashed() or (state.is_cancelled() and not child.ours):
                 log.warning("the build %s ended as %s; starting it again", run.name, state.name)
                 if attempt + 1 < _TRIES:
-                    await asyncio.sleep(_AFTER_CRASH_SECONDS)
+                    await asyncio.sleep(_PAUSE_AFTER_CRASH_SECONDS)
                     continue
             await _report_steps(client, report, plan, run.id)
             raise error_of(state, f"the build of {plan.model.name}")
@@ -142,7 +142,7 @@ async def start_or_attach(
         idempotency_key=key,
         tags=tags,
         work_queue_name=queue,
-        # Image, GPUs and nodes of the run, where the pool chooses them by run.
+        # What the pool lets a run choose.
         job_variables=job_variables(
             pool.base_job_template,
             image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),

@@ -1,4 +1,4 @@
-"""Rebuild one model: from its source to its public name. Every step is cached by identity in the store."""
+"""Rebuild one model, from its source to its public name. The store caches every step by identity."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ async def rebuild(
 ) -> None:
     """Bring one model of the catalogue from its source to its public name.
 
-    Its weights are those of its file, or the newest that a fine-tuning event has brought since. Whatever the store
+    The weights are those of the model's file, or the newest that a fine-tuning event has brought since. What the store
     already has of this source, recipe and runtime is used as it is. A candidate is loaded beside the live release,
     answers the model's test prompts, and only then gets the public name.
 
     Args:
         model: Name of the model in the catalogue, such as smollm2-135m.
-        runtime: Version of TensorRT-LLM to build with, such as 1.2.0. Empty: the one in the model's file, or the newer
-            one that the release watch has moved the model to.
-        recipe: Fields of its recipe to override, such as {"quantization": "q4_0"}. With {"kind": "llmapi"} an engine's
-            recipe is translated; the release's record then has what changed, and what had no counterpart.
-        targets: Names of the targets to roll out to. Empty: those of the model's file.
-        refresh: A step to run anew, with all that follow, although the store has what they make.
-        recreate: Where memory does not hold two releases, let the candidate take the live one's place before it is
-            tested. The public name answers nobody meanwhile, and a refused candidate is followed by the live one again.
+        runtime: Version of TensorRT-LLM to build with, such as 1.2.0. If empty, the one in the model's file, or the
+            newer one that the release watch has moved the model to.
+        recipe: Fields of its recipe to override, such as {"quantization": "q4_0"}. {"kind": "llmapi"} translates an
+            engine's recipe; the record of the release then lists what changed, and what has no counterpart.
+        targets: Names of the targets to roll out to. If empty, those of the model's file.
+        refresh: A step to run again although the store has what it makes. All steps that follow run again too.
+        recreate: If memory does not hold two releases, let the candidate take the live one's place before it is
+            tested. The public name answers nobody meanwhile. If the candidate is refused, the live one is loaded again.
         until: The last step. After upload the engine is in the store, and nothing is rolled out.
     """
     redo = _from(refresh)
@@ -69,6 +69,6 @@ async def rebuild(
 
 
 def _from(step: Refresh) -> frozenset[str]:
-    """The steps to run although the store has what they make: `step`, and all that follow it."""
+    """The steps to run although the store has what they make: `step` and all that follow."""
     order = ("fetch", *STEPS, "assemble")
     return frozenset() if step == "nothing" else frozenset(order[order.index(step) :])

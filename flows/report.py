@@ -1,4 +1,4 @@
-"""What a rebuild did, step by step, for whoever called the flow in this process."""
+"""What a rebuild did, step by step, for a caller that runs the flow in its own process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StepReport:
 
 @dataclass
 class Report:
-    """Filled while the flow runs; `on_step` hears of each step as it ends."""
+    """Filled while the flow runs. Each step is passed to `on_step` as it ends."""
 
     model: str
     release: int | None = None
@@ -47,7 +47,7 @@ class Report:
 
     @property
     def outcome(self) -> Outcome:
-        """What a rebuild came to that has ended without an error."""
+        """The final state of a rebuild without an error."""
         if any(step.name == "promote" for step in self.steps):
             return "promoted"
         return "unchanged" if self.targets else "built"
