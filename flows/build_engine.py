@@ -1,9 +1,10 @@
-"""Convert, build, upload: one engine, on the work pool of its architecture."""
+"""Convert, build and upload one engine, on the work pool of its architecture."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from prefect import flow
@@ -12,7 +13,8 @@ from prefect.runtime import flow_run
 
 from flows import steps
 from flows.failure import failed
-from flows.report import report_of
+from flows.report import Report, current_report
+from flows.task_runs import run
 from infra import settings
 from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
 from infra.s3.bucket import Bucket
@@ -35,14 +37,14 @@ async def build_engine(
     refresh: list[str],
     adapter: dict[str, Any] | None = None,
 ) -> State[Any] | None:
-    """Make one engine from a snapshot that is in the store. Started by `rebuild`, seldom by hand.
+    """Make one engine from a snapshot that is in the store. A rebuild starts this flow; people seldom do.
 
     Args:
-        model: the model's file as JSON, with the recipe to build.
-        snapshot: the identity document of the snapshot.
-        engine: the identity that the caller planned; a worker whose runtime gives another one refuses.
-        refresh: steps to run although the store has what they make.
-        adapter: the identity document of the adapter's snapshot, where the model has one.
+        model: The model's file as JSON, with the recipe to build.
+        snapshot: The identity document of the snapshot.
+        engine: The identity that the rebuild planned. A worker whose runtime gives another identity refuses to build.
+        refresh: Steps to run although the store has what they make.
+        adapter: The identity document of the adapter's snapshot, if the model has an adapter.
     """
     try:
         tuned = None if adapter is None else Identity(adapter)
@@ -57,17 +59,24 @@ async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
     here = settings.load()
     bucket = Bucket.at(here.store)
     await asyncio.to_thread(require_conditional_writes, bucket)
-    # Before anything slow, such as the first start of a toolchain: who waits takes a run without a lease for dead.
-    lease = held(bucket, engine, str(flow_run.id), here.lease_seconds)
-    await asyncio.to_thread(lease.__enter__)
-    try:
+    # The lease comes before anything slow, such as the first start of a toolchain: whoever waits for this run takes it
+    # for dead without one.
+    async with _in_threads(held(bucket, engine, str(flow_run.id), here.lease_seconds)):
         await asyncio.to_thread(_require_planned, plan, engine)
-        # Without the record, planning goes on with assumptions: no reason to build nothing.
+        # Planning goes on with assumptions while the record is missing. That is no reason to build nothing.
         with suppress(StoreUnavailable):
             await asyncio.to_thread(keep_report, bucket, plan.kind.runtime())
-        await make(plan, refresh)
+        await make(current_report(plan.model.name), plan, refresh)
+
+
+@asynccontextmanager
+async def _in_threads(blocking: AbstractContextManager[None]) -> AsyncGenerator[None]:
+    """Enter and leave a context whose ends wait for the store."""
+    await asyncio.to_thread(blocking.__enter__)
+    try:
+        yield
     finally:
-        await asyncio.to_thread(lease.__exit__, None, None, None)
+        await asyncio.to_thread(blocking.__exit__, None, None, None)
 
 
 def _require_planned(plan: Plan, engine: str) -> None:
@@ -76,19 +85,18 @@ def _require_planned(plan: Plan, engine: str) -> None:
         raise StepFailed(
             f"this worker would build {plan.engine.digest[:12]}, and {engine[:12]} was planned: its runtime is "
             f"{dict(plan.kind.runtime())}",
-            hint="run the same versions on the worker and where the rebuild was started",
+            hint="run the same versions on the worker and on the machine that started the rebuild",
             code="runtime-differs",
         )
 
 
-async def make(plan: Plan, refresh: frozenset[str]) -> None:
-    """The three steps, in this process."""
-    report = report_of(plan.model.name)
-    # Now, before the work: what another run makes while this one is stopped is not to be replaced.
+async def make(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+    """Run the three steps in this process."""
+    # Looked up before the work: what another run makes while this one is stopped must not be replaced.
     replaces = await asyncio.to_thread(_attempt_in_store, plan) if "upload" in refresh else ""
-    await steps.run(report, "convert", steps.convert, plan, "convert" in refresh)
-    await steps.run(report, "build", steps.build, plan, "build" in refresh)
-    await steps.run(report, "upload", steps.upload, plan, replaces)
+    await run(report, steps.convert, plan, "convert" in refresh)
+    await run(report, steps.build, plan, "build" in refresh)
+    await run(report, steps.upload, plan, replaces)
 
 
 def _attempt_in_store(plan: Plan) -> str:

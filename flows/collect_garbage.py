@@ -1,4 +1,4 @@
-"""Collect garbage: let go what nothing in the store uses any more. The same as `enginehouse gc`, on a schedule."""
+"""Collect garbage on a schedule: the same as `enginehouse gc`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from tasks.garbage.collect import GRACE_DAYS, collect, survey, survey_lines
 
 @flow(name="collect_garbage", flow_run_name="collect garbage", persist_result=False)
 async def collect_garbage(grace_days: float = GRACE_DAYS, dry_run: bool = False) -> int:
-    """Delete what no live, previous, candidate, pinned or running thing reaches. Manifests stay.
+    """Delete the files of artifacts that no live, previous or candidate release, pin or running build needs.
+
+    Manifests stay.
 
     Args:
-        grace_days: keep what was made or used within so many days.
-        dry_run: only say what would go, and why.
+        grace_days: Keep what was made or used within so many days.
+        dry_run: Only log what would be deleted, and why.
     """
     return await _collect(grace_days, dry_run)
 
 
 @task(name="collect", cache_policy=NO_CACHE, persist_result=False)
 async def _collect(grace_days: float, dry_run: bool) -> int:
-    """Returns the bytes that went, or would."""
+    """Returns how many bytes were deleted, or would be in a dry run."""
     here, log = settings.load(), get_run_logger()
     bucket = Bucket.at(here.store)
     found = await asyncio.to_thread(survey, bucket, grace_days * 86400)
@@ -36,5 +38,5 @@ async def _collect(grace_days: float, dry_run: bool) -> int:
         return found.size
     kept = await asyncio.to_thread(collect, bucket, found, str(flow_run.id or ""), here.lease_seconds)
     for item in kept:
-        log.info("kept after all, since something used or replaced it meanwhile: %s", item.name)
+        log.info("kept after all, because something used or replaced it meanwhile: %s", item.name)
     return found.size - sum(item.size for item in kept)

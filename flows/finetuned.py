@@ -1,8 +1,9 @@
-"""Take a fine-tuning event: check it, note what was decided, and have the model rebuilt with the new weights."""
+"""Take a fine-tuning event: check it, record the decision, and have the model rebuilt with the new weights."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,33 +11,34 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
+from pydantic import JsonValue
 
 from flows import steps
 from flows.failure import failed
+from flows.names import REBUILD
 from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import changed_by, pinned_source, read_event
-from tasks.finetuned.records import Arrival, Finetuned, arrive, claim, decide, follow, refused
+from tasks.finetuned.records import Arrival, TunedWeights, arrive, claim, decide, follow, refused
 from tasks.models.catalogue import load_catalogue
 from tasks.steps.fetch import snapshot_identity
 
 FINETUNED_TAG = "finetuned"
-"""Of every rebuild that an event starts, in Prefect."""
-
-_REBUILD = "rebuild/rebuild"
+"""The tag in Prefect of every rebuild that an event starts."""
 
 
 @flow(name="finetuned", flow_run_name="finetuned {event}", persist_result=False)
 async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State[Any]:
-    """Rebuild a model with weights that an event names. Started by the automation `finetuned`, seldom by hand.
+    """Rebuild a model with the weights that an event names. An automation starts this flow; people seldom do.
 
-    What is not an event, or names what the model's file does not accept, fails with the reason; the same weights a
-    second time start nothing. The store keeps both.
+    The flow fails with the reason if the payload is no such event, or names what the model's file does not accept. The
+    same weights start nothing a second time. The store keeps every event with its decision.
 
     Args:
-        payload: model; source, or a revision of the model's own repository; recipe: options to override.
-        event: the event's id; by default a new one.
+        payload: The fields `model`; `source`, or `revision` for another revision of the model's own repository; and
+            `recipe` for fields of the recipe to override.
+        event: The id of the event. If empty, a new one.
     """
     try:
         arrival = await take(str(event or uuid4()), payload)
@@ -45,10 +47,10 @@ async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State
     return Completed(name=arrival.state.capitalize(), message=arrival.reason)
 
 
-async def take(id: str, payload: dict[str, Any]) -> Arrival:
-    """Decide on an event, once. One that cannot be decided on now stays as it came, for the next reconcile.
+async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
+    """Decide on an event, once. If that is not possible now, the next reconcile tries again.
 
-    Raises EventRefused and SourceError for what is refused, others for what stays undecided.
+    Raises EventRefused and SourceError if the event is refused, and other errors if it stays undecided.
     """
     here = settings.load()
     bucket = Bucket.at(here.store)
@@ -64,7 +66,7 @@ async def take(id: str, payload: dict[str, Any]) -> Arrival:
     except (EventRefused, SourceError) as error:
         await asyncio.to_thread(decide, bucket, refused(arrival, error))
         raise
-    brought = Finetuned(
+    brought = TunedWeights(
         model=model.name,
         revision=snapshot_identity(weights.tuned).digest,
         asked=asked,
@@ -88,10 +90,10 @@ async def take(id: str, payload: dict[str, Any]) -> Arrival:
     return await asyncio.to_thread(decide, bucket, arrival)
 
 
-async def _rebuild(weights: Finetuned) -> str:
-    """Start the rebuild, once for the weights. It takes the newest, which by then may be others."""
+async def _rebuild(weights: TunedWeights) -> str:
+    """Start the rebuild, once for these weights. It takes the newest, which may be others when it begins."""
     async with get_client() as client:
-        deployment = await client.read_deployment_by_name(_REBUILD)
+        deployment = await client.read_deployment_by_name(REBUILD.deployment)
         run = await client.create_flow_run_from_deployment(
             deployment.id,
             parameters={"model": weights.model},

@@ -1,7 +1,7 @@
-"""Runs that the machinery lost: whose worker or process died, whose parent is gone.
+"""Runs that were lost: their worker or process died, or their parent is gone.
 
-The server marks a run as Crashed that beats no more (the automation `lost-runs`); here is what it cannot see, and what
-follows. Other people's flows on the same server are left alone.
+The automation `lost-runs` of the server marks a run without heartbeats as Crashed. This module finds what the server
+cannot see, and does what follows. It leaves other people's flows on the same server alone.
 """
 
 from __future__ import annotations
@@ -29,51 +29,48 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.names import BUILD_ENGINE, REBUILD
+from flows.patience import SETTLED_SECONDS
+from flows.run_filters import NOT_ENDED, PAGE
 from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
-"""Of a rebuild that was started in place of one that crashed, in Prefect. It is the last one."""
+"""The tag in Prefect of a rebuild that replaces one that crashed. It is not replaced in turn."""
 
-SETTLED_SECONDS = 20.0
-"""A crashed run is left alone for so long: its worker, if that lives, has reported by then."""
-
-_REBUILD = "rebuild/rebuild"
 _STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
 _REMEMBERED = timedelta(days=1)
-_UNENDED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
-_PAGE = 200  # the most that Prefect's API answers at once
 
 
 async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_seconds: float) -> None:
-    """Set runs of `flows` to Crashed that never began, or that the server had no ear for when they fell silent.
+    """Set runs of `flows` to Crashed that never began, or that fell silent while the server was down.
 
-    A run has fallen silent that is Running for `silent_seconds`, and has not beaten within them.
+    A run has fallen silent if it is Running for `silent_seconds`, and sent no heartbeat within them.
     """
     for run in await _of_flows(client, flows, [StateType.PENDING, StateType.RUNNING]):
         since = _seconds_since(run.state.timestamp if run.state else run.created)
         if run.state_type is StateType.PENDING:
             if since > _STARTING_SECONDS:
                 await _set(client, run, Crashed(message="it did not begin: its worker is gone"))
-        elif since > silent_seconds and not await _has_beaten(client, run, silent_seconds):
-            await _set(client, run, Crashed(message="it beats no more: its worker and its process are gone"))
+        elif since > silent_seconds and not await _sent_heartbeat(client, run, silent_seconds):
+            await _set(client, run, Crashed(message="it sends no heartbeats: its worker and its process are gone"))
 
 
 async def start_again(client: PrefectClient) -> None:
-    """Start rebuilds that crashed again, each once. Those of the release watch are its own to start again."""
-    deployment = await client.read_deployment_by_name(_REBUILD)
+    """Start crashed rebuilds again, each once. The release watch starts its own rebuilds again."""
+    deployment = await client.read_deployment_by_name(REBUILD.deployment)
     crashed = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - _REMEMBERED}),
         ),
-        limit=_PAGE,
+        limit=PAGE,
     )
     if not crashed:
         return
     keys = [_key(run) for run in crashed]
     started = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=_PAGE
+        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=PAGE
     )
     for lost in due_again(crashed, {run.idempotency_key for run in started}):
         again = await client.create_flow_run_from_deployment(
@@ -87,7 +84,7 @@ async def start_again(client: PrefectClient) -> None:
 
 
 def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> list[FlowRun]:
-    """Those of the crashed rebuilds to start now; `started` are the keys of what was."""
+    """The crashed rebuilds to start again now. `started` are the idempotency keys of runs that were started before."""
     return [
         run
         for run in crashed
@@ -102,16 +99,16 @@ def _key(lost: FlowRun) -> str:
 
 
 async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> None:
-    """Cancel builds whose parent is gone since so long, unless a rebuild of the same model is there: it waits for them.
+    """Cancel builds whose parent ended more than `after_seconds` ago: a rebuild in its place has begun by then.
 
-    Whoever is started in the parent's place has come by then.
+    A build stays if a rebuild of the same model waits for it.
     """
-    builds = [run for run in await _of_flows(client, ["build_engine"], _UNENDED) if run.parent_task_run_id]
+    builds = [run for run in await _of_flows(client, [BUILD_ENGINE.name], NOT_ENDED) if run.parent_task_run_id]
     if not builds:
         return
-    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, ["rebuild"], _UNENDED)}
+    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, [REBUILD.name], NOT_ENDED)}
     for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
-        # One that no worker has taken has nobody to end it.
+        # Nobody would end a run that no worker has taken.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
         message = "nobody waits for it: its parent is gone"
         await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
@@ -120,7 +117,10 @@ async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> N
 def orphans(
     builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited: Container[str], after_seconds: float
 ) -> list[FlowRun]:
-    """The builds whose parent, by the build's id, has ended or is no more. `awaited` are models that are rebuilt."""
+    """The builds whose parent has ended or was deleted.
+
+    `parents` are by the build's id; `awaited` are models that some rebuild waits for.
+    """
     found: list[FlowRun] = []
     for run in builds:
         parent = parents.get(run.id)
@@ -132,29 +132,29 @@ def orphans(
     return found
 
 
-async def _of_flows(client: PrefectClient, flows: Iterable[str], states: list[StateType]) -> list[FlowRun]:
+async def _of_flows(client: PrefectClient, flows: Iterable[str], states: Iterable[StateType]) -> list[FlowRun]:
     return await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
-        limit=_PAGE,
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
+        limit=PAGE,
     )
 
 
 async def _parents(client: PrefectClient, runs: list[FlowRun]) -> dict[UUID, FlowRun]:
-    """The flow runs that started these, by the id of the started one."""
+    """The flow runs that started `runs`, by the id of the run that they started."""
     of_run = {run.id: run.parent_task_run_id for run in runs if run.parent_task_run_id is not None}
     tasks = await client.read_task_runs(
-        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=_PAGE
+        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=PAGE
     )
     of_task = {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
     found = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=_PAGE
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=PAGE
     )
     by_id = {run.id: run for run in found}
     return {run: by_id[of_task[task]] for run, task in of_run.items() if of_task.get(task) in by_id}
 
 
-async def _has_beaten(client: PrefectClient, run: FlowRun, seconds: float) -> bool:
+async def _sent_heartbeat(client: PrefectClient, run: FlowRun, seconds: float) -> bool:
     wanted = {
         "event": {"name": ["prefect.flow-run.heartbeat"]},
         "resource": {"id": [f"prefect.flow-run.{run.id}"]},

@@ -1,4 +1,4 @@
-"""Look for what was missed: runs that the machinery lost, events that nobody decided on, branches that moved."""
+"""Look for what was missed: lost runs, events without a decision, hub branches that moved."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic import JsonValue
 
 from flows.finetuned import take
 from flows.lost_runs import cancel_orphans, crash_the_dead, start_again
+from flows.names import FLOWS, RECONCILE
+from flows.patience import RECONCILED_HEARTBEATS
 from infra import settings
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
@@ -19,22 +21,22 @@ from tasks.finetuned.moved_branches import moved
 from tasks.finetuned.records import undecided
 from tasks.models.catalogue import load_catalogue
 
-_FLOWS = ("build_engine", "collect_garbage", "finetuned", "rebuild", "rollback", "watch_releases")
+_WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
 
 @flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
 async def reconcile(undecided_seconds: float = 300) -> None:
-    """Start again what crashed, end what nobody waits for, and take the events that were missed.
+    """Start crashed rebuilds again, end builds that nobody waits for, and decide on events that were missed.
 
     Runs by its schedule, and when a rebuild has crashed.
 
     Args:
-        undecided_seconds: decide on events that came so long ago. Usually the automation does, within seconds.
+        undecided_seconds: Decide on events that came at least so many seconds ago. Younger ones are left to the
+            automation, which usually decides within seconds.
     """
     here = settings.load()
     async with get_client() as client:
-        # Later than the server's own automation, which counts three.
-        await crash_the_dead(client, _FLOWS, 4 * here.heartbeat_seconds)
+        await crash_the_dead(client, _WATCHED, RECONCILED_HEARTBEATS * here.heartbeat_seconds)
         await start_again(client)
         await cancel_orphans(client)
     bucket = Bucket.at(here.store)
@@ -46,9 +48,9 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         await _take(str(uuid4()), event.model_dump(mode="json", exclude_none=True))
 
 
-async def _take(event: str, said: dict[str, JsonValue]) -> None:
-    """Decide on an event; what keeps it from being decided on, or refuses it, keeps no other from it."""
+async def _take(event: str, payload: dict[str, JsonValue]) -> None:
+    """Decide on an event. An error concerns this event alone: it is logged."""
     try:
-        await take(event, said)
+        await take(event, payload)
     except EnginehouseError as error:
         get_run_logger().warning("event %s: %s", event, error)

@@ -1,4 +1,4 @@
-"""What a rebuild did, step by step, for whoever called the flow in this process."""
+"""What a rebuild did, step by step, for a caller that runs the flow in its own process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import JsonValue
+
+Outcome = Literal["promoted", "unchanged", "built"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,11 @@ class StepReport:
 
 @dataclass
 class Report:
-    """Filled while the flow runs; `on_step` hears of each step as it ends."""
+    """Filled while the flow runs. Each step is passed to `on_step` as it ends."""
 
     model: str
     release: int | None = None
-    state: Literal["running", "promoted", "unchanged", "built", "refused", "failed"] = "running"
+    state: Literal["running", "refused", "failed"] | Outcome = "running"
     steps: list[StepReport] = field(default_factory=list[StepReport])
     targets: dict[str, int] = field(default_factory=dict[str, int])
     flow_run: str = ""
@@ -36,7 +40,19 @@ class Report:
         self.steps.append(step)
         self.on_step(step)
 
-    def document(self) -> dict[str, Any]:
+    def add_release(self, target: str, release: int) -> None:
+        self.targets[target] = release
+        if self.release is None:
+            self.release = release
+
+    @property
+    def outcome(self) -> Outcome:
+        """The final state of a rebuild without an error."""
+        if any(step.name == "promote" for step in self.steps):
+            return "promoted"
+        return "unchanged" if self.targets else "built"
+
+    def document(self) -> dict[str, JsonValue]:
         """The report as `--json` prints it."""
         shown = ("model", "release", "state", "steps", "targets", "flow_run", "url")
         return {name: value for name, value in asdict(self).items() if name in shown}
@@ -55,6 +71,6 @@ def collecting(report: Report) -> Generator[Report]:
         _current.reset(token)
 
 
-def report_of(model: str) -> Report:
-    """The report that the caller collects, or a fresh one where nobody does."""
+def current_report(model: str) -> Report:
+    """The report that the caller collects, or a fresh one if nobody collects it."""
     return _current.get() or Report(model)

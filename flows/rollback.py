@@ -1,4 +1,4 @@
-"""Bring an earlier release of a model back: the same move of the public name as a promotion."""
+"""Bring an earlier release of a model back. A promotion moves the public name in the same way."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ async def rollback(model: str, to: int | None = None, target: str | None = None)
     """Move the public name of a model back to an earlier release that passed its gates.
 
     Args:
-        model: name of the model.
-        to: number of the release; by default the one that was public before.
-        target: target to roll back on; by default this machine's.
+        model: Name of the model.
+        to: Number of the release. If empty, the one that was public before.
+        target: Name of the target to roll back on. If empty, the one of the worker that runs this.
     """
     release = await _roll_back(model, to, target or settings.load().target)
     get_run_logger().info("%s answers with release %d", model, release)

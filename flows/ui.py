@@ -1,11 +1,10 @@
-"""Artifacts in the Prefect UI. Each hangs on the task that made it, and has a history under its key."""
+"""Artifacts in the Prefect UI. Each belongs to the task that made it, and has a history under its key."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from packaging.version import Version
@@ -33,12 +32,14 @@ def _key(*parts: str) -> str:
 
 
 def _short(reference: object) -> str:
-    """A reference with the beginning of its identity: the page has no room for 64 digits, and commands take it."""
+    """A reference with 12 of its identity's 64 digits: commands take that, and a page has no room for more."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(reference))
 
 
 @dataclass(frozen=True)
 class ProgressBar:
+    """A progress artifact, from 0 to 100 percent."""
+
     artifact: UUID
 
     @classmethod
@@ -50,7 +51,7 @@ class ProgressBar:
 
 
 async def show_manifest(artifact: Artifact) -> None:
-    """What was made, from what, by whom, and its files."""
+    """Show what was made, from what, by which task, and its files."""
     manifest = artifact.manifest
     producer = manifest.producer
     files = "\n".join(f"| `{file.path}` | {file.size:,} | `{_short(file.sha256)}` |" for file in manifest.files)
@@ -74,7 +75,7 @@ peak memory {producer.peak_memory_bytes / 2**20:.0f} MiB{runtime}, from
 
 
 async def show_release(intent: Intent, target: str) -> None:
-    """What a release is, and how it differs from the one that was live."""
+    """Show what a release is, and how it differs from the one that was live."""
     recipe = "\n".join(f"| {field} | {value} |" for field, value in fields_of(intent.recipe).items())
     changes = "\n".join(f"- {change}" for change in intent.changes) or "- nothing, or none was live"
     lost = "".join(f"- {field}, which was {value}\n" for field, value in intent.lost.items())
@@ -98,11 +99,11 @@ Its Triton models: `{_short(intent.repository)}`
 
 
 async def show_prompts(model: Model, result: Result, target: str) -> None:
-    """The test prompts with their answers."""
+    """Show the test prompts with their answers."""
     texts = {prompt.name: prompt.text for prompt in model.prompts}
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, str | float]] = [
         {
-            # An answer is long, and the page cuts the line after it.
+            # The answer comes last: it is long, and the page cuts the line after it.
             "passed": "yes" if prompt.passed else "no: " + "; ".join(prompt.failures),
             "prompt": texts.get(prompt.prompt, prompt.prompt),
             "seconds": prompt.seconds,
@@ -119,7 +120,7 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
 
 
 async def show_lineage(found: Lineage) -> None:
-    """From the source to what the run made and what uses it, as a Mermaid diagram."""
+    """Show the way from the source to what the run made, and what uses it, as a Mermaid diagram."""
     await acreate_markdown_artifact(
         key=_key("lineage", found.model),
         description=f"where {_short(found.root)} comes from, and what uses it",
@@ -127,8 +128,8 @@ async def show_lineage(found: Lineage) -> None:
     )
 
 
-def watch_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Rows of the release watch with those of many models in one line, newest version first."""
+def watch_lines(rows: Iterable[Row]) -> list[dict[str, str | int]]:
+    """The rows of the release watch as a table, newest version first: models with equal rows share a line."""
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
         groups.setdefault((row.version, row.verdict, row.reason, row.current), []).append(row.model)
@@ -151,8 +152,8 @@ def watch_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
-async def show_watch(lines: list[dict[str, Any]]) -> None:
-    """What the versions of TensorRT-LLM mean for the catalogue."""
+async def show_watch(lines: list[dict[str, str | int]]) -> None:
+    """Show what the versions of TensorRT-LLM mean for the catalogue."""
     await acreate_table_artifact(
         key="release-watch", description="TensorRT-LLM releases, and the models that take them", table=lines
     )

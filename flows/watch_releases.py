@@ -1,4 +1,4 @@
-"""Look for new versions of TensorRT-LLM, and rebuild what takes them by its policy."""
+"""Look for new versions of TensorRT-LLM, and rebuild the models whose policy takes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
-from flows.steps import worth_retrying
+from flows.names import REBUILD
+from flows.run_filters import NOT_ENDED, PAGE
+from flows.task_runs import worth_retrying
 from infra import settings
 from infra.errors import UsageError
 from infra.images import images
@@ -34,20 +36,10 @@ from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
 from tasks.watch.waves import WATCH_TAG, RebuildRun, Start, due, next_wave, run_key, settled, tried_again
 
-_REBUILD = "rebuild/rebuild"
-_NOT_ENDED = (
-    StateType.SCHEDULED,
-    StateType.PENDING,
-    StateType.RUNNING,
-    StateType.PAUSED,
-    StateType.CANCELLING,
-)
-_PAGE = 200  # the most that Prefect's API answers at once
-
 
 @dataclass(frozen=True)
 class Watched:
-    """What a watch found, and the rebuilds that it started (none in a dry run: those that it would)."""
+    """What a watch found, and the rebuilds that it started; in a dry run, those that it would start."""
 
     rows: tuple[Row, ...]
     starts: tuple[Start, ...]
@@ -57,11 +49,11 @@ class Watched:
 async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) -> Watched:
     """Ask the package indexes for versions of TensorRT-LLM, and rebuild the models whose policy takes a new one.
 
-    Starts a canary model first, and others when it has passed, a few at a time; it does not wait for any of them.
+    A canary model is rebuilt first, the others when it has passed, a few at a time. This flow waits for none of them.
 
     Args:
-        dry_run: only tell what would be rebuilt.
-        retry: models whose rebuild has failed, and is to be tried again.
+        dry_run: Only report what would be rebuilt.
+        retry: Names of models whose rebuild has failed, to try again.
     """
     here = settings.load()
     bucket = Bucket.at(here.store)
@@ -72,7 +64,7 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     offered, (record, _) = await asyncio.gather(_ask(here), asyncio.to_thread(read_record, bucket))
     again = frozenset(retry or ())
     if unknown := sorted(again - record.attempts.keys()):
-        raise UsageError(f"no rebuild for a new version has failed of {', '.join(unknown)}")
+        raise UsageError(f"no rebuild of {', '.join(unknown)} for a new version has failed")
 
     async with get_client() as client:
         before = tried_again(record, again)
@@ -82,10 +74,10 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         now = settled(models, was_due, before, runs)
         moved = [name for name in was_due if now.followed.get(name) != before.followed.get(name)]
         table |= _judged(models, moved, now, offered)
-        told, starts = next_wave(models, due(table), now, runs, here.watch_parallel - await _going(client))
+        due_rows, starts = next_wave(models, due(table), now, runs, here.watch_parallel - await _going(client))
         if starts and not dry_run:
             await _start(client, models, starts)
-    rows = tuple(told[name] if row.verdict == "rebuild" else row for name in sorted(table) for row in table[name])
+    rows = tuple(due_rows[name] if row.verdict == "rebuild" else row for name in sorted(table) for row in table[name])
     log = get_run_logger()
     if dry_run:
         log.info("%d rebuilds would start now", len(starts))
@@ -138,10 +130,10 @@ async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, RebuildRun]
     )
     found: dict[str, RebuildRun] = {}
     offset = 0
-    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
+    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=offset):
         found |= {run.idempotency_key: _run(run) for run in page if run.idempotency_key}
         offset += len(page)
-        if len(page) < _PAGE:
+        if len(page) < PAGE:
             break
     return found
 
@@ -152,22 +144,22 @@ def _run(run: FlowRun) -> RebuildRun:
         return RebuildRun(str(run.id), "going")
     if state.is_completed():
         return RebuildRun(str(run.id), "completed")
-    said = state.message or f"the run ended as {state.name}"
-    return RebuildRun(str(run.id), "crashed" if state.is_crashed() else "failed", said)
+    reason = state.message or f"the run ended as {state.name}"
+    return RebuildRun(str(run.id), "crashed" if state.is_crashed() else "failed", reason)
 
 
 async def _going(client: PrefectClient) -> int:
-    """How many rebuilds of any watch have not ended; more than a page of them counts as a page."""
+    """How many rebuilds of any watch have not ended. More than a page of them counts as a page."""
     going = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[WATCH_TAG]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_NOT_ENDED))),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*NOT_ENDED, StateType.CANCELLING])),
     )
-    return len(await client.read_flow_runs(flow_run_filter=going, limit=_PAGE))
+    return len(await client.read_flow_runs(flow_run_filter=going, limit=PAGE))
 
 
 async def _start(client: PrefectClient, models: Mapping[str, Model], starts: list[Start]) -> None:
     log = get_run_logger()
-    deployment = await client.read_deployment_by_name(_REBUILD)
+    deployment = await client.read_deployment_by_name(REBUILD.deployment)
     for start in starts:
         parameters = {"model": start.model, "runtime": start.version}
         run = await client.create_flow_run_from_deployment(
@@ -181,7 +173,7 @@ async def _start(client: PrefectClient, models: Mapping[str, Model], starts: lis
 
 
 async def _show(rows: tuple[Row, ...], shown: str) -> str:
-    """Show the table where it is not the one shown last, by its digest. Returns the digest."""
+    """Show the table unless it was shown last: `shown` is the digest of that one. Returns the digest of this one."""
     lines = ui.watch_lines(rows)
     digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
     if digest != shown:

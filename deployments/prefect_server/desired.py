@@ -9,6 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from flows.names import (
+    BUILD_ENGINE,
+    COLLECT_GARBAGE,
+    FINETUNED,
+    FLOWS,
+    ON_DEFAULT_POOL,
+    REBUILD,
+    RECONCILE,
+    ROLLBACK,
+    WATCH_RELEASES,
+)
+from flows.patience import RECONCILE_AFTER_CRASH_SECONDS, SILENT_HEARTBEATS
 from infra.settings import PoolType, Settings
 from tasks.finetuned.event import EVENT
 from tasks.kinds.choice import engine_kind
@@ -17,10 +29,6 @@ from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
 
 POOLS = ("default", "build-cpu")
 """Work pools that there always are, each with a process worker of its own in the embedded stack."""
-
-
-_AFTER_CRASH_SECONDS = 30
-"""More than `flows.lost_runs` leaves a crashed run alone."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class Desired:
 
 def build_pool(pool: str) -> Deployment:
     """The deployment of `build_engine` on a pool of build workers, `build-ARCHITECTURE`."""
-    return Deployment("flows.build_engine", "build_engine", pool, pool)
+    return Deployment(BUILD_ENGINE.module, BUILD_ENGINE.name, pool, pool)
 
 
 def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
@@ -158,53 +166,50 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
 
 
 def _deployments(settings: Settings) -> tuple[Deployment, ...]:
-    def own(flow: str, schedule: str = "", limit: int | None = None) -> Deployment:
-        return Deployment(f"flows.{flow}", flow, flow, "default", schedule, limit)
-
-    return (
-        own("rebuild", limit=settings.rebuilds),
-        own("rollback"),
-        # One at a time: two would only find the same, and what an automation adds while one runs must wait, not vanish.
-        own("collect_garbage", settings.gc_schedule, limit=1),
-        own("watch_releases", settings.watch_schedule, limit=1),
-        # In the order in which they came: the newest weights are then the last to be noted.
-        own("finetuned", limit=1),
-        own("reconcile", settings.reconcile_schedule, limit=1),
+    schedules = {
+        COLLECT_GARBAGE: settings.gc_schedule,
+        WATCH_RELEASES: settings.watch_schedule,
+        RECONCILE: settings.reconcile_schedule,
+    }
+    # The others run one at a time: two would only find the same, and what an automation adds while one runs must wait,
+    # not vanish. Events keep their order, so that the newest weights are the last to be noted.
+    limits = {REBUILD: settings.rebuilds, ROLLBACK: None}
+    return tuple(
+        Deployment(flow.module, flow.name, flow.name, "default", schedules.get(flow, ""), limits.get(flow, 1))
+        for flow in ON_DEFAULT_POOL
     )
 
 
 def _automations(settings: Settings) -> Iterator[Automation]:
-    flows = tuple(each.flow for each in _deployments(settings))
     yield Automation(
         name="release-watch",
         description="When a rebuild of the release watch has ended, start those that waited for it.",
-        when=Ended("rebuild/rebuild", ("Completed", "Failed", "Crashed", "Cancelled"), WATCH_TAG),
-        do=RunDeployment("watch_releases/watch_releases"),
+        when=Ended(REBUILD.deployment, ("Completed", "Failed", "Crashed", "Cancelled"), WATCH_TAG),
+        do=RunDeployment(WATCH_RELEASES.deployment),
     )
     yield Automation(
         name="finetuned",
         description="When new weights of a model are announced, have it rebuilt with them.",
         when=Said(EVENT),
-        do=RunDeployment("finetuned/finetuned", with_event=True),
+        do=RunDeployment(FINETUNED.deployment, with_event=True),
     )
     yield Automation(
         name="lost-runs",
         description="When a run beats no more, its worker and its process are gone: it has crashed.",
-        # Two heartbeats may be late before a run is taken for dead.
-        when=Silent((*flows, "build_engine"), 3 * settings.heartbeat_seconds),
+        when=Silent(tuple(flow.name for flow in FLOWS), SILENT_HEARTBEATS * settings.heartbeat_seconds),
         do=Crash("it beats no more: its worker and its process are gone"),
     )
     yield Automation(
         name="crashed-rebuilds",
         description="When a rebuild has crashed, start it again, once.",
-        when=Ended("rebuild/rebuild", ("Crashed",)),
-        do=RunDeployment("reconcile/reconcile", after_seconds=_AFTER_CRASH_SECONDS),
+        when=Ended(REBUILD.deployment, ("Crashed",)),
+        do=RunDeployment(RECONCILE.deployment, after_seconds=RECONCILE_AFTER_CRASH_SECONDS),
     )
     if settings.notify:
         yield Automation(
             name="notify",
             description="When a run has failed or crashed, or a release was refused, tell people.",
             # What a build comes to is told by its rebuild.
-            when=Troubled(flows),
+            when=Troubled(tuple(flow.name for flow in ON_DEFAULT_POOL)),
             do=Notify(settings.notify),
         )

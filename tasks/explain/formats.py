@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tasks.finetuned.records import Arrival, Finetuned, Weights
+from tasks.finetuned.records import Arrival, CurrentWeights, TunedWeights
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
 from tasks.targets.current import Current
@@ -48,8 +48,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "toolchain": ImageReport,
     "watch": WatchRecord,
     "event": Arrival,
-    "finetuned": Finetuned,
-    "weights": Weights,
+    "finetuned": TunedWeights,
+    "weights": CurrentWeights,
 }
 """The class of each record, by the name that `enginehouse schema` takes."""
 

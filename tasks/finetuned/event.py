@@ -1,16 +1,16 @@
-"""What a fine-tuning event may say, and what it makes of a model.
+"""What a fine-tuning event may name, and what it makes of a model.
 
-Events come from outside: from training scripts, webhooks and people. One names a model of the catalogue, its new
-weights and options of its recipe, and no more. New weights are another revision of the model's own hub repository, or
-a source that its file lists under `accepts`; never a file or a package of the machine that rebuilds. What the file
-trusts was read in its own revision, and does not reach to another one.
+Events come from outside: from training scripts, webhooks and people. An event names a model of the catalogue, its new
+weights and fields of its recipe, and no more. New weights are another revision of the model's own hub repository, or a
+source that its file lists under `accepts`. They are never a file or a package of the machine that rebuilds. The file's
+`trust` was granted after reading its own revision, so it does not extend to new weights.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -24,7 +24,8 @@ from tasks.sources.accepts import accepted
 EVENT = "enginehouse.finetuned"
 """Name of the event in Prefect. Its resource is `enginehouse.model.NAME`, its payload an `Event`."""
 
-_LARGEST = 16 * 1024  # characters as JSON; a real one has a few hundred
+LARGEST_CHARACTERS = 16 * 1024
+"""Of a payload as JSON. A real one has a few hundred."""
 
 
 class Event(Spec):
@@ -36,7 +37,7 @@ class Event(Spec):
     recipe: dict[str, str | int] = Field(default_factory=dict[str, "str | int"], max_length=32)
     """Fields of the recipe to override, as with `enginehouse rebuild --recipe`."""
     sender: str = Field(default="", max_length=40, pattern=r"^[a-z]*$")
-    """Who says so, for people: `command`, `huggingface`, …"""
+    """Who sent the event, for people: `command`, `huggingface`, …"""
 
     @model_validator(mode="after")
     def _names_weights(self) -> Self:
@@ -46,15 +47,16 @@ class Event(Spec):
 
     @property
     def options(self) -> dict[str, str]:
+        """The fields of the recipe as text, which `override` takes."""
         return {name: str(value) for name, value in self.recipe.items()}
 
 
-def read_event(said: Mapping[str, JsonValue]) -> Event:
-    """The event in a payload. Raises EventRefused `event-malformed` that names every field that is wrong."""
-    if len(json.dumps(said)) > _LARGEST:
-        raise EventRefused(f"an event has at most {_LARGEST} characters", hint=_FORM)
+def read_event(payload: Mapping[str, JsonValue]) -> Event:
+    """The event of a payload. Raises EventRefused `event-malformed`, which names every wrong field."""
+    if len(json.dumps(payload)) > LARGEST_CHARACTERS:
+        raise EventRefused(f"an event has at most {LARGEST_CHARACTERS} characters", hint=_FORM)
     try:
-        return Event.model_validate(said)
+        return Event.model_validate(payload)
     except ValidationError as error:
         raise EventRefused(f"not a fine-tuning event: {problems(error)}", hint=_FORM) from error
 
@@ -62,8 +64,8 @@ def read_event(said: Mapping[str, JsonValue]) -> Event:
 def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
     """The model of the catalogue with the event's options, and the address of its new weights.
 
-    Raises EventRefused: `event-model` where there is none, `event-source` for weights that it does not take,
-    `event-recipe` for options that it does not have.
+    Raises EventRefused: `event-model` if the catalogue has no such model, `event-source` if the model does not take
+    these weights, `event-recipe` if its recipe does not take these options.
     """
     model = models.get(event.model)
     if model is None:
@@ -78,10 +80,10 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
     return chosen, uri
 
 
-def pinned_source(uri: str, pin: Mapping[str, Any]) -> str:
-    """The address of what was resolved: a hub's branch may move, its commit does not."""
+def pinned_source(uri: str, pin: Mapping[str, JsonValue]) -> str:
+    """The address of a source with its pin: a branch of the hub may move, its commit does not."""
     parsed = parse_source(uri)
-    return str(HubUri(parsed.repository, pin["commit"])) if isinstance(parsed, HubUri) else uri
+    return str(HubUri(parsed.repository, str(pin["commit"]))) if isinstance(parsed, HubUri) else uri
 
 
 def _source(event: Event, model: Model) -> str:
@@ -93,7 +95,7 @@ def _source(event: Event, model: Model) -> str:
             wanted = parse_source(f"hf://{own.repository}@{event.revision}")
         else:
             raise EventRefused(
-                f"{model.name} comes from {own.scheme}://, which has no revisions",
+                f"the weights of {model.name} come from {own.scheme}://, which has no revisions",
                 hint="name a `source` that the model's file accepts",
                 code="event-source",
             )
@@ -103,15 +105,15 @@ def _source(event: Event, model: Model) -> str:
         return str(wanted)
     if not accepted(model, str(wanted)):
         raise EventRefused(
-            f"{model.name} takes no weights from {wanted}",
-            hint=f"its file lists others under `accepts:` ({', '.join(model.accepts) or 'none'})",
+            f"{model.name} does not accept weights from {wanted}",
+            hint=f"its file lists what it accepts under `accepts:` ({', '.join(model.accepts) or 'nothing yet'})",
             code="event-source",
         )
     return str(wanted)
 
 
 def tuned(model: Model) -> SourceUri:
-    """Of the weights in the model's file those that fine-tuning brings anew: the adapter of a model that has one."""
+    """The part of a model's weights that fine-tuning changes: its adapter, or its source if it has no adapter."""
     return parse_source(model.adapter or model.source.uri)
 
 

@@ -1,4 +1,4 @@
-"""Which models' weights have moved on the hub without anybody having said so."""
+"""Branches of the hub that moved without an event."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tasks.targets.target import Target
 
 
 def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -> dict[str, str]:
-    """Released models whose file follows a branch, with the branch, where it was never built as it is now.
+    """Released models whose file follows a branch that now has weights which were never built: the branch by model.
 
-    A branch that goes back to a commit that was built before is left to people.
+    A branch that went back to a commit that was built before is left to people.
     """
     found: dict[str, str] = {}
     for model in models:
@@ -28,14 +28,14 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
             try:
                 weights = resolve_weights(model, access)
             except (SourceError, SourceUnavailable):
-                continue  # its next rebuild tells why
+                continue  # its next rebuild reports why
             if not all(_was_fetched(bucket, model, snapshot_identity(resolved).digest) for resolved in weights):
                 found[model.name] = " or ".join(branches)
     return found
 
 
 def _was_fetched(bucket: Bucket, model: Model, identity: str) -> bool:
-    """Manifests outlive their files."""
+    """Whether these weights were ever fetched. Manifests outlive their files."""
     return bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is not None
 
 

@@ -1,10 +1,10 @@
 """What the store keeps of fine-tuning events.
 
-events/ID.json                   what came, from whom, what was decided and why; created once, then decided once
-finetuned/MODEL/REVISION.json    weights that were accepted; created once, so that duplicates and replays die here
+events/ID.json                   the payload, the decision and its reason; created once, then decided once
+finetuned/MODEL/REVISION.json    accepted weights; created once, which makes every later event of them a duplicate
 finetuned/MODEL/current.json     which of them a rebuild takes; moved with If-Match
 
-REVISION is the identity of the weights' snapshot: whatever an event calls them, the same weights are the same.
+REVISION is the identity of the weights' snapshot, so equal weights have one record by whatever name events call them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 
 from infra.errors import EnginehouseError, EventRefused
 from infra.s3.bucket import Bucket
-from tasks.finetuned.event import Event, changed_by, tuned
+from tasks.finetuned.event import LARGEST_CHARACTERS, Event, changed_by, tuned
 from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri
 from tasks.models.spec import Model
@@ -26,7 +26,8 @@ from tasks.store.cell import Cell, WriteOnce
 from tasks.store.record import Record, record_bytes
 
 _EVENTS = "events/"
-_KEPT_CHARACTERS = 4096
+_KEPT_CHARACTERS = LARGEST_CHARACTERS // 4
+_LOOKED_BACK_SECONDS = 7 * 86400
 
 
 def _now() -> datetime:
@@ -34,15 +35,15 @@ def _now() -> datetime:
 
 
 class Arrival(Record):
-    """An event as it came. `received` until something was decided."""
+    """An event and what was decided on it. Its state is `received` until then."""
 
     id: str
     said: dict[str, JsonValue]
-    """Its payload; of one that is not an event its beginning, as `text`."""
+    """The payload; of one that is too large its beginning, as `text`."""
     received: datetime = Field(default_factory=_now)
     state: Literal["received", "accepted", "duplicate", "refused"] = "received"
     code: str = ""
-    """Of the error, where it was refused."""
+    """Code of the error that refused it."""
     reason: str = ""
     model: str = ""
     revision: str = ""
@@ -50,35 +51,35 @@ class Arrival(Record):
     """The rebuild that it started."""
 
 
-class Finetuned(Record):
-    """Weights that an event brought, with the options that it set. They count while the model's file stays."""
+class TunedWeights(Record):
+    """Weights that an event brought, with the options that it set. They count until the model's file names others."""
 
     model: str
     revision: str
     asked: str
     """The source as the event named it."""
     source: str
-    """The same, pinned where its kind of source can be."""
+    """The same, pinned if its scheme has revisions."""
     adapter: bool = False
     """Whether it is a LoRA adapter to the source of the model's file."""
     recipe: dict[str, str] = Field(default_factory=dict[str, str])
     file_source: str
-    """The weights in the model's file then. Once that is another, somebody has decided anew, and the file counts."""
+    """The weights that the model's file named then. If it names others now, somebody chose them: the file counts."""
     event: str
     accepted: datetime = Field(default_factory=_now)
 
 
-class Weights(Record):
-    """What a rebuild takes in place of the file's source: `followed`. A release was promoted with `proven`."""
+class CurrentWeights(Record):
+    """What a rebuild takes in place of the file's weights: `followed`. A release was promoted with `proven`."""
 
-    followed: Finetuned | None = None
-    proven: Finetuned | None = None
+    followed: TunedWeights | None = None
+    proven: TunedWeights | None = None
 
 
-def arrive(bucket: Bucket, id: str, said: Mapping[str, JsonValue]) -> Arrival:
-    """Note an event before anything is decided; one of this id that is known already stays as it is."""
-    arrival = Arrival(id=id, said=dict(said))
-    if len(text := json.dumps(said)) > 4 * _KEPT_CHARACTERS:  # it will be refused
+def arrive(bucket: Bucket, id: str, payload: Mapping[str, JsonValue]) -> Arrival:
+    """Record an event before anything is decided on it. An event of this id that is known already stays as it is."""
+    arrival = Arrival(id=id, said=dict(payload))
+    if len(text := json.dumps(payload)) > LARGEST_CHARACTERS:  # it will be refused
         arrival = Arrival(id=id, said={"text": text[:_KEPT_CHARACTERS]})
     return _arrival(bucket, id).create(arrival)
 
@@ -98,37 +99,37 @@ def decide(bucket: Bucket, arrival: Arrival) -> Arrival:
 
 
 def refused(arrival: Arrival, error: EnginehouseError) -> Arrival:
-    """The record of an event that `error` keeps from going on."""
+    """The record of an event that was refused with `error`."""
     return arrival.model_copy(update={"state": "refused", "code": error.code, "reason": error.message})
 
 
 def undecided(bucket: Bucket, older_than_seconds: float) -> Iterator[Arrival]:
-    """Events on which nothing was decided since they came, by the store's clock. Reads every event of the last days."""
+    """Events without a decision that came so long ago, by the store's clock. Reads every event of the last 7 days."""
     for entry in bucket.list(_EVENTS):
-        if older_than_seconds <= entry.age <= 7 * 86400:
+        if older_than_seconds <= entry.age <= _LOOKED_BACK_SECONDS:
             arrival = read_arrival(bucket, entry.key.removeprefix(_EVENTS).removesuffix(".json"))
             if arrival is not None and arrival.state == "received":
                 yield arrival
 
 
-def claim(bucket: Bucket, weights: Finetuned) -> Finetuned:
-    """Accept weights, once: returns the record that counts, which is the first of this model and revision."""
+def claim(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
+    """Accept weights, once. Returns the record that counts: the first of this model and revision."""
     key = f"finetuned/{weights.model}/{weights.revision}.json"
-    return WriteOnce(bucket, key, Finetuned).create(weights)
+    return WriteOnce(bucket, key, TunedWeights).create(weights)
 
 
-def follow(bucket: Bucket, weights: Finetuned) -> None:
+def follow(bucket: Bucket, weights: TunedWeights) -> None:
     """From now on rebuilds of the model take these weights."""
     _current(bucket, weights.model).move(lambda known: known.model_copy(update={"followed": weights}))
 
 
-def settle(bucket: Bucket, weights: Finetuned, *, passed: bool) -> None:
-    """A release with these weights was promoted, or its gates refused it: then the proven ones are taken again.
+def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
+    """Note that a release with these weights was promoted, or that its gates refused it.
 
-    Newer ones may have come meanwhile, and then stay.
+    After a refusal rebuilds take the proven weights again, unless newer ones have come meanwhile.
     """
 
-    def change(known: Weights) -> Weights:
+    def change(known: CurrentWeights) -> CurrentWeights:
         if passed:
             older = known.proven is None or known.proven.accepted < weights.accepted
             return known.model_copy(update={"proven": weights}) if older else known
@@ -138,29 +139,29 @@ def settle(bucket: Bucket, weights: Finetuned, *, passed: bool) -> None:
     _current(bucket, weights.model).move(change)
 
 
-def with_newest(bucket: Bucket, model: Model) -> tuple[Model, Finetuned | None]:
-    """The model with the newest weights that an event brought, and their record; or as its file says, and None."""
+def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:
+    """The model with the newest weights that an event brought, and their record; or the model of the file, and None."""
     found = _weights(bucket, model).followed
     changed = None if found is None else _changed(model, found)
     return (model, None) if changed is None else (changed, found)
 
 
-def newer_ones(bucket: Bucket, model: Model, taken: Finetuned | None) -> Finetuned | None:
-    """The weights of an event that a release was promoted with since a rebuild took `taken`, or those of the file."""
+def newer_ones(bucket: Bucket, model: Model, taken: TunedWeights | None) -> TunedWeights | None:
+    """Weights that went live and are newer than `taken`, or than those of the file if that is None."""
     proven = _weights(bucket, model).proven
     if proven is None or _changed(model, proven) is None or (taken and proven.accepted <= taken.accepted):
         return None
     return proven
 
 
-def _weights(bucket: Bucket, model: Model) -> Weights:
-    """A model that takes no events needs no look at the store."""
+def _weights(bucket: Bucket, model: Model) -> CurrentWeights:
+    """What a rebuild takes. A model that accepts no events needs no look at the store."""
     takes_events = model.accepts or isinstance(tuned(model), HubUri)
-    return _current(bucket, model.name).read()[0] if takes_events else Weights()
+    return _current(bucket, model.name).read()[0] if takes_events else CurrentWeights()
 
 
-def _changed(model: Model, found: Finetuned) -> Model | None:
-    """The model of the file with these weights; None where the file has been changed, and they count no more."""
+def _changed(model: Model, found: TunedWeights) -> Model | None:
+    """The model of the file with these weights. Returns None if the file names others now, or does not accept them."""
     if found.file_source != model.origin:
         return None
     event = Event(model=model.name, source=found.asked, recipe=dict(found.recipe))
@@ -173,8 +174,8 @@ def _changed(model: Model, found: Finetuned) -> Model | None:
     return override(changed, source=found.source).model
 
 
-def _current(bucket: Bucket, model: str) -> Cell[Weights]:
-    return Cell(bucket, f"finetuned/{model}/current.json", Weights())
+def _current(bucket: Bucket, model: str) -> Cell[CurrentWeights]:
+    return Cell(bucket, f"finetuned/{model}/current.json", CurrentWeights())
 
 
 def _event_key(id: str) -> str:

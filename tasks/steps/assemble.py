@@ -1,4 +1,4 @@
-"""Assemble: the Triton models of a release, as an artifact that names its engine and copies no byte of it."""
+"""Assemble the Triton models of a release, as an artifact that names its engine and copies no byte of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.steps.plan import Plan
 
 
 def assemble(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
-    """The repository in the store; `cached` where it was there. Raises StoreError and UsageError."""
+    """Return the repository in the store, `cached` if the store had it. Raises StoreError and UsageError."""
 
     def work(output: Path) -> None:
         limits = context.store.read(context.store.need(plan.engine_ref), LIMITS_FILE)

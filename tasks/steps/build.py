@@ -1,4 +1,4 @@
-"""Build: a checkpoint becomes an engine on this machine's disk. `upload` brings it to the store."""
+"""Build an engine from a checkpoint, on this machine's disk. `upload` brings it to the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.steps.plan import Plan
 
 
 def build(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
-    """Make the engine's local folder, unless the store or an earlier try has it (then `cached`).
+    """Make the engine's local folder, unless the store or an earlier try has the engine (then `cached`).
 
     Raises StepFailed and StoreError.
     """
@@ -37,10 +37,10 @@ def build(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
 
 @contextmanager
 def _kept(bucket: Bucket, scratch: Path, kept: Mapping[str, str]) -> Generator[Path]:
-    """`scratch` with the files `kept` from the store, which get back what the block made of them.
+    """Copy files from the store into `scratch`, and what the block made of them back. `kept` has store keys by name.
 
-    Of two builds at once one keeps nothing, and a store that is away then costs no finished build: what is kept only
-    saves time.
+    These files only save time. So if two builds run at once, only one writes them back, and a store that is away then
+    does not fail a finished build.
     """
     before = {name: bucket.get(key) for name, key in kept.items()}
     for name, record in before.items():

@@ -1,4 +1,4 @@
-"""What every step is handed: the store, a local workspace, and who asks."""
+"""What every step is given: the store, a local workspace, the flow run that asks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.targets.target import Target
 
 @dataclass(frozen=True)
 class Done:
-    """What a step that makes an artifact comes back with. `artifact` is None where nothing needs it any more."""
+    """What a step returns that makes an artifact. `artifact` is None while it lies only on this machine's disk."""
 
     artifact: Artifact | None
     cached: bool
@@ -30,17 +30,21 @@ class Done:
 
 @dataclass(frozen=True)
 class Context:
+    """What one step is given, and how it makes an artifact once."""
+
     store: ArtifactStore
     workspace: Workspace
     flow_run: str
     """Id of the Prefect flow run, or empty outside of one."""
     lease_seconds: float
+    """How long a lease lives without renewal."""
     reporter: Reporter = field(default_factory=Reporter)
     started: float = field(default_factory=time.monotonic)
+    """Seconds on the monotonic clock."""
 
     @classmethod
     def of(cls, settings: Settings, flow_run: str, work: str, reporter: Reporter | None = None) -> Context:
-        """`work` names the workspace: the identity of what is made in it."""
+        """The context of a step on this machine. `work` names the workspace: the identity of what is made in it."""
         return cls(
             ArtifactStore(Bucket.at(settings.store), signer(settings.signing_key)),
             Workspace(settings.home / "work" / work),
@@ -53,7 +57,10 @@ class Context:
         return Target(self.store.bucket, name)
 
     def producer(self, task: str, runtime: Mapping[str, str] | None = None, peak: Peak | None = None) -> Producer:
-        """Who made it, with the seconds since this context was made, and the peak memory of this process or `peak`."""
+        """Who made an artifact, in how many seconds since this context began, and with which peak of memory.
+
+        The peak of the host's memory is the higher one of this process and `peak`.
+        """
         tools = peak or Peak()
         return Producer(
             task=task,
@@ -76,21 +83,22 @@ class Context:
         inputs: Mapping[str, ArtifactRef],
         refresh: bool,
     ) -> Done:
-        """The artifact in the store, `cached` where it was there; else `work` fills its folder, under its lease.
+        """Return the artifact in the store, `cached` if the store had it. If not, let `work` fill its folder.
 
-        One process at a time does, since those of one machine share the workspace. Raises StoreError.
+        One process at a time makes an artifact, under its lease: processes of one machine share the workspace. Raises
+        StoreError.
         """
         if not refresh and (found := self.store.find(ref)):
             return Done(found, cached=True)
         with held(self.store.bucket, ref.identity, self.flow_run, self.lease_seconds):
-            there = self.store.look_up(ref)
-            if not refresh and there.artifact is not None:
-                return Done(there.artifact, cached=True)
+            known = self.store.look_up(ref)
+            if not refresh and known.artifact is not None:
+                return Done(known.artifact, cached=True)
             if refresh:
                 self.workspace.drop(ref)
             folder = self.workspace.make(ref, work)
             artifact = self.store.publish(
-                ref, identity, folder, inputs=inputs, producer=self.producer(task), replaces=there.attempt
+                ref, identity, folder, inputs=inputs, producer=self.producer(task), replaces=known.attempt
             )
             self.workspace.remove()
         return Done(artifact, cached=False)

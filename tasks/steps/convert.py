@@ -1,4 +1,4 @@
-"""Convert: a snapshot, with an adapter where there is one, becomes a checkpoint in the store."""
+"""Convert a snapshot, with its adapter if there is one, into a checkpoint in the store."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tasks.steps.plan import Plan
 
 
 def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
-    """The checkpoint in the store; `cached` where it was there. Raises StepFailed and StoreError."""
+    """Return the checkpoint in the store, `cached` if the store had it. Raises StepFailed and StoreError."""
     ref = plan.checkpoint_ref
-    there = context.store.look_up(ref)
-    if not refresh and there.artifact is not None:
-        return Done(there.artifact, cached=True)
+    known = context.store.look_up(ref)
+    if not refresh and known.artifact is not None:
+        return Done(known.artifact, cached=True)
     if refresh:
         context.workspace.drop(ref)
     snapshot, *adapters = (
@@ -33,6 +33,6 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         folder,
         inputs=plan.snapshots,
         producer=context.workspace.noted(ref),
-        replaces=there.attempt,
+        replaces=known.attempt,
     )
     return Done(artifact, cached=False)

@@ -1,4 +1,4 @@
-"""Fetch: bring a source's files into the store as a snapshot, each checked against its pin."""
+"""Fetch the files of a source into the store as a snapshot, each checked against its pin."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _VERSION = 1
 
 
 def snapshot_identity(resolved: ResolvedSource) -> Identity:
-    """What a snapshot is made of: the pin alone, so that two models of one source have equal snapshots."""
+    """The identity of a snapshot: the pin alone, so that two models of one source have equal snapshots."""
     return Identity.of("fetch", _VERSION, inputs={}, fields={"source": dict(resolved.pin)})
 
 
 def fetch(
     context: Context, plan: Plan, resolved: ResolvedSource, access: Access = NO_ACCESS, *, refresh: bool = False
 ) -> Done:
-    """The snapshot in the store; `cached` where it was there. Raises SourceError, SourceUnavailable, StoreError.
+    """Return the snapshot in the store, `cached` if the store had it.
 
-    As the first step of a run it also keeps garbage collection away from all that the run will look for.
+    This is the first step of a run, so it also notes the use of every artifact that the run will look for: garbage
+    collection then leaves them alone. Raises SourceError, SourceUnavailable and StoreError.
     """
     note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
     identity = snapshot_identity(resolved)

@@ -1,23 +1,19 @@
-"""Promote: move the public name, here and on every live node. Rolling back is the same with an older number."""
+"""Promote a release: move the public name to it on every live node. Rolling back promotes an earlier release."""
 
 from __future__ import annotations
 
-import time
-
 from infra.errors import ArtifactDamaged, TritonError, UsageError
 from tasks.garbage.keep import note_use
-from tasks.steps.roll_out import live_nodes
+from tasks.steps.nodes import reports
 from tasks.store.artifact import ArtifactRef, ArtifactStore
 from tasks.targets.target import Target
 
-_POLL_SECONDS = 0.05
-
 
 def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.0) -> None:
-    """Make `release` public and wait until every live node answers with it.
+    """Make `release` public, and wait until every live node answers with it.
 
-    Raises UsageError for a release that never passed its gates or that the store cannot give to a node any more,
-    TritonError where a node does not follow.
+    Raises UsageError `release-not-passed` if it never passed its gates, UsageError `release-not-in-store` if a node
+    could not bring it any more, and TritonError `node-behind` if a node does not follow within `timeout_s` seconds.
     """
     result = target.result(model, release)
     if result is None or result.state != "passed":
@@ -28,16 +24,13 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
         )
     _require_in_store(target, model, release)
     target.move(model, lambda current: current.promoted(release))
-    deadline = time.monotonic() + timeout_s
-    while True:
-        behind = [
-            node for node in live_nodes(target) if model not in node.models or node.models[model].public != release
-        ]
+    for nodes, is_late in reports(target, timeout_s):
+        behind = [node for node in nodes if model not in node.models or node.models[model].public != release]
         if not behind:
             return
         if target.current(model)[0].public != release:
             return  # a later promotion or rollback counts now
-        if time.monotonic() > deadline:
+        if is_late:
             errors = "; ".join(
                 f"{node.node}: {node.models[model].error or 'still on another release'}"
                 if model in node.models
@@ -46,32 +39,31 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
             )
             raise TritonError(
                 f"{model} release {release} is wanted on '{target.name}', and nodes lag behind: {errors}",
-                hint="the nodes go on trying; see their logs",
+                hint="the nodes keep trying; their logs say why they fail",
                 code="node-behind",
                 retryable=True,
             )
-        time.sleep(_POLL_SECONDS)
 
 
 def _require_in_store(target: Target, model: str, release: int) -> None:
-    """Raise where a node could not bring the release any more: its artifacts were collected, or damaged since."""
+    """Raises UsageError if the artifacts of the release were collected or are damaged: no node could bring them."""
     store = ArtifactStore(target.bucket)
     repository = ArtifactRef.parse(target.intent(model, release).repository)
-    note_use(target.bucket, model, (repository,), "")  # its engine with it: neither is collected from here on
+    note_use(target.bucket, model, (repository,), "")  # with its engine: neither is collected from now on
     try:
         engine = store.need(repository).manifest.inputs["engine"]
         store.need(ArtifactRef.parse(engine))
     except ArtifactDamaged as error:
         raise UsageError(
             f"{model} release {release} on '{target.name}' cannot be loaded any more: {error.message}",
-            hint=f"`enginehouse releases {model}` has its recipe, to rebuild it with; "
+            hint=f"`enginehouse releases {model}` shows its recipe, to rebuild it with; "
             f"`enginehouse pin {model}@N` keeps a release from being collected",
             code="release-not-in-store",
         ) from error
 
 
 def roll_back(target: Target, model: str, to: int | None = None) -> int:
-    """Promote release `to`, or the previous one; returns its number. Raises UsageError where there is none."""
+    """Promote release `to`, or the previous one. Returns its number. Raises UsageError, and as `promote` does."""
     current, _ = target.current(model)
     release = current.previous if to is None else to
     if release is None:

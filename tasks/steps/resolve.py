@@ -1,4 +1,4 @@
-"""The weights of a model: those of its source, and of a LoRA adapter that is merged into them where it has one."""
+"""Resolve the weights of a model: its source, and the LoRA adapter that is merged into it if the model has one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.steps.plan import Plan
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """Both, pinned."""
+    """The weights of a model, pinned to something immutable."""
 
     source: ResolvedSource
     adapter: ResolvedSource | None = None
@@ -33,19 +33,19 @@ class ResolvedWeights:
         return self.adapter or self.source
 
     def plan(self, model: Model) -> Plan:
-        """What a rebuild of the model makes of them."""
+        """The plan of a rebuild of `model` with these weights."""
         adapter = None if self.adapter is None else snapshot_identity(self.adapter)
         return Plan.of(model, snapshot_identity(self.source), adapter)
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
-    """Raises as `tasks.sources.dispatch.resolve` does."""
+    """Pin the weights of a model. Raises as `tasks.sources.dispatch.resolve` does."""
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
     return ResolvedWeights(resolve(model.source, access), adapter)
 
 
 def with_weights(model: Model, uri: str, access: Access = NO_ACCESS) -> Model:
-    """The model with weights from elsewhere: an adapter to its source where `uri` holds one, else another source."""
+    """The model with the weights at `uri`: an adapter to its source if `uri` holds one, else another source."""
     try:
         resolve(_adapter(uri), access)
     except SourceError as error:

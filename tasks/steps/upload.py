@@ -1,4 +1,4 @@
-"""Upload: the engine that `build` left on this machine's disk goes to the store, verified, then the disk is freed."""
+"""Upload the engine that `build` left on this machine's disk to the store, verify it there, and free the disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from tasks.steps.plan import Plan
 
 
 def upload(context: Context, plan: Plan, *, replaces: str = "") -> Done:
-    """The engine in the store; `cached` where it was there and is not the attempt `replaces`. Raises StoreError."""
+    """Return the engine in the store, `cached` if the store had another attempt than `replaces`. Raises StoreError."""
     ref = plan.engine_ref
-    there = context.store.look_up(ref)
-    if there.artifact is not None and there.attempt != replaces:
-        return Done(there.artifact, cached=True)
+    known = context.store.look_up(ref)
+    if known.artifact is not None and known.attempt != replaces:
+        return Done(known.artifact, cached=True)
     artifact = context.store.publish(
         ref,
         plan.engine,

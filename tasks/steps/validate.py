@@ -1,28 +1,30 @@
-"""Validate: the smoke gate. A candidate answers the model's test prompts, by its own name, on every live node."""
+"""Validate a candidate: the smoke gate. It answers the model's test prompts by its own name on every live node."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from typing import Any
+
+from pydantic import JsonValue
 
 from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
 from tasks.models.spec import Model, Prompt
 from tasks.steps.context import Context
+from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
-from tasks.steps.roll_out import live_nodes, refuse
+from tasks.steps.roll_out import refuse
 from tasks.targets.release import PromptResult, Result
 from tasks.triton.config import RELEASE
 from tasks.triton.placement import release_names
 
 
 def validate(context: Context, plan: Plan, target_name: str, release: int) -> Result:
-    """Send every prompt to the candidate on every live node of the target, one at a time, and record what came.
+    """Send every prompt to the candidate on every live node of the target, one at a time, and record the result.
 
-    A result that is there already counts (a run that died after writing it). Raises GateRefused where a prompt
-    failed; the candidate is then no longer wanted, and the live release was never touched.
+    A release that has passed is not asked again: a run may have died after it wrote the result. Raises GateRefused if
+    a prompt failed. The candidate is then no longer wanted, and the live release was never touched.
     """
     target = context.target(target_name)
     model = plan.model
@@ -43,9 +45,9 @@ def validate(context: Context, plan: Plan, target_name: str, release: int) -> Re
 
 
 def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, node: str = "") -> PromptResult:
-    """Ask one prompt as often as its expectations need, and say which of them do not hold."""
+    """Ask one prompt as often as its expectations need, and list those that do not hold."""
     expect = prompt.expect
-    request: dict[str, Any] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
+    request: dict[str, JsonValue] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
     if prompt.seed is not None:
         request["seed"] = prompt.seed
     if prompt.temperature is not None:

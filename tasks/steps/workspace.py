@@ -1,7 +1,7 @@
-"""Local folders of one engine's steps, so that a step that is tried again finds what was finished.
+"""Local folders for the steps of one engine, so that a step that is tried again finds what was finished.
 
-Each engine has a workspace of its own, used by whoever holds its lease. A folder appears whole or not at all: it
-is made beside its place and renamed. It is dropped only when the store holds the artifact, verified.
+Each engine has a workspace of its own, which only the holder of its lease uses. A folder appears whole or not at all:
+it is made beside its place and then renamed. It is removed only when the store holds the artifact, verified.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
 
 @dataclass(frozen=True)
 class Workspace:
+    """The folders below `root`: one for each artifact, and one for scratch files."""
+
     root: Path
 
     def folder(self, ref: ArtifactRef) -> Path:
-        """Where a finished local copy of `ref` lies, if there is one."""
+        """The place of a finished local copy of `ref`, whether there is one or not."""
         return self.root / ref.kind / ref.identity
 
     def make(self, ref: ArtifactRef, work: Callable[[Path], object]) -> Path:
-        """Let `work` fill a fresh folder, then put it in place. What a killed or failed try left is removed."""
+        """Let `work` fill an empty folder and put it in place, unless it exists. A failed try leaves nothing behind."""
         folder = self.folder(ref)
         if folder.is_dir():
             return folder
@@ -34,17 +36,18 @@ class Workspace:
         return folder
 
     def scratch(self) -> Path:
-        """A fresh folder for what a step's tools leave beside their output."""
+        """An empty folder for what a step's tools leave beside their output."""
         folder = self.root / "scratch"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def note(self, ref: ArtifactRef, producer: Producer) -> None:
-        """Keep who made the local copy of `ref` for whoever uploads it, perhaps in a later try."""
+        """Keep who made the local copy of `ref`, for its upload, which may happen in a later try."""
         self._note(ref).write_text(producer.model_dump_json())
 
     def noted(self, ref: ArtifactRef) -> Producer:
+        """Who made the local copy of `ref`."""
         return Producer.model_validate_json(self._note(ref).read_text())
 
     def _note(self, ref: ArtifactRef) -> Path:
@@ -52,7 +55,7 @@ class Workspace:
         return folder.with_name(f"{folder.name}.producer.json")
 
     def bring(self, store: ArtifactStore, ref: ArtifactRef, progress: Progress) -> Path:
-        """The local copy of `ref`, downloaded and verified where there is none."""
+        """Return the local copy of `ref`, downloaded and verified if there was none. Raises StoreError."""
         folder = self.folder(ref)
         if not folder.is_dir():
             artifact = store.need(ref)
@@ -65,5 +68,5 @@ class Workspace:
         shutil.rmtree(self.folder(ref), ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove everything, with what killed tries left."""
+        """Remove the whole workspace, with what killed tries left."""
         shutil.rmtree(self.root, ignore_errors=True)

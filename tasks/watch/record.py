@@ -1,7 +1,7 @@
-"""What the release watch remembers: one object of the store, moved with `If-Match`.
+"""What the release watch remembers: `release-watch.json` in the store, moved with `If-Match`.
 
-Models' files are people's own and are not rewritten. The version that a model was moved to lives here, and `rebuild`
-takes it by default.
+The watch never rewrites a model's file: files belong to people. The version that it moved a model to is in this record,
+and a rebuild takes it by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEY = "release-watch.json"
 
 
 class Followed(Record):
-    """A version that a model was moved to, since a rebuild with it completed."""
+    """The version that a model was moved to when a rebuild with it had completed."""
 
     version: str
     flow_run: str
@@ -29,9 +29,9 @@ class Followed(Record):
 
 
 class FailedRebuilds(Record):
-    """Rebuilds of a model for one version that did not complete. `over`: it is not tried again by itself.
+    """How many rebuilds of a model for one version failed or crashed. If `over`, the watch tries no more by itself.
 
-    `subject` is what `subject_of` says of the model's file: a changed file is another subject, and tried anew.
+    `subject` is the digest `subject_of` of the model's file: a changed file is another subject, and is tried again.
     """
 
     version: str
@@ -64,12 +64,12 @@ def _cell(bucket: Bucket) -> Cell[WatchRecord]:
 
 
 def followed_version(bucket: Bucket, model: str) -> str | None:
-    """The version that the model was moved to, if ever."""
+    """The version that the model was moved to. None if it was never moved."""
     followed = read_record(bucket)[0].followed.get(model)
     return None if followed is None else followed.version
 
 
 def subject_of(model: Model) -> str:
-    """A digest of all in a model's file that a rebuild depends on."""
-    told = model.model_dump_json(by_alias=True, exclude={"description", "updates"})
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    """A digest of everything in a model's file that a rebuild depends on."""
+    relevant = model.model_dump_json(by_alias=True, exclude={"description", "updates"})
+    return hashlib.sha256(relevant.encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
-"""What each new version of TensorRT-LLM means for each model, by the model's own policy. Nothing is asked or run here.
+"""What each new version of TensorRT-LLM means for each model, by the model's own policy.
 
-Rows go from the newest version down to the one that the model takes: those above it say what keeps it from them.
+The rows of a model go from the newest version down to the one that it takes. Each row above that one has the reason why
+the model does not take it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Verdict = Literal["unaffected", "rebuild", "kind changes", "not yet available as
 
 @dataclass(frozen=True)
 class Offer:
-    """One published version. `avoided`: somebody has said that it is broken."""
+    """One published version. `avoided`: ENGINEHOUSE_WATCH_AVOID names it as broken."""
 
     version: Version
     yanked: str | None = None
@@ -34,7 +35,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Row:
-    """One model and one version; `current` is the version it has now. Both are empty without TensorRT-LLM."""
+    """One model and one version. `current` is the model's version now. Both are empty for kinds without TensorRT-LLM."""
 
     model: str
     current: str
@@ -46,7 +47,7 @@ class Row:
 def offers(
     published: Iterable[Published], images: Mapping[Version, Image], avoid: Iterable[str] = ()
 ) -> tuple[Offer, ...]:
-    """What the indexes, the list of images and people say of each version, newest first."""
+    """The published versions with their image, newest first."""
     avoided = {Version(version) for version in avoid}
     found = [Offer(each.version, each.yanked, images.get(each.version), each.version in avoided) for each in published]
     return tuple(sorted(found, key=lambda offer: offer.version, reverse=True))
@@ -55,7 +56,7 @@ def offers(
 def version_in_use(model: Model, followed: str | None) -> str | None:
     """The version that a rebuild takes by default: the one in the model's file, or a newer one it was moved to.
 
-    `followed` counts as long as the file's policy allows it. None for a kind without TensorRT-LLM.
+    `followed` counts as long as the file's policy allows it. Returns None for a kind without TensorRT-LLM.
     """
     runtime = model.recipe.planned_runtime
     if runtime is None:
@@ -67,7 +68,7 @@ def version_in_use(model: Model, followed: str | None) -> str | None:
 
 
 def judge(model: Model, current: str | None, offered: Iterable[Offer]) -> tuple[Row, ...]:
-    """The rows of one model, newest version first; of several versions with one verdict and reason the newest."""
+    """The rows of one model, newest version first. Of versions with equal verdict and reason the newest has the row."""
     if current is None:
         return (Row(model.name, "", "", "unaffected", f"kind {model.kind} has no TensorRT-LLM"),)
     rows: dict[tuple[Verdict, str], Row] = {}
@@ -107,7 +108,7 @@ def _as_successor(model: Model, kind: str, version: str) -> str:
     try:
         lost = override(model, recipe={"kind": kind}, tensorrt_llm=version).lost
     except (SpecError, UsageError) as error:
-        said = error.message.partition(": ")[2] or error.message
-        return f"it builds no engines, and kind {kind} does not take this recipe: {said}"
+        reason = error.message.partition(": ")[2] or error.message
+        return f"it builds no engines, and kind {kind} does not take this recipe: {reason}"
     without = f", without {', '.join(lost)}" if lost else ""
     return f"it builds no engines; kind {kind} takes this recipe{without} (enginehouse plan --runtime {version})"

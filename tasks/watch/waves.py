@@ -1,7 +1,7 @@
 """Which rebuilds of the release watch start now: a canary first, the rest when it has passed, a few at a time.
 
-A watch run looks, starts what may start, and ends. It waits for nothing: the next one, on its schedule or because a
-rebuild has ended, goes on from what the runs have become. So it may die or run twice at any point.
+A run of the watch starts what may start, and ends. It waits for nothing. The next run, by the schedule or because a
+rebuild has ended, looks how the rebuilds have ended and goes on. So a run may die, or run twice, at any point.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tasks.watch.record import FailedRebuilds, Followed, WatchRecord, subject_of
 from tasks.watch.verdict import Row
 
 WATCH_TAG = "release-watch"
-"""Of every rebuild that the watch starts, in Prefect."""
+"""The tag in Prefect of every rebuild that the watch starts."""
 LATER_QUEUE = "later"
-"""The work queue of build pools for what the watch starts: what people start, in the pool's own queue, goes first."""
+"""The work queue of build pools for builds of the watch. What people start uses the pool's own queue and goes first."""
 
 _TRIES_AFTER_CRASHES = 3
 _REASON_CHARACTERS = 300
@@ -32,12 +32,13 @@ class RebuildRun:
 
     id: str
     state: Literal["going", "completed", "failed", "crashed"]
-    said: str = ""
+    reason: str = ""
+    """The message of a run that failed or crashed."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """A rebuild to start. `key` makes it the same run whoever asks for it, however often."""
+    """A rebuild to start. `key` is its idempotency key: whoever asks for it, however often, gets the same run."""
 
     model: str
     version: str
@@ -45,12 +46,12 @@ class Start:
 
 
 def due(table: Table) -> dict[str, Row]:
-    """The row to rebuild of each model that has one."""
+    """The row with verdict `rebuild` of each model that has one."""
     return {row.model: row for rows in table.values() for row in rows if row.verdict == "rebuild"}
 
 
 def run_key(model: Model, row: Row, record: WatchRecord) -> str:
-    """The idempotency key of a rebuild: a changed file, and another try, have another."""
+    """The idempotency key of a rebuild. A changed file has another key, and so has another try."""
     attempt = _attempt(model, row, record)
     return f"watch:{model.name}:{row.version}:{subject_of(model)}:{attempt.count if attempt else 0}"
 
@@ -58,7 +59,7 @@ def run_key(model: Model, row: Row, record: WatchRecord) -> str:
 def settled(
     models: Mapping[str, Model], rows: Mapping[str, Row], record: WatchRecord, runs: Mapping[str, RebuildRun]
 ) -> WatchRecord:
-    """The record with what has become of the runs (by key) since. Models that are gone are forgotten."""
+    """The record with the outcome of `runs` (by key). Models that the catalogue no longer has are dropped."""
     followed = {name: each for name, each in record.followed.items() if name in models}
     attempts = {name: each for name, each in record.attempts.items() if name in models}
     for name, row in rows.items():
@@ -77,7 +78,7 @@ def settled(
             subject=subject_of(models[name]),
             count=count,
             over=run.state == "failed" or count >= _TRIES_AFTER_CRASHES,
-            reason=run.said[:_REASON_CHARACTERS],
+            reason=run.reason[:_REASON_CHARACTERS],
             flow_run=run.id,
         )
     return record.model_copy(update={"followed": followed, "attempts": attempts})
@@ -99,8 +100,8 @@ def next_wave(
     runs: Mapping[str, RebuildRun],
     places: int,
 ) -> tuple[dict[str, Row], list[Start]]:
-    """What becomes of the rows to rebuild, told in them, and the rebuilds to start, at most `places`."""
-    told: dict[str, Row] = {}
+    """The rows of `rows` with what becomes of them as their reason, and the rebuilds to start, at most `places`."""
+    decided: dict[str, Row] = {}
     starts: list[Start] = []
     for version in sorted({row.version for row in rows.values()}):
         group = [row for _, row in sorted(rows.items()) if row.version == version]
@@ -110,20 +111,20 @@ def next_wave(
         for row in group:
             key = run_key(models[row.model], row, record)
             if row.model in failed:
-                told[row.model] = _held(row, "its rebuild failed", failed[row.model])
+                decided[row.model] = _held(row, "its rebuild failed", failed[row.model])
             elif key in runs:
-                told[row.model] = replace(row, reason=f"{row.reason}; is being rebuilt")
+                decided[row.model] = replace(row, reason=f"{row.reason}; is being rebuilt")
             elif canary is not None and row.model != canary and canary in failed:
-                told[row.model] = _held(row, f"the canary {canary} failed", failed[canary])
+                decided[row.model] = _held(row, f"the canary {canary} failed", failed[canary])
             elif canary is not None and row.model != canary:
-                told[row.model] = replace(row, reason=f"{row.reason}; waits for the canary {canary}")
+                decided[row.model] = replace(row, reason=f"{row.reason}; waits for the canary {canary}")
             elif len(starts) < places:
                 starts.append(Start(row.model, row.version, key))
                 what = "starts now" if canary is None else "starts now, as the canary"
-                told[row.model] = replace(row, reason=f"{row.reason}; {what}")
+                decided[row.model] = replace(row, reason=f"{row.reason}; {what}")
             else:
-                told[row.model] = replace(row, reason=f"{row.reason}; waits for others to end")
-    return told, starts
+                decided[row.model] = replace(row, reason=f"{row.reason}; waits for others to end")
+    return decided, starts
 
 
 def _canary(models: Mapping[str, Model], group: Sequence[Row]) -> str:

@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.prefect_server.desired import Deployment, desired
 from deployments.prefect_server.register import deploy
-from flows.elsewhere import start_or_attach
+from flows.build_on_pool import start_or_attach
 from infra import settings
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model

@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.prefect_server.desired import Desired, Pool, build_pool, desired
 from deployments.prefect_server.register import deploy, wanted_by
-from flows.elsewhere import start_or_attach
+from flows.build_on_pool import start_or_attach
 from infra import settings
 from infra.errors import SettingsError
 from infra.s3.bucket import Bucket

@@ -11,7 +11,7 @@ from infra.s3.bucket import Bucket
 from tasks.finetuned.event import changed_by, pinned_source, read_event
 from tasks.finetuned.moved_branches import moved
 from tasks.finetuned.records import (
-    Finetuned,
+    TunedWeights,
     arrive,
     claim,
     decide,
@@ -121,10 +121,10 @@ def test_a_model_that_is_not_there() -> None:
     assert caught.value.code == "event-model"
 
 
-def finetuned(revision: str, event: str = "e1", **changes: Any) -> Finetuned:
+def finetuned(revision: str, event: str = "e1", **changes: Any) -> TunedWeights:
     source = f"s3://weights/tiny/{revision}"
     about = {"asked": source, "source": source, "file_source": "hf://org/base@main", "event": event}
-    return Finetuned.model_validate({"model": "tiny", "revision": revision, **about, **changes})
+    return TunedWeights.model_validate({"model": "tiny", "revision": revision, **about, **changes})
 
 
 def test_the_same_weights_come_once(bucket: Bucket) -> None:

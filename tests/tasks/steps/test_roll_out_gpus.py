@@ -79,7 +79,7 @@ def test_what_counts_is_the_fullest_of_the_gpus_that_it_takes(context: Context, 
     plan = plan_of("0.16.0")
     needed = publish(context, plan, tmp_path / "files")
     target = report(context, plan, free_bytes=needed - 1)
-    with pytest.raises(EnginehouseError, match="MiB free on a GPU") as caught:
+    with pytest.raises(EnginehouseError) as caught:
         roll_out(context, plan, "test")
     assert caught.value.code == "memory-short" and "kv_cache_tokens" in caught.value.hint
     assert target.releases(plan.model.name) == []
@@ -96,22 +96,23 @@ def test_recreate_takes_the_gpus_of_the_live_release(context: Context, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("machine", "words"),
+    ("machine", "facts"),
     [
-        ({"tensorrt": "10.8.0.43"}, "TensorRT 10.8.0.43, and 10.7.0.23 is needed"),
-        ({"tensorrt_llm": "0.17.0"}, "TensorRT-LLM 0.17.0, and 0.16.0 is needed"),
-        ({"gpus": 0, "gpu_problem": "no driver", "tensorrt_llm": "", "tensorrt": ""}, "it has no GPU: no driver"),
+        ({"tensorrt": "10.8.0.43"}, ("10.8.0.43", "10.7.0.23")),
+        ({"tensorrt_llm": "0.17.0"}, ("0.17.0", "0.16.0")),
+        ({"gpus": 0, "gpu_problem": "no driver", "tensorrt_llm": "", "tensorrt": ""}, ("no driver",)),
     ],
 )
 def test_an_engine_is_refused_where_it_was_not_built_for(
-    context: Context, tmp_path: Path, machine: dict[str, Any], words: str
+    context: Context, tmp_path: Path, machine: dict[str, Any], facts: tuple[str, ...]
 ) -> None:
     plan = plan_of("0.16.0")
     publish(context, plan, tmp_path / "files")
     target = report(context, plan, free_bytes=79 << 30, **machine)
-    with pytest.raises(EnginehouseError, match=words) as caught:
+    with pytest.raises(EnginehouseError) as caught:
         roll_out(context, plan, "test", recreate=True)
-    assert caught.value.code == "runtime-differs" and "node 'one'" in caught.value.message
+    assert caught.value.code == "runtime-differs"
+    assert all(fact in caught.value.message for fact in ("node 'one'", *facts))
     assert not caught.value.retryable and "ENGINEHOUSE_TRITON" in caught.value.hint
     assert target.releases(plan.model.name) == []
 
@@ -121,13 +122,14 @@ def test_an_engine_with_servers_of_its_own_needs_a_node_that_can_start_them(cont
     needed = publish(context, plan, tmp_path / "files", {**BUILT, "tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"})
     versions: dict[str, Any] = {"tensorrt_llm": "0.8.0", "tensorrt": "9.2.0"}
     target = report(context, plan, free_bytes=needed, **versions)
-    with pytest.raises(EnginehouseError, match=r"no mpirun on one, .* one Triton process a rank") as caught:
+    with pytest.raises(EnginehouseError) as caught:
         roll_out(context, plan, "test", recreate=True)
-    assert caught.value.code == "leader-mode" and "in PATH" in caught.value.hint
+    assert caught.value.code == "leader-mode" and " one " in caught.value.message and "in PATH" in caught.value.hint
     assert target.releases(plan.model.name) == []
     report(context, plan, free_bytes=needed - 1, groups=True, **versions)
-    with pytest.raises(EnginehouseError, match="MiB free on a GPU"):
+    with pytest.raises(EnginehouseError) as caught:
         roll_out(context, plan, "test")
+    assert caught.value.code == "memory-short"
     report(context, plan, free_bytes=needed, groups=True, **versions)
     assert roll_out(context, plan, "test").release == 1
     assert target.intent(plan.model.name, 1).ranks == 4

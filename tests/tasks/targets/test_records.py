@@ -13,8 +13,9 @@ from pydantic import JsonValue
 from infra.errors import GateRefused, TritonError, UsageError
 from infra.s3.bucket import Bucket
 from tasks.explain.releases import releases
+from tasks.steps.nodes import live_nodes
 from tasks.steps.promote import promote, roll_back
-from tasks.steps.roll_out import live_nodes, refuse
+from tasks.steps.roll_out import refuse
 from tasks.store.lease import Watch, held
 from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport

@@ -1,0 +1,243 @@
+"""Make an engine: with the child flow `build_engine` on the pool of its kind, unless the store has the engine.
+
+A rebuild starts the child, or attaches to one that already makes the same engine. It waits without a GPU, and in no
+slot that its child needs. The child's failure is the rebuild's. A child that died is started again. Cancelling the
+rebuild cancels the child that it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.deployments import arun_deployment
+from prefect.runtime import flow_run
+from prefect.states import Cancelling, Crashed
+
+from flows.build_engine import STEPS, make
+from flows.failure import error_of
+from flows.names import BUILD_ENGINE
+from flows.report import Report, StepReport
+from infra import settings
+from infra.errors import StoreUnavailable
+from infra.pools.templates import job_variables, worker_image
+from infra.s3.bucket import Bucket
+from tasks.steps.plan import Plan
+from tasks.store.artifact import ArtifactStore
+from tasks.store.lease import Watch
+from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
+
+_POLL_SECONDS = 0.5
+_TRIES = 3
+_WORKER_SECONDS = 30.0
+_SILENT_LEASES = 3
+"""A running build whose lease nobody holds for so many of its lifetimes is taken for dead."""
+# A flow run is Pending while its process starts, which takes 3 to 5 s; one whose worker died stays so for ever. On a
+# pool of containers the worker first fetches an image of 20 GB, or the cluster starts a node.
+_PENDING_SECONDS = 90.0
+_PENDING_CONTAINER_SECONDS = 3600.0
+_PAUSE_AFTER_CRASH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Child:
+    """The run of `build_engine` that makes the engine; `ours` if this rebuild has started it.
+
+    A run that is Pending for more than `pending_s` seconds is taken for dead.
+    """
+
+    run: FlowRun
+    ours: bool
+    pending_s: float
+
+
+async def make_engine(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+    """Convert, build and upload: in this process if the store has all of it, else on the pool of the kind.
+
+    Raises StepFailed with the message, code and hint of the child's error.
+    """
+    if refresh.isdisjoint(STEPS) and await asyncio.to_thread(_is_in_store, plan):
+        await make(report, plan, refresh)
+    else:
+        await _build_on_pool(report, plan, refresh)
+
+
+def _is_in_store(plan: Plan) -> bool:
+    store = ArtifactStore(Bucket.at(settings.load().store))
+    return store.find(plan.checkpoint_ref) is not None and store.find(plan.engine_ref) is not None
+
+
+async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+    log = get_run_logger()
+    queue = LATER_QUEUE if WATCH_TAG in flow_run.tags else None
+    async with get_client() as client:
+        for attempt in range(_TRIES):
+            child = await start_or_attach(client, plan, refresh, queue)
+            log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
+            try:
+                run = await _finished(client, plan, child)
+            except BaseException:
+                if child.ours:
+                    await asyncio.shield(client.set_flow_run_state(child.run.id, Cancelling()))
+                raise
+            state = run.state
+            assert state is not None
+            if state.is_completed():
+                await _report_steps(client, report, plan, run.id)
+                return
+            if state.is_crashed() or (state.is_cancelled() and not child.ours):
+                log.warning("the build %s ended as %s; starting it again", run.name, state.name)
+                if attempt + 1 < _TRIES:
+                    await asyncio.sleep(_PAUSE_AFTER_CRASH_SECONDS)
+                    continue
+            await _report_steps(client, report, plan, run.id)
+            raise error_of(state, f"the build of {plan.model.name}")
+
+
+async def start_or_attach(
+    client: PrefectClient, plan: Plan, refresh: frozenset[str], queue: str | None = None
+) -> Child:
+    """Find the build of this engine that runs or waits, or start one in a work queue of its architecture's pool."""
+    # Models of one source and recipe have one engine identity, and each its artifact under its own name.
+    tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
+    pool = await client.read_work_pool(plan.kind.pool())
+    pending_s = _PENDING_SECONDS if pool.type == "process" else _PENDING_CONTAINER_SECONDS
+    earlier = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=10,
+    )
+    for run in earlier:
+        if run.state is not None and not run.state.is_final():
+            return Child(run, False, pending_s)
+    # Two rebuilds that ask at the same moment ask with the same key, and get the same run. The next run after one that
+    # ended has another key: the identity alone would return a failed run for ever.
+    key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
+    machine = plan.kind.build_machine()
+    run = await arun_deployment(
+        f"{BUILD_ENGINE.name}/{pool.name}",
+        parameters={
+            "model": plan.model.model_dump(mode="json", by_alias=True),
+            "snapshot": dict(plan.snapshot.document),
+            "adapter": None if plan.adapter is None else dict(plan.adapter.document),
+            "engine": plan.engine.digest,
+            "refresh": sorted(refresh),
+        },
+        timeout=0,
+        idempotency_key=key,
+        tags=tags,
+        work_queue_name=queue,
+        # What the pool lets a run choose.
+        job_variables=job_variables(
+            pool.base_job_template,
+            image=machine.image or worker_image(settings.load().worker_image, machine.tensorrt_llm),
+            gpus=machine.gpus,
+            product=machine.product,
+        ),
+        client=client,
+    )
+    return Child(run, True, pending_s)
+
+
+async def _finished(client: PrefectClient, plan: Plan, child: Child) -> FlowRun:
+    """Wait for a build to end, copying its log into ours. A build whose process died is set to Crashed."""
+    log = get_run_logger()
+    life = _Life.of(plan, child)
+    copied = 0
+    while True:
+        run = await client.read_flow_run(child.run.id)
+        assert run.state is not None
+        lines = await client.read_logs(
+            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), offset=copied, sort=LogSort.TIMESTAMP_ASC
+        )
+        copied += len(lines)
+        for line in lines:
+            log.log(line.level, "build: %s", line.message)
+        if run.state.is_final():
+            return run
+        if await life.has_ended(run):
+            log.warning("the process of the build %s is gone", run.name)
+            await client.set_flow_run_state(run.id, Crashed(message="its lease expired"), force=True)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+@dataclass
+class _Life:
+    """When a build last gave a sign of life: it changed its state, or a running one held the lease of its engine."""
+
+    lease: Watch
+    pending_s: float
+    silent_s: float
+    last_sign: float = field(default_factory=time.monotonic)
+    last_type: StateType | None = None
+    warned: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, child: Child) -> _Life:
+        here = settings.load()
+        lease = Watch(Bucket.at(here.store), plan.engine.digest, here.lease_seconds)
+        return cls(lease, child.pending_s, _SILENT_LEASES * here.lease_seconds)
+
+    async def has_ended(self, run: FlowRun) -> bool:
+        """Whether a run that has not ended for Prefect has given no sign for too long."""
+        if run.state_type is not self.last_type:  # a run that was long Pending has had no time yet to take its lease
+            self.last_type, self.last_sign = run.state_type, time.monotonic()
+        if run.state_type in (StateType.SCHEDULED, StateType.PAUSED):
+            self._warn_of_no_worker(run)
+            return False
+        if run.state_type is StateType.PENDING:
+            return self._silence > self.pending_s
+        try:
+            if await asyncio.to_thread(self.lease.holder) is not None:
+                self.last_sign = time.monotonic()
+        except StoreUnavailable:  # a store that is away tells nothing of the build
+            self.last_sign = time.monotonic()
+        return self._silence > self.silent_s
+
+    @property
+    def _silence(self) -> float:
+        return time.monotonic() - self.last_sign
+
+    def _warn_of_no_worker(self, run: FlowRun) -> None:
+        if not self.warned and self._silence > _WORKER_SECONDS:
+            self.warned = True
+            get_run_logger().warning(
+                "no worker has taken the build yet; is one running on pool %s?", run.work_pool_name
+            )
+
+
+async def _report_steps(client: PrefectClient, report: Report, plan: Plan, run_id: UUID) -> None:
+    """Add the child's tasks to our report. Their states reach the API a moment after they end."""
+    references = {"convert": plan.checkpoint_ref, "upload": plan.engine_ref}
+    deadline = time.monotonic() + 5
+    while True:
+        runs = await client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id])),
+        )
+        ended = {run.name.split(" ")[0]: run for run in runs if run.state is not None and run.state.is_final()}
+        if set(ended) >= set(STEPS) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    for name in STEPS:
+        if name in ended:
+            run = ended[name]
+            done = run.state is not None and run.state.is_completed()
+            artifact = str(references[name]) if done and name in references else None
+            seconds = round(run.total_run_time.total_seconds(), 3)
+            report.add(StepReport(name, run.state_name or "", seconds, artifact))

@@ -1,0 +1,95 @@
+"""What a rebuild keeps of itself beside its artifacts: what it makes, its report, and the standing of new weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import JsonValue
+
+from flows.report import Report, current_report
+from infra import settings
+from infra.errors import GateRefused
+from infra.s3.bucket import Bucket
+from tasks.finetuned.records import TunedWeights, newer_ones, settle, with_newest
+from tasks.models.catalogue import catalogue_entry
+from tasks.models.overrides import Overridden, override
+from tasks.models.spec import Model
+from tasks.watch.record import followed_version
+from tasks.watch.verdict import version_in_use
+
+
+@dataclass(frozen=True)
+class CurrentRebuild:
+    """One rebuild of a model of the catalogue."""
+
+    bucket: Bucket
+    report: Report
+    written: Model
+    """The model as its file says."""
+    asked: Overridden
+    """The same with the weights and the version that a rebuild takes now, and with what its caller overrides."""
+    tuned: TunedWeights | None
+    """The weights of an event that it takes in place of the file's."""
+
+    @property
+    def model(self) -> Model:
+        return self.asked.model
+
+    @property
+    def lost(self) -> Mapping[str, JsonValue]:
+        """Fields of the file's recipe that the kind which the caller asked for does not have."""
+        return self.asked.lost
+
+    async def overtaken(self) -> bool:
+        """Whether newer weights went live while this run was building: older ones must not take their place."""
+        newer = await asyncio.to_thread(newer_ones, self.bucket, self.written, self.tuned)
+        if newer is not None:
+            get_run_logger().warning("nothing is rolled out: meanwhile newer weights went live, %s", newer.source)
+        return newer is not None
+
+    async def settle(self, *, passed: bool) -> None:
+        """Note what the gates decided on the weights, where an event brought them."""
+        if self.tuned is not None:
+            await asyncio.to_thread(settle, self.bucket, self.tuned, passed=passed)
+
+
+@asynccontextmanager
+async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> AsyncGenerator[CurrentRebuild]:
+    """Decide what a rebuild makes, and note in its report how it ends.
+
+    Weights that the gates refuse are not taken again, unless another recipe or version may be to blame.
+    """
+    report = current_report(model)
+    report.flow_run, report.state = str(flow_run.id), "failed"
+    current = await _begin(report, model, recipe, runtime)
+    try:
+        yield current
+    except GateRefused:
+        report.state = "refused"
+        if not recipe and not runtime:
+            await current.settle(passed=False)
+        raise
+    report.state = report.outcome
+
+
+async def _begin(report: Report, model: str, recipe: Mapping[str, str], runtime: str) -> CurrentRebuild:
+    here = settings.load()
+    written = catalogue_entry(here.catalogue, model)
+    bucket = Bucket.at(here.store)
+    newest, tuned = await asyncio.to_thread(with_newest, bucket, written)
+    if tuned is not None:
+        get_run_logger().info("the weights are those that an event brought: %s", newest.origin)
+    version = runtime or await asyncio.to_thread(_version_in_use, bucket, newest)
+    return CurrentRebuild(bucket, report, written, override(newest, recipe=recipe, tensorrt_llm=version), tuned)
+
+
+def _version_in_use(bucket: Bucket, model: Model) -> str | None:
+    """Returns None for the version of the model's file. A pinned model needs no look at the store."""
+    if model.updates.policy == "pinned":
+        return None
+    return version_in_use(model, followed_version(bucket, model.name))

@@ -1,0 +1,34 @@
+"""The flows by name, for whatever starts, deploys or watches them. Imports no Prefect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FlowName:
+    """A flow, as Prefect knows it. Its function has the same name, and lies in the module of that name."""
+
+    name: str
+
+    @property
+    def module(self) -> str:
+        return f"flows.{self.name}"
+
+    @property
+    def deployment(self) -> str:
+        """The name by which Prefect's API finds its deployment. `build_engine` has one for each pool instead."""
+        return f"{self.name}/{self.name}"
+
+
+REBUILD = FlowName("rebuild")
+ROLLBACK = FlowName("rollback")
+COLLECT_GARBAGE = FlowName("collect_garbage")
+WATCH_RELEASES = FlowName("watch_releases")
+FINETUNED = FlowName("finetuned")
+RECONCILE = FlowName("reconcile")
+BUILD_ENGINE = FlowName("build_engine")
+
+ON_DEFAULT_POOL = (REBUILD, ROLLBACK, COLLECT_GARBAGE, WATCH_RELEASES, FINETUNED, RECONCILE)
+"""Flows with one deployment, on the pool `default`."""
+FLOWS = (*ON_DEFAULT_POOL, BUILD_ENGINE)
