@@ -42,7 +42,7 @@ from tasks.triton.repository import (
     withdraw_release,
     write_public,
 )
-from tasks.trtllm.load_failures import known_load_failure
+from tasks.trtllm.backend.load_failures import known_load_failure
 
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 5.0

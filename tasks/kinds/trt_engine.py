@@ -21,13 +21,13 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.target import Machine
-from tasks.trtllm import commands
-from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
-from tasks.trtllm.failures import known_failure
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.releases import Release, release_of
-from tasks.trtllm.tool import described, run_tool, toolchain_for
+from tasks.trtllm.tools import commands
+from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.failures import known_failure
+from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2

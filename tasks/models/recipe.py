@@ -24,13 +24,13 @@ from pydantic_core import CoreSchema, PydanticKnownError
 
 from infra.errors import UsageError
 from infra.frozen import Spec
-from tasks.trtllm.commands import check_options
-from tasks.trtllm.llm_arguments import check_llm_recipe
+from tasks.trtllm.backend.rules import check_recipe
+from tasks.trtllm.llmapi.arguments import check_llm_recipe
+from tasks.trtllm.llmapi.translate import Translation, to_llmapi, without_engines
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.serving_rules import check_recipe
-from tasks.trtllm.translate import Translation, to_llmapi, without_engines
+from tasks.trtllm.tools.commands import check_options
 
 
 class Recipe(Spec):

@@ -54,6 +54,11 @@ def minor(version: Version) -> tuple[int, int]:
     return version.major, version.minor
 
 
+def in_span(version: Version, since: str, until: str) -> bool:
+    """Whether the minor release of `version` is in [since, until), open where `until` is empty."""
+    return minor(Version(since)) <= minor(version) and not (until and minor(version) >= minor(Version(until)))
+
+
 def release_of(version: Version) -> Release | None:
     """What is known of the minor release of `version`; None for one that builds no engines or is not known."""
     return next((release for release in RELEASES if minor(Version(release.name)) == minor(version)), None)

@@ -13,9 +13,9 @@ from pathlib import Path
 from packaging.version import Version
 
 from infra.toolchains.toolchain import BUILD, under_mpi
-from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, Value, arguments, span
 from tasks.trtllm.recipe import CALIBRATED, LlmApiFields, TrtEngineFields
 from tasks.trtllm.releases import LAST
+from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Tool, Value, arguments, span
 
 # Weights in these formats multiply in FP8; up to 0.10 their networks must be told to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})

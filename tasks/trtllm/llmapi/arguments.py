@@ -50,7 +50,7 @@ WITHOUT_COUNTERPART = {
 
 def llm_arguments(recipe: LlmApiFields) -> dict[str, Any]:
     """What goes with the checkpoint, however it is served. The recipe's own `llm_args` come last."""
-    return merged(_of_recipe(recipe), recipe.llm_args)
+    return _with_further(_of_recipe(recipe), recipe.llm_args)
 
 
 def release_arguments(
@@ -88,7 +88,7 @@ def release_arguments(
             "device_cache_percent": lora.gpu_fraction,  # a fraction, whatever its name
             "host_cache_size": lora.host_bytes,
         }
-    return merged(merged(_of_recipe(recipe), arguments), recipe.llm_args)
+    return _with_further(_with_further(_of_recipe(recipe), arguments), recipe.llm_args)
 
 
 def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
@@ -107,7 +107,7 @@ def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
         )
 
 
-def merged(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+def _with_further(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
     """Both, `further` on top; objects that both have, like `kv_cache_config`, field by field."""
     result = dict(arguments)
     for name, value in further.items():

@@ -9,7 +9,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import JsonValue
 
 from infra.frozen import Spec
-from tasks.trtllm.llm_arguments import WITHOUT_COUNTERPART
+from tasks.trtllm.llmapi.arguments import WITHOUT_COUNTERPART
 from tasks.trtllm.recipe import TensorRtLlmFields, TrtEngineFields
 from tasks.trtllm.releases import LAST
 from tasks.trtllm.serving import TensorRtServing
