@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from infra.errors import UsageError
 
@@ -49,7 +49,7 @@ class EngineLimits:
         """
         document = json.loads(config)
         model, build = document["pretrained_config"], document["build_config"]
-        mapping, plugins = model["mapping"], build["plugin_config"]
+        mapping, plugins, quantization = model["mapping"], build["plugin_config"], model.get("quantization")
         return cls(
             max_batch_size=build["max_batch_size"],
             max_input_len=build["max_input_len"],
@@ -66,7 +66,7 @@ class EngineLimits:
                 layers=model["num_hidden_layers"],
                 heads=model.get("num_key_value_heads") or model["num_attention_heads"],
                 head_size=model.get("head_size") or model["hidden_size"] // model["num_attention_heads"],
-                kept_as=cast("dict[str, Any]", model.get("quantization") or {}).get("kv_cache_quant_algo"),
+                kept_as=quantization.get("kv_cache_quant_algo") if quantization else None,
                 tp_size=mapping["tp_size"],
                 pp_size=mapping["pp_size"],
             ),

@@ -252,7 +252,7 @@ def test_an_override_that_breaks_a_hardware_rule_says_which() -> None:
 
 
 def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:
-    schema = json_schema()
+    schema: dict[str, Any] = json_schema()
     assert schema["additionalProperties"] is False
     assert "json" in schema["$defs"]["Expectations"]["properties"]
     assert set(schema["properties"]["recipe"]["discriminator"]["mapping"]) == {
