@@ -106,10 +106,8 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             return Peak()
         place, _ = toolchain_for(recipe.runtime)
         command = commands.modelopt_command(recipe, str(snapshot), str(output))
-        local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []
-        peak, _ = run_tool(
-            place, command, inputs=[snapshot, *local], outputs=[output], folder=scratch, reporter=reporter
-        )
+        inputs = [snapshot, *recipe.calibration.local_folders]
+        peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         require_weights(output)
         return peak
 

@@ -1,4 +1,4 @@
-"""What an engine can do and takes, by its `config.json` and the sizes of its files: every version from 0.8 to 1.2."""
+"""What an engine can do and takes, by its `config.json` and the sizes of its files, whatever the version."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from infra.errors import UsageError
+from tasks.trtllm.releases import FIRST, LAST
 
 LogitsType = Literal["FP32", "FP16", "BF16"]
 
@@ -82,7 +83,7 @@ def engine_limits(folder: Path) -> EngineLimits:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} does not describe an engine: {error!r}",
-            hint="it has to be the file that trtllm-build wrote, of version 0.8 to 1.2",
+            hint=f"it has to be the file that trtllm-build wrote, of version {FIRST} to {LAST}",
             code="engine-unreadable",
         ) from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from tasks.trtllm.releases import in_span
+from tasks.trtllm.releases import FIRST, in_span
 
 UNSET = ""
 """An empty string: what does not convert to its number, list or mode the backend reports and takes for not set."""
@@ -22,7 +22,7 @@ class Parameter:
 
     key: str
     default: str
-    since: str = "0.8"
+    since: str = FIRST
     until: str = ""
 
 

@@ -23,7 +23,7 @@ def check_version(version: Version, serving: TensorRtServing) -> None:
             if key not in known:
                 raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{spans(key)} have it")
     for field, first, wanted in _since(serving):
-        if wanted and in_span(version, "0.8", first):
+        if wanted and not in_span(version, first):
             raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{first} and later have it")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from tasks.trtllm.releases import in_span
+from tasks.trtllm.releases import FIRST, in_span
 
 LOGITS = "LOGITS"
 """The type that the engine's logits have: FP32 until 0.16, the build's `--logits_dtype` from 0.17 on."""
@@ -29,7 +29,7 @@ class Tensors:
     names: str
     data_type: str
     dims: tuple[int, ...]
-    since: str = "0.8"
+    since: str = FIRST
     until: str = ""
     scalar: bool = False
     ragged: bool = False

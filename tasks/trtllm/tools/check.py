@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from infra.errors import StepFailed
 from tasks.trtllm.recipe import TrtEngineFields
+from tasks.trtllm.tools.options import has_max_seq_len
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -64,10 +65,10 @@ def check_engine(recipe: TrtEngineFields, folder: Path) -> None:
         "max_beam_width": recipe.max_beam_width,
     }
     if recipe.speculation is None:  # with it, trtllm-build makes room for the draft by itself
-        if recipe.runtime.version.release < (0, 11):
-            wanted["max_output_len"] = recipe.max_seq_len - recipe.max_input_len
-        else:
+        if has_max_seq_len(recipe.runtime.version):
             wanted["max_seq_len"] = recipe.max_seq_len
+        else:
+            wanted["max_output_len"] = recipe.max_seq_len - recipe.max_input_len
     _require_equal({name: built.get(name) for name in wanted}, wanted, folder, "engine-unfit")
 
 

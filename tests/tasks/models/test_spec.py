@@ -172,7 +172,7 @@ def test_trust_goes_with_a_commit_or_a_hash() -> None:
     [
         (engine(quantization="nvfp4"), "nvfp4 needs sm100 or later, and NVIDIA H200 is sm90"),
         (engine(tp_size=2, pp_size=4), "2 x pp_size 4 = 8 GPUs, and runtime.gpus is 4"),
-        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "from 1.3 on there is only kind llmapi"),
+        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "needs TensorRT-LLM 0.8 to 1.2"),
         (engine(runtime={"tensorrt_llm": "0.7.1"}), "needs TensorRT-LLM 0.8 to 1.2"),
         (engine(runtime={"tensorrt_llm": "latest"}), "'latest' is not a version"),
         (engine(runtime={"arch": "sm75"}), "sm80"),
