@@ -234,7 +234,7 @@ def _probe(options: argparse.Namespace) -> int:
     from infra.s3.bucket import Bucket
     from infra.toolchains.choose import toolchain
     from tasks.trtllm.images import image_key, keep_report
-    from tasks.trtllm.tool import described
+    from tasks.trtllm.tools.run import described
 
     here = settings.load()
     if here.toolchain == "venv" and not options.runtime:

@@ -14,8 +14,8 @@ from tasks.kinds.choice import engine_kind
 from tasks.kinds.protocol import EngineKind
 from tasks.models.overrides import override
 from tasks.models.spec import Model
+from tasks.trtllm.llmapi.translate import Translation
 from tasks.trtllm.releases import LAST
-from tasks.trtllm.translate import Translation
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from tasks.targets.current import Current
 from tasks.targets.node_report import REPORT_SECONDS, ModelReport, NodeReport, ReleaseReport
 from tasks.targets.target import Target
 from tasks.triton.placement import place_release, placed_models, withdraw_everything, withdraw_release, write_public
-from tasks.trtllm.load_failures import known_load_failure
+from tasks.trtllm.backend.load_failures import known_load_failure
 
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 5.0

@@ -21,7 +21,7 @@ from infra.triton.command import Group, Ports
 from infra.triton.supervisor import Supervisor
 from tasks.triton.config import RELEASE, TENSORRT_LLM
 from tasks.triton.placement import EngineServer, release_names
-from tasks.trtllm.load_failures import known_load_failure
+from tasks.trtllm.backend.load_failures import known_load_failure
 
 _RECORD = "group.json"
 _END_SECONDS = 2.0

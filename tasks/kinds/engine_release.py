@@ -14,9 +14,9 @@ from tasks.triton.compatibility import CalledTensor, Calls, check_compatibility
 from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
 from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
+from tasks.trtllm.backend.rules import check_against_engine
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.serving_rules import check_engine
 
 
 def write_engine_release(
@@ -34,7 +34,7 @@ def write_engine_release(
     """
     parameters = serving.tensorrt_llm or TensorRtServing()
     # The engine of `enginehouse assemble` need not be one of the recipe.
-    check_engine(
+    check_against_engine(
         parameters,
         kv_cache_tokens,
         max_beam_width=limits.max_beam_width,

@@ -19,13 +19,13 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
-from tasks.trtllm import commands
-from tasks.trtllm.check import require_weights
-from tasks.trtllm.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.llm_arguments import llm_arguments, release_arguments
-from tasks.trtllm.tool import described, run_tool, toolchain_for
+from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
+from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.tools import commands
+from tasks.trtllm.tools.check import require_weights
+from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
@@ -106,10 +106,8 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             return Peak()
         place, _ = toolchain_for(recipe.runtime)
         command = commands.modelopt_command(recipe, str(snapshot), str(output))
-        local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []
-        peak, _ = run_tool(
-            place, command, inputs=[snapshot, *local], outputs=[output], folder=scratch, reporter=reporter
-        )
+        inputs = [snapshot, *recipe.calibration.local_folders]
+        peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         require_weights(output)
         return peak
 

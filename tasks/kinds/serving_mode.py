@@ -7,10 +7,10 @@ from typing import Literal
 
 from packaging.version import InvalidVersion, Version
 
-# The backend spawns workers from 0.9 on, and is gone with 1.3. Source: launch_triton_server.py of the backend's v0.8.0
-# and v0.9.0, and the release notes of 1.3.
-_FIRST_ORCHESTRATOR = (0, 9)
-_WITHOUT_ENGINES = (1, 3)
+from tasks.trtllm.releases import in_span, without_engines
+
+# The first release whose backend spawns workers. Source: launch_triton_server.py of the backend's v0.8.0 and v0.9.0.
+_FIRST_ORCHESTRATOR = "0.9"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def engine_serving_mode(version: Version, world_size: int) -> ServingMode:
     """The mode of an engine over `world_size` GPUs in the C++ backend of TensorRT-LLM `version`."""
     if world_size == 1:
         return ServingMode("single", "one GPU")
-    if version.release >= _FIRST_ORCHESTRATOR:
+    if in_span(version, _FIRST_ORCHESTRATOR):
         return ServingMode(
             "orchestrator",
             f"{world_size} GPUs: the backend spawns a worker for each, so a candidate can lie beside the live release",
@@ -49,7 +49,8 @@ def orchestrated_gpus(tensorrt_llm: str, gpus: int) -> int:
     `tensorrt_llm` is the node's version, empty if it has none.
     """
     try:
-        release = Version(tensorrt_llm).release
+        version = Version(tensorrt_llm)
     except InvalidVersion:
         return 0
-    return gpus if gpus > 1 and _FIRST_ORCHESTRATOR <= release < _WITHOUT_ENGINES else 0
+    spawns = in_span(version, _FIRST_ORCHESTRATOR) and not without_engines(version)
+    return gpus if gpus > 1 and spawns else 0

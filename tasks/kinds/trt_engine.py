@@ -21,13 +21,14 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
-from tasks.trtllm import commands
-from tasks.trtllm.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
-from tasks.trtllm.failures import known_failure
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
+from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import Release, release_of
-from tasks.trtllm.tool import described, run_tool, toolchain_for
+from tasks.trtllm.tools import commands
+from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.failures import known_failure
+from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
@@ -114,7 +115,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         calibrated = commands.is_quantized_by_calibration(recipe)
         if calibrated or recipe.kv_cache_dtype == "int8":
             fields["calibration"] = recipe.calibration.model_dump(mode="json")
-        if recipe.quantization in ("int4_awq", "w4a8_awq"):
+        if recipe.quantization in AWQ:
             fields["awq_block_size"] = recipe.awq_block_size
         extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
         return Identity.of(
@@ -162,10 +163,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             snapshot = merged(snapshot, adapter, scratch / "merged")
         place, _ = toolchain_for(recipe.runtime)
         command = commands.checkpoint_command(recipe, str(snapshot), str(output))
-        local = [Path(recipe.calibration.dataset)] if recipe.calibration.dataset.startswith("/") else []
-        peak, _ = run_tool(
-            place, command, inputs=[snapshot, *local], outputs=[output], folder=scratch, reporter=reporter
-        )
+        inputs = [snapshot, *recipe.calibration.local_folders]
+        peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         check_checkpoint(recipe, output)
         copy_tokenizer(snapshot, output)
         return peak

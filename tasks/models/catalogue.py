@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from infra.errors import SpecError, UsageError
 from infra.positioned_yaml import PositionedDocument, Problem, read_yaml
@@ -48,7 +47,7 @@ def catalogue_entry(folder: Path, name: str) -> Model:
     return catalogue[name]
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, JsonValue]:
     """JSON schema (draft 2020-12) of a model's file, for editors."""
     return Model.model_json_schema(by_alias=True)
 

@@ -15,7 +15,7 @@ from infra.frozen import Spec
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model, Source
 from tasks.trtllm.images import ImageReport, planned_in_image
-from tasks.trtllm.translate import Translation, explained
+from tasks.trtllm.llmapi.translate import Translation, explained
 
 _NOTHING: Mapping[str, str] = {}
 

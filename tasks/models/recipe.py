@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, Union, cast
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from pydantic import (
     Field,
     GetJsonSchemaHandler,
@@ -24,13 +24,13 @@ from pydantic_core import CoreSchema, PydanticKnownError
 
 from infra.errors import UsageError
 from infra.frozen import Spec
-from tasks.trtllm.commands import check_options
-from tasks.trtllm.llm_arguments import check_llm_recipe
+from tasks.trtllm.backend.rules import check_recipe
+from tasks.trtllm.llmapi.arguments import check_llm_recipe
+from tasks.trtllm.llmapi.translate import Translation, to_llmapi
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
-from tasks.trtllm.releases import release_of
+from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.serving_rules import check_recipe
-from tasks.trtllm.translate import Translation, to_llmapi, without_engines
+from tasks.trtllm.tools.commands import check_options
 
 
 class Recipe(Spec):
@@ -83,7 +83,10 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
         check_recipe(self, parameters or TensorRtServing())
 
     def successor(self, tensorrt_llm: str) -> str | None:
-        return "llmapi" if without_engines(tensorrt_llm) else None
+        try:
+            return "llmapi" if without_engines(Version(tensorrt_llm)) else None
+        except InvalidVersion:
+            return None  # the recipe refuses it when it is parsed
 
     def unsupported(self, tensorrt_llm: Version) -> str:
         return "" if release_of(tensorrt_llm) is not None else "the options of its tools are not known"

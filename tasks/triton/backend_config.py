@@ -7,13 +7,13 @@ from packaging.version import Version
 from infra.errors import UsageError
 from tasks.triton.config import TENSORRT_LLM
 from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, render
-from tasks.trtllm.backend_parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults
-from tasks.trtllm.backend_tensors import INPUTS, LOGITS, OUTPUTS, in_span, tensors
-from tasks.trtllm.backend_values import backend_values
+from tasks.trtllm.backend.parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults
+from tasks.trtllm.backend.rules import check_version
+from tasks.trtllm.backend.tensors import ENGINE_INPUTS, ENGINE_OUTPUTS, LOGITS, tensors
+from tasks.trtllm.backend.values import backend_values
 from tasks.trtllm.limits import LogitsType
-from tasks.trtllm.releases import FIRST, LAST, release_of
+from tasks.trtllm.releases import FIRST, LAST, in_span, release_of
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.serving_rules import check_version
 
 BACKEND = "tensorrtllm"
 """NVIDIA's templates from 0.10 on also allow `python`, which knows fewer parameters."""
@@ -56,7 +56,7 @@ def tensorrt_llm_config(
 
 
 def _add_tensors(config: ModelConfig, version: Version, logits_type: str) -> None:
-    for name, group in tensors(INPUTS, version):
+    for name, group in tensors(ENGINE_INPUTS, version):
         tensor = config.input.add(
             name=name,
             data_type=data_type(logits_type if group.data_type == LOGITS else group.data_type),
@@ -66,7 +66,7 @@ def _add_tensors(config: ModelConfig, version: Version, logits_type: str) -> Non
         )
         if group.scalar:
             tensor.reshape.SetInParent()
-    for name, group in tensors(OUTPUTS, version):
+    for name, group in tensors(ENGINE_OUTPUTS, version):
         kind = logits_type if group.data_type == LOGITS else group.data_type
         config.output.add(name=name, data_type=data_type(kind), dims=group.dims)
 

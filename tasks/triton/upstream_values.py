@@ -8,9 +8,9 @@ from packaging.version import Version
 
 from infra.errors import TemplateError
 from tasks.triton.upstream_templates import MODELS
-from tasks.trtllm.backend_values import PLACEHOLDERS, backend_values
+from tasks.trtllm.backend.rules import check_version
+from tasks.trtllm.backend.values import PLACEHOLDERS, backend_values
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.serving_rules import check_version
 
 Values = Mapping[str, Mapping[str, str]]
 """By model, then by placeholder."""

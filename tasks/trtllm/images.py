@@ -32,9 +32,10 @@ def image_key(digest: str) -> str:
 
 
 def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | None:
-    """Store what `tool.described` says of an image; None where it names none. The first report counts.
+    """Store what a toolchain reported of its image. Returns the stored report, or None if `runtime` names no image.
 
-    Raises SettingsError `report-differs` where another was stored for the same digest, and StoreError.
+    `runtime` is a report as `tasks.trtllm.tools.run.described` writes it. The first report of an image counts. Raises
+    SettingsError `report-differs` if another was stored for the same digest, and StoreError.
     """
     if not (digest := runtime.get("container", "")):
         return None

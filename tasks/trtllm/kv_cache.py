@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from infra.errors import UsageError
 
-SHARE_BESIDE = 0.45
-"""Of a GPU, for a release that stands beside another: two of them leave a tenth to driver, context and fragments."""
-
 SHARE_ALONE = 0.9
-"""Of a GPU, where one release and the next do not fit together; as much as the backend takes by itself."""
+"""The share of a GPU for a release that cannot stand beside another. The rest is for driver, contexts and fragments;
+the backend's own default is the same."""
+
+SHARE_BESIDE = SHARE_ALONE / 2
+"""The share of a GPU for a release that stands beside another."""
 
 WORKSPACE_BYTES = 3 * 2**30
 """On each GPU beside weights and cache, an estimate: 0.5 GiB for the CUDA context and libraries, 1 to 2 GiB for the

@@ -1,4 +1,4 @@
-"""What an engine can do and takes, by its `config.json` and the sizes of its files: every version from 0.8 to 1.2."""
+"""What an engine can do and takes, by its `config.json` and the sizes of its files, whatever the version."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from infra.errors import UsageError
+from tasks.trtllm.releases import FIRST, LAST
 
 LogitsType = Literal["FP32", "FP16", "BF16"]
 
@@ -49,7 +50,7 @@ class EngineLimits:
         """
         document = json.loads(config)
         model, build = document["pretrained_config"], document["build_config"]
-        mapping, plugins = model["mapping"], build["plugin_config"]
+        mapping, plugins, quantization = model["mapping"], build["plugin_config"], model.get("quantization")
         return cls(
             max_batch_size=build["max_batch_size"],
             max_input_len=build["max_input_len"],
@@ -66,7 +67,7 @@ class EngineLimits:
                 layers=model["num_hidden_layers"],
                 heads=model.get("num_key_value_heads") or model["num_attention_heads"],
                 head_size=model.get("head_size") or model["hidden_size"] // model["num_attention_heads"],
-                kept_as=cast("dict[str, Any]", model.get("quantization") or {}).get("kv_cache_quant_algo"),
+                kept_as=quantization.get("kv_cache_quant_algo") if quantization else None,
                 tp_size=mapping["tp_size"],
                 pp_size=mapping["pp_size"],
             ),
@@ -82,7 +83,7 @@ def engine_limits(folder: Path) -> EngineLimits:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} does not describe an engine: {error!r}",
-            hint="it has to be the file that trtllm-build wrote, of version 0.8 to 1.2",
+            hint=f"it has to be the file that trtllm-build wrote, of version {FIRST} to {LAST}",
             code="engine-unreadable",
         ) from error
 

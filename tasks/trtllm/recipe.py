@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal
 
 from packaging.version import InvalidVersion, Version
@@ -13,11 +14,13 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_
 
 from infra.frozen import Spec
 from infra.toolchains.toolchain import is_pinned_image
-from tasks.trtllm.releases import release_of
+from tasks.trtllm.releases import FIRST, FIRST_LLM_API, LAST, in_span, release_of, without_engines
 
 Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]
 CALIBRATED = frozenset({"fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"})
 """What is measured on a calibration set, by quantize.py; the rest follows from the weights alone."""
+AWQ = frozenset({"int4_awq", "w4a8_awq"})
+"""Formats whose weights share a scale block by block, `awq_block_size` of them."""
 
 _Option = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 _Argument = Annotated[str, StringConstraints(min_length=1)]
@@ -28,7 +31,7 @@ _FIRST_ARCHITECTURE = {"fp8": 89, "fp8_rowwise": 89, "w4a8_awq": 89, "nvfp4": 10
 # Blackwell's data-centre chips (sm100 to sm119) have none of these. Source: errors of trtllm-build there.
 _NOT_ON_BLACKWELL = frozenset({"int8_wo", "int4_wo", "int8_sq", "fp8_rowwise", "int8"})
 # The first release whose wheel has kernels for the architecture. Source: the release notes of 0.9 to 1.1.
-_FIRST_RELEASE = {100: (0, 17), 103: (1, 1), 120: (0, 19), 121: (1, 0)}
+_FIRST_RELEASE = {100: "0.17", 103: "1.1", 120: "0.19", 121: "1.0"}
 
 
 class Runtime(Spec):
@@ -69,8 +72,8 @@ class Runtime(Spec):
     def _is_known_to_the_version(cls, arch: str, info: ValidationInfo) -> str:
         version = info.data.get("tensorrt_llm")
         first = _FIRST_RELEASE.get(int(arch.removeprefix("sm")))
-        if version is not None and first is not None and Version(version).release < first:
-            raise ValueError(f"{arch} needs TensorRT-LLM {first[0]}.{first[1]} or later, not {version}")
+        if version is not None and first is not None and not in_span(Version(version), first):
+            raise ValueError(f"{arch} needs TensorRT-LLM {first} or later, not {version}")
         return arch
 
     def with_version(self, tensorrt_llm: str) -> dict[str, JsonValue]:
@@ -108,6 +111,11 @@ class Calibration(Spec):
     size: int = Field(default=512, ge=1, description="Texts.")
     max_seq_length: int = Field(default=512, ge=16, description="Tokens of one text.")
     batch_size: int = Field(default=1, ge=1)
+
+    @property
+    def local_folders(self) -> tuple[Path, ...]:
+        """The set as a folder on the worker; empty for one of the hub."""
+        return (Path(self.dataset),) if self.dataset.startswith("/") else ()
 
 
 class TensorRtLlmFields(Spec):
@@ -221,11 +229,10 @@ class TrtEngineFields(TensorRtLlmFields):
     @field_validator("runtime")
     @classmethod
     def _can_build_engines(cls, runtime: Runtime) -> Runtime:
-        # 0.8 is the oldest version with the unified checkpoint; 1.3 removed trtllm-build.
-        if not (0, 8) <= runtime.version.release < (1, 3):
+        if not in_span(runtime.version, FIRST) or without_engines(runtime.version):
             raise ValueError(
-                f"kind trt-engine needs TensorRT-LLM 0.8 to 1.2, not {runtime.tensorrt_llm}: "
-                "from 1.3 on there is only kind llmapi"
+                f"kind trt-engine needs TensorRT-LLM {FIRST} to {LAST}, not {runtime.tensorrt_llm}: "
+                "later releases have kind llmapi alone"
             )
         return runtime
 
@@ -268,9 +275,8 @@ class LlmApiFields(TensorRtLlmFields):
     @field_validator("runtime")
     @classmethod
     def _has_the_llm_api(cls, runtime: Runtime) -> Runtime:
-        # Triton's llmapi model runs the PyTorch backend from 1.0 on; before, it wrapped engines.
-        if runtime.version.release < (1, 0):
-            raise ValueError(f"kind llmapi needs TensorRT-LLM 1.0 or later, not {runtime.tensorrt_llm}")
+        if not in_span(runtime.version, FIRST_LLM_API):
+            raise ValueError(f"kind llmapi needs TensorRT-LLM {FIRST_LLM_API} or later, not {runtime.tensorrt_llm}")
         return runtime
 
 

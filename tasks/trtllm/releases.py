@@ -47,11 +47,25 @@ RELEASES = (
 )
 MINORS = tuple(release.name for release in RELEASES)
 FIRST, LAST = MINORS[0], MINORS[-1]
+"""The oldest release with the unified checkpoint, and the last one with trtllm-build and the C++ backend."""
+
+FIRST_LLM_API = "1.0"
+"""The first release whose LLM API runs PyTorch in Triton. Before, it wrapped engines."""
 
 
 def minor(version: Version) -> tuple[int, int]:
     """(0, 18) for 0.18.2."""
     return version.major, version.minor
+
+
+def without_engines(version: Version) -> bool:
+    """Whether `version` came after the last release that builds engines."""
+    return minor(version) > minor(Version(LAST))
+
+
+def in_span(version: Version, since: str, until: str = "") -> bool:
+    """Whether the minor release of `version` is in [since, until), open where `until` is empty."""
+    return minor(Version(since)) <= minor(version) and not (until and minor(version) >= minor(Version(until)))
 
 
 def release_of(version: Version) -> Release | None:

@@ -6,9 +6,9 @@ import json
 from contextlib import chdir
 from pathlib import Path
 
-from tasks.trtllm.commands import build_command
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.recipe import TrtEngineFields
+from tasks.trtllm.tools.commands import build_command
 from tests.standin import build, checkpoint, facts
 from tests.standin.context import Context
 

@@ -18,7 +18,7 @@ from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.serving.settings import ServingSettings
-from tasks.trtllm.backend_parameters import LEFT_OUT_UNSET
+from tasks.trtllm.backend.parameters import LEFT_OUT_UNSET
 from tasks.trtllm.releases import minor
 from tests.standin import engine as standin
 from tests.standin.facts import VERSIONS

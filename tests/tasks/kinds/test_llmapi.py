@@ -19,11 +19,11 @@ from tasks.store.identity import Identity
 from tasks.store.reporter import Reporter
 from tasks.triton.placement import place_release, placed_models
 from tasks.triton.protobuf import parse_config
-from tasks.trtllm import modelopt_quantize
-from tasks.trtllm.checkpoint_limits import checkpoint_limits
-from tasks.trtllm.commands import modelopt_command
-from tasks.trtllm.llm_arguments import WITHOUT_COUNTERPART, check_llm_recipe, llm_arguments, release_arguments
+from tasks.trtllm.llmapi.arguments import WITHOUT_COUNTERPART, check_llm_recipe, llm_arguments, release_arguments
+from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.tools import modelopt_quantize
+from tasks.trtllm.tools.commands import modelopt_command
 from tests.standin import weights
 
 

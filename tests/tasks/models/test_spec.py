@@ -172,7 +172,7 @@ def test_trust_goes_with_a_commit_or_a_hash() -> None:
     [
         (engine(quantization="nvfp4"), "nvfp4 needs sm100 or later, and NVIDIA H200 is sm90"),
         (engine(tp_size=2, pp_size=4), "2 x pp_size 4 = 8 GPUs, and runtime.gpus is 4"),
-        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "from 1.3 on there is only kind llmapi"),
+        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "needs TensorRT-LLM 0.8 to 1.2"),
         (engine(runtime={"tensorrt_llm": "0.7.1"}), "needs TensorRT-LLM 0.8 to 1.2"),
         (engine(runtime={"tensorrt_llm": "latest"}), "'latest' is not a version"),
         (engine(runtime={"arch": "sm75"}), "sm80"),
@@ -252,7 +252,7 @@ def test_an_override_that_breaks_a_hardware_rule_says_which() -> None:
 
 
 def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:
-    schema = json_schema()
+    schema: dict[str, Any] = json_schema()
     assert schema["additionalProperties"] is False
     assert "json" in schema["$defs"]["Expectations"]["properties"]
     assert set(schema["properties"]["recipe"]["discriminator"]["mapping"]) == {

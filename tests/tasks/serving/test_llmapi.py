@@ -19,7 +19,7 @@ from tasks.serving.contract import GenerationRequest, RequestRefused
 from tasks.serving.engine import EngineFailed, Piece
 from tasks.serving.llmapi import LlmApi
 from tasks.serving.settings import Sampling, ServingSettings
-from tasks.trtllm.llm_arguments import release_arguments
+from tasks.trtllm.llmapi.arguments import release_arguments
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import llm_package
 from tests.tasks.kinds.served_kinds import write_tokenizer

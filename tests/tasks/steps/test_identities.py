@@ -18,7 +18,7 @@ from tasks.models.spec import Model
 from tasks.sources.resolved import ResolvedSource
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.plan import Plan
-from tests.tasks.trtllm.test_commands import VERSIONS
+from tests.tasks.trtllm.tools.test_commands import VERSIONS
 
 MODELS = load_catalogue(Path(__file__).parents[3] / "deployments" / "models")
 SNAPSHOT = Path(__file__).parent / "snapshots" / "identities.txt"

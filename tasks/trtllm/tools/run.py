@@ -14,11 +14,11 @@ from infra.settings import Settings
 from infra.toolchains.choose import toolchain
 from infra.toolchains.toolchain import Toolchain, ToolchainReport, require
 from tasks.store.reporter import Peak, Reporter
-from tasks.trtllm.commands import ToolCommand
-from tasks.trtllm.failures import require_success
 from tasks.trtllm.fits import Found, Planned, differences
-from tasks.trtllm.own_help import check_against_help
 from tasks.trtllm.recipe import Runtime
+from tasks.trtllm.tools.commands import ToolCommand
+from tasks.trtllm.tools.failures import require_success
+from tasks.trtllm.tools.own_help import check_against_help
 
 # A 405B model quantizes for hours on eight GPUs; what takes a day hangs.
 _TIMEOUT_S = 24 * 3600.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.trtllm.load_failures import LOAD_FAILURES, known_load_failure
+from tasks.trtllm.backend.load_failures import LOAD_FAILURES, known_load_failure
 
 STATE = "unexpected error when creating modelInstanceState: "
 

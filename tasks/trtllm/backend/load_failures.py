@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from infra.errors import TritonError
-from tasks.trtllm.failures import Failure, first_known
+from tasks.trtllm.known_failures import Failure, first_known
 
 _REBUILD = "rebuild the model for what this node has: recipe.runtime of its file, or a node with the engine's own image"
 

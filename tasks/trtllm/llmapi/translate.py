@@ -9,9 +9,9 @@ from packaging.version import InvalidVersion, Version
 from pydantic import JsonValue
 
 from infra.frozen import Spec
-from tasks.trtllm.llm_arguments import WITHOUT_COUNTERPART
+from tasks.trtllm.llmapi.arguments import WITHOUT_COUNTERPART
 from tasks.trtllm.recipe import TensorRtLlmFields, TrtEngineFields
-from tasks.trtllm.releases import LAST
+from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import TensorRtServing
 
 _SAME = tuple(TensorRtLlmFields.model_fields)
@@ -33,19 +33,13 @@ class Translation:
     lost: dict[str, JsonValue]
 
 
-def without_engines(version: str) -> bool:
-    """Whether TensorRT-LLM `version` is one that builds no engines any more."""
-    return _release(version)[:2] > Version(LAST).release
-
-
 def to_llmapi(recipe: TrtEngineFields, serving: TensorRtServing | None, version: str) -> Translation:
     """How TensorRT-LLM `version` serves the same weights by its LLM API."""
     document = recipe.model_dump(mode="json")
     arguments: dict[str, JsonValue] = {}
     moved: dict[str, str] = {}
     without = _WITHOUT_COUNTERPART
-    # Source: KvCacheConfig in llm_args.py, of 1.0 and of 1.3.0rc3.
-    if _release(version) >= (1, 1):
+    if _has_block_size(version):
         arguments["kv_cache_config"] = {"tokens_per_block": recipe.tokens_per_block}
         moved["tokens_per_block"] = "llm_args.kv_cache_config.tokens_per_block"
     else:
@@ -83,11 +77,12 @@ def explained(recipe: Spec, translation: Translation) -> str:
     return "\n".join(told)
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _has_block_size(version: str) -> bool:
+    """Whether KvCacheConfig has tokens_per_block. Source: llm_args.py of 1.0 and of 1.3.0rc3."""
     try:
-        return Version(version).release
+        return in_span(Version(version), "1.1")
     except InvalidVersion:
-        return ()  # whoever parses a recipe with it says so
+        return False  # the recipe refuses it when it is parsed
 
 
 def _serving(serving: TensorRtServing | None) -> tuple[dict[str, JsonValue] | None, dict[str, JsonValue]]:

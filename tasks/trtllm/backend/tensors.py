@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from tasks.trtllm.releases import minor
+from tasks.trtllm.releases import FIRST, in_span
 
 LOGITS = "LOGITS"
 """The type that the engine's logits have: FP32 until 0.16, the build's `--logits_dtype` from 0.17 on."""
@@ -29,7 +29,7 @@ class Tensors:
     names: str
     data_type: str
     dims: tuple[int, ...]
-    since: str = "0.8"
+    since: str = FIRST
     until: str = ""
     scalar: bool = False
     ragged: bool = False
@@ -44,7 +44,7 @@ def _ragged(since: str, data_type: str, dims: tuple[int, ...], names: str) -> Te
     return Tensors(names, data_type, dims, since, ragged=True)
 
 
-INPUTS: tuple[Tensors, ...] = (
+ENGINE_INPUTS: tuple[Tensors, ...] = (
     # Optional once an encoder's features may come instead.
     Tensors("input_ids", "INT32", (-1,), until="0.15", ragged=True, required=True),
     _ragged("0.15", "INT32", (-1,), "input_ids"),
@@ -99,7 +99,7 @@ INPUTS: tuple[Tensors, ...] = (
     _scalars("1.0", "BOOL", "return_num_input_tokens return_num_output_tokens"),
 )
 
-OUTPUTS: tuple[Tensors, ...] = (
+ENGINE_OUTPUTS: tuple[Tensors, ...] = (
     Tensors("output_ids", "INT32", (-1, -1)),
     Tensors("sequence_length", "INT32", (-1,)),
     Tensors("cum_log_probs", "FP32", (-1,)),
@@ -123,8 +123,3 @@ def tensors(table: tuple[Tensors, ...], version: Version) -> Iterator[tuple[str,
         if in_span(version, group.since, group.until):
             for name in group.names.split():
                 yield name, group
-
-
-def in_span(version: Version, since: str, until: str) -> bool:
-    """Whether the minor release of `version` is in [since, until), open where `until` is empty."""
-    return minor(Version(since)) <= minor(version) and not (until and minor(version) >= minor(Version(until)))

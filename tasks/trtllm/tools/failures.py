@@ -6,25 +6,11 @@ is part of the answer; running out of memory is never tried again unchanged.
 
 from __future__ import annotations
 
-import re
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from infra.errors import StepFailed
 from infra.processes.child import Outcome
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One known failure: `pattern` is searched in the end of the output."""
-
-    code: str
-    pattern: str
-    message: str
-    hint: str
-    retryable: bool = False
-
+from tasks.trtllm.known_failures import Failure, first_known
 
 # The first that is found counts, so the particular comes before the general.
 FAILURES = (
@@ -110,14 +96,6 @@ FAILURES = (
         retryable=True,
     ),
 )
-
-
-def first_known(failures: Sequence[Failure], text: str) -> tuple[Failure, str] | None:
-    """The first of `failures` that `text` speaks of, and what it says there, 300 characters at most."""
-    for failure in failures:
-        if found := re.search(failure.pattern, text):
-            return failure, next(group for group in found.groups() if group is not None).strip()[:300]
-    return None
 
 
 def known_failure(tool: str, output: str) -> StepFailed | None:

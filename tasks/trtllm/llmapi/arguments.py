@@ -7,9 +7,9 @@ it (_torch/pyexecutor), and on sampling in the documentation of 1.0.0, 1.2.0rc6,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from packaging.version import Version
+from pydantic import JsonValue
 
 from infra.errors import UsageError
 from tasks.trtllm.recipe import LlmApiFields
@@ -48,9 +48,9 @@ WITHOUT_COUNTERPART = {
 }
 
 
-def llm_arguments(recipe: LlmApiFields) -> dict[str, Any]:
+def llm_arguments(recipe: LlmApiFields) -> dict[str, JsonValue]:
     """What goes with the checkpoint, however it is served. The recipe's own `llm_args` come last."""
-    return merged(_of_recipe(recipe), recipe.llm_args)
+    return _with_further(_of_recipe(recipe), recipe.llm_args)
 
 
 def release_arguments(
@@ -60,12 +60,12 @@ def release_arguments(
     max_batch_size: int,
     max_seq_len: int,
     kv_cache_tokens: int | None,
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """The same with what a release says. `max_batch_size` requests run at once, each of `max_seq_len` tokens at most.
 
     `kv_cache_tokens` None: as much as a fraction of the free memory holds. The recipe's own `llm_args` come last.
     """
-    arguments: dict[str, Any] = {
+    arguments: dict[str, JsonValue] = {
         "max_batch_size": max_batch_size,
         "max_seq_len": max_seq_len,
         "max_beam_width": serving.max_beam_width,
@@ -88,7 +88,7 @@ def release_arguments(
             "device_cache_percent": lora.gpu_fraction,  # a fraction, whatever its name
             "host_cache_size": lora.host_bytes,
         }
-    return merged(merged(_of_recipe(recipe), arguments), recipe.llm_args)
+    return _with_further(_with_further(_of_recipe(recipe), arguments), recipe.llm_args)
 
 
 def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
@@ -107,7 +107,7 @@ def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
         )
 
 
-def merged(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+def _with_further(arguments: Mapping[str, JsonValue], further: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Both, `further` on top; objects that both have, like `kv_cache_config`, field by field."""
     result = dict(arguments)
     for name, value in further.items():
@@ -116,8 +116,8 @@ def merged(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str
     return result
 
 
-def _of_recipe(recipe: LlmApiFields) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
+def _of_recipe(recipe: LlmApiFields) -> dict[str, JsonValue]:
+    arguments: dict[str, JsonValue] = {
         "dtype": recipe.dtype,
         "tensor_parallel_size": recipe.tp_size,
         "pipeline_parallel_size": recipe.pp_size,
@@ -139,21 +139,21 @@ def _of_recipe(recipe: LlmApiFields) -> dict[str, Any]:
     return arguments
 
 
-def _sampler(version: Version) -> dict[str, Any]:
+def _sampler(version: Version) -> dict[str, JsonValue]:
     """Of two samplers the one that honours every field of a request."""
     if version.release[:2] == (1, 0):
         return {"enable_trtllm_sampler": True}
     return {"sampler_type": "TRTLLMSampler"} if version < _TORCH_SAMPLER_ALONE else {}
 
 
-def _cache(serving: TensorRtServing, tokens: int | None) -> dict[str, Any]:
+def _cache(serving: TensorRtServing, tokens: int | None) -> dict[str, JsonValue]:
     share = serving.kv_cache_fraction or (CACHE_SHARE if tokens is not None else None)
-    given: dict[str, Any] = {
+    given: dict[str, JsonValue] = {
         "max_tokens": tokens,
         "free_gpu_memory_fraction": share,
         "enable_block_reuse": serving.kv_cache_reuse,
         "host_cache_size": serving.host_cache_bytes,
-        "max_attention_window": list(serving.attention_window) or None,
+        "max_attention_window": [*serving.attention_window] or None,
     }
     return {key: value for key, value in given.items() if value is not None}
 

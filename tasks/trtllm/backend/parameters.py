@@ -1,6 +1,6 @@
 """The `parameters` of the `tensorrt_llm` model of TensorRT-LLM's C++ backend, version by version.
 
-Read from the templates as `backend_tensors` says, and what the backend does with each, and without it, from
+Read from the templates as `tensors` says, and what the backend does with each, and without it, from
 `inflight_batcher_llm/src/model_instance_state.cc` of the same tags (0.20 to 1.2: TensorRT-LLM at 0c8de69a).
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from tasks.trtllm.backend_tensors import in_span
+from tasks.trtllm.releases import FIRST, in_span
 
 UNSET = ""
 """An empty string: what does not convert to its number, list or mode the backend reports and takes for not set."""
@@ -22,7 +22,7 @@ class Parameter:
 
     key: str
     default: str
-    since: str = "0.8"
+    since: str = FIRST
     until: str = ""
 
 

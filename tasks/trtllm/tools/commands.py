@@ -13,9 +13,9 @@ from pathlib import Path
 from packaging.version import Version
 
 from infra.toolchains.toolchain import BUILD, under_mpi
-from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, Value, arguments, span
-from tasks.trtllm.recipe import CALIBRATED, LlmApiFields, TrtEngineFields
-from tasks.trtllm.releases import LAST
+from tasks.trtllm.recipe import AWQ, CALIBRATED, LlmApiFields, TrtEngineFields
+from tasks.trtllm.releases import LAST, in_span
+from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Tool, Value, arguments, has_max_seq_len, span
 
 # Weights in these formats multiply in FP8; up to 0.10 their networks must be told to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
@@ -42,7 +42,7 @@ class ToolCommand:
             return self.tool, *self.arguments
         if self.tool == str(_MODELOPT):
             return "python3", _MODELOPT.name, *self.arguments
-        moved = self.tool == _CONVERT and self.version.release >= (0, 20)
+        moved = self.tool == _CONVERT and in_span(self.version, "0.20")
         script = f"examples/{'models/core/' if moved else ''}{self.tool}"
         return under_mpi(("python3", script, *self.arguments), self.ranks)
 
@@ -148,7 +148,7 @@ def _quantize(recipe: TrtEngineFields) -> dict[str, Value]:
     wishes: dict[str, Value] = {"--dtype": recipe.dtype, "--qformat": recipe.quantization}
     if recipe.kv_cache_dtype != "auto":
         wishes["--kv_cache_dtype"] = recipe.kv_cache_dtype
-    if recipe.quantization in ("int4_awq", "w4a8_awq"):
+    if recipe.quantization in AWQ:
         wishes["--awq_block_size"] = recipe.awq_block_size
     return wishes | _calibration(recipe, "quantize") | _parallel(recipe, "quantize")
 
@@ -163,9 +163,9 @@ def _calibration(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
     }
     if tool == "quantize":
         wishes["--batch_size"] = (chosen.batch_size, usual.batch_size)
-    version = recipe.runtime.version
-    if chosen.dataset.startswith("/") and tool == "quantize" and version.release < (0, 11):
-        raise OptionUnfit(f"quantize.py of TensorRT-LLM {version} takes no local calibration set: 0.11 to {LAST} do")
+    version, first = recipe.runtime.version, "0.11"
+    if chosen.local_folders and tool == "quantize" and not in_span(version, first):
+        raise OptionUnfit(f"quantize.py of TensorRT-LLM {version} takes no local calibration set: {first} to {LAST} do")
     return {
         option: value for option, (value, default) in wishes.items() if value != default or span(tool, option, version)
     }
@@ -188,26 +188,30 @@ def _build(recipe: TrtEngineFields) -> dict[str, Value]:
 
 
 def _plugins(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
-    # `auto` is the dtype of the checkpoint; before 0.11 it has to be said.
-    chosen = recipe.dtype if version.release < (0, 11) else "auto"
-    return {"--gpt_attention_plugin": chosen, "--gemm_plugin": chosen}
+    return {option: _plugin_type(recipe, option, version) for option in ("--gpt_attention_plugin", "--gemm_plugin")}
+
+
+def _plugin_type(recipe: TrtEngineFields, option: str, version: Version) -> str:
+    """`auto`, which is the dtype of the checkpoint; the dtype itself for a version without `auto`."""
+    known = span("build", option, version)
+    return "auto" if known is not None and "auto" in known.choices else recipe.dtype
 
 
 def _limits(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     limits: dict[str, Value] = {"--max_batch_size": recipe.max_batch_size, "--max_input_len": recipe.max_input_len}
-    if version.release < (0, 11):
-        limits["--max_output_len"] = recipe.max_seq_len - recipe.max_input_len
-    else:
+    if has_max_seq_len(version):
         limits["--max_seq_len"] = recipe.max_seq_len
+    else:
+        limits["--max_output_len"] = recipe.max_seq_len - recipe.max_input_len
     return {**limits, "--max_num_tokens": recipe.max_num_tokens, "--max_beam_width": recipe.max_beam_width}
 
 
 def _attention(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     wishes: dict[str, Value] = {}
-    if version.release < (0, 13):
-        wishes["--paged_kv_cache"] = recipe.kv_cache_type == "paged"
-    else:
+    if span("build", "--kv_cache_type", version):
         wishes["--kv_cache_type"] = recipe.kv_cache_type
+    else:
+        wishes["--paged_kv_cache"] = recipe.kv_cache_type == "paged"
     wishes["--tokens_per_block"] = recipe.tokens_per_block
     # It does not work on an int8 KV cache; later versions then switch it off by themselves.
     wishes["--use_paged_context_fmha"] = recipe.paged_context_fmha and recipe.kv_cache_dtype != "int8"
@@ -221,7 +225,7 @@ def _attention(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]
 def _layers(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
     # Fused layers exist for unquantized and FP8 weights; with others 0.8 to 0.12 stop.
     wishes: dict[str, Value] = {"--use_fused_mlp": recipe.fused_mlp and recipe.quantization in ("none", "fp8")}
-    if version.release < (0, 11):
+    if span("build", "--strongly_typed", version):
         wishes["--strongly_typed"] = recipe.quantization in _FP8
     return wishes
 
@@ -234,9 +238,9 @@ def _extras(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]:
         wishes["--speculative_decoding_mode"] = recipe.speculation.mode
         wishes["--max_draft_len"] = recipe.speculation.max_draft_len
     if recipe.lora is not None:
-        wishes["--lora_plugin"] = recipe.dtype if version.release < (0, 11) else "auto"
+        wishes["--lora_plugin"] = _plugin_type(recipe, "--lora_plugin", version)
         wishes["--lora_target_modules"] = recipe.lora.target_modules
         wishes["--max_lora_rank"] = recipe.lora.max_rank
-    if version.release >= (0, 9):
+    if span("build", "--input_timing_cache", version):
         wishes["--input_timing_cache"] = wishes["--output_timing_cache"] = TIMING_CACHE
     return wishes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from infra.errors import StepFailed
 from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
@@ -21,8 +20,7 @@ def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
     Weights are taken to divide evenly over the GPUs.
     """
     try:
-        config = json.loads((folder / "config.json").read_text())
-        cache_bytes = _cache_bytes(config, folder, recipe)
+        cache_bytes = _cache_bytes(folder, recipe)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StepFailed(
             f"config.json of the checkpoint does not say how large its KV cache is: {error!r}",
@@ -46,8 +44,9 @@ def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
     )
 
 
-def _cache_bytes(config: dict[str, Any], folder: Path, recipe: LlmApiFields) -> int:
-    # Models that see keep those of their language part in an object of its own.
+def _cache_bytes(folder: Path, recipe: LlmApiFields) -> int:
+    config = json.loads((folder / "config.json").read_text())
+    # A multimodal model keeps the sizes of its language part in an object of their own.
     model = config.get("text_config") or config
     return cache_bytes_per_token(
         layers=model["num_hidden_layers"],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from pydantic import JsonValue
 
 from infra.errors import StepFailed
 from tasks.trtllm.recipe import TrtEngineFields
+from tasks.trtllm.tools.options import has_max_seq_len
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -54,18 +57,18 @@ def check_engine(recipe: TrtEngineFields, folder: Path) -> None:
     _require_files(folder, (f"rank{rank}.engine" for rank in ranks), "engine")
     if recipe.fast_build:
         _require_files(folder, (f"rank{rank}_managed_weights.safetensors" for rank in ranks), "engine")
-    _require_agreement(recipe, config.get("pretrained_config", {}), folder, "engine-unfit")
-    built = config.get("build_config", {})
-    wanted: dict[str, Any] = {
+    _require_agreement(recipe, _object(config, "pretrained_config"), folder, "engine-unfit")
+    built = _object(config, "build_config")
+    wanted: dict[str, JsonValue] = {
         "max_batch_size": recipe.max_batch_size,
         "max_input_len": recipe.max_input_len,
         "max_beam_width": recipe.max_beam_width,
     }
     if recipe.speculation is None:  # with it, trtllm-build makes room for the draft by itself
-        if recipe.runtime.version.release < (0, 11):
-            wanted["max_output_len"] = recipe.max_seq_len - recipe.max_input_len
-        else:
+        if has_max_seq_len(recipe.runtime.version):
             wanted["max_seq_len"] = recipe.max_seq_len
+        else:
+            wanted["max_output_len"] = recipe.max_seq_len - recipe.max_input_len
     _require_equal({name: built.get(name) for name in wanted}, wanted, folder, "engine-unfit")
 
 
@@ -91,11 +94,19 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / TOKENIZER / path.name)
 
 
-def _config(folder: Path, code: str) -> dict[str, Any]:
+def _config(folder: Path, code: str) -> Mapping[str, JsonValue]:
     try:
-        return json.loads((folder / CONFIG).read_text())
+        config: object = json.loads((folder / CONFIG).read_text())
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
+        return cast("dict[str, JsonValue]", config)
     except (FileNotFoundError, ValueError) as error:
         raise StepFailed(f"there is no readable {CONFIG}: {error}", code=code) from error
+
+
+def _object(config: Mapping[str, JsonValue], name: str) -> Mapping[str, JsonValue]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _require_files(folder: Path, names: Iterable[str], what: str) -> None:
@@ -110,8 +121,8 @@ def _require_files(folder: Path, names: Iterable[str], what: str) -> None:
             )
 
 
-def _require_agreement(recipe: TrtEngineFields, config: dict[str, Any], folder: Path, code: str) -> None:
-    mapping = config.get("mapping", {})
+def _require_agreement(recipe: TrtEngineFields, config: Mapping[str, JsonValue], folder: Path, code: str) -> None:
+    mapping = _object(config, "mapping")
     _require_equal(
         {"tp_size": mapping.get("tp_size"), "pp_size": mapping.get("pp_size")},
         {"tp_size": recipe.tp_size, "pp_size": recipe.pp_size},
@@ -119,7 +130,7 @@ def _require_agreement(recipe: TrtEngineFields, config: dict[str, Any], folder: 
         code,
     )
     if (algorithms := _QUANTIZED.get(recipe.quantization)) is not None:
-        found = config.get("quantization", {}).get("quant_algo")
+        found = _object(config, "quantization").get("quant_algo")
         if found not in algorithms:
             raise StepFailed(
                 f"{recipe.quantization} was asked for, and {folder.name}/{CONFIG} says {found}",
@@ -128,7 +139,7 @@ def _require_agreement(recipe: TrtEngineFields, config: dict[str, Any], folder: 
             )
 
 
-def _require_equal(found: dict[str, Any], wanted: dict[str, Any], folder: Path, code: str) -> None:
+def _require_equal(found: Mapping[str, JsonValue], wanted: Mapping[str, JsonValue], folder: Path, code: str) -> None:
     wrong = [f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value]
     if wrong:
         raise StepFailed(

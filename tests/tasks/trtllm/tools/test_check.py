@@ -13,8 +13,8 @@ import pytest
 from infra.errors import StepFailed
 from infra.processes.child import Outcome
 from tasks.models.recipe import TrtEngineRecipe
-from tasks.trtllm.check import check_checkpoint, check_engine, copy_tokenizer
-from tasks.trtllm.failures import require_success
+from tasks.trtllm.tools.check import check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.failures import require_success
 
 RUNTIME = {"tensorrt_llm": "0.16.0", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 4}
 

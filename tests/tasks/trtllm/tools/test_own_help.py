@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from infra.errors import StepFailed
-from tasks.trtllm.own_help import check_against_help
+from tasks.trtllm.tools.own_help import check_against_help
 
 
 def text() -> str:

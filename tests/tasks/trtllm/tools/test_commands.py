@@ -1,6 +1,6 @@
 """The commands that recipes become, for every version, against a snapshot; and what recipes are refused for.
 
-After a change that is meant: `ENGINEHOUSE_WRITE_SNAPSHOTS=1 pytest tests/tasks/trtllm/test_commands.py`.
+After a change that is meant: `ENGINEHOUSE_WRITE_SNAPSHOTS=1 pytest tests/tasks/trtllm/tools/test_commands.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tasks.kinds.choice import engine_kind
 from tasks.models.catalogue import load_model
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.models.spec import Model
-from tasks.trtllm.commands import build_command, checkpoint_command
-from tasks.trtllm.options import OPTIONS, OptionUnfit, Tool, arguments, span
 from tasks.trtllm.releases import MINORS, RELEASES, minor, release_of
+from tasks.trtllm.tools.commands import build_command, checkpoint_command
+from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Tool, arguments, span
 from tests.standin import facts
 
-MODELS = Path(__file__).parents[3] / "deployments" / "models"
+MODELS = Path(__file__).parents[4] / "deployments" / "models"
 SNAPSHOT = Path(__file__).parent / "snapshots" / "trtllm-commands.txt"
 VERSIONS = (
     *("0.8.0", "0.9.0", "0.10.0", "0.11.0", "0.12.0", "0.13.0", "0.14.0", "0.15.0", "0.16.0"),

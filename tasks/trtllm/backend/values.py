@@ -4,8 +4,6 @@ placeholder of the same name for each, but for two.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tasks.trtllm.serving import TensorRtServing
 
 PLACEHOLDERS = {"gpt_model_type": "batching_strategy", "gpt_model_path": "engine_dir"}
@@ -23,7 +21,7 @@ def backend_values(serving: TensorRtServing, kv_cache_tokens: int | None) -> dic
 def values_by_field(serving: TensorRtServing) -> dict[str, dict[str, str]]:
     """The same by field of the model's file, without the size of the KV cache."""
     lora = serving.lora_cache
-    fields: dict[str, dict[str, Any]] = {
+    fields: dict[str, dict[str, object]] = {
         "batching_strategy": {"gpt_model_type": serving.batching_strategy},
         "max_beam_width": {"max_beam_width": serving.max_beam_width},
         "scheduler_policy": {"batch_scheduler_policy": serving.scheduler_policy},

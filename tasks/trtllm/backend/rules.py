@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from infra.errors import UsageError
-from tasks.trtllm.backend_parameters import defaults, spans
-from tasks.trtllm.backend_tensors import in_span
-from tasks.trtllm.backend_values import values_by_field
+from tasks.trtllm.backend.parameters import defaults, spans
+from tasks.trtllm.backend.values import values_by_field
 from tasks.trtllm.kv_cache import gpu_memory_bytes
 from tasks.trtllm.recipe import TrtEngineFields
+from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -23,14 +23,14 @@ def check_version(version: Version, serving: TensorRtServing) -> None:
             if key not in known:
                 raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{spans(key)} have it")
     for field, first, wanted in _since(serving):
-        if wanted and in_span(version, "0.8", first):
+        if wanted and not in_span(version, first):
             raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{first} and later have it")
 
 
 def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
     """The same for the recipe's version, its GPU, and the engine that it will be."""
     check_version(recipe.runtime.version, serving)
-    check_engine(
+    check_against_engine(
         serving,
         serving.kv_cache_tokens,
         max_beam_width=recipe.max_beam_width,
@@ -46,7 +46,7 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
         )
 
 
-def check_engine(
+def check_against_engine(
     serving: TensorRtServing,
     kv_cache_tokens: int | None,
     *,

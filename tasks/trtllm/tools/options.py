@@ -196,6 +196,11 @@ def span(tool: Tool, option: str, version: Version) -> Span | None:
     return None if found is None or found.gone else found
 
 
+def has_max_seq_len(version: Version) -> bool:
+    """Whether trtllm-build of `version` limits prompt and answer together. Before 0.11 each has a limit of its own."""
+    return span("build", "--max_seq_len", version) is not None
+
+
 def arguments(tool: Tool, version: Version, wishes: Mapping[str, Value]) -> tuple[str, ...]:
     """`wishes`, by option, as arguments of `tool` in `version`.
 
