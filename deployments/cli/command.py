@@ -10,13 +10,15 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from infra.settings import Settings
+
+_T = TypeVar("_T")
 
 Command = Callable[[argparse.Namespace, "Settings"], int]
 
@@ -35,6 +37,13 @@ def say(text: str) -> None:
 def print_json(document: object) -> None:
     """Print a document; what JSON has no form for, paths and times, as text."""
     print(json.dumps(document, indent=1, default=str), flush=True)
+
+
+def run(call: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end. Importing asyncio takes longer than all the rest of `--help`."""
+    import asyncio
+
+    return asyncio.run(call)
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

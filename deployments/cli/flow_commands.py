@@ -6,14 +6,13 @@ They run the same flows, with the same parameters, as the deployments in the Pre
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import shlex
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, say
+from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, run, say
 from infra.errors import EnginehouseError
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
     refused: EnginehouseError | None = None
     with collecting(report):
         try:
-            asyncio.run(
+            run(
                 rebuild(
                     options.model,
                     options.runtime,
@@ -109,7 +108,7 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     _print_logs_from(logging.CRITICAL)
     from flows.rollback import rollback
 
-    release = asyncio.run(rollback(options.model, options.to, options.target))
+    release = run(rollback(options.model, options.to, options.target))
     if options.json:
         print(json.dumps({"model": options.model, "release": release}))
     else:
@@ -125,7 +124,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     from flows.ui import watch_lines
     from flows.watch_releases import watch_releases
 
-    watched = asyncio.run(watch_releases(options.dry_run, options.retry))
+    watched = run(watch_releases(options.dry_run, options.retry))
     if options.json:
         print_json(asdict(watched))
         return 0

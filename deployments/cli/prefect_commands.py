@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
-from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, say
+from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, run, say
 from infra.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def _ask_prefect(call: Coroutine[None, None, _T], failed: str, *, hint: str) -> 
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
-        return asyncio.run(call)
+        return run(call)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise SettingsError(
             f"the Prefect server at {os.environ['PREFECT_API_URL']} {failed}: {error}", hint=hint, code="prefect-failed"
