@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -59,15 +60,14 @@ def test_an_interpreter_that_does_not_answer_is_an_error(tmp_path: Path, monkeyp
 
 
 def test_free_memory_is_sampled_again_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = iter([gpus(1, 5), gpus(1, 4)])
+    samples = chain([gpus(1, 5)], repeat(gpus(1, 4)))
 
     def slowly() -> GpuReport:
         time.sleep(0.2)
         return next(samples)
 
     monkeypatch.setattr(facts.gpu, "probe", slowly)
-    monkeypatch.setattr(facts, "_SAMPLE_SECONDS", 0.0)
-    known = Facts(None, None)
+    known = Facts(None, None, sample_seconds=0.0)
     started = time.monotonic()
     assert known.machine().gpus[0].free_bytes == 5
     assert time.monotonic() - started < 0.1
@@ -75,4 +75,3 @@ def test_free_memory_is_sampled_again_and_nobody_waits_for_it(monkeypatch: pytes
     while known.machine().gpus[0].free_bytes != 4:
         assert time.monotonic() < until
         time.sleep(0.02)
-        monkeypatch.setattr(facts, "_SAMPLE_SECONDS", 60.0)
