@@ -21,12 +21,12 @@ def add_stack_commands(add: Add) -> None:
 
 
 def _up(options: argparse.Namespace, settings: Settings) -> int:
-    from deployments.stack import stack
+    from deployments.stack import lifecycle
     from infra.s3.bucket import Bucket
     from infra.s3.conditional_writes import require_conditional_writes
     from infra.settings import activate, load
 
-    stack.up(settings, say)
+    lifecycle.up(settings, say)
     activate()
     require_conditional_writes(Bucket.at(load().store))
     say(f"\nPrefect UI  {os.environ.get('PREFECT_API_URL', '').removesuffix('/api')}")
@@ -35,18 +35,18 @@ def _up(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _down(options: argparse.Namespace, settings: Settings) -> int:
-    from deployments.stack import stack
+    from deployments.stack import lifecycle
 
-    stack.down(settings, say)
+    lifecycle.down(settings, say)
     return 0
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import asdict
 
-    from deployments.stack import stack
+    from deployments.stack import lifecycle
 
-    services = stack.status(settings)
+    services = lifecycle.status(settings)
     if options.json:
         print_json([asdict(service) for service in services])
     else:
@@ -56,8 +56,8 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _env(options: argparse.Namespace, settings: Settings) -> int:
-    from deployments.stack import stack
+    from deployments.stack import lifecycle
 
-    for name, value in stack.environment(settings).items():
+    for name, value in lifecycle.environment(settings).items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
