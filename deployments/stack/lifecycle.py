@@ -6,38 +6,31 @@ Its whole state lies under `settings.home`, as `home.py` describes it.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from deployments.prefect_server.register import sources_digest, wanted_by
 from deployments.stack.home import Home, Report
+from deployments.stack.registration import register
 from deployments.stack.services import (
     BUCKET,
     NAMES,
     WORKERS,
     Service,
-    answers,
     client_environment,
     service_environment,
     services,
 )
-from deployments.stack.starting import Start, created, service_failed
+from deployments.stack.starting import Start, created
 from infra.errors import SettingsError
-from infra.processes import background, sessions
+from infra.processes import background
 from infra.processes.sessions import terminate
 from infra.s3 import seaweedfs
 from infra.settings import Settings
 
 NEEDED_FREE_BYTES = 3 << 29
 """1.5 GiB: the embedded model as fetched, converted and built, twice (workspace and store), with releases."""
-
-_REGISTER_MODULE = "deployments.prefect_server.register"
-_REGISTER_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def up(settings: Settings, report: Report, *, needed_free_bytes: int = NEEDED_FR
         seaweedfs.create_bucket(url, key, secret, BUCKET)
         start.wait(start.ensure("node"))
         start.wait(prefect)
-        _register(settings, client["PREFECT_API_URL"], service_environment(settings, ports, credentials))
+        register(settings, client["PREFECT_API_URL"], service_environment(settings, ports, credentials))
         for worker in [start.ensure(name) for name in WORKERS]:
             start.wait(worker)
         background.write_private(home.environment_file, client)
@@ -125,24 +118,3 @@ def _status(home: Home, service: Service) -> ServiceStatus:
     since = created(process)
     state = "running" if service.is_healthy(since) else "unhealthy"
     return ServiceStatus(service.name, state, process.pid, service.address, log, since)
-
-
-def _register(settings: Settings, api: str, environment: Mapping[str, str]) -> None:
-    """Register what is wanted of Prefect, unless the server has it as these sources and settings make it."""
-    home, wanted = Home(settings.home), wanted_by(settings)
-    record, digest = settings.home / "services" / "registered", sources_digest(wanted)
-    needed = [f"{api}/work_pools/{pool.name}" for pool in wanted.pools]
-    needed += [f"{api}/deployments/name/{each.full_name}" for each in wanted.deployments]
-    if record.exists() and record.read_text() == digest and all(map(answers, needed)):
-        return
-    log = home.log("register")
-    background.rotate(log)
-    command = (sys.executable, "-P", "-m", _REGISTER_MODULE)
-    child = sessions.start_session(command, log=log, folder=settings.home, environment=environment)
-    try:
-        child.wait(_REGISTER_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        terminate(child, 5)
-    if child.returncode != 0:
-        raise service_failed("the flows could not be registered with Prefect", log)
-    record.write_text(digest)

@@ -15,7 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.prefect_server.desired import Desired, Pool, build_pool, desired
-from deployments.prefect_server.register import deploy, wanted_by
+from deployments.prefect_server.register import deploy
+from deployments.stack.registration import wanted_by
 from flows.elsewhere import start_or_attach
 from infra import settings
 from infra.errors import SettingsError

@@ -201,7 +201,7 @@ def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, Re
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
         changes = asyncio.run(deploy(wanted, told.append, dry_run=dry_run))
     assert list(changes) == told
-    return {change.thing.key: change for change in changes}
+    return {change.resource.key: change for change in changes}
 
 
 def changed(changes: dict[str, ResourceChange]) -> dict[str, Any]:

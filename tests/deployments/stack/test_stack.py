@@ -18,8 +18,8 @@ import boto3
 import psutil
 import pytest
 
-from deployments.prefect_server.register import wanted_by
 from deployments.stack import lifecycle
+from deployments.stack.registration import wanted_by
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes import background
