@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 class PositionedDocument:
     """What a file says (`value`, plain Python) and where."""
 
-    value: Any
+    value: object
     root: yaml.Node
 
     def locate(self, location: Sequence[int | str]) -> tuple[int, str]:

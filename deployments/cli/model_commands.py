@@ -10,8 +10,6 @@ from deployments.cli.command import Add, add_recipe, overrides, print_json, say
 from infra.errors import StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
     from infra.settings import Settings
 
 
@@ -88,7 +86,7 @@ def _ask(options: argparse.Namespace, settings: Settings) -> int:
     if not settings.triton_http:
         raise UsageError("no Triton is known", hint="run `enginehouse up`, or set ENGINEHOUSE_TRITON_HTTP")
     client = TritonClient(settings.triton_http)
-    request: dict[str, JsonValue] = {"text_input": options.text, "max_tokens": options.max_tokens}
+    request: dict[str, str | int] = {"text_input": options.text, "max_tokens": options.max_tokens}
     if options.seed is not None:
         request["seed"] = options.seed
     if options.stream:

@@ -98,8 +98,8 @@ def test_a_build_gets_what_its_recipe_needs() -> None:
         "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
     }
     # Labels that are not NVIDIA's know nothing of products.
-    template["variables"]["properties"]["node_selector"]["default"] = {"pool": "big"}
-    assert job_variables(template, image="", gpus=1, product="NVIDIA H200")["node_selector"] == {"pool": "big"}
+    own = {"variables": {"properties": {"node_selector": {"default": {"pool": "big"}}}}}
+    assert job_variables(cast(Any, own), image="", gpus=1, product="NVIDIA H200")["node_selector"] == {"pool": "big"}
 
 
 def test_a_pool_without_gpus_asks_for_none() -> None:
