@@ -30,7 +30,7 @@ def test_a_list_of_ones_own_pins_digests(tmp_path: Path) -> None:
         ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ndigest = "sha256:1"', "image.0.digest"),
         ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ntag = "b"', "image.0.tag"),
         ("image = 3", "image"),
-        ("image =", "line 1"),
+        ("image =", "(at "),
     ],
 )
 def test_mistakes_name_the_file_and_the_field(tmp_path: Path, text: str, named: str) -> None:

@@ -128,6 +128,6 @@ def test_a_docker_run_is_as_confined() -> None:
 
 def test_a_process_pool_is_asked_nothing_and_a_container_needs_an_image() -> None:
     assert job_variables({}, image="some", gpus=8, product="NVIDIA H200") == {}
-    with pytest.raises(SettingsError, match="build-sm90") as caught:
+    with pytest.raises(SettingsError) as caught:
         job_template("kubernetes", "build-sm90", "", {})
     assert "ENGINEHOUSE_WORKER_IMAGE" in caught.value.hint

@@ -41,8 +41,9 @@ def test_the_images_interpreter_says_what_it_holds(tmp_path: Path, monkeypatch: 
     assert not known.machine().groups
 
 
-def test_an_image_without_tensorrt_llm_serves_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "image_python", lambda: Path(sys.executable))
+def test_an_image_without_tensorrt_llm_serves_what_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python3").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ENGINEHOUSE_TRITON", "/opt/tritonserver")
     known = Facts.of(settings.load())
     assert known.machine().tensorrt_llm == "" and not known.machine().groups and known.orchestrated_gpus == 0
@@ -52,7 +53,7 @@ def test_an_interpreter_that_does_not_answer_is_an_error(tmp_path: Path, monkeyp
     broken = tmp_path / "python3"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(facts, "image_python", lambda: broken)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ENGINEHOUSE_TRITON", "/opt/tritonserver")
     with pytest.raises(SettingsError) as caught:
         Facts.of(settings.load())

@@ -389,8 +389,9 @@ def test_people_are_told_of_failures_by_a_block_of_the_server(
     server: Server, here: Settings, listener: Listener
 ) -> None:
     told = replace(here, notify="custom-webhook/ops")
-    with pytest.raises(SettingsError, match="custom-webhook/ops"):
+    with pytest.raises(SettingsError) as missing:
         go(server, told)
+    assert missing.value.code == "block-missing" and "custom-webhook/ops" in missing.value.message
 
     async def make_block() -> None:
         body: Any = {"subject": "{{subject}}", "body": "{{body}}"}
