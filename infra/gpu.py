@@ -14,7 +14,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def used_bytes(pids: frozenset[int]) -> int:
         return 0
 
 
-def _used_on(nvml: ModuleType, handle: Any, pids: frozenset[int]) -> int:
+def _used_on(nvml: ModuleType, handle: object, pids: frozenset[int]) -> int:
     # A process that computes and draws is in both lists, each time with all of its memory.
     most: dict[int, int] = {}
     for processes in (
@@ -115,8 +114,8 @@ def _nvml() -> Generator[ModuleType]:
         raise _NoNvml(f"NVML failed: {error}") from None
 
 
-def _handles(nvml: ModuleType) -> list[tuple[int, Any]]:
-    handles: list[tuple[int, Any]] = []
+def _handles(nvml: ModuleType) -> list[tuple[int, object]]:
+    handles: list[tuple[int, object]] = []
     for index in range(nvml.nvmlDeviceGetCount()):
         # The count holds GPUs that are not this user's, or not this container's.
         try:
@@ -126,7 +125,7 @@ def _handles(nvml: ModuleType) -> list[tuple[int, Any]]:
     return handles
 
 
-def _gpu(nvml: ModuleType, index: int, handle: Any) -> Gpu:
+def _gpu(nvml: ModuleType, index: int, handle: object) -> Gpu:
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)

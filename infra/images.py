@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from packaging.version import InvalidVersion, Version
+from pydantic import Field, ValidationError
 
 from infra.errors import SettingsError
+from infra.frozen import Spec, problems
 
 OWN_TABLE = Path(__file__).with_name("images.toml")
-_FIELDS = {"reference", "tensorrt_llm", "digest"}
 
 
 @dataclass(frozen=True)
 class Image:
-    """`reference` is `repository:tag`; `digest` is `sha256:…`, or empty where nobody has pinned it."""
+    """`reference` is `repository:tag`; `digest` is `sha256:…`, or empty if nobody has pinned it."""
 
     reference: str
     tensorrt_llm: Version
@@ -29,24 +28,26 @@ class Image:
         return f"{self.reference}@{self.digest}" if self.digest else self.reference
 
 
+class _Entry(Spec):
+    reference: str
+    tensorrt_llm: str
+    digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
+
+
+class _Table(Spec):
+    image: tuple[_Entry, ...]
+
+
 def images(table: Path) -> Mapping[Version, Image]:
     """The image of each version; of several the last in the file. Raises SettingsError."""
     try:
-        document = tomllib.loads(table.read_text("utf-8"))
-        found = [_image(entry) for entry in document["image"]]
+        entries = _Table.model_validate(tomllib.loads(table.read_text("utf-8"))).image
+        found = [Image(entry.reference, Version(entry.tensorrt_llm), entry.digest) for entry in entries]
     except OSError as error:
         raise SettingsError(f"the list of images cannot be read: {error}", hint="see ENGINEHOUSE_IMAGES") from error
-    except (tomllib.TOMLDecodeError, InvalidVersion, KeyError, TypeError, ValueError) as error:
+    except (ValueError, InvalidVersion) as error:  # TOML's and pydantic's errors are ValueErrors too
+        reason = problems(error) if isinstance(error, ValidationError) else error
         raise SettingsError(
-            f"{table} is not a list of images: {error}", hint=f"its form is that of {OWN_TABLE}"
+            f"{table} is not a list of images: {reason}", hint=f"its form is that of {OWN_TABLE}"
         ) from error
     return {image.tensorrt_llm: image for image in found}
-
-
-def _image(entry: dict[str, Any]) -> Image:
-    if unknown := sorted(entry.keys() - _FIELDS):
-        raise ValueError(f"unknown field {', '.join(unknown)}")
-    digest = str(entry.get("digest", ""))
-    if digest and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise ValueError(f"{digest!r} is no digest")
-    return Image(str(entry["reference"]), Version(entry["tensorrt_llm"]), digest)

@@ -1,4 +1,4 @@
-"""Settings: from the environment, then `enginehouse.toml`, then the embedded stack that `enginehouse up` made.
+"""Settings: from the environment, then `enginehouse.toml`, then the embedded stack that `enginehouse up` started.
 
 Every setting is one environment variable, so that a worker, a container and a shell are set up alike.
 Secrets (S3 keys, hub tokens) are never settings of their own: they stay in the variables and files where
@@ -9,113 +9,125 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from infra.errors import SettingsError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 PoolType = Literal["process", "docker", "kubernetes"]
-"""Of a Prefect work pool: where a run's process is started."""
+"""The type of a Prefect work pool: where the process of a run is started."""
+
+
+def _words(value: object) -> object:
+    """`a b`: a list in one variable."""
+    return value.split() if isinstance(value, str) else value
+
+
+def _pairs(value: object) -> object:
+    """`a=1 b=2`: a table in one variable."""
+    if not isinstance(value, str):
+        return value
+    pairs = [word.split("=", 1) for word in value.split()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError("each word has the form NAME=VALUE")
+    return pairs
+
+
+def _places(value: object) -> object:
+    """`huggingface=env:VARIABLE mlflow=block:NAME`. No error repeats a word: somebody may have written a secret."""
+    if not isinstance(value, str):
+        return value
+    places = [re.fullmatch("([^=]*)=(env|block):(.+)", word) for word in value.split()]
+    if None in places:
+        raise ValueError("each word says where a secret is: SENDER=env:VARIABLE, or SENDER=block:PREFECT_SECRET_BLOCK")
+    return [place.groups() for place in places if place is not None]
+
+
+_Absolute = Annotated[Path, AfterValidator(Path.absolute)]
+_Count = Annotated[int, Field(ge=1)]
+_Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+_Cron = Annotated[str, AfterValidator(lambda text: "" if text == "never" else text)]
+"""An expression in UTC; empty for never."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What Enginehouse needs to know of its surroundings. Paths are absolute."""
+    """What Enginehouse needs to know of its surroundings, each field from the variable `ENGINEHOUSE_FIELD`.
 
-    home: Path
+    Paths are absolute.
+    """
+
+    home: _Absolute = CHECKOUT / ".enginehouse"
     """Folder for the embedded stack, the steps' workspaces and a node's files."""
-    catalogue: Path
+    catalogue: _Absolute = CHECKOUT / "deployments" / "models"
     """Folder of the models' files."""
-    store: str
+    store: str = ""
     """`s3://bucket/prefix` that holds artifacts, records and targets."""
-    target: str
+    store_one_writer: str = ""
+    """The file that the processes of the only machine that writes to the store lock; `infra.s3.bucket` reads it."""
+    target: str = "local"
     """The target that a node without `--target` belongs to, and whose address `ask` uses."""
-    triton_http: str
+    triton_http: str = ""
     """`http://host:port` of a Triton that answers clients; empty where none is known."""
-    triton_grpc: str
+    triton_grpc: str = ""
     """`host:port` of the same Triton's gRPC."""
-    triton: str
+    triton: str = ""
     """Where NVIDIA's image has Triton, for a node that runs in one: `/opt/tritonserver`. Empty: the wheel's."""
-    node_address: str
+    node_address: str = "127.0.0.1"
     """Address at which clients and gates on other machines reach this node's Triton; then it listens everywhere."""
-    lease_seconds: float
+    lease_seconds: float = 20.0
     """How long a lease lives that nobody renews."""
-    toolchain: str
+    toolchain: str = "local"
     """Where TensorRT-LLM is: `local`, `local:/path/python3`, `venv`, `venv:/path` or `docker:IMAGE@sha256:…`."""
-    toolchain_examples: str
+    toolchain_examples: str = ""
     """Folder `examples` of a TensorRT-LLM checkout, where the toolchain's own is not at a usual place."""
-    toolchain_index: str
+    toolchain_index: str = ""
     """Package index of what the ordinary one lacks of a toolchain; `venv` needs it."""
-    signing_key: str
+    signing_key: str = ""
     """File of the private key with which this machine signs the artifacts that it publishes; empty for none."""
-    signing_public_key: str
+    signing_public_key: str = ""
     """File of the public key without whose signature a node places nothing; empty for none."""
-    rebuilds: int
+    rebuilds: _Count = 4
     """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
-    pool_limits: tuple[tuple[str, int], ...]
+    pool_limits: Annotated[tuple[tuple[str, _Count], ...], BeforeValidator(_pairs)] = ()
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
-    pools: tuple[tuple[str, PoolType], ...]
+    pools: Annotated[tuple[tuple[str, PoolType], ...], BeforeValidator(_pairs)] = ()
     """The type of a work pool that `deploy` makes, by its name. A pool that is not named is a process pool."""
-    worker_image: str
+    worker_image: str = ""
     """The image of runs on Docker and Kubernetes pools; `{tensorrt_llm}` in it stands for the version."""
-    images: Path
+    images: _Absolute = CHECKOUT / "infra" / "images.toml"
     """The file that says which container image carries which TensorRT-LLM."""
-    gc_schedule: str
-    """When garbage is collected: cron in UTC, or empty for never."""
-    watch_schedule: str
-    """Cron expression in UTC by which new versions of TensorRT-LLM are looked for; empty: never."""
-    watch_indexes: tuple[str, ...]
+    gc_schedule: _Cron = "43 3 * * 0"
+    """When garbage is collected."""
+    watch_schedule: _Cron = "17 * * * *"
+    """When new versions of TensorRT-LLM are looked for."""
+    watch_indexes: _Words = ()
     """URLs of package indexes to ask besides pip's own."""
-    watch_avoid: tuple[str, ...]
+    watch_avoid: _Words = ()
     """Versions of TensorRT-LLM that are known to be broken, and left alone."""
-    watch_parallel: int
+    watch_parallel: _Count = 4
     """How many rebuilds the watch keeps going at once."""
-    reconcile_schedule: str
-    """When events that were missed, and runs that were lost, are looked for: cron in UTC, or empty for never."""
-    heartbeat_seconds: int
-    """How often a run tells Prefect that it lives; one that has missed three has crashed."""
-    notify: str
+    reconcile_schedule: _Cron = "*/15 * * * *"
+    """When events that were missed, and runs that were lost, are looked for."""
+    heartbeat_seconds: Annotated[int, Field(ge=30)] = 180
+    """How often a run sends Prefect a heartbeat."""
+    notify: str = ""
     """`TYPE/NAME` of the notification block on the Prefect server that tells people of failures; empty: none does."""
-    webhook_secrets: tuple[tuple[str, str, str], ...]
-    """Of each sender of webhooks where its secret is: `env` and a variable, or `block` and a Prefect Secret block."""
+    webhook_secrets: Annotated[tuple[tuple[str, str, str], ...], BeforeValidator(_places)] = ()
+    """Where the secret of each sender of webhooks is: `env` and a variable, or `block` and a Prefect Secret block."""
 
 
-_DEFAULTS = {
-    "ENGINEHOUSE_HOME": str(CHECKOUT / ".enginehouse"),
-    "ENGINEHOUSE_CATALOGUE": str(CHECKOUT / "deployments" / "models"),
-    "ENGINEHOUSE_STORE": "",
-    "ENGINEHOUSE_STORE_ONE_WRITER": "",  # read where the bucket is opened, as the store's endpoint is
-    "ENGINEHOUSE_TARGET": "local",
-    "ENGINEHOUSE_TRITON_HTTP": "",
-    "ENGINEHOUSE_TRITON_GRPC": "",
-    "ENGINEHOUSE_TRITON": "",
-    "ENGINEHOUSE_NODE_ADDRESS": "127.0.0.1",
-    "ENGINEHOUSE_LEASE_SECONDS": "20",
-    "ENGINEHOUSE_TOOLCHAIN": "local",
-    "ENGINEHOUSE_TOOLCHAIN_EXAMPLES": "",
-    "ENGINEHOUSE_TOOLCHAIN_INDEX": "",
-    "ENGINEHOUSE_SIGNING_KEY": "",
-    "ENGINEHOUSE_SIGNING_PUBLIC_KEY": "",
-    "ENGINEHOUSE_REBUILDS": "4",
-    "ENGINEHOUSE_POOL_LIMITS": "",
-    "ENGINEHOUSE_POOLS": "",
-    "ENGINEHOUSE_WORKER_IMAGE": "",
-    "ENGINEHOUSE_IMAGES": str(CHECKOUT / "infra" / "images.toml"),
-    "ENGINEHOUSE_GC_SCHEDULE": "43 3 * * 0",
-    "ENGINEHOUSE_WATCH_SCHEDULE": "17 * * * *",
-    "ENGINEHOUSE_WATCH_INDEXES": "",
-    "ENGINEHOUSE_WATCH_AVOID": "",
-    "ENGINEHOUSE_WATCH_PARALLEL": "4",
-    "ENGINEHOUSE_RECONCILE_SCHEDULE": "*/15 * * * *",
-    "ENGINEHOUSE_HEARTBEAT_SECONDS": "180",
-    "ENGINEHOUSE_NOTIFY": "",
-    "ENGINEHOUSE_WEBHOOK_SECRETS": "",
-}
+_VARIABLES = {field.name: f"ENGINEHOUSE_{field.name.upper()}" for field in fields(Settings)}
+_FORM = TypeAdapter(Settings)
 
 
 def stack_environment_file(home: Path) -> Path:
@@ -134,7 +146,7 @@ def activate(environment: MutableMapping[str, str] | None = None) -> None:
         environment.setdefault(name, value)
     if environment.get("ENGINEHOUSE_STORE") or environment.get("PREFECT_API_URL"):
         return
-    home = Path(environment.get("ENGINEHOUSE_HOME", _DEFAULTS["ENGINEHOUSE_HOME"]))
+    home = Path(environment.get("ENGINEHOUSE_HOME") or Settings.home)
     try:
         stack = json.loads(stack_environment_file(home).read_text())
     except FileNotFoundError:
@@ -145,85 +157,18 @@ def activate(environment: MutableMapping[str, str] | None = None) -> None:
 
 def load() -> Settings:
     """The settings of this process; call `activate` first. Raises SettingsError for a value of the wrong form."""
-
-    def value(name: str) -> str:
-        return os.environ.get(name) or _DEFAULTS[name]
-
+    given = {name: os.environ[variable] for name, variable in _VARIABLES.items() if os.environ.get(variable)}
     try:
-        lease_seconds = float(value("ENGINEHOUSE_LEASE_SECONDS"))
-    except ValueError:
-        raise SettingsError("ENGINEHOUSE_LEASE_SECONDS is not a number of seconds") from None
-    return Settings(
-        home=Path(value("ENGINEHOUSE_HOME")).absolute(),
-        catalogue=Path(value("ENGINEHOUSE_CATALOGUE")).absolute(),
-        store=value("ENGINEHOUSE_STORE"),
-        target=value("ENGINEHOUSE_TARGET"),
-        triton_http=value("ENGINEHOUSE_TRITON_HTTP"),
-        triton_grpc=value("ENGINEHOUSE_TRITON_GRPC"),
-        triton=value("ENGINEHOUSE_TRITON"),
-        node_address=value("ENGINEHOUSE_NODE_ADDRESS"),
-        lease_seconds=lease_seconds,
-        toolchain=value("ENGINEHOUSE_TOOLCHAIN"),
-        toolchain_examples=value("ENGINEHOUSE_TOOLCHAIN_EXAMPLES"),
-        toolchain_index=value("ENGINEHOUSE_TOOLCHAIN_INDEX"),
-        signing_key=value("ENGINEHOUSE_SIGNING_KEY"),
-        signing_public_key=value("ENGINEHOUSE_SIGNING_PUBLIC_KEY"),
-        rebuilds=_count("ENGINEHOUSE_REBUILDS", value("ENGINEHOUSE_REBUILDS")),
-        pool_limits=_pool_limits(value("ENGINEHOUSE_POOL_LIMITS")),
-        pools=_pools(value("ENGINEHOUSE_POOLS")),
-        worker_image=value("ENGINEHOUSE_WORKER_IMAGE"),
-        images=Path(value("ENGINEHOUSE_IMAGES")).absolute(),
-        gc_schedule=_schedule(value("ENGINEHOUSE_GC_SCHEDULE")),
-        watch_schedule=_schedule(value("ENGINEHOUSE_WATCH_SCHEDULE")),
-        watch_indexes=tuple(value("ENGINEHOUSE_WATCH_INDEXES").split()),
-        watch_avoid=tuple(value("ENGINEHOUSE_WATCH_AVOID").split()),
-        watch_parallel=_count("ENGINEHOUSE_WATCH_PARALLEL", value("ENGINEHOUSE_WATCH_PARALLEL")),
-        reconcile_schedule=_schedule(value("ENGINEHOUSE_RECONCILE_SCHEDULE")),
-        heartbeat_seconds=_count("ENGINEHOUSE_HEARTBEAT_SECONDS", value("ENGINEHOUSE_HEARTBEAT_SECONDS"), 30),
-        notify=value("ENGINEHOUSE_NOTIFY"),
-        webhook_secrets=_secrets(value("ENGINEHOUSE_WEBHOOK_SECRETS")),
-    )
-
-
-def _schedule(text: str) -> str:
-    return "" if text == "never" else text
-
-
-def _count(name: str, text: str, least: int = 1) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise SettingsError(f"{name} is {text!r}, not a number from {least} on")
-    return int(text)
-
-
-def _pool_limits(text: str) -> tuple[tuple[str, int], ...]:
-    """`build-sm90=2 build-sm100=1`."""
-    items = (item.partition("=") for item in text.split())
-    return tuple((pool, _count("ENGINEHOUSE_POOL_LIMITS", limit)) for pool, _, limit in items)
-
-
-def _secrets(text: str) -> tuple[tuple[str, str, str], ...]:
-    """`huggingface=env:VARIABLE mlflow=block:NAME`. Never told back: somebody may have written a secret itself."""
-    found: list[tuple[str, str, str]] = []
-    for item in text.split():
-        name, _, place = item.partition("=")
-        kind, _, where = place.partition(":")
-        if kind not in ("env", "block") or not where:
-            raise SettingsError(
-                "ENGINEHOUSE_WEBHOOK_SECRETS says where secrets are, not what they are",
-                hint="SENDER=env:VARIABLE, or SENDER=block:NAME for a Prefect Secret block",
-            )
-        found.append((name, kind, where))
-    return tuple(found)
-
-
-def _pools(text: str) -> tuple[tuple[str, PoolType], ...]:
-    """`default=process build-sm90=kubernetes`."""
-    items = tuple((pool, type) for pool, _, type in (item.partition("=") for item in text.split()))
-    for pool, type in items:
-        if type not in get_args(PoolType):
-            known = ", ".join(get_args(PoolType))
-            raise SettingsError(f"ENGINEHOUSE_POOLS: {pool} is of type {type!r}", hint=f"a type is one of {known}")
-    return cast("tuple[tuple[str, PoolType], ...]", items)
+        return _FORM.validate_python(given)
+    except ValidationError as error:
+        # Without the values: they may hold passwords.
+        wrong = {
+            f"{_VARIABLES[str(each['loc'][0])]}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors(include_url=False, include_input=False)
+        }
+        raise SettingsError(
+            "; ".join(sorted(wrong)), hint="correct it in the environment, or in enginehouse.toml"
+        ) from None
 
 
 def _from_toml(path: Path) -> dict[str, str]:
@@ -235,11 +180,10 @@ def _from_toml(path: Path) -> dict[str, str]:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     values: dict[str, str] = {}
     for key, value in table.items():
-        name = f"ENGINEHOUSE_{key.upper()}"
-        if name not in _DEFAULTS:
-            known = ", ".join(sorted(n.removeprefix("ENGINEHOUSE_").lower() for n in _DEFAULTS))
+        if key.lower() not in _VARIABLES:
+            known = ", ".join(sorted(_VARIABLES))
             raise SettingsError(f"{path}: unknown setting '{key}'", hint=f"known settings: {known}")
-        values[name] = _as_variable(value)
+        values[_VARIABLES[key.lower()]] = _as_variable(value)
     return values
 
 

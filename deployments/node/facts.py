@@ -17,18 +17,21 @@ from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import ToolchainReport
 from infra.triton.installation import image_python
 from tasks.kinds.serving_mode import orchestrated_gpus
-from tasks.targets.node_report import Machine, NodeGpu
-
-_SAMPLE_SECONDS = 5.0
-"""As often as a node reports. NVML takes up to seconds, so the loop does not wait for it."""
+from tasks.targets.node_report import REPORT_SECONDS, Machine, NodeGpu
 
 
 class Facts:
-    """`triton` is where NVIDIA's image has Triton, `runtime` what its interpreter holds; None with the wheel's."""
+    """`triton` is where NVIDIA's image has Triton, `runtime` what its interpreter holds; None with the wheel's.
 
-    def __init__(self, triton: Path | None, runtime: ToolchainReport | None) -> None:
+    GPUs are sampled every `sample_seconds`, by default as often as a node reports.
+    """
+
+    def __init__(
+        self, triton: Path | None, runtime: ToolchainReport | None, *, sample_seconds: float = REPORT_SECONDS
+    ) -> None:
         self.triton = triton
         self._runtime = runtime
+        self._sample_seconds = sample_seconds
         self._gpus = gpu.probe()
         self._sampled = time.monotonic()
         self._asked: Future[GpuReport] | None = None
@@ -60,8 +63,8 @@ class Facts:
         return self._runtime is not None and bool(self._runtime.tensorrt_llm) and which("mpirun") is not None
 
     def machine(self) -> Machine:
-        """What is known now; free memory is a few seconds old. Never waits."""
-        if self._asked is None and time.monotonic() - self._sampled >= _SAMPLE_SECONDS:
+        """What is known now; free memory is a few seconds old. Never waits for NVML, which takes up to seconds."""
+        if self._asked is None and time.monotonic() - self._sampled >= self._sample_seconds:
             self._asked = self._prober.submit(gpu.probe)
         elif self._asked is not None and self._asked.done():
             self._gpus, self._sampled, self._asked = self._asked.result(), time.monotonic(), None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from pydantic import JsonValue
 
 from tasks.finetuned.event import EVENT, Event
 
@@ -17,7 +17,7 @@ async def send(id: UUID, event: Event) -> None:
         await client.request("POST", "/events", json=[document(id, event)])
 
 
-def document(id: UUID, event: Event) -> dict[str, Any]:
+def document(id: UUID, event: Event) -> dict[str, JsonValue]:
     """An event as `POST /api/events` takes it."""
     return {
         "id": str(id),

@@ -1,4 +1,4 @@
-"""Automations as they are wanted, in Prefect's own words, and as a server has them."""
+"""Automations as they are wanted, in the form that Prefect has for them, and as a server has them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID
 
+from pydantic import JsonValue
+
 from deployments.prefect_server.desired import Automation, Crash, Ended, Notify, RunDeployment, Said, Silent, Troubled
 from deployments.prefect_server.difference import Fields
 
 if TYPE_CHECKING:
+    from prefect.events.actions import ChangeFlowRunState, SendNotification
+    from prefect.events.actions import RunDeployment as RunDeploymentAction
     from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
 _NOT_YET = UUID(int=0)
 
 
 def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
-    """As Prefect has it. `ids` are its server's, of deployments and blocks by name; what is yet to be has a null id."""
+    """The automation in Prefect's form. `ids` are the server's, of deployments and blocks by name.
+
+    A deployment that is yet to be made has a null id.
+    """
     from prefect.events.schemas.automations import AutomationCore
 
     match wanted.when:
@@ -61,7 +68,7 @@ def _silent(when: Silent) -> EventTrigger:
     return _trigger(
         "Proactive",
         after={"prefect.flow-run.heartbeat"},
-        # The next heartbeat, or any state: a run may end in states of its own names, or pause.
+        # The next heartbeat, or any state: a run may end in a state of a name of its own, or pause.
         expect={"prefect.flow-run.*"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related=_of_flows(when.flows),
@@ -69,11 +76,11 @@ def _silent(when: Silent) -> EventTrigger:
     )
 
 
-def _of_flows(names: tuple[str, ...]) -> dict[str, Any]:
+def _of_flows(names: tuple[str, ...]) -> dict[str, JsonValue]:
     return {"prefect.resource.role": "flow", "prefect.resource.name": list(names)}
 
 
-def _trigger(posture: Literal["Reactive", "Proactive"], **options: Any) -> EventTrigger:
+def _trigger(posture: Literal["Reactive", "Proactive"], **options: object) -> EventTrigger:
     from prefect.events.schemas.automations import EventTrigger
 
     return EventTrigger.model_validate(
@@ -81,7 +88,7 @@ def _trigger(posture: Literal["Reactive", "Proactive"], **options: Any) -> Event
     )
 
 
-def _run(wanted: RunDeployment, deployment: UUID) -> Any:
+def _run(wanted: RunDeployment, deployment: UUID) -> RunDeploymentAction:
     from prefect.events.actions import RunDeployment
 
     # Without the wrapper the payload would come as text.
@@ -96,14 +103,14 @@ def _run(wanted: RunDeployment, deployment: UUID) -> Any:
     )
 
 
-def _crash(wanted: Crash) -> Any:
+def _crash(wanted: Crash) -> ChangeFlowRunState:
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
 
     return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=wanted.message, force=False)
 
 
-def _notify(block: UUID) -> Any:
+def _notify(block: UUID) -> SendNotification:
     from prefect.events.actions import SendNotification
 
     return SendNotification(
@@ -113,16 +120,16 @@ def _notify(block: UUID) -> Any:
     )
 
 
-def _rendered(template: str) -> dict[str, Any]:
+def _rendered(template: str) -> dict[str, JsonValue]:
     return {"__prefect_kind": "jinja", "template": template}
 
 
-def automation_fields(there: AutomationCore | None) -> Fields | None:
-    if there is None:
+def automation_fields(found: AutomationCore | None) -> Fields | None:
+    if found is None:
         return None
-    told = there.model_dump(mode="json", include={"description", "trigger", "actions"})
+    document = found.model_dump(mode="json", include={"description", "trigger", "actions"})
     for name in ("after", "expect", "for_each"):  # sets, in any order
-        if name in told["trigger"]:
-            told["trigger"][name] = sorted(told["trigger"][name])
-    told["trigger"].pop("id", None)
-    return told
+        if name in document["trigger"]:
+            document["trigger"][name] = sorted(document["trigger"][name])
+    document["trigger"].pop("id", None)
+    return document

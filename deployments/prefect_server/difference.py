@@ -1,7 +1,7 @@
-"""What would change on a server: three-way, so that what people have changed there stays.
+"""What would change on a server: three-way, so that what people have changed on it stays.
 
-A field of Enginehouse's own always gets the value that is wanted. A shared one (a schedule, a limit) gets it when
-what is wanted is no longer what was wanted at the last deploy; in between it is theirs who use the server.
+A field of Enginehouse's own always gets the wanted value. A shared one (a schedule, a limit) gets it only if another
+value was wanted at the last deploy; in between it belongs to the people who use the server.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal
 
-Fields = Mapping[str, Any]
-"""JSON values by name."""
+from pydantic import JsonValue
+
+Fields = Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Resource:
 
     kind: Literal["work pool", "deployment", "automation"]
     name: str
-    own: Fields = field(default_factory=dict[str, Any])
-    shared: Fields = field(default_factory=dict[str, Any])
+    own: Fields = field(default_factory=dict[str, JsonValue])
+    shared: Fields = field(default_factory=dict[str, JsonValue])
 
     @property
     def key(self) -> str:
@@ -31,7 +32,7 @@ class Resource:
 
     @property
     def stamps(self) -> dict[str, str]:
-        """What tells whether a shared field is wanted as it was: digests, since a server keeps little text of ours."""
+        """A digest of each shared field: equal means that it is wanted as before. A variable has no room for more."""
         return {
             name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
             for name, value in self.shared.items()
@@ -39,81 +40,78 @@ class Resource:
 
 
 @dataclass(frozen=True)
-class FieldChange:
+class ChangedField:
     name: str
-    old: Any
-    new: Any
+    old: JsonValue
+    new: JsonValue
 
 
 @dataclass(frozen=True)
 class ResourceChange:
     """`kept` are shared fields that differ from what is wanted, since somebody has changed them on the server."""
 
-    thing: Resource
+    resource: Resource
     action: Literal["created", "changed", "unchanged"]
-    fields: tuple[FieldChange, ...] = ()
-    kept: tuple[FieldChange, ...] = ()
+    fields: tuple[ChangedField, ...] = ()
+    kept: tuple[ChangedField, ...] = ()
 
     @property
-    def new(self) -> dict[str, Any]:
+    def new(self) -> dict[str, JsonValue]:
         """The values to set, by name."""
         return {each.name: each.new for each in self.fields}
 
-    def document(self) -> dict[str, Any]:
-        def told(fields: tuple[FieldChange, ...]) -> dict[str, Any]:
-            return {each.name: {"old": each.old, "new": each.new} for each in fields}
-
+    def document(self) -> dict[str, JsonValue]:
+        """The change as `enginehouse deploy --json` prints it."""
         return {
-            "kind": self.thing.kind,
-            "name": self.thing.name,
+            "kind": self.resource.kind,
+            "name": self.resource.name,
             "action": self.action,
-            "fields": told(self.fields),
-            "kept": told(self.kept),
+            "fields": {each.name: {"old": each.old, "new": each.new} for each in self.fields},
+            "kept": {each.name: {"old": each.old, "new": each.new} for each in self.kept},
         }
 
 
-def difference(thing: Resource, found: Fields | None, applied: Mapping[str, str] | None) -> ResourceChange:
+def difference(resource: Resource, found: Fields | None, applied: Mapping[str, str] | None) -> ResourceChange:
     """`found` is what the server has, `applied` the stamps of the shared fields that were wanted at the last deploy.
 
-    A thing that is on the server and was never deployed was made by other hands, which keep what they chose; a field
+    A resource that is on the server and was never deployed was made by other people, who keep what they chose. A field
     that the last deploy did not know is set.
     """
-    wanted = {**thing.own, **thing.shared}
+    wanted = {**resource.own, **resource.shared}
     if found is None:
-        made = tuple(FieldChange(name, None, value) for name, value in wanted.items() if value not in (None, ""))
-        return ResourceChange(thing, "created", made)
-    changed: list[FieldChange] = []
-    kept: list[FieldChange] = []
+        made = tuple(ChangedField(name, None, value) for name, value in wanted.items() if value not in (None, ""))
+        return ResourceChange(resource, "created", made)
+    changed: list[ChangedField] = []
+    kept: list[ChangedField] = []
     for name, value in wanted.items():
         if found[name] == value:
             continue
-        theirs = name in thing.shared and (applied is None or applied.get(name) == thing.stamps[name])
-        (kept if theirs else changed).append(FieldChange(name, found[name], value))
-    return ResourceChange(thing, "changed" if changed else "unchanged", tuple(changed), tuple(kept))
+        theirs = name in resource.shared and (applied is None or applied.get(name) == resource.stamps[name])
+        (kept if theirs else changed).append(ChangedField(name, found[name], value))
+    return ResourceChange(resource, "changed" if changed else "unchanged", tuple(changed), tuple(kept))
 
 
 def lines(change: ResourceChange) -> Iterator[str]:
-    """For people: one line for the thing, and one for each field that changes or is kept."""
-    yield f"{change.action:9}  {change.thing.kind} {change.thing.name}"
+    """For people: one line for the resource, and one for each field that changes or is kept."""
+    yield f"{change.action:9}  {change.resource.kind} {change.resource.name}"
     for each in change.fields:
-        # A form that is new is told by its flow.
+        # What a new form contains is seen in its flow.
         if change.action == "changed" or not isinstance(each.new, dict | list):
             yield from _field_lines(each)
     for each in change.kept:
-        yield f"    {each.name}: stays {_short(each.old)}, as it was set on the server (here: {_short(each.new)})"
+        yield f"    {each.name}: stays {_short(each.old)}, as it was set on the server (wanted: {_short(each.new)})"
 
 
-def _field_lines(change: FieldChange) -> Iterator[str]:
-    values: tuple[Any, Any] = change.old, change.new
-    if not all(isinstance(value, dict) for value in values):
-        yield f"    {change.name}: {_short(change.old)} → {_short(change.new)}"
+def _field_lines(change: ChangedField) -> Iterator[str]:
+    old, new = change.old, change.new
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        yield f"    {change.name}: {_short(old)} → {_short(new)}"
         return
-    old, new = cast("tuple[Fields, Fields]", values)
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
-            yield from _field_lines(FieldChange(f"{change.name}.{name}", old.get(name), new.get(name)))
+            yield from _field_lines(ChangedField(f"{change.name}.{name}", old.get(name), new.get(name)))
 
 
-def _short(value: Any) -> str:
+def _short(value: JsonValue) -> str:
     text = "none" if value in (None, "") else str(value).strip().replace("\n", " ")
     return text if len(text) <= 80 else f"{text[:77]}…"

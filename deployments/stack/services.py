@@ -1,11 +1,10 @@
-"""The services of the embedded stack: how each is started, and how one knows that it works.
+"""The services of the embedded stack: how each is started, and how one finds out that it works.
 
 All listen on 127.0.0.1 alone, keep their data under one home and carry its mark in their environment.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from deployments.prefect_server.desired import POOLS
 from infra.processes import background, sessions
@@ -35,8 +35,8 @@ BUCKET = "enginehouse"
 
 _NODE_MODULE = "deployments.node.agent"
 _HTTP_TIMEOUT_S = 2.0
-# What the shell is set up for elsewhere must not reach the stack: a session token or profile of AWS, a
-# Prefect API key. A private certificate authority is no such thing.
+# The stack must not get what the shell is set up with for other servers: a session token or profile of AWS, a
+# Prefect API key. A private certificate authority may stay.
 _FOREIGN = ("AWS_", "PREFECT_")
 _KEPT = ("AWS_CA_BUNDLE",)
 
@@ -53,8 +53,8 @@ class Credentials:
 class Service:
     """One service. `launch` is given its log, `is_healthy` when the process was created.
 
-    After `start_s` seconds it must be healthy; `stop_s` seconds after SIGTERM it is killed. One that
-    `adopts_leftovers` deals itself with what a killed one has left on its ports.
+    It must be healthy after `start_s` seconds, and is killed `stop_s` seconds after SIGTERM. One that
+    `adopts_leftovers` takes over itself what a killed one has left on its ports.
     """
 
     name: str
@@ -138,7 +138,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
                 credentials.secret_key,
                 environment={background.MARKER: str(settings.home)},
             ),
-            is_healthy=lambda _: _answers(f"{seaweedfs.endpoint_url(ports)}/healthz"),
+            is_healthy=lambda _: answers(f"{seaweedfs.endpoint_url(ports)}/healthz"),
         ),
         Service(
             name="prefect",
@@ -147,7 +147,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             start_s=120,
             stop_s=10,
             launch=partial(python, server),
-            is_healthy=lambda _: _answers(f"{api}/health"),
+            is_healthy=lambda _: answers(f"{api}/health"),
         ),
         *workers,
         Service(
@@ -157,7 +157,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             start_s=60,
             stop_s=15,
             launch=partial(python, (_NODE_MODULE,)),
-            is_healthy=lambda _: _answers(f"{triton}/v2/health/ready"),
+            is_healthy=lambda _: answers(f"{triton}/v2/health/ready"),
             adopts_leftovers=True,
         ),
     )
@@ -172,26 +172,32 @@ def _launch_python(
     return sessions.start_session(command, log=log, folder=home, environment=environment)
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """A worker as Prefect's API describes it, in part."""
+
+    name: str
+    status: str
+    last_heartbeat_time: datetime | None
+
+
+_WORKERS = TypeAdapter(list[_Worker])
+
+
 def _worker_reports(url: str, name: str, created: datetime) -> bool:
-    """Whether the worker `name` has told the server of itself since it was created, and not long ago."""
-    workers: list[dict[str, str]] = fetch_json(url, body={}) or []
-    return any(
-        worker["name"] == name
-        and worker["status"] == "ONLINE"
-        and datetime.fromisoformat(worker["last_heartbeat_time"]) >= created
-        for worker in workers
+    """Whether the worker `name` has sent the server a heartbeat since it was created, and not long ago."""
+    response = _request(urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"}))
+    return response is not None and any(
+        (worker.name, worker.status) == (name, "ONLINE")
+        and worker.last_heartbeat_time is not None
+        and worker.last_heartbeat_time >= created
+        for worker in _WORKERS.validate_json(response)
     )
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a GET of `url` succeeds."""
     return _request(urllib.request.Request(url)) is not None
-
-
-def fetch_json(url: str, body: object | None = None) -> Any | None:
-    """The JSON that a GET of `url` (a POST where there is a `body`) answers; None for any other answer."""
-    data = None if body is None else json.dumps(body).encode()
-    answer = _request(urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}))
-    return None if answer is None else json.loads(answer)
 
 
 def _request(request: urllib.request.Request) -> bytes | None:

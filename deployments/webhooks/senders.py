@@ -18,7 +18,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -141,7 +141,7 @@ class _MlflowDocument(_Foreign):
 
     entity: str
     action: str
-    data: dict[str, Any]
+    data: dict[str, JsonValue]
 
 
 def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
+from pydantic import JsonValue
 
 from infra.errors import SettingsError
 
@@ -28,7 +29,7 @@ def worker_image(pattern: str, version: str = "") -> str:
 
 def job_template(
     type: Literal["docker", "kubernetes"], pool: str, image: str, environment: Mapping[str, str]
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """The base job template of a new pool. `environment` says to Docker's containers where their store is; Pods have a
     ConfigMap for that.
 
@@ -60,17 +61,17 @@ def job_template(
     return template
 
 
-def job_variables(template: Mapping[str, Any], *, image: str, gpus: int, product: str) -> dict[str, Any]:
+def job_variables(template: Mapping[str, JsonValue], *, image: str, gpus: int, product: str) -> dict[str, JsonValue]:
     """What one run asks of its pool: those of these that the pool's template knows.
 
     `product` is the GPU's name as nvidia-smi says it, or empty where any of the architecture will do. It becomes a
     label only where the pool goes by NVIDIA's labels.
     """
-    properties: Mapping[str, Any] = template.get("variables", {}).get("properties", {})
-    selector: dict[str, str] = properties.get("node_selector", {}).get("default") or {}
+    properties: dict[str, Any] = cast(Any, template).get("variables", {}).get("properties", {})
+    selector: dict[str, JsonValue] = properties.get("node_selector", {}).get("default") or {}
     if product and any(label.startswith(_GPU_LABELS) for label in selector):
         selector = {**selector, f"{_GPU_LABELS}product": re.sub(r"[^A-Za-z0-9_.-]+", "-", product)}
-    asked: dict[str, Any] = {"node_selector": selector}
+    asked: dict[str, JsonValue] = {"node_selector": selector}
     if image:
         asked |= {"image": image, "image_digest": image.partition("@")[2]}
     if gpus:

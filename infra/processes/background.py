@@ -1,8 +1,8 @@
 """Processes that outlive the command that started them.
 
-Each is known by two things: a record (pid and time of creation), which finds it again, and a variable in its
-environment, MARKER, which its children inherit and which no stranger has. So a recycled pid is never taken
-for ours, and children of a killed parent are found too.
+Each is known by its record (pid and time of creation), which finds it again, and by a variable in its environment,
+MARKER, which its children inherit and which no stranger has. So a recycled pid is never taken for ours, and children
+of a killed parent are found too.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def remember(record: Path, pid: int, ports: Mapping[str, int]) -> None:
 
 
 def find(record: Path, home: Path) -> psutil.Process | None:
-    """The living process that `record` speaks of, or nothing."""
+    """The living process that `record` describes, or None."""
     try:
         remembered = json.loads(record.read_text())
         process = psutil.Process(remembered["pid"])
@@ -86,7 +86,7 @@ def members(home: Path) -> list[psutil.Process]:
 
 
 def end_members(home: Path, grace_s: float) -> None:
-    """End every member: SIGTERM, and SIGKILL for who is left after `grace_s` s. Returns when none is left."""
+    """End every member: SIGTERM, and SIGKILL for those left after `grace_s` s. Returns when none is left."""
     left = members(home)
     for process in left:
         with suppress(psutil.NoSuchProcess):
@@ -100,7 +100,7 @@ def end_members(home: Path, grace_s: float) -> None:
 
 
 def taken(ports: Iterable[int]) -> dict[int, psutil.Process | None]:
-    """Which of `ports` on 127.0.0.1 are in use, and by whom, where the system tells."""
+    """Which of `ports` on 127.0.0.1 are in use, and by which process; None if the system does not show it."""
     busy = [port for port in ports if not _can_bind(port)]
     if not busy:
         return {}
@@ -124,7 +124,7 @@ def describe(process: psutil.Process | None) -> str:
 
 def _can_bind(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: what a closed connection leaves behind for a minute does not count.
+        # As servers do it: what a closed connection leaves for a minute does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

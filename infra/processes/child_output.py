@@ -20,7 +20,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class Output:
-    """The output of a child, passed on in lines. `over` once nobody is left who could write any."""
+    """The output of a child, passed on in lines. It is `over` once no process is left that could write any."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self.over = False
@@ -33,7 +33,7 @@ class Output:
         self._tail = b""
 
     def read(self, wait_s: float, on_line: Callable[[str], None]) -> bool:
-        """Whether output came within `wait_s` seconds."""
+        """Pass on what comes within `wait_s` seconds. Returns whether output came."""
         if self.over or not self._poll.poll(wait_s * 1000):
             return False
         data = os.read(self._pipe.fileno(), _PIPE_BYTES)

@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 KILL_S = 10.0
-"""How long SIGKILL may take. Who is left then hangs in the kernel, and ends when that lets go of it."""
+"""How long SIGKILL may take. A process that is left then hangs in the kernel, and ends when the kernel lets it."""
 
 DOCKER_S = 10.0
 """How long one docker command may take."""
@@ -40,7 +40,7 @@ _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Process(NamedTuple):
-    """What /proc/PID/stat says. `started` is in clock ticks after boot: with the pid, it is no other process."""
+    """What /proc/PID/stat says. `started` is in clock ticks after boot; pid and `started` name one process for ever."""
 
     parent: int
     session: int
@@ -84,8 +84,8 @@ def descendants(roots: Iterable[int], table: Mapping[int, Process]) -> set[int]:
     return found
 
 
-def remove_container(docker: str, container: str, environment: Mapping[str, str]) -> None:
-    """Kill and remove `container`, whose `docker run` may have died without it. Takes at most 2 * DOCKER_S."""
+def remove_container(docker: str, container: str, environment: Mapping[str, str], timeout_s: float = DOCKER_S) -> None:
+    """Kill and remove `container`, whose `docker run` may have died without it. Takes at most 2 * `timeout_s`."""
     for action in (["kill"], ["rm", "--force"]):
         # A container that is gone already is an error to docker.
         with suppress(OSError, subprocess.TimeoutExpired):
@@ -95,7 +95,7 @@ def remove_container(docker: str, container: str, environment: Mapping[str, str]
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=dict(environment),
-                timeout=DOCKER_S,
+                timeout=timeout_s,
                 check=False,
             )
 
@@ -120,7 +120,7 @@ def _main() -> None:
     if order["container"]:
         remove_container(order["command"][0], order["container"], environment)
         left = _end_descendants(0)
-    _tell(channel, {"exit_code": exit_code, "seconds": seconds, "left": sorted(left)})
+    _send(channel, {"exit_code": exit_code, "seconds": seconds, "left": sorted(left)})
 
 
 def _signals() -> int:
@@ -137,7 +137,7 @@ def _signals() -> int:
 
 
 def _heed(number: int, frame: FrameType | None) -> None:
-    """Nothing: the number went to the descriptor."""
+    """Do nothing: the number went to the descriptor."""
 
 
 def _channel() -> socket.socket:
@@ -172,13 +172,13 @@ def _become(
         os.execvpe(command[0], command, environment)
     except BaseException as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        _tell(channel, {"refused": f"{what}: {reason}"})
+        _send(channel, {"refused": f"{what}: {reason}"})
     finally:
         os._exit(127)
 
 
 def _wait(command: int, channel: socket.socket, signals: int) -> int | None:
-    """The exit code of `command` by itself (negative: a signal), or None when everything is to be ended."""
+    """The exit code with which `command` ended (negative: a signal), or None when everything is to be ended."""
     while True:
         ready, _, _ = select.select([channel, signals], [], [])
         if channel in ready:
@@ -192,7 +192,7 @@ def _wait(command: int, channel: socket.socket, signals: int) -> int | None:
 
 
 def _ended_children() -> Iterator[tuple[int, int]]:
-    """Each child that has ended, with its exit code. ChildProcessError when there is no child at all."""
+    """Each child that has ended, with its exit code. Raises ChildProcessError if there is no child at all."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
@@ -201,7 +201,7 @@ def _ended_children() -> Iterator[tuple[int, int]]:
 
 
 def _end_descendants(grace_s: float) -> set[int]:
-    """SIGTERM for every descendant, SIGKILL for who is left after `grace_s` s. The pids that even that left."""
+    """SIGTERM every descendant, and SIGKILL those left after `grace_s` s. Returns the pids that even SIGKILL left."""
     asked: set[int] = set()
     started = time.monotonic()
     while True:
@@ -222,8 +222,8 @@ def _end_descendants(grace_s: float) -> set[int]:
         time.sleep(0.02)
 
 
-def _tell(channel: socket.socket, document: Mapping[str, object]) -> None:
-    with suppress(OSError):  # nobody is left to hear it
+def _send(channel: socket.socket, document: Mapping[str, object]) -> None:
+    with suppress(OSError):  # nobody is left to read it
         channel.sendall(json.dumps(document).encode() + b"\n")
 
 

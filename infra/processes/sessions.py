@@ -19,9 +19,9 @@ _LOWEST_PORT = 20000
 _HIGHEST_PORT = 32767
 
 
-def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports that nobody uses on 127.0.0.1 now; OSError when there are too few."""
-    candidates = random.sample(range(_LOWEST_PORT, _HIGHEST_PORT + 1), _HIGHEST_PORT + 1 - _LOWEST_PORT)
+def free_ports(count: int, lowest: int = _LOWEST_PORT, highest: int = _HIGHEST_PORT) -> list[int]:
+    """`count` different TCP ports that nobody uses on 127.0.0.1 now. Raises OSError if there are too few."""
+    candidates = random.sample(range(lowest, highest + 1), highest + 1 - lowest)
     ports: list[int] = []
     for port in candidates:
         if len(ports) == count:
@@ -40,10 +40,7 @@ def free_ports(count: int) -> list[int]:
 def start_session(
     command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in `folder`, in a session of its own, with exactly `environment`.
-
-    `log` is appended to.
-    """
+    """Start `command` in `folder`, in a session of its own, with exactly `environment`. Its output goes to `log`."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -64,11 +61,11 @@ def _heed_interrupts() -> None:
 
 
 def terminate(process: subprocess.Popen[bytes] | int, grace_s: float) -> None:
-    """End the session that `process` leads: SIGTERM, and SIGKILL for who is left after `grace_s` s.
+    """End the session that `process` leads: SIGTERM, and SIGKILL for those left after `grace_s` s.
 
-    The leader must have been started with `start_new_session=True`; a pid that leads no session touches
-    nothing, so the stale pid of a record cannot hit a stranger's child. Returns when no member is left.
-    The session and not the process group, since mpirun gives each of its children a group of its own.
+    The leader must have been started with `start_new_session=True`. A pid that leads no session ends nothing, so the
+    stale pid of a record cannot end a stranger's child. Returns when no member is left.
+    It ends the session and not the process group, since mpirun gives each of its children a group of its own.
     """
     session = process if isinstance(process, int) else process.pid
     _signal(session, signal.SIGTERM)

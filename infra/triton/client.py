@@ -12,7 +12,7 @@ import importlib
 import json
 import queue
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,10 @@ from urllib.parse import quote
 
 from infra.errors import TritonError
 from infra.triton.command import CONTROL_HEADER
+
+Value = str | bytes | int | float
+Request = Mapping[str, Value | Sequence[Value] | Mapping[str, Value]]
+"""A body of Triton's generate extension: inputs by name, and `parameters` as a table."""
 
 LOAD_TIMEOUT_S = 900.0
 """Loading answers when the model is loaded: hundreds of gigabytes from a disk of 1 GB/s, and minutes of warming up. As
@@ -95,13 +99,13 @@ class TritonClient:
         """Take a model away; running requests end first. Returns before they have."""
         self._control(model, "unload", _UNLOAD_TIMEOUT_S)
 
-    def generate(self, model: str, request: Mapping[str, Any]) -> Completion:
+    def generate(self, model: str, request: Request) -> Completion:
         """One question, one answer. `request` is a body of Triton's generate extension."""
         started = time.monotonic()
         with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
             return _answer(json.load(response), started)
 
-    def generate_stream(self, model: str, request: Mapping[str, Any]) -> Iterator[Completion]:
+    def generate_stream(self, model: str, request: Request) -> Iterator[Completion]:
         """The pieces of an answer as they come, by server-sent events. `request` must say `"stream": True`."""
         started = time.monotonic()
         path = f"v2/models/{quote(model, safe='')}/generate_stream"
@@ -110,7 +114,7 @@ class TritonClient:
                 if line.startswith(b"data:"):
                     yield _answer(json.loads(line[len(b"data:") :]), started)
 
-    def stream(self, model: str, request: Mapping[str, Any]) -> GrpcStream:
+    def stream(self, model: str, request: Request) -> GrpcStream:
         """The same over gRPC, in a `with`: left early, the server is told to stop generating."""
         return GrpcStream(self._grpc, model, request, self._timeout_s)
 
@@ -128,7 +132,7 @@ class TritonClient:
 
     @contextlib.contextmanager
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None, *, timeout_s: float | None = None
+        self, method: str, path: str, body: Request | None, *, timeout_s: float | None = None
     ) -> Generator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self._http, timeout=timeout_s or self._timeout_s)
         with contextlib.closing(connection):
@@ -144,7 +148,7 @@ class TritonClient:
 class GrpcStream:
     """A running gRPC stream: iterate for its pieces, leave the `with` to end it."""
 
-    def __init__(self, address: str, model: str, request: Mapping[str, Any], timeout_s: float) -> None:
+    def __init__(self, address: str, model: str, request: Request, timeout_s: float) -> None:
         import numpy as np
 
         library: Any = importlib.import_module("tritonclient.grpc")
@@ -160,7 +164,7 @@ class GrpcStream:
             for name, value in request.items():
                 if name not in types:
                     raise TritonError(f"the model '{model}' has no input '{name}'", code="triton-invalid")
-                values = [value] if isinstance(value, str | bytes | int | float) else list(value)
+                values = [value] if isinstance(value, Value) else list(value)
                 encoded = [item.encode() if isinstance(item, str) else item for item in values]
                 tensor = library.InferInput(name, [1, len(values)], types[name])
                 tensor.set_data_from_numpy(np.array([encoded], dtype=utilities.triton_to_np_dtype(types[name])))

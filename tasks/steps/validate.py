@@ -6,8 +6,6 @@ import json
 import re
 import time
 
-from pydantic import JsonValue
-
 from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
 from tasks.models.spec import Model, Prompt
@@ -47,7 +45,7 @@ def validate(context: Context, plan: Plan, target_name: str, release: int) -> Re
 def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, node: str = "") -> PromptResult:
     """Ask one prompt as often as its expectations need, and list those that do not hold."""
     expect = prompt.expect
-    request: dict[str, JsonValue] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
+    request: dict[str, str | float] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
     if prompt.seed is not None:
         request["seed"] = prompt.seed
     if prompt.temperature is not None:

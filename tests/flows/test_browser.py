@@ -1,7 +1,7 @@
 """The Prefect UI in a real browser: a rebuild asked for in its form, followed to its end, and what it shows.
 
 Only what a person sees is asserted, and nothing but this machine is asked. With ENGINEHOUSE_SCREENSHOTS=DIR the
-pictures of deployments/screenshots are made anew.
+pictures of docs/screenshots are made anew.
 """
 
 from __future__ import annotations

@@ -23,20 +23,26 @@ def test_a_list_of_ones_own_pins_digests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
-        ("", "'image'"),
-        ('[[image]]\nreference = "a"\ntensorrt_llm = "new"', "new"),
-        ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ndigest = "sha256:1"', "no digest"),
-        ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ntag = "b"', "unknown field tag"),
-        ("image = 3", "not iterable"),
+        ("", "image"),
+        ('[[image]]\nreference = "a"\ntensorrt_llm = "new"', "'new'"),
+        ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ndigest = "sha256:1"', "image.0.digest"),
+        ('[[image]]\nreference = "a"\ntensorrt_llm = "1.2.1"\ntag = "b"', "image.0.tag"),
+        ("image = 3", "image"),
+        ("image =", "(at "),
     ],
 )
-def test_mistakes_name_the_file(tmp_path: Path, text: str, said: str) -> None:
+def test_mistakes_name_the_file_and_the_field(tmp_path: Path, text: str, named: str) -> None:
     table = tmp_path / "images.toml"
     table.write_text(text)
-    with pytest.raises(SettingsError, match=said) as caught:
+    with pytest.raises(SettingsError) as caught:
         images(table)
-    assert str(table) in caught.value.message
-    with pytest.raises(SettingsError, match="cannot be read"):
+    assert caught.value.code == "settings" and str(table) in caught.value.message
+    assert named in caught.value.message.partition("not a list of images: ")[2]
+
+
+def test_a_list_that_is_not_there_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
         images(tmp_path / "none.toml")
+    assert caught.value.code == "settings" and "ENGINEHOUSE_IMAGES" in caught.value.hint

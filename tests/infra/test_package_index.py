@@ -66,18 +66,21 @@ def test_an_index_that_fails_is_not_an_index_without_news(index: IndexServer) ->
     index.release("1.2.1")
     with index_server() as other:
         other.broken = True
-        with pytest.raises(SourceUnavailable, match="answered 500") as caught:
-            published("tensorrt-llm", Indexes((index.url, other.url.replace("//", "//me:secret@"))))
+        indexes = Indexes((index.url, other.url.replace("//", "//me:secret@")))
+        with pytest.raises(SourceUnavailable) as caught:
+            published("tensorrt-llm", indexes)
+    assert caught.value.code == "source-unavailable" and "500" in caught.value.message
     assert caught.value.retryable and "secret" not in str(caught.value)
-    with pytest.raises(SourceUnavailable, match="did not answer") as caught:
-        published("tensorrt-llm", Indexes((index.url, other.url.replace("//", "//me:secret@"))))
+    with pytest.raises(SourceUnavailable) as caught:
+        published("tensorrt-llm", indexes)
+    assert caught.value.code == "source-unavailable" and "500" not in caught.value.message
     assert caught.value.retryable and "secret" not in str(caught.value)
 
 
 def test_no_index_has_it(index: IndexServer) -> None:
-    with pytest.raises(SourceError, match="no package index has tensorrt-llm") as caught:
+    with pytest.raises(SourceError) as caught:
         published("tensorrt-llm", Indexes((index.url,)))
-    assert caught.value.code == "source-missing"
+    assert caught.value.code == "source-missing" and "tensorrt-llm" in caught.value.message
 
 
 def test_pips_own_configuration_counts(pip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,8 +98,8 @@ def test_a_build_gets_what_its_recipe_needs() -> None:
         "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
     }
     # Labels that are not NVIDIA's know nothing of products.
-    template["variables"]["properties"]["node_selector"]["default"] = {"pool": "big"}
-    assert job_variables(template, image="", gpus=1, product="NVIDIA H200")["node_selector"] == {"pool": "big"}
+    own = {"variables": {"properties": {"node_selector": {"default": {"pool": "big"}}}}}
+    assert job_variables(cast(Any, own), image="", gpus=1, product="NVIDIA H200")["node_selector"] == {"pool": "big"}
 
 
 def test_a_pool_without_gpus_asks_for_none() -> None:
@@ -128,6 +128,6 @@ def test_a_docker_run_is_as_confined() -> None:
 
 def test_a_process_pool_is_asked_nothing_and_a_container_needs_an_image() -> None:
     assert job_variables({}, image="some", gpus=8, product="NVIDIA H200") == {}
-    with pytest.raises(SettingsError, match="build-sm90") as caught:
+    with pytest.raises(SettingsError) as caught:
         job_template("kubernetes", "build-sm90", "", {})
     assert "ENGINEHOUSE_WORKER_IMAGE" in caught.value.hint

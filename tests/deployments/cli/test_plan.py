@@ -87,7 +87,7 @@ def test_wrong_use(arguments: tuple[str, ...], said: str) -> None:
 
 def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:
     model = load_model(CHECKOUT / "deployments" / "models" / "llama3-8b-by-hand.yaml")
-    with pytest.raises(UsageError, match="builds no engines") as caught:
+    with pytest.raises(UsageError) as caught:
         override(model, tensorrt_llm="1.3.0")
     assert caught.value.code == "kind-changes"
     for line in ("  kind: llmapi", "    tensorrt_llm: 1.3.0", "  max_seq_len: 2048", "# fused_mlp has no counterpart"):

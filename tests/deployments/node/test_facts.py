@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,9 @@ def test_the_images_interpreter_says_what_it_holds(tmp_path: Path, monkeypatch: 
     assert not known.machine().groups
 
 
-def test_an_image_without_tensorrt_llm_serves_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "image_python", lambda: Path(sys.executable))
+def test_an_image_without_tensorrt_llm_serves_what_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python3").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ENGINEHOUSE_TRITON", "/opt/tritonserver")
     known = Facts.of(settings.load())
     assert known.machine().tensorrt_llm == "" and not known.machine().groups and known.orchestrated_gpus == 0
@@ -51,7 +53,7 @@ def test_an_interpreter_that_does_not_answer_is_an_error(tmp_path: Path, monkeyp
     broken = tmp_path / "python3"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(facts, "image_python", lambda: broken)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ENGINEHOUSE_TRITON", "/opt/tritonserver")
     with pytest.raises(SettingsError) as caught:
         Facts.of(settings.load())
@@ -59,15 +61,14 @@ def test_an_interpreter_that_does_not_answer_is_an_error(tmp_path: Path, monkeyp
 
 
 def test_free_memory_is_sampled_again_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = iter([gpus(1, 5), gpus(1, 4)])
+    samples = chain([gpus(1, 5)], repeat(gpus(1, 4)))
 
     def slowly() -> GpuReport:
         time.sleep(0.2)
         return next(samples)
 
     monkeypatch.setattr(facts.gpu, "probe", slowly)
-    monkeypatch.setattr(facts, "_SAMPLE_SECONDS", 0.0)
-    known = Facts(None, None)
+    known = Facts(None, None, sample_seconds=0.0)
     started = time.monotonic()
     assert known.machine().gpus[0].free_bytes == 5
     assert time.monotonic() - started < 0.1
@@ -75,4 +76,3 @@ def test_free_memory_is_sampled_again_and_nobody_waits_for_it(monkeypatch: pytes
     while known.machine().gpus[0].free_bytes != 4:
         assert time.monotonic() < until
         time.sleep(0.02)
-        monkeypatch.setattr(facts, "_SAMPLE_SECONDS", 60.0)

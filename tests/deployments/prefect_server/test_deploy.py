@@ -201,7 +201,7 @@ def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, Re
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
         changes = asyncio.run(deploy(wanted, told.append, dry_run=dry_run))
     assert list(changes) == told
-    return {change.thing.key: change for change in changes}
+    return {change.resource.key: change for change in changes}
 
 
 def changed(changes: dict[str, ResourceChange]) -> dict[str, Any]:
@@ -389,8 +389,9 @@ def test_people_are_told_of_failures_by_a_block_of_the_server(
     server: Server, here: Settings, listener: Listener
 ) -> None:
     told = replace(here, notify="custom-webhook/ops")
-    with pytest.raises(SettingsError, match="custom-webhook/ops"):
+    with pytest.raises(SettingsError) as missing:
         go(server, told)
+    assert missing.value.code == "block-missing" and "custom-webhook/ops" in missing.value.message
 
     async def make_block() -> None:
         body: Any = {"subject": "{{subject}}", "body": "{{body}}"}

@@ -18,8 +18,8 @@ import boto3
 import psutil
 import pytest
 
-from deployments.prefect_server.register import wanted_by
-from deployments.stack import stack
+from deployments.stack import lifecycle
+from deployments.stack.registration import wanted_by
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes import background
@@ -37,34 +37,34 @@ def fresh(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    here = replace(settings.load(), home=tmp_path_factory.mktemp("stack") / "home")
+    stack = replace(settings.load(), home=tmp_path_factory.mktemp("stack") / "home")
     try:
-        stack.up(here, print)
-        yield here
+        lifecycle.up(stack, print)
+        yield stack
     finally:
-        stack.down(here, print)
+        lifecycle.down(stack, print)
 
 
-def _pids(here: Settings) -> dict[str, int | None]:
-    return {service.name: service.pid for service in stack.status(here)}
+def _pids(stack: Settings) -> dict[str, int | None]:
+    return {service.name: service.pid for service in lifecycle.status(stack)}
 
 
-def _kill(here: Settings, *names: str) -> None:
+def _kill(stack: Settings, *names: str) -> None:
     for name in names:
-        pid = _pids(here)[name]
+        pid = _pids(stack)[name]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
 
 
-def _kill_everything(here: Settings) -> None:
-    for process in background.members(here.home):
+def _kill_everything(stack: Settings) -> None:
+    for process in background.members(stack.home):
         process.kill()
-    assert psutil.wait_procs(background.members(here.home), timeout=10)[1] == []
+    assert psutil.wait_procs(background.members(stack.home), timeout=10)[1] == []
 
 
-def _s3(here: Settings) -> Any:
-    variables = stack.environment(here)
+def _s3(stack: Settings) -> Any:
+    variables = lifecycle.environment(stack)
     return cast(Any, boto3).client(
         "s3",
         endpoint_url=variables["AWS_ENDPOINT_URL_S3"],
@@ -74,13 +74,15 @@ def _s3(here: Settings) -> Any:
     )
 
 
-def _prefect(here: Settings, path: str, method: str = "GET", body: object = None) -> Any:
-    return prefect_api.ask(stack.environment(here)["PREFECT_API_URL"], method, path, body)
+def _prefect(stack: Settings, path: str, method: str = "GET", body: object = None) -> Any:
+    return prefect_api.ask(lifecycle.environment(stack)["PREFECT_API_URL"], method, path, body)
 
 
 def test_the_variables_reach_every_service(running: Settings) -> None:
-    assert [(service.name, service.state) for service in stack.status(running)] == [(name, "running") for name in NAMES]
-    variables = stack.environment(running)
+    assert [(service.name, service.state) for service in lifecycle.status(running)] == [
+        (name, "running") for name in NAMES
+    ]
+    variables = lifecycle.environment(running)
     assert sorted(variables) == [
         "AWS_ACCESS_KEY_ID",
         "AWS_DEFAULT_REGION",
@@ -105,16 +107,16 @@ def test_secrets_are_for_this_user_alone(running: Settings) -> None:
     for name in ("credentials.json", "environment.json"):
         assert stat.S_IMODE((running.home / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(running.home.stat().st_mode) == 0o700
-    secret = stack.environment(running)["AWS_SECRET_ACCESS_KEY"]
+    secret = lifecycle.environment(running)["AWS_SECRET_ACCESS_KEY"]
     for log in (running.home / "logs").iterdir():
         assert secret not in log.read_text(errors="replace")
 
 
 def test_up_twice_is_once(running: Settings) -> None:
-    before, said = _pids(running), list[str]()
-    stack.up(running, said.append)
+    before, lines = _pids(running), list[str]()
+    lifecycle.up(running, lines.append)
     assert _pids(running) == before
-    assert len(said) == len(NAMES) and all(" was running: " in line for line in said)
+    assert len(lines) == len(NAMES) and all(" was running: " in line for line in lines)
 
 
 def test_flows_are_forms_and_what_users_change_stays(running: Settings) -> None:
@@ -130,7 +132,7 @@ def test_flows_are_forms_and_what_users_change_stays(running: Settings) -> None:
     _prefect(running, "/work_pools/default", "PATCH", {"concurrency_limit": 1})
 
     (running.home / "services/registered").write_text("sha256:of-other-sources")
-    stack.up(running, print)
+    lifecycle.up(running, print)
     assert _prefect(running, "/work_pools/default")["concurrency_limit"] == 1
     again = _prefect(running, f"/deployments/name/{deployments[0].full_name}")
     assert again["id"] == rebuild["id"] and again["tags"] == ["mine"]
@@ -141,43 +143,44 @@ def test_flows_are_forms_and_what_users_change_stays(running: Settings) -> None:
 def test_only_what_was_killed_comes_back(running: Settings) -> None:
     before = _pids(running)
     _kill(running, "s3", "worker-default")
-    assert {s.name for s in stack.status(running) if s.state == "stopped"} == {"s3", "worker-default"}
-    stack.up(running, print)
+    assert {s.name for s in lifecycle.status(running) if s.state == "stopped"} == {"s3", "worker-default"}
+    lifecycle.up(running, print)
     after = _pids(running)
     assert {name for name in NAMES if after[name] != before[name]} == {"s3", "worker-default"}
 
 
 def test_all_killed_and_two_ups_at_once(running: Settings) -> None:
-    variables = stack.environment(running)
+    variables = lifecycle.environment(running)
     _s3(running).put_object(Bucket="enginehouse", Key="kept", Body=b"data")
     _kill_everything(running)
-    assert {service.state for service in stack.status(running)} == {"stopped"}
+    assert {service.state for service in lifecycle.status(running)} == {"stopped"}
 
-    said: list[str] = []
+    lines: list[str] = []
     with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(stack.up, running, said.append) for _ in range(2)]:
+        for done in [pool.submit(lifecycle.up, running, lines.append) for _ in range(2)]:
             done.result()
     for kind in (" is running: ", " was running: "):
-        assert sorted(line.partition(" ")[0] for line in said if kind in line) == sorted(NAMES)
-    assert stack.environment(running) == variables
+        assert sorted(line.partition(" ")[0] for line in lines if kind in line) == sorted(NAMES)
+    assert lifecycle.environment(running) == variables
     assert _s3(running).get_object(Bucket="enginehouse", Key="kept")["Body"].read() == b"data"
     assert _prefect(running, "/work_pools/default")["name"] == "default"
 
 
-def test_a_service_that_dies_tells_why(running: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_dies_has_its_reason_shown(running: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     _kill(running, "node")
     with monkeypatch.context() as patch:
-        patch.setattr("deployments.stack.services._NODE_MODULE", "deployments.of_another_version")
+        patch.setenv("ENGINEHOUSE_REBUILDS", "none")  # which the node inherits, and refuses
         # What the killed node left must not make a dead node look alive.
         for process in background.members(running.home):
             if "tritonserver" in process.name():
                 process.kill()
                 process.wait(5)
-        with pytest.raises(SettingsError, match=r"No module named deployments\.of_another_version") as failed:
-            stack.up(running, print)
+        with pytest.raises(SettingsError) as failed:
+            lifecycle.up(running, print)
     assert failed.value.code == "service-failed" and "node.log" in failed.value.hint
-    stack.up(running, print)
-    assert {service.state for service in stack.status(running)} == {"running"}
+    assert "ENGINEHOUSE_REBUILDS: " in failed.value.message
+    lifecycle.up(running, print)
+    assert {service.state for service in lifecycle.status(running)} == {"running"}
 
 
 @pytest.mark.slow
@@ -185,8 +188,8 @@ def test_a_service_that_hangs_is_replaced(running: Settings) -> None:
     before = _pids(running)
     assert before["s3"] is not None
     os.kill(before["s3"], signal.SIGSTOP)
-    assert next(s.state for s in stack.status(running) if s.name == "s3") == "unhealthy"
-    stack.up(running, print)
+    assert next(s.state for s in lifecycle.status(running) if s.name == "s3") == "unhealthy"
+    lifecycle.up(running, print)
     after = _pids(running)
     assert {name for name in NAMES if after[name] != before[name]} == {"s3"}
 
@@ -195,20 +198,20 @@ def test_down_leaves_no_process_and_all_data(running: Settings) -> None:
     credentials = (running.home / "credentials.json").read_text()
     _kill(running, "worker-default", "node")  # their children have nobody left but the marker
     assert any("tritonserver" in process.name() for process in background.members(running.home))
-    stack.down(running, print)
+    lifecycle.down(running, print)
     assert background.members(running.home) == []
-    assert {service.state for service in stack.status(running)} == {"stopped"}
+    assert {service.state for service in lifecycle.status(running)} == {"stopped"}
     assert (running.home / "credentials.json").read_text() == credentials
     assert (running.home / "prefect/prefect.db").exists() and any((running.home / "s3").iterdir())
     with pytest.raises(SettingsError) as none:
-        stack.environment(running)
+        lifecycle.environment(running)
     assert none.value.code == "stack-down" and "enginehouse up" in none.value.hint
-    stack.down(running, print)
+    lifecycle.down(running, print)
 
 
 def test_nothing_runs_where_nothing_was_started(fresh: Settings) -> None:
-    assert [(s.name, s.state, s.pid) for s in stack.status(fresh)] == [(name, "stopped", None) for name in NAMES]
-    stack.down(fresh, print)
+    assert [(s.name, s.state, s.pid) for s in lifecycle.status(fresh)] == [(name, "stopped", None) for name in NAMES]
+    lifecycle.down(fresh, print)
     assert not fresh.home.exists()
 
 
@@ -217,15 +220,15 @@ def test_a_taken_port_is_named_with_its_owner(fresh: Settings) -> None:
         port = stranger.getsockname()[1]
         fresh.home.mkdir()
         (fresh.home / "ports.json").write_text(json.dumps({"prefect": port}))
-        with pytest.raises(SettingsError, match=rf"port {port}.*process {os.getpid()} \(") as taken:
-            stack.up(fresh, print)
+        with pytest.raises(SettingsError) as taken:
+            lifecycle.up(fresh, print)
     assert taken.value.code == "port-taken" and "ports.json" in taken.value.hint
+    assert f"port {port}," in taken.value.message and f"process {os.getpid()} (" in taken.value.message
     assert background.members(fresh.home) == []
 
 
-def test_too_little_disk_space_starts_nothing(fresh: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "NEEDED_FREE_BYTES", 1 << 60)
-    with pytest.raises(SettingsError, match="GiB are free") as full:
-        stack.up(fresh, print)
+def test_too_little_disk_space_starts_nothing(fresh: Settings) -> None:
+    with pytest.raises(SettingsError) as full:
+        lifecycle.up(fresh, print, needed_free_bytes=1 << 60)
     assert full.value.code == "disk-space" and "ENGINEHOUSE_HOME" in full.value.hint
     assert background.members(fresh.home) == []

@@ -142,13 +142,14 @@ def test_a_checkout_that_is_not_installed_is_found_with_its_examples(tmp_path: P
 
 def test_a_wheel_and_a_checkout_of_other_versions_are_not_mixed(tmp_path: Path) -> None:
     environment = _stand_in(tmp_path / "mixed", INSTALLED, source="0.18.0")
-    with pytest.raises(SettingsError, match=r"0\.17\.0\.post1 installed, but imports 0\.18\.0") as caught:
+    with pytest.raises(SettingsError) as caught:
         InterpreterToolchain(environment / "bin/python").report()
     assert caught.value.code == "toolchain-broken"
+    assert "0.17.0.post1" in caught.value.message and "0.18.0" in caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "output"),
     [
         ("echo 'no such library: libfoo' >&2; exit 3", "no such library: libfoo"),
         ("echo 'Welcome!'", "Welcome!"),
@@ -156,19 +157,20 @@ def test_a_wheel_and_a_checkout_of_other_versions_are_not_mixed(tmp_path: Path) 
         ("kill -9 $$", "-9"),
     ],
 )
-def test_an_interpreter_that_does_not_answer_is_quoted(tmp_path: Path, program: str, said: str) -> None:
+def test_an_interpreter_that_does_not_answer_is_quoted(tmp_path: Path, program: str, output: str) -> None:
     python = _program(tmp_path / "python3", f"#!/bin/sh\n{program}\n")
-    with pytest.raises(SettingsError, match=re.escape(said)) as caught:
+    with pytest.raises(SettingsError) as caught:
         InterpreterToolchain(python).report()
-    assert caught.value.code == "toolchain-broken"
+    assert caught.value.code == "toolchain-broken" and output in caught.value.message
 
 
 def test_an_environment_without_tensorrt_llm_or_interpreter_is_missing(tmp_path: Path) -> None:
     bare = _stand_in(tmp_path / "bare", {"torch": "2.6.0"}, source="")
-    for python, words in ((bare / "bin/python", "has no TensorRT-LLM"), (tmp_path / "nowhere", "does not exist")):
-        with pytest.raises(SettingsError, match=words) as caught:
+    for python in (bare / "bin/python", tmp_path / "nowhere"):
+        with pytest.raises(SettingsError) as caught:
             InterpreterToolchain(python).report()
         assert caught.value.code == "toolchain-missing" and caught.value.hint
+        assert str(python) in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -197,9 +199,9 @@ def test_a_tool_that_the_version_lacks_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(_program(tmp_path / "other/trtllm-build", TOOL).parent))
     late = InterpreterToolchain(environment / "bin/python", _examples(tmp_path / "examples", "run.py"))
     for tool in ("trtllm-build", "llama/convert_checkpoint.py"):
-        with pytest.raises(SettingsError, match=tool) as caught:
+        with pytest.raises(SettingsError) as caught:
             late.command(tool, [], inputs=[], outputs=[], folder=tmp_path)
-        assert caught.value.code == "tool-missing"
+        assert caught.value.code == "tool-missing" and tool in caught.value.message
     assert "v1.3.0" in caught.value.hint
 
 
@@ -279,9 +281,9 @@ def test_an_image_is_asked_and_run_by_its_digest(
 def test_a_container_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = _program(tmp_path / "python3", "#!/bin/sh\necho no driver; exit 1\n")
     record = docker.put_in_path(tmp_path / "bin", monkeypatch, python=str(python), digests=[IMAGE], guarded=tmp_path)
-    with pytest.raises(SettingsError, match="no driver") as caught:
+    with pytest.raises(SettingsError) as caught:
         DockerToolchain(IMAGE).report()
-    assert caught.value.code == "toolchain-broken"
+    assert caught.value.code == "toolchain-broken" and "no driver" in caught.value.message
     _, (probed, _), (ended, _) = docker.calls(record)
     assert ended == ["kill", probed[4].removeprefix("--name=")]
 
@@ -299,10 +301,11 @@ def test_an_image_that_is_not_here_or_is_another_is_refused(
     assert len(docker.calls(record)) == 1
 
 
-def test_a_machine_without_docker_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_docker_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match="no program docker"):
+    with pytest.raises(SettingsError) as caught:
         DockerToolchain(IMAGE).report()
+    assert caught.value.code == "toolchain-missing" and "docker" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -338,8 +341,9 @@ def test_the_setting_names_the_toolchain(
 @pytest.mark.parametrize("spec", ["local:", "local:python3", "venv:", "venv:trt", "docker", "docker:", "conda", "/opt"])
 def test_a_setting_of_no_known_form_is_refused(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     monkeypatch.setenv("ENGINEHOUSE_TOOLCHAIN", spec)
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError) as caught:
         toolchain(settings.load(), "0.8.0")
+    assert caught.value.code == "settings"
 
 
 def test_another_version_than_the_wanted_is_refused() -> None:
@@ -351,6 +355,6 @@ def test_another_version_than_the_wanted_is_refused() -> None:
     for version, wanted in (("0.17.0.post1", "0.17.0.post1"), ("1.2.0rc2", "1.2.0.rc2"), ("1.0", "1.0.0")):
         require(report(version), wanted)
     for version, wanted in (("0.17.0.post1", "0.17.0"), ("1.0.0+nv1", "1.0.0"), ("1.2.0rc2", "1.2.0")):
-        with pytest.raises(SettingsError, match=re.escape(version)) as caught:
+        with pytest.raises(SettingsError) as caught:
             require(report(version), wanted)
-        assert caught.value.code == "version-mismatch"
+        assert caught.value.code == "version-mismatch" and version in caught.value.message

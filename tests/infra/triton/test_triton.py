@@ -130,7 +130,7 @@ def test_control_over_grpc_needs_the_key(triton: RunningTriton, call: str) -> No
     library: Any = grpc
     client = library.InferenceServerClient(f"127.0.0.1:{triton.ports.grpc}")
     for headers in (None, {GRPC_HEADER: "guess"}):
-        with pytest.raises(Exception, match="restricted"):
+        with pytest.raises(Exception, match="restricted"):  # Triton's own word
             getattr(client, call)(*RESTRICTED_GRPC[call], headers=headers)
     client.close()
     assert triton.client.ready("echo")
@@ -238,13 +238,14 @@ def test_silence_is_retryable_and_refusals_are_not(triton: RunningTriton) -> Non
     assert not unknown.value.retryable and unknown.value.code == "triton-unknown-model"
 
 
-def test_a_model_that_cannot_load_says_why(triton: RunningTriton) -> None:
+def test_a_model_that_cannot_load_has_its_reason_shown(triton: RunningTriton) -> None:
     shutil.copytree(triton.repository / "echo", triton.repository / "broken")
     config = triton.repository / "broken/config.pbtxt"
     config.write_text(CONFIG.replace('"echo"', '"broken"'))
     (triton.repository / "broken/1/beside.py").write_text("raise RuntimeError('no such engine')\n")
-    with pytest.raises(TritonError, match="no such engine"):
+    with pytest.raises(TritonError) as refused:
         triton.client.load("broken")
+    assert refused.value.code == "triton-refused" and "no such engine" in refused.value.message
     until = time.monotonic() + 5
     while not any(model.name == "broken" and "no such engine" in model.reason for model in triton.client.index()):
         assert time.monotonic() < until

@@ -283,7 +283,8 @@ def running_node(
 ) -> Generator[RecordingTriton]:
     triton, stop = RecordingTriton(), threading.Event()
     monkeypatch.setattr("deployments.node.agent.Supervisor", lambda *arguments, **more: Started(triton, folder))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    node = Node("one", fleet.target, fleet.store, folder, Ports(1, 2, 3), Facts(None, None), key)
+    ports, facts = Ports(1, 2, 3), Facts(None, None)
+    node = Node("one", fleet.target, fleet.store, folder, ports, facts, key, retry_seconds=600.0)
     thread = threading.Thread(target=node.run, args=(stop,))
     thread.start()
     try:
@@ -344,7 +345,6 @@ def test_a_node_places_nothing_altered(
     monkeypatch: pytest.MonkeyPatch,
     damage: str,
 ) -> None:
-    monkeypatch.setattr("deployments.node.agent.RETRY_SECONDS", 600.0)
     path, change, problem = DAMAGE[damage]
     _, folder = bring(fleet.store, servable, tmp_path / "node" / "artifacts")
     change(folder / path)

@@ -1,10 +1,12 @@
-"""Pools and deployments as they are wanted, and as a Prefect server has them, in the same words."""
+"""Pools and deployments as they are wanted, and as a Prefect server has them, with the same names of fields."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import JsonValue
 
 from deployments.prefect_server.desired import Deployment, Pool
 from deployments.prefect_server.difference import Fields, Resource
@@ -16,24 +18,24 @@ if TYPE_CHECKING:
     from prefect.client.schemas.schedules import CronSchedule
 
 SLUG = "enginehouse"
-"""Of the schedules that are ours."""
+"""The slug of the schedules that Enginehouse made."""
 
 
-def pool_thing(wanted: Pool) -> Resource:
+def pool_resource(wanted: Pool) -> Resource:
     return Resource("work pool", wanted.name, shared={"type": wanted.type, "limit": wanted.limit})
 
 
-def pool_fields(there: WorkPool | None) -> Fields | None:
-    return None if there is None else {"type": there.type, "limit": there.concurrency_limit}
+def pool_fields(found: WorkPool | None) -> Fields | None:
+    return None if found is None else {"type": found.type, "limit": found.concurrency_limit}
 
 
-def deployment_thing(wanted: Deployment) -> Resource:
+def deployment_resource(wanted: Deployment) -> Resource:
     from prefect.utilities.callables import parameter_schema
 
     flow = cast("Flow[..., Any]", getattr(importlib.import_module(wanted.module), wanted.flow))
     if flow.name != wanted.flow:  # by default Prefect turns underscores into hyphens
-        raise ValueError(f"the flow of {wanted.full_name} calls itself '{flow.name}'")
-    own = {
+        raise ValueError(f"the flow of {wanted.full_name} has the name '{flow.name}'")
+    own: dict[str, JsonValue] = {
         "version": flow.version,
         "description": flow.description,
         "entrypoint": f"{wanted.module}.{wanted.flow}",
@@ -45,18 +47,18 @@ def deployment_thing(wanted: Deployment) -> Resource:
     return Resource("deployment", wanted.full_name, own, {"schedule": wanted.schedule, "limit": wanted.limit})
 
 
-def deployment_fields(there: DeploymentResponse | None) -> Fields | None:
-    if there is None:
+def deployment_fields(found: DeploymentResponse | None) -> Fields | None:
+    if found is None:
         return None
-    ours = [schedule.schedule for schedule in there.schedules if schedule.slug == SLUG]
-    limit = there.global_concurrency_limit
+    ours = [schedule.schedule for schedule in found.schedules if schedule.slug == SLUG]
+    limit = found.global_concurrency_limit
     return {
-        "version": there.version,
-        "description": there.description,
-        "entrypoint": there.entrypoint,
-        "work_pool_name": there.work_pool_name,
-        "enforce_parameter_schema": there.enforce_parameter_schema,
-        "parameter_openapi_schema": there.parameter_openapi_schema,
+        "version": found.version,
+        "description": found.description,
+        "entrypoint": found.entrypoint,
+        "work_pool_name": found.work_pool_name,
+        "enforce_parameter_schema": found.enforce_parameter_schema,
+        "parameter_openapi_schema": found.parameter_openapi_schema,
         # Somebody may have made another kind of schedule of it.
         "schedule": getattr(ours[0], "cron", str(ours[0])) if ours else "",
         "limit": limit.limit if limit is not None else None,

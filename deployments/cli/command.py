@@ -1,0 +1,80 @@
+"""What the commands share: how each is added, the options that several have, and what Prefect needs.
+
+A command is a function of its options and the settings that returns the exit code. Each module `…_commands.py` holds
+the parsers of a group and what they do; it imports what a command works with only when that command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+_T = TypeVar("_T")
+
+Command = Callable[[argparse.Namespace, "Settings"], int]
+
+
+class Add(Protocol):
+    """Adds a command to the command line; with `json` it has the option `--json`."""
+
+    def __call__(self, name: str, command: Command, text: str, *, json: bool = False) -> argparse.ArgumentParser: ...
+
+
+def say(text: str) -> None:
+    """Print what is not data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(document: object) -> None:
+    """Print a document; what JSON has no form for, paths and times, as text."""
+    print(json.dumps(document, indent=1, default=str), flush=True)
+
+
+def run(call: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end. Importing asyncio takes longer than all the rest of `--help`."""
+    import asyncio
+
+    return asyncio.run(call)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the model's name and `--recipe`, which `overrides` reads."""
+    parser.add_argument("model", help="name in the catalogue")
+    parser.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
+    )
+
+
+def overrides(options: argparse.Namespace) -> dict[str, str]:
+    """The values of `--recipe`. Raises UsageError."""
+    found: dict[str, str] = {}
+    for item in options.recipe:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"'{item}' is not key=value", hint="for example --recipe quantization=q4_0")
+        found[key] = value
+    return found
+
+
+def need_prefect(settings: Settings) -> None:
+    """Prepare this process for Prefect, before anything imports it. Raises UsageError if no server is known."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UsageError(
+            "no Prefect server is known",
+            hint="run `enginehouse up`, or set PREFECT_API_URL",
+            code="prefect-missing",
+        )
+    # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
+    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The automation `lost-runs` takes a run whose heartbeats are rarer for dead.
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(settings.heartbeat_seconds))

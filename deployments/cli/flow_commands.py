@@ -1,0 +1,150 @@
+"""Commands that run a flow in this process: rebuild, rollback, watch.
+
+They run the same flows, with the same parameters, as the deployments in the Prefect UI do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, run, say
+from infra.errors import EnginehouseError
+
+if TYPE_CHECKING:
+    from flows.report import Report, StepReport
+    from infra.settings import Settings
+
+
+def add_flow_commands(add: Add) -> None:
+    sub = add("rebuild", _rebuild, "bring a model from its source to its public name", json=True)
+    add_recipe(sub)
+    sub.add_argument("--runtime", metavar="VERSION", default="", help="build with this version of TensorRT-LLM")
+    sub.add_argument(
+        "--until", choices=("upload",), default="promote", help="build into the store, and roll nothing out"
+    )
+    sub.add_argument(
+        "--refresh",
+        choices=("fetch", "convert", "build", "assemble"),
+        default="nothing",
+        help="run this step, and all after it, even if the store has the result",
+    )
+    sub.add_argument("--target", action="append", default=[], help="roll out to this target; may be repeated")
+    sub.add_argument(
+        "--recreate",
+        action="store_true",
+        help="if memory is short, unload the live release before the new one loads",
+    )
+    sub.add_argument("--watch", action="store_true", help="show the run's log while it runs")
+
+    sub = add("rollback", _rollback, "give the public name back to an earlier release", json=True)
+    sub.add_argument("model")
+    sub.add_argument("--to", type=int, metavar="N", help="number of the release; by default the previous one")
+    sub.add_argument("--target", default=None)
+
+    sub = add("watch", _watch, "look for new versions of TensorRT-LLM once, and rebuild what takes them", json=True)
+    sub.add_argument("--dry-run", action="store_true", help="print what would be rebuilt, and start nothing")
+    sub.add_argument("--retry", action="append", default=[], metavar="MODEL", help="try again one whose rebuild failed")
+
+
+def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
+    recipe = overrides(options)
+    need_prefect(settings)
+    _print_logs_from(logging.INFO if options.watch else logging.CRITICAL)
+    from flows.rebuild import rebuild
+    from flows.report import Report, collecting
+
+    report = Report(options.model, on_step=_print_step)
+    refused: EnginehouseError | None = None
+    with collecting(report):
+        try:
+            run(
+                rebuild(
+                    options.model,
+                    options.runtime,
+                    recipe,
+                    tuple(options.target),
+                    options.refresh,
+                    options.recreate,
+                    options.until,
+                )
+            )
+        except EnginehouseError as error:
+            refused = error
+    if report.flow_run:
+        report.url = f"{os.environ['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{report.flow_run}"
+    if options.json:
+        document = report.document()
+        if refused is not None:
+            document["error"] = {"code": refused.code, "message": refused.message, "hint": refused.hint}
+        print_json(document)
+    else:
+        _print_report(report, "" if refused is not None else settings.triton_http)
+    if refused is not None:
+        raise refused
+    return 0
+
+
+def _print_step(step: StepReport) -> None:
+    say(f"{step.name:10} {step.state:12} {step.seconds:8.2f} s  {step.artifact or ''}")
+
+
+def _print_report(report: Report, triton: str) -> None:
+    """Print what came of a rebuild, and how to ask the Triton at `triton` for the model, if there is one."""
+    release = f" release {report.release}" if report.release else ""
+    print(f"{report.model}{release}: {report.state}")
+    print(f"run   {report.url}")
+    if report.release is not None and triton:
+        body = json.dumps({"text_input": "How do I count to nine in French?", "max_tokens": 64})
+        print(f"ask   curl -s {triton}/v2/models/{report.model}/generate -d {shlex.quote(body)}")
+
+
+def _rollback(options: argparse.Namespace, settings: Settings) -> int:
+    need_prefect(settings)
+    _print_logs_from(logging.CRITICAL)
+    from flows.rollback import rollback
+
+    release = run(rollback(options.model, options.to, options.target))
+    if options.json:
+        print(json.dumps({"model": options.model, "release": release}))
+    else:
+        print(f"{options.model} answers with release {release}")
+    return 0
+
+
+def _watch(options: argparse.Namespace, settings: Settings) -> int:
+    need_prefect(settings)
+    _print_logs_from(logging.CRITICAL)
+    from dataclasses import asdict
+
+    from flows.ui import watch_lines
+    from flows.watch_releases import watch_releases
+
+    watched = run(watch_releases(options.dry_run, options.retry))
+    if options.json:
+        print_json(asdict(watched))
+        return 0
+    for line in watch_lines(watched.rows):
+        version = f"{line['has now']} → {line['version']}" if line["has now"] else "-"
+        print(f"{version:22} {line['verdict']:27} {line['models']:4}  {line['names']}\n{'':22} {line['reason']}")
+    if not watched.rows:
+        print("no model follows TensorRT-LLM: write `updates: {policy: stable}` into the file of one that shall")
+    what = "would start" if options.dry_run else "started"
+    say(f"rebuilds {what}: {', '.join(start.model for start in watched.starts) or 'none'}")
+    return 0
+
+
+def _print_logs_from(level: int) -> None:
+    """Let Prefect print log lines of `level` and above; the server gets all of them."""
+    import prefect.main  # configures Prefect's logging, which is changed below
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    assert prefect.main
+    for name in ("prefect", ""):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(level)

@@ -1,0 +1,125 @@
+"""Commands about what a Prefect server has and receives: deploy, finetuned, webhooks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, TypeVar
+
+from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, run, say
+from infra.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from deployments.prefect_server.difference import ResourceChange
+    from infra.settings import Settings
+
+_T = TypeVar("_T")
+
+
+def add_prefect_commands(add: Add) -> None:
+    sub = add(
+        "deploy",
+        _deploy,
+        "make a Prefect server have the pools, deployments and automations that are wanted",
+        json=True,
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print the difference, and change nothing")
+
+    sub = add("finetuned", _finetuned, "announce new weights of a model, which is then rebuilt with them", json=True)
+    add_recipe(sub)
+    weights = sub.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--source", metavar="URI", help="hf:// or s3://, as the model's file accepts it")
+    weights.add_argument("--revision", help="branch, tag or commit of the model's own repository")
+
+    sub = add("webhooks", _webhooks, "receive webhooks of Hugging Face, MLflow and others as such announcements")
+    sub.add_argument("--host", default="127.0.0.1", help="where to listen; a proxy with TLS belongs before any other")
+    sub.add_argument("--port", type=int, default=8310)
+
+
+def _deploy(options: argparse.Namespace, settings: Settings) -> int:
+    """Print the difference to a Prefect server, and then make it."""
+    need_prefect(settings)
+    from collections import Counter
+
+    from deployments.prefect_server.desired import desired
+    from deployments.prefect_server.difference import lines
+    from deployments.prefect_server.register import deploy
+    from infra.s3.bucket import Bucket
+    from infra.s3.conditional_writes import require_conditional_writes
+    from tasks.models.catalogue import load_catalogue
+
+    if settings.store and not options.dry_run:
+        require_conditional_writes(Bucket.at(settings.store))
+    wanted = desired(settings, load_catalogue(settings.catalogue).values())
+    stream = sys.stderr if options.json else sys.stdout
+
+    def show(change: ResourceChange) -> None:
+        for line in lines(change):
+            print(line, file=stream, flush=True)
+
+    changes = _ask_prefect(
+        deploy(wanted, show, dry_run=options.dry_run),
+        "did not make the changes",
+        hint="is it up, does it let you in (PREFECT_API_AUTH_STRING), and is it a Prefect 3?",
+    )
+    if options.json:
+        print_json([change.document() for change in changes])
+    count = Counter(change.action for change in changes)
+    summary = ", ".join(f"{count[action]} {action}" for action in ("created", "changed", "unchanged"))
+    print(f"\n{summary}{' if this were no dry run' if options.dry_run else ''}", file=stream)
+    return 0
+
+
+def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
+    """Announce new weights by the same event that anybody may send to Prefect's API."""
+    need_prefect(settings)
+    from uuid import uuid4
+
+    from deployments.prefect_server.announce import send
+    from tasks.finetuned.event import changed_by, read_event
+    from tasks.models.catalogue import load_catalogue
+
+    payload: dict[str, JsonValue] = {
+        "model": options.model,
+        "source": options.source,
+        "revision": options.revision,
+        "recipe": dict(overrides(options)),
+        "sender": "command",
+    }
+    event = read_event({name: value for name, value in payload.items() if value is not None})
+    _, uri = changed_by(event, load_catalogue(settings.catalogue))
+    id = uuid4()
+    _ask_prefect(
+        send(id, event), "did not take the event", hint="is it up, and does it let you in (PREFECT_API_AUTH_STRING)?"
+    )
+    if options.json:
+        print(json.dumps({"event": str(id), "model": options.model, "source": uri}))
+    else:
+        print(f"{options.model}: new weights from {uri}, announced as event {id}")
+        say("what becomes of it: the run `finetuned` in the Prefect UI")
+    return 0
+
+
+def _webhooks(options: argparse.Namespace, settings: Settings) -> int:
+    need_prefect(settings)
+    from deployments.webhooks.receiver import run_webhooks
+
+    return run_webhooks(settings, options.host, options.port)
+
+
+def _ask_prefect(call: Coroutine[None, None, _T], failed: str, *, hint: str) -> _T:
+    """Run a call of Prefect's API. Raises SettingsError `prefect-failed` if the server does not answer or refuses."""
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        return run(call)
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        raise SettingsError(
+            f"the Prefect server at {os.environ['PREFECT_API_URL']} {failed}: {error}", hint=hint, code="prefect-failed"
+        ) from error

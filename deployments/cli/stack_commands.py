@@ -1,0 +1,63 @@
+"""Commands of the embedded stack: up, down, status, env."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from deployments.cli.command import Add, print_json, say
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+
+def add_stack_commands(add: Add) -> None:
+    add("up", _up, "start the embedded stack, or whatever of it is missing")
+    add("down", _down, "stop the embedded stack; its data stays")
+    add("status", _status, "which services of the embedded stack run, and where", json=True)
+    add("env", _env, "print the variables with which other clients reach the stack, as export lines")
+
+
+def _up(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.stack import lifecycle
+    from infra.s3.bucket import Bucket
+    from infra.s3.conditional_writes import require_conditional_writes
+    from infra.settings import activate, load
+
+    lifecycle.up(settings, say)
+    activate()
+    require_conditional_writes(Bucket.at(load().store))
+    say(f"\nPrefect UI  {os.environ.get('PREFECT_API_URL', '').removesuffix('/api')}")
+    say("next: enginehouse rebuild smollm2-135m")
+    return 0
+
+
+def _down(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.stack import lifecycle
+
+    lifecycle.down(settings, say)
+    return 0
+
+
+def _status(options: argparse.Namespace, settings: Settings) -> int:
+    from dataclasses import asdict
+
+    from deployments.stack import lifecycle
+
+    services = lifecycle.status(settings)
+    if options.json:
+        print_json([asdict(service) for service in services])
+    else:
+        for service in services:
+            print(f"{service.name:18} {service.state:10} {service.pid or '-':>8}  {service.address:30} {service.log}")
+    return 0 if all(service.state == "running" for service in services) else 1
+
+
+def _env(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.stack import lifecycle
+
+    for name, value in lifecycle.environment(settings).items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
