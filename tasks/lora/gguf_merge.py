@@ -30,7 +30,7 @@ def merge_gguf(model: Path, adapter: Path) -> None:
     """Change the GGUF `model` in place. Its tokenizer stays.
 
     Of tensors that were trained whole, the token embeddings and the output matrix can be merged. Raises StepFailed
-    `adapter-unfit` for others, and for an architecture that nobody has checked.
+    `adapter-unfit` for others, and for an architecture that was not checked.
     """
     wanted, file = read_adapter(adapter), read_gguf(model)
     architecture = file.text("general.architecture") or ""

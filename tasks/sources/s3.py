@@ -34,7 +34,7 @@ def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
         if not names:
             folder, slash, name = uri.prefix.rpartition("/")
             base, names = folder + slash, [name]
-            client.head_object(Bucket=uri.bucket, Key=uri.prefix)  # raises the error of a missing object first
+            client.head_object(Bucket=uri.bucket, Key=uri.prefix)  # a missing object is an error before its name is
         names = select(source, names)
         heads = {name: client.head_object(Bucket=uri.bucket, Key=base + name) for name in names}
     # A bucket without versioning gives no VersionId, or "null".

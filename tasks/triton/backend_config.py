@@ -79,7 +79,7 @@ def _parameters(
         # Otherwise the backend's default fraction would limit the cache too.
         values["kv_cache_free_gpu_mem_fraction"] = UNSET
     wanted = backend_values(serving, kv_cache_tokens)
-    # If a request wants the prompt before the answer, the model `llm` puts it there.
+    # If a request wants the prompt before the answer, the model `llm` adds it.
     wanted |= {"gpt_model_path": engine_folder, "exclude_input_in_output": "True"}
     for key, value in wanted.items():
         values[key] = value

@@ -71,7 +71,7 @@ def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Pa
 
 
 def placed_models(models: Path, model: str, release: int) -> tuple[str, ...]:
-    """Names on the server of what `place_release` put there, in the order of loading; empty if it did not finish."""
+    """Names on the server of a placed release's models, in the order of loading; empty if placing did not finish."""
     names = release_names(model, release)
     placed = tuple(name for name in names.values() if (models / name).is_dir())
     return placed if names[RELEASE] in placed else ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,15 @@ def point(triton: RunningTriton, model: str, release: int) -> None:
 
 def ask(client: TritonClient, model: str = CHAT, **fields: Any) -> str:
     return client.generate(model, {**QUESTION, **fields}).text
+
+
+@contextmanager
+def refused(named: str) -> Generator[None]:
+    """Expect Triton to answer with an error that names a field, a deadline or a model: `named` is its pattern."""
+    with pytest.raises(TritonError) as caught:
+        yield
+    assert caught.value.code == "triton-refused" and not caught.value.retryable
+    assert re.search(named, caught.value.message)
 
 
 def streamed(client: TritonClient, model: str = CHAT, **fields: Any) -> list[str]:
@@ -174,7 +184,7 @@ def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
     if kind.log_probs_within_characters:
         assert len(client.generate(RAW, logged).log_probs) == party["max_tokens"]
         return
-    with pytest.raises(TritonError, match="'return_log_probs' cannot be honoured"):
+    with refused("'return_log_probs'"):
         client.generate(RAW, logged)
 
 
@@ -191,11 +201,10 @@ def test_what_cannot_be_honoured_is_an_error(kind: Kind, client: TritonClient) -
         ({"max_tokens": 0}, "'max_tokens'"),
         ({"top_p": 2.0}, "'top_p'"),
     )
-    for fields, message in (*always, *kind.refused):
+    for fields, named in (*always, *kind.refused):
         for question in (ask, streamed):
-            with pytest.raises(TritonError, match=message) as refused:
+            with refused(named):
                 question(client, **fields)
-            assert refused.value.code == "triton-refused" and not refused.value.retryable
 
 
 def test_an_answer_keeps_to_its_guide(kind: Kind, client: TritonClient) -> None:
@@ -215,9 +224,9 @@ def test_an_answer_keeps_to_its_guide(kind: Kind, client: TritonClient) -> None:
 
 
 def test_a_missing_input_is_named(client: TritonClient) -> None:
-    with pytest.raises(TritonError, match="'text_input' is empty"):
+    with refused("'text_input'"):
         ask(client, RAW, text_input="")
-    with pytest.raises(TritonError, match="max_tokens"):
+    with refused("max_tokens"):
         client.generate(CHAT, {"text_input": "hello"})
 
 
@@ -239,7 +248,7 @@ def test_rows_of_a_batch_are_answered_in_order(client: TritonClient) -> None:
     answers: Any = client.generate(CHAT, batch).text
     alone = [ask(client, text_input=text, max_tokens=6 + row, temperature=0.0) for row, text in enumerate(prompts)]
     assert [text[:8] for text in answers] == [text[:8] for text in alone]
-    with pytest.raises(TritonError, match="'stream'"):
+    with refused("'stream'"):
         list(client.generate_stream(CHAT, {**batch, "stream": [True] * 3}))
 
 
@@ -263,7 +272,7 @@ def test_grpc_streams_say_the_same(client: TritonClient) -> None:
     for model in (CHAT, f"{CHAT}--r1", f"{CHAT}--r1--llm"):
         with client.stream(model, asked) as stream:
             assert "".join(piece.text for piece in stream) == ask(client, seed=7)
-    with pytest.raises(TritonError, match="'beam_width'"), client.stream(CHAT, {**asked, "beam_width": 2}) as stream:
+    with refused("'beam_width'"), client.stream(CHAT, {**asked, "beam_width": 2}) as stream:
         list(stream)
 
 
@@ -280,7 +289,7 @@ def test_the_deadline_ends_what_runs_and_what_waits(kind: Kind, client: TritonCl
 
     def seconds_to_fail(_: int) -> float:
         started = time.monotonic()
-        with pytest.raises(TritonError, match=f"within the deadline of {kind.deadline_s:g} s"):
+        with refused(f"{kind.deadline_s:g} s"):
             client.generate(RAW, long)
         return time.monotonic() - started
 
@@ -380,9 +389,9 @@ def test_what_is_not_decoupled_answers_whole_and_refuses_streams(
     load(triton, "whole", 1)
     client, model = triton.client, "whole--r1"
     assert ask(client, model) == ask(client, RAW)
-    with pytest.raises(TritonError, match="'stream' must be false"):
+    with refused("'stream'"):
         streamed(client, model)
-    with pytest.raises(TritonError, match="within the deadline"):
+    with refused("3 s"):
         ask(client, model, text_input="1 2 3 4 5 6 7 8 9", max_tokens=1500)
     assert client.generate(model, {**QUESTION, "max_tokens": 2}).seconds < 2
     for name in reversed(placed_models(triton.repository, "whole", 1)):
@@ -393,7 +402,7 @@ def test_what_is_not_decoupled_answers_whole_and_refuses_streams(
 def test_a_backend_that_is_gone_is_an_error_until_it_is_back(kind: Kind, triton: RunningTriton) -> None:
     backend = f"{CHAT}--r2--tensorrt_llm"
     triton.client.unload(backend)
-    with pytest.raises(TritonError, match=backend):
+    with refused(backend):
         ask(triton.client, f"{CHAT}--r2")
     triton.client.load(backend)
     assert ask(triton.client, f"{CHAT}--r2")
