@@ -1,4 +1,4 @@
-"""YAML that remembers where each value stands, and takes a key given twice for the mistake it is."""
+"""YAML that keeps the position of each value, and reports a key that is given twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class PositionedDocument:
-    """What a file says (`value`, plain Python) and where."""
+    """The content of a file as plain Python (`value`), and the positions of its parts (`root`)."""
 
     value: object
     root: yaml.Node
@@ -31,8 +31,8 @@ class PositionedDocument:
     def locate(self, location: Sequence[int | str]) -> tuple[int, str]:
         """Line and dotted name of a location such as ("prompts", 0, "text").
 
-        A step that the file does not have is passed over when others follow (a validator's own name for a
-        branch), and keeps the line of its parent when it is the last one (a missing field).
+        A step that the file does not have (a validator's own name for a branch) is skipped if others follow. If it is
+        the last one (a missing field), the line is that of its parent.
         """
         node, line, names = self.root, self.root.start_mark.line + 1, list[str]()
         for position, step in enumerate(location):
@@ -46,7 +46,7 @@ class PositionedDocument:
 
 
 def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
-    """The document, or None when it does not parse, and the mistakes that YAML itself does not mind."""
+    """The document, or None if it does not parse, and the mistakes, also those that YAML itself accepts."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
