@@ -19,7 +19,7 @@ from tasks.steps.convert import convert
 from tasks.steps.plan import Plan
 from tasks.steps.upload import upload
 from tasks.steps.workspace import Workspace
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.triton.protobuf import parse_config
@@ -292,7 +292,7 @@ def test_an_upload_that_is_tried_again_keeps_what_the_tool_took(
         raise StoreUnavailable("S3 answered 503")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.store.artifact.upload_files", away)
+        patch.setattr("tasks.store.artifact_store.upload_files", away)
         with pytest.raises(StoreUnavailable):
             convert(context, plan)
     monkeypatch.setattr(TrtEngineKind, "convert", away)  # the second try finds the checkpoint of the first
