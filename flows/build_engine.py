@@ -21,7 +21,7 @@ from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.trtllm.images import keep_report

@@ -38,7 +38,7 @@ from infra.errors import StoreUnavailable
 from infra.pools.templates import job_variables, worker_image
 from infra.s3.bucket import Bucket
 from tasks.steps.plan import Plan
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.lease import Watch
 from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
 

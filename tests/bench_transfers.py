@@ -23,7 +23,8 @@ from typing import Any
 from infra.processes.sessions import free_ports, terminate
 from infra.s3 import seaweedfs
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
+from tasks.store.artifact import ArtifactRef, Producer
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 
 GIB = float(os.environ.get("BENCH_GIB", "4"))

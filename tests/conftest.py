@@ -25,7 +25,7 @@ from infra.s3.bucket import Bucket
 from infra.triton.client import TritonClient
 from infra.triton.command import Ports
 from infra.triton.server import start_server
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.target import Target
 from tests.fleet import Fleet
 

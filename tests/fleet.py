@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
+from tasks.store.artifact import ArtifactRef, Producer
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target

@@ -32,7 +32,7 @@ from infra.s3.conditional_writes import require_conditional_writes
 from infra.settings import Settings
 from infra.triton.command import Ports
 from infra.triton.supervisor import Ensured, Supervisor
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.copies import put_unused_aside
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target

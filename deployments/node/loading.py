@@ -13,7 +13,8 @@ from deployments.node.known import KnownModel, KnownRelease
 from infra.errors import EnginehouseError, TritonError
 from infra.triton.client import TritonClient
 from infra.triton.log import Log
-from tasks.store.artifact import ArtifactRef, ArtifactStore
+from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.verify import bring
 from tasks.targets.target import Target
 from tasks.triton.placement import place_release, placed_models, withdraw_release

@@ -12,7 +12,8 @@ from pathlib import Path
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
 from tasks.steps.workspace import Workspace
-from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
+from tasks.store.artifact import Artifact, ArtifactRef, Producer
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.store.reporter import Peak, Reporter

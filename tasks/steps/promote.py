@@ -5,7 +5,8 @@ from __future__ import annotations
 from infra.errors import ArtifactDamaged, TritonError, UsageError
 from tasks.garbage.keep import note_use
 from tasks.steps.nodes import reports
-from tasks.store.artifact import ArtifactRef, ArtifactStore
+from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.target import Target
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from infra.files import whole_folder
 from infra.progress import Progress
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
+from tasks.store.artifact import ArtifactRef, Producer
+from tasks.store.artifact_store import ArtifactStore
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Artifacts: immutable sets of files in the store, each with a manifest. The store is the only cache.
+"""What an artifact is: an immutable set of files in the store, with a manifest that names each of them.
 
 artifacts/KIND/MODEL/IDENTITY/manifest.json      created once; names the attempt that counts
 artifacts/KIND/MODEL/IDENTITY/ATTEMPT/…files…    no two writers share a key
@@ -8,25 +8,13 @@ artifacts/KIND/MODEL/IDENTITY/damaged/….json     manifests of artifacts that w
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path, PurePosixPath
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError
-from infra.files import whole_folder
-from infra.progress import ByteCounter, Progress
-from infra.s3.bucket import Bucket
-from infra.s3.download import Wanted, download_files
-from infra.s3.upload import upload_files
-from tasks.store.attempt import Attempt, attempt_for
-from tasks.store.cell import attempts, contended, written
 from tasks.store.identity import Identity
 from tasks.store.record import Record
 
@@ -131,171 +119,6 @@ class Artifact:
 
     ref: ArtifactRef
     manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """What the store holds under an identity: `artifact` if it is intact, else the `problem` with it."""
-
-    artifact: Artifact | None
-    problem: str = ""
-    manifest_etag: str | None = None
-
-    @property
-    def attempt(self) -> str:
-        """Of the intact artifact; empty if there is none."""
-        return "" if self.artifact is None else self.artifact.manifest.attempt
-
-
-class ArtifactStore:
-    """The artifacts in a bucket. With `sign`, every artifact is signed before its manifest is committed."""
-
-    def __init__(self, bucket: Bucket, sign: Callable[[ArtifactRef, Manifest], bytes] | None = None) -> None:
-        self.bucket = bucket
-        self._sign = sign
-
-    def look_up(self, ref: ArtifactRef) -> Lookup:
-        """The quick check: the manifest and one LIST of its attempt (sizes, ETags). No file is read."""
-        key = ref.folder + "manifest.json"
-        record = self.bucket.get(key)
-        if record is None:
-            return Lookup(None, "not in the store")
-        try:
-            manifest = Manifest.model_validate_json(record.body)
-        except ValidationError as error:
-            return Lookup(None, f"unreadable manifest: {error.errors()[0]['msg']}", record.etag)
-        if manifest.state == "collected":
-            return Lookup(None, "its files were collected", record.etag)
-        attempt = f"{ref.folder}{manifest.attempt}/"
-        listed = {entry.key.removeprefix(attempt): entry for entry in self.bucket.list(attempt)}
-        for file in manifest.files:
-            entry = listed.get(file.path)
-            if entry is None:
-                return Lookup(None, f"'{file.path}' is missing", record.etag)
-            if (entry.size, entry.etag) != (file.size, file.etag):
-                return Lookup(None, f"'{file.path}' was altered", record.etag)
-        return Lookup(Artifact(ref, manifest), manifest_etag=record.etag)
-
-    def find(self, ref: ArtifactRef) -> Artifact | None:
-        """The artifact; None if it is not in the store, or not intact."""
-        return self.look_up(ref).artifact
-
-    def need(self, ref: ArtifactRef) -> Artifact:
-        """The artifact. Raises ArtifactDamaged if it is missing or not intact."""
-        found = self.look_up(ref)
-        if found.artifact is None:
-            raise ArtifactDamaged(f"{ref}: {found.problem}", hint="run the rebuild again: it makes the artifact again")
-        return found.artifact
-
-    def read(self, artifact: Artifact, path: str) -> bytes:
-        """The bytes of one small file. Raises ArtifactDamaged unless their sha256 is that of the manifest."""
-        expected = {file.path: file.sha256 for file in artifact.manifest.files}.get(path)
-        record = self.bucket.get(f"{artifact.ref.folder}{artifact.manifest.attempt}/{path}")
-        if record is None or hashlib.sha256(record.body).hexdigest() != expected:
-            raise ArtifactDamaged(f"{artifact.ref}: '{path}' is missing or altered")
-        return record.body
-
-    def publish(
-        self,
-        ref: ArtifactRef,
-        identity: Identity,
-        folder: Path,
-        *,
-        inputs: Mapping[str, ArtifactRef],
-        producer: Producer,
-        progress: Progress = lambda done, total: None,
-        replaces: str = "",
-    ) -> Artifact:
-        """Upload every file below `folder` and commit the manifest.
-
-        If the store already has an intact artifact of this identity, that one counts and our files are garbage. It is
-        replaced only if it is the attempt `replaces`, which the caller found when its work began: another attempt
-        comes from a successor that took over while this writer was stopped. A damaged artifact is replaced as well.
-        The manifest of what is replaced goes to `damaged/`, and ours takes its place only if no other one did.
-        What an earlier call for the same folder sent before it failed or was killed is not sent again.
-        Raises ArtifactDamaged for a folder with links, StoreUnavailable (retryable) and StoreContended.
-        """
-        with attempt_for(folder, partial(self._uncommitted, ref)) as attempt:
-            files = self._upload(ref, attempt, folder, progress)
-            manifest = Manifest(
-                kind=ref.kind,
-                model=ref.model,
-                identity=dict(identity.document),
-                inputs={role: str(input_ref) for role, input_ref in inputs.items()},
-                attempt=attempt.name,
-                files=files,
-                producer=producer,
-                created=datetime.now(UTC),
-            )
-            if self._sign is not None:
-                # Before the manifest, so that an artifact that must be signed is never without its signature.
-                self.bucket.put(signature_key(ref, attempt.name), self._sign(ref, manifest))
-            return self._commit(ref, manifest, replaces)
-
-    def _uncommitted(self, ref: ArtifactRef, attempt: str) -> bool:
-        """Whether the manifest does not name `attempt`. Files of a committed attempt are never written again."""
-        record = self.bucket.get(ref.folder + "manifest.json")
-        return record is None or attempt.encode() not in record.body
-
-    def _upload(self, ref: ArtifactRef, attempt: Attempt, folder: Path, progress: Progress) -> tuple[ManifestFile, ...]:
-        entries = sorted(folder.rglob("*"))
-        if links := [path for path in entries if path.is_symlink()]:
-            raise ArtifactDamaged(f"'{links[0].relative_to(folder)}' is a link, and an artifact holds only files")
-        paths = {
-            safe_path(PurePosixPath(path.relative_to(folder)).as_posix()): path for path in entries if path.is_file()
-        }
-        total = sum(path.stat().st_size for path in paths.values())
-        prefix = f"{ref.folder}{attempt.name}/"
-        stored = upload_files(self.bucket, prefix, paths, ByteCounter(progress, total), resume=attempt.resumed)
-        return tuple(
-            ManifestFile(path=name, size=file.size, sha256=file.sha256, etag=file.etag, checksum=file.checksum)
-            for name, file in stored.items()
-        )
-
-    def _commit(self, ref: ArtifactRef, manifest: Manifest, replaces: str) -> Artifact:
-        key = ref.folder + "manifest.json"
-        body = manifest.model_dump_json(indent=1).encode()
-        # No Cell: of two manifests one wins, whole. The files below it decide which, and the loser is kept aside.
-        for _ in attempts():
-            try:
-                self.bucket.create(key, body)
-                return Artifact(ref, manifest)
-            except PreconditionFailed:
-                existing = self.look_up(ref)
-            if existing.artifact is not None and existing.attempt == manifest.attempt:
-                return existing.artifact  # our own write, whose answer was lost
-            if existing.artifact is not None and existing.attempt != replaces:
-                self._discard(ref, manifest)
-                return existing.artifact
-            old = self.bucket.get(key)
-            if old is None or old.etag != existing.manifest_etag:
-                continue  # another writer replaced it while we looked
-            self.bucket.put(f"{ref.folder}damaged/{old.etag}.json", old.body)
-            if written(self.bucket, key, body, old.etag):
-                return Artifact(ref, manifest)
-        raise contended(key)
-
-    def _discard(self, ref: ArtifactRef, manifest: Manifest) -> None:
-        for file in manifest.files:
-            try:
-                self.bucket.delete(f"{ref.folder}{manifest.attempt}/{file.path}")
-            except StoreError:
-                return  # garbage collection removes the rest
-
-    def download(self, artifact: Artifact, folder: Path, progress: Progress = lambda done, total: None) -> None:
-        """Bring all files to `folder`, each checked against its sha256. `folder` appears whole or not at all.
-
-        Raises ArtifactDamaged if a file is not what the manifest says, and StoreError.
-        """
-        attempt = f"{artifact.ref.folder}{artifact.manifest.attempt}/"
-        with whole_folder(folder, keep_existing=True) as partial:
-            wanted = [
-                Wanted(attempt + file.path, partial / safe_path(file.path), file.size, file.sha256, file.etag)
-                for file in artifact.manifest.files
-            ]
-            for file in wanted:
-                file.path.parent.mkdir(parents=True, exist_ok=True)
-            download_files(self.bucket, wanted, ByteCounter(progress, artifact.manifest.size))
 
 
 def signature_key(ref: ArtifactRef, attempt: str) -> str:

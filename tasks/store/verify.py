@@ -12,7 +12,8 @@ from infra.errors import ArtifactDamaged
 from infra.files import remove_tree
 from infra.progress import ByteCounter, Progress
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Manifest, ManifestFile, signature_key
+from tasks.store.artifact import Artifact, ArtifactRef, Manifest, ManifestFile, signature_key
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.signing import require_signed
 
 _AT_ONCE = min(4, os.cpu_count() or 1)

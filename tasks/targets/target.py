@@ -97,16 +97,6 @@ class Target:
         current, _ = self.current(model)
         return None if current.public is None else self.intent(model, current.public)
 
-    def inconclusive(self, model: str) -> set[int]:
-        """Numbers without a result: a run is at work on them, or died."""
-        ages, concluded = self._listed(model)
-        return ages.keys() - concluded
-
-    def intent_age(self, model: str, release: int) -> float:
-        """Seconds since the number was reserved, by the store's clock."""
-        record = self.bucket.get(self._key(model, release, "intent.json"))
-        return 0.0 if record is None else record.age
-
     def result(self, model: str, release: int) -> Result | None:
         """The verdict on the release; None while there is none."""
         return self._result(model, release).read()

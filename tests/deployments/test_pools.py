@@ -28,7 +28,7 @@ from tasks.sources.dispatch import resolve
 from tasks.steps.context import Context
 from tasks.steps.fetch import fetch, snapshot_identity
 from tasks.steps.plan import Plan
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.watch.waves import LATER_QUEUE
 from tests import docker_daemon, prefect_api

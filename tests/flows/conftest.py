@@ -21,7 +21,8 @@ import pytest
 from infra.s3.bucket import Bucket
 from infra.triton.client import TritonClient
 from tasks.steps.promote import promote
-from tasks.store.artifact import ArtifactRef, ArtifactStore
+from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tests import prefect_api

@@ -21,7 +21,8 @@ from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.roll_out import roll_out
 from tasks.steps.workspace import Workspace
-from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Producer
+from tasks.store.artifact import Artifact, ArtifactRef, Producer
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.targets.node_report import ReleaseReport
 from tasks.targets.target import Target

@@ -22,7 +22,7 @@ from tasks.steps.convert import convert
 from tasks.steps.plan import Plan
 from tasks.steps.upload import upload
 from tasks.steps.workspace import Workspace
-from tasks.store.artifact import ArtifactStore
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.triton.protobuf import parse_config

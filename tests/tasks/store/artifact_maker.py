@@ -18,7 +18,8 @@ from pathlib import Path
 from infra.s3.bucket import Bucket
 from tasks.steps.context import Context
 from tasks.steps.workspace import Workspace
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Manifest
+from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 
 IDENTITY = Identity.of("assemble", 1, inputs={}, fields={"serving": "of the lease tests"})

@@ -13,7 +13,8 @@ import pytest
 from infra.errors import ArtifactDamaged, PreconditionFailed, SettingsError, StoreUnavailable
 from infra.s3.bucket import Bucket
 from infra.s3.upload import upload_files
-from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, Producer, safe_path
+from tasks.store.artifact import Artifact, ArtifactRef, Producer, safe_path
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 
 IDENTITY = Identity.of("build", 1, inputs={}, fields={"quantization": "q8_0"})

@@ -22,7 +22,8 @@ from infra.s3.bucket import Bucket, StoredObject
 from infra.settings import CHECKOUT
 from tasks.garbage.collect import collect, survey
 from tasks.garbage.keep import pin
-from tasks.store.artifact import Artifact, ArtifactStore
+from tasks.store.artifact import Artifact
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.lease import Watch, held, holder_of
 from tasks.store.verify import problems_in_store
 from tests.tasks.store.artifact_maker import REF

@@ -25,7 +25,8 @@ from infra.errors import EnginehouseError, StoreError, StoreUnavailable
 from infra.processes.sessions import free_ports, terminate
 from infra.s3 import seaweedfs as server
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef, ArtifactStore, Producer
+from tasks.store.artifact import ArtifactRef, Producer
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.verify import problems_in_folder, problems_in_store
 from tests.faulty_proxy import Fault, proxy_before

@@ -24,7 +24,8 @@ from infra.triton.command import Ports
 from infra.triton.log import Log
 from infra.triton.supervisor import Ensured
 from tasks.serving.settings import ServingSettings
-from tasks.store.artifact import Artifact, ArtifactRef, ArtifactStore, signature_key
+from tasks.store.artifact import Artifact, ArtifactRef, signature_key
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.signing import require_signed, signer
 from tasks.store.verify import bring, check_signature, problems_in_folder, problems_in_store
