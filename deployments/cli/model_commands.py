@@ -51,7 +51,7 @@ def _plan(options: argparse.Namespace, settings: Settings) -> int:
         try:
             planned = with_image(planned, Bucket.at(settings.store))
         except StoreUnavailable as error:
-            say(f"{error}: what the image holds is assumed")
+            say(f"{error}: what an image holds is assumed")
     if options.json:
         print_json(document(planned))
     else:
