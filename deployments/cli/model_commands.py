@@ -55,7 +55,7 @@ def _plan(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(document(planned))
     else:
-        for line in lines(document(planned)):
+        for line in lines(planned):
             print(line)
     return 0
 
