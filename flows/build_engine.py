@@ -56,12 +56,12 @@ async def build_engine(
 
 
 async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
-    here = settings.load()
-    bucket = Bucket.at(here.store)
+    config = settings.load()
+    bucket = Bucket.at(config.store)
     await asyncio.to_thread(require_conditional_writes, bucket)
     # The lease comes before anything slow, such as the first start of a toolchain: whoever waits for this run takes it
     # for dead without one.
-    async with _in_threads(held(bucket, engine, str(flow_run.id), here.lease_seconds)):
+    async with _in_threads(held(bucket, engine, str(flow_run.id), config.lease_seconds)):
         await asyncio.to_thread(_require_planned, plan, engine)
         # Planning goes on with assumptions while the record is missing. That is no reason to build nothing.
         with suppress(StoreUnavailable):

@@ -100,11 +100,11 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) ->
             if state.is_completed():
                 await _report_steps(client, report, plan, run.id)
                 return
-            if state.is_crashed() or (state.is_cancelled() and not child.ours):
+            is_lost = state.is_crashed() or (state.is_cancelled() and not child.ours)
+            if is_lost and attempt + 1 < _TRIES:
                 log.warning("the build %s ended as %s; starting it again", run.name, state.name)
-                if attempt + 1 < _TRIES:
-                    await asyncio.sleep(_PAUSE_AFTER_CRASH_SECONDS)
-                    continue
+                await asyncio.sleep(_PAUSE_AFTER_CRASH_SECONDS)
+                continue
             await _report_steps(client, report, plan, run.id)
             raise error_of(state, f"the build of {plan.model.name}")
 
@@ -189,9 +189,9 @@ class _Life:
 
     @classmethod
     def of(cls, plan: Plan, child: Child) -> _Life:
-        here = settings.load()
-        lease = Watch(Bucket.at(here.store), plan.engine.digest, here.lease_seconds)
-        return cls(lease, child.pending_s, _SILENT_LEASES * here.lease_seconds)
+        config = settings.load()
+        lease = Watch(Bucket.at(config.store), plan.engine.digest, config.lease_seconds)
+        return cls(lease, child.pending_s, _SILENT_LEASES * config.lease_seconds)
 
     async def has_ended(self, run: FlowRun) -> bool:
         """Whether a run that has not ended for Prefect has given no sign for too long."""

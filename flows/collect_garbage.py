@@ -29,14 +29,14 @@ async def collect_garbage(grace_days: float = GRACE_DAYS, dry_run: bool = False)
 @task(name="collect", cache_policy=NO_CACHE, persist_result=False)
 async def _collect(grace_days: float, dry_run: bool) -> int:
     """Returns how many bytes were deleted, or would be in a dry run."""
-    here, log = settings.load(), get_run_logger()
-    bucket = Bucket.at(here.store)
+    config, log = settings.load(), get_run_logger()
+    bucket = Bucket.at(config.store)
     found = await asyncio.to_thread(survey, bucket, grace_days * 86400)
     for line in survey_lines(found):
         log.info("%s", line)
     if dry_run:
         return found.size
-    kept = await asyncio.to_thread(collect, bucket, found, str(flow_run.id or ""), here.lease_seconds)
+    kept = await asyncio.to_thread(collect, bucket, found, str(flow_run.id or ""), config.lease_seconds)
     for item in kept:
         log.info("kept after all, because something used or replaced it meanwhile: %s", item.name)
     return found.size - sum(item.size for item in kept)

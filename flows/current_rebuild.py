@@ -78,9 +78,9 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
 
 
 async def _begin(report: Report, model: str, recipe: Mapping[str, str], runtime: str) -> CurrentRebuild:
-    here = settings.load()
-    written = catalogue_entry(here.catalogue, model)
-    bucket = Bucket.at(here.store)
+    config = settings.load()
+    written = catalogue_entry(config.catalogue, model)
+    bucket = Bucket.at(config.store)
     newest, tuned = await asyncio.to_thread(with_newest, bucket, written)
     if tuned is not None:
         get_run_logger().info("the weights are those that an event brought: %s", newest.origin)

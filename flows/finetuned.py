@@ -52,13 +52,13 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
 
     Raises EventRefused and SourceError if the event is refused, and other errors if it stays undecided.
     """
-    here = settings.load()
-    bucket = Bucket.at(here.store)
+    config = settings.load()
+    bucket = Bucket.at(config.store)
     arrival = await asyncio.to_thread(arrive, bucket, id, payload)
     if arrival.state != "received":
         get_run_logger().info("event %s was decided before: %s", id, arrival.state)
         return arrival
-    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    models = await asyncio.to_thread(load_catalogue, config.catalogue)
     try:
         event = read_event(payload)
         changed, asked = changed_by(event, models)

@@ -34,15 +34,15 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         undecided_seconds: Decide on events that came at least so many seconds ago. Younger ones are left to the
             automation, which usually decides within seconds.
     """
-    here = settings.load()
+    config = settings.load()
     async with get_client() as client:
-        await crash_the_dead(client, _WATCHED, RECONCILED_HEARTBEATS * here.heartbeat_seconds)
+        await crash_the_dead(client, _WATCHED, RECONCILED_HEARTBEATS * config.heartbeat_seconds)
         await start_again(client)
         await cancel_orphans(client)
-    bucket = Bucket.at(here.store)
+    bucket = Bucket.at(config.store)
     for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, undecided_seconds))):
         await _take(arrival.id, arrival.said)
-    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    models = await asyncio.to_thread(load_catalogue, config.catalogue)
     for name, branch in (await asyncio.to_thread(moved, bucket, models.values())).items():
         event = Event(model=name, revision=branch, sender="reconcile")
         await _take(str(uuid4()), event.model_dump(mode="json", exclude_none=True))

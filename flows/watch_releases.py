@@ -55,13 +55,13 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         dry_run: Only report what would be rebuilt.
         retry: Names of models whose rebuild has failed, to try again.
     """
-    here = settings.load()
-    bucket = Bucket.at(here.store)
-    models = await asyncio.to_thread(load_catalogue, here.catalogue)
+    config = settings.load()
+    bucket = Bucket.at(config.store)
+    models = await asyncio.to_thread(load_catalogue, config.catalogue)
     if all(model.updates.policy == "pinned" for model in models.values()):
         get_run_logger().info("no model follows TensorRT-LLM")
         return Watched((), ())
-    offered, (record, _) = await asyncio.gather(_ask(here), asyncio.to_thread(read_record, bucket))
+    offered, (record, _) = await asyncio.gather(_ask(config), asyncio.to_thread(read_record, bucket))
     again = frozenset(retry or ())
     if unknown := sorted(again - record.attempts.keys()):
         raise UsageError(f"no rebuild of {', '.join(unknown)} for a new version has failed")
@@ -74,7 +74,7 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         now = settled(models, was_due, before, runs)
         moved = [name for name in was_due if now.followed.get(name) != before.followed.get(name)]
         table |= _judged(models, moved, now, offered)
-        due_rows, starts = next_wave(models, due(table), now, runs, here.watch_parallel - await _going(client))
+        due_rows, starts = next_wave(models, due(table), now, runs, config.watch_parallel - await _going(client))
         if starts and not dry_run:
             await _start(client, models, starts)
     rows = tuple(due_rows[name] if row.verdict == "rebuild" else row for name in sorted(table) for row in table[name])
@@ -93,9 +93,9 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     return Watched(rows, tuple(starts))
 
 
-async def _ask(here: Settings) -> tuple[Offer, ...]:
-    known = await asyncio.to_thread(images, here.images)
-    return offers(await _published(here.watch_indexes), known, here.watch_avoid)
+async def _ask(config: Settings) -> tuple[Offer, ...]:
+    known = await asyncio.to_thread(images, config.images)
+    return offers(await _published(config.watch_indexes), known, config.watch_avoid)
 
 
 @task(

@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Spec(BaseModel):
-    """Frozen, without unknown fields, defaults checked like anything else."""
+    """A frozen value. It refuses unknown fields, and checks defaults like any other value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def problems(error: ValidationError) -> str:
-    """What is wrong, field by field, without the values, which may be anybody's."""
+    """What is wrong, field by field. Values are left out, since they may be secret."""
     return "; ".join(
         f"{'.'.join(map(str, detail['loc'])) or 'all of it'}: {detail['msg'].removeprefix('Value error, ')}"
         for detail in error.errors(include_url=False, include_input=False)

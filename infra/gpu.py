@@ -1,4 +1,4 @@
-"""The GPUs that a program started here would see, asked of NVML, the driver's own library.
+"""The GPUs that a program started by this process would see, by NVML, the driver's own library.
 
 Needs the package `nvidia-ml-py` and nothing else, on Python 3.10 or later: toolchains run this file under their own
 interpreters (`infra.toolchains`). `python -m infra.gpu` prints the report.
@@ -18,12 +18,12 @@ from types import ModuleType
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Sizes are bytes; both are 0 where the GPU shares the host's memory and NVML knows no size."""
+    """One GPU. Sizes are bytes; both are 0 if the GPU shares the host's memory and NVML knows no size."""
 
     index: int
-    """NVML's number, by position on the PCI bus; CUDA counts so too where CUDA_DEVICE_ORDER is PCI_BUS_ID."""
+    """NVML's number, by position on the PCI bus; CUDA has the same numbers with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
     product: str
-    """As nvidia-smi says it: `NVIDIA H200`."""
+    """As nvidia-smi prints it: `NVIDIA H200`."""
     architecture: str
     """`sm90` for compute capability 9.0."""
     memory_bytes: int
@@ -33,22 +33,22 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """What NVML says. Versions are empty where NVML could not be asked."""
+    """What NVML reports. Versions are empty if NVML does not work on this machine."""
 
     driver: str
     cuda: str
     """The newest CUDA version that the driver supports: `13.0`. Programs may use an older one."""
     gpus: tuple[Gpu, ...]
     problem: str
-    """Why there is no GPU, in words; empty where there is one."""
+    """Why there is no GPU, in words; empty if there is one."""
 
 
 class _NoNvml(Exception):
-    """NVML cannot be asked; the message says why."""
+    """NVML does not work on this machine; the message is the reason."""
 
 
 def probe() -> GpuReport:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order. Never raises for want of a GPU or driver."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order. A machine without GPU or driver is no error."""
     try:
         with _nvml() as nvml:
             driver = _text(nvml.nvmlSystemGetDriverVersion())
@@ -83,7 +83,7 @@ def _used_on(nvml: ModuleType, handle: object, pids: frozenset[int]) -> int:
         held: dict[int, int] = {}
         for process in processes:
             if process.pid in pids:
-                # A process is listed once for each of its MIG slices; None is a size that the driver does not tell.
+                # A process is listed once for each of its MIG slices; None is a size that the driver does not know.
                 held[process.pid] = held.get(process.pid, 0) + (process.usedGpuMemory or 0)
         for pid, size in held.items():
             most[pid] = max(size, most.get(pid, 0))
@@ -96,7 +96,7 @@ def _nvml() -> Generator[ModuleType]:
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
-        raise _NoNvml("the Python package nvidia-ml-py is not installed, so the GPUs could not be asked for") from None
+        raise _NoNvml("the Python package nvidia-ml-py is not installed, so the GPUs cannot be listed") from None
     try:
         nvml.nvmlInit()
         try:
@@ -109,7 +109,7 @@ def _nvml() -> Generator[ModuleType]:
         raise _NoNvml("the NVIDIA driver is installed but not loaded") from None
     except nvml.NVMLError_NoPermission:
         raise _NoNvml("this user may not use the NVIDIA driver") from None
-    # The second is not of the first's tree, tells of a driver too old for a call, and is not in pynvml 11.
+    # The second is raised by a driver too old for a call. It is no subclass of the first, and pynvml 11 lacks it.
     except (nvml.NVMLError, getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)) as error:
         raise _NoNvml(f"NVML failed: {error}") from None
 
@@ -117,7 +117,7 @@ def _nvml() -> Generator[ModuleType]:
 def _handles(nvml: ModuleType) -> list[tuple[int, object]]:
     handles: list[tuple[int, object]] = []
     for index in range(nvml.nvmlDeviceGetCount()):
-        # The count holds GPUs that are not this user's, or not this container's.
+        # The count includes GPUs of other users and other containers.
         try:
             handles.append((index, nvml.nvmlDeviceGetHandleByIndex(index)))
         except nvml.NVMLError_NoPermission:
@@ -143,7 +143,7 @@ def _gpu(nvml: ModuleType, index: int, handle: object) -> Gpu:
 
 
 def _visible(gpus: list[Gpu], selection: str | None) -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that CUDA would show for this CUDA_VISIBLE_DEVICES, and why none, if none.
+    """The GPUs that CUDA would show for this CUDA_VISIBLE_DEVICES, and the reason if it would show none.
 
     Source: CUDA programming guide, environment variables: indexes or unambiguous beginnings of UUIDs, in the order
     wanted; the list ends at the first entry that names no GPU.

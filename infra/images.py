@@ -1,4 +1,4 @@
-"""Which container image carries which TensorRT-LLM: a file, `images.toml` beside this module or one of your own."""
+"""Which container image has which TensorRT-LLM, by a file: `images.toml` beside this module, or one of your own."""
 
 from __future__ import annotations
 

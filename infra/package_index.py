@@ -1,7 +1,7 @@
-"""What versions of a distribution the package indexes have that this machine's pip is configured with.
+"""The versions of a distribution on the package indexes that this machine's pip is configured with.
 
-PEP 691's JSON is asked for, and PEP 503's HTML understood. `file://` indexes are folders with one `index.html` a
-distribution. Folders of `find-links` are no indexes, and are not looked at.
+It asks for the JSON of PEP 691, and reads the HTML of PEP 503 too. A `file://` index is a folder with one `index.html`
+for each distribution. Folders of `find-links` are no indexes and are not read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PIP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Published:
-    """One version. `yanked` is why its files were withdrawn (PEP 592), maybe empty; None where some file was not."""
+    """One version. `yanked` is the reason, maybe empty, for which all its files were withdrawn (PEP 592), else None."""
 
     version: Version
     yanked: str | None = None
@@ -66,8 +66,8 @@ def configured(extra: Iterable[str] = ()) -> Indexes:
 def published(distribution: str, indexes: Indexes) -> tuple[Published, ...]:
     """Every version of `distribution` on any of the indexes, ascending.
 
-    Raises SourceUnavailable where one of them does not answer (what the others say would look as if nothing were
-    new), SourceError where none has the distribution.
+    Raises SourceUnavailable if one of them does not answer: the answers of the others would look as if nothing were
+    new. Raises SourceError if none has the distribution.
     """
     name = canonicalize_name(distribution)
     reasons: dict[Version, list[str | None]] = {}
@@ -88,8 +88,8 @@ def published(distribution: str, indexes: Indexes) -> tuple[Published, ...]:
 
 
 def _withdrawn(reasons: list[str | None]) -> str | None:
-    said = [reason for reason in reasons if reason is not None]
-    return next(filter(None, said), "") if len(said) == len(reasons) else None
+    given = [reason for reason in reasons if reason is not None]
+    return next(filter(None, given), "") if len(given) == len(reasons) else None
 
 
 def _version(name: str, filename: str) -> Version | None:
@@ -99,7 +99,7 @@ def _version(name: str, filename: str) -> Version | None:
         else:
             found, version = parse_sdist_filename(filename)
     except (InvalidWheelFilename, InvalidSdistFilename):
-        return None  # indexes keep all sorts of old files, which pip passes over too
+        return None  # indexes keep all sorts of old files, which pip ignores too
     return version if found == name else None
 
 
@@ -116,7 +116,7 @@ def _files(client: httpx2.Client, url: str) -> Iterator[tuple[str, str | None]]:
             return
     except httpx2.HTTPError as error:
         raise SourceUnavailable(
-            f"the package index did not answer for {_shown(url)}: {error}", hint="Is the package index reachable?"
+            f"the package index did not answer for {_shown(url)}: {error}", hint="is it reachable? see: pip config list"
         ) from error
     if answer.status_code != 200:
         raise SourceUnavailable(f"the package index answered {answer.status_code} for {_shown(url)}")
@@ -168,7 +168,7 @@ class _Page(HTMLParser):
 
 
 def _shown(url: str) -> str:
-    """Without the password that an index's URL may hold."""
+    """The URL without the password that it may hold."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -178,10 +178,10 @@ def _pip(*arguments: str) -> str:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise SettingsError(f"pip did not tell its configuration within {_PIP_TIMEOUT_S:g} s") from error
+        raise SettingsError(f"pip did not print its configuration within {_PIP_TIMEOUT_S:g} s") from error
     if done.returncode != 0:
         raise SettingsError(
-            f"pip did not tell its configuration: {done.stderr.strip()}", hint=f"{sys.executable} -m ensurepip"
+            f"pip did not print its configuration: {done.stderr.strip()}", hint=f"{sys.executable} -m ensurepip"
         )
     return done.stdout
 
@@ -198,8 +198,8 @@ def _pip_options() -> Mapping[str, str]:
 
 
 def _default_index() -> str:
-    """What pip uses where nothing is configured: only its help says so."""
+    """The index that pip uses without configuration, which only its help contains."""
     found = re.search(r"\(default\s+(\S+)\)", _pip("download", "--help").partition("--index-url")[2])
     if found is None:
-        raise SettingsError("pip does not say which index it uses", hint="set PIP_INDEX_URL")
+        raise SettingsError("the help of pip does not contain its default index", hint="set PIP_INDEX_URL")
     return found[1]

@@ -1,4 +1,4 @@
-"""YAML that remembers where each value stands, and takes a key given twice for the mistake it is."""
+"""Reads YAML, remembers the line of each value, and reports keys that are given twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import yaml
 
-# libyaml's reads a catalogue of thousands in a tenth of the time. Wheels of PyYAML have it; a source build may not.
+# libyaml's loader reads a catalogue of thousands in a tenth of the time. A source build of PyYAML may lack it.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -23,7 +23,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class PositionedDocument:
-    """What a file says (`value`, plain Python) and where."""
+    """The content of a file as plain Python (`value`), with the line of each part."""
 
     value: object
     root: yaml.Node
@@ -31,8 +31,8 @@ class PositionedDocument:
     def locate(self, location: Sequence[int | str]) -> tuple[int, str]:
         """Line and dotted name of a location such as ("prompts", 0, "text").
 
-        A step that the file does not have is passed over when others follow (a validator's own name for a
-        branch), and keeps the line of its parent when it is the last one (a missing field).
+        A step that the file does not have is skipped if others follow: it is a validator's own name for a branch. If it
+        is the last one, it is a missing field, and gets the line of its parent.
         """
         node, line, names = self.root, self.root.start_mark.line + 1, list[str]()
         for position, step in enumerate(location):
@@ -46,7 +46,7 @@ class PositionedDocument:
 
 
 def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
-    """The document, or None when it does not parse, and the mistakes that YAML itself does not mind."""
+    """The document, or None if it does not parse, and its problems: those of YAML, and keys that are given twice."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -23,6 +23,7 @@ from infra.errors import SettingsError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+
 PoolType = Literal["process", "docker", "kubernetes"]
 """The type of a Prefect work pool: where the process of a run is started."""
 
@@ -48,7 +49,7 @@ def _places(value: object) -> object:
         return value
     places = [re.fullmatch("([^=]*)=(env|block):(.+)", word) for word in value.split()]
     if None in places:
-        raise ValueError("each word says where a secret is: SENDER=env:VARIABLE, or SENDER=block:PREFECT_SECRET_BLOCK")
+        raise ValueError("each word names where a secret is: SENDER=env:VARIABLE, or SENDER=block:PREFECT_SECRET_BLOCK")
     return [place.groups() for place in places if place is not None]
 
 
@@ -75,29 +76,29 @@ class Settings:
     store_one_writer: str = ""
     """The file that the processes of the only machine that writes to the store lock; `infra.s3.bucket` reads it."""
     target: str = "local"
-    """The target that a node without `--target` belongs to, and whose address `ask` uses."""
+    """The target of a node and of commands without `--target`."""
     triton_http: str = ""
-    """`http://host:port` of a Triton that answers clients; empty where none is known."""
+    """`http://host:port` of a Triton that answers clients; empty if none is known."""
     triton_grpc: str = ""
     """`host:port` of the same Triton's gRPC."""
     triton: str = ""
     """Where NVIDIA's image has Triton, for a node that runs in one: `/opt/tritonserver`. Empty: the wheel's."""
     node_address: str = "127.0.0.1"
-    """Address at which clients and gates on other machines reach this node's Triton; then it listens everywhere."""
+    """Address at which other machines reach this node's Triton, which then listens on every interface."""
     lease_seconds: float = 20.0
-    """How long a lease lives that nobody renews."""
+    """How long a lease lasts without being renewed."""
     toolchain: str = "local"
     """Where TensorRT-LLM is: `local`, `local:/path/python3`, `venv`, `venv:/path` or `docker:IMAGE@sha256:…`."""
     toolchain_examples: str = ""
-    """Folder `examples` of a TensorRT-LLM checkout, where the toolchain's own is not at a usual place."""
+    """Folder `examples` of a TensorRT-LLM checkout, if the toolchain has none at a usual place."""
     toolchain_index: str = ""
-    """Package index of what the ordinary one lacks of a toolchain; `venv` needs it."""
+    """Index of the packages that a toolchain needs and the ordinary index lacks; `venv` needs it."""
     signing_key: str = ""
     """File of the private key with which this machine signs the artifacts that it publishes; empty for none."""
     signing_public_key: str = ""
-    """File of the public key without whose signature a node places nothing; empty for none."""
+    """File of the public key: a node places only what was signed with its pair; empty for no check."""
     rebuilds: _Count = 4
-    """How many runs of the deployment `rebuild` go at once; the others wait on the server."""
+    """How many runs of the deployment `rebuild` run at once; the others wait on the server."""
     pool_limits: Annotated[tuple[tuple[str, _Count], ...], BeforeValidator(_pairs)] = ()
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
     pools: Annotated[tuple[tuple[str, PoolType], ...], BeforeValidator(_pairs)] = ()
@@ -105,7 +106,7 @@ class Settings:
     worker_image: str = ""
     """The image of runs on Docker and Kubernetes pools; `{tensorrt_llm}` in it stands for the version."""
     images: _Absolute = CHECKOUT / "infra" / "images.toml"
-    """The file that says which container image carries which TensorRT-LLM."""
+    """The file that lists which container image has which TensorRT-LLM."""
     gc_schedule: _Cron = "43 3 * * 0"
     """When garbage is collected."""
     watch_schedule: _Cron = "17 * * * *"
@@ -121,7 +122,7 @@ class Settings:
     heartbeat_seconds: Annotated[int, Field(ge=30)] = 180
     """How often a run sends Prefect a heartbeat."""
     notify: str = ""
-    """`TYPE/NAME` of the notification block on the Prefect server that tells people of failures; empty: none does."""
+    """`TYPE/NAME` of the block on the Prefect server that notifies people of failures; empty for none."""
     webhook_secrets: Annotated[tuple[tuple[str, str, str], ...], BeforeValidator(_places)] = ()
     """Where the secret of each sender of webhooks is: `env` and a variable, or `block` and a Prefect Secret block."""
 

@@ -21,11 +21,11 @@ from infra.processes.sessions import free_ports
 from infra.settings import CHECKOUT
 
 PROGRAM = CHECKOUT.parent / "shared/kubernetes/apiserver"
-"""Starts and stops one; ENGINEHOUSE_TEST_KUBERNETES names another."""
+"""The program that starts and stops one. ENGINEHOUSE_TEST_KUBERNETES names another."""
 
 
 def missing(program: Path) -> str:
-    """Why there can be none here, or nothing."""
+    """Why this machine cannot run one, or an empty text."""
     if not program.exists():
         return f"no API server at {program} (ENGINEHOUSE_TEST_KUBERNETES)"
     tools = [name for name in ("etcd", "openssl", "curl", "xz") if shutil.which(name) is None]
@@ -34,7 +34,7 @@ def missing(program: Path) -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Overridden as an administrator. `kubeconfig` is the file that says how."""
+    """An API server that is asked as an administrator, with the credentials of the file `kubeconfig`."""
 
     kubeconfig: Path
     client: httpx.Client
@@ -56,7 +56,7 @@ class Cluster:
         )
 
     def wait(self, path: str, found: Callable[[Any], bool], seconds: float = 60, **params: str) -> Any:
-        """What `path` answers, as soon as it is as wanted."""
+        """What `path` answers, once `found` is true of it."""
         until = time.monotonic() + seconds
         while not found(answer := self.ask("GET", path, params=params)):
             assert time.monotonic() < until, json.dumps(answer)
@@ -76,6 +76,7 @@ class Cluster:
 
 @contextmanager
 def running(program: Path, folder: Path) -> Generator[Cluster]:
+    """A cluster that ends with the block."""
     (port,) = free_ports(1)
     while taken(range(port, port + 3)):
         (port,) = free_ports(1)

@@ -25,7 +25,7 @@ _SYSTEM = ("/bin", "/lib", "/lib64", "/usr", "/etc/ld.so.cache", "/etc/ssl")
 
 
 def missing() -> str:
-    """Why there can be none here, or nothing."""
+    """Why this machine cannot run a daemon; empty if it can."""
     tools = [name for name in ("docker", "dockerd") if shutil.which(name) is None]
     if tools:
         return f"not installed: {', '.join(tools)} (Debian's docker.io)"
@@ -52,7 +52,7 @@ class Daemon:
         self.docker("import", "-", name, stdin=archive.getvalue())
 
     def inspect(self, flow_run: str) -> list[dict[str, Any]]:
-        """What the daemon says of the containers of a flow run."""
+        """What the daemon knows of the containers of a flow run."""
         ids = self.docker("ps", "--all", "--quiet", "--filter", f"label=io.prefect.flow-run-id={flow_run}").split()
         return [each for id in ids for each in json.loads(self.docker("inspect", id))]
 

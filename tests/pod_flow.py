@@ -1,4 +1,4 @@
-"""A flow for pools whose runs a test looks at from outside: it needs nothing, and says where it ran."""
+"""A flow for pools whose runs a test looks at from outside. It needs nothing, and logs in which image it ran."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A Prefect server of a test with its workers, and asking one without Prefect's client, which would bring the caller's
-profile and settings.
+"""A Prefect server with its workers for a test, and requests to one.
+
+The requests go without Prefect's client, which would use the caller's profile and settings.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT
 
 OWN = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
-"""What every process of Prefect in a test is told."""
+"""Environment of every process of Prefect in a test."""
 
 
 def ask(api_url: str, method: str, path: str, body: object = None) -> Any:

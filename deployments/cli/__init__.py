@@ -1,0 +1,5 @@
+"""The command `enginehouse`. Begin with `main.py`.
+
+`command.py` is what the commands share. Each `…_commands.py` holds a group of commands, their options and what they do;
+`plan.py` and `assemble.py` are the work of two larger ones. Nothing else imports this package.
+"""

@@ -1,4 +1,4 @@
-"""The node agent: a small loop beside each Triton that makes it what the store says it should be.
+"""The node agent: a small loop beside each Triton that gives it the state that the store asks for.
 
 It reads the wanted state, brings releases to its own disk (verified), writes configurations, calls Triton on
 loopback and reports. Nothing else touches its Triton. It starts Triton, starts it again when it dies, and finds
@@ -123,7 +123,7 @@ class Node:
                     _log.warning("%s release %d: %s", model, number, release.error)
 
     def _take_over(self) -> None:
-        """Learn what a Triton of an earlier agent holds: a release that is ready is not loaded again."""
+        """Learn which releases the Triton of an earlier agent holds: one that is ready is not loaded again."""
         ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
         for model in self._target.wanted():
             known = self._models.setdefault(model, KnownModel())
@@ -209,7 +209,7 @@ class Node:
         self._copied = releases
         repositories = [self._target.intent(model, number).repository for model, number in releases]
         for folder in put_unused_aside(self._store.bucket, repositories, self._copies_folder):
-            _log.info("%s is used by no release any more, and goes", folder.name)
+            _log.info("%s is used by no release any more and is removed", folder.name)
             self._loaders.submit(remove_tree, folder)
 
     def _report(self) -> None:
@@ -239,8 +239,9 @@ class Node:
 
 
 def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = "", target: str = "") -> None:
-    """Run a node until SIGTERM or SIGINT. Ports come from ENGINEHOUSE_TRITON_HTTP, …_GRPC and
-    ENGINEHOUSE_NODE_METRICS_PORT. Raises SettingsError where something is missing on this machine.
+    """Run a node until SIGTERM or SIGINT. Raises SettingsError if something is missing on this machine.
+
+    The ports come from ENGINEHOUSE_TRITON_HTTP, ENGINEHOUSE_TRITON_GRPC and ENGINEHOUSE_NODE_METRICS_PORT.
     """
     stop = threading.Event()
 
@@ -256,7 +257,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         address=settings.node_address,
     )
     bucket = Bucket.at(settings.store)
-    with suppress(StoreUnavailable):  # where it is away the node goes on with what it has
+    with suppress(StoreUnavailable):  # the node goes on with what it has
         require_conditional_writes(bucket)
     node = Node(
         name or platform.node(),

@@ -1,7 +1,7 @@
-"""The servers that engines have for themselves on a node: of each such release a group of Tritons, one a rank.
+"""Servers that serve one engine alone: a group of Tritons for the release, one Triton for each rank.
 
-The ranks of a group load the one engine when they start and hear no control, so a group comes and goes with its
-release. Everything else of the release is a model of the node's own Triton, which a failing engine does not take along.
+The ranks of a group load the engine when they start and take no control requests, so a group starts and ends with its
+release. The release's other models are in the node's own Triton, which a failing engine does not take down.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tasks.trtllm.backend.load_failures import known_load_failure
 
 _RECORD = "group.json"
 _END_SECONDS = 2.0
-"""What asks the engine has ended before; who waits inside a load for the first rank ends by force alone."""
+"""Short, since the models that call the engine are unloaded before; a rank that still loads ends by SIGKILL alone."""
 
 _log = logging.getLogger("enginehouse.node")
 
 
 class EngineGroup:
-    """The servers of one engine, the model `engine`, with ports a rank; all of it lies in `folder`."""
+    """The servers of the model `engine`, one for each entry of `ports`. All their files lie in `folder`."""
 
     def __init__(self, folder: Path, engine: str, ports: tuple[Ports, ...], root: Path | None) -> None:
         self._engine = engine
@@ -40,29 +40,29 @@ class EngineGroup:
         self.supervisor = Supervisor(folder, self.server.models, ports[0], root=root, group=Group(engine, ports[1:]))
 
     def start(self) -> None:
-        """Have it run and its engine loaded. Raises TritonError, named where its log says what is known."""
+        """Start the servers and wait for the engine. Raises TritonError, with the cause if the log has it."""
         log = self.supervisor.log
         start = log.end()
         try:
             self.supervisor.ensure()
             if not self.supervisor.client.ready(self._engine):
-                raise TritonError("the engine's servers run, and it is not ready", code="triton-not-ready")
+                raise TritonError("the engine's servers run, but it is not ready", code="triton-not-ready")
         except TritonError as error:
-            said = log.since(start)
-            if (known := known_load_failure(error.message, said)) is None:
-                # The log goes with the group.
-                _log.warning("the servers of %s said last: %s", self._engine, said[-2000:])
+            output = log.since(start)
+            if (known := known_load_failure(error.message, output)) is None:
+                # The log is removed with the group.
+                _log.warning("the log of the servers of %s ends with: %s", self._engine, output[-2000:])
                 raise
             raise known from error
 
     def end(self) -> None:
-        """End every process of it, and remove its folder."""
+        """End every process of the group, and remove its folder."""
         self.supervisor.stop(_END_SECONDS)
         remove_tree(self.folder)
 
 
 class EngineGroups:
-    """The groups of a node, those that an earlier node left in `folder` among them. From any thread."""
+    """The groups of a node, also those that an earlier agent left in `folder`. May be called from any thread."""
 
     def __init__(self, folder: Path, root: Path | None) -> None:
         self._folder = folder
@@ -72,7 +72,7 @@ class EngineGroups:
         self._groups = {record.parent.name: _read(record, root) for record in folder.glob(f"*/{_RECORD}")}
 
     def of(self, model: str, release: int, ranks: int) -> EngineGroup:
-        """The group of a release, a new one if need be: on ports that it keeps, not started yet."""
+        """The group of a release. A new group has ports that it keeps, and is not started yet."""
         names = release_names(model, release)
         with self._lock:
             if self._closed:
@@ -81,12 +81,12 @@ class EngineGroups:
             return known if known is not None else self._make(names[RELEASE], names[TENSORRT_LLM], ranks)
 
     def lost(self, model: str, release: int) -> bool:
-        """Whether the release has a group, and that does not run."""
+        """Whether the release has a group that does not run."""
         group = self._groups.get(_name(model, release))
         return group is not None and not group.supervisor.alive
 
     def find(self, releases: Collection[tuple[str, int]]) -> None:
-        """Find again what an earlier node started for these releases, and end what it started for others."""
+        """Take over what an earlier agent started for these releases, and end what it started for others."""
         wanted = {_name(model, release) for model, release in releases}
         for name, group in list(self._groups.items()):
             if name in wanted:
@@ -98,7 +98,7 @@ class EngineGroups:
         self._end(_name(model, release))
 
     def close(self) -> None:
-        """End them all; there will be no others."""
+        """End all groups; no other can be made after this."""
         with self._lock:
             self._closed = True
         for name in list(self._groups):
@@ -127,5 +127,5 @@ def _name(model: str, release: int) -> str:
 
 
 def _read(record: Path, root: Path | None) -> EngineGroup:
-    told = json.loads(record.read_text())
-    return EngineGroup(record.parent, told["engine"], tuple(Ports(**each) for each in told["ports"]), root)
+    group = json.loads(record.read_text())
+    return EngineGroup(record.parent, group["engine"], tuple(Ports(**each) for each in group["ports"]), root)

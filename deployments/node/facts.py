@@ -1,4 +1,4 @@
-"""What a node knows of its machine: TensorRT-LLM and TensorRT, asked once, and its GPUs, asked again and again."""
+"""What a node knows of its machine: TensorRT-LLM and TensorRT, probed once, and its GPUs, probed again and again."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tasks.targets.node_report import REPORT_SECONDS, Machine, NodeGpu
 
 
 class Facts:
-    """`triton` is where NVIDIA's image has Triton, `runtime` what its interpreter holds; None with the wheel's.
+    """`triton` is the folder of Triton in NVIDIA's image, `runtime` what the image's interpreter holds.
 
-    GPUs are sampled every `sample_seconds`, by default as often as a node reports.
+    Both are None with the Triton of the wheel. GPUs are sampled every `sample_seconds`, by default as often as a node
+    reports.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Facts:
 
     @classmethod
     def of(cls, settings: Settings) -> Facts:
-        """Those of the machine that this process runs on. Raises SettingsError where its image does not answer."""
+        """The facts of this machine. Raises SettingsError if the interpreter of its image does not work."""
         if not settings.triton:
             return cls(None, None)
         toolchain = InterpreterToolchain(image_python(), container_digest=os.environ.get(IMAGE_DIGEST, ""))
@@ -53,17 +54,17 @@ class Facts:
 
     @property
     def orchestrated_gpus(self) -> int:
-        """On how many GPUs Triton is to spawn TensorRT-LLM's workers; 0 where it runs engines in its own process."""
+        """On how many GPUs Triton spawns workers of TensorRT-LLM; 0 if it runs engines in its own process."""
         version = self._runtime.tensorrt_llm if self._runtime is not None else ""
         return orchestrated_gpus(version, len(self._gpus.gpus))
 
     @property
     def _groups(self) -> bool:
-        """Whether an engine can have servers of its own here: the image has TensorRT-LLM, and mpirun to start them."""
+        """Whether an engine can have servers of its own: the image has TensorRT-LLM, and mpirun to start them."""
         return self._runtime is not None and bool(self._runtime.tensorrt_llm) and which("mpirun") is not None
 
     def machine(self) -> Machine:
-        """What is known now; free memory is a few seconds old. Never waits for NVML, which takes up to seconds."""
+        """The record of this machine; free memory is a few seconds old. Never waits for NVML, which may be slow."""
         if self._asked is None and time.monotonic() - self._sampled >= self._sample_seconds:
             self._asked = self._prober.submit(gpu.probe)
         elif self._asked is not None and self._asked.done():

@@ -12,7 +12,7 @@ from tasks.finetuned.event import EVENT, Event
 
 
 async def send(id: UUID, event: Event) -> None:
-    """Give an event to Prefect, whose automation starts the flow `finetuned`. Raises the client's own errors."""
+    """Send an event to Prefect, whose automation starts the flow `finetuned`. Raises the client's own errors."""
     async with get_client() as client:
         await client.request("POST", "/events", json=[document(id, event)])
 

@@ -8,7 +8,16 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from deployments.prefect_server.desired import Automation, Crash, Ended, Notify, RunDeployment, Said, Silent, Troubled
+from deployments.prefect_server.desired import (
+    Automation,
+    Crash,
+    Ended,
+    Notify,
+    Received,
+    RunDeployment,
+    Silent,
+    Troubled,
+)
 from deployments.prefect_server.difference import Fields
 
 if TYPE_CHECKING:
@@ -29,7 +38,7 @@ def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
     match wanted.when:
         case Ended() as when:
             trigger = _ended(when, ids.get(when.of, _NOT_YET))
-        case Said() as when:
+        case Received() as when:
             trigger = _trigger("Reactive", expect={when.event})
         case Silent() as when:
             trigger = _silent(when)

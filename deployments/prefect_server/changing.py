@@ -115,6 +115,6 @@ async def _make_automation(client: PrefectClient, server: Server, wanted: Automa
 
 
 def _store_address() -> dict[str, str]:
-    """The variables of this process that say where the store is, none of them secret."""
+    """The variables of this process that hold the address of the store, none of them secret."""
     names = ("ENGINEHOUSE_STORE", "ENGINEHOUSE_LEASE_SECONDS", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
     return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,6 +1,6 @@
 """What Enginehouse wants on a Prefect server: work pools, deployments and automations. Imports no Prefect.
 
-Per model there is nothing here: what differs per model lies in its file, whatever the size of the catalogue.
+No resource belongs to one model, whatever the size of the catalogue: what differs per model lies in its file.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tasks.models.spec import Model
 from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
 
 POOLS = ("default", "build-cpu")
-"""Work pools that there always are, each with a process worker of its own in the embedded stack."""
+"""The work pools that every server has. In the embedded stack each has a process worker of its own."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool. `limit`: runs at once; None: as many as workers take.
+    """A work pool. `limit` is the number of runs at once; None: as many as workers take.
 
-    Beside the queue that every pool has, whose runs come first, it has `queues`, by priority. `image` is that of
-    containers, as in the settings.
+    `queues` are those below the queue that every pool has, by priority. `image` is the one of containers, as in the
+    settings.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Pool:
 class Deployment:
     """A flow under one name on one pool. The flow is named as its function, `@flow(name="build_engine")`.
 
-    `schedule` is a cron expression in UTC, or empty. Of more than `limit` runs at once the others wait.
+    `schedule` is a cron expression in UTC, or empty. Runs beyond `limit` at once wait.
     """
 
     module: str
@@ -71,7 +71,7 @@ State = Literal["Completed", "Failed", "Crashed", "Cancelled"]
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of the deployment `of`, with the tag `tag` where one is named, has come to one of the states."""
+    """A run of the deployment `of` has come to one of the states. With `tag`, only runs that have this tag count."""
 
     of: str
     states: tuple[State, ...]
@@ -79,15 +79,15 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Said:
-    """Somebody has sent the event `event`."""
+class Received:
+    """The server has received the event `event`."""
 
     event: str
 
 
 @dataclass(frozen=True)
 class Silent:
-    """A run of one of the flows, wherever it was started, has neither beaten nor ended for so many seconds."""
+    """A run of one of the flows, wherever it was started, has sent no heartbeat and not ended for so many seconds."""
 
     flows: tuple[str, ...]
     seconds: int
@@ -102,7 +102,7 @@ class Troubled:
 
 @dataclass(frozen=True)
 class RunDeployment:
-    """Run a deployment. Where `with_event`, its parameters `event` and `payload` are the event's id and payload."""
+    """Run a deployment. With `with_event`, its parameters `event` and `payload` are the event's id and payload."""
 
     deployment: str
     with_event: bool = False
@@ -118,7 +118,7 @@ class Crash:
 
 @dataclass(frozen=True)
 class Notify:
-    """Tell of the run by a notification block of the server, `TYPE/NAME`."""
+    """Notify people of the run, by a notification block of the server, `TYPE/NAME`."""
 
     block: str
 
@@ -129,7 +129,7 @@ class Automation:
 
     name: str
     description: str
-    when: Ended | Said | Silent | Troubled
+    when: Ended | Received | Silent | Troubled
     do: RunDeployment | Crash | Notify
 
 
@@ -146,7 +146,7 @@ def build_pool(pool: str) -> Deployment:
 
 
 def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
-    """All of it, with a build pool for each architecture of the catalogue."""
+    """Everything that is wanted, with a build pool for each architecture of the catalogue."""
     names = [*POOLS, *sorted({engine_kind(model).pool() for model in catalogue} - set(POOLS))]
     limits, types = dict(settings.pool_limits), dict(settings.pools)
     return Desired(
@@ -190,14 +190,14 @@ def _automations(settings: Settings) -> Iterator[Automation]:
     yield Automation(
         name="finetuned",
         description="When new weights of a model are announced, have it rebuilt with them.",
-        when=Said(EVENT),
+        when=Received(EVENT),
         do=RunDeployment(FINETUNED.deployment, with_event=True),
     )
     yield Automation(
         name="lost-runs",
-        description="When a run beats no more, its worker and its process are gone: it has crashed.",
+        description="When a run sends no heartbeat any more, it has crashed: its worker and its process are gone.",
         when=Silent(tuple(flow.name for flow in FLOWS), SILENT_HEARTBEATS * settings.heartbeat_seconds),
-        do=Crash("it beats no more: its worker and its process are gone"),
+        do=Crash("it sends no heartbeat any more: its worker and its process are gone"),
     )
     yield Automation(
         name="crashed-rebuilds",
@@ -208,8 +208,8 @@ def _automations(settings: Settings) -> Iterator[Automation]:
     if settings.notify:
         yield Automation(
             name="notify",
-            description="When a run has failed or crashed, or a release was refused, tell people.",
-            # What a build comes to is told by its rebuild.
+            description="When a run has failed or crashed, or a release was refused, notify people.",
+            # The rebuild of a failed build fails too.
             when=Troubled(tuple(flow.name for flow in ON_DEFAULT_POOL)),
             do=Notify(settings.notify),
         )

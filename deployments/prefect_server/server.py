@@ -99,7 +99,7 @@ class Server:
         return automation(wanted, ids)
 
     async def remember(self, client: PrefectClient, wanted: Desired) -> None:
-        """Note what is wanted now, so that the next deploy can tell its own change from other people's."""
+        """Note what is wanted now, so that the next deploy can distinguish its own changes from other people's."""
         from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
         applied = {**(self.applied or {}), **{each.key: each.stamps for each in self.resources(wanted)}}

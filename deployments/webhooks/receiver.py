@@ -1,8 +1,8 @@
 """`enginehouse webhooks`: a small receiver of webhooks, which become fine-tuning events.
 
-The raw body is checked before it is parsed. Every event is in the store before Prefect hears of it, so one that Prefect
-misses is found there by the next reconcile. Whatever is wrong is answered with a code; where the sender has proven
-itself, the store keeps it too.
+The signature of the raw body is checked before the body is parsed. Every event is in the store before it is sent to
+Prefect, so the next reconcile finds an event that Prefect has missed. Every refusal has an HTTP status and a code. A
+refused event is kept in the store too, if its sender was authentic.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ _STATUS = {
 _log = logging.getLogger("enginehouse.webhooks")
 
 
-def run_webhooks(here: Settings, host: str, port: int) -> int:
-    """Serve until ended. Raises SettingsError where no sender has a secret, or a secret is not where it should be."""
+def run_webhooks(settings: Settings, host: str, port: int) -> int:
+    """Serve until ended. Raises SettingsError if no sender has a secret, or a secret is not where the setting says."""
     import uvicorn
 
-    receiver = Receiver(Bucket.at(here.store), secrets(here), Catalogue(here.catalogue), send)
+    receiver = Receiver(Bucket.at(settings.store), secrets(settings), Catalogue(settings.catalogue), send)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     _log.info("receiving at http://%s:%d/ from: %s", host, port, ", ".join(receiver.secrets))
-    # No access log: the Hub can be set up to put its secret into the address.
+    # Without access log: the Hub can be set up to put its secret into the address.
     uvicorn.run(
         receiver.application(), host=host, port=port, log_level="warning", access_log=False, server_header=False
     )
     return 0
 
 
-def secrets(here: Settings) -> dict[str, bytes]:
-    """The secret of each sender, from where the setting says that it is."""
+def secrets(settings: Settings) -> dict[str, bytes]:
+    """The secret of each sender, read from the place that the setting names. Raises SettingsError."""
     found: dict[str, bytes] = {}
-    for name, kind, where in here.webhook_secrets:
+    for name, kind, where in settings.webhook_secrets:
         if name not in SENDERS:
             raise SettingsError(f"ENGINEHOUSE_WEBHOOK_SECRETS: there is no sender '{name}'", hint=", ".join(SENDERS))
         secret = os.environ.get(where, "") if kind == "env" else asyncio.run(_block(where))
@@ -92,7 +92,7 @@ async def _block(name: str) -> str:
 
     try:
         return str((await cast(Any, Secret).aload(name)).get())
-    except ValueError:  # there is no such block
+    except ValueError:  # no such block
         return ""
 
 
@@ -128,17 +128,17 @@ class Receiver:
         except EventRefused as error:
             _log.warning("refused from %s: %s", name, error)
             return _error(error, _STATUS.get(error.code, 422))
-        except EnginehouseError as error:  # the store is away, or the catalogue has mistakes: it may be sent again
-            _log.error("not taken from %s: %s", name, error)
+        except EnginehouseError as error:  # the store is away, or the catalogue has mistakes: the sender may retry
+            _log.error("not accepted from %s: %s", name, error)
             return _error(error, 503)
         if arrivals and all(arrival.state == "refused" for arrival in arrivals):
-            return JSONResponse(_told(arrivals[0]), _STATUS.get(arrivals[0].code, 422))
-        return JSONResponse({"events": [_told(arrival) for arrival in arrivals]}, 202 if arrivals else 200)
+            return JSONResponse(_summary(arrivals[0]), _STATUS.get(arrivals[0].code, 422))
+        return JSONResponse({"events": [_summary(arrival) for arrival in arrivals]}, 202 if arrivals else 200)
 
     async def _take(self, name: str, request: Request) -> list[Arrival]:
         sender, secret = SENDERS.get(name), self.secrets.get(name)
         if sender is None or secret is None:
-            raise EventRefused(f"nobody sends to /{name}", code="sender-unknown")
+            raise EventRefused(f"no sender has the address /{name}", code="sender-unknown")
         delivery = Delivery(request.headers, await _body(request), time.time())
         id = sender.identify(delivery, secret)
         taken = await asyncio.to_thread(self._note, sender, id, delivery.body)
@@ -148,15 +148,15 @@ class Receiver:
         return [arrival for arrival, _ in taken]
 
     def _note(self, sender: Sender, id: UUID, body: bytes) -> list[tuple[Arrival, Event | None]]:
-        """Every event of a delivery as the store has it now; with the event where Prefect is to hear of it."""
+        """Every event of a delivery as the store has it now, and the event itself if Prefect is to receive it."""
         document: JsonValue = {"text": body.decode(errors="replace")}
         models = self.catalogue.models()
         try:
             document = _json(body)
             events = list(sender.events(document, models))
         except EventRefused as error:
-            said = document if isinstance(document, dict) else {"text": str(document)}
-            return [(decide(self.bucket, refused(arrive(self.bucket, str(id), said), error)), None)]
+            payload = document if isinstance(document, dict) else {"text": str(document)}
+            return [(decide(self.bucket, refused(arrive(self.bucket, str(id), payload), error)), None)]
         return [self._noted(uuid5(id, event.model), event, models) for event in events]
 
     def _noted(self, id: UUID, event: Event, models: Models) -> tuple[Arrival, Event | None]:
@@ -192,7 +192,7 @@ def _json(body: bytes) -> JsonValue:
         raise EventRefused(f"the body is not JSON: {error}") from error
 
 
-def _told(arrival: Arrival) -> dict[str, str]:
+def _summary(arrival: Arrival) -> dict[str, str]:
     shown = {"event": arrival.id, "state": arrival.state, "code": arrival.code, "message": arrival.reason}
     return {name: value for name, value in shown.items() if value}
 

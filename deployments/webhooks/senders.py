@@ -1,14 +1,14 @@
-"""Who sends webhooks: how each proves that it did, and what its words mean as fine-tuning events.
+"""The senders of webhooks: how each proves its identity, and how its document becomes fine-tuning events.
 
 huggingface   the secret verbatim in `X-Webhook-Secret`. A push to `main` of a model's own repository, which it follows,
               or of one that its file accepts.
 mlflow        `X-MLflow-Signature`. A new model version; its tags `enginehouse.model`, `enginehouse.source` and
-              `enginehouse.recipe.FIELD` say what MLflow itself cannot.
+              `enginehouse.recipe.FIELD` give what MLflow itself has no field for.
 generic       `X-Enginehouse-Signature`, of the same scheme. An event as it goes to Prefect.
 
 The signature is `v1,` and the base64 of HMAC-SHA256 over `DELIVERY_ID.TIMESTAMP.BODY`, the first two from headers of
 the same prefix. Source: mlflow/webhooks/delivery.py of MLflow 3, which follows standardwebhooks.com. The Hub signs
-nothing, so its deliveries can be replayed by who has seen one: they name a commit, and come to nothing a second time.
+nothing, so anybody who has seen a delivery of it can replay it: it names a commit, and has no effect a second time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.models.spec import Model
 from tasks.sources.accepts import accepted
 
 PATIENCE_SECONDS = 300
-"""How far a signed timestamp may be from now."""
+"""How far a signed timestamp may be from now, in both directions."""
 
 Models = Mapping[str, Model]
 
@@ -47,9 +47,9 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Sender:
-    """`identify` gives the delivery its id, or raises EventRefused where the secret was not used to send it.
+    """`identify` returns the id of a delivery, and raises EventRefused if it was not sent with the secret.
 
-    `events` reads a JSON document; nothing comes of what is not about weights of any model here.
+    `events` reads a JSON document. It yields nothing for a document that is not about weights of a known model.
     """
 
     identify: Callable[[Delivery, bytes], UUID]
@@ -59,7 +59,7 @@ class Sender:
 def _by_secret(delivery: Delivery, secret: bytes) -> UUID:
     given = delivery.headers.get("x-webhook-secret")
     if given is None:
-        raise EventRefused("there is no X-Webhook-Secret", code="signature-missing")
+        raise EventRefused("the header X-Webhook-Secret is missing", code="signature-missing")
     if not hmac.compare_digest(given.encode("latin-1"), secret):
         raise EventRefused("X-Webhook-Secret is not the secret", code="signature-invalid")
     return uuid4()
@@ -71,7 +71,7 @@ def _by_signature(prefix: str) -> Callable[[Delivery, bytes], UUID]:
     def identify(delivery: Delivery, secret: bytes) -> UUID:
         given = [delivery.headers.get(name.lower(), "") for name in names]
         if missing := [name for name, value in zip(names, given, strict=True) if not value]:
-            raise EventRefused(f"there is no {', '.join(missing)}", code="signature-missing")
+            raise EventRefused(f"headers are missing: {', '.join(missing)}", code="signature-missing")
         id, timestamp, signatures = given
         digest = hmac.digest(secret, f"{id}.{timestamp}.".encode() + delivery.body, "sha256")
         expected = b"v1," + base64.b64encode(digest)
@@ -85,7 +85,7 @@ def _by_signature(prefix: str) -> Callable[[Delivery, bytes], UUID]:
 
 
 class _Foreign(BaseModel):
-    """A document of others: it may have more fields than are read here."""
+    """A document of a sender: it may have more fields than are read."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -117,15 +117,15 @@ class _HubDocument(_Foreign):
 
 
 def _of_the_hub(document: JsonValue, models: Models) -> Iterator[Event]:
-    said = _read(_HubDocument, document)
-    branches = {"refs/heads/main"} if said.updated is None else {each.ref for each in said.updated}
-    pushed = said.event.action in ("create", "update") and said.event.scope in ("repo", "repo.content")
-    if not pushed or said.repo.type != "model" or said.repo.head_sha is None or "refs/heads/main" not in branches:
+    push = _read(_HubDocument, document)
+    branches = {"refs/heads/main"} if push.updated is None else {each.ref for each in push.updated}
+    pushed = push.event.action in ("create", "update") and push.event.scope in ("repo", "repo.content")
+    if not pushed or push.repo.type != "model" or push.repo.head_sha is None or "refs/heads/main" not in branches:
         return
-    source = f"hf://{said.repo.name}@{said.repo.head_sha}"
+    source = f"hf://{push.repo.name}@{push.repo.head_sha}"
     for model in models.values():
         own = tuned(model)
-        follows = isinstance(own, HubUri) and (own.repository, own.revision) == (said.repo.name, "main")
+        follows = isinstance(own, HubUri) and (own.repository, own.revision) == (push.repo.name, "main")
         if follows or accepted(model, source):
             yield Event(model=model.name, source=source, sender="huggingface")
 
@@ -151,9 +151,14 @@ def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:
     version = _read(_MlflowVersion, delivered.data)
     tags = _below("enginehouse.", version.tags)
     if "model" not in tags and version.name not in models:
-        return  # a registry has others too
-    said: dict[str, JsonValue] = {"model": tags.get("model", version.name), "sender": "mlflow"}
-    yield read_event({**said, "source": tags.get("source", version.source), "recipe": dict(_below("recipe.", tags))})
+        return  # a registry has other models too
+    payload: dict[str, JsonValue] = {
+        "model": tags.get("model", version.name),
+        "sender": "mlflow",
+        "source": tags.get("source", version.source),
+        "recipe": dict(_below("recipe.", tags)),
+    }
+    yield read_event(payload)
 
 
 def _below(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:

@@ -23,15 +23,15 @@ _GPU_LABELS = "nvidia.com/gpu."
 
 
 def worker_image(pattern: str, version: str = "") -> str:
-    """The image of a run. `{tensorrt_llm}` stands for the version, and for `cpu` where there is none."""
+    """The image of a run. `{tensorrt_llm}` stands for the version, and for `cpu` without one."""
     return pattern.replace(_VERSION, version or _WITHOUT_GPU)
 
 
 def job_template(
     type: Literal["docker", "kubernetes"], pool: str, image: str, environment: Mapping[str, str]
 ) -> dict[str, JsonValue]:
-    """The base job template of a new pool. `environment` says to Docker's containers where their store is; Pods have a
-    ConfigMap for that.
+    """The base job template of a new pool. `environment` holds the address of the store for Docker's containers; Pods
+    have a ConfigMap for that.
 
     A pool `build-smNN` gives each run GPUs of that architecture; any other gives none. Raises SettingsError without
     an image, the setting ENGINEHOUSE_WORKER_IMAGE.
@@ -62,10 +62,10 @@ def job_template(
 
 
 def job_variables(template: Mapping[str, JsonValue], *, image: str, gpus: int, product: str) -> dict[str, JsonValue]:
-    """What one run asks of its pool: those of these that the pool's template knows.
+    """The job variables of one run, without those that the pool's template does not have.
 
-    `product` is the GPU's name as nvidia-smi says it, or empty where any of the architecture will do. It becomes a
-    label only where the pool goes by NVIDIA's labels.
+    `product` is the GPU's name as nvidia-smi prints it, or empty if any GPU of the architecture will do. It becomes a
+    label only if the pool selects nodes by NVIDIA's labels.
     """
     properties: dict[str, Any] = cast(Any, template).get("variables", {}).get("properties", {})
     selector: dict[str, JsonValue] = properties.get("node_selector", {}).get("default") or {}
@@ -83,7 +83,7 @@ def _without_gpu(template: dict[str, Any]) -> None:
     properties, configuration = template["variables"]["properties"], template["job_configuration"]
     del properties["gpu_count"]
     if "container_create_kwargs" in configuration:
-        for name in ("device_requests", "ulimits"):  # pinned memory is the GPUs'
+        for name in ("device_requests", "ulimits"):  # pinned memory is for GPUs
             del configuration["container_create_kwargs"][name]
         _set_defaults(properties, memory="8g", shared_memory="1g")
         return

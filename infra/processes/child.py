@@ -34,10 +34,10 @@ class Outcome:
     without that of ending what it left behind. `tail` is the last 64 KiB of its output.
 
     `peak_host_bytes` is the largest sum, over all descendants, of PSS: the workers of a build are forks and map the
-    same weights, and RSS would count each shared page once a worker. Mapped files count where they are in memory.
-    The sum is sampled twice a second, more seldom where counting takes long, so a command that is over before may
-    show 0. Processes of other users, and those in a container, do not count. `peak_gpu_bytes` is the largest answer
-    of `sample_gpu`, or 0.
+    same weights, and RSS would count each shared page once for each worker. Pages of mapped files that are in memory
+    count. The sum is sampled twice a second, and less often if counting takes long, so a command that ends before may
+    show 0. Processes of other users and in containers do not count. `peak_gpu_bytes` is the largest value of
+    `sample_gpu`, or 0.
     """
 
     exit_code: int
@@ -66,15 +66,15 @@ def run(
     write it. `sample_gpu` gets the pids of all descendants every `sample_s`, in another thread, and returns the
     bytes of GPU memory that these hold. `container` is the name with which `command`, a foreground `docker run`
     whose first word is an absolute path or found in the PATH of `environment`, starts one: it is killed and removed
-    at the end. The name must be fresh, since a container of that name goes whoever started it.
+    at the end. The name must be fresh, since any container of that name is removed.
 
-    However this function ends, and when Enginehouse is killed, every descendant is ended first: SIGTERM, and
-    SIGKILL for who is left after `grace_s` seconds, sessions and groups of their own or not.
+    However this function ends, and when Enginehouse is killed, every descendant is ended first: SIGTERM, and SIGKILL
+    for those left after `grace_s` seconds, also in sessions and groups of their own.
 
     Raises SettingsError `tool-missing` when there is no such folder or program; StepFailed with `step-timeout` after
-    `timeout_s` seconds (None: no limit), `step-cancelled` once `stop` is set, `supervisor-lost` when the supervisor
-    was ended by somebody else, `processes-left` when not even SIGKILL ended all; and what `on_line` or `sample_gpu`
-    raise. The messages show the command and the hints its last output.
+    `timeout_s` seconds (None: no limit), `step-cancelled` once `stop` is set, `supervisor-lost` if another process
+    ended the supervisor, `processes-left` if not even SIGKILL ended all; and what `on_line` or `sample_gpu` raise. The
+    messages show the command, and the hints its last output.
     """
     order = {
         "command": list(command),
@@ -125,7 +125,7 @@ def _failure(
         )
     if report.exit_code is None:
         return StepFailed(
-            f"the supervisor of {name} was ended by somebody else",
+            f"the supervisor of {name} was ended by another process",
             code="supervisor-lost",
             hint=f"dmesg shows whether the system ran out of memory; {last_lines}",
             retryable=True,

@@ -13,18 +13,18 @@ from infra.toolchains.docker import DockerToolchain
 from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import Toolchain
 
-# Of the image that a worker runs in. Enginehouse has a virtual environment of its own beside it.
+# The interpreter of the image that a worker runs in. Enginehouse has a virtual environment of its own beside it.
 _IMAGE_PYTHON = Path("/usr/bin/python3")
 
 IMAGE_DIGEST = "ENGINEHOUSE_CONTAINER_DIGEST"
-"""The variable in which whoever starts a worker's container says its digest: nothing inside a container knows it."""
+"""The variable with the digest of a worker's container. Whoever starts it sets it: no process inside can find out."""
 
 
 def toolchain(settings: Settings, version: str) -> Toolchain:
-    """The toolchain for TensorRT-LLM `version`. Whether it really is one, `require` tells from its report.
+    """The toolchain for TensorRT-LLM `version`. Use `require` to check its report: it may hold another version.
 
-    `venv` alone depends on `version`, and makes that environment where it lacks: gigabytes, minutes. Raises what
-    `pinned.environment` raises, and SettingsError for a setting of no known form.
+    Only `venv` depends on `version`. It makes the environment if it is missing, which takes minutes and gigabytes.
+    Raises what `pinned.environment` raises, and SettingsError for a setting of no known form.
     """
     kind, colon, place = settings.toolchain.partition(":")
     examples = _absolute(settings.toolchain_examples) if settings.toolchain_examples else None
@@ -54,5 +54,5 @@ def _image_digest() -> str:
 def _absolute(text: str) -> Path:
     path = Path(text)
     if not path.is_absolute():
-        raise SettingsError(f"a path of the toolchain is not absolute: {text}", hint="write it from the root on")
+        raise SettingsError(f"a path of the toolchain is not absolute: {text}", hint="begin it with /")
     return path

@@ -16,8 +16,8 @@ from infra.toolchains.finding import GPU_PROBE, PROBE, Finding, find
 from infra.toolchains.surroundings import fixed, inherited
 from infra.toolchains.toolchain import PreparedCommand, ToolchainReport, is_pinned_image, under_mpi
 
-# Docker's own limit for /dev/shm is 64 MB, and NCCL and the workers of a build pass tensors there; this is a bound,
-# nothing is set aside. The other two are what NVIDIA's images ask for in their banner.
+# NCCL and the workers of a build pass tensors in /dev/shm, which Docker limits to 64 MB by default. 16 GB is a bound,
+# and reserves nothing. NVIDIA's images ask for the other two in their banner.
 _LIMITS = ("--shm-size=16g", "--ulimit=memlock=-1", "--ulimit=stack=67108864")
 
 # What the container gets of this process's environment; the rest, PATH first of all, is the image's own.
@@ -31,7 +31,7 @@ _DOCKER_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class DockerToolchain:
-    """`image` is `NAME@sha256:…`. `examples` is a folder of this machine that comes before the image's own."""
+    """`image` is `NAME@sha256:…`. `examples` is a folder of this machine that is searched before the image's own."""
 
     image: str
     examples: Path | None = None
@@ -39,7 +39,7 @@ class DockerToolchain:
     def __post_init__(self) -> None:
         if not is_pinned_image(self.image):
             raise SettingsError(
-                f"the toolchain's image {self.image!r} is not given by digest",
+                f"the toolchain's image {self.image!r} is not named by digest",
                 hint="name it as IMAGE@sha256:…, as `docker image inspect --format '{{.RepoDigests}}' IMAGE` prints it",
                 code="image-unpinned",
             )
@@ -71,7 +71,7 @@ class DockerToolchain:
         try:
             return find(command.argv, command.environment, f"the image {self.image}")
         except SettingsError:
-            # What ended may have been the program docker alone, at the time limit.
+            # At the time limit the program docker was ended, and its container may run on.
             _docker(["kill", command.container])
             raise
 
@@ -96,7 +96,7 @@ class DockerToolchain:
         )
 
     def _inspect(self) -> None:
-        """That the image is here, and has the digest by which it is called."""
+        """Raises SettingsError if this machine does not have the image, or has another digest for it."""
         ran = _docker(["image", "inspect", "--format", "{{json .RepoDigests}}", self.image])
         if ran.returncode != 0:
             raise SettingsError(
@@ -111,7 +111,7 @@ class DockerToolchain:
 
 
 def _docker(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A short call of docker that is no tool's. Raises SettingsError where docker is not there or does not answer."""
+    """Run docker for a short command. Raises SettingsError if the program is missing or does not end in time."""
     try:
         return subprocess.run(
             ["docker", *arguments],
@@ -123,7 +123,7 @@ def _docker(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         )
     except FileNotFoundError:
         raise SettingsError(
-            "the toolchain is an image, and this machine has no program docker",
+            "the toolchain is an image, but this machine has no program docker",
             hint="install Docker, or set ENGINEHOUSE_TOOLCHAIN to another kind",
             code="toolchain-missing",
         ) from None
@@ -132,7 +132,7 @@ def _docker(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _mounts(inputs: Sequence[Path], outputs: Sequence[Path]) -> list[str]:
-    """Each path at its own place, once. Unlike -v, --mount makes no folder where a source is missing: it fails."""
+    """Mounts of each path at the same path, once. --mount fails if a source is missing; -v would make a folder."""
     writable = dict.fromkeys(outputs)
     read_only = [path for path in dict.fromkeys(inputs) if path not in writable]
     return [

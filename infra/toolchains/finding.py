@@ -1,4 +1,4 @@
-"""Asking a toolchain's interpreter what it holds, and finding the tools in the answer."""
+"""Running the probe in a toolchain's interpreter, and finding the tools in its report."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from infra.toolchains.versions import Versions
 
 PROBE = Path(__file__).with_name("report_probe.py")
 GPU_PROBE = PROBE.parent.parent / "gpu.py"
-"""PROBE runs it, so both must be readable in the toolchain."""
+"""PROBE runs this file, so both must be readable in the toolchain."""
 
-# The first start of a container reads tens of gigabytes from disk before the interpreter is there.
+# The first start of a container reads tens of gigabytes from disk before its interpreter runs.
 _PROBE_TIMEOUT_S = 300
 
-# Where an example of a model lies: in the root up to TensorRT-LLM 0.19, from 0.20 on in one of the others.
+# The folders of a model's example: the root up to TensorRT-LLM 0.19, one of the others from 0.20 on.
 _MODEL_FOLDERS = ("", "models/core/", "models/contrib/")
 
 
@@ -29,13 +29,13 @@ class Finding(Versions):
     """What `report_probe.py` printed."""
 
     tensorrt_llm_source: str
-    """What `tensorrt_llm/version.py` says."""
+    """The version in `tensorrt_llm/version.py`."""
     free_host_bytes: int
     gpus: GpuReport
     build: str
-    """The path of trtllm-build; empty where there is none."""
+    """The path of trtllm-build; empty if it is missing."""
     examples: dict[str, list[str]]
-    """The scripts below each examples folder, in the order in which the folders count."""
+    """The scripts below each examples folder; an earlier folder wins."""
 
     def report(self, container_digest: str) -> ToolchainReport:
         versions = {**self.by_name, "tensorrt_llm": self.tensorrt_llm or self.tensorrt_llm_source}
@@ -44,7 +44,7 @@ class Finding(Versions):
         )
 
     def tool(self, name: str, python: str) -> tuple[str, ...]:
-        """How `name` is started. Raises SettingsError `tool-missing`."""
+        """The first words of the command line of `name`. Raises SettingsError `tool-missing`."""
         if name.startswith("/"):
             return (python, name)
         version = self.tensorrt_llm or self.tensorrt_llm_source
@@ -53,7 +53,7 @@ class Finding(Versions):
                 return (self.build,)
             raise SettingsError(
                 f"the toolchain's TensorRT-LLM {version} has no program {BUILD}",
-                hint="from 1.3 on there is only kind llmapi, without a build; install an older TensorRT-LLM anew",
+                hint="from 1.3 on there is only kind llmapi, without a build; install an older TensorRT-LLM",
                 code="tool-missing",
             )
         for folder, scripts in self.examples.items():
@@ -68,7 +68,7 @@ class Finding(Versions):
 
 
 def find(argv: Sequence[str], environment: Mapping[str, str], what: str) -> Finding:
-    """Run the probe with `argv` and read its answer; `what` names the toolchain in errors."""
+    """Run the probe with `argv` and read its report; `what` names the toolchain in errors. Raises SettingsError."""
     try:
         ran = subprocess.run(
             argv,
@@ -90,7 +90,7 @@ def find(argv: Sequence[str], environment: Mapping[str, str], what: str) -> Find
     if ran.returncode != 0:
         raise _broken(what, ran.stderr.strip() or ran.stdout.strip() or f"exit status {ran.returncode}")
     try:
-        # Images print a banner of their own before.
+        # Images print a banner first.
         finding = Finding.model_validate_json(ran.stdout.rstrip().rpartition("\n")[2])
     except ValidationError:
         raise _broken(what, f"not a report: {ran.stdout}") from None
@@ -106,7 +106,7 @@ def _check(finding: Finding, what: str) -> None:
             hint="set ENGINEHOUSE_TOOLCHAIN to venv:/path, docker:IMAGE@sha256:… or local:/path/python3 that has it",
             code="toolchain-missing",
         )
-    # A checkout first on the path and a wheel of another version: the tools would mix both.
+    # With a checkout first on the path and a wheel of another version, the tools would mix both.
     try:
         numbers = {Version(Version(version).base_version) for version in (installed, source) if version}
     except InvalidVersion as error:
@@ -115,9 +115,9 @@ def _check(finding: Finding, what: str) -> None:
         raise _broken(what, f"it has TensorRT-LLM {installed} installed, but imports {source} from elsewhere")
 
 
-def _broken(what: str, said: str) -> SettingsError:
+def _broken(what: str, reason: str) -> SettingsError:
     return SettingsError(
-        f"{what} does not say what it holds: {said[-2000:]}",
-        hint="see whether its interpreter runs at all; Python 3.10 or later is needed",
+        f"the probe of {what} failed: {reason[-2000:]}",
+        hint="check that its interpreter runs; Python 3.10 or later is needed",
         code="toolchain-broken",
     )

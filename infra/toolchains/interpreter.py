@@ -15,7 +15,7 @@ from infra.toolchains.toolchain import PreparedCommand, ToolchainReport, under_m
 
 @dataclass(frozen=True)
 class InterpreterToolchain:
-    """`python` is absolute; `examples` comes before the usual places; `container_digest` is of the worker's image."""
+    """`python` is absolute. `examples` is searched before the usual folders. The digest is of the worker's image."""
 
     python: Path
     examples: Path | None = None

@@ -1,8 +1,8 @@
 """Virtual environments made on demand from the pins of a TensorRT-LLM version.
 
-Every package is pinned by version and hash, and asked of one index alone: those after the marker line of the pins
-file of ENGINEHOUSE_TOOLCHAIN_INDEX, all others of the index that pip is configured with. So neither index is told of,
-or can answer for, a package of the other's.
+Every package is pinned by version and hash, and comes from one index alone: those after the marker line of the pins
+file from ENGINEHOUSE_TOOLCHAIN_INDEX, all others from the index that pip is configured with. So neither index sees a
+request for a package of the other, or can supply it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECOND_INDEX = "# from the second index:"
 """The line of a pins file after which packages come from ENGINEHOUSE_TOOLCHAIN_INDEX."""
 
 _COMPLETE = "complete"
-"""The file written last. It holds the digest of the pins that the environment was made from."""
+"""The file that is written last, with the digest of the pins that the environment was made from."""
 
 # A package may run code when it is built, so pip gets no credentials beside its own.
 _INHERITED = (
@@ -35,7 +35,7 @@ _INHERITED = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT", "PIP_PROXY", "PIP_DEFAULT_TIMEOUT"),
 )
-# How the ordinary index is configured, beside pip's own variables: files below HOME and in the system.
+# The ordinary index is configured by pip's own variables, and by files below HOME and in the system.
 _OF_THE_ORDINARY_INDEX = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
 
 
@@ -50,10 +50,10 @@ class Pins:
 
 
 def environment(folder: Path, version: str, second_index: str, pins_folder: Path = PIN_FILES) -> Path:
-    """The environment of `version` below `folder`, made where it lacks; waits where another process makes it.
+    """The environment of `version` below `folder`. Makes it if it is missing; waits while another process makes it.
 
-    Raises SettingsError: `toolchain-unpinned` without a pins file, `toolchain-index` where `second_index` is empty and
-    needed, `toolchain-python` without the interpreter that the pins are for, `toolchain-install` where pip failed.
+    Raises SettingsError: `toolchain-unpinned` without a pins file, `toolchain-index` if `second_index` is needed and
+    empty, `toolchain-python` without the interpreter that the pins are for, `toolchain-install` if pip failed.
     """
     pins = read(pins_folder / f"{Version(version)}.txt", version)
     place = folder / str(Version(version))
@@ -70,13 +70,13 @@ def environment(folder: Path, version: str, second_index: str, pins_folder: Path
 
 
 def read(path: Path, version: str) -> Pins:
-    """The pins in `path`. Raises SettingsError `toolchain-unpinned` where there are none, or no Python is named."""
+    """The pins in `path`. Raises SettingsError `toolchain-unpinned` if there is no such file, or it names no Python."""
     try:
         text = path.read_text()
     except FileNotFoundError:
         raise SettingsError(
             f"no pins for a virtual environment of TensorRT-LLM {version}: {path} does not exist",
-            hint=f"make it as {path.with_name('README.md')} says, or set ENGINEHOUSE_TOOLCHAIN to venv:/path",
+            hint=f"make it as {path.with_name('README.md')} describes, or set ENGINEHOUSE_TOOLCHAIN to venv:/path",
             code="toolchain-unpinned",
         ) from None
     python = re.search(r"^# python: (3\.\d+)$", text, re.MULTILINE)
@@ -96,14 +96,14 @@ def _locked(path: Path) -> Generator[int]:
 def _make(place: Path, pins: Pins, second_index: str, lock: int) -> None:
     if pins.second and not second_index:
         raise SettingsError(
-            "ENGINEHOUSE_TOOLCHAIN_INDEX is not set, and TensorRT-LLM's wheels are not on the ordinary package index",
+            "ENGINEHOUSE_TOOLCHAIN_INDEX is not set, but TensorRT-LLM's wheels are not on the ordinary package index",
             hint="set it to the URL of NVIDIA's package index, or of your mirror of it",
             code="toolchain-index",
         )
     python = shutil.which(f"python{pins.python}")
     if python is None:
         raise SettingsError(
-            f"the pins are for Python {pins.python}, and there is no python{pins.python} in PATH",
+            f"the pins are for Python {pins.python}, but there is no python{pins.python} in PATH",
             hint=f"install it, with its module venv: apt-get install python{pins.python}-venv",
             code="toolchain-python",
         )
@@ -132,7 +132,7 @@ def _variables(names: Sequence[str]) -> dict[str, str]:
 
 
 def _run(argv: Sequence[str], environment: Mapping[str, str], lock: int) -> None:
-    # The child holds the lock too: should this process be killed, nobody removes what pip still writes to.
+    # The child holds the lock too: if this process is killed, no other removes the folder that pip still writes to.
     ran = subprocess.run(
         argv,
         env=dict(environment),

@@ -1,7 +1,7 @@
-"""Says what a toolchain holds: run under the toolchain's interpreter, prints one line of JSON as its last line.
+"""Reports what a toolchain holds: runs under the toolchain's interpreter, and prints JSON as its last line.
 
-Needs the standard library of Python 3.10, and `infra/gpu.py` where it lies in a checkout. Imports nothing of what it
-reports on: importing torch or tensorrt_llm takes seconds and gigabytes, and fails where no GPU is.
+It needs the standard library of Python 3.10, and `infra/gpu.py` at its place in a checkout. It imports none of the
+packages that it reports: importing torch or tensorrt_llm takes seconds and gigabytes, and fails without a GPU.
 
 Usage: report_probe.py [EXAMPLES_FOLDER ...]
 """
@@ -60,7 +60,7 @@ def _package(name: str) -> Path | None:
 
 
 def _assigned(package: Path | None, name: str) -> str:
-    """The string that `version.py` of `package` assigns to `name`; empty where it assigns none."""
+    """The string that `version.py` of `package` assigns to `name`; empty if it assigns none."""
     if package is None or not (package / "version.py").is_file():
         return ""
     for statement in ast.parse((package / "version.py").read_text()).body:

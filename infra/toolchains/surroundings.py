@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.processes.background import MARKER
 
-# OPAL_PREFIX: NVIDIA's images moved Open MPI, which then finds itself by nothing else.
+# OPAL_PREFIX: NVIDIA's images moved Open MPI, which does not find its files without it.
 _INHERITED = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -23,18 +23,18 @@ _INHERITED = (
     MARKER,
 )
 
-# Everything is read from the work folder; what is not there must not be fetched.
+# Everything is read from the work folder; nothing that it lacks may be fetched.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def fixed(folder: Path) -> dict[str, str]:
-    """What every tool gets: caches and settings in its work folder, and no hub.
+    """The variables that every tool gets: caches and settings in its work folder, and no hub.
 
-    Torch asks for the user's name, which fails for a number that no passwd file names, as in a container.
+    USER is set since Torch looks up the user's name, which fails in a container whose passwd file lacks the user.
     """
     return {"HOME": str(folder), "USER": "enginehouse", **_OFFLINE}
 
 
 def inherited(*names: str) -> Mapping[str, str]:
-    """This process's variables that a tool may see; with `names`, those of them alone."""
+    """The variables of this process that a tool may see; with `names`, only those."""
     return {name: os.environ[name] for name in names or _INHERITED if name in os.environ}

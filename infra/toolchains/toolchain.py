@@ -1,6 +1,6 @@
-"""What a toolchain is: a TensorRT-LLM with an interpreter of its own, which says what it holds and how it is called.
+"""What a toolchain is: a TensorRT-LLM with an interpreter of its own, which reports its versions and runs its tools.
 
-Enginehouse never imports `tensorrt_llm`: its pins clash with everything. `infra.toolchains.choose` picks a toolchain.
+Enginehouse never imports `tensorrt_llm`, whose pins conflict with those of most packages.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ class PreparedCommand:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    """All of it: nothing is inherited beside these."""
+    """The whole environment: nothing else is inherited."""
     container: str
-    """Name of the container that the command starts, which must be ended with it; empty where it starts none."""
+    """The name of the container that the command starts, which must be ended with it; empty if it starts none."""
 
 
 class ToolchainReport(Versions):
     """What a toolchain really holds, as found in it."""
 
     container_digest: str
-    """`sha256:…` of the image; empty where no container is known."""
+    """`sha256:…` of the image; empty if it is not known."""
     free_host_bytes: int
     """Memory that a program could take now without swapping, on the whole machine."""
     gpus: GpuReport
 
 
 class Toolchain(Protocol):
-    """Where a TensorRT-LLM lives. Asking it runs a small program in it; one object asks once."""
+    """A TensorRT-LLM and its interpreter. Its report is made by a small program in it, once for each object."""
 
     def report(self) -> ToolchainReport:
-        """What it holds. Raises SettingsError `toolchain-broken` where its interpreter does not answer, and
-        `toolchain-missing` where it has no TensorRT-LLM.
+        """What the toolchain holds.
+
+        Raises SettingsError `toolchain-broken` if the probe fails, `toolchain-missing` if it has no TensorRT-LLM.
         """
         ...
 
@@ -61,11 +62,11 @@ class Toolchain(Protocol):
         folder: Path,
         ranks: int = 1,
     ) -> PreparedCommand:
-        """The call of `tool`: BUILD, a script such as `llama/convert_checkpoint.py`, or the absolute path of one.
+        """The call of `tool`: BUILD, a script such as `llama/convert_checkpoint.py`, or the absolute path of a script.
 
-        More than one of `ranks` are started by MPI. `folder` is the work folder; `inputs` are only read, `outputs` are
+        MPI starts it if `ranks` is more than 1. `folder` is the work folder; `inputs` are only read, `outputs` are
         written. All are absolute and exist.
-        Raises what `report` raises, and SettingsError `tool-missing` where this version has no such tool.
+        Raises what `report` raises, and SettingsError `tool-missing` if this version has no such tool.
         """
         ...
 
@@ -76,18 +77,18 @@ def is_pinned_image(image: str) -> bool:
 
 
 def under_mpi(argv: Sequence[str], ranks: int) -> tuple[str, ...]:
-    """`argv` as so many MPI processes. Containers run as root, which Open MPI wants to be told."""
+    """`argv` as so many MPI processes. Containers run as root, which Open MPI refuses without the option."""
     return tuple(argv) if ranks == 1 else ("mpirun", "--allow-run-as-root", "-n", str(ranks), *argv)
 
 
 def require(report: ToolchainReport, wanted: str) -> None:
-    """Refuse a toolchain of another TensorRT-LLM than `wanted`: SettingsError `version-mismatch`.
+    """Raises SettingsError `version-mismatch` if the toolchain has another TensorRT-LLM than `wanted`.
 
-    Post-releases and local versions are other versions: 0.17.0.post1 does not serve for 0.17.0.
+    Post-releases and local versions are other versions: 0.17.0.post1 is not 0.17.0.
     """
     if Version(report.tensorrt_llm) != Version(wanted):
         raise SettingsError(
-            f"the toolchain has TensorRT-LLM {report.tensorrt_llm}, and {wanted} is wanted",
+            f"the toolchain has TensorRT-LLM {report.tensorrt_llm}, but {wanted} is wanted",
             hint="run on a worker that has the wanted version, or change ENGINEHOUSE_TOOLCHAIN or the recipe's runtime",
             code="version-mismatch",
         )

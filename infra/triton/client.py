@@ -1,4 +1,4 @@
-"""A thin client of Triton: control and questions over HTTP, cancellable streams over gRPC.
+"""A thin client of Triton: control and requests over HTTP, cancellable streams over gRPC.
 
 HTTP is spoken with the standard library: `tritonclient.http` would import gevent for the same few calls. gRPC is
 imported only by `stream`.
@@ -26,17 +26,17 @@ Request = Mapping[str, Value | Sequence[Value] | Mapping[str, Value]]
 """A body of Triton's generate extension: inputs by name, and `parameters` as a table."""
 
 LOAD_TIMEOUT_S = 900.0
-"""Loading answers when the model is loaded: hundreds of gigabytes from a disk of 1 GB/s, and minutes of warming up. As
-long as a roll-out waits for its nodes.
+"""A load returns when the model is loaded: hundreds of gigabytes from a disk of 1 GB/s, and minutes of warming up.
+A rollout waits as long for its nodes.
 """
 _UNLOAD_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered, or one streamed piece of it; `seconds` since the question was sent.
+    """The answer of a model, or one streamed piece of it. `seconds` is the time since the request was sent.
 
-    `log_probs` holds one natural logarithm a token, where the request asked for them.
+    `log_probs` holds one natural logarithm for each token, if the request asked for them.
     """
 
     text: str
@@ -56,7 +56,7 @@ class ModelState:
 class TritonClient:
     """One server. `http` and `grpc` are `host:port`; `key` opens the restricted endpoints; times in seconds.
 
-    Every method raises TritonError; `retryable` is set where the server did not answer or was too busy.
+    Every method raises TritonError, which is `retryable` if the server did not answer or was too busy.
     """
 
     def __init__(self, http: str, *, grpc: str = "", key: str = "", timeout_s: float = 120.0) -> None:
@@ -82,7 +82,7 @@ class TritonClient:
     def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Load a model, or load it again if its folder changed; returns when it answers requests.
 
-        Raises TritonError `triton-load-timeout` where it is not loaded by then; the server goes on with it.
+        Raises TritonError `triton-load-timeout` if that takes longer than `timeout_s`; the server goes on loading.
         """
         try:
             self._control(model, "load", timeout_s)
@@ -90,23 +90,23 @@ class TritonClient:
             if isinstance(error.__cause__, TimeoutError):
                 raise TritonError(
                     f"the model '{model}' was not loaded within {timeout_s:g} s",
-                    hint="see in the node's triton.log what it waits for",
+                    hint="the node's triton.log shows what it waits for",
                     code="triton-load-timeout",
                 ) from error
             raise
 
     def unload(self, model: str) -> None:
-        """Take a model away; running requests end first. Returns before they have."""
+        """Unload a model once its running requests have ended. Returns before that."""
         self._control(model, "unload", _UNLOAD_TIMEOUT_S)
 
     def generate(self, model: str, request: Request) -> Completion:
-        """One question, one answer. `request` is a body of Triton's generate extension."""
+        """One request, one answer."""
         started = time.monotonic()
         with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
             return _answer(json.load(response), started)
 
     def generate_stream(self, model: str, request: Request) -> Iterator[Completion]:
-        """The pieces of an answer as they come, by server-sent events. `request` must say `"stream": True`."""
+        """The pieces of an answer as they come, by server-sent events. `request` must have `"stream": True`."""
         started = time.monotonic()
         path = f"v2/models/{quote(model, safe='')}/generate_stream"
         with self._request("POST", path, request) as response, _reaching(self._http):
@@ -115,7 +115,7 @@ class TritonClient:
                     yield _answer(json.loads(line[len(b"data:") :]), started)
 
     def stream(self, model: str, request: Request) -> GrpcStream:
-        """The same over gRPC, in a `with`: left early, the server is told to stop generating."""
+        """The same over gRPC, in a `with`: leaving it early cancels the request, and the server stops generating."""
         return GrpcStream(self._grpc, model, request, self._timeout_s)
 
     def _control(self, model: str, action: str, timeout_s: float) -> None:
@@ -146,7 +146,7 @@ class TritonClient:
 
 
 class GrpcStream:
-    """A running gRPC stream: iterate for its pieces, leave the `with` to end it."""
+    """A running gRPC stream. Iterate over its pieces; leaving the `with` ends it."""
 
     def __init__(self, address: str, model: str, request: Request, timeout_s: float) -> None:
         import numpy as np
@@ -184,7 +184,7 @@ class GrpcStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Triton 2.51 never unloads a model again whose finished request is cancelled over gRPC.
+        # Triton 2.51 never unloads a model if a finished request of it was cancelled over gRPC.
         self._client.stop_stream(cancel_requests=not self._ended)
         self._client.close()
 
@@ -231,7 +231,7 @@ def _reaching(address: str) -> Generator[None]:
 
 
 def _unreachable(message: str) -> TritonError:
-    error = TritonError(message, hint="is it running? try: enginehouse status", code="triton-unreachable")
+    error = TritonError(message, hint="does it run? see: enginehouse status", code="triton-unreachable")
     error.retryable = True
     return error
 
@@ -245,7 +245,7 @@ def _refusal(status: int, text: str) -> TritonError:
         return TritonError(message, hint="this endpoint belongs to the node agent alone", code="triton-restricted")
     if status == 404 or "unknown model" in message:
         return TritonError(message, hint="see which models it serves: enginehouse status", code="triton-unknown-model")
-    # /generate answers 400 to whatever a model refuses, its deadline included; 503 is the server going down.
+    # /generate answers 400 to all that a model refuses, also for its deadline; 503 means that the server is ending.
     error = TritonError(message, code="triton-busy" if status == 503 else "triton-refused")
     error.retryable = status == 503
     return error

@@ -14,12 +14,12 @@ CONTROL_HEADER = "enginehouse-control"
 """The header that carries the key of the restricted endpoints."""
 
 RESTRICTED = ("model-repository", "model-config", "shared-memory", "statistics", "trace", "logging")
-"""Whatever changes the server or tells of the machine; inference, health and metadata stay open."""
+"""Endpoints that change the server or reveal the machine; inference, health and metadata stay open."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where one server listens: on loopback, or on every interface, to be reached at `address` by other machines."""
+    """The ports of one server. It listens on loopback, or everywhere if other machines reach it at `address`."""
 
     http: int
     grpc: int
@@ -44,14 +44,14 @@ class Server:
     exit_timeout_s: int
 
     def argv(self, *load: str) -> tuple[str, ...]:
-        """Its arguments: every control endpoint behind the key, with nothing loaded but `load`."""
+        """The command line: every control endpoint needs the key, and only the models `load` are loaded."""
         restriction = f"{','.join(RESTRICTED)}:{CONTROL_HEADER}={self.control_key}"
         return (
             str(self.binary),
             f"--model-repository={self.models}",
             f"--backend-directory={self.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory}",
-            # Configurations are complete; completing them starts every Python model once more.
+            # Configurations are complete. Triton would start every Python model once more to complete them.
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",
             "--strict-readiness=false",
@@ -70,7 +70,7 @@ class Server:
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """A command line, and the variables that it needs beside the usual ones."""
+    """A command line, and the variables that it needs in addition to the installation's."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -88,8 +88,8 @@ def single(server: Server) -> ServerCommand:
 def orchestrator(server: Server, gpus: int, container: str) -> ServerCommand:
     """Triton whose TensorRT-LLM backend (0.9 and later) spawns one worker process a rank and model, on one machine.
 
-    So engines of several GPUs come and go like any other model. `gpus` are those that Triton sees; `container` is the
-    image's NVIDIA_TRITON_SERVER_VERSION, as 24.07: from then on Triton can be told to leave their memory alone.
+    So engines of several GPUs are loaded and unloaded like any other model. `gpus` is how many Triton sees. `container`
+    is the image's NVIDIA_TRITON_SERVER_VERSION: from 24.07 on Triton has options to leave their memory alone.
     """
     pools: tuple[str, ...] = ()
     if container and _release(container) > (24, 6):
@@ -104,18 +104,18 @@ def orchestrator(server: Server, gpus: int, container: str) -> ServerCommand:
 
 @dataclass(frozen=True)
 class Group:
-    """One Triton a rank, all on this machine: the engine that they load, and the ports of the ranks above the first."""
+    """One Triton for each rank, on one machine: the engine that they load, and the ports of all ranks but the first."""
 
     engine: str
     others: tuple[Ports, ...]
 
 
 def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequence[str]) -> ServerCommand:
-    """One Triton a rank, the only way of 0.8 to serve an engine of several GPUs, and of any version on several nodes.
+    """One Triton for each rank: how 0.8 serves an engine of several GPUs, and any version one on several nodes.
 
-    Rank 0 is `server` and loads `engine`, the model of the C++ backend, and `models`. Each of `others` is the ports of
-    one more rank, which loads the engine alone, never comes back from it, and hears no control. So the group is started
-    for its release, and ended with it.
+    Rank 0 is `server`. It loads `engine`, the model of the C++ backend, and `models`. Each of `others` has the ports of
+    one more rank, which loads the engine alone; that load never returns, so the rank takes no control requests. The
+    group is therefore started for its release and ended with it.
     """
     ranks = [server.argv(engine, *models)]
     for rank, ports in enumerate(others, start=1):
@@ -127,9 +127,10 @@ def leader(server: Server, others: Sequence[Ports], engine: str, models: Sequenc
 
 
 def _mpirun(exit_timeout_s: int) -> tuple[str, ...]:
-    """Containers run as root. If it is not told otherwise, Open MPI starts no more workers than there are cores, binds
-    one or two processes to a core each with all of their threads, and kills a second after SIGTERM (seen with 4.1.8 and
-    5.0.11).
+    """mpirun without defaults that harm Triton. Containers run as root.
+
+    By default Open MPI starts no more workers than the machine has cores, binds one or two processes to a core each
+    with all of their threads, and kills a second after SIGTERM (seen with 4.1.8 and 5.0.11).
     """
     return (
         *("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"),

@@ -1,4 +1,4 @@
-"""Where Triton lies, and the environment that its processes get: the wheel's, or that of NVIDIA's own image."""
+"""The installations of Triton, the wheel's and the one in NVIDIA's image, and the environment of their processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from infra.errors import SettingsError
 from infra.processes.background import MARKER
 from infra.triton import wheel
 
-# What a child may inherit. Everything else, credentials first of all, stays with the parent.
+# The variables that a child inherits. All others, credentials above all, stay with the parent.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", MARKER)
 
-# Of NVIDIA's images, whose TensorRT-LLM finds CUDA, TensorRT, Open MPI and UCX by these and by nothing else; NCCL's and
-# TensorRT-LLM's are for who has to look for the reason of a failure. Source: Dockerfile.triton.trt_llm_backend of
-# tensorrtllm_backend, build.py of the server, and the banner of the images.
+# Variables of NVIDIA's images, without which their TensorRT-LLM does not find CUDA, TensorRT, Open MPI and UCX. Those
+# of NCCL and TensorRT-LLM help people who search for the reason of a failure. Source: Dockerfile.triton.trt_llm_backend
+# of tensorrtllm_backend, build.py of the server, and the banner of the images.
 _OF_THE_IMAGE = (
     "LD_LIBRARY_PATH",
     "LD_PRELOAD",
@@ -45,12 +45,12 @@ _OF_THE_IMAGE = (
     "TLLM_LOG_LEVEL",
 )
 
-# NVML counts GPUs by their place on the bus, CUDA by their speed if it is not told. What is not on disk is not fetched.
+# NVML numbers GPUs by their place on the bus, CUDA does by their speed unless it is set. Nothing is fetched.
 _FOR_TENSORRT_LLM = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
-# mpirun marks its children as one of its ranks, and Triton's models inherit that. Each is a process of its own, which
-# may spawn workers: marked, two of them are the same rank, and one's spawning fails. Open MPI 5 spawns for root only
-# where it is told so, and mpirun does not pass that on. Both seen with Open MPI 4.1.8 and 5.0.11.
+# mpirun marks its child as a rank, and the processes of Triton's models, which may spawn workers, inherit the mark. Two
+# marked processes are the same rank, and the spawning of one of them fails. Open MPI 5 spawns for root only with these
+# variables, which mpirun does not pass on. Both seen with Open MPI 4.1.8 and 5.0.11.
 _NO_RANK = (
     "import os; list(map(os.environ.pop, [name for name in os.environ "
     "if 'PMIX_RANK' in os.environ and name.startswith(('OMPI_', 'PMIX_', 'PMI_'))]))"
@@ -61,7 +61,7 @@ _NO_BYTECODE = "import sys; sys.dont_write_bytecode = True"
 
 @dataclass(frozen=True)
 class Installation:
-    """A Triton that can be started. `environment` is all of it: nothing is inherited beside."""
+    """A Triton that can be started. `environment` is the whole one: nothing else is inherited."""
 
     binary: Path
     backends: Path
@@ -69,7 +69,7 @@ class Installation:
 
     @property
     def container(self) -> str:
-        """The release of NVIDIA's image, as 24.07; empty where it is none."""
+        """The release of NVIDIA's image, such as 24.07; empty for the wheel."""
         return self.environment.get("NVIDIA_TRITON_SERVER_VERSION", "")
 
 
@@ -93,13 +93,13 @@ def of_wheel(work: Path) -> Installation:
 def of_image(root: Path, work: Path) -> Installation:
     """The Triton that NVIDIA's image has at `root`, mostly /opt/tritonserver, with its models' interpreter in `work`.
 
-    Raises SettingsError `triton-missing` where it is not there, or the image has no Python.
+    Raises SettingsError `triton-missing` if `root` has no Triton, or the image has no Python.
     """
     binary, backends = root / "bin/tritonserver", root / "backends"
     for path in (binary, backends):
         if not path.exists():
             raise SettingsError(
-                f"ENGINEHOUSE_TRITON is {root}, and there is no {path}",
+                f"ENGINEHOUSE_TRITON is {root}, but there is no {path}",
                 hint="in NVIDIA's images it is /opt/tritonserver; leave it empty for the Triton of the wheel",
                 code="triton-missing",
             )
@@ -121,7 +121,7 @@ def of_image(root: Path, work: Path) -> Installation:
 def image_python() -> Path:
     """The interpreter of the image that this process runs in: the first python3 of PATH that is not this process's own.
 
-    Raises SettingsError `triton-missing` where there is none.
+    Raises SettingsError `triton-missing` if there is none.
     """
     own = Path(sys.prefix, "bin")
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
@@ -129,16 +129,16 @@ def image_python() -> Path:
         if found.is_file() and not (own.is_dir() and own.samefile(folder)):
             return found
     raise SettingsError(
-        "this image has no python3 beside Enginehouse's own, and Triton's models need one",
+        "this image has no python3 but Enginehouse's own, and Triton's models need one",
         hint="put the folder of the image's python3 into PATH",
         code="triton-missing",
     )
 
 
 def _make_like(original: Path, folder: Path) -> list[str]:
-    """A virtual environment of the interpreter `original`; returns where that one's packages lie.
+    """Make a virtual environment of the interpreter `original`. Returns the folders of the original's packages.
 
-    Not `--system-site-packages`: where the image's python3 is of a virtual environment, that would be the wrong ones.
+    `--system-site-packages` would take the wrong packages if the image's python3 is itself of a virtual environment.
     """
     try:
         made = [str(original), "-m", "venv", "--without-pip", "--symlinks", "--clear", str(folder)]
@@ -157,8 +157,8 @@ def _write_site(python: Path, lines: Sequence[str]) -> None:
     """Have the models' interpreters run `lines`, or search the paths among them, when they start.
 
     A `__pycache__` in a model's folder counts as a change, so the next reload of an ensemble above it would load the
-    model anew. The stub runs isolated: it ignores PYTHONDONTWRITEBYTECODE and PYTHONPATH, and read-only folders do
-    not stop root. But it finds its environment by the first python3 in PATH and runs that one's `.pth` files.
+    model again. The stub runs isolated: it ignores PYTHONDONTWRITEBYTECODE and PYTHONPATH, and read-only folders do
+    not stop root. But it takes the first python3 in PATH for its environment and runs the `.pth` files of that one.
     """
     (packages,) = python.glob("lib/python3*/site-packages")
     (packages / "enginehouse.pth").write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""The log of a Triton that runs: what was written since a moment before."""
+"""The log of a running Triton, and what was written to it since a position."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOST_BYTES = 256 * 1024
-"""A failure's own lines come last; engines on several GPUs write megabytes before."""
+"""The lines of a failure come last; engines on several GPUs write megabytes before them."""
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Log:
     path: Path
 
     def end(self) -> int:
-        """Where it ends now, in bytes."""
+        """The size of the log now, in bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def since(self, start: int) -> str:
-        """What came after `start`, the last 256 KiB of it."""
+        """What was written after byte `start`, at most the last 256 KiB."""
         if not self.path.exists():
             return ""
         with self.path.open("rb") as file:

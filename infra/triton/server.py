@@ -25,15 +25,16 @@ def start_server(
     exit_timeout_s: int = 5,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start Triton on loopback with nothing loaded and every control endpoint behind `control_key`.
+    """Start Triton on loopback, with nothing loaded and every control endpoint behind `control_key`.
 
-    `repository` holds the models, `work` the models' interpreter; both must be absolute or relative to the current
-    folder and may not lie in each other. `log` is appended to. `root` is where NVIDIA's image has Triton; without it,
-    the wheel's is started. With `orchestrated_gpus`, TensorRT-LLM runs its engines on so many GPUs in workers of its
-    own. With `group` there is one Triton a rank, and once the first is live they have loaded the group's engine. Triton
-    gets a minimal environment plus `environment`, a session of its own, and at most `exit_timeout_s` seconds for
-    running requests on SIGTERM.
+    `repository` holds the models, `work` the models' interpreter; neither may lie in the other. `log` is appended to.
+    `root` is the folder of Triton in NVIDIA's image; without it, the wheel's is started. With `orchestrated_gpus`,
+    TensorRT-LLM runs its engines on so many GPUs in workers of its own. With `group`, one Triton is started for each
+    rank; once the first is live, all have loaded the group's engine. Triton gets a minimal environment plus
+    `environment`, a session of its own, and at most `exit_timeout_s` seconds for running requests on SIGTERM.
+
     The key shows in the process list of this machine: it keeps clients out, not other users of the machine.
+    Raises SettingsError if parts of the installation are missing.
     """
     found = installation.of_image(root, work) if root is not None else installation.of_wheel(work)
     shared_memory = shared_memory_prefix(work)
@@ -68,11 +69,11 @@ def start_server(
 
 
 def shared_memory_prefix(work: Path) -> str:
-    """How the names of a server's shared memory regions begin; one prefix a work folder."""
+    """The beginning of the names of a server's shared memory regions; each work folder has its own."""
     return f"enginehouse-{hashlib.sha256(bytes(work.resolve())).hexdigest()[:12]}-"
 
 
 def _clear_shared_memory(prefix: str) -> None:
-    """Drop what a killed server left behind."""
+    """Remove the regions that a killed server has left."""
     for region in Path("/dev/shm").glob(f"{prefix}*"):
         region.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Keeps a Triton running: starts it, starts it again when it dies, finds it again when its keeper was killed.
+"""Keeps a Triton running: starts it, restarts it when it dies, and finds it again after its own process was killed.
 
-A Triton is one process, or a group of one process a rank for an engine of several GPUs.
+A Triton is one process, or a group with one process for each rank of an engine on several GPUs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from infra.triton.server import start_server
 # The image's libraries, gigabytes of them, may come from a cold disk.
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.05
-# Engines on the CPU share cores with each other and with builds. Threads that spin while they wait then halt one
-# another: 64 tokens beside two busy processes on 2 cores ran at 1 to 2 tokens/s spinning, at 23 to 60 waiting. Alone,
-# waiting costs about a third (95 to 150 against 80 to 85).
+# Engines on the CPU share cores with each other and with builds, and threads that spin while they wait then halt one
+# another. 64 tokens beside two busy processes on 2 cores: 1 to 2 tokens/s spinning, 23 to 60 waiting. Without other
+# processes, waiting costs about a third: 80 to 85 tokens/s, and 95 to 150 spinning.
 _OPENMP_WAIT = "PASSIVE"
 
 _log = logging.getLogger("enginehouse.triton")
@@ -43,14 +43,14 @@ class Ensured(Enum):
     STARTED = auto()
     """A new Triton, which holds nothing."""
     FOUND = auto()
-    """One that an earlier keeper left, with whatever it holds."""
+    """A Triton that an earlier supervisor left, with whatever it holds."""
 
 
 class Supervisor:
     """One Triton. `models` is its repository, `folder` holds its log, its models' interpreter and its key.
 
-    `root`, `orchestrated_gpus` and `group` are those of `server.start_server`. One thread may have it running while
-    another ends it.
+    `root`, `orchestrated_gpus` and `group` are those of `server.start_server`. One thread may call `ensure` while
+    another calls `stop`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Supervisor:
         self._ranks = 1 if group is None else 1 + len(group.others)
         self.log = Log(folder / "triton.log")
         self._process: psutil.Process | None = None
-        """Leads the session: Triton, or the mpirun above it."""
+        """The leader of the session: Triton, or the mpirun above it."""
         self._servers: tuple[psutil.Process, ...] = ()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -80,17 +80,17 @@ class Supervisor:
 
     @property
     def pid(self) -> int:
-        """Triton's own, of a group the first rank's; 0 where none runs."""
+        """The pid of Triton, of the first rank in a group; 0 if none runs."""
         return self._servers[0].pid if self._servers else 0
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, in a group every rank: without one of them the others answer nothing."""
+        """Whether Triton runs; in a group every rank must, since the others answer nothing without it."""
         process, servers = self._process, self._servers
         return process is not None and len(servers) == self._ranks and all(map(_alive, (process, *servers)))
 
     def ensure(self) -> Ensured:
-        """Have a live Triton. Raises TritonError where it does not start, SettingsError where parts are missing."""
+        """Find or start a live Triton. Raises TritonError if it does not start, SettingsError if parts are missing."""
         with self._lock:
             if self.alive:
                 return Ensured.NONE
@@ -106,12 +106,12 @@ class Supervisor:
             return Ensured.STARTED
 
     def find(self) -> bool:
-        """Whether an earlier keeper left one that is live; it is this one's then."""
+        """Take over the live Triton that an earlier supervisor has left. Returns whether there is one."""
         with self._lock:
             return self._find()
 
     def stop(self, grace_s: float = 15) -> None:
-        """End Triton and its models' processes for good, also one that an earlier keeper left."""
+        """End Triton and its models' processes for good, also one that an earlier supervisor has left."""
         self._stopped.set()
         with self._lock:
             if self._process is None:
@@ -160,7 +160,7 @@ class Supervisor:
             environment={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", _OPENMP_WAIT)},
         )
         started = psutil.Process(process.pid)
-        # At once: loading the engine of a group takes minutes, and its keeper may be killed meanwhile.
+        # At once: loading the engine of a group takes minutes, and this process may be killed meanwhile.
         write_private(self._record, {"pid": process.pid, "created": started.create_time(), "key": key})
         client = self._new_client(key)
         deadline = time.monotonic() + (_READY_SECONDS if self._group is None else LOAD_TIMEOUT_S)
@@ -178,11 +178,11 @@ class Supervisor:
 
 
 def _servers(leader: psutil.Process) -> tuple[psutil.Process, ...]:
-    """Triton itself: mpirun takes seconds to see that it died, and outlives it for as long."""
+    """The processes of Triton itself: mpirun notices their end only seconds later."""
     if leader.name() == "tritonserver":
         return (leader,)
     below = [child for child in leader.children(recursive=True) if child.name() == "tritonserver"]
-    # A child of Triton's has its name for a moment, until it is a model's process.
+    # A child of Triton has the same name for a moment, before it becomes the process of a model.
     pids = {child.pid for child in below}
     return tuple(child for child in below if child.ppid() not in pids)
 

@@ -1,6 +1,6 @@
-"""Triton from the wheel `nvidia-pytriton`: the real server (2.51) with the Python backend, but not installed.
+"""Triton from the wheel `nvidia-pytriton`: the real server (2.51) with the Python backend, but in pieces.
 
-The backend's folder is put together here, and the stub process needs the shared libpython of this interpreter.
+This module puts the backend's folder together. The stub process needs the shared libpython of this interpreter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PYTHON_LIBRARY = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so
 
 @dataclass(frozen=True)
 class Wheel:
-    """Where its parts lie: `libraries` goes into LD_LIBRARY_PATH, `backend` holds the Python backend's files."""
+    """The paths of its parts: `libraries` goes into LD_LIBRARY_PATH, `backend` holds the Python backend's files."""
 
     binary: Path
     backend: Path
@@ -28,7 +28,7 @@ class Wheel:
 
 
 def locate() -> Wheel:
-    """Triton's parts in the installed wheel. Raises SettingsError for what is missing on this machine."""
+    """Triton's parts in the installed wheel. Raises SettingsError if something is missing on this machine."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     try:
         distribution = importlib.metadata.distribution("nvidia-pytriton")
@@ -60,7 +60,7 @@ def locate() -> Wheel:
 
 
 def assemble_backend(wheel: Wheel, folder: Path) -> Path:
-    """The backend directory `folder`: links to the wheel's files and this interpreter's stub."""
+    """Make the backend directory `folder`: links to the wheel's files and this interpreter's stub. Returns it."""
     backend = folder / "python"
     backend.mkdir(parents=True, exist_ok=True)
     for source in (*(path for path in wheel.backend.iterdir() if path.is_file()), wheel.stub):
@@ -71,7 +71,7 @@ def assemble_backend(wheel: Wheel, folder: Path) -> Path:
 
 
 def _python_library_folder(version: str) -> tuple[Path, ...]:
-    """The folder of libpython, or nothing where the dynamic linker finds it by itself."""
+    """The folder of libpython, or nothing if the dynamic linker finds it by itself."""
     for name in ("LIBDIR", "LIBPL"):
         folder = sysconfig.get_config_var(name)
         if folder and (Path(folder) / PYTHON_LIBRARY).exists():

@@ -1,4 +1,4 @@
-"""What a build asks of the machine that makes it, where that can be chosen: in a container, on a cluster."""
+"""What a build asks of its machine, for pools that choose one: of containers, of a cluster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BuildMachine:
-    """`product` is the GPU's, empty where any of the pool's architecture will do. `image` is `NAME@sha256:…`, empty
-    where the recipe names none; `tensorrt_llm` is the version that one must have, empty for none.
+    """`product` is that of the GPUs, empty if every product of the pool's architecture does. `image` is
+    `NAME@sha256:…`, empty if the recipe names none. `tensorrt_llm` is the version that the image must have, empty for
+    none.
     """
 
     gpus: int = 0

@@ -1,4 +1,4 @@
-"""Which kind a model is of."""
+"""The kinds, and the kind of a model."""
 
 from __future__ import annotations
 

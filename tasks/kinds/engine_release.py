@@ -27,13 +27,14 @@ def write_engine_release(
     kv_cache_tokens: int | None,
     tokenizer: str | None = None,
 ) -> None:
-    """Fill `output` with `tensorrt_llm`, `llm` and `release`, after checking that they agree.
+    """Check that `tensorrt_llm`, `llm` and `release` agree, and write them to `output`.
 
     `version` is the engine's TensorRT-LLM. `kv_cache_tokens` None leaves the KV cache to a fraction of the free memory.
-    `tokenizer` is an absolute folder; by default TOKENIZER_FOLDER in the version folder of `llm`. Raises UsageError.
+    `tokenizer` is an absolute folder, by default TOKENIZER_FOLDER in the version folder of `llm`. Raises UsageError if
+    the engine cannot serve as `serving` asks.
     """
     parameters = serving.tensorrt_llm or TensorRtServing()
-    # The engine of `enginehouse assemble` need not be one of the recipe.
+    # `enginehouse assemble` takes engines that were not built by the recipe.
     check_against_engine(
         parameters,
         kv_cache_tokens,
@@ -43,7 +44,7 @@ def write_engine_release(
         paged_context_fmha=limits.paged_context_fmha,
     )
     if parameters.kv_cache_reuse is None and not limits.paged_context_fmha:
-        # From 0.19 on the backend reuses by itself, which this engine cannot.
+        # From 0.19 on the backend reuses the KV cache by default, which this engine cannot.
         parameters = parameters.model_copy(update={"kv_cache_reuse": False})
     engine = tensorrt_llm_config(
         version,

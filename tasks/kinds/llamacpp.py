@@ -24,8 +24,8 @@ MODEL_FILE = "model.gguf"
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 1
 
-# Compute buffers of llama.cpp beside weights and KV cache: 110 to 180 MB measured for batches of 512 tokens
-# on SmolLM2-135M; they grow with the vocabulary, not with the weights.
+# llama.cpp's compute buffers beside weights and KV cache: 110 to 180 MB, measured with batches of 512 tokens on
+# SmolLM2-135M. They grow with the vocabulary, not with the weights.
 _WORKSPACE_BYTES = 256 << 20
 
 

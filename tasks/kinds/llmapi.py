@@ -1,4 +1,4 @@
-"""Kind `llmapi`: a checkpoint in Hugging Face form, quantized by ModelOpt where asked for, and the LLM's arguments."""
+"""Kind `llmapi`: a Hugging Face checkpoint, which ModelOpt quantizes if the recipe asks, and the LLM's arguments."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         return (commands.modelopt_command(recipe, "model", "checkpoint").argv,)
 
     def require_worker(self) -> None:
-        if self.recipe.quantization != "none":  # else nothing of the toolchain is used
+        if self.recipe.quantization != "none":  # else no tool runs
             toolchain_for(self.recipe.runtime)
 
     def fits(self, engine: Manifest, machine: Machine) -> list[str]:
-        # Nothing was built, so what counts is what the recipe was checked for. Every product of the architecture does.
+        # Nothing was built for a product: every GPU of the recipe's architecture does.
         runtime = self.recipe.runtime
         planned = Planned(tensorrt_llm=runtime.tensorrt_llm, architecture=runtime.arch, gpus=self.gpus())
         return differences(planned, Found.on_node(machine))
@@ -144,7 +144,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
                 chat_template=serving.chat_template,
                 request_timeout_s=serving.request_timeout_s,
                 tensorrt_llm=recipe.runtime.tensorrt_llm,
-                # A prompt goes through the model at once, unless in chunks.
+                # Without chunks a whole prompt goes through the model in one pass.
                 max_input_tokens=known.max_input_len if chunked else min(known.max_input_len, recipe.max_num_tokens),
                 max_beam_width=parameters.max_beam_width,
                 guided_decoding="guided_decoding_backend" in arguments,
@@ -156,10 +156,10 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
 
 def _link_all(source: Path, target: Path) -> None:
-    """The same files, for no disk space: both lie in one workspace, and nobody writes to them."""
+    """Link every file of `source` into `target`, for no disk space: nobody writes to files of a workspace."""
     for path in sorted(source.rglob("*")):
-        place = target / path.relative_to(source)
+        link = target / path.relative_to(source)
         if path.is_dir():
-            place.mkdir()
+            link.mkdir()
         else:
-            os.link(path, place)
+            os.link(path, link)

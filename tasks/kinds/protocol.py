@@ -1,4 +1,4 @@
-"""Kinds: one module each, behind one protocol. Adding a kind touches no flow."""
+"""The protocol of a kind, which flows and steps ask without knowing the kind."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class EngineKind(Protocol):
         ...
 
     def build_machine(self) -> BuildMachine:
-        """What a worker of that pool must have, where pools can choose."""
+        """What a worker of that pool must have, for pools that choose their machines."""
         ...
 
     def commands(self) -> tuple[tuple[str, ...], ...]:
-        """The command lines that convert and build would run, in order: known without the tools."""
+        """The command lines that convert and build would run, in order. They are known without the tools."""
         ...
 
     def tool_release(self) -> Release | None:
-        """The release whose options the commands were written for. None for a kind without tables of versions."""
+        """The release whose options the commands use. None for a kind without a table of releases."""
         ...
 
     def require_worker(self) -> None:
-        """Return where this machine can make what was planned. Raises SettingsError and StepFailed."""
+        """Raise SettingsError or StepFailed if this machine cannot make what was planned."""
         ...
 
     def serving_mode(self) -> ServingMode:
@@ -43,54 +43,59 @@ class EngineKind(Protocol):
         ...
 
     def gpus(self) -> tuple[int, ...]:
-        """The GPUs of a node that a release takes, as CUDA numbers them; none where it lives in the host's memory."""
+        """The GPUs of a node that a release takes, as CUDA numbers them. Empty if it lives in the host's memory."""
         ...
 
     def fits(self, engine: Manifest, machine: Machine) -> list[str]:
-        """Why the node of this machine cannot serve `engine`, a reason each; empty where it can."""
+        """The reasons why the node of this machine cannot serve `engine`. Empty if it can."""
         ...
 
     def runtime(self) -> Mapping[str, str]:
-        """What this process builds with, measured: versions by name."""
+        """The versions that this process builds with, by name, as found on this machine."""
         ...
 
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
-        """`inputs`: the `snapshot`, and the `adapter` where the model has one."""
+        """The checkpoint's identity. `inputs` are the `snapshot`, and the `adapter` if the model has one."""
         ...
 
-    def engine_identity(self, checkpoint: Identity) -> Identity: ...
+    def engine_identity(self, checkpoint: Identity) -> Identity:
+        """The identity of the engine that is built from `checkpoint`."""
+        ...
 
-    def repository_identity(self, engine: Identity) -> Identity: ...
+    def repository_identity(self, engine: Identity) -> Identity:
+        """The identity of the Triton models that serve `engine`."""
+        ...
 
     def kept(self) -> Mapping[str, str]:
-        """Files of `scratch` that `build` gets from the store and leaves there for the next one: their keys by name."""
+        """Files that outlive a build: the store's keys by file name. They lie in `scratch` before and after `build`."""
         ...
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        """Fill the empty folder `output` with a checkpoint of the snapshot, merged with the adapter where there is one.
+        """Fill the empty folder `output` with a checkpoint of the snapshot, merged with the adapter if there is one.
 
-        `scratch` is the tools' own. Raises StepFailed.
+        `scratch` is a folder for the tools alone. Raises StepFailed.
         """
         ...
 
     def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        """Fill the empty folder `output` with an engine. `scratch` is the tools' own. Raises StepFailed."""
+        """Fill the empty folder `output` with an engine. `scratch` is for the tools alone. Raises StepFailed."""
         ...
 
     def assemble(self, limits: bytes, output: Path) -> None:
-        """Fill the empty folder `output` with Triton models of relative names: a release without its engine.
+        """Fill the empty folder `output` with the Triton models of a release, without the engine.
 
-        `limits` is the engine's own LIMITS_FILE. Raises UsageError where they do not go together.
+        Model names are relative. `limits` is the engine's own LIMITS_FILE. Raises UsageError if the engine cannot serve
+        as the model's file asks.
         """
         ...
 
     def memory_bytes(self, engine_bytes: int, limits: bytes) -> int:
-        """Memory that one loaded release takes: weights, KV cache, workspace. `limits` is the engine's own file.
+        """Bytes of memory that one loaded release takes: weights, KV cache, workspace.
 
-        Of the host, or of each of the GPUs that the release takes.
+        They count on each GPU of the release, or on the host if it takes none. `limits` is the engine's LIMITS_FILE.
         """
         ...
 
 
 LIMITS_FILE = "limits.json"
-"""What `build` leaves beside the engine's files for those who plan memory without reading the engine."""
+"""The file beside the engine's files from which memory is planned without reading the engine. `build` writes it."""

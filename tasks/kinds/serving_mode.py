@@ -1,4 +1,4 @@
-"""How the Triton of a node must run for a release: in one process, with spawned workers, or as one process a rank."""
+"""How a node's Triton must run for a release: in one process, with spawned workers, or as one process a rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST_ORCHESTRATOR = "0.9"
 class ServingMode:
     """`single`: one process. `orchestrator`: its backend spawns a worker a GPU. `leader`: one process a rank.
 
-    `why` says it to people. `ranks` counts the processes that a release in mode `leader` has for itself.
+    `why` is the reason, for people. `ranks` counts the processes of a release in mode `leader`; 0 in other modes.
     """
 
     mode: Literal["single", "orchestrator", "leader"]
@@ -44,7 +44,7 @@ def engine_serving_mode(version: Version, world_size: int) -> ServingMode:
 
 
 def orchestrated_gpus(tensorrt_llm: str, gpus: int) -> int:
-    """How many of a node's `gpus` its Triton spawns workers on: all, or 0 where it need not, or cannot.
+    """How many of a node's `gpus` its Triton spawns workers on: all, or 0 if it needs no workers or cannot spawn any.
 
     `tensorrt_llm` is the node's version, empty if it has none.
     """

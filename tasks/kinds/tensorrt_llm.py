@@ -1,4 +1,4 @@
-"""What the two kinds of TensorRT-LLM share: where they are built and served, and what a release of them takes."""
+"""What the two TensorRT-LLM kinds share: where they are built and served, and how much memory a release takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
 
 class TensorRtLlmKind(Generic[RecipeOfKind]):
-    """The base of both. `parameters` is `serving.tensorrt_llm` of the model's file, or its defaults."""
+    """The base of both kinds. `parameters` is `serving.tensorrt_llm` of the model's file, or its defaults."""
 
     takes_adapters = False
     """Whether requests can name a LoRA adapter, which then needs memory of its own."""
@@ -59,17 +59,17 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
                 "code": f"sha256:{serving_code_digest()}",
                 "runtime": {
                     "tensorrt_llm": runtime.tensorrt_llm,
-                    # The KV cache's size follows from it.
+                    # The size of the KV cache follows from it.
                     "gpu_memory_bytes": self._gpu_memory_bytes,
                 },
             },
         )
 
     def cache_tokens(self, limits: EngineLimits) -> int | None:
-        """Tokens of the KV cache. None where the model's file leaves it to a fraction of the free memory.
+        """Tokens of the KV cache. None if the model's file leaves it to a fraction of the free memory.
 
-        It holds all slots with all their context, and one sequence as long as the engine takes it: without that the
-        backend does not load. Raises UsageError where the GPU is too small, or not known.
+        It holds all slots with all their context, and at least one sequence of the engine's full length, without which
+        the backend does not load. Raises UsageError if the GPU is too small or unknown.
         """
         parameters, serving, runtime = self.parameters, self.model.serving, self.recipe.runtime
         if parameters.kv_cache_tokens is not None:
@@ -84,7 +84,7 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
 
         window = max(parameters.attention_window, default=limits.max_seq_len)
         sequence = blocks(min(limits.max_seq_len, window))
-        # The engine runs no more requests at once than it was built for. Others wait, and need no cache meanwhile.
+        # The engine runs no more requests at once than it was built for. Requests that wait need no cache.
         running = min(serving.slots, limits.max_batch_size)
         return kv_cache_tokens(
             bytes_per_token=limits.cache_bytes_per_token,
@@ -114,5 +114,5 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
 
     @property
     def _lora_fraction(self) -> float:
-        """The share of the memory beside the KV cache that adapters get; 0 where the model takes none."""
+        """The share of the memory beside the KV cache that adapters get; 0 if the model takes no adapters."""
         return (self.parameters.lora_cache or LoraCache()).gpu_fraction if self.takes_adapters else 0.0

@@ -1,4 +1,4 @@
-"""Kind `trt-engine`: a checkpoint by convert_checkpoint.py or quantize.py, an engine by trtllm-build, up to 1.2."""
+"""Kind `trt-engine`: convert_checkpoint.py or quantize.py makes a checkpoint, trtllm-build an engine, up to 1.2."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
 
-# What convert_checkpoint.py or quantize.py hears of a recipe; everything else is trtllm-build's.
+# The fields that convert_checkpoint.py and quantize.py get. trtllm-build gets the others.
 _CHECKPOINT_FIELDS = (
     "dtype",
     "quantization",
@@ -138,7 +138,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             "architecture": recipe.runtime.arch,
         }
         if not recipe.portable:
-            # TensorRT measures kernels on the very product; on others of the architecture a plan runs, but slower.
+            # TensorRT measures kernels on this product. On other products of the architecture an engine runs slower.
             runtime["gpu"] = recipe.runtime.gpu
         return Identity.of(
             "build",
@@ -173,28 +173,28 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         recipe, prompt = self.recipe, self.model.prompts[0]
         place, _ = toolchain_for(recipe.runtime)
         command = commands.build_command(recipe, str(checkpoint), str(output))
-        peak, said = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
+        peak, tail = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
         try:
             check_engine(recipe, output)
         except StepFailed as error:
-            # 0.10 and 0.11 end well although the GPU's memory ran out and there is no engine.
-            if (known := known_failure(command.tool, said)) is not None:
+            # 0.10 and 0.11 exit with 0 although the GPU's memory ran out and there is no engine.
+            if (known := known_failure(command.tool, tail)) is not None:
                 raise known from error
             raise
         copy_tokenizer(checkpoint / TOKENIZER, output)
         (output / LIMITS_FILE).write_text(engine_limits(output).to_json())
         command = commands.check_command(recipe, str(output), str(output / TOKENIZER), prompt.text, prompt.max_tokens)
-        asked, said = run_tool(place, command, inputs=[output], outputs=[], folder=scratch, reporter=reporter)
-        _require_answer(said)
+        asked, answer = run_tool(place, command, inputs=[output], outputs=[], folder=scratch, reporter=reporter)
+        _require_answer(answer)
         return peak | asked
 
     def assemble(self, limits: bytes, output: Path) -> None:
         self.write_release(EngineLimits.from_json(limits), output)
 
     def write_release(self, limits: EngineLimits, output: Path, tokenizer: str | None = None) -> None:
-        """Fill `output` with `tensorrt_llm`, `llm` and `release`. Raises UsageError where they do not go together.
+        """Fill `output` with `tensorrt_llm`, `llm` and `release`. Raises UsageError if they do not go together.
 
-        `tokenizer` is an absolute folder; by default the tokenizer lies in the engine's own folder.
+        `tokenizer` is an absolute folder, by default the one in the engine's own folder.
         """
         from tasks.kinds.engine_release import write_engine_release
 
@@ -207,11 +207,11 @@ def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonVa
     return {name: document[name] for name in names}
 
 
-def _require_answer(said: str) -> None:
-    found = re.search(r'Output \[Text 0 Beam 0\]: "(.*?)"', said, re.DOTALL)
+def _require_answer(output: str) -> None:
+    found = re.search(r'Output \[Text 0 Beam 0\]: "(.*?)"', output, re.DOTALL)
     if found is None or not found[1].strip():
         raise StepFailed(
-            "the engine was built, and does not answer the first test prompt",
-            hint="see what run.py says in the log of this run; the engine was not uploaded",
+            "the engine was built, but does not answer the first test prompt",
+            hint="see the output of run.py in the log of this run; the engine was not uploaded",
             code="engine-silent",
         )

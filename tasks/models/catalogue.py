@@ -12,7 +12,7 @@ from tasks.models.spec import Model
 
 
 def load_model(path: Path) -> Model:
-    """Read one entry. Raises SpecError that names file, line and field of every problem in it."""
+    """Read one file. Raises SpecError, which names file, line and field of every problem in it."""
     model, problems = _read(path)
     if model is None:
         raise _spec_error(problems)
@@ -20,7 +20,7 @@ def load_model(path: Path) -> Model:
 
 
 def load_catalogue(folder: Path) -> dict[str, Model]:
-    """Read every `*.yaml` of a folder, by name. Raises one SpecError with the problems of all files."""
+    """Read every `*.yaml` of a folder into models by name. Raises one SpecError with the problems of all files."""
     if not folder.is_dir():
         raise SpecError(f"there is no catalogue at {folder}", hint="A catalogue is a folder of NAME.yaml files.")
     models: dict[str, Model] = {}
@@ -36,7 +36,7 @@ def load_catalogue(folder: Path) -> dict[str, Model]:
 
 
 def catalogue_entry(folder: Path, name: str) -> Model:
-    """The model `name` of the catalogue in `folder`. Raises UsageError where there is none, SpecError."""
+    """The model `name` of the catalogue in `folder`. Raises UsageError `model-missing`, and SpecError."""
     catalogue = load_catalogue(folder)
     if name not in catalogue:
         raise UsageError(
@@ -53,7 +53,7 @@ def json_schema() -> dict[str, JsonValue]:
 
 
 def _read(path: Path) -> tuple[Model | None, list[str]]:
-    """The model, or what is wrong with its file, one line a problem."""
+    """The model, or None and the problems of its file, one line each."""
     document, found = read_yaml(path)
     problems = list(found)
     model = None
@@ -79,11 +79,7 @@ def _read(path: Path) -> tuple[Model | None, list[str]]:
 
 def _problem(document: PositionedDocument, location: tuple[int | str, ...], message: str) -> Problem:
     line, field = document.locate(location)
-    return Problem(line, field, _message(message))
-
-
-def _message(message: str) -> str:
-    return message.removeprefix("Value error, ")
+    return Problem(line, field, message.removeprefix("Value error, "))
 
 
 def _spec_error(problems: list[str]) -> SpecError:

@@ -1,6 +1,6 @@
-"""What a caller overrides of a model's file: fields of its recipe, the version of TensorRT-LLM, the weights.
+"""A model's file with some of it overridden: fields of its recipe, the version of TensorRT-LLM, the weights.
 
-`override` is the one way in, for the command line, the flows, events and the release watch alike.
+The command line, the flows, events and the release watch all do it with `override`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 from infra.errors import SpecError, UsageError
-from infra.frozen import Spec
+from infra.frozen import Spec, problems
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model, Source
 from tasks.trtllm.images import ImageReport, planned_in_image
@@ -22,14 +22,14 @@ _NOTHING: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Overridden:
-    """A model with what its caller overrides. `translation` is set where its kind changed with that."""
+    """A model after its overrides. `translation` is set if they changed its kind."""
 
     model: Model
     translation: Translation | None = None
 
     @property
     def lost(self) -> Mapping[str, JsonValue]:
-        """Fields of the model's file that the new kind has no counterpart for, and their values."""
+        """The fields of the model's file that the new kind has no counterpart for, with their values."""
         return {} if self.translation is None else self.translation.lost
 
 
@@ -43,9 +43,9 @@ def override(
 ) -> Overridden:
     """The model with fields of its recipe, its TensorRT-LLM or its weights replaced; None leaves each as it is.
 
-    Digits do for a number of `recipe`. `kind=llmapi` in it translates an engine's recipe, and the other fields then are
-    those of kind llmapi. `source` replaces the weights: as narrow as the model's file says, without what the file
-    trusts and without its adapter. `adapter` replaces the adapter alone.
+    Values of `recipe` are texts, numbers in digits. `kind=llmapi` in it translates an engine's recipe, and its other
+    fields are then those of kind llmapi. `source` replaces the weights: it keeps the `include` of the model's file, and
+    drops `trust` and the adapter. `adapter` replaces the adapter alone.
 
     Raises SpecError, which lists the fields that can be overridden, and UsageError `kind-changes` for another kind.
     """
@@ -64,7 +64,7 @@ def override(
 def in_image(model: Model, report: ImageReport | None) -> Model:
     """The model planned with the TensorRT that its image was reported to hold.
 
-    Raises UsageError `version-mismatch` where model's file and report contradict each other.
+    Raises UsageError `version-mismatch` if the model's file and the report contradict each other.
     """
     runtime = model.recipe.planned_runtime
     if report is None or runtime is None:
@@ -81,8 +81,8 @@ def _translated(model: Model, kind: str, fields: Mapping[str, str], tensorrt_llm
     translation = model.recipe.translated(kind, model.serving.tensorrt_llm, version)
     if translation is None:
         raise UsageError(
-            f"{model.name} is of kind {model.kind}, whose recipe does not become one of kind {kind}: only the recipe "
-            "of a trt-engine says all that kind llmapi needs",
+            f"{model.name} is of kind {model.kind}, whose recipe cannot become one of kind {kind}: only the "
+            "recipe of a trt-engine has all that kind llmapi needs",
             hint=f"write the recipe into {model.name}.yaml",
             code="kind-changes",
         )
@@ -129,7 +129,7 @@ def _successor_hint(model: Model, kind: str, tensorrt_llm: str) -> str:
 
 
 def _require_overridable(recipe: type[Recipe], kind: str, overrides: Mapping[str, str]) -> str:
-    """The fields of a recipe that can be overridden, in words. Raises SpecError where `overrides` has another one."""
+    """The fields of a recipe that can be overridden, as a sentence. Raises SpecError if `overrides` has another one."""
     allowed = [name for name, field in recipe.model_fields.items() if _is_overridable(name, field.annotation)]
     listed = f"Fields: {', '.join(allowed)}."
     if unknown := sorted(overrides.keys() - set(allowed)):
@@ -154,8 +154,4 @@ def _revised(
     try:
         return Model.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{detail['loc'][-1]}: {detail['msg'].removeprefix('Value error, ')}"
-            for detail in error.errors(include_url=False)
-        )
-        raise SpecError(f"the recipe of {model.name} does not go with {wanted}: {problems}", hint=hint) from error
+        raise SpecError(f"{model.name} does not go with {wanted}: {problems(error)}", hint=hint) from error

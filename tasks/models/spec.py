@@ -1,8 +1,7 @@
-"""One catalogue entry, `deployments/models/NAME.yaml`: what to serve, from where, how, and how to tell
-that it works.
+"""A model's file, `deployments/models/NAME.yaml`: what to serve, from where, how, and which prompts prove it.
 
-Everything here is frozen and complete once it parses: hardware and version rules are part of the parsing,
-so a recipe that its GPU cannot run is an error before anything is fetched.
+All of it is frozen once it is parsed. Parsing applies the rules of hardware and versions, so a recipe that its GPU
+cannot run is an error before anything is fetched.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ def _parsed_uri(info: ValidationInfo) -> SourceUri | None:
 
 
 class SamplingDefaults(Spec):
-    """What a request gets that does not say. None: the engine's own default."""
+    """Values for a request that sets none. None: the engine's own default."""
 
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -123,7 +122,7 @@ class Serving(Spec):
 
 
 class Expectations(Spec):
-    """What the answer to a prompt must be like. Each one that is given must hold."""
+    """What the answer to a prompt must be like. Each expectation that is given must hold."""
 
     min_tokens: int | None = Field(
         default=None, ge=1, description="Asked as a stream, at least as many pieces, each of one token or more."
@@ -191,7 +190,7 @@ class Model(Spec):
 
     @property
     def origin(self) -> str:
-        """Where its weights come from, in one line: the source, and the adapter if it has one."""
+        """Where the weights come from, in one line: the source, and the adapter if the model has one."""
         return self.source.uri if self.adapter is None else f"{self.source.uri} with {self.adapter}"
 
     @field_validator("name")

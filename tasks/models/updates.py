@@ -1,4 +1,4 @@
-"""Which new versions of TensorRT-LLM a model takes by itself."""
+"""Which new versions of TensorRT-LLM a model is rebuilt for without being asked."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Updates(Spec):
         return self
 
     def refuses(self, version: Version) -> str | None:
-        """Why a version is not taken; None where it is."""
+        """Why the model does not take a version. Returns None if it does."""
         if self.policy == "pinned":
             return "the policy is pinned"
         if self.policy == "stable" and version.is_prerelease:
             return "a pre-release, and the policy is stable"
         if self.range is not None:
             within = SpecifierSet(self.range)
-            # A range admits pre-releases only where it names one, as with pip.
+            # As with pip, a range admits pre-releases only if it names one.
             if not within.contains(version, prereleases=True if self.policy == "pre" else bool(within.prereleases)):
                 return f"outside of the range {self.range}"
         return None

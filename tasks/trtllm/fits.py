@@ -1,4 +1,4 @@
-"""Whether a machine has what was planned: a worker for a build, a node for an engine."""
+"""Whether a machine has what was planned for: a worker for a build, a node for an engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.targets.node_report import Machine
 
 @dataclass(frozen=True)
 class Planned:
-    """What is needed. An empty value is not compared. `gpus` are the numbers of those that are used; None: all."""
+    """What is needed. Empty values are not compared. `gpus` are the numbers of the GPUs in use, None for all."""
 
     tensorrt_llm: str = ""
     tensorrt: str = ""
@@ -26,7 +26,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Found:
-    """What a machine has. A version that it does not have, or does not know, is empty."""
+    """What a machine has. A version is empty if the machine does not have it, or does not know it."""
 
     tensorrt_llm: str
     tensorrt: str
@@ -48,12 +48,12 @@ class Found:
 
 
 def differences(planned: Planned, found: Found) -> list[str]:
-    """What keeps the machine from being what was planned, one sentence each. Empty if nothing does."""
+    """Why the machine is not what was planned for, one clause a reason. Empty if it is."""
     return [*_image(planned, found), *_tensorrt_llm(planned, found), *_tensorrt(planned, found), *_gpus(planned, found)]
 
 
 def is_tensorrt(planned: str, found: str) -> bool:
-    """Whether both are one TensorRT. Packages and tables name more or fewer parts of it: 10.8.0 and 10.8.0.43."""
+    """Whether both are one TensorRT. Packages and tables give more or fewer parts of its version: 10.8.0, 10.8.0.43."""
     if not found:
         return False
     wanted, present = Version(planned).release, Version(found).release
@@ -62,7 +62,7 @@ def is_tensorrt(planned: str, found: str) -> bool:
 
 
 def _image(planned: Planned, found: Found) -> Iterator[str]:
-    # Outside of a container nothing says where the toolchain comes from.
+    # A toolchain outside a container has no image to compare.
     if planned.image and found.image and planned.image != found.image:
         yield f"its image is {found.image}, and {planned.image} is needed"
 
@@ -74,7 +74,7 @@ def _tensorrt_llm(planned: Planned, found: Found) -> Iterator[str]:
 
 
 def _is_tensorrt_llm(planned: str, found: str) -> bool:
-    # Post-releases are other versions: 0.17.0.post1 does not serve for 0.17.0.
+    # A post-release is another version: 0.17.0.post1 does not do for 0.17.0.
     try:
         return Version(planned) == Version(found)
     except InvalidVersion:

@@ -1,6 +1,6 @@
-"""What container images really hold, by their digests: one record each, `toolchains/sha256-HEX.json`, created once.
+"""What container images really hold: one record for each digest, `toolchains/sha256-HEX.json`, created once.
 
-A toolchain that runs in the image says it; planning on other machines goes by it.
+A toolchain that runs in the image reports it. Planning on other machines goes by that report.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from tasks.trtllm.recipe import Runtime
 
 
 class ImageReport(Versions, Record):
-    """Versions in an image. GPUs and driver are the machine's, and not part of it."""
+    """The versions in an image. GPUs and driver belong to the machine, and are not part of the report."""
 
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     reported: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 def image_key(digest: str) -> str:
+    """The key of an image's report in the store. `digest` is `sha256:…`."""
     return f"toolchains/{digest.replace(':', '-')}.json"
 
 
@@ -49,17 +50,17 @@ def keep_report(bucket: Bucket, runtime: Mapping[str, str]) -> ImageReport | Non
     ]
     if differences:
         raise SettingsError(
-            f"the image {digest} holds something else than was reported of it on {first.reported:%Y-%m-%d %H:%M}: "
+            f"the image {digest} does not hold what was reported of it on {first.reported:%Y-%m-%d %H:%M}: "
             f"{'; '.join(differences)}",
-            hint="an image never changes: is ENGINEHOUSE_CONTAINER_DIGEST that of this worker's image, and its Python "
-            f"the one of ENGINEHOUSE_TOOLCHAIN? The first report is {image_key(digest)} in the store",
+            hint="an image never changes: ENGINEHOUSE_CONTAINER_DIGEST must be the digest of this worker's image, and "
+            f"ENGINEHOUSE_TOOLCHAIN its Python. The first report is {image_key(digest)} in the store",
             code="report-differs",
         )
     return first
 
 
 def known_report(bucket: Bucket, digest: str) -> ImageReport | None:
-    """What was reported of the image with this digest, `sha256:…`."""
+    """The report of the image with this digest, `sha256:…`. Returns None if nobody has run the image."""
     return _report(bucket, digest).read()
 
 
@@ -68,12 +69,12 @@ def _report(bucket: Bucket, digest: str) -> WriteOnce[ImageReport]:
 
 
 def reported_image(bucket: Bucket, runtime: Runtime | None) -> ImageReport | None:
-    """What was reported of the image that a recipe names. None if it names none, or if nobody has run the image."""
+    """The report of the image that a runtime names. Returns None if it names none, or nobody has run the image."""
     return known_report(bucket, runtime.image_digest) if runtime is not None and runtime.image_digest else None
 
 
 def planned_in_image(runtime: Runtime, report: ImageReport) -> Runtime:
-    """The runtime with the TensorRT of its image. Raises UsageError `version-mismatch` where they contradict."""
+    """The runtime with the TensorRT of its image. Raises UsageError `version-mismatch` if the two disagree."""
     if Version(report.tensorrt_llm) != runtime.version:
         raise _mismatch(report, "TensorRT-LLM", report.tensorrt_llm, "tensorrt_llm", runtime.tensorrt_llm)
     if runtime.tensorrt and not is_tensorrt(runtime.tensorrt, report.tensorrt):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Failure:
-    """One known failure: `pattern` is searched in the end of the output."""
+    """One known failure. `pattern` is searched in a text; its first group that matches fills the `{0}` of `message`."""
 
     code: str
     pattern: str
@@ -19,7 +19,7 @@ class Failure:
 
 
 def first_known(failures: Sequence[Failure], text: str) -> tuple[Failure, str] | None:
-    """The first of `failures` that `text` speaks of, and what it says there, 300 characters at most."""
+    """The first of `failures` in `text`, and what its pattern matched, at most 300 characters. None without a match."""
     for failure in failures:
         if found := re.search(failure.pattern, text):
             return failure, next(group for group in found.groups() if group is not None).strip()[:300]

@@ -1,6 +1,6 @@
-"""How large the KV cache of a release is, where its file says nothing: a number of tokens, the same on every day.
+"""The size of a release's KV cache if its file sets none: a fixed number of tokens.
 
-A fraction of the memory that is free would give a candidate beside a live release another cache than it has alone.
+A fraction of the free memory would give a candidate beside a live release another cache than it has alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SHARE_BESIDE = SHARE_ALONE / 2
 """The share of a GPU for a release that stands beside another."""
 
 WORKSPACE_BYTES = 3 * 2**30
-"""On each GPU beside weights and cache, an estimate: 0.5 GiB for the CUDA context and libraries, 1 to 2 GiB for the
+"""Beside weights and cache on each GPU. An estimate: 0.5 GiB for the CUDA context and libraries, 1 to 2 GiB for the
 activations of 8192 tokens in engines of 7 to 70 billion parameters, the rest for logits, sampling and NCCL."""
 
 # `memory.total` as nvidia-smi prints it, in MiB, with ECC on where the product has it.
@@ -52,7 +52,7 @@ _MEMORY_MIB = {
 
 
 def gpu_memory_bytes(gpu: str) -> int | None:
-    """The memory of one GPU of the product, by its name as nvidia-smi says it; None where that is not known here."""
+    """The memory of one GPU of a product, named as nvidia-smi prints it. Returns None for an unknown product."""
     found = _MEMORY_MIB.get(gpu)
     return None if found is None else found * 2**20
 
@@ -67,22 +67,22 @@ def kv_cache_tokens(
     sequence_tokens: int = 1,
     lora_fraction: float = 0.0,
 ) -> int:
-    """Tokens of the KV cache: `wanted_tokens`, or what fits into SHARE_BESIDE of the GPU.
+    """Tokens of the KV cache: `wanted_tokens`, or as many as fit into SHARE_BESIDE of the GPU.
 
-    Where not even one sequence of `sequence_tokens` fits there, what fits into SHARE_ALONE: such a release cannot stand
-    beside another, and the roll-out asks for --recreate. All numbers are those of one GPU. `memory_bytes` counts for
-    more than the name in `gpu`. `lora_fraction` of what remains free beside the release is its cache of adapters, and
-    counts as its own. Raises UsageError: `gpu-unknown`, `gpu-too-small`.
+    If that holds not even one sequence of `sequence_tokens`, as many as fit into SHARE_ALONE. Such a release cannot
+    stand beside another, and the roll-out asks for --recreate. All numbers are those of one GPU. `memory_bytes` counts
+    for more than the product in `gpu`. The release's cache of adapters, `lora_fraction` of the memory that the rest of
+    it leaves free, counts as part of the release. Raises UsageError: `gpu-unknown`, `gpu-too-small`.
     """
     memory = memory_bytes or gpu_memory_bytes(gpu)
     if memory is None:
         raise UsageError(
-            f"the memory of a '{gpu}' is not known here, and the size of the KV cache follows from it",
+            f"the memory of a '{gpu}' is not known, and the size of the KV cache follows from it",
             hint="give recipe.runtime.gpu_memory_bytes, or serving.tensorrt_llm.kv_cache_tokens",
             code="gpu-unknown",
         )
     for share in (SHARE_BESIDE, SHARE_ALONE):
-        # What the release takes itself, so that this and the fraction of the rest are the share.
+        # So much that this and the adapters' fraction of the rest are the share.
         taken = int(memory * max(0.0, share - lora_fraction) / (1 - lora_fraction))
         room = taken - weight_bytes - WORKSPACE_BYTES
         if room >= sequence_tokens * bytes_per_token:

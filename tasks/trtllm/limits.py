@@ -1,4 +1,4 @@
-"""What an engine can do and takes, by its `config.json` and the sizes of its files, whatever the version."""
+"""The limits of an engine of any version, and its memory, by `config.json` and the sizes of its files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """Lengths are tokens. Of the GPU with the most: `cache_bytes_per_token` is one token in the KV cache, keys and
-    values of all its layers and heads, and `weight_bytes` its part of the engine.
+    """Lengths are tokens. The sizes are those of the GPU that takes the most: `cache_bytes_per_token` is one token in
+    its KV cache, keys and values of all its layers and heads; `weight_bytes` is its part of the engine.
     """
 
     max_batch_size: int
@@ -45,8 +45,9 @@ class EngineLimits:
 
     @classmethod
     def of(cls, config: str | bytes, sizes: Mapping[str, int]) -> EngineLimits:
-        """By the text of `config.json`, and bytes by file name. Raises KeyError, TypeError and ValueError
-        for another text.
+        """The limits by the text of an engine's `config.json`, and the sizes in bytes by file name.
+
+        Raises KeyError, TypeError or ValueError for any other text.
         """
         document = json.loads(config)
         model, build = document["pretrained_config"], document["build_config"]
@@ -54,11 +55,11 @@ class EngineLimits:
         return cls(
             max_batch_size=build["max_batch_size"],
             max_input_len=build["max_input_len"],
-            # Up to 0.10 prompt and answer have a length each.
+            # Up to 0.10 prompt and answer have a limit each.
             max_seq_len=build.get("max_seq_len") or build["max_input_len"] + build["max_output_len"],
             max_beam_width=build["max_beam_width"],
             tokens_per_block=plugins["tokens_per_block"],
-            # From 0.13 on the type counts; plugins["paged_kv_cache"] may be None beside it.
+            # From 0.13 on the type counts, and plugins["paged_kv_cache"] may be None.
             paged_kv_cache=str(build.get("kv_cache_type") or "paged").lower() == "paged"
             and plugins.get("paged_kv_cache") is not False,
             paged_context_fmha=bool(plugins.get("use_paged_context_fmha")),
@@ -76,14 +77,14 @@ class EngineLimits:
 
 
 def engine_limits(folder: Path) -> EngineLimits:
-    """Of the engine in `folder`. Raises UsageError, code `engine-unreadable`."""
+    """The limits of the engine in `folder`. Raises UsageError `engine-unreadable`."""
     path = folder / "config.json"
     try:
         return EngineLimits.of(path.read_text(), {file.name: file.stat().st_size for file in folder.glob("rank*")})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} does not describe an engine: {error!r}",
-            hint=f"it has to be the file that trtllm-build wrote, of version {FIRST} to {LAST}",
+            hint=f"it must be the file that trtllm-build wrote, of version {FIRST} to {LAST}",
             code="engine-unreadable",
         ) from error
 
@@ -91,7 +92,7 @@ def engine_limits(folder: Path) -> EngineLimits:
 def cache_bytes_per_token(
     *, layers: int, heads: int, head_size: int, kept_as: str | None, tp_size: int, pp_size: int
 ) -> int:
-    """Bytes of one token on the GPU with the most. `kept_as` is FP8, INT8 or NVFP4; else a number has 16 bits."""
+    """Bytes of one token on the GPU that holds the most. `kept_as` FP8, INT8 or NVFP4; any other number has 16 bits."""
     # With more GPUs than heads some hold the same head.
     numbers = 2 * math.ceil(layers / pp_size) * math.ceil(heads / tp_size) * head_size
     return math.ceil(numbers * _CACHE_BITS.get(kept_as or "", 16.0) / 8)

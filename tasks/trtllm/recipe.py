@@ -1,4 +1,4 @@
-"""The fields of the two TensorRT-LLM recipes, with the rules of hardware and of versions that one field can tell.
+"""The fields of the two TensorRT-LLM recipes, with the rules of hardware and versions that a field alone decides.
 
 `tasks.models.recipe` adds the rules that need the tables of a version.
 """
@@ -18,7 +18,7 @@ from tasks.trtllm.releases import FIRST, FIRST_LLM_API, LAST, in_span, release_o
 
 Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]
 CALIBRATED = frozenset({"fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"})
-"""What is measured on a calibration set, by quantize.py; the rest follows from the weights alone."""
+"""Formats that quantize.py measures on a calibration set. The others follow from the weights alone."""
 AWQ = frozenset({"int4_awq", "w4a8_awq"})
 """Formats whose weights share a scale block by block, `awq_block_size` of them."""
 
@@ -28,7 +28,7 @@ _Argument = Annotated[str, StringConstraints(min_length=1)]
 # The first architecture with arithmetic for the format. Source: TensorRT-LLM's support matrix: FP8, also as
 # the activations of INT4 AWQ weights, from Ada (sm89) on; NVFP4 from Blackwell (sm100) on.
 _FIRST_ARCHITECTURE = {"fp8": 89, "fp8_rowwise": 89, "w4a8_awq": 89, "nvfp4": 100}
-# Blackwell's data-centre chips (sm100 to sm119) have none of these. Source: errors of trtllm-build there.
+# Formats that Blackwell's data-centre chips (sm100 to sm119) lack. Source: errors of trtllm-build on them.
 _NOT_ON_BLACKWELL = frozenset({"int8_wo", "int4_wo", "int8_sq", "fp8_rowwise", "int8"})
 # The first release whose wheel has kernels for the architecture. Source: the release notes of 0.9 to 1.1.
 _FIRST_RELEASE = {100: "0.17", 103: "1.1", 120: "0.19", 121: "1.0"}
@@ -40,7 +40,7 @@ class Runtime(Spec):
     tensorrt_llm: str = Field(description="Version of TensorRT-LLM, as published.")
     tensorrt: str | None = Field(
         default=None,
-        description="Version of TensorRT, where the image has another than the release usually comes with.",
+        description="Version of TensorRT, if the image has another than the release usually comes with.",
     )
     image: str | None = Field(
         default=None, description="The container image that holds them, as NAME@sha256:…; a worker on another refuses."
@@ -49,7 +49,7 @@ class Runtime(Spec):
     arch: Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
     gpus: int = Field(ge=1, description="GPUs of one server.")
     gpu_memory_bytes: int | None = Field(
-        default=None, ge=2**30, description="Of one GPU, where the product is not known here."
+        default=None, ge=2**30, description="Of one GPU, if Enginehouse does not know its product."
     )
 
     @field_validator("tensorrt_llm")
@@ -77,7 +77,7 @@ class Runtime(Spec):
         return arch
 
     def with_version(self, tensorrt_llm: str) -> dict[str, JsonValue]:
-        """This as a document, with another TensorRT-LLM: image and TensorRT are those of one version alone."""
+        """The fields with another `tensorrt_llm`. Image and TensorRT belong to one version: another one drops them."""
         document: dict[str, JsonValue] = {**self.model_dump(), "tensorrt_llm": tensorrt_llm}
         return document if tensorrt_llm == self.tensorrt_llm else {**document, "image": None, "tensorrt": None}
 
@@ -87,13 +87,13 @@ class Runtime(Spec):
 
     @property
     def planned_tensorrt(self) -> str:
-        """What the recipe says, or what the release usually comes with; empty where that is not known."""
+        """The TensorRT of the recipe, or the one that the release usually comes with; empty if that is not known."""
         known = release_of(self.version)
         return self.tensorrt or (known.tensorrt if known is not None else "")
 
     @property
     def image_digest(self) -> str:
-        """`sha256:…`; empty where the recipe names no image."""
+        """`sha256:…`; empty if the recipe names no image."""
         return (self.image or "").partition("@")[2]
 
     @property
@@ -161,9 +161,9 @@ class TensorRtLlmFields(Spec):
         sizes = {name: info.data.get(name) for name in ("tp_size", "pp_size")} | {info.field_name: size}
         known = [(name, value) for name, value in sizes.items() if value is not None]
         world = math.prod(value for _, value in known)
-        # With cp_size 1 the mistake is one of tp_size and pp_size, and already told.
-        told = info.field_name == "cp_size" and size == 1
-        if runtime is not None and world > runtime.gpus and not told:
+        # With cp_size 1 the mistake lies in tp_size and pp_size, and pp_size has reported it.
+        reported = info.field_name == "cp_size" and size == 1
+        if runtime is not None and world > runtime.gpus and not reported:
             product = " x ".join(f"{name} {value}" for name, value in known)
             raise ValueError(f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}")
         return size
@@ -202,7 +202,7 @@ class Speculation(Spec):
 
 
 class ExtraArguments(Spec):
-    """Arguments that Enginehouse does not know, word by word, after all others."""
+    """Arguments that Enginehouse does not know. Each tool gets its own word by word, after all others."""
 
     convert: tuple[_Argument, ...] = ()
     quantize: tuple[_Argument, ...] = ()

@@ -1,6 +1,6 @@
-"""The releases of TensorRT-LLM whose command lines are known: how well, and what else comes with each.
+"""The releases of TensorRT-LLM whose command lines are known, how well, and the TensorRT that comes with each.
 
-`--help` and the report of a real toolchain count for more; planning without one goes by this, and says so.
+Planning without a toolchain goes by this table, and says so. A real toolchain's report and `--help` count for more.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from packaging.version import Version
 
 @dataclass(frozen=True)
 class Release:
-    """One minor release. `exact`: its options were read in its own sources, `read_in`, not in the nearest ones.
+    """One minor release. `read_in` names the sources of its options; `exact` if they are its own, not the nearest ones.
 
-    `tensorrt` is that of the first Triton container that ships it (support matrix of Triton).
+    `tensorrt` is that of the first Triton container that ships the release (Triton's support matrix).
     """
 
     name: str
@@ -64,10 +64,10 @@ def without_engines(version: Version) -> bool:
 
 
 def in_span(version: Version, since: str, until: str = "") -> bool:
-    """Whether the minor release of `version` is in [since, until), open where `until` is empty."""
+    """Whether the minor release of `version` is in [since, until). An empty `until` sets no end."""
     return minor(Version(since)) <= minor(version) and not (until and minor(version) >= minor(Version(until)))
 
 
 def release_of(version: Version) -> Release | None:
-    """What is known of the minor release of `version`; None for one that builds no engines or is not known."""
+    """The minor release of `version`. Returns None for one that builds no engines or is not known."""
     return next((release for release in RELEASES if minor(Version(release.name)) == minor(version)), None)

@@ -1,4 +1,4 @@
-"""How Triton serves an engine of TensorRT-LLM: the part of a model's file that no other kind has."""
+"""`serving.tensorrt_llm` of a model's file: how Triton serves a model of the TensorRT-LLM kinds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UPSTREAM_ONLY = frozenset(
         "extra",
     }
 )
-"""Fields that the native layout has no use for."""
+"""Fields that only the upstream layout uses."""
 
 
 class LoraCache(Spec):
@@ -39,10 +39,10 @@ class LoraCache(Spec):
 
 
 class TensorRtServing(Spec):
-    """Parameters of the backend. None or empty: what the version's backend does by itself.
+    """Parameters of the backend. A field that is None or empty leaves its parameter to the version's backend.
 
-    For the KV cache alone that would be 0.9 of the memory that happens to be free; `tasks.trtllm.kv_cache` computes its
-    size instead. The upstream layout gets what is said here and nothing else.
+    The KV cache is the exception: the backend would take 0.9 of the memory that happens to be free, so
+    `tasks.trtllm.kv_cache` computes a size. The upstream layout gets only what the file sets.
     """
 
     decoupled: bool = Field(default=True, description="Needed for streams.")

@@ -35,7 +35,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Row:
-    """One model and one version. `current` is the model's version now. Both are empty for a kind without one."""
+    """One model and one version. `current` is the model's version now. Kinds without TensorRT-LLM have neither."""
 
     model: str
     current: str

@@ -102,7 +102,7 @@ def pod_of(kubernetes: Cluster, run: str) -> dict[str, Any]:
 
 
 def end(kubernetes: Cluster, pod: dict[str, Any], phase: str, exit_code: int) -> None:
-    """What a kubelet says of a Pod that has ended."""
+    """What a kubelet reports of a Pod that has ended."""
     terminated = {"exitCode": exit_code, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
     container = {
         "name": "prefect-job",
@@ -227,5 +227,5 @@ def test_a_pod_that_fails_crashes_its_run(kubernetes: Cluster, prefect: Prefect)
     end(kubernetes, pod_of(kubernetes, run), "Failed", 137)
     assert prefect.wait(run, "COMPLETED", "CRASHED", "FAILED")["state_type"] == "CRASHED"
     # The rights of its service account sufficed, for all that the worker and its observer do.
-    said = prefect.worker_log.read_text()
-    assert "forbidden" not in said.lower(), said
+    log = prefect.worker_log.read_text()
+    assert "forbidden" not in log.lower(), log

@@ -103,7 +103,7 @@ class House:
             time.sleep(0.005)
 
     def wait_long(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
-        """For what comes by runs, each a process of its own, and schedules, whose smallest step is a minute."""
+        """As `wait`, for runs, each a process of its own, and for schedules, whose smallest step is a minute."""
         until = time.monotonic() + seconds
         while True:
             with suppress(httpx.TimeoutException):  # a busy machine
@@ -113,7 +113,7 @@ class House:
             time.sleep(0.5)
 
     def children(self, engine: str) -> list[dict[str, Any]]:
-        """Runs of the child flow for an engine, as Prefect's API tells them."""
+        """Runs of the child flow for an engine, as Prefect's API lists them."""
         return self.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"engine:{engine}"]}}})
 
     def prefect(self, method: str, path: str, body: object = None) -> Any:
@@ -121,14 +121,13 @@ class House:
         return prefect_api.ask(self.variables["PREFECT_API_URL"], method, path, body)
 
     def intact(self, report: dict[str, Any]) -> bool:
-        """Whether every artifact that a rebuild names is in the store, byte for byte."""
-        for step in report["steps"]:
-            if step["artifact"] is not None:
-                artifact = self.store.need(ArtifactRef.parse(step["artifact"]))
-                folder = self.home / "checked" / artifact.ref.identity
-                self.store.download(artifact, folder)
-                shutil.rmtree(folder)
-        return True
+        """Whether a rebuild names artifacts, and each is in the store, byte for byte."""
+        named = [ArtifactRef.parse(step["artifact"]) for step in report["steps"] if step["artifact"] is not None]
+        for ref in named:
+            folder = self.home / "checked" / ref.identity
+            self.store.download(self.store.need(ref), folder)
+            shutil.rmtree(folder)
+        return bool(named)
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +144,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "ENGINEHOUSE_CATALOGUE": str(catalogue),
         # Leases of the killed expire while the test waits.
         "ENGINEHOUSE_LEASE_SECONDS": "5",
-        # Tests start it themselves: by its schedule it would meddle with what others kill.
+        # Tests start it themselves: by its schedule it would act on runs that other tests kill.
         "ENGINEHOUSE_RECONCILE_SCHEDULE": "never",
         # Every S3 call of the stack's processes is written down, for the test of the policies.
         "PYTHONPATH": os.pathsep.join([str(RECORDER), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -173,7 +172,7 @@ def first(house: House) -> dict[str, Any]:
 
 @pytest.fixture
 def live(house: House, first: dict[str, Any]) -> dict[str, Any]:
-    """That release is public, whatever tests before made so."""
+    """The same report, once its release is public, whichever release earlier tests left public."""
     if house.target.current(MODEL)[0].public != first["release"]:
         promote(house.target, MODEL, first["release"])
     return first

@@ -105,7 +105,7 @@ def open_artifact(page: Page, run_page: str, key: str) -> None:
     page.goto(run_page)
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name=key).click()
-    # Followed by its address: a click is lost where the page just then draws its history anew.
+    # Followed by its address: a click is lost where the page just then draws its history again.
     page.goto(address(page, page.locator("a[href*='/artifacts/artifact/']").first))
     expect(page.locator("a[href*='/runs/flow-run/']").first).to_have_attribute("href", urlsplit(run_page).path)
 
@@ -113,7 +113,7 @@ def open_artifact(page: Page, run_page: str, key: str) -> None:
 def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
     house.run("deploy")
     open_form(page, house)
-    # What is wrong is told beside its field, and nothing runs.
+    # The form shows what is wrong beside its field, and nothing runs.
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("'model' is a required property", exact=True)).to_be_visible()
 

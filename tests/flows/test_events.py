@@ -52,14 +52,14 @@ def describe(house: House, **expected: Any) -> None:
 
 
 def train(house: House, folder: Path, original: Path, name: str, factor: float) -> str:
-    """What a training job leaves in the bucket; its address comes back."""
+    """What a training job leaves in the bucket; returns its address."""
     weights = tuned_weights.make(original, folder / f"{name}.gguf", factor)
     upload_files(house.store.bucket, f"training/{name}/", {"model.gguf": weights}, lambda count: None)
     return f"s3://enginehouse/training/{name}"
 
 
 def curl(house: House, payload: object) -> str:
-    """Send an event as the README says; its id comes back."""
+    """Send an event as the README says; returns its id."""
     id = str(uuid.uuid4())
     event = {
         "id": id,
@@ -78,9 +78,9 @@ SCRIPT = """
 import json, sys
 from prefect.events import emit_event
 
-said = json.loads(sys.argv[1])
-model = f"enginehouse.model.{said['model']}"
-event = emit_event("enginehouse.finetuned", resource={"prefect.resource.id": model}, payload=said)
+payload = json.loads(sys.argv[1])
+model = f"enginehouse.model.{payload['model']}"
+event = emit_event("enginehouse.finetuned", resource={"prefect.resource.id": model}, payload=payload)
 print(event.id)
 """
 
@@ -143,24 +143,24 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     assert house.ask(tuned) != before
 
     # The same once more, in every other way; a forged webhook comes to nothing.
-    said = {"model": tuned, "source": source}
-    refused, taken = webhook(house, said, "forged"), webhook(house, said, SECRET)
+    payload = {"model": tuned, "source": source}
+    refused, taken = webhook(house, payload, "forged"), webhook(house, payload, SECRET)
     assert (refused.status_code, refused.json()["code"], taken.status_code) == (401, "signature-invalid", 202)
     command = json.loads(house.run("finetuned", tuned, "--source", source, "--json"))
-    posted = (curl(house, said), from_a_training_script(house, said))
+    posted = (curl(house, payload), from_a_training_script(house, payload))
     for again in (*posted, taken.json()["events"][0]["event"], command["event"]):
         assert (decided(house, again).state, decided(house, again).revision) == ("duplicate", arrival.revision)
-    # What the file does not accept, and what is no event, is told and kept.
-    for payload, code in (
+    # What the file does not accept, and what is no event, is refused and kept.
+    for unwanted, code in (
         ({"model": tuned, "source": "s3://enginehouse/artifacts/engine"}, "event-source"),
         ({"model": tuned, "source": "file:///etc/passwd"}, "event-source"),
         ({"model": tuned, "weights": 7}, "event-malformed"),
     ):
-        wrong = decided(house, curl(house, payload))
+        wrong = decided(house, curl(house, unwanted))
         assert (wrong.state, wrong.code) == ("refused", code)
     house.run("finetuned", tuned, "--source", "file:///etc/passwd", code=2)
     # One that Prefect never heard of waits in the store for the next reconcile.
-    arrive(house.store.bucket, missed := str(uuid.uuid4()), {**said, "sender": "generic"})
+    arrive(house.store.bucket, missed := str(uuid.uuid4()), {**payload, "sender": "generic"})
     reconcile = house.prefect("GET", "/deployments/name/reconcile/reconcile")
     parameters = {"parameters": {"undecided_seconds": 0}}
     house.prefect("POST", f"/deployments/{reconcile['id']}/create_flow_run", parameters)
@@ -204,7 +204,7 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(house: House, tuned: 
     assert live is not None
     intent = house.target.intent(tuned, live)
     assert intent.source.startswith("pip://") and intent.source.endswith(f" with {source}")
-    told = house.run("lineage", tuned)
-    assert told.count("source ") == 2 and "pip " in told and "s3 " in told
+    lineage = house.run("lineage", tuned)
+    assert lineage.count("source ") == 2 and "pip " in lineage and "s3 " in lineage
     report = house.rebuild(tuned)
     assert (report["state"], report["release"]) == ("unchanged", live)

@@ -73,7 +73,7 @@ def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
 
 
 def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any]) -> None:
-    """As when the machine of the worker dies: nobody tells Prefect, and the run stays Running for ever."""
+    """As when the machine of the worker dies: Prefect is not notified, and the run stays Running for ever."""
     chosen = recipe("f16", "bfloat16")
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")

@@ -137,7 +137,8 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
         path.unlink()
 
 
-# A process of its own: this one would keep Prefect's sockets. One run beats, which the server knows some seconds later.
+# A process of its own: this one would keep Prefect's sockets. One run sends a heartbeat, which the
+# server knows some seconds later.
 LOOK = """
 import asyncio, sys
 from prefect import flow
@@ -174,8 +175,8 @@ def test_what_the_server_cannot_see_is_found(house: House) -> None:
         return made("build_engine", parent_task_run_id=task, tags=[f"model:{model}"])
 
     silent, beating, foreign = made("rollback"), made("rollback"), made("somebody-elses")
-    gone, there = made("rollback"), made("rebuild", parameters={"model": "awaited"})
-    orphan, awaited, attended = child(gone, "forgotten"), child(gone, "awaited"), child(there, "other")
+    gone, parent = made("rollback"), made("rebuild", parameters={"model": "awaited"})
+    orphan, awaited, attended = child(gone, "forgotten"), child(gone, "awaited"), child(parent, "other")
     time.sleep(20)
     ended = {"state": {"type": "FAILED"}, "force": True}
     house.prefect("POST", f"/flow_runs/{gone}/set_state", ended)
@@ -183,5 +184,5 @@ def test_what_the_server_cannot_see_is_found(house: House) -> None:
     subprocess.run([sys.executable, "-c", LOOK, beating], env=environment, check=True)
     assert [state(house, run) for run in (silent, beating, foreign)] == ["CRASHED", "RUNNING", "RUNNING"]
     assert [state(house, run) for run in (orphan, awaited, attended)] == ["CANCELLING", "RUNNING", "RUNNING"]
-    for run in (beating, foreign, there, orphan, awaited, attended):
+    for run in (beating, foreign, parent, orphan, awaited, attended):
         house.prefect("POST", f"/flow_runs/{run}/set_state", ended)

@@ -33,7 +33,7 @@ def artifact(report: dict[str, Any], step: str) -> ArtifactRef:
 
 
 def task_states(house: House, report: dict[str, Any]) -> dict[str, str]:
-    """What Prefect's API says of the run's tasks."""
+    """The states of the run's tasks in Prefect's API."""
     runs = house.prefect("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [report["flow_run"]]}}})
     return {run["name"].split()[0]: run["state_name"] for run in runs}
 
@@ -106,7 +106,7 @@ def test_a_flipped_byte_is_found_without_reading_and_built_again(house: House, l
     assert engine.manifest.attempt in attempts
 
 
-def test_refresh_makes_a_step_and_all_after_it_anew(house: House, live: dict[str, Any]) -> None:
+def test_refresh_makes_a_step_and_all_after_it_again(house: House, live: dict[str, Any]) -> None:
     before = house.store.need(artifact(live, "upload")).manifest
     report = house.rebuild(MODEL, "--refresh", "build")
     assert states(report)["convert"] == "Cached"
@@ -133,16 +133,16 @@ def test_a_prompt_that_cannot_pass(house: House, live: dict[str, Any]) -> None:
     assert report["state"] == "refused" and report["error"]["code"] == "gate-refused"
     assert states(report)["validate"] == "Failed"
     assert house.ask() == before
-    told = json.loads(house.run("releases", MODEL, "--json"))
-    refused = next(row for row in told["releases"] if row["release"] == report["release"])
-    assert told["public"] == live["release"] and refused["state"] == "refused" and not refused["loaded"]
+    listed = json.loads(house.run("releases", MODEL, "--json"))
+    refused = next(row for row in listed["releases"] if row["release"] == report["release"])
+    assert listed["public"] == live["release"] and refused["state"] == "refused" and not refused["loaded"]
     assert "no model ever says this" in refused["result"]["reason"]
     assert any(prompt["answer"] for prompt in refused["result"]["prompts"])
     assert "no model ever says this" in house.run("releases", MODEL)
     house.wait(lambda: report["release"] not in house.node().models[MODEL].releases, 20, "unloading")
 
 
-def test_wrong_use_is_told_early(house: House) -> None:
+def test_wrong_use_is_refused_early(house: House) -> None:
     assert house.rebuild("nothing", code=2)["error"]["code"] == "model-missing"
     assert house.rebuild(MODEL, "--recipe", "quantization=q99", code=2)["error"]["code"] == "spec-invalid"
     house.run("rebuild", MODEL, "--recipe", "quantization", code=2)
@@ -239,9 +239,9 @@ def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     both = [house.start("rebuild", MODEL, "--recipe", "quantization=q5_0", "--json") for _ in range(2)]
-    told = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    reports = [json.loads(output) for output, _ in told]
+    outputs = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    reports = [json.loads(output) for output, _ in outputs]
     engines = {str(artifact(report, "upload")) for report in reports}
     assert len(engines) == 1
     assert len(house.children(artifact(reports[0], "upload").identity)) == 1

@@ -121,11 +121,11 @@ def test_what_a_worker_reports_of_its_image_is_planned_with(
     name = built("tiny-image", source, "0.8.0", runtime={"image": f"some/image@{digest}"})
     with worker(house, tmp_path, "0.8.0", digest):
         reports = [rebuild(house, name) for _ in range(3)]
-    told = known_report(house.store.bucket, digest)
-    assert told is not None and told.tensorrt == "9.2.0.post12.dev5"
+    reported = known_report(house.store.bucket, digest)
+    assert reported is not None and reported.tensorrt == "9.2.0.post12.dev5"
     engines = [house.store.need(ArtifactRef.parse(report["steps"][-1]["artifact"])) for report in reports]
     planned = [engine.manifest.identity["fields"]["runtime"]["tensorrt"] for engine in engines]  # pyright: ignore
-    assert planned == ["9.2.0", told.tensorrt, told.tensorrt]
+    assert planned == ["9.2.0", reported.tensorrt, reported.tensorrt]
     assert states(reports[1])["convert"] == states(reports[2])["build"] == "Cached"
 
 

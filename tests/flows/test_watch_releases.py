@@ -56,7 +56,7 @@ def fleet(house: House, tmp_path: Path) -> Iterator[Path]:
             "name": name,
             "source": {"uri": f"file://{source}"},
             "recipe": {"kind": "trt-engine", "runtime": runtime, **limits},
-            # No node here has TensorRT-LLM.
+            # No node of this stack has TensorRT-LLM.
             "targets": [],
             "updates": {"policy": "pinned"} if name == "fleet-pinned" else stable,
             "prompts": [{"name": "count", "text": "Count to nine.", "max_tokens": 8, "expect": {"min_tokens": 1}}],
@@ -115,7 +115,7 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     # Other tests have left models of kind llamacpp.
     assert {line["verdict"] for line in quiet} == {"unaffected"} and quiet[0]["models"] == 5
 
-    # Nothing calls it from here on: the schedule does, and the end of each rebuild.
+    # From now on only the schedule and the end of each rebuild start the watch.
     worker.fail("gpu-memory", "trtllm-build")
     index.release("1.3.0")
     index.release("1.2.3")
@@ -128,14 +128,14 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     (build,) = house.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["model:fleet-canary"]}}})
     assert build["work_queue_name"] == "later"
     assert failed["parameters"]["model"] == "fleet-canary" and failed["parameters"]["runtime"] == NEW
-    told = {(line["version"], line["verdict"]): line for line in tables(house)[0]}
-    assert told["1.3.0", "kind changes"]["models"] == 4
-    assert told["1.2.3", "not yet available as image"]["models"] == 4
+    shown = {(line["version"], line["verdict"]): line for line in tables(house)[0]}
+    assert shown["1.3.0", "kind changes"]["models"] == 4
+    assert shown["1.2.3", "not yet available as image"]["models"] == 4
     assert any(line["reason"] == "withdrawn from the index: wrong answers" for line in tables(house)[0])
     held = {line["names"]: line["reason"] for line in tables(house)[0] if line["version"] == NEW}
     assert held["fleet-canary"].startswith("its rebuild failed: ")
     assert "the canary fleet-canary failed" in held["fleet-a, fleet-b, fleet-d"]
-    assert told["1.3.0", "held back"]["names"] == "fleet-pinned"
+    assert shown["1.3.0", "held back"]["names"] == "fleet-pinned"
 
     worker.fail("")
     retried = json.loads(house.run("watch", "--retry", "fleet-canary", "--json"))

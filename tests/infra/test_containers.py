@@ -45,7 +45,7 @@ def test_the_embedded_stack_and_compose_set_the_same_variables(compose: dict[str
     ours = {name for name in embedded if name not in before or embedded[name] != before[name]} - {MARKER}
     node = compose["services"]["node"]["environment"]
     assert ours - node.keys() == set()
-    # Where they do not say where things are, they say the same.
+    # Variables that hold no address have the same value.
     for name in ("AWS_DEFAULT_REGION", "ENGINEHOUSE_STORE", "PREFECT_WORKER_QUERY_SECONDS", "DO_NOT_TRACK"):
         assert node[name] == embedded[name]
     for worker in WORKERS:

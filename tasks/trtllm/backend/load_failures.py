@@ -1,6 +1,6 @@
-"""What Triton and TensorRT-LLM say when a model does not load, in words that help: one error for each known failure.
+"""Why a model did not load: one named error, with a hint, for each known failure of Triton and TensorRT-LLM.
 
-Some of it is in the answer to the load; what the engine's workers say is in the server's log alone.
+Some failures are in Triton's answer to the load. What the engine's workers print is in the server's log alone.
 Source of the texts: the C++ backend and TensorRT-LLM from 0.8 on, and the logs in their issues.
 """
 
@@ -13,7 +13,7 @@ from tasks.trtllm.known_failures import Failure, first_known
 
 _REBUILD = "rebuild the model for what this node has: recipe.runtime of its file, or a node with the engine's own image"
 
-# The first that is found counts, so the particular comes before the general. Codes are those of the build where the
+# The first match counts, so the particular comes before the general. Codes are those of `tools.failures` where the
 # reason is the same.
 LOAD_FAILURES = (
     Failure(
@@ -70,7 +70,7 @@ LOAD_FAILURES = (
         "parameter-missing",
         r"(Cannot find parameter with name: [^\n]*|Both encoder and decoder model paths are empty[^\n]*"
         r"|Invalid gpt_model_type[^\n]*|worker_path parameter is specified[^\n]*)",
-        "the configuration is not that of the node's TensorRT-LLM: {0}",
+        "the configuration is for another TensorRT-LLM than the node's: {0}",
         "assemble it for the node's version: recipe.runtime.tensorrt_llm of the model's file",
     ),
     Failure(
@@ -84,7 +84,7 @@ LOAD_FAILURES = (
         r"(\[json\.exception\.[^\n]*|[^\n]*Tensor names in engine are not the same as expected[^\n]*"
         r"|[^\n]*Failed to deserialize cuda engine[^\n]*)",
         "the node's TensorRT-LLM does not understand the engine: {0}",
-        "an engine is read by the very version that built it; " + _REBUILD,
+        "only the version that built an engine reads it; " + _REBUILD,
     ),
     Failure(
         "tokenizer-missing",
@@ -103,19 +103,20 @@ LOAD_FAILURES = (
     ),
 )
 
-# What the same words stand in when all is well: the backend warns of each parameter that it does not find.
+# Lines that hold the same words when all is well: the backend warns of each parameter that it does not find.
 _HARMLESS = re.compile(r"^(?:\[TensorRT-LLM\]\[(?:WARNING|INFO|DEBUG|TRACE)\]|[IW]\d{4} ).*$", re.MULTILINE)
 
 
 def known_load_failure(message: str, log: str) -> TritonError | None:
-    """The error for what the answer to a load says or, where that is silent, the server's `log` since the load began.
+    """The error for the first known failure in Triton's answer, `message`, or else in the server's `log`.
 
-    Models that load at the same time share the log.
+    `log` is what the server printed since the load began; models that load at the same time share it. Returns None if
+    neither text is known.
     """
     for text in (message, _HARMLESS.sub("", log)):
         if (known := first_known(LOAD_FAILURES, text)) is not None:
-            failure, said = known
+            failure, text_found = known
             return TritonError(
-                failure.message.format(said), hint=failure.hint, code=failure.code, retryable=failure.retryable
+                failure.message.format(text_found), hint=failure.hint, code=failure.code, retryable=failure.retryable
             )
     return None

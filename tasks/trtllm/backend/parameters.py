@@ -1,6 +1,6 @@
 """The `parameters` of the `tensorrt_llm` model of TensorRT-LLM's C++ backend, version by version.
 
-Read from the templates as `tensors` says, and what the backend does with each, and without it, from
+Source of the keys: the templates that `tensors` names. Source of what the backend does with a key, and without it:
 `inflight_batcher_llm/src/model_instance_state.cc` of the same tags (0.20 to 1.2: TensorRT-LLM at 0c8de69a).
 """
 
@@ -13,12 +13,12 @@ from packaging.version import Version
 from tasks.trtllm.releases import FIRST, in_span
 
 UNSET = ""
-"""An empty string: what does not convert to its number, list or mode the backend reports and takes for not set."""
+"""The backend reports a value that does not convert to its number, list or mode, and ignores it."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """`key` with what the backend does by default, from minor release `since` to before `until`."""
+    """`key` and what the backend does without it. Minor releases from `since` to before `until` have it."""
 
     key: str
     default: str
@@ -36,12 +36,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("max_attention_window_size", UNSET),
     Parameter("sink_token_length", UNSET, "0.10"),
     Parameter("batch_scheduler_policy", "guaranteed_no_evict"),
-    # Where the number of tokens is set instead, none.
+    # Without effect where the number of tokens is set.
     Parameter("kv_cache_free_gpu_mem_fraction", "0.9"),
     Parameter("cross_kv_cache_fraction", UNSET, "0.14"),
     Parameter("kv_cache_host_memory_bytes", "0", "0.10"),
     Parameter("kv_cache_onboard_blocks", "True", "0.10"),
-    # 0.10 to 0.19 know it only to warn. Where it came back is not known closer than between 1.1 and 1.3.
+    # 0.10 to 0.19 only warn of it. It came back between 1.1 and 1.3; no closer source is known.
     Parameter("enable_trt_overlap", "False", until="0.10"),
     Parameter("enable_trt_overlap", "False", "1.2"),
     Parameter("exclude_input_in_output", "False"),
@@ -63,7 +63,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("lookahead_window_size", UNSET, "0.19"),
     Parameter("lookahead_ngram_size", UNSET, "0.19"),
     Parameter("lookahead_verification_set_size", UNSET, "0.19"),
-    # From 0.10 on this key is refused.
+    # 0.10 and later refuse this key.
     Parameter("worker_path", "/opt/tritonserver/backends/tensorrtllm/triton_tensorrtllm_worker", "0.9", "0.10"),
     Parameter("executor_worker_path", "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker", "0.10"),
     Parameter("cancellation_check_period_ms", "100", "0.10"),
@@ -73,7 +73,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     # In no template. 0 waits for requests in a busy loop.
     Parameter("recv_poll_period_ms", "0", "0.13"),
     Parameter("gpu_weights_percent", "1.0", "0.10"),
-    # The templates of 0.12 to 0.14 write the names of 0.15, and the backend reads others: both are written.
+    # In 0.12 to 0.14 the templates write the names of 0.15, and the backend reads others. Both are written.
     Parameter("multi_block_mode", "False", "0.12", "0.13"),
     Parameter("multi_block_mode", "True", "0.13"),
     Parameter("multiBlockMode", "False", "0.12", "0.13"),
@@ -83,17 +83,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("cuda_graph_mode", "False", "0.15"),
     Parameter("cuda_graph_cache_size", "0", "0.15"),
     Parameter("speculative_decoding_fast_logits", "False", "0.15"),
-    # Without these three keys 0.19 and later do not load; empty they are not used.
+    # 0.19 and later do not load without these three keys. Empty values are not used.
     Parameter("tokenizer_dir", UNSET, "0.19"),
     Parameter("guided_decoding_backend", UNSET, "0.19"),
     Parameter("xgrammar_tokenizer_info_path", UNSET, "0.19"),
 )
 
 LEFT_OUT_UNSET = ("lora_prefetch_dir",)
-"""Strings that are used even when they are empty: an empty folder would be the server's working directory."""
+"""Keys that the backend uses even when they are empty: an empty folder is the server's working directory."""
 
 READ_AS = {"multi_block_mode": "multiBlockMode", "enable_context_fmha_fp32_acc": "enableContextFMHAFP32Acc"}
-"""The key that 0.12 to 0.14 read, by the one that everyone else writes."""
+"""The key that 0.12 to 0.14 read, by the key that all templates and other versions use."""
 
 
 def defaults(version: Version) -> dict[str, str]:

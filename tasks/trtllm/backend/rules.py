@@ -1,4 +1,4 @@
-"""What a version of TensorRT-LLM, and an engine, can do of what a model's file asks of its serving."""
+"""Whether a version of TensorRT-LLM, and an engine, can serve as a model's file asks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tasks.trtllm.serving import TensorRtServing
 
 
 def check_version(version: Version, serving: TensorRtServing) -> None:
-    """Raise UsageError, code `serving-unfit`, for what `version` lacks; its hint says which versions have it."""
+    """Raise UsageError `serving-unfit` if `version` lacks a field that is set. The hint names versions that have it."""
     known = defaults(version)
     for field, values in values_by_field(serving).items():
         for key in values:
             if key not in known:
                 raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{spans(key)} have it")
-    for field, first, wanted in _since(serving):
+    for field, first, wanted in _younger_features(serving):
         if wanted and not in_span(version, first):
             raise _unfit(f"TensorRT-LLM {version} has no {field}", f"{first} and later have it")
 
 
 def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
-    """The same for the recipe's version, its GPU, and the engine that it will be."""
+    """Raise UsageError `serving-unfit` if the recipe's version, engine or GPU cannot serve this way."""
     check_version(recipe.runtime.version, serving)
     check_against_engine(
         serving,
@@ -41,7 +41,7 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
     sized = serving.kv_cache_tokens or serving.kv_cache_bytes or serving.kv_cache_fraction
     if not sized and (recipe.runtime.gpu_memory_bytes or gpu_memory_bytes(recipe.runtime.gpu)) is None:
         raise _unfit(
-            f"the memory of a '{recipe.runtime.gpu}' is not known here, and the size of the KV cache follows from it",
+            f"the memory of a '{recipe.runtime.gpu}' is not known, and the size of the KV cache follows from it",
             "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
         )
 
@@ -55,7 +55,10 @@ def check_against_engine(
     paged_kv_cache: bool,
     paged_context_fmha: bool,
 ) -> None:
-    """The same for an engine, by what it was built with; with `kv_cache_tokens` where its cache has a size."""
+    """Raise UsageError `serving-unfit` if an engine with these limits cannot serve this way.
+
+    Lengths are tokens. `kv_cache_tokens` is the size of the KV cache, None where a fraction of the memory decides it.
+    """
     if serving.max_beam_width > max_beam_width:
         raise _unfit(
             f"max_beam_width {serving.max_beam_width} is more than the engine's, {max_beam_width}",
@@ -68,7 +71,7 @@ def check_against_engine(
         raise _unfit(
             f"{serving.batching_strategy} needs a paged KV cache", "set recipe.kv_cache_type, or batching_strategy v1"
         )
-    # The backend does not load with a cache that is too small for one request.
+    # With a cache that is too small for one sequence the backend does not load.
     sequence = min(max_seq_len, max(serving.attention_window, default=max_seq_len)) * serving.max_beam_width
     if kv_cache_tokens is not None and kv_cache_tokens < sequence:
         raise _unfit(
@@ -79,11 +82,12 @@ def check_against_engine(
         raise _unfit("guided_decoding of an engine needs xgrammar_tokenizer_info", "name that file")
 
 
-def _since(serving: TensorRtServing) -> Iterator[tuple[str, str, bool]]:
-    """Field, first version, whether it is wanted: what is no parameter of its own.
+def _younger_features(serving: TensorRtServing) -> Iterator[tuple[str, str, bool]]:
+    """Features that came later than their parameter: the feature, its first version, whether the file asks for it.
 
-    Read in the tags of tensorrtllm_backend: the templates for the queue; model_instance_state.cc for the rest, where
-    the older versions take the first window and drop the others, know one instance, and change the policy in silence.
+    Older versions do something else in silence: they take the first window and drop the others, know one instance,
+    and replace the policy. Source: the tags of tensorrtllm_backend, the templates for the queue and
+    model_instance_state.cc for the rest.
     """
     yield "queue_size", "0.12", serving.queue_size is not None
     yield "attention_window of several sizes", "0.13", len(serving.attention_window) > 1

@@ -1,8 +1,8 @@
 """The tensors of the `tensorrt_llm` model of TensorRT-LLM's C++ backend, version by version.
 
 Read from `all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt`: 0.8 to 0.19 in the tags of tensorrtllm_backend,
-exactly; 0.20 to 1.2 in TensorRT-LLM at 2a9abd95 and 0c8de69a (between 1.1 and 1.3), so there `since` may be off by a
-release or two. An input that a backend does not know is not read, an output that it does not know never comes.
+exactly; 0.20 to 1.2 in TensorRT-LLM at 2a9abd95 and 0c8de69a (between 1.1 and 1.3), so their `since` may be off by a
+release or two. A backend does not read an input that it does not know, and never sends an output that it does not know.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from packaging.version import Version
 from tasks.trtllm.releases import FIRST, in_span
 
 LOGITS = "LOGITS"
-"""The type that the engine's logits have: FP32 until 0.16, the build's `--logits_dtype` from 0.17 on."""
+"""Stands for the type of the engine's logits: FP32 until 0.16, the build's `--logits_dtype` from 0.17 on."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors that are alike, from minor release `since` to before `until`. `names` are divided by spaces.
+    """Tensors that are alike, in minor releases from `since` to before `until`. Spaces separate their `names`.
 
-    `dims` have no batch. `scalar` ones of dims [1] reach the backend without that dimension (`reshape`). `ragged` ones
-    may differ in length within a batch. For outputs neither is said, nor `required`.
+    `dims` leave the batch out. A `scalar` of dims [1] reaches the backend without that dimension (`reshape`). `ragged`
+    tensors may differ in length within a batch. Outputs set neither of these, nor `required`.
     """
 
     names: str
@@ -95,7 +95,7 @@ ENGINE_INPUTS: tuple[Tensors, ...] = (
     Tensors("mrope_position_deltas", "INT64", (1,), "0.19"),
     _ragged("0.19", "STRING", (1,), "guided_decoding_guide_type guided_decoding_guide"),
     _ragged("0.19", "INT32", (1,), "lookahead_window_size lookahead_ngram_size lookahead_verification_set_size"),
-    # Not in 0.19, and in what was read after 1.1.
+    # 0.19 does not have them; the sources read after 1.1 do.
     _scalars("1.0", "BOOL", "return_num_input_tokens return_num_output_tokens"),
 )
 
@@ -118,7 +118,7 @@ ENGINE_OUTPUTS: tuple[Tensors, ...] = (
 
 
 def tensors(table: tuple[Tensors, ...], version: Version) -> Iterator[tuple[str, Tensors]]:
-    """What `version` has of a table, by name."""
+    """The tensors of a table that `version` has, each with its name."""
     for group in table:
         if in_span(version, group.since, group.until):
             for name in group.names.split():

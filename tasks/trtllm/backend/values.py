@@ -1,5 +1,6 @@
-"""What a model's file says of its serving, as parameters of TensorRT-LLM's C++ backend. NVIDIA's templates have a
-placeholder of the same name for each, but for two.
+"""The serving of a model's file as parameters of TensorRT-LLM's C++ backend.
+
+NVIDIA's templates have a placeholder for each. Two of them are not named like their parameter.
 """
 
 from __future__ import annotations
@@ -7,11 +8,11 @@ from __future__ import annotations
 from tasks.trtllm.serving import TensorRtServing
 
 PLACEHOLDERS = {"gpt_model_type": "batching_strategy", "gpt_model_path": "engine_dir"}
-"""The placeholders that are not called like their parameter, by parameter."""
+"""The placeholders that are named otherwise than their parameter, by parameter."""
 
 
 def backend_values(serving: TensorRtServing, kv_cache_tokens: int | None) -> dict[str, str]:
-    """What is said, by parameter; nothing for what is left to the backend. `kv_cache_tokens` is the cache's size."""
+    """The values that the file sets, by parameter. `kv_cache_tokens` is the size of the KV cache, if it has one."""
     values = {key: value for given in values_by_field(serving).values() for key, value in given.items()}
     if kv_cache_tokens is not None:
         values["max_tokens_in_paged_kv_cache"] = str(kv_cache_tokens)
@@ -19,7 +20,7 @@ def backend_values(serving: TensorRtServing, kv_cache_tokens: int | None) -> dic
 
 
 def values_by_field(serving: TensorRtServing) -> dict[str, dict[str, str]]:
-    """The same by field of the model's file, without the size of the KV cache."""
+    """The parameters and values that each field of the model's file sets, without the size of the KV cache."""
     lora = serving.lora_cache
     fields: dict[str, dict[str, object]] = {
         "batching_strategy": {"gpt_model_type": serving.batching_strategy},

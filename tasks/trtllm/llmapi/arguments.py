@@ -1,7 +1,7 @@
 """The keyword arguments of `tensorrt_llm.LLM`: those of a recipe, and those that say how it is served.
 
-Read in tensorrt_llm/llmapi/llm_args.py, whose stability lists go from 1.0 to 1.4, in 1.3.0rc3 with what stands behind
-it (_torch/pyexecutor), and on sampling in the documentation of 1.0.0, 1.2.0rc6, 1.3.0rc24 and 1.3.0rc26.
+Sources: tensorrt_llm/llmapi/llm_args.py, whose stability lists go from 1.0 to 1.4; the code that it configures,
+_torch/pyexecutor of 1.3.0rc3; on sampling, the documentation of 1.0.0, 1.2.0rc6, 1.3.0rc24 and 1.3.0rc26.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from tasks.trtllm.recipe import LlmApiFields
 from tasks.trtllm.serving import TensorRtServing
 
 CACHE_SHARE = 0.99
-"""Of the GPU memory that is free beside weights and activations: what a KV cache of a given size may take at most.
+"""The most that a KV cache of a given size may take of the GPU memory that weights and activations leave free.
 
-The smaller of size and share counts, the share by default being 0.9; 1 is an error.
+The LLM takes the smaller of size and share. Its default share is 0.9, and it refuses 1.
 """
 
 _TORCH_SAMPLER_ALONE = Version("1.3.0rc26")
-"""Where `sampler_type` went. Before, the PyTorch sampler ignores penalties, bad words or seeds in silence (its pull
-requests 16052, 16485 and 17172 of July and August 2026 end that)."""
+"""The first version without `sampler_type`. In older ones the PyTorch sampler ignores penalties, bad words or seeds in
+silence, until pull requests 16052, 16485 and 17172 of July and August 2026."""
 
-# Why a field says nothing to the LLM API, where it says something else than what is always so.
+# Fields of `serving.tensorrt_llm` that the LLM API has no argument for, and why.
 WITHOUT_COUNTERPART = {
     "decoupled": "the model of kind llmapi always streams",
     "batching_strategy": "the LLM API always batches in flight",
     "sink_tokens": "the attention of PyTorch keeps none",
-    "exclude_input_in_output": "each request says it",
+    "exclude_input_in_output": "each request decides it",
     "accumulate_tokens": "it always holds",
-    "queue_delay_microseconds": "requests are handed over at once",
+    "queue_delay_microseconds": "the LLM gets each request at once",
     "queue_size": "requests wait in the LLM, until their deadline",
     "gpu_device_ids": "an LLM takes the first GPUs of those that CUDA_VISIBLE_DEVICES shows to Triton",
     "decoding_mode": "it follows from each request",
@@ -49,7 +49,7 @@ WITHOUT_COUNTERPART = {
 
 
 def llm_arguments(recipe: LlmApiFields) -> dict[str, JsonValue]:
-    """What goes with the checkpoint, however it is served. The recipe's own `llm_args` come last."""
+    """The arguments of the recipe, however the checkpoint is served. The recipe's own `llm_args` come last."""
     return _with_further(_of_recipe(recipe), recipe.llm_args)
 
 
@@ -61,9 +61,10 @@ def release_arguments(
     max_seq_len: int,
     kv_cache_tokens: int | None,
 ) -> dict[str, JsonValue]:
-    """The same with what a release says. `max_batch_size` requests run at once, each of `max_seq_len` tokens at most.
+    """The arguments of the recipe with those of one release on top. The recipe's own `llm_args` come last.
 
-    `kv_cache_tokens` None: as much as a fraction of the free memory holds. The recipe's own `llm_args` come last.
+    At most `max_batch_size` requests run at once, each of `max_seq_len` tokens. The KV cache holds `kv_cache_tokens`;
+    None leaves it to a fraction of the free memory.
     """
     arguments: dict[str, JsonValue] = {
         "max_batch_size": max_batch_size,
@@ -73,7 +74,7 @@ def release_arguments(
         **_sampler(recipe.runtime.version),
     }
     if serving.max_beam_width > 1:
-        # Neither goes with beam search, says the documentation.
+        # The documentation: neither goes with beam search.
         arguments |= {"disable_overlap_scheduler": True, "cuda_graph_config": None}
     if serving.scheduler_policy is not None:
         arguments["scheduler_config"] = {"capacity_scheduler_policy": serving.scheduler_policy.upper()}
@@ -92,7 +93,7 @@ def release_arguments(
 
 
 def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
-    """Raise UsageError, code `serving-unfit`, for what the LLM API cannot do of what a model's file asks."""
+    """Raise UsageError `serving-unfit` if the LLM API cannot serve as the model's file asks."""
     for field, reason in WITHOUT_COUNTERPART.items():
         if getattr(serving, field) != TensorRtServing.model_fields[field].get_default(call_default_factory=True):
             raise _unfit(f"{field} has no counterpart in the LLM API: {reason}", "remove it")
@@ -108,7 +109,7 @@ def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
 
 
 def _with_further(arguments: Mapping[str, JsonValue], further: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Both, `further` on top; objects that both have, like `kv_cache_config`, field by field."""
+    """`arguments` with `further` on top. An object in both, such as `kv_cache_config`, is joined field by field."""
     result = dict(arguments)
     for name, value in further.items():
         before = result.get(name)
@@ -140,7 +141,7 @@ def _of_recipe(recipe: LlmApiFields) -> dict[str, JsonValue]:
 
 
 def _sampler(version: Version) -> dict[str, JsonValue]:
-    """Of two samplers the one that honours every field of a request."""
+    """The arguments that choose the sampler which honours every field of a request."""
     if version.release[:2] == (1, 0):
         return {"enable_trtllm_sampler": True}
     return {"sampler_type": "TRTLLMSampler"} if version < _TORCH_SAMPLER_ALONE else {}

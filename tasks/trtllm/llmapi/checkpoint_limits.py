@@ -1,4 +1,4 @@
-"""What a checkpoint in Hugging Face form can do and takes, once the LLM API has loaded it as the recipe says."""
+"""The limits and sizes of a Hugging Face checkpoint that the LLM API loads as the recipe says."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
 from tasks.trtllm.recipe import LlmApiFields
 
 TOKENS_PER_BLOCK = 32
-"""Of the KV cache; the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
+"""The block size of the KV cache: the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
 
 
 def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
-    """Raises StepFailed, code `checkpoint-unfit`, for a config.json that says too little.
+    """The limits of the checkpoint in `folder`, with its weights divided evenly over the GPUs.
 
-    Weights are taken to divide evenly over the GPUs.
+    Raises StepFailed `checkpoint-unfit` if `config.json` does not give the size of the KV cache.
     """
     try:
         cache_bytes = _cache_bytes(folder, recipe)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StepFailed(
-            f"config.json of the checkpoint does not say how large its KV cache is: {error!r}",
-            hint="kind llmapi reads num_hidden_layers, num_attention_heads and hidden_size there",
+            f"config.json of the checkpoint does not give the size of the KV cache: {error!r}",
+            hint="kind llmapi reads num_hidden_layers, num_attention_heads and hidden_size in it",
             code="checkpoint-unfit",
         ) from error
     cache = recipe.llm_args.get("kv_cache_config")
@@ -59,6 +59,6 @@ def _cache_bytes(folder: Path, recipe: LlmApiFields) -> int:
 
 
 def _quantized_cache(folder: Path) -> str | None:
-    """What ModelOpt wrote beside weights that it quantized: the LLM API goes by it where nothing else is said."""
+    """The cache format that ModelOpt wrote beside its weights. The LLM API uses it if no argument names another."""
     path = folder / "hf_quant_config.json"
     return json.loads(path.read_text())["quantization"].get("kv_cache_quant_algo") if path.is_file() else None

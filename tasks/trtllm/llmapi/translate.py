@@ -1,4 +1,4 @@
-"""From kind `trt-engine` to the LLM API, which is all that there is from TensorRT-LLM 1.3 on."""
+"""From a recipe of kind `trt-engine` to one for the LLM API, the only way to serve from TensorRT-LLM 1.3 on."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import TensorRtServing
 
 _SAME = tuple(TensorRtLlmFields.model_fields)
-# What the LLM API does always, or leaves to the weights.
+# The LLM API always does these, or leaves them to the weights.
 _WITHOUT_COUNTERPART = ("portable", "kv_cache_type", "paged_context_fmha", "fused_mlp", "fast_build", "plugins")
 
 
 @dataclass(frozen=True)
 class Translation:
-    """`recipe` and `serving` as they would stand in a model's file, not checked yet.
+    """`recipe` and `serving` as they would stand in a model's file, before anything checks them.
 
-    `moved` has fields that are called otherwise now, by their old names. `lost` has those without a counterpart and
-    their values, only where the file sets them to something else than their default.
+    `moved` maps the old names of renamed fields to the new ones. `lost` has the values of fields without a counterpart,
+    if the file sets them to something else than their default.
     """
 
     recipe: dict[str, JsonValue]
@@ -34,7 +34,7 @@ class Translation:
 
 
 def to_llmapi(recipe: TrtEngineFields, serving: TensorRtServing | None, version: str) -> Translation:
-    """How TensorRT-LLM `version` serves the same weights by its LLM API."""
+    """The recipe and serving with which the LLM API of TensorRT-LLM `version` serves the same weights."""
     document = recipe.model_dump(mode="json")
     arguments: dict[str, JsonValue] = {}
     moved: dict[str, str] = {}
@@ -71,10 +71,10 @@ def to_llmapi(recipe: TrtEngineFields, serving: TensorRtServing | None, version:
 def explained(recipe: Spec, translation: Translation) -> str:
     """The recipe as it would stand in the model's file, and what became of the other fields."""
     document = recipe.model_dump(mode="json", exclude_defaults=True)
-    told = [yaml.safe_dump({"recipe": document}, sort_keys=False).rstrip()]
-    told += [f"# {old} is now {new}" for old, new in translation.moved.items()]
-    told += [f"# {lost} has no counterpart" for lost in translation.lost]
-    return "\n".join(told)
+    lines = [yaml.safe_dump({"recipe": document}, sort_keys=False).rstrip()]
+    lines += [f"# {old} is now {new}" for old, new in translation.moved.items()]
+    lines += [f"# {lost} has no counterpart" for lost in translation.lost]
+    return "\n".join(lines)
 
 
 def _has_block_size(version: str) -> bool:
@@ -86,7 +86,7 @@ def _has_block_size(version: str) -> bool:
 
 
 def _serving(serving: TensorRtServing | None) -> tuple[dict[str, JsonValue] | None, dict[str, JsonValue]]:
-    """What is kept of it, and the values of what is not."""
+    """The fields that are kept, and the values of those that are lost."""
     if serving is None:
         return None, {}
     kept: dict[str, JsonValue] = serving.model_dump(mode="json", exclude_defaults=True)

@@ -1,4 +1,4 @@
-"""After a tool ended well: is what it left whole, and what the recipe asked for?"""
+"""Whether what a tool left is whole and is what the recipe asked for, once the tool has ended well."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tasks.trtllm.tools.options import has_max_seq_len
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
-"""The folder of the tokenizer's files, in a checkpoint and in an engine."""
+"""The folder of the tokenizer's files in a checkpoint and in an engine."""
 
-# What tokenizers, chat templates and stop tokens are made of. Weights are not among them.
+# The files of tokenizers, chat templates and stop tokens, without weights.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -43,15 +43,15 @@ _QUANTIZED = {
 
 
 def check_checkpoint(recipe: TrtEngineFields, folder: Path) -> None:
-    """Raise StepFailed, code `checkpoint-unfit`, unless every rank is there and the quantization is the recipe's."""
+    """Raise StepFailed `checkpoint-unfit` unless every rank has a file and the quantization is the recipe's."""
     config = _config(folder, "checkpoint-unfit")
-    # Context parallelism shares weights: there are no more files for it.
+    # Context parallelism shares weights, so it adds no files.
     _require_files(folder, (f"rank{rank}.safetensors" for rank in range(recipe.tp_size * recipe.pp_size)), "checkpoint")
     _require_agreement(recipe, config, folder, "checkpoint-unfit")
 
 
 def check_engine(recipe: TrtEngineFields, folder: Path) -> None:
-    """Raise StepFailed, code `engine-unfit`, unless every rank is there and `config.json` agrees with the recipe."""
+    """Raise StepFailed `engine-unfit` unless every rank has a file and `config.json` agrees with the recipe."""
     config = _config(folder, "engine-unfit")
     ranks = range(recipe.world_size)
     _require_files(folder, (f"rank{rank}.engine" for rank in ranks), "engine")
@@ -64,7 +64,7 @@ def check_engine(recipe: TrtEngineFields, folder: Path) -> None:
         "max_input_len": recipe.max_input_len,
         "max_beam_width": recipe.max_beam_width,
     }
-    if recipe.speculation is None:  # with it, trtllm-build makes room for the draft by itself
+    if recipe.speculation is None:  # else trtllm-build adds room for the draft by itself
         if has_max_seq_len(recipe.runtime.version):
             wanted["max_seq_len"] = recipe.max_seq_len
         else:
@@ -73,7 +73,7 @@ def check_engine(recipe: TrtEngineFields, folder: Path) -> None:
 
 
 def require_weights(folder: Path) -> None:
-    """Raise StepFailed, code `checkpoint-unfit`, unless `folder` holds a Hugging Face model with its weights."""
+    """Raise StepFailed `checkpoint-unfit` unless `folder` holds a Hugging Face model with its weights."""
     _config(folder, "checkpoint-unfit")
     index = folder / "model.safetensors.index.json"
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
@@ -81,7 +81,7 @@ def require_weights(folder: Path) -> None:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Put the tokenizer's files of a model into `folder`/tokenizer. Raises StepFailed where the model has none."""
+    """Copy the tokenizer's files of a model to `folder`/tokenizer. Raises StepFailed `tokenizer-missing`."""
     found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
     if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in found):
         raise StepFailed(
@@ -101,7 +101,7 @@ def _config(folder: Path, code: str) -> Mapping[str, JsonValue]:
             raise ValueError("it holds no object")
         return cast("dict[str, JsonValue]", config)
     except (FileNotFoundError, ValueError) as error:
-        raise StepFailed(f"there is no readable {CONFIG}: {error}", code=code) from error
+        raise StepFailed(f"{CONFIG} cannot be read: {error}", code=code) from error
 
 
 def _object(config: Mapping[str, JsonValue], name: str) -> Mapping[str, JsonValue]:
@@ -133,8 +133,8 @@ def _require_agreement(recipe: TrtEngineFields, config: Mapping[str, JsonValue],
         found = _object(config, "quantization").get("quant_algo")
         if found not in algorithms:
             raise StepFailed(
-                f"{recipe.quantization} was asked for, and {folder.name}/{CONFIG} says {found}",
-                hint="see the log of its tool for what it did instead",
+                f"the recipe asks for {recipe.quantization}, and {folder.name}/{CONFIG} holds {found}",
+                hint="the log of its tool shows what it did instead",
                 code=code,
             )
 
@@ -144,6 +144,6 @@ def _require_equal(found: Mapping[str, JsonValue], wanted: Mapping[str, JsonValu
     if wrong:
         raise StepFailed(
             f"{CONFIG} does not agree with the recipe: {'; '.join(wrong)}",
-            hint="see the log of its tool: it says where it changed a limit by itself",
+            hint="the log of its tool shows where it changed a limit by itself",
             code=code,
         )

@@ -1,7 +1,7 @@
-"""From a recipe to the commands that make an engine: the same in every version, in that version's own words.
+"""From a recipe to the commands that make an engine, in the words of the recipe's version.
 
-What a version would do differently by itself than another is always said. Whatever a version cannot do is an
-error while the recipe is parsed, never left out in silence.
+A command sets every option whose default differs between versions, so that one recipe means the same in all of them.
+A version that cannot do what the recipe asks is an error while the recipe is parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.trtllm.recipe import AWQ, CALIBRATED, LlmApiFields, TrtEngineFields
 from tasks.trtllm.releases import LAST, in_span
 from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Tool, Value, arguments, has_max_seq_len, span
 
-# Weights in these formats multiply in FP8; up to 0.10 their networks must be told to keep to it.
+# Weights in these formats multiply in FP8. Up to 0.10 their networks need --strongly_typed to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
 _CONVERT = "llama/convert_checkpoint.py"
 _MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
@@ -27,7 +27,7 @@ TIMING_CACHE = "model.cache"
 
 @dataclass(frozen=True)
 class ToolCommand:
-    """One call of a tool: `trtllm-build`, ours, or a script by its path below the examples of 0.8 to 0.19."""
+    """One call of a tool: `trtllm-build`, our own script, or one by its path below the examples of 0.8 to 0.19."""
 
     tool: str
     arguments: tuple[str, ...]
@@ -48,7 +48,7 @@ class ToolCommand:
 
 
 def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
-    """Whether quantize.py makes the checkpoint, and not convert_checkpoint.py."""
+    """Whether quantize.py makes the checkpoint. Otherwise convert_checkpoint.py does."""
     return recipe.quantization in CALIBRATED
 
 
@@ -82,7 +82,7 @@ def build_command(recipe: TrtEngineFields, checkpoint: str, engine: str) -> Tool
 
 
 def check_command(recipe: TrtEngineFields, engine: str, tokenizer: str, prompt: str, max_tokens: int) -> ToolCommand:
-    """The command with which the engine in `engine` answers one prompt on the machine that built it."""
+    """The command that asks the engine in `engine` one prompt, on the machine that built it."""
     return ToolCommand(
         "run.py",
         (
@@ -100,14 +100,14 @@ def check_command(recipe: TrtEngineFields, engine: str, tokenizer: str, prompt: 
 
 
 def check_options(recipe: TrtEngineFields) -> None:
-    """Raise OptionUnfit, a ValueError, for what the recipe's version does not take."""
+    """Raise OptionUnfit, a ValueError, for an option or a value that the recipe's version does not take."""
     checkpoint_command(recipe, "model", "checkpoint")
     build_command(recipe, "checkpoint", "engine")
     for tool in ("convert", "quantize", "build"):
         for word in getattr(recipe.extra_args, tool):
             option = word.partition("=")[0]
             if option in OPTIONS[tool]:
-                raise OptionUnfit(f"extra_args.{tool}: {option} is known here; use the field of the recipe for it")
+                raise OptionUnfit(f"extra_args.{tool}: {option} follows from the recipe: use its field for that")
 
 
 def _parallel(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
@@ -154,7 +154,7 @@ def _quantize(recipe: TrtEngineFields) -> dict[str, Value]:
 
 
 def _calibration(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
-    """Only what the version has, where the recipe does not ask for more than what the tool does by itself."""
+    """The calibration. What equals the tool's own default is left out if the version has no option for it."""
     chosen, usual = recipe.calibration, type(recipe.calibration)()
     wishes: dict[str, tuple[Value, Value]] = {
         "--calib_dataset": (chosen.dataset, usual.dataset),
@@ -183,7 +183,7 @@ def _build(recipe: TrtEngineFields) -> dict[str, Value]:
         elif option in OPTIONS["build"]:
             wishes |= {option: value}
         else:
-            raise OptionUnfit(f"plugins.{name}: no version of trtllm-build known here has it; try extra_args.build")
+            raise OptionUnfit(f"plugins.{name}: no known version of trtllm-build has it; try extra_args.build")
     return wishes
 
 
@@ -213,7 +213,7 @@ def _attention(recipe: TrtEngineFields, version: Version) -> Mapping[str, Value]
     else:
         wishes["--paged_kv_cache"] = recipe.kv_cache_type == "paged"
     wishes["--tokens_per_block"] = recipe.tokens_per_block
-    # It does not work on an int8 KV cache; later versions then switch it off by themselves.
+    # It does not work with an int8 KV cache. Later versions then switch it off by themselves.
     wishes["--use_paged_context_fmha"] = recipe.paged_context_fmha and recipe.kv_cache_dtype != "int8"
     if span("build", "--use_fp8_context_fmha", version):
         # It needs FP8 arithmetic in attention, which begins at Hopper, and an FP8 KV cache.

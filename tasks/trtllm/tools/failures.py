@@ -1,7 +1,7 @@
-"""What TensorRT-LLM's tools say when they fail, in words that help: one error for each failure that is known.
+"""Why one of TensorRT-LLM's tools failed: one named error, with a hint, for each known failure.
 
-The tools end with a traceback, an argparse message, or killed by the kernel. Whether the same call can succeed later
-is part of the answer; running out of memory is never tried again unchanged.
+The tools end with a traceback, with a message of argparse, or killed by the kernel. Each error says whether the same
+call can succeed later. A tool that ran out of memory is never tried again unchanged.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from infra.errors import StepFailed
 from infra.processes.child import Outcome
 from tasks.trtllm.known_failures import Failure, first_known
 
-# The first that is found counts, so the particular comes before the general.
+# The first match counts, so the particular comes before the general.
 FAILURES = (
     Failure(
         "arguments-unrecognized",
         r"error: (unrecognized arguments: .+|argument .+: (?:invalid|expected) .+"
         r"|the following arguments are required: .+)",
         "the tool does not take its arguments: {0}",
-        "its TensorRT-LLM is not the version that it says, or `extra_args` holds what this version does not know",
+        "the toolchain holds another TensorRT-LLM than it reports, or `extra_args` has an option that it lacks",
     ),
     Failure(
         "lfs-pointer",
         r"(HeaderTooLarge|HeaderTooSmall|InvalidHeaderLength|header too (?:large|small)|invalid load key, 'v')",
-        "the weights are no weights: {0}",
-        "Git LFS pointers look like this; fetch the contents where the source was made: git lfs pull",
+        "the files of the weights hold no weights: {0}",
+        "Git LFS pointers look like this: run `git lfs pull` where the source was made",
     ),
     Failure(
         "gpu-memory",
@@ -36,7 +36,7 @@ FAILURES = (
     ),
     Failure(
         "host-memory",
-        # A worker that the system kills breaks its pool; the tool itself then ends by itself.
+        # A worker that the system kills breaks its pool, and the tool then ends without a signal.
         r"(MemoryError.*|std::bad_alloc.*|Cannot allocate memory.*|DefaultCPUAllocator: can't allocate memory.*"
         r"|BrokenProcessPool.*)",
         "the machine has too little memory: {0}",
@@ -99,12 +99,12 @@ FAILURES = (
 
 
 def known_failure(tool: str, output: str) -> StepFailed | None:
-    """The error for what the end of a tool's output speaks of, if it is known."""
+    """The error for the first known failure in the end of a tool's output. Returns None if there is none."""
     if (known := first_known(FAILURES, output)) is None:
         return None
-    failure, said = known
+    failure, text = known
     return StepFailed(
-        f"{tool}: {failure.message.format(said)}",
+        f"{tool}: {failure.message.format(text)}",
         hint=failure.hint.format(),
         code=failure.code,
         retryable=failure.retryable,
@@ -112,7 +112,7 @@ def known_failure(tool: str, output: str) -> StepFailed | None:
 
 
 def require_success(tool: str, outcome: Outcome) -> None:
-    """Return where the tool ended well. Raises StepFailed with the code of the failure, `tool-failed` if unknown."""
+    """Raise StepFailed unless the tool ended well: with the code of the failure, `tool-failed` for an unknown one."""
     if outcome.exit_code == 0:
         return
     if (known := known_failure(tool, outcome.tail)) is not None:
@@ -121,7 +121,7 @@ def require_success(tool: str, outcome: Outcome) -> None:
         raise StepFailed(
             f"{tool} was killed, as the system does when memory runs out; it held "
             f"{outcome.peak_host_bytes / 2**30:.1f} GiB when last seen",
-            hint="give the worker more memory; `dmesg` on it tells whether that was the reason",
+            hint="give the worker more memory; `dmesg` on it shows whether that was the reason",
             code="host-memory",
         )
     how = f"signal {-outcome.exit_code}" if outcome.exit_code < 0 else f"exit status {outcome.exit_code}"

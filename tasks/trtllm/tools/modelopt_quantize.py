@@ -1,7 +1,7 @@
 """Quantizes a Hugging Face model with ModelOpt and writes it in Hugging Face form.
 
-Runs under a toolchain's interpreter, which has torch, transformers, datasets and modelopt; it imports nothing of
-Enginehouse. From TensorRT-LLM 1.0 on the PyTorch backend takes what it writes.
+A toolchain's interpreter runs it, which has torch, transformers, datasets and modelopt. It imports nothing of
+Enginehouse. TensorRT-LLM's PyTorch backend loads its output from 1.0 on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any, cast
 
-# Names of ModelOpt's configurations; `modelopt.torch.quantization` holds one of each name.
+# Names of ModelOpt's configurations in `modelopt.torch.quantization`.
 CONFIGURATIONS = {
     "fp8": "FP8_DEFAULT_CFG",
     "fp8_rowwise": "FP8_PER_CHANNEL_PER_TOKEN_CFG",
@@ -39,11 +39,9 @@ def main() -> None:
     if options.qformat in ("int4_awq", "w4a8_awq"):
         _set_block_size(configuration["quant_cfg"], options.awq_block_size)
     if options.kv_cache_dtype:
-        weights, cache = (
-            configuration["quant_cfg"],
-            getattr(quantization, KV_CACHES[options.kv_cache_dtype])["quant_cfg"],
-        )
-        # A dictionary by the names of quantizers; in later versions of ModelOpt a list, in which the last one counts.
+        weights = configuration["quant_cfg"]
+        cache = getattr(quantization, KV_CACHES[options.kv_cache_dtype])["quant_cfg"]
+        # A dictionary by quantizer. In later versions of ModelOpt a list, whose last entry for a quantizer counts.
         configuration["quant_cfg"] = {**weights, **cache} if isinstance(weights, dict) else [*weights, *cache]
     texts = _texts(options.calib_dataset, options.calib_size)
 
@@ -70,7 +68,7 @@ def main() -> None:
 
 
 def _set_block_size(node: Any, size: int) -> None:
-    """Set the last axis of every `block_sizes`, however deep: of AWQ's configurations only the weights have some."""
+    """Set the last axis of every `block_sizes`, at any depth. In AWQ's configurations only weights have block sizes."""
     if isinstance(node, dict):
         for key, value in cast("dict[Any, Any]", node).items():
             if key == "block_sizes":

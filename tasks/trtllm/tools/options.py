@@ -1,7 +1,7 @@
-"""What the command line tools of TensorRT-LLM take, version by version: the table that planning goes by.
+"""The options of TensorRT-LLM's command line tools, version by version: the table that planning goes by.
 
-It holds the options that Enginehouse passes or that a recipe may name. Read from the argument parsers of the
-releases (0.8 to 0.16) and, after that, as `releases` says. A tool's own `--help` is asked where the tool is at hand.
+It holds the options that Enginehouse passes or that a recipe may name. Source: the argument parsers of the releases up
+to 0.16 and, after that, the sources that `releases` names. A worker also reads the tool's own `--help`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Value = str | int | bool | tuple[str, ...]
 class Span:
     """How an option reads from release `since` on, until its next span.
 
-    `default` is what the tool does without it, as it would be written; None where the tool works it out. A `switch`
-    stands alone; `choices` are all that it takes. `gone` says that from here on there is no such option.
+    `default` is what the tool does without the option, in the option's own spelling; None if the tool works it out. A
+    `switch` takes no value. `choices` are all its values, empty for any. A `gone` span ends the option.
     """
 
     since: str
@@ -34,11 +34,11 @@ class Span:
 
 
 class OptionUnfit(ValueError):
-    """An option, or a value of it, that the version does not have; the message names those that do."""
+    """An option, or a value of it, that the version does not have. The message names the versions that have it."""
 
 
 def at(since: str, default: Value | None = None, choices: str = "") -> Span:
-    """A span of an option with a value; `choices` divided by spaces."""
+    """A span of an option with a value. Spaces separate the `choices`."""
     return Span(since, None if default is None else str(default), tuple(choices.split()))
 
 
@@ -79,7 +79,7 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
         ),
         "--use_fp8_rowwise": (switch("0.12"),),
         "--int8_kv_cache": (switch("0.8"),),
-        # In 0.8 it was there and did nothing, in 0.9 to 0.11 it was not there.
+        # 0.8 has it without any effect; 0.9 to 0.11 do not have it.
         "--fp8_kv_cache": (switch("0.12"),),
         "--calib_dataset": (at("0.10", "ccdv/cnn_dailymail"),),
         "--calib_size": (at("0.14", 512),),
@@ -89,7 +89,7 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
         "--model_dir": (at("0.8"),),
         "--output_dir": (at("0.8", "exported_model"),),
         "--dtype": (
-            # Free text until 0.14; what the exporter knows.
+            # Free text until 0.14. These are the types that the exporter knows.
             at("0.8", "float16", "float16 bfloat16"),
             at("0.15", "auto", "auto float16 bfloat16 float32"),
         ),
@@ -114,7 +114,7 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
         "--workers": (at("0.8", 1),),
         "--max_batch_size": (at("0.8", 1), at("0.11", 256), at("0.14", 2048)),
         "--max_input_len": (at("0.8", 1024),),
-        # 0.11 still takes it, warns, and means something else by it: there max_seq_len counts.
+        # 0.11 still takes it, warns, and goes by --max_seq_len.
         "--max_output_len": (at("0.8", 1024), gone("0.11")),
         "--max_seq_len": (at("0.11"),),
         "--max_num_tokens": (at("0.8"), at("0.11", 8192)),
@@ -188,7 +188,7 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
 
 
 def span(tool: Tool, option: str, version: Version) -> Span | None:
-    """How `option` reads in `version`, or None where it has no such option."""
+    """How `option` reads in `version`. Returns None if the version has no such option."""
     found = None
     for each in OPTIONS[tool].get(option, ()):
         if minor(Version(each.since)) <= minor(version):
@@ -202,9 +202,9 @@ def has_max_seq_len(version: Version) -> bool:
 
 
 def arguments(tool: Tool, version: Version, wishes: Mapping[str, Value]) -> tuple[str, ...]:
-    """`wishes`, by option, as arguments of `tool` in `version`.
+    """The arguments that give `tool` of `version` the values in `wishes`, by option.
 
-    Left out is what every version does by itself in the same way. A False switch is left out too. Raises OptionUnfit.
+    A switch that is False is left out, and so is a value that every version uses by default. Raises OptionUnfit.
     """
     written: list[str] = []
     for option, value in wishes.items():
@@ -241,7 +241,7 @@ def _lasting_default(tool: Tool, option: str) -> str | None:
 
 def _where(tool: Tool, option: str) -> str:
     ranges = [_range(each, following) for each, following in _with_next(OPTIONS[tool].get(option, ())) if not each.gone]
-    return f"it is one of {' and '.join(_merged(ranges))}" if ranges else "no version known here has it"
+    return f"it is one of {' and '.join(_joined(ranges))}" if ranges else "no known version has it"
 
 
 def _which_take(tool: Tool, option: str, text: str) -> str:
@@ -250,7 +250,7 @@ def _which_take(tool: Tool, option: str, text: str) -> str:
         for each, following in _with_next(OPTIONS[tool][option])
         if not each.gone and text in each.choices
     ]
-    return f"; {' and '.join(_merged(ranges))} takes that" if ranges else ""
+    return f"; {' and '.join(_joined(ranges))} takes that" if ranges else ""
 
 
 def _with_next(spans: tuple[Span, ...]) -> list[tuple[Span, Span | None]]:
@@ -261,14 +261,14 @@ def _range(first: Span, following: Span | None) -> tuple[str, str]:
     return first.since, LAST if following is None else _before(following.since)
 
 
-def _merged(ranges: list[tuple[str, str]]) -> list[str]:
-    merged: list[tuple[str, str]] = []
+def _joined(ranges: list[tuple[str, str]]) -> list[str]:
+    joined: list[tuple[str, str]] = []
     for since, until in ranges:
-        if merged and merged[-1][1] == _before(since):
-            merged[-1] = (merged[-1][0], until)
+        if joined and joined[-1][1] == _before(since):
+            joined[-1] = (joined[-1][0], until)
         else:
-            merged.append((since, until))
-    return [since if since == until else f"{since} to {until}" for since, until in merged]
+            joined.append((since, until))
+    return [since if since == until else f"{since} to {until}" for since, until in joined]
 
 
 def _before(release: str) -> str:

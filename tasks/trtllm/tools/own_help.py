@@ -1,7 +1,8 @@
-"""A tool's own `--help` against the arguments that it is about to get, before any GPU time is spent.
+"""Whether a tool's own `--help` has the arguments that the tool is about to get, before any GPU time is spent.
 
-It counts for more than the table of options, which was read from sources. And argparse takes an unknown option for
-a longer one that begins alike (0.12 takes --use_fp8 for --use_fp8_rowwise), so that the tool itself would not say.
+The help of the tool counts for more than the table of options, which was read from sources. The tool itself does not
+refuse every unknown option: argparse takes one for a longer one that begins alike (0.12: --use_fp8 for
+--use_fp8_rowwise).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from infra.errors import StepFailed
 
 
 def check_against_help(tool: str, text: str, arguments: Sequence[str]) -> None:
-    """Raise StepFailed, code `arguments-unrecognized`, for an option or a choice that `text` does not have.
+    """Raise StepFailed `arguments-unrecognized` for an option or a choice that `text` does not have.
 
     `text` is what argparse prints for --help.
     """
@@ -32,7 +33,7 @@ def check_against_help(tool: str, text: str, arguments: Sequence[str]) -> None:
 
 
 def _option_lines(text: str) -> list[str]:
-    """The lines that name an option: in the usage, and where one is described, without the description."""
+    """The usage, and the first line of each description of an option, without the description itself."""
     usage, _, described = text.partition("\n\n")
     lines = [line for line in described.splitlines() if re.match(r" {2,4}-", line)]
     return [usage, *(re.split(r" {2,}", line.strip())[0] for line in lines)]
@@ -40,8 +41,8 @@ def _option_lines(text: str) -> list[str]:
 
 def _unfit(message: str) -> StepFailed:
     return StepFailed(
-        f"{message}, as its own --help says",
-        hint="the toolchain's TensorRT-LLM differs from the table of options here; leave the field out of the recipe, "
-        "or give the option by extra_args as this version spells it",
+        f"{message}, according to its own --help",
+        hint="the toolchain's TensorRT-LLM differs from Enginehouse's table of options; leave the field out of the "
+        "recipe, or give the option in extra_args as this version spells it",
         code="arguments-unrecognized",
     )

@@ -1,4 +1,4 @@
-"""Running one of TensorRT-LLM's tools in its toolchain, under supervision, with its output told as it comes."""
+"""Runs one of TensorRT-LLM's tools in its toolchain, under supervision, and reports its output line by line."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from tasks.trtllm.tools.commands import ToolCommand
 from tasks.trtllm.tools.failures import require_success
 from tasks.trtllm.tools.own_help import check_against_help
 
-# A 405B model quantizes for hours on eight GPUs; what takes a day hangs.
+# Quantizing a 405B model takes hours on eight GPUs. A tool that takes a day hangs.
 _TIMEOUT_S = 24 * 3600.0
 
 
 def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
-    """This worker's toolchain, once it has shown that it is what the recipe was planned for.
+    """This worker's toolchain and its report, after a check that it is what the recipe was planned for.
 
-    Raises SettingsError where there is none or it is another version, and StepFailed `runtime-differs`.
+    Raises SettingsError if the worker has no toolchain or one of another version, and StepFailed `runtime-differs` if
+    its TensorRT, image or GPUs differ.
     """
-    found = _asked_once(settings.load(), runtime.tensorrt_llm)
+    found = _toolchain_once(settings.load(), runtime.tensorrt_llm)
     report = found.report()
     require(report, runtime.tensorrt_llm)
     planned = Planned(
@@ -41,8 +42,8 @@ def toolchain_for(runtime: Runtime) -> tuple[Toolchain, ToolchainReport]:
     if problems := differences(planned, Found.on_worker(report)):
         raise StepFailed(
             f"this worker is not what was planned for: {'; '.join(problems)}",
-            hint="run it on the pool of the recipe's architecture, in the recipe's image; where the image really has "
-            "another TensorRT, say so in the model's file: recipe.runtime.tensorrt",
+            hint="run it on the pool of the recipe's architecture, in the recipe's image; if the image really has "
+            "another TensorRT, set recipe.runtime.tensorrt in the model's file",
             code="runtime-differs",
         )
     return found, report
@@ -57,11 +58,10 @@ def run_tool(
     folder: Path,
     reporter: Reporter,
 ) -> tuple[Peak, str]:
-    """Run `command` in `folder` to its end, once the tool's own help has shown that it takes such arguments.
+    """Check the arguments of `command` against the tool's own help, then run it in `folder` to its end.
 
-    Returns the most memory that it took, and the last 64 KiB of its output.
-
-    Raises StepFailed with the code of the failure, SettingsError where the toolchain has no such tool.
+    Returns the most memory that it took, and the last 64 KiB of its output. Raises StepFailed with the code of the
+    failure, and SettingsError if the toolchain has no such tool.
     """
 
     def run(arguments: Sequence[str], ranks: int, say: Callable[[str], None]) -> child.Outcome:
@@ -78,16 +78,16 @@ def run_tool(
         require_success(command.tool, outcome)
         return outcome
 
-    told: list[str] = []
-    run(["--help"], 1, told.append)
-    check_against_help(command.tool, "\n".join(told), command.arguments)
+    help_lines: list[str] = []
+    run(["--help"], 1, help_lines.append)
+    check_against_help(command.tool, "\n".join(help_lines), command.arguments)
     reporter.say(shlex.join(command.argv))
     outcome = run(command.arguments, command.ranks, reporter.say)
     return Peak(outcome.peak_host_bytes, outcome.peak_gpu_bytes), outcome.tail
 
 
 def described(report: ToolchainReport) -> Mapping[str, str]:
-    """A report as it goes into a manifest, without what is empty."""
+    """A report as manifests hold it: values by name, without the empty ones."""
     gpus = report.gpus.gpus
     values = {
         **report.by_name,
@@ -101,6 +101,6 @@ def described(report: ToolchainReport) -> Mapping[str, str]:
 
 
 @cache
-def _asked_once(here: Settings, version: str) -> Toolchain:
-    """A toolchain says what it holds by running a program in it, which with a container takes seconds."""
-    return toolchain(here, version)
+def _toolchain_once(configured: Settings, version: str) -> Toolchain:
+    """One object a process: a report runs a program in the toolchain, which takes seconds in a container."""
+    return toolchain(configured, version)

@@ -20,7 +20,7 @@ message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 def templates(tmp_path: Path) -> Path:
     """As small as templates can be: the batch size everywhere, and what has to be known."""
     parameter = 'parameters: {{ key: "{key}" value: {{ string_value: "${{{value}}}" }} }}'
-    told = {
+    values = {
         "preprocessing": {"tokenizer_dir": "tokenizer_dir", "instances": "preprocessing_instance_count"},
         "postprocessing": {"tokenizer_dir": "tokenizer_dir", "instances": "postprocessing_instance_count"},
         "tensorrt_llm": {
@@ -47,7 +47,7 @@ def templates(tmp_path: Path) -> Path:
     for model in MODELS:
         (folder / model).mkdir(parents=True)
         lines = [f'name: "{model}"', "max_batch_size: ${triton_max_batch_size}"]
-        lines += [parameter.format(key=key, value=value) for key, value in told[model].items()]
+        lines += [parameter.format(key=key, value=value) for key, value in values[model].items()]
         (folder / model / "config.pbtxt").write_text("\n".join(lines))
     return folder
 
@@ -104,19 +104,20 @@ def test_the_published_values_by_the_models_file(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "code", "named"),
     [
-        (("--runtime", "0.9.0"), "built by TensorRT-LLM 0.8.0, and 0.9.0 is to serve it"),
-        (("--engine", "/nonexistent"), "does not say which TensorRT-LLM built the engine"),
-        (("--tokenizer", "/nonexistent"), "no folder /nonexistent"),
-        (("--templates", "/nonexistent"), "/nonexistent"),
+        (("--runtime", "0.9.0"), "version-mismatch", "0.9.0"),
+        (("--engine", "/nonexistent"), "engine-unreadable", "/nonexistent/config.json"),
+        (("--tokenizer", "/nonexistent"), "usage", "/nonexistent"),
+        (("--templates", "/nonexistent"), "template-missing", "/nonexistent"),
     ],
 )
 def test_wrong_use(
-    templates: Path, engine: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, ...], said: str
+    templates: Path, engine: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, ...], code: str, named: str
 ) -> None:
     assert assemble(templates, engine, *changed) == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"[{code}]" in error and named in error
     assert not (engine.parent / "output").exists()
 
 
@@ -125,7 +126,7 @@ def test_other_kinds_have_other_models(templates: Path, engine: Path, capsys: py
     assert "kind llamacpp" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_stays(templates: Path, engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_exists_stays(templates: Path, engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (engine.parent / "output").mkdir()
     assert assemble(templates, engine) == 2
-    assert "output" in capsys.readouterr().err and list((engine.parent / "output").iterdir()) == []
+    assert "[output-exists]" in capsys.readouterr().err and list((engine.parent / "output").iterdir()) == []

@@ -76,8 +76,8 @@ def upstream_parameters(model: str, version: str) -> set[str]:
 
 
 def told_of(tensor: Any) -> set[str]:
-    told = {"optional": tensor.optional, "reshape": tensor.HasField("reshape"), "ragged": tensor.allow_ragged_batch}
-    return {flag for flag, value in told.items() if value}
+    flags = {"optional": tensor.optional, "reshape": tensor.HasField("reshape"), "ragged": tensor.allow_ragged_batch}
+    return {flag for flag, value in flags.items() if value}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -114,13 +114,13 @@ def test_every_version_against_its_own_models(tmp_path: Path, version: str) -> N
 
 
 def test_no_reason_is_given_for_what_is_there() -> None:
-    there: set[str] = set()
+    found: set[str] = set()
     for model, sorts in UPSTREAM.items():
-        there |= {name for tensors in sorts.values() for name in tensors if model != "tensorrt_llm"}
-    told = {name for entry in UPSTREAM_ONLY for name in entry.names.split()}
+        found |= {name for tensors in sorts.values() for name in tensors if model != "tensorrt_llm"}
+    listed = {name for entry in UPSTREAM_ONLY for name in entry.names.split()}
     # 0.20 and later have these, which no tag did.
     new = {"return_num_input_tokens", "return_num_output_tokens", "num_input_tokens", "num_output_tokens"}
-    assert told - there == {"*"} | new
+    assert listed - found == {"*"} | new
     assert not reason("tensorrt_llm", "input_ids")
 
 
@@ -155,7 +155,7 @@ def test_by_hand_has_the_published_values(tmp_path: Path, capsys: pytest.Capture
         "gpu_device_ids": "",
     }
     serving = ServingSettings.read(output / "llm" / "1")
-    # tokenizer_dir and tokenizer_type auto; one instance of what is preprocessing, postprocessing and BLS there.
+    # tokenizer_dir and tokenizer_type auto; one instance of what they call preprocessing, postprocessing and BLS.
     assert serving.engine_path == str(tmp_path / "tokenizer")
     assert configs["llm"].instance_group[0].count == 1
 
@@ -176,32 +176,35 @@ def test_a_repository_that_triton_loads_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "code", "named"),
     [
-        (("--runtime", "0.9.0"), "built by TensorRT-LLM 0.8.0, and 0.9.0 is to serve it"),
-        (("--runtime", "1.3.0"), "builds no engines"),
-        (("--engine", "/nonexistent"), "does not say which TensorRT-LLM built the engine"),
-        (("--tokenizer", "/nonexistent"), "no folder /nonexistent"),
-        (("--templates", "/nonexistent"), "belongs to --layout upstream"),
-        (("--layout", "upstream"), "needs --templates"),
+        (("--runtime", "0.9.0"), "version-mismatch", "0.9.0"),
+        (("--runtime", "1.3.0"), "kind-changes", "1.3.0"),
+        (("--engine", "/nonexistent"), "engine-unreadable", "/nonexistent/config.json"),
+        (("--tokenizer", "/nonexistent"), "usage", "/nonexistent"),
+        (("--templates", "/nonexistent"), "usage", "--templates"),
+        (("--layout", "upstream"), "usage", "--templates"),
     ],
 )
-def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, ...], said: str) -> None:
+def test_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, ...], code: str, named: str
+) -> None:
     output = assemble(tmp_path, "0.8.0", *changed, code=2)
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"[{code}]" in error and named in error
     assert not output.exists() and not list(tmp_path.glob(".models-*"))
 
 
-def test_an_engine_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_engine_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "engine").mkdir()
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "engine" / "config.json").write_text('{"version": "0.8.0"}')
     assemble(tmp_path, "0.8.0", code=2)
-    assert "does not describe an engine" in capsys.readouterr().err
+    assert "[engine-unreadable]" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_exists_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = assemble(tmp_path, "0.8.0")
     before = sorted(output.rglob("*"))
     assemble(tmp_path, "0.8.0", code=2)
-    assert "exists already" in capsys.readouterr().err and sorted(output.rglob("*")) == before
+    assert "[output-exists]" in capsys.readouterr().err and sorted(output.rglob("*")) == before

@@ -36,11 +36,11 @@ def plan(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", ["0.8.0", "0.16.0", "0.17.0", "1.2.1"])
 def test_engines_are_planned_with_what_is_known_of_the_version(version: str) -> None:
-    told = plan("llama3-70b-instruct", "--runtime", version)
-    assert told["kind"] == "trt-engine" and told["pool"] == "build-sm90"
-    assert told["runtime"]["tensorrt_llm"] == version and told["runtime"]["assumed"]
-    assert told["options"]["exact"] == (version in ("0.8.0", "0.16.0"))
-    quantize, build, check = told["commands"]
+    document = plan("llama3-70b-instruct", "--runtime", version)
+    assert document["kind"] == "trt-engine" and document["pool"] == "build-sm90"
+    assert document["runtime"]["tensorrt_llm"] == version and document["runtime"]["assumed"]
+    assert document["options"]["exact"] == (version in ("0.8.0", "0.16.0"))
+    quantize, build, check = document["commands"]
     assert quantize[:2] == ["python3", "examples/quantization/quantize.py"]
     assert quantize[quantize.index("--tp_size") + 1] == "4"
     assert build[0] == "trtllm-build"
@@ -49,15 +49,15 @@ def test_engines_are_planned_with_what_is_known_of_the_version(version: str) -> 
 
 @pytest.mark.parametrize("version", ["1.3.0", "1.3.0rc22", "1.4.0rc1"])
 def test_from_1_3_on_there_is_nothing_to_build(version: str) -> None:
-    told = plan("llama3-8b-by-hand", "--runtime", version)
-    assert told["kind"] == "llmapi" and told["commands"] == []
-    assert told["translated"]["lost"] == {
+    document = plan("llama3-8b-by-hand", "--runtime", version)
+    assert document["kind"] == "llmapi" and document["commands"] == []
+    assert document["translated"]["lost"] == {
         "paged_context_fmha": False,
         "fused_mlp": False,
         "serving.tensorrt_llm.decoupled": False,
         "serving.tensorrt_llm.exclude_input_in_output": True,
     }
-    assert told["translated"]["moved"]["tokens_per_block"] == "llm_args.kv_cache_config.tokens_per_block"
+    assert document["translated"]["moved"]["tokens_per_block"] == "llm_args.kv_cache_config.tokens_per_block"
 
 
 def test_for_people() -> None:
@@ -70,19 +70,24 @@ def test_for_people() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "code", "named"),
     [
-        (("nothing",), "no model 'nothing'"),
-        (("llama3-8b-instruct", "--runtime", "x1"), "'x1' is not a version"),
-        (("llama3-8b-instruct", "--runtime", "0.7.1"), "needs TensorRT-LLM 0.8 to 1.2"),
-        (("llama3-8b-instruct", "--runtime", "0.11.0", "--recipe", "quantization=fp8_rowwise"), "0.12 to 1.2"),
-        (("llama3-8b-instruct", "--recipe", "quantization=nvfp4"), "nvfp4 needs sm100"),
-        (("smollm2-135m", "--runtime", "1.2.1"), "kind llamacpp, which has no TensorRT-LLM"),
+        (("nothing",), "model-missing", "'nothing'"),
+        (("llama3-8b-instruct", "--runtime", "x1"), "spec-invalid", "'x1'"),
+        (("llama3-8b-instruct", "--runtime", "0.7.1"), "spec-invalid", "0.8 to 1.2"),
+        (
+            ("llama3-8b-instruct", "--runtime", "0.11.0", "--recipe", "quantization=fp8_rowwise"),
+            "spec-invalid",
+            "0.12 to 1.2",
+        ),
+        (("llama3-8b-instruct", "--recipe", "quantization=nvfp4"), "spec-invalid", "sm100"),
+        (("smollm2-135m", "--runtime", "1.2.1"), "usage", "llamacpp"),
     ],
 )
-def test_wrong_use(arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_use(arguments: tuple[str, ...], code: str, named: str) -> None:
     done = run(*arguments)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and f"[{code}]" in done.stderr and named in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:
@@ -96,12 +101,12 @@ def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:
 
 @pytest.mark.parametrize(("version", "mode"), [("0.8.0", "leader"), ("0.9.0", "orchestrator"), ("1.3.0", "single")])
 def test_how_a_model_on_four_gpus_is_served(version: str, mode: str) -> None:
-    told = plan("llama3-70b-instruct", "--runtime", version)["serving"]
-    assert told["mode"] == mode and told["why"]
-    assert told["environment"] == ({"TRTLLM_ORCHESTRATOR": "1"} if mode == "orchestrator" else {})
-    servers = [argument for argument in told["launch"] if argument.endswith("/tritonserver")]
+    document = plan("llama3-70b-instruct", "--runtime", version)["serving"]
+    assert document["mode"] == mode and document["why"]
+    assert document["environment"] == ({"TRTLLM_ORCHESTRATOR": "1"} if mode == "orchestrator" else {})
+    servers = [argument for argument in document["launch"] if argument.endswith("/tritonserver")]
     assert len(servers) == (4 if mode == "leader" else 1)
-    engines = [argument for argument in told["launch"] if argument == "--load-model=tensorrt_llm"]
+    engines = [argument for argument in document["launch"] if argument == "--load-model=tensorrt_llm"]
     assert len(engines) == (4 if mode == "leader" else 0)
     line = run("llama3-70b-instruct", "--runtime", version).stdout.splitlines()[2]
     assert line.startswith(f"served in mode {mode}")

@@ -24,8 +24,8 @@ def command(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(arguments)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return run
 
@@ -37,11 +37,11 @@ def test_asking(fleet: Fleet, command: Command) -> None:
     code, out, _ = command("lineage", "tiny")
     assert code == 0 and out.startswith("public name test/tiny\nmade from\n└─ release test/tiny@2  live")
     assert command("lineage", "tiny@1", "--format", "mermaid")[1].startswith("graph TD\n")
-    told = json.loads(command("lineage", made.engine.identity[:16], "--format", "json")[1])
-    assert told["root"] == str(made.engine)
+    document = json.loads(command("lineage", made.engine.identity[:16], "--format", "json")[1])
+    assert document["root"] == str(made.engine)
     assert command("why", "tiny")[1].startswith("recipe: quantization fp8 → nvfp4; weights, GPU,")
-    told = json.loads(command("why", "tiny@1", "--against", "tiny@2", "--json")[1])
-    assert told["summary"].startswith("recipe: quantization nvfp4 → fp8")
+    document = json.loads(command("why", "tiny@1", "--against", "tiny@2", "--json")[1])
+    assert document["summary"].startswith("recipe: quantization nvfp4 → fp8")
     assert json.loads(command("schema", "lease")[1])["properties"]["holder"]
     code, out, err = command("lineage", "nothing")
     assert (code, out) == (2, "") and "[reference-unknown]" in err and "\nhint: " in err
@@ -67,9 +67,9 @@ def test_collecting(fleet: Fleet, command: Command) -> None:
     made, lost = fleet.rebuild(), fleet.rebuild(tensorrt_llm="1.0.0")
     fleet.release(made)
     assert command("pin", str(made.snapshot), "--reason", "slow to fetch")[:2] == (0, f"{made.snapshot}\n")
-    told = json.loads(command("gc", "--dry-run", "--grace", "0", "--json")[1])
-    assert told["dry_run"] and str(lost.engine) in {item["name"] for item in told["garbage"]}
-    assert told["kept"][str(made.snapshot)] == "pinned"
+    document = json.loads(command("gc", "--dry-run", "--grace", "0", "--json")[1])
+    assert document["dry_run"] and str(lost.engine) in {item["name"] for item in document["garbage"]}
+    assert document["kept"][str(made.snapshot)] == "pinned"
     assert fleet.store.find(lost.engine) is not None
     code, out, _ = command("gc")  # a week's grace: nothing goes
     assert code == 0 and out.endswith("0 bytes in 0 objects may go\n")

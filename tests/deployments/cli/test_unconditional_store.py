@@ -1,4 +1,4 @@
-"""What is told of a store that ignores conditional writes, before anything is done with it."""
+"""A store that ignores conditional writes is refused before anything is done with it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class TritonPythonModel:
     def execute(self, requests):
         return None
 """
-# As the backend does: what was wrong is in the log, and the answer to the load says that something was.
+# As the backend does it: the reason is in the log, and the answer to the load is only that it failed.
 SAYS_IT_IN_THE_LOG = """
 import sys
 print("[TensorRT-LLM][WARNING] Cannot find parameter with name: batch_scheduler_policy", file=sys.stderr)

@@ -124,7 +124,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models, of two architectures."""
     folder = tmp_path_factory.mktemp("catalogue")
     document = yaml.safe_load((CHECKOUT / "deployments/models/llama3-8b-instruct.yaml").read_text())
-    for name, gpu, arch in (("here", "NVIDIA H200", "sm90"), ("there", "NVIDIA B200", "sm100")):
+    for name, gpu, arch in (("hopper", "NVIDIA H200", "sm90"), ("blackwell", "NVIDIA B200", "sm100")):
         document |= {"name": name, "updates": {"policy": "stable"}}
         document["recipe"]["runtime"] |= {"gpu": gpu, "arch": arch}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(document))
@@ -132,7 +132,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(catalogue: Path) -> Settings:
+def two_models(catalogue: Path) -> Settings:
     return replace(settings.load(), catalogue=catalogue)
 
 
@@ -194,13 +194,13 @@ def database() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder)
 
 
-def go(server: Server, here: Settings, *, dry_run: bool = False) -> dict[str, ResourceChange]:
-    """Deploy; the changes by name, as they were told before anything was made."""
-    told: list[ResourceChange] = []
-    wanted = desired(here, load_catalogue(here.catalogue).values())
+def go(server: Server, two_models: Settings, *, dry_run: bool = False) -> dict[str, ResourceChange]:
+    """Deploy; the changes by name, as they were shown before anything was made."""
+    shown: list[ResourceChange] = []
+    wanted = desired(two_models, load_catalogue(two_models.catalogue).values())
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
-        changes = asyncio.run(deploy(wanted, told.append, dry_run=dry_run))
-    assert list(changes) == told
+        changes = asyncio.run(deploy(wanted, shown.append, dry_run=dry_run))
+    assert list(changes) == shown
     return {change.resource.key: change for change in changes}
 
 
@@ -212,12 +212,12 @@ def kept(changes: dict[str, ResourceChange]) -> dict[str, Any]:
     return {name: {each.name: each.old for each in change.kept} for name, change in changes.items() if change.kept}
 
 
-def check_deploy(server: Server, here: Settings) -> None:
+def check_deploy(server: Server, two_models: Settings) -> None:
     """Deploy, deploy again, and deploy a changed schedule."""
-    assert {change.action for change in go(server, here, dry_run=True).values()} == {"created"}
+    assert {change.action for change in go(server, two_models, dry_run=True).values()} == {"created"}
     assert server("POST", "/deployments/filter", {}) == []
 
-    first = go(server, here)
+    first = go(server, two_models)
     assert tuple(first) == NAMES and {change.action for change in first.values()} == {"created"}
     watch = server.deployment("watch_releases/watch_releases")
     assert [schedule["schedule"]["cron"] for schedule in watch["schedules"]] == ["17 * * * *"]
@@ -228,12 +228,12 @@ def check_deploy(server: Server, here: Settings) -> None:
     assert rebuild["entrypoint"] == "flows.rebuild.rebuild"
     form = rebuild["parameter_openapi_schema"]["properties"]
     assert {"model", "runtime", "recipe", "targets", "refresh"} <= set(form)
-    # The UI has a field for each, and says what it is for.
+    # The UI has a field for each, with a description.
     assert all("type" in field and field["description"] for field in form.values())
 
-    assert changed(go(server, here)) == {}
+    assert changed(go(server, two_models)) == {}
 
-    other = replace(here, watch_schedule="5 4 * * *")
+    other = replace(two_models, watch_schedule="5 4 * * *")
     assert (
         changed(go(server, other, dry_run=True))
         == changed(go(server, other))
@@ -249,21 +249,21 @@ def check_deploy(server: Server, here: Settings) -> None:
         time.sleep(0.5)
     assert {run["expected_start_time"][10:19] for run in planned} == {"T04:05:00"}
     assert changed(go(server, other)) == {}
-    assert list(changed(go(server, here))) == ["deployment watch_releases/watch_releases"]
+    assert list(changed(go(server, two_models))) == ["deployment watch_releases/watch_releases"]
 
 
-def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, here: Settings) -> None:
-    check_deploy(server, here)
+def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, two_models: Settings) -> None:
+    check_deploy(server, two_models)
 
 
 def test_the_same_on_postgres_with_redis(
-    start_server: Callable[[dict[str, str]], Server], database: dict[str, str], here: Settings
+    start_server: Callable[[dict[str, str]], Server], database: dict[str, str], two_models: Settings
 ) -> None:
-    check_deploy(start_server(database), here)
+    check_deploy(start_server(database), two_models)
 
 
-def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, here: Settings) -> None:
-    go(server, here)
+def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, two_models: Settings) -> None:
+    go(server, two_models)
     rebuild, watch = server.deployment("rebuild/rebuild"), server.deployment("watch_releases/watch_releases")
     (schedule,) = watch["schedules"]
     server("PATCH", f"/deployments/{rebuild['id']}", {"tags": ["mine"], "concurrency_limit": 9, "paused": True})
@@ -274,7 +274,7 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, h
     automation = server.automation("release-watch")
     server("PATCH", f"/automations/{automation['id']}", {"enabled": False})
 
-    again = go(server, here)
+    again = go(server, two_models)
     assert changed(again) == {}
     assert kept(again) == {
         "work pool build-sm90": {"limit": 3},
@@ -284,7 +284,7 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, h
     assert "limit: stays 9" in "\n".join(lines(again["deployment rebuild/rebuild"]))
 
     # What is wanted now is another thing than at the last deploy: that is a decision, and the newer one.
-    other = replace(here, pool_limits=(("build-sm90", 2),), watch_schedule="")
+    other = replace(two_models, pool_limits=(("build-sm90", 2),), watch_schedule="")
     assert changed(go(server, other)) == {
         "work pool build-sm90": {"limit": 2},
         "deployment watch_releases/watch_releases": {"schedule": ""},
@@ -297,13 +297,13 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, h
     assert server("GET", f"/automations/{automation['id']}")["enabled"] is False
 
 
-def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, here: Settings) -> None:
-    go(server, here)
+def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, two_models: Settings) -> None:
+    go(server, two_models)
     rollback, watch = server.deployment("rollback/rollback"), server.deployment("watch_releases/watch_releases")
     server("PATCH", f"/deployments/{rollback['id']}", {"entrypoint": "elsewhere.rollback"})
     server("DELETE", "/work_pools/build-sm100")
     server("DELETE", f"/deployments/{watch['id']}")
-    assert {name: change.action for name, change in go(server, here).items() if change.action != "unchanged"} == {
+    assert {name: change.action for name, change in go(server, two_models).items() if change.action != "unchanged"} == {
         "work pool build-sm100": "created",
         # Its pool was deleted below it.
         "deployment build_engine/build-sm100": "changed",
@@ -312,14 +312,14 @@ def test_what_was_deleted_or_altered_beyond_use_comes_back(server: Server, here:
         # It ran a deployment that is another one now.
         "automation release-watch": "changed",
     }
-    assert changed(go(server, here)) == {}
+    assert changed(go(server, two_models)) == {}
     automation = server.automation("release-watch")
     known = server.deployment("watch_releases/watch_releases")
     assert automation["actions"][0]["deployment_id"] == known["id"] != watch["id"]
 
 
-def test_the_command(server: Server, here: Settings) -> None:
-    go(server, here)
+def test_the_command(server: Server, two_models: Settings) -> None:
+    go(server, two_models)
     rebuild = server.deployment("rebuild/rebuild")
     server("PATCH", f"/deployments/{rebuild['id']}", {"concurrency_limit": 9})
 
@@ -330,7 +330,7 @@ def test_the_command(server: Server, here: Settings) -> None:
                 **os.environ,
                 "PREFECT_API_URL": server.api,
                 **environment,
-                "ENGINEHOUSE_CATALOGUE": str(here.catalogue),
+                "ENGINEHOUSE_CATALOGUE": str(two_models.catalogue),
             },
             capture_output=True,
             text=True,
@@ -339,8 +339,8 @@ def test_the_command(server: Server, here: Settings) -> None:
 
     done = run("--dry-run", "--json", ENGINEHOUSE_REBUILDS="6")
     assert done.returncode == 0, done.stderr
-    told = {each["name"]: each for each in json.loads(done.stdout) if each["action"] != "unchanged"}
-    assert told == {
+    differing = {each["name"]: each for each in json.loads(done.stdout) if each["action"] != "unchanged"}
+    assert differing == {
         "rebuild/rebuild": {
             "kind": "deployment",
             "name": "rebuild/rebuild",
@@ -385,12 +385,12 @@ def listener() -> Iterator[Listener]:
         thread.join()
 
 
-def test_people_are_told_of_failures_by_a_block_of_the_server(
-    server: Server, here: Settings, listener: Listener
+def test_people_are_notified_of_failures_by_a_block_of_the_server(
+    server: Server, two_models: Settings, listener: Listener
 ) -> None:
-    told = replace(here, notify="custom-webhook/ops")
+    notifying = replace(two_models, notify="custom-webhook/ops")
     with pytest.raises(SettingsError) as missing:
-        go(server, told)
+        go(server, notifying)
     assert missing.value.code == "block-missing" and "custom-webhook/ops" in missing.value.message
 
     async def make_block() -> None:
@@ -400,8 +400,8 @@ def test_people_are_told_of_failures_by_a_block_of_the_server(
 
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
         asyncio.run(make_block())
-    assert "automation notify" in changed(go(server, told))
-    assert changed(go(server, told)) == {}
+    assert "automation notify" in changed(go(server, notifying))
+    assert changed(go(server, notifying)) == {}
 
     def end(flow: str, state: str, message: str) -> None:
         flow_id = server("POST", "/flows/", {"name": flow})["id"]
@@ -414,7 +414,7 @@ def test_people_are_told_of_failures_by_a_block_of_the_server(
     end("rebuild", "FAILED", "count-in-french: too short [gate-refused]")
     until = time.monotonic() + 60
     while not listener.heard:
-        assert time.monotonic() < until, "nobody was told"
+        assert time.monotonic() < until, "nobody was notified"
         time.sleep(0.2)
     (heard,) = listener.heard
     assert heard["subject"] == "Enginehouse: rebuild tiny: Failed" and "[gate-refused]" in heard["body"]

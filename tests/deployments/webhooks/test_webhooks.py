@@ -31,7 +31,7 @@ COMMIT = "c" * 40
 
 @dataclass
 class House:
-    """A receiver, and what it told Prefect."""
+    """A receiver, and what it sent to Prefect."""
 
     receiver: Receiver
     folder: Path
@@ -84,7 +84,7 @@ def house(bucket: Bucket, tmp_path: Path) -> House:
 
 
 def push(repository: str = "org/base", **changes: Any) -> dict[str, Any]:
-    """A push to a model's repository, as the hub tells it."""
+    """A push to a model's repository, as the hub sends it."""
     return {
         "event": {"action": "update", "scope": "repo.content"},
         "repo": {"type": "model", "name": repository, "id": "621ffd", "private": False, "headSha": "d" * 40},
@@ -95,8 +95,8 @@ def push(repository: str = "org/base", **changes: Any) -> dict[str, Any]:
 
 
 def version(**data: Any) -> dict[str, Any]:
-    """A new model version, as MLflow tells it."""
-    told: dict[str, Any] = {
+    """A new model version, as MLflow sends it."""
+    version: dict[str, Any] = {
         "name": "tuned",
         "version": "1",
         "source": "s3://weights/tuned/7",
@@ -108,7 +108,7 @@ def version(**data: Any) -> dict[str, Any]:
         "entity": "model_version",
         "action": "created",
         "timestamp": "2026-11-28T07:00:00+00:00",
-        "data": {**told, **data},
+        "data": {**version, **data},
     }
 
 
@@ -185,13 +185,13 @@ def test_a_secret_or_signature_that_is_wrong_is_refused_before_the_body_is_read(
 
 def test_what_is_malformed_or_not_accepted_is_answered_and_kept(house: House) -> None:
     def refused(answer: httpx.Response, status: int, code: str) -> None:
-        told = answer.json()
-        assert (answer.status_code, told["code"], told["state"]) == (status, code, "refused")
-        arrival = read_arrival(house.receiver.bucket, told["event"])
+        body = answer.json()
+        assert (answer.status_code, body["code"], body["state"]) == (status, code, "refused")
+        arrival = read_arrival(house.receiver.bucket, body["event"])
         assert arrival is not None and (arrival.state, arrival.code, arrival.reason) == (
             "refused",
             code,
-            told["message"],
+            body["message"],
         )
         assert arrival.said
 
@@ -230,12 +230,12 @@ def test_an_event_that_prefect_misses_is_not_lost(house: House) -> None:
 def test_a_changed_file_counts_at_once_and_a_broken_one_is_no_fault_of_the_sender(house: House) -> None:
     path = house.folder / "tuned.yaml"
     document = yaml.safe_load(path.read_text())
-    said = {"model": "tuned", "source": "s3://elsewhere/x"}
-    assert house.signed("generic", said).status_code == 422
+    payload = {"model": "tuned", "source": "s3://elsewhere/x"}
+    assert house.signed("generic", payload).status_code == 422
     path.write_text(yaml.safe_dump({**document, "accepts": ["s3://elsewhere/*"]}))
-    assert house.signed("generic", said, id="d2").status_code == 202
+    assert house.signed("generic", payload, id="d2").status_code == 202
     path.write_text("name: [")
-    assert house.signed("generic", said, id="d3").status_code == 503
+    assert house.signed("generic", payload, id="d3").status_code == 503
 
 
 def test_settings_say_where_secrets_are_and_never_what(monkeypatch: pytest.MonkeyPatch) -> None:

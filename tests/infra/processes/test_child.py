@@ -51,7 +51,7 @@ FAMILY = WORKERS + "time.sleep(60)"
 FAMILY_SIZE = 5
 
 # Runs a command, given as JSON, and passes its lines on. On the first line it starts a stranger that inherits
-# whatever can be inherited, and prints the pid. A file tells how many processes a sample has seen.
+# whatever can be inherited, and prints the pid. The name of a file is how many processes a sample has seen.
 PARENT = """
 import json, subprocess, sys
 from pathlib import Path

@@ -12,7 +12,7 @@ import pytest
 
 from infra.processes.sessions import free_ports, terminate
 
-# A leader that ignores SIGTERM when told so, and one child; both write their pid and sleep.
+# A leader, which ignores SIGTERM if it is `stubborn`, and one child; both write their pid and sleep.
 FAMILY = """
 import os, signal, subprocess, sys, time
 if sys.argv[2] == "stubborn":

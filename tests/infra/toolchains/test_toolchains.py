@@ -53,7 +53,7 @@ INSTALLED = {
     "transformers": "4.45.1",
 }
 
-# A tool that says how it was called.
+# A tool that prints how it was called.
 TOOL = f"""#!{sys.executable}
 import json, os, sys
 print(json.dumps([sys.argv, dict(os.environ), os.getcwd()]))

@@ -1,4 +1,4 @@
-"""What events may say, and what the store makes of them: each weight once, the newest counts, refused ones do not."""
+"""What events may name, and what the store makes of them: each weight once, the newest counts, refused ones do not."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def model(
     )
 
 
-def changed(said: dict[str, Any], to: Model) -> Model:
-    model, uri = changed_by(read_event({"model": "tiny", **said}), {"tiny": to})
+def changed(payload: dict[str, Any], to: Model) -> Model:
+    model, uri = changed_by(read_event({"model": "tiny", **payload}), {"tiny": to})
     return override(model, source=uri).model
 
 
-def code(said: dict[str, Any], to: Model | None = None) -> str:
+def code(payload: dict[str, Any], to: Model | None = None) -> str:
     with pytest.raises(EventRefused) as caught:
-        changed(said, to or model())
+        changed(payload, to or model())
     assert caught.value.message
     return caught.value.code
 
@@ -97,7 +97,7 @@ def test_trust_does_not_reach_to_other_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "payload",
     [
         {},
         {"model": "tiny"},
@@ -109,9 +109,9 @@ def test_trust_does_not_reach_to_other_weights() -> None:
         {"model": "tiny", "revision": "x" * 20_000},
     ],
 )
-def test_what_is_no_event_is_told_field_by_field(said: dict[str, Any]) -> None:
+def test_what_is_no_event_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(EventRefused) as caught:
-        read_event(said)
+        read_event(payload)
     assert caught.value.code == "event-malformed" and "source" in caught.value.hint and len(str(caught.value)) < 600
 
 
@@ -135,17 +135,17 @@ def test_the_same_weights_come_once(bucket: Bucket) -> None:
 
 
 def test_an_event_is_kept_from_its_coming_to_its_end(bucket: Bucket) -> None:
-    said = {"model": "tiny", "source": "file:///etc/passwd"}
-    arrival = arrive(bucket, "e1", said)
-    assert (arrival.state, arrival.said) == ("received", said)
+    payload = {"model": "tiny", "source": "file:///etc/passwd"}
+    arrival = arrive(bucket, "e1", payload)
+    assert (arrival.state, arrival.said) == ("received", payload)
     assert [each.id for each in undecided(bucket, 0)] == ["e1"] and not list(undecided(bucket, 3600))
     with pytest.raises(EventRefused) as caught:
-        changed_by(read_event(said), {"tiny": model()})
+        changed_by(read_event(payload), {"tiny": model()})
     decide(bucket, refused(arrival, caught.value))
     assert not list(undecided(bucket, 0))
     # A replay finds what was decided.
     again = arrive(bucket, "e1", {"model": "tiny", "revision": "main"})
-    assert (again.state, again.code, again.said) == ("refused", "event-source", said) and again == read_arrival(
+    assert (again.state, again.code, again.said) == ("refused", "event-source", payload) and again == read_arrival(
         bucket, "e1"
     )
     assert len(str(arrive(bucket, "e2", {"model": "x" * 10**6}).said)) < 5000
@@ -181,7 +181,7 @@ def test_a_rebuild_takes_the_newest_until_its_gates_refuse_it(bucket: Bucket) ->
     follow(bucket, first)
     settle(bucket, first, passed=True)
 
-    # The file counts again once it says something else.
+    # The file counts again once it names others.
     assert taken(model("hf://org/base@v2")) == "hf://org/base@v2"
     assert taken(model(accepts=("s3://weights/tiny/r2",))) == "hf://org/base@main"
 
@@ -215,7 +215,7 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: 
     chosen, taken = with_newest(bucket, to)
     assert (chosen.source, chosen.adapter, taken) == (to.source, source, weights)
     other = to.model_copy(update={"adapter": "hf://org/lora@v1"})
-    assert with_newest(bucket, other) == (other, None)  # the file says something else now
+    assert with_newest(bucket, other) == (other, None)  # the file names another adapter now
 
 
 def test_a_model_whose_file_names_an_adapter() -> None:

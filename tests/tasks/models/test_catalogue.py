@@ -70,31 +70,31 @@ def test_what_is_asked_of_the_same_kind_loses_nothing() -> None:
     [("trt-engine", "llamacpp"), ("llmapi", "trt-engine"), ("llamacpp", "llmapi"), ("trt-engine", "onnx")],
 )
 def test_no_other_kind_changes(kind: str, asked: str) -> None:
-    with pytest.raises(UsageError, match=f"is of kind {kind}, .* one of kind {asked}") as caught:
+    with pytest.raises(UsageError) as caught:
         override(model(kind), recipe={"kind": asked})
-    assert caught.value.code == "kind-changes"
+    assert caught.value.code == "kind-changes" and kind in caught.value.message and asked in caught.value.message
 
 
 def test_what_the_llm_api_cannot_do_is_told_with_a_way_on() -> None:
     old = model(runtime={"tensorrt_llm": "0.8.0"})
-    with pytest.raises(SpecError, match=r"llmapi needs TensorRT-LLM 1\.0 or later, not 0\.8\.0") as caught:
+    with pytest.raises(SpecError) as caught:
         override(old, recipe={"kind": "llmapi"})
-    assert "--runtime" in caught.value.hint
+    assert "recipe.runtime: " in caught.value.message and "--runtime" in caught.value.hint
     assert override(old, recipe={"kind": "llmapi"}, tensorrt_llm="1.0.0").model.kind == "llmapi"
 
-    with pytest.raises(SpecError, match="quantization: int8_wo is for TensorRT engines alone") as caught:
+    with pytest.raises(SpecError) as caught:
         override(model(quantization="int8_wo"), recipe={"kind": "llmapi"}, tensorrt_llm="1.3.0")
-    assert "quantization" in caught.value.hint
+    assert "recipe.quantization: int8_wo" in caught.value.message and "quantization" in caught.value.hint
     assert override(
         model(quantization="int8_wo"), recipe={"kind": "llmapi", "quantization": "fp8"}, tensorrt_llm="1.3.0"
     ).translation
     with pytest.raises(UsageError) as changes:
         override(model(quantization="int8_wo"), tensorrt_llm="1.3.0")
-    assert changes.value.code == "kind-changes" and "int8_wo is for TensorRT engines alone" in changes.value.hint
+    assert changes.value.code == "kind-changes" and "recipe.quantization: int8_wo" in changes.value.hint
 
-    with pytest.raises(SpecError, match="kind llmapi has no field fused_mlp") as caught:
+    with pytest.raises(SpecError) as caught:
         override(model(), recipe={"kind": "llmapi", "fused_mlp": "true"})
-    assert "max_batch_size" in caught.value.hint
+    assert "fused_mlp" in caught.value.message and "max_batch_size" in caught.value.hint
 
 
 def test_changes_are_told_field_by_field() -> None:

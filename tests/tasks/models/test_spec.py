@@ -12,6 +12,7 @@ from tasks.models.catalogue import json_schema, load_catalogue, load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import LlamaCppRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
+from tests.tasks.models.mistakes import mistakes
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 SHA256 = "ab" * 32
@@ -95,33 +96,37 @@ prompts:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "what"),
+    ("text", "line"),
     [
-        ("name: [unclosed\nsource: x\n", 2, "is not YAML"),
-        ("", 1, "is empty"),
-        ("name: a\n---\nname: b\n", 2, "is not YAML"),
-        ("name: !!python/object/apply:os.system [id]\n", 1, "is not YAML"),
-        ("- a list\n", 1, "valid dictionary"),
-        ("name: \x07\n", 1, "is not YAML"),
+        ("name: [unclosed\nsource: x\n", 2),
+        ("", 1),
+        ("name: a\n---\nname: b\n", 2),
+        ("name: !!python/object/apply:os.system [id]\n", 1),
+        ("- a list\n", 1),
+        ("name: \x07\n", 1),
     ],
 )
-def test_what_is_no_document_is_told_with_its_line(tmp_path: Path, text: str, line: int, what: str) -> None:
+def test_what_is_no_document_is_told_with_its_line(tmp_path: Path, text: str, line: int) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(SpecError, match=what) as caught:
+    with pytest.raises(SpecError) as caught:
         load_model(path)
-    assert f"{path}:{line}: " in caught.value.message
+    problem = caught.value.message.splitlines()[1]
+    assert problem.strip().startswith(f"{path}:{line}: ")
 
 
 def test_a_file_that_is_not_there_is_a_spec_error(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(SpecError) as caught:
         load_model(tmp_path / "absent.yaml")
-    with pytest.raises(SpecError, match="no catalogue"):
+    assert f"{tmp_path / 'absent.yaml'}:1: " in caught.value.message
+    with pytest.raises(SpecError) as caught:
         load_catalogue(tmp_path / "absent")
 
 
 def test_the_name_is_the_files(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"other\.yaml:1: name: 'tiny' is not the file's name, 'other'"):
-        load_model(write(tmp_path, entry(), "other.yaml"))
+    path = write(tmp_path, entry(), "other.yaml")
+    with pytest.raises(SpecError) as caught:
+        load_model(path)
+    assert f"{path}:1: name: " in caught.value.message
 
 
 def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
@@ -136,26 +141,28 @@ def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["Tiny", "-tiny", "ti--ny", "ti/ny", "", "tiny\n"])
 def test_names_that_a_release_could_not_carry(name: str) -> None:
-    with pytest.raises(ValidationError, match="name"):
+    with pytest.raises(ValidationError) as caught:
         Model.model_validate(entry(name=name))
+    assert mistakes(caught.value).keys() == {"name"}
 
 
 @pytest.mark.parametrize(
-    ("source", "what"),
+    ("source", "where", "kind"),
     [
-        ({"uri": "hf://org/repo"}, "not the address of a source"),
-        ({"uri": "hf://org/repo@main", "trust": ["python"]}, "pinned revision"),
-        ({"uri": "hf://org/repo@main", "sha256": SHA256}, "pinned by what its server says"),
-        ({"uri": "pip://a@1/b.gguf"}, "needs the sha256"),
-        ({"uri": "pip://a@1/b.gguf", "sha256": "abc"}, "pattern"),
-        ({"uri": "pip://a@1/b.gguf", "sha256": SHA256, "include": ["*.gguf"]}, "one file already"),
-        ({"uri": "s3://bucket/a", "trust": ["pickle"]}, "pinned revision"),
-        ({"uri": f"hf://org/repo@{COMMIT}", "trust": ["shell"]}, "'python' or 'pickle'"),
+        ({"uri": "hf://org/repo"}, "source.uri", "value_error"),
+        ({"uri": "hf://org/repo@main", "trust": ["python"]}, "source.trust", "value_error"),
+        ({"uri": "hf://org/repo@main", "sha256": SHA256}, "source.sha256", "value_error"),
+        ({"uri": "pip://a@1/b.gguf"}, "source.sha256", "value_error"),
+        ({"uri": "pip://a@1/b.gguf", "sha256": "abc"}, "source.sha256", "string_pattern_mismatch"),
+        ({"uri": "pip://a@1/b.gguf", "sha256": SHA256, "include": ["*.gguf"]}, "source.include", "value_error"),
+        ({"uri": "s3://bucket/a", "trust": ["pickle"]}, "source.trust", "value_error"),
+        ({"uri": f"hf://org/repo@{COMMIT}", "trust": ["shell"]}, "source.trust.0", "literal_error"),
     ],
 )
-def test_sources_that_are_not_allowed(source: dict[str, Any], what: str) -> None:
-    with pytest.raises(ValidationError, match=what):
+def test_sources_that_are_not_allowed(source: dict[str, Any], where: str, kind: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         Model.model_validate(entry(source=source))
+    assert mistakes(caught.value) == {where: kind}
 
 
 def test_trust_goes_with_a_commit_or_a_hash() -> None:
@@ -164,63 +171,65 @@ def test_trust_goes_with_a_commit_or_a_hash() -> None:
         {"uri": "pip://a@1/b.gguf", "sha256": SHA256, "trust": ["pickle"]},
         {"uri": "file:///models/a.bin", "sha256": SHA256, "trust": ["pickle"]},
     ):
-        assert Model.model_validate(entry(source=source)).source.trust
+        assert list(Model.model_validate(entry(source=source)).source.trust) == source["trust"]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "what"),
+    ("recipe", "where", "kind"),
     [
-        (engine(quantization="nvfp4"), "nvfp4 needs sm100 or later, and NVIDIA H200 is sm90"),
-        (engine(tp_size=2, pp_size=4), "2 x pp_size 4 = 8 GPUs, and runtime.gpus is 4"),
-        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "needs TensorRT-LLM 0.8 to 1.2"),
-        (engine(runtime={"tensorrt_llm": "0.7.1"}), "needs TensorRT-LLM 0.8 to 1.2"),
-        (engine(runtime={"tensorrt_llm": "latest"}), "'latest' is not a version"),
-        (engine(runtime={"arch": "sm75"}), "sm80"),
-        ({**engine(runtime={"tensorrt_llm": "0.21.0"}), "kind": "llmapi"}, "1.0 or later, not 0.21.0"),
-        (engine(max_seq_len=100, max_input_len=100), "leaves no token for the answer"),
-        ({"kind": "llamacpp", "quantization": "fp8"}, "'q8_0'"),
-        ({"kind": "onnx"}, "'llamacpp', 'trt-engine', 'llmapi'"),
+        (engine(quantization="nvfp4"), "recipe.quantization", "value_error"),
+        (engine(tp_size=2, pp_size=4), "recipe.pp_size", "value_error"),
+        (engine(runtime={"tensorrt_llm": "1.3.0rc22"}), "recipe.runtime", "value_error"),
+        (engine(runtime={"tensorrt_llm": "0.7.1"}), "recipe.runtime", "value_error"),
+        (engine(runtime={"tensorrt_llm": "latest"}), "recipe.runtime.tensorrt_llm", "value_error"),
+        (engine(runtime={"arch": "sm75"}), "recipe.runtime.arch", "literal_error"),
+        ({**engine(runtime={"tensorrt_llm": "0.21.0"}), "kind": "llmapi"}, "recipe.runtime", "value_error"),
+        (engine(max_seq_len=100, max_input_len=100), "recipe.max_input_len", "value_error"),
+        ({"kind": "llamacpp", "quantization": "fp8"}, "recipe.quantization", "literal_error"),
+        ({"kind": "onnx"}, "recipe", "union_tag_invalid"),
     ],
 )
-def test_recipes_that_their_hardware_or_version_cannot_do(recipe: dict[str, Any], what: str) -> None:
-    with pytest.raises(ValidationError, match=what):
+def test_recipes_that_their_hardware_or_version_cannot_do(recipe: dict[str, Any], where: str, kind: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         Model.model_validate(entry(recipe=recipe))
+    assert mistakes(caught.value) == {where: kind}
 
 
 def test_recipes_at_the_edge_of_the_rules() -> None:
-    for recipe in (
+    written: tuple[dict[str, Any], ...] = (
         engine(tp_size=2, pp_size=2, quantization="fp8", runtime={"tensorrt_llm": "0.8.0", "arch": "sm89"}),
-        {
-            **engine(quantization="nvfp4", runtime={"arch": "sm100", "tensorrt_llm": "1.4.0rc1"}),
-            "kind": "llmapi",
-        },
+        {**engine(quantization="nvfp4", runtime={"arch": "sm100", "tensorrt_llm": "1.4.0rc1"}), "kind": "llmapi"},
         engine(quantization="int8_sq", runtime={"arch": "sm80"}),
-    ):
-        Model.model_validate(entry(recipe=recipe))
+    )
+    for recipe in written:
+        parsed = Model.model_validate(entry(recipe=recipe)).recipe.model_dump(exclude_unset=True)
+        assert parsed == recipe
 
 
 @pytest.mark.parametrize(
-    ("prompts", "what"),
+    ("prompts", "where", "kind"),
     [
-        ([], "without a prompt"),
-        ([prompt(), prompt()], "several prompts are named one"),
-        ([prompt(expect={})], "at least one expectation"),
-        ([prompt(expect={"json": False})], "at least one expectation"),
-        ([prompt(expect={"min_tokens": 5})], "min_tokens 5 is more than max_tokens 4"),
-        ([prompt(expect={"repeats_with_seed": True})], "give the prompt a seed"),
-        ([prompt(expect={"stream_equals": True})], "give the prompt a seed"),
-        ([prompt(seed=-1)], "greater than or equal to 0"),
+        ([], "prompts", "value_error"),
+        ([prompt(), prompt()], "prompts", "value_error"),
+        ([prompt(expect={})], "prompts.0.expect", "value_error"),
+        ([prompt(expect={"json": False})], "prompts.0.expect", "value_error"),
+        ([prompt(expect={"min_tokens": 5})], "prompts.0.expect", "value_error"),
+        ([prompt(expect={"repeats_with_seed": True})], "prompts.0.expect", "value_error"),
+        ([prompt(expect={"stream_equals": True})], "prompts.0.expect", "value_error"),
+        ([prompt(seed=-1)], "prompts.0.seed", "greater_than_equal"),
     ],
 )
-def test_prompts_that_could_not_fail_or_not_pass(prompts: list[dict[str, Any]], what: str) -> None:
-    with pytest.raises(ValidationError, match=what):
+def test_prompts_that_could_not_fail_or_not_pass(prompts: list[dict[str, Any]], where: str, kind: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         Model.model_validate(entry(prompts=prompts))
+    assert mistakes(caught.value) == {where: kind}
 
 
 def test_models_are_frozen() -> None:
     model = Model.model_validate(entry())
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(ValidationError) as caught:
         model.recipe.dtype = "bfloat16"  # pyright: ignore[reportAttributeAccessIssue]
+    assert mistakes(caught.value) == {"dtype": "frozen_instance"}
     assert hash(model) == hash(Model.model_validate(entry()))
 
 
@@ -230,9 +239,10 @@ def test_a_recipe_overridden_is_checked_like_a_written_one() -> None:
     changed = override(model, recipe={"quantization": "q4_0", "dtype": "bfloat16"}).model
     assert changed.recipe == LlamaCppRecipe(kind="llamacpp", dtype="bfloat16", quantization="q4_0")
     assert changed.prompts == model.prompts
-    with pytest.raises(SpecError, match=r"quantization=q9: .*'q4_0'"):
+    with pytest.raises(SpecError) as caught:
         override(model, recipe={"quantization": "q9"})
-    with pytest.raises(SpecError, match="no field speed") as caught:
+    assert "quantization=q9" in caught.value.message and "recipe.quantization: " in caught.value.message
+    with pytest.raises(SpecError) as caught:
         override(model, recipe={"speed": "fast"})
     assert caught.value.hint == "Fields: dtype, quantization."
     with pytest.raises(UsageError) as changes:
@@ -245,10 +255,12 @@ def test_an_override_that_breaks_a_hardware_rule_says_which() -> None:
     changed = override(model, recipe={"tp_size": "4"}).model.recipe
     assert isinstance(changed, TrtEngineRecipe)
     assert changed.tp_size == 4
-    with pytest.raises(SpecError, match=r"tp_size=8: pp_size: tp_size 8 x pp_size 1 = 8 GPUs"):
+    with pytest.raises(SpecError) as caught:
         override(model, recipe={"tp_size": "8"})
-    with pytest.raises(SpecError, match="no field runtime"):
+    assert "tp_size=8" in caught.value.message and "recipe.pp_size: " in caught.value.message
+    with pytest.raises(SpecError) as caught:
         override(model, recipe={"runtime": "x"})
+    assert "runtime" in caught.value.message and "runtime" not in caught.value.hint
 
 
 def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:

@@ -1,4 +1,4 @@
-"""The smoke gate: each expectation can fail, and says what it saw."""
+"""The smoke gate: each expectation can fail, and reports what it saw."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_expectations(model: Model, expect: dict[str, Any], client: Scripted, fa
     assert result.passed is (failure is None)
     if failure is not None:
         assert result.failures[0].startswith(failure)
-    assert all(request["seed"] == 7 for request in client.requests)
+    assert {request["seed"] for request in client.requests} == {7}
 
 
 def test_tokens_are_counted_by_the_pieces_of_a_stream(model: Model) -> None:

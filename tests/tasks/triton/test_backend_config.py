@@ -19,7 +19,7 @@ from tasks.trtllm.limits import LogitsType
 from tasks.trtllm.releases import MINORS
 from tasks.trtllm.serving import LoraCache, TensorRtServing
 
-SNAPSHOTS = Path(__file__).parent / "snapshots" / "native"
+SNAPSHOTS = Path(__file__).parent / "snapshots" / "backend_config"
 
 
 def rendered(version: str, *, tokens: int | None = 2560, logits: LogitsType = "FP32", **serving: Any) -> str:

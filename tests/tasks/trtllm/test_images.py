@@ -69,11 +69,10 @@ def test_the_first_report_of_an_image_counts(bucket: Bucket) -> None:
     assert first is not None and first == keep_report(bucket, {**RUNTIME, "gpus": "2"}) == known_report(bucket, DIGEST)
     record = bucket.get(f"toolchains/sha256-{'ab' * 32}.json")
     assert record is not None and "H100" not in record.body.decode()
-    with pytest.raises(
-        SettingsError, match=r"tensorrt 10\.4\.0, not 10\.3\.0\.26; torch 2\.4\.0, not missing"
-    ) as caught:
+    with pytest.raises(SettingsError) as caught:
         keep_report(bucket, {**RUNTIME, "tensorrt": "10.4.0", "torch": "2.4.0"})
     assert caught.value.code == "report-differs" and image_key(DIGEST) in caught.value.hint
+    assert all(part in caught.value.message for part in ("tensorrt 10.4.0", "10.3.0.26", "torch 2.4.0"))
     assert known_report(bucket, DIGEST) == first and known_report(bucket, OTHER) is None
 
 
@@ -90,22 +89,26 @@ def test_a_report_is_planned_with_in_full(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "runtime", "said"),
+    ("version", "runtime", "field", "held"),
     [
-        ("0.13.0", {}, r"holds TensorRT-LLM 0\.12\.0, and recipe\.runtime\.tensorrt_llm is 0\.13\.0"),
-        ("0.12.0", {"tensorrt": "10.4"}, r"holds TensorRT 10\.3\.0\.26, and recipe\.runtime\.tensorrt is 10\.4"),
+        ("0.13.0", {}, "recipe.runtime.tensorrt_llm", "0.12.0"),
+        ("0.12.0", {"tensorrt": "10.4"}, "recipe.runtime.tensorrt", "10.3.0.26"),
     ],
 )
-def test_a_recipe_that_its_image_contradicts(bucket: Bucket, version: str, runtime: dict[str, str], said: str) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+def test_a_recipe_that_its_image_contradicts(
+    bucket: Bucket, version: str, runtime: dict[str, str], field: str, held: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
         in_image(model(version, **runtime), keep_report(bucket, RUNTIME))
     assert caught.value.code == "version-mismatch" and "recipe.runtime.image" in caught.value.hint
+    assert f"{field} is" in caught.value.message and held in caught.value.message
 
 
 def test_an_image_is_named_by_digest_and_is_of_one_version(catalogue: Path) -> None:
     write(catalogue, entry(image="tritonserver:25.01-trtllm-python-py3"))
-    with pytest.raises(SpecError, match=r"recipe\.runtime\.image: .*NAME@sha256"):
+    with pytest.raises(SpecError) as caught:
         load_model(catalogue / "tiny.yaml")
+    assert "recipe.runtime.image: " in caught.value.message
     moved = override(model(image=IMAGE, tensorrt="10.3.0"), tensorrt_llm="0.13.0").model.recipe.planned_runtime
     assert moved is not None and (moved.image, moved.tensorrt) == (None, None)
 

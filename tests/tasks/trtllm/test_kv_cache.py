@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from infra.errors import UsageError
 from tasks.kinds.trt_engine import TrtEngineKind
@@ -16,6 +17,7 @@ from tasks.triton.protobuf import parse_config
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tests.standin.engine import LIMITS
+from tests.tasks.models.mistakes import mistakes
 
 H200 = "NVIDIA H200"
 GIB = 2**30
@@ -109,13 +111,14 @@ def test_what_the_file_says_counts() -> None:
 
 
 def test_an_engine_on_disk_is_held_against_the_file(tmp_path: Path) -> None:
-    for served, limits, said in (
-        (model(kv_cache_bytes=131072 * 100), LIMITS, "100 tokens does not hold one sequence of 8192"),
-        (model(kv_cache_reuse=True), replace(LIMITS, paged_context_fmha=False), "needs an engine with"),
-        (model(), replace(LIMITS, paged_kv_cache=False), "needs a paged KV cache"),
+    for served, limits, fact in (
+        (model(kv_cache_bytes=131072 * 100), LIMITS, "8192"),
+        (model(kv_cache_reuse=True), replace(LIMITS, paged_context_fmha=False), "paged_context_fmha"),
+        (model(), replace(LIMITS, paged_kv_cache=False), "paged KV cache"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError) as caught:
             TrtEngineKind(served).write_release(limits, tmp_path / "release")
+        assert caught.value.code == "serving-unfit" and fact in caught.value.message
     assert not (tmp_path / "release").exists()
 
 
@@ -135,26 +138,28 @@ def test_the_memory_of_a_release() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "fact"),
     [
-        ({"host_cache_bytes": 1, "runtime": {"tensorrt_llm": "0.9.0"}}, "no host_cache_bytes. 0.10 and later have it"),
-        ({"kv_cache_tokens": 8000}, "8000 tokens does not hold one sequence of 8192"),
-        ({"kv_cache_tokens": 20000, "kv_cache_bytes": 1}, "one of them"),
-        ({"max_beam_width": 2}, "more than the engine's, 1"),
-        ({"kv_cache_reuse": True, "recipe": {"paged_context_fmha": False}}, "needs an engine with paged_context_fmha"),
-        ({"recipe": {"kv_cache_type": "continuous"}}, "needs a paged KV cache"),
+        ({"host_cache_bytes": 1, "runtime": {"tensorrt_llm": "0.9.0"}}, "0.10"),
+        ({"kv_cache_tokens": 8000}, "8192"),
+        ({"kv_cache_tokens": 20000, "kv_cache_bytes": 1}, "size in tokens"),
+        ({"max_beam_width": 2}, "max_beam_width"),
+        ({"kv_cache_reuse": True, "recipe": {"paged_context_fmha": False}}, "paged_context_fmha"),
+        ({"recipe": {"kv_cache_type": "continuous"}}, "kv_cache_type"),
         ({"guided_decoding": "xgrammar"}, "xgrammar_tokenizer_info"),
         ({"xgrammar_tokenizer_info": "/x"}, "guided_decoding"),
         ({"lora_cache": {"prefetch_folder": "adapters"}}, "prefetch_folder"),
         ({"runtime": {"gpu": "NVIDIA X1000"}}, "recipe.runtime.gpu_memory_bytes"),
     ],
 )
-def test_what_cannot_be_served_is_an_error_of_the_file(made: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match="validation error") as caught:
+def test_what_cannot_be_served_is_an_error_of_the_file(made: dict[str, Any], fact: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         model(**made)
-    assert said in str(caught.value)
+    (place,) = mistakes(caught.value)
+    assert place.startswith("serving") and fact in str(caught.value)
 
 
 def test_a_size_does_for_a_product_that_is_not_known() -> None:
-    assert model(runtime={"gpu": "NVIDIA X1000"}, kv_cache_tokens=8192)
-    assert model(runtime={"gpu": "NVIDIA X1000", "gpu_memory_bytes": 40 * GIB})
+    assert cache_tokens(model(runtime={"gpu": "NVIDIA X1000"}, kv_cache_tokens=8192), LIMITS) == 8192
+    sized = model(runtime={"gpu": "NVIDIA X1000", "gpu_memory_bytes": 40 * GIB}, slots=64, context_tokens=8192)
+    assert release_memory_bytes(sized, LIMITS) == pytest.approx(40 * GIB * SHARE_BESIDE, rel=1e-3)

@@ -56,11 +56,11 @@ def test_each_version_down_to_the_one_to_take() -> None:
         ("1.2.1", "not yet available as image"),
         ("1.2.0", "rebuild"),
     ]
-    told = {row.version: row.reason for row in rows}
-    assert told["1.4.0rc2"] == "a pre-release, and the policy is stable"
-    assert "kind llmapi takes this recipe" in told["1.3.0"]
-    assert told["1.2.2"] == "withdrawn from the index: bad kernels"
-    assert told["1.2.0"] == "in triton:1.2.0"
+    reasons = {row.version: row.reason for row in rows}
+    assert reasons["1.4.0rc2"] == "a pre-release, and the policy is stable"
+    assert "kind llmapi takes this recipe" in reasons["1.3.0"]
+    assert reasons["1.2.2"] == "withdrawn from the index: bad kernels"
+    assert reasons["1.2.0"] == "in triton:1.2.0"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ class Fleet:
         """One pass; the rebuilds that it starts then run."""
         rows = self.due()
         self.record = settled(self.models, rows, self.record, self.runs)
-        self.told, starts = next_wave(self.models, self.due(), self.record, self.runs, places)
+        self.rows, starts = next_wave(self.models, self.due(), self.record, self.runs, places)
         self.runs |= {start.key: RebuildRun(f"run of {start.key}", "going") for start in starts}
         return starts
 
@@ -160,9 +160,9 @@ class Fleet:
             table[name] = judge(each, version_in_use(each, followed and followed.version), offered("1.2.1"))
         return due(table)
 
-    def end(self, name: str, state: Any, said: str = "") -> None:
+    def end(self, name: str, state: Any, reason: str = "") -> None:
         (key,) = [key for key, run in self.runs.items() if key.startswith(f"watch:{name}:") and run.state == "going"]
-        self.runs[key] = RebuildRun(self.runs[key].id, state, said)
+        self.runs[key] = RebuildRun(self.runs[key].id, state, reason)
 
 
 def names(starts: list[Start]) -> list[str]:
@@ -172,11 +172,11 @@ def names(starts: list[Start]) -> list[str]:
 def test_the_canary_first_then_the_rest_a_few_at_a_time() -> None:
     fleet = Fleet()
     assert names(fleet.watch()) == ["c"]
-    assert "as the canary" in fleet.told["c"].reason and "waits for the canary c" in fleet.told["a"].reason
+    assert "as the canary" in fleet.rows["c"].reason and "waits for the canary c" in fleet.rows["a"].reason
     assert names(fleet.watch()) == []
     fleet.end("c", "completed")
     assert names(fleet.watch()) == ["a", "b"]
-    assert fleet.record.followed["c"].version == "1.2.1" and "c" not in fleet.told
+    assert fleet.record.followed["c"].version == "1.2.1" and "c" not in fleet.rows
     assert names(fleet.watch(places=0)) == []
     fleet.end("b", "completed")
     assert names(fleet.watch(places=1)) == ["d"]
@@ -195,20 +195,20 @@ def test_without_a_named_canary_it_is_the_first() -> None:
     assert names(fleet.watch()) == ["a"]
 
 
-def test_a_failed_canary_holds_all_back_until_told_or_changed() -> None:
+def test_a_failed_canary_holds_all_back_until_asked_or_changed() -> None:
     fleet = Fleet()
     fleet.watch()
     fleet.end("c", "failed", "the gate refused it")
     assert names(fleet.watch()) == [] and names(fleet.watch()) == []
-    assert {row.verdict for row in fleet.told.values()} == {"held back"}
-    assert fleet.told["a"].reason == "the canary c failed: the gate refused it"
+    assert {row.verdict for row in fleet.rows.values()} == {"held back"}
+    assert fleet.rows["a"].reason == "the canary c failed: the gate refused it"
     assert len(fleet.runs) == 1
 
     fleet.record = tried_again(fleet.record, ["c"])
     assert names(fleet.watch()) == ["c"] and len(fleet.runs) == 2
     fleet.end("c", "failed", "still refused")
     assert names(fleet.watch()) == []
-    # A corrected file is tried without being told.
+    # A corrected file is tried without being asked for.
     changed = fleet.models["c"].model_dump(by_alias=True)
     changed["serving"] = {"slots": 2}
     fleet.models["c"] = Model.model_validate(changed)
@@ -220,7 +220,7 @@ def test_what_crashed_is_tried_three_times() -> None:
     for _ in range(3):
         assert names(fleet.watch()) == ["c"]
         fleet.end("c", "crashed", "its process is gone")
-    assert names(fleet.watch()) == [] and "its process is gone" in fleet.told["c"].reason
+    assert names(fleet.watch()) == [] and "its process is gone" in fleet.rows["c"].reason
     assert len(set(fleet.runs)) == 3
 
 
