@@ -41,6 +41,13 @@ SECRET_KEY = "only-on-loopback"
 BUCKET = "tests"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, the tests of one file share a process, and so do all that share the whole stack."""
+    for item in items:
+        group = "flows" if "flows" in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct in Q4_1 (98 MB), downloaded once for all test runs of this user."""
