@@ -41,6 +41,7 @@ SECRET_KEY = "only-on-loopback"
 BUCKET = "tests"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, the tests of one file share a process, and so do all that share the whole stack."""
     for item in items:
