@@ -19,7 +19,7 @@ run: $(VENV)/run.installed ## Set everything up and do the main job: a model, fr
 	  echo && echo "$$done"
 
 test: $(VENV)/dev.installed ## Run the fast tests (under 8 minutes on 2 cores)
-	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
+	$(PYTEST) -n 2 --no-loadscope-reorder -m "not slow"
 
 test-slow: $(VENV)/dev.installed ## Run the slow tests: faults, whole stacks, servers in containers (under 60 minutes)
 	$(PYTEST) -m slow
