@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from infra.errors import UsageError
@@ -34,9 +36,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_json(document: object) -> None:
-    """Print a document; what JSON has no form for, paths and times, as text."""
-    print(json.dumps(document, indent=1, default=str), flush=True)
+def print_json(document: Mapping[str, object] | Sequence[Mapping[str, object]]) -> None:
+    """Print a document, or a list of them. Paths and times, for which JSON has no form, become text."""
+    print(json.dumps(document, indent=1, default=_as_text), flush=True)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Path | datetime):
+        return str(value)
+    raise TypeError(f"JSON has no form for {type(value).__name__}")
 
 
 def run(call: Coroutine[Any, Any, _T]) -> _T:

@@ -107,7 +107,7 @@ def _releases(options: argparse.Namespace, settings: Settings) -> int:
 
     found = releases(Target(Bucket.at(settings.store), options.target or settings.target), options.model)
     if options.json:
-        print_json(found)
+        print_json(found.document())
     else:
         for line in release_lines(found):
             print(line)
