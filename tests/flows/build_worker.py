@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 POOL = "build-sm90"
 PRODUCT = "NVIDIA H100 80GB HBM3"
-_REGISTER = f"""
+
+
+def register(pool: str = POOL) -> None:
+    """Make the pool, and its deployment of `build_engine`, in the stack of this process's environment."""
+    program = f"""
 import asyncio
 from deployments.prefect_server.desired import Desired, Pool, build_pool
 from deployments.prefect_server.register import deploy
-asyncio.run(deploy(Desired((Pool("{POOL}"),), (build_pool("{POOL}"),), ()), lambda change: None))
+asyncio.run(deploy(Desired((Pool("{pool}"),), (build_pool("{pool}"),), ()), lambda change: None))
 """
-
-
-def register() -> None:
-    """Make the pool in the stack of this process's environment."""
-    subprocess.run([sys.executable, "-c", _REGISTER], env={**os.environ, "DO_NOT_TRACK": "1"}, check=True)
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "DO_NOT_TRACK": "1"}, check=True)
 
 
 @contextmanager

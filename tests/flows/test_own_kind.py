@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from infra.processes.sessions import start_session, terminate
 from infra.settings import CHECKOUT
 from infra.triton.client import TritonClient
+from tests.flows.build_worker import register
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 POOL = "build-parrot"
-_REGISTER = f"""
-import asyncio
-from deployments.prefect_server.desired import Desired, Pool, build_pool
-from deployments.prefect_server.register import deploy
-asyncio.run(deploy(Desired((Pool("{POOL}"),), (build_pool("{POOL}"),), ()), lambda change: None))
-"""
 
 
 def test_a_kind_of_ones_own_goes_from_its_source_to_its_public_name(house: House, tmp_path: Path) -> None:
@@ -43,7 +37,7 @@ def test_a_kind_of_ones_own_goes_from_its_source_to_its_public_name(house: House
     }
     (catalogue / "polly.yaml").write_text(yaml.safe_dump(document))
     knowing = {"PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests" / "own_kind"), str(CHECKOUT)])}
-    subprocess.run([sys.executable, "-c", _REGISTER], env={**os.environ, "DO_NOT_TRACK": "1"}, check=True)
+    register(POOL)
     worker = start_session(
         [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
         log=tmp_path / "worker.log",
