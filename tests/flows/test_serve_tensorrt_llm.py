@@ -207,7 +207,7 @@ def require_contract(node: Node) -> str:
     for wrong in ({"beam_width": 2}, {"nobody_knows": 1}, {"min_length": 2, "min_tokens": 2}):
         with pytest.raises(TritonError) as caught:
             client.generate(name, {**QUESTION, **wrong})
-        assert caught.value.code == "triton" and next(iter(wrong)) in caught.value.message
+        assert caught.value.code == "triton-refused" and next(iter(wrong)) in caught.value.message
     return whole.text
 
 
