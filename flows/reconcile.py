@@ -1,4 +1,4 @@
-"""Look for what was missed: lost runs, events without a decision, hub branches that moved."""
+"""Look for what was missed: lost runs, candidates of runs that died, events without a decision, moved hub branches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from pydantic import JsonValue
 
 from flows.finetuned import take
@@ -20,13 +21,14 @@ from tasks.finetuned.event import Event
 from tasks.finetuned.moved_branches import moved
 from tasks.finetuned.records import undecided
 from tasks.models.catalogue import load_catalogue
+from tasks.steps.abandoned import give_up_abandoned
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
 
 @flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
 async def reconcile(undecided_seconds: float = 300) -> None:
-    """Start crashed rebuilds again, end builds that nobody waits for, and decide on events that were missed.
+    """Start crashed rebuilds again, end what nobody waits for, and decide on events that were missed.
 
     Runs by its schedule, and when a rebuild has crashed.
 
@@ -40,6 +42,8 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         await start_again(client)
         await cancel_orphans(client)
     bucket = Bucket.at(config.store)
+    for ended in await asyncio.to_thread(give_up_abandoned, bucket, str(flow_run.id), config.lease_seconds):
+        get_run_logger().warning("%s", ended)
     for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, undecided_seconds))):
         await _take(arrival.id, arrival.said)
     models = await asyncio.to_thread(load_catalogue, config.catalogue)

@@ -131,6 +131,6 @@ def test_released_leases_have_no_holder() -> None:
 
 def test_a_rollback_asks_for_the_weights_that_the_fixture_has_none_of(home: Bucket) -> None:
     with pytest.raises(UsageError) as caught:
-        roll_back(Target(home, "local"), MODEL)
+        roll_back(Target(home, "local"), MODEL, 2)
     assert caught.value.code == "release-not-in-store"
     assert Target(home, "local").current(MODEL)[0].public == 1
