@@ -119,6 +119,17 @@ def test_the_commit_is_fetched_although_the_branch_moved(hub: Hub, files: dict[s
     assert pull(hub).pin["commit"] != resolved.pin["commit"]
 
 
+def test_what_is_left_out_is_not_pinned(hub: Hub, weights: bytes, tmp_path: Path) -> None:
+    needed = {"config.json": CONFIG, "model.safetensors": weights}
+    hub.push("org/model", {**needed, ".eval_results/mmlu.yaml": b"score: 1", "onnx/model.onnx": b"\x08"})
+    resolved = pull(hub)
+    commit = resolved.pin["commit"]
+    hub.push("org/model", {**needed, ".gitattributes": b""})
+    assert {**pull(hub).pin, "commit": commit} == resolved.pin
+    assert [file.path for file in take(hub, resolved, tmp_path)] == ["config.json", "model.safetensors"]
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_include_narrows(hub: Hub, files: dict[str, bytes]) -> None:
     hub.push("org/model", {**files, "modeling.py": b"import os", "original/consolidated.00.pth": b"\x80\x02."})
     resolved = pull(hub, include=["*.safetensors", "*.json"])
