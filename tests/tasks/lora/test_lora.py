@@ -102,6 +102,8 @@ def test_sums_are_rounded_once(dtype: Any, tmp_path: Path) -> None:
 
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+# What PEFT calls the first of two parameters of one module (`target_parameters`).
+WRAPPED = QUERY.replace("lora_{}", "base_layer.lora_A")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,8 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
         ({}, {"layer_replication": [[0, 1]]}, "layer_replication"),
         ({}, {"alpha_pattern": {"(": 8}}, "regular expression"),
         ({}, {"use_dora": True}, "has the tensors lora_A, lora_B"),
+        ({}, {"target_parameters": ["q_proj.weight", "experts.gate_up_proj"]}, "name experts.gate_up_proj,"),
+        ({WRAPPED: np.zeros((4, 16), np.float32)}, {}, WRAPPED),
         ({QUERY.format("A"): None}, {}, "has the tensors lora_B"),
         ({QUERY.format("A"): np.zeros((3, 16), np.float32)}, {}, "matrices of"),
         (
