@@ -49,6 +49,7 @@ class _Config(BaseModel):
     use_dora: bool = False
     fan_in_fan_out: bool = False
     init_lora_weights: bool | str | None = True
+    target_parameters: tuple[str, ...] | None = None
 
     def alpha(self, module: str) -> float:
         for pattern, alpha in self.alpha_pattern.items():
@@ -58,6 +59,10 @@ class _Config(BaseModel):
             except re.error as error:
                 raise unfit(f"alpha_pattern {pattern!r} is no regular expression: {error}") from error
         return self.lora_alpha
+
+
+class _Base(BaseModel):
+    base_model_name_or_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,10 @@ def read_adapter(folder: Path) -> Adapter:
         name = tensor.name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         adapted = re.fullmatch(r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.weight)?", name)
         if adapted:
-            modules.setdefault(adapted[1], {})[adapted[2]] = tensor
+            parts = modules.setdefault(adapted[1], {})
+            # PEFT wraps a module once for each of its parameters that `target_parameters` names.
+            if (other := parts.setdefault(adapted[2], tensor)) is not tensor:
+                raise unfit(f"{other.name} and {tensor.name} add to two parameters of {adapted[1]}")
         elif "lora_" in name or "trainable_tokens" in name or not name.endswith((".weight", ".bias")):
             raise unfit(f"{tensor.name} cannot be merged")
         else:
@@ -121,6 +129,17 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(
         {f"{module}.weight": _low_rank(config, module, parts) for module, parts in modules.items()}, replaced
     )
+
+
+def trained_on(folder: Path) -> str | None:
+    """The model that the adapter of a snapshot was trained on: a name on the Hub, or a path on some machine.
+
+    None if it does not say. Whether it can be merged is another question.
+    """
+    try:
+        return _Base.model_validate_json((folder / CONFIG).read_bytes()).base_model_name_or_path
+    except ValidationError:
+        return None
 
 
 def _read_config(path: Path) -> _Config:
@@ -132,6 +151,10 @@ def _read_config(path: Path) -> _Config:
         raise unfit(f"it is of type {config.peft_type}, not LORA")
     if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:
         raise unfit(f"its {CONFIG} sets {', '.join(others)}, which cannot be merged")
+    if others := [name for name in config.target_parameters or () if name.rpartition(".")[2] != "weight"]:
+        raise unfit(
+            f"its target_parameters name {', '.join(others)}, and only parameters called `weight` can be merged"
+        )
     initial = config.init_lora_weights
     if isinstance(initial, str) and initial.lower().startswith(_CHANGE_THE_BASE):
         raise unfit(f"its training changed the model's own weights first (init_lora_weights {initial})")

@@ -16,7 +16,8 @@ from typing import BinaryIO, cast
 
 from pydantic import JsonValue
 
-from infra.errors import UntrustedFile
+from infra.errors import SourceError, UntrustedFile
+from tasks.gguf.header import FIXED, MAGIC, unreadable
 from tasks.sources.names import PICKLES, PYTHON, runs_code
 
 LARGEST_JSON_BYTES = 64 * 2**20
@@ -31,7 +32,10 @@ _CHUNK_BYTES = 2**20
 def check_content(
     path: Path, name: str, trust: Collection[str], *, largest_json_bytes: int = LARGEST_JSON_BYTES
 ) -> None:
-    """Raise UntrustedFile unless the bytes at `path` are what `name` says. Of weights it reads the header alone."""
+    """Raise UntrustedFile unless the bytes at `path` are what `name` says. Of weights it reads the header alone.
+
+    Raises SourceError `gguf-unsupported` for a GGUF that is what it says, and that nothing here can read.
+    """
     suffix = PurePosixPath(name).suffix.lower()
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -80,12 +84,16 @@ def _end_of_tensor(entry: dict[str, list[int]], limit: int) -> int:
 
 
 def _check_gguf(file: BinaryIO, name: str) -> None:
-    # Magic, version, number of tensors, number of key-value pairs: how a little-endian GGUF 2 or 3 begins.
-    header = file.read(24)
-    if len(header) < 24 or header[:4] != b"GGUF":
+    header = file.read(FIXED.size)
+    if len(header) < FIXED.size:
+        raise _wrong_content(name, "is shorter than the header of a GGUF")
+    magic, version, tensors, pairs = FIXED.unpack(header)
+    if magic != MAGIC or version == 0:
         raise _wrong_content(name, "does not begin as GGUF does")
-    version, tensors, pairs = struct.unpack("<IQQ", header[4:])
-    if version not in (2, 3) or tensors > 10**6 or pairs > 10**6:
+    if form := unreadable(version):
+        what, hint = form
+        raise SourceError(f"{name} is {what}", code="gguf-unsupported", hint=hint)
+    if tensors > 10**6 or pairs > 10**6:
         raise _wrong_content(name, "has a GGUF header that makes no sense")
 
 
