@@ -1,4 +1,4 @@
-"""An S3 server before the real one that takes conditions and writes all the same, does not know them, or refuses them."""
+"""An S3 server before the real one that ignores conditions, does not know them, or refuses those that hold."""
 
 from __future__ import annotations
 

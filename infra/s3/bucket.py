@@ -180,6 +180,10 @@ class Bucket:
         except PreconditionFailed:
             if not wants_bare_etags(self.client, self.name, self.prefix):
                 raise
+        except StoreError as error:
+            if error.code != "store-missing":
+                raise
+            raise PreconditionFailed(error.message) from error  # Amazon's answer where the object is gone
         return self._put_if_match(key, body, etag)
 
     def _put_if_match(self, key: str, body: bytes, etag: str) -> str:

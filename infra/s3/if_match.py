@@ -1,4 +1,4 @@
-"""How an S3 server wants the ETag of `If-Match`: in quotes, as HTTP says, or bare. Found out by trying, when it matters.
+"""How an S3 server wants the ETag of `If-Match`: in quotes, as HTTP says, or bare. It is found out by trying.
 
 Ceph 16, and DigitalOcean's Spaces, compare the bare ETag of the object with the header as it came, so they refuse the
 quoted one although the object has it. Other servers refuse any `If-Match` of a write. Sources: ceph/ceph#63348,

@@ -24,7 +24,7 @@ _CLOCK = _Refusal(
 _EXPIRED = _Refusal("store-token-expired", "the session token has expired: get new credentials, then run it again")
 _FULL = _Refusal(
     "store-full",
-    "the store's space or quota is used up: `enginehouse gc` frees what nothing uses; else raise the quota or add disks",
+    "the store's space or quota is used up: `enginehouse gc` frees what nothing uses; or raise the quota",
 )
 _KEY = _Refusal(
     "store-encryption-key",

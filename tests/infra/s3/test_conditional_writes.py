@@ -71,10 +71,17 @@ def test_a_server_that_wants_bare_etags_gets_them(without: Without) -> None:
     require_conditional_writes(bucket)
     first = bucket.create("key", b"1")
     second = bucket.replace("key", b"2", first)
-    with pytest.raises(PreconditionFailed):
-        bucket.replace("key", b"3", first)
+    for key in ("key", "missing"):
+        with pytest.raises(PreconditionFailed):
+            bucket.replace(key, b"3", first)
     stored = bucket.get("key")
     assert stored is not None and (stored.body, stored.etag) == (b"2", second)
+
+
+def test_an_object_that_is_gone_has_no_etag(bucket: Bucket, without: Without) -> None:
+    for server in (bucket, without("If-Match", status=404)):  # Amazon answers 404
+        with pytest.raises(PreconditionFailed):
+            server.replace("missing", b"1", "0" * 32)
 
 
 def test_a_move_behind_a_server_that_refuses_every_if_match_ends_by_name(without: Without) -> None:
