@@ -30,7 +30,7 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from flows.build_engine import STEPS, make
-from flows.build_waiters import announce, is_ours, let_go
+from flows.build_waiters import is_ours, let_go, wait_for
 from flows.failure import error_of
 from flows.names import BUILD_ENGINE
 from flows.patience import BUILD_SECONDS, STARTING_PROCESS_SECONDS, STARTING_SECONDS, TAKEN_SECONDS
@@ -85,13 +85,13 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) ->
     queue = LATER_QUEUE if WATCH_TAG in flow_run.tags else None
     async with get_client() as client:
         for attempt in range(_TRIES):
-            await announce(client, plan.engine.digest)
             child = await start_or_attach(client, plan, refresh, queue)
+            await wait_for(client, child.run.id)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
                 run = await _finished(client, plan, child)
             except BaseException:
-                await asyncio.shield(let_go(client, plan.engine.digest, child.run.id))
+                await asyncio.shield(let_go(client, child.run.id))
                 raise
             state = run.state
             assert state is not None

@@ -24,26 +24,25 @@ from flows.run_filters import NOT_ENDED
 _TAG = "awaits:"
 
 
-async def announce(client: PrefectClient, engine: str) -> None:
-    """Note on this run that it waits for the build of the engine with this digest."""
+async def wait_for(client: PrefectClient, build: UUID) -> None:
+    """Note on this run that it waits for a build."""
     run = await client.read_flow_run(UUID(str(flow_run.id)))
-    if _TAG + engine not in run.tags:
-        await client.update_flow_run(run.id, tags=[*run.tags, _TAG + engine])
+    await client.update_flow_run(run.id, tags=[*run.tags, f"{_TAG}{build}"])
 
 
-def awaited_engines(runs: Iterable[FlowRun]) -> set[str]:
-    """The digests of the engines that these runs wait for."""
+def awaited_builds(runs: Iterable[FlowRun]) -> set[str]:
+    """The ids of the builds that these runs wait for."""
     return {tag.removeprefix(_TAG) for run in runs for tag in run.tags if tag.startswith(_TAG)}
 
 
-async def let_go(client: PrefectClient, engine: str, build: UUID) -> bool:
+async def let_go(client: PrefectClient, build: UUID) -> bool:
     """Cancel a build that this run waits for no more, unless another run does. Returns whether it was cancelled.
 
-    A run that attaches just now finds the build cancelled, and starts another one.
+    A run that attaches just now will find the build cancelled, and start another one.
     """
     waiting = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
-            tags=FlowRunFilterTags(all_=[_TAG + engine]),
+            tags=FlowRunFilterTags(all_=[f"{_TAG}{build}"]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(NOT_ENDED))),
         ),
         limit=2,

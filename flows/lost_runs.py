@@ -29,7 +29,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows.build_waiters import awaited_engines
+from flows.build_waiters import awaited_builds
 from flows.names import BUILD_ENGINE, REBUILD
 from flows.patience import SETTLED_SECONDS, STARTING_SECONDS
 from flows.run_filters import NOT_ENDED, PAGE
@@ -107,7 +107,7 @@ async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> N
     if not builds:
         return
     rebuilds = await _of_flows(client, [REBUILD.name], NOT_ENDED)
-    awaited = {str(run.parameters.get("model")) for run in rebuilds} | awaited_engines(rebuilds)
+    awaited = {str(run.parameters.get("model")) for run in rebuilds} | awaited_builds(rebuilds)
     for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
         # Nobody would end a run that no worker has taken.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
@@ -120,15 +120,15 @@ def orphans(
 ) -> list[FlowRun]:
     """The builds whose parent has ended or was deleted.
 
-    `parents` are by the build's id; `awaited` are models, and digests of engines, that some rebuild waits for.
+    `parents` are by the build's id; `awaited` are models, and ids of builds, that some rebuild waits for.
     """
     found: list[FlowRun] = []
     for run in builds:
         parent = parents.get(run.id)
         gone = parent is None or (parent.state is not None and parent.state.is_final())
         ended = run.created if parent is None else parent.end_time
-        names = [tag.partition(":")[2] for tag in run.tags if tag.startswith(("model:", "engine:"))]
-        if gone and _seconds_since(ended) > after_seconds and not any(name in awaited for name in names):
+        model = next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), "")
+        if gone and _seconds_since(ended) > after_seconds and model not in awaited and str(run.id) not in awaited:
             found.append(run)
     return found
 

@@ -66,7 +66,7 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
     session = cast(Any, boto3).session.Session()
     # A server of one's own seldom has a name for each bucket. Some in the cloud have nothing else: AWS's own
     # configuration says so, as for any client (`s3 = addressing_style = virtual` in ~/.aws/config).
-    configured = session._session.get_config_variable("s3") or {}
+    configured: dict[str, object] = session._session.get_config_variable("s3") or {}
     options: dict[str, object] = (
         {"addressing_style": "path"} if endpoint and "addressing_style" not in configured else {}
     )

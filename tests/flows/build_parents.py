@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -106,12 +105,14 @@ async def refreshes(client: PrefectClient) -> dict[str, Any]:
 
 
 async def not_taken(client: PrefectClient) -> dict[str, Any]:
-    build_on_pool.TAKEN_SECONDS = 1.0
+    usual, build_on_pool.TAKEN_SECONDS = build_on_pool.TAKEN_SECONDS, 1.0
+    seen: dict[str, Any] = {}
     try:
         await begin("not taken")
     except EnginehouseError as error:
-        return {"code": error.code, "end": await state(client, "not taken")}
-    return {}
+        seen = {"code": error.code, "end": await state(client, "not taken")}
+    build_on_pool.TAKEN_SECONDS = usual
+    return seen
 
 
 async def never_ends(client: PrefectClient) -> dict[str, Any]:
@@ -140,8 +141,9 @@ async def main() -> None:
     async with get_client() as client:
         for case in cases:
             found.clear()
+            while not waits.empty():
+                waits.get_nowait()
             print(json.dumps({case.__name__: await asyncio.wait_for(case(client), 60)}), flush=True)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

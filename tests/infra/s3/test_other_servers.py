@@ -130,7 +130,9 @@ def test_a_rebuild_its_releases_and_collection(bucket: Bucket, tmp_path: Path) -
     began = time.monotonic()
     require_conditional_writes(bucket)
     # More than a part, as snapshot, checkpoint and engine.
-    tensors = {"blk.0.ffn_down.weight": (small_models.weights(17 << 10, 1024).astype(np.float16), None)}
+    tensors: dict[str, tuple[small_models.Array, None]] = {
+        "blk.0.ffn_down.weight": (small_models.weights(17 << 10, 1024).astype(np.float16), None)
+    }
     source = small_models.write(tmp_path / "weights.gguf", tensors)
     model = Model.model_validate(
         {
