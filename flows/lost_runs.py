@@ -29,15 +29,15 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.build_waiters import awaited_builds
 from flows.names import BUILD_ENGINE, REBUILD
-from flows.patience import SETTLED_SECONDS
+from flows.patience import SETTLED_SECONDS, STARTING_SECONDS
 from flows.run_filters import NOT_ENDED, PAGE
 from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
 """The tag in Prefect of a rebuild that replaces one that crashed. It is not replaced in turn."""
 
-_STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
 _REMEMBERED = timedelta(days=1)
 
 
@@ -49,7 +49,7 @@ async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_sec
     for run in await _of_flows(client, flows, [StateType.PENDING, StateType.RUNNING]):
         since = _seconds_since(run.state.timestamp if run.state else run.created)
         if run.state_type is StateType.PENDING:
-            if since > _STARTING_SECONDS:
+            if since > STARTING_SECONDS:
                 await _set(client, run, Crashed(message="it did not begin: its worker is gone"))
         elif since > silent_seconds and not await _sent_heartbeat(client, run, silent_seconds):
             await _set(client, run, Crashed(message="it sends no heartbeats: its worker and its process are gone"))
@@ -101,12 +101,13 @@ def _key(lost: FlowRun) -> str:
 async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> None:
     """Cancel builds whose parent ended more than `after_seconds` ago: a rebuild in its place has begun by then.
 
-    A build stays if a rebuild of the same model waits for it.
+    A build stays if a rebuild waits for it, or one of the same model is on its way to it.
     """
     builds = [run for run in await _of_flows(client, [BUILD_ENGINE.name], NOT_ENDED) if run.parent_task_run_id]
     if not builds:
         return
-    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, [REBUILD.name], NOT_ENDED)}
+    rebuilds = await _of_flows(client, [REBUILD.name], NOT_ENDED)
+    awaited = {str(run.parameters.get("model")) for run in rebuilds} | awaited_builds(rebuilds)
     for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
         # Nobody would end a run that no worker has taken.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
@@ -119,7 +120,7 @@ def orphans(
 ) -> list[FlowRun]:
     """The builds whose parent has ended or was deleted.
 
-    `parents` are by the build's id; `awaited` are models that some rebuild waits for.
+    `parents` are by the build's id; `awaited` are models, and ids of builds, that some rebuild waits for.
     """
     found: list[FlowRun] = []
     for run in builds:
@@ -127,7 +128,7 @@ def orphans(
         gone = parent is None or (parent.state is not None and parent.state.is_final())
         ended = run.created if parent is None else parent.end_time
         model = next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), "")
-        if gone and _seconds_since(ended) > after_seconds and model not in awaited:
+        if gone and _seconds_since(ended) > after_seconds and model not in awaited and str(run.id) not in awaited:
             found.append(run)
     return found
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Running
 
+from flows.build_waiters import awaited_builds
 from flows.lost_runs import AGAIN_TAG, due_again, orphans
 from tasks.watch.waves import WATCH_TAG
 
@@ -38,5 +39,8 @@ def test_builds_without_a_parent_are_found_unless_somebody_waits_for_them() -> N
     )
     assert found(None, "other") and not found(None, "tiny")
     assert not found(run(state=Running()))
+    # A rebuild of another model may wait for the same build.
+    assert found(None, *awaited_builds([run("model:other", f"awaits:{uuid4()}")]))
+    assert not found(None, *awaited_builds([run("model:other", f"awaits:{build.id}")]))
     # Its parent has only now ended, and whoever is started in its place comes soon.
     assert not found(run(minutes=1, state=Crashed()))
