@@ -109,7 +109,7 @@ class LlamaServer:
                 self._guided -= 1
 
     def comes_round(self) -> bool:
-        """Whether the loop can be left alone. Waits for the end of its pass, and ends a process that is stuck in one."""
+        """Whether the loop ends its pass, which is waited for. If a guide holds it there, the process is ended."""
         with self._lock:
             if not self._to_prove:
                 return True
@@ -239,5 +239,6 @@ def checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
             f"'text_input' has {error['n_prompt_tokens']} tokens; a prompt may have {error['n_ctx'] - 1}"
         )
     if response.status == 400:
-        raise RequestRefused(error["message"])
+        named = "'guided_decoding_guide' cannot be honoured: " if "grammar" in error["message"] else ""
+        raise RequestRefused(named + error["message"])
     raise EngineFailed(f"llama.cpp answered {response.status}: {error['message']}")

@@ -15,10 +15,11 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .contract import GenerationRequest, RequestRefused
+from .contract import GenerationRequest, RequestRefused, check_length
 from .engine import EngineFailed, EngineUnavailable, Piece
 from .llama_server import STUCK_S, LlamaServer, LlamaServers, checked
 from .settings import ServingSettings
@@ -26,6 +27,12 @@ from .words import StopWords, grammar_without
 
 RANDOM_SEED = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and this one means random (LLAMA_DEFAULT_SEED in llama.h)."""
+
+MAX_FOLLOWED = 100
+"""Schemas that are remembered as ones that this model's engine follows; others cost a token more."""
+
+_NO_JSON = "A"
+"""Text that no JSON begins with, and a token of nearly every vocabulary."""
 
 
 class LlamaCpp:
@@ -44,10 +51,16 @@ class LlamaCpp:
         server = self._servers.get()
         end_of_text = server.call("/props", None)["eos_token"]
         self._end_of_text = server.call("/tokenize", {"content": end_of_text, "parse_special": True})["tokens"]
+        pieces = server.call("/tokenize", {"content": _NO_JSON, "add_special": False, "with_pieces": True})["tokens"]
+        self._no_json: int = pieces[-1]["id"]
+        self._check_followed = lru_cache(MAX_FOLLOWED)(self._check_schema)
 
     def start(self, request: GenerationRequest) -> LlamaGeneration:
         body = self._completion(request)
-        return LlamaGeneration(self._servers, body | {"prompt": self._prompt(request.text_input)}, request)
+        body["prompt"] = self._prompt(request.text_input)
+        if request.guided_decoding_guide_type == "json_schema":
+            self._check_followed(request.guided_decoding_guide)
+        return LlamaGeneration(self._servers, body, request)
 
     def close(self) -> None:
         self._servers.close()
@@ -83,7 +96,29 @@ class LlamaCpp:
             body["n_probs"] = 1
         return body | _grammar(request)
 
+    def _check_schema(self, schema: str) -> None:
+        """Raise RequestRefused for a schema that llama.cpp drops with a line in its log, and answers without.
+
+        So it does with each that it does not know in full. The likeliest token here is one that no JSON begins with:
+        where the schema is followed, it does not come.
+        """
+        body = {
+            "prompt": _NO_JSON,
+            "n_predict": 1,
+            "stream": True,
+            "temperature": 0,
+            "logit_bias": [[self._no_json, 1000.0]],
+            "json_schema": json.loads(schema),
+        }
+        asked = GenerationRequest("", 1, guided_decoding_guide_type="json_schema", guided_decoding_guide=schema)
+        if "".join(piece.text for piece in LlamaGeneration(self._servers, body, asked)).strip() == _NO_JSON:
+            raise RequestRefused(
+                "'guided_decoding_guide' cannot be honoured: this engine does not know every keyword or format of the"
+                " schema, or nothing is valid by it"
+            )
+
     def _prompt(self, text: str) -> str:
+        check_length(text, self._settings.most_prompt_tokens)
         if not self._settings.chat_template:
             if not text:
                 raise RequestRefused("'text_input' is empty")
