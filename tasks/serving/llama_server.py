@@ -56,7 +56,7 @@ class LlamaServer:
         self._key = secrets.token_urlsafe(32)
         # Isolated: the folder holds modules of a package, not what programs import.
         command = [sys.executable, "-I", str(_PROGRAM)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._address = ""
         self._wanted = {**wanted, "key": self._key, "http_threads": HTTP_THREADS}
         self._lock = threading.Lock()
@@ -68,10 +68,11 @@ class LlamaServer:
     def wait_ready(self) -> None:
         """Raise EngineFailed where llama.cpp cannot load the model."""
         assert self._process.stdin and self._process.stdout
-        with contextlib.suppress(OSError):
+        # Closed by `end`, from another thread; then nothing is to be read either.
+        with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(self._wanted).encode() + b"\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        with self._process.stdout as answers:
+            line = answers.readline()
         answer = json.loads(line) if line else {"error": f"its process ended with {self._process.wait()}"}
         if "error" in answer:
             self.end()
@@ -163,8 +164,11 @@ class LlamaServer:
         return EngineUnavailable("llama.cpp has ended and starts again") if self.is_gone(1.0) else EngineFailed(message)
 
     def end(self) -> None:
+        """At once, whatever it does. Repeatedly, from any thread."""
+        assert self._process.stdin
         self._process.kill()
         self._process.wait()
+        self._process.stdin.close()
 
 
 class LlamaServers:
@@ -209,6 +213,7 @@ class LlamaServers:
         for pause in chain(_RESTART_PAUSES_S, repeat(_RESTART_PAUSES_S[-1])):
             self._closed.wait(pause)
             with self._changed:
+                self._server.end()
                 if self._closed.is_set():
                     return
                 self._server = LlamaServer(self._wanted)

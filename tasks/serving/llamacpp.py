@@ -152,24 +152,29 @@ class LlamaGeneration:
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     def __iter__(self) -> Iterator[Piece]:
-        words, begun = StopWords(self._request.stop_words), False
+        begun = False
         for last in (False, True):
             server = self._servers.get()
             try:
-                for piece in self._read(server, words):
+                pieces = self._read(server)
+                # Who wants no stream hears nothing of an answer that was begun in vain.
+                for piece in pieces if self._request.stream else list(pieces):
                     begun = True
                     yield piece
                 return
             except EngineUnavailable:
                 if self._cancelled:
                     return
-                if self._guided and server.stuck:
+                # Schemas are followed within bounds of their own (llguidance's), so grammars are blamed first.
+                suspect = "grammar" in self._body or (last and self._guided)
+                if suspect and server.stuck:
                     raise RequestRefused(_stuck(self._request)) from None
-                # Whoever may have ended it does not get to end the next.
-                if begun or last or self._guided:
+                # Whoever may have ended one server does not get to end the next.
+                if begun or last or suspect:
                     raise
 
-    def _read(self, server: LlamaServer, words: StopWords) -> Iterator[Piece]:
+    def _read(self, server: LlamaServer) -> Iterator[Piece]:
+        words, self._tokens = StopWords(self._request.stop_words), 0
         with contextlib.ExitStack() as open_until_read:
             if self._guided:
                 open_until_read.enter_context(server.guided())
