@@ -45,6 +45,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import asdict
 
     from deployments.stack import lifecycle
+    from infra.triton.weakness import triton_release, weakness
 
     services = lifecycle.status(settings)
     if options.json:
@@ -52,6 +53,8 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     else:
         for service in services:
             print(f"{service.name:18} {service.state:10} {service.pid or '-':>8}  {service.address:30} {service.log}")
+    if known := weakness(triton_release(of_image=bool(settings.triton))):
+        say(f"\nwarning: {known}")
     return 0 if all(service.state == "running" for service in services) else 1
 
 

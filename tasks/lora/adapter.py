@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.frozen import problems
+from tasks.lora.patterns import by_pattern
 from tasks.lora.tensors import Floats, MappedTensor, Numbers, tensors_of, unfit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -50,15 +51,6 @@ class _Config(BaseModel):
     fan_in_fan_out: bool = False
     init_lora_weights: bool | str | None = True
     target_parameters: tuple[str, ...] | None = None
-
-    def alpha(self, module: str) -> float:
-        for pattern, alpha in self.alpha_pattern.items():
-            try:
-                if re.match(rf"(.*\.)?({pattern})$", module):
-                    return alpha
-            except re.error as error:
-                raise unfit(f"alpha_pattern {pattern!r} is no regular expression: {error}") from error
-        return self.lora_alpha
 
 
 class _Base(BaseModel):
@@ -126,9 +118,12 @@ def read_adapter(folder: Path) -> Adapter:
             raise unfit(f"{tensor.name} cannot be merged")
         else:
             replaced[name] = tensor
-    return Adapter(
-        {f"{module}.weight": _low_rank(config, module, parts) for module, parts in modules.items()}, replaced
-    )
+    alphas = by_pattern("alpha_pattern", config.alpha_pattern, modules)
+    added = {
+        f"{module}.weight": _low_rank(config, module, parts, alphas.get(module, config.lora_alpha))
+        for module, parts in modules.items()
+    }
+    return Adapter(added, replaced)
 
 
 def trained_on(folder: Path) -> str | None:
@@ -161,7 +156,7 @@ def _read_config(path: Path) -> _Config:
     return config
 
 
-def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor]) -> LowRank:
+def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:
     embedding = "lora_embedding_A" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     missing = [name for name in names if name not in parts]
@@ -172,7 +167,7 @@ def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor]) -
     if a.ndim != 2 or b.ndim != 2 or not a.shape[0] or a.shape[0] != b.shape[1]:
         raise unfit(f"{module} has matrices of {a.shape} and {b.shape}")
     rank = a.shape[0]
-    scale = config.alpha(module) / (sqrt(rank) if config.use_rslora else rank)
+    scale = alpha / (sqrt(rank) if config.use_rslora else rank)
     # The weights of an embedding, and of GPT-2's linear layers, are transposed.
     transposed = embedding or config.fan_in_fan_out
     if transposed and vector is not None:

@@ -10,9 +10,9 @@ import codecs
 import json
 import pickletools
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from pydantic import JsonValue
 
@@ -22,6 +22,9 @@ from tasks.sources.names import PICKLES, PYTHON, runs_code
 
 LARGEST_JSON_BYTES = 64 * 2**20
 """A JSON file is parsed in memory. The largest `tokenizer.json` known has 35 MB."""
+
+_MOST_JSON_VALUES = 4_000_000
+"""What is parsed takes up to 40 bytes of memory for each byte of it. The largest `tokenizer.json` known has half."""
 
 _LARGEST_SAFETENSORS_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -68,7 +71,7 @@ def _check_safetensors(file: BinaryIO, name: str, size: int) -> None:
     if not 2 <= length <= min(size - 8, _LARGEST_SAFETENSORS_HEADER_BYTES):
         raise _wrong_content(name, "has no safetensors header")
     try:
-        header = json.loads(file.read(length))
+        header = _parse(file.read(length), name)
         ends = [_end_of_tensor(entry, size - 8 - length) for key, entry in header.items() if key != "__metadata__"]
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise _wrong_content(name, "has a safetensors header that contradicts itself or the file's size") from error
@@ -104,11 +107,18 @@ def _check_json(file: BinaryIO, name: str, trust: Collection[str]) -> None:
         keys.update(key for key, _ in pairs)
 
     try:
-        json.loads(file.read(), object_pairs_hook=note)
+        _parse(file.read(), name, note)
     except (ValueError, RecursionError) as error:
         raise _wrong_content(name, "is not JSON") from error
     if "auto_map" in keys and "python" not in trust:
         raise runs_code(name, "has an `auto_map`, which names Python code to run", "untrusted-python", "python")
+
+
+def _parse(text: bytes, name: str, hook: Callable[[list[tuple[str, JsonValue]]], None] | None = None) -> Any:
+    """The value of a JSON text. Each begins at the start or after one of these bytes, which texts hold as well."""
+    if sum(map(text.count, (b",", b"[", b"{"))) > _MOST_JSON_VALUES:
+        raise _wrong_content(name, f"holds more than {_MOST_JSON_VALUES} values in JSON")
+    return json.loads(text, object_pairs_hook=hook)
 
 
 def _check_text(file: BinaryIO, name: str) -> None:

@@ -60,6 +60,8 @@ class Machine(Record):
     gpu_problem: str = ""
     """Why there is no GPU; empty if there is one."""
     driver: str = ""
+    triton: str = ""
+    """The release of NVIDIA's image that its Triton is from, also where it is the wheel's."""
     tensorrt_llm: str = ""
     tensorrt: str = ""
     container: str = ""

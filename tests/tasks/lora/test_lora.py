@@ -15,6 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
@@ -25,6 +26,7 @@ from infra.errors import StepFailed
 from tasks.gguf.conversion import dequantize
 from tasks.gguf.reader import read_gguf
 from tasks.kinds.llmapi import LlmApiKind
+from tasks.lora import patterns
 from tasks.lora.gguf_merge import merge_gguf
 from tasks.lora.merge import merged
 from tasks.lora.names import short_name
@@ -81,6 +83,15 @@ def test_the_same_as_peft(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "merged" / "config.json").read_bytes() == (PEFT / "base" / "config.json").read_bytes()
 
 
+def test_a_pattern_that_takes_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MATCHING_SECONDS", 0.5)
+    processes = set(psutil.Process().children())
+    with pytest.raises(StepFailed) as caught:
+        patterns.by_pattern("alpha_pattern", {"(a+)+b": 8}, ["a" * 40])
+    assert caught.value.code == "adapter-unfit" and not caught.value.retryable
+    assert set(psutil.Process().children()) <= processes
+
+
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 def test_sums_are_rounded_once(dtype: Any, tmp_path: Path) -> None:
     """In files of several tensors; those that the adapter does not touch are the same files."""
@@ -114,7 +125,8 @@ WRAPPED = QUERY.replace("lora_{}", "base_layer.lora_A")
         ({}, {"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({}, {"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({}, {"layer_replication": [[0, 1]]}, "layer_replication"),
-        ({}, {"alpha_pattern": {"(": 8}}, "regular expression"),
+        ({}, {"alpha_pattern": {"(": 8}}, "alpha_pattern '(' is no regular expression"),
+        ({}, {"alpha_pattern": {"(" * 5000 + ")" * 5000: 8}}, "is no regular expression"),
         ({}, {"use_dora": True}, "has the tensors lora_A, lora_B"),
         ({}, {"target_parameters": ["q_proj.weight", "experts.gate_up_proj"]}, "name experts.gate_up_proj,"),
         ({WRAPPED: np.zeros((4, 16), np.float32)}, {}, WRAPPED),
