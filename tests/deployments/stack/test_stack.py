@@ -75,7 +75,9 @@ def _s3(stack: Settings) -> Any:
 
 
 def _prefect(stack: Settings, path: str, method: str = "GET", body: object = None) -> Any:
-    return prefect_api.ask(lifecycle.environment(stack)["PREFECT_API_URL"], method, path, body)
+    variables = lifecycle.environment(stack)
+    credential = variables["PREFECT_API_AUTH_STRING"]
+    return prefect_api.ask(variables["PREFECT_API_URL"], method, path, body, credential=credential)
 
 
 def test_the_variables_reach_every_service(running: Settings) -> None:
@@ -91,6 +93,7 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
         "ENGINEHOUSE_STORE",
         "ENGINEHOUSE_TRITON_GRPC",
         "ENGINEHOUSE_TRITON_HTTP",
+        "PREFECT_API_AUTH_STRING",
         "PREFECT_API_URL",
     ]
     bucket = variables["ENGINEHOUSE_STORE"].removeprefix("s3://")
