@@ -53,10 +53,11 @@ def up(settings: Settings, report: Report, *, needed_free_bytes: int = NEEDED_FR
     home = Home(settings.home)
     home.make()
     with home.locked(report):
+        ports = home.ports()
         if not home.known_credentials().prefect:
             # What runs was started by an earlier version, which asked nobody who calls.
             _end_all(settings, home, report)
-        ports, credentials = home.ports(), home.credentials()
+        credentials = home.credentials()
         start = Start(home, services(settings, ports, credentials), report)
         start.prepare(needed_free_bytes)
         client = client_environment(ports, credentials)
