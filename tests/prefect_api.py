@@ -28,7 +28,9 @@ def ask(api_url: str, method: str, path: str, body: object = None, *, credential
     user, _, password = credential.partition(":")
     until = time.monotonic() + 30
     while True:
-        answer = httpx.request(method, api_url + path, json=body, auth=(user, password) if credential else None, timeout=120)
+        answer = httpx.request(
+            method, api_url + path, json=body, auth=(user, password) if credential else None, timeout=120
+        )
         # SQLite is locked for a moment now and then; Prefect's own clients ask again too.
         if answer.status_code != 503 or time.monotonic() > until:
             answer.raise_for_status()

@@ -159,9 +159,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             ports={name: ports[name] for name in PREFECT_PORTS},
             start_s=120,
             stop_s=10,
-            launch=partial(
-                _launch_python, settings.home, server_environment, (_PREFECT_MODULE, str(ports["prefect"]))
-            ),
+            launch=partial(_launch_python, settings.home, server_environment, (_PREFECT_MODULE, str(ports["prefect"]))),
             # Not /health, which answers everybody: a server with another credential is of no use.
             is_healthy=lambda _: answers(f"{api}/admin/version", credential),
         ),

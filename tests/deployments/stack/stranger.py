@@ -6,54 +6,56 @@ paths and websockets are in the input too.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-import grpc
 import httpx
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
 NOBODY = 65534
+grpc: Any = importlib.import_module("grpc")
+triton: Any = importlib.import_module("tritonclient.grpc")
+
 _NOWHERE = 9
 EVIL = "http://evil.example"
-KNOCK = {"timeout": 10.0, "verify": False, "trust_env": False}
+
+
+def _client() -> httpx.Client:
+    return httpx.Client(timeout=10.0, verify=False, trust_env=False)
+
+
+def _ask(method: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    with _client() as client:
+        return client.request(method, url, headers=headers, json={})
 
 
 def closed(port: int, asked: dict[str, Any]) -> Iterator[str]:
     """A port for others: it answers in no protocol to who has no certificate."""
-    answer = httpx.get(f"http://127.0.0.1:{port}/", **KNOCK) if _speaks_http(port) else None
-    if answer is not None and (answer.status_code, "HTTPS server" in answer.text) != (400, True):
-        yield f"http {answer.status_code}"
     with suppress(httpx.TransportError):
-        yield f"https {httpx.get(f'https://127.0.0.1:{port}/', **KNOCK).status_code}"
+        answer = _ask("GET", f"http://127.0.0.1:{port}/")
+        if (answer.status_code, "HTTPS server" in answer.text) != (400, True):
+            yield f"http {answer.status_code}"
+    with suppress(httpx.TransportError):
+        yield f"https {_ask('GET', f'https://127.0.0.1:{port}/').status_code}"
     for name, channel in _channels(port):
         call = channel.unary_unary("/filer_pb.SeaweedFiler/GetFilerConfiguration")
         try:
             call(b"", timeout=10)
             yield f"{name}: answered"
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:  # pyright: ignore[reportAttributeAccessIssue]
-                yield f"{name}: {error.code()}"  # pyright: ignore[reportAttributeAccessIssue]
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                yield f"{name}: {error.code()}"
 
 
-def _speaks_http(port: int) -> bool:
-    try:
-        httpx.get(f"http://127.0.0.1:{port}/", **KNOCK)
-    except httpx.TransportError:
-        return False
-    return True
-
-
-def _channels(port: int) -> Iterator[tuple[str, grpc.Channel]]:
+def _channels(port: int) -> Iterator[tuple[str, Any]]:
     yield "gRPC", grpc.insecure_channel(f"127.0.0.1:{port}")
     with suppress(OSError):
         shown = ssl.get_server_certificate(("127.0.0.1", port), timeout=10).encode()
@@ -66,7 +68,7 @@ def s3(port: int, asked: dict[str, Any]) -> Iterator[str]:
         *(("GET", "/"), ("GET", "/enginehouse"), ("PUT", "/enginehouse/targets/local/x"), ("DELETE", "/enginehouse/x")),
         *(("POST", "/?Action=AssumeRole&Version=2011-06-15"), ("POST", "/?Action=CreateAccessKey&Version=2010-05-08")),
     ):
-        answer = httpx.request(method, url + path, **KNOCK)
+        answer = _ask(method, url + path)
         if answer.status_code < 400:
             yield f"{method} {path} {answer.status_code}"
     yield from _foreign_page(f"{url}/enginehouse/x")
@@ -75,13 +77,13 @@ def s3(port: int, asked: dict[str, Any]) -> Iterator[str]:
 def _foreign_page(url: str) -> Iterator[str]:
     headers = {"Origin": EVIL, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "x"}
     for method in ("OPTIONS", "GET"):
-        if "access-control-allow-origin" in httpx.request(method, url, headers=headers, **KNOCK).headers:
+        if "access-control-allow-origin" in _ask(method, url, headers).headers:
             yield f"{method} from {EVIL}"
 
 
 def prefect(port: int, asked: dict[str, Any]) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(**KNOCK) as client:
+    with _client() as client:
         for method, path in asked["paths"]:
             answer = client.request(method, f"{url}/api{path}", json={})
             if answer.status_code != 401:
@@ -113,13 +115,13 @@ def triton_http(port: int, asked: dict[str, Any]) -> Iterator[str]:
         *(("GET", "models/m/config"), ("GET", "models/stats"), ("GET", "trace/setting"), ("GET", "logging")),
         *(("GET", "systemsharedmemory/status"), ("POST", "systemsharedmemory/region/m/register")),
     ):
-        answer = httpx.request(method, f"http://127.0.0.1:{port}/v2/{path}", json={}, **KNOCK)
+        answer = _ask(method, f"http://127.0.0.1:{port}/v2/{path}")
         if answer.status_code != 403:
             yield f"{method} {path} {answer.status_code}"
 
 
 def triton_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
-    client: Any = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
     calls: dict[str, Callable[[], Any]] = {
         "index": client.get_model_repository_index,
         "load": lambda: client.load_model("m", config="{}", files={"file:1/model.py": b""}),
@@ -134,14 +136,14 @@ def triton_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
         try:
             call()
             yield name
-        except InferenceServerException as error:
+        except triton.InferenceServerException as error:
             if "This protocol is restricted" not in str(error):
                 yield f"{name}: {error}"
 
 
 def readable(port: int, asked: dict[str, Any]) -> Iterator[str]:
     """Triton's figures, which everybody may read and nobody change."""
-    answer = httpx.post(f"http://127.0.0.1:{port}/metrics", **KNOCK)
+    answer = _ask("POST", f"http://127.0.0.1:{port}/metrics")
     if answer.status_code < 400:
         yield f"POST /metrics {answer.status_code}"
 

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +125,7 @@ def _listening(stack: Settings) -> dict[str, tuple[str, int]]:
     }
 
 
-def _knock(stack: Settings, asked: dict[str, object]) -> dict[str, Any]:
+def _knock(asked: Mapping[str, object]) -> dict[str, Any]:
     """What the stranger is let do: as another user where this one may become one."""
     done = subprocess.run(
         [sys.executable, "-I", "-B", stranger.__file__],
@@ -156,14 +156,14 @@ def test_a_stranger_is_refused_at_every_port(running: Settings) -> None:
         "paths": [each for each in paths if each not in open_to_all],
         "sockets": [re.sub("{[^}]*}", "default", path) for path in sockets],
     }
-    told = _knock(running, asked)
+    told = _knock(asked)
     assert told["let in"] == {name: [] for name in ports}
     assert told["user"] == (stranger.NOBODY if os.getuid() == 0 else os.getuid())
 
 
 def test_sockets_and_shared_memory_are_for_this_user_alone(running: Settings) -> None:
     found = [each for process in background.members(running.home) for each in process.net_connections("unix")]
-    paths = {Path(each.laddr) for each in found if str(each.laddr).startswith("/")}
+    paths = {Path(str(each.laddr)) for each in found if str(each.laddr).startswith("/")}
     assert any(path.name.startswith("seaweedfs-filer-grpc") for path in paths)
     assert [path for path in paths if path.exists() and path.stat().st_mode & 0o077] == []
 
@@ -173,7 +173,9 @@ def test_a_home_of_an_earlier_version_gets_a_credential(running: Settings) -> No
     _s3(running).put_object(Bucket="enginehouse", Key="earlier", Body=b"data")
     variables, before = lifecycle.environment(running), _pids(running)
     path = running.home / "credentials.json"
-    path.write_text(json.dumps({name: each for name, each in json.loads(path.read_text()).items() if name != "prefect"}))
+    path.write_text(
+        json.dumps({name: each for name, each in json.loads(path.read_text()).items() if name != "prefect"})
+    )
     assert {service.state for service in lifecycle.status(running)} == {"running", "unhealthy"}
     lifecycle.up(running, print)
     after = lifecycle.environment(running)
