@@ -60,7 +60,8 @@ def _ui(options: argparse.Namespace, settings: Settings) -> int:
     from deployments.stack import lifecycle
 
     variables = lifecycle.environment(settings)
-    url, login = variables["PREFECT_API_URL"].removesuffix("/api"), variables["PREFECT_API_AUTH_STRING"]
+    url = variables["PREFECT_API_URL"].removesuffix("/api")
+    login = variables.get("PREFECT_API_AUTH_STRING", "")  # none, while servers of an earlier version run
     if options.json:
         print_json({"url": url, "login": login})
     else:

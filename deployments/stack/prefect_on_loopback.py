@@ -1,7 +1,8 @@
 """Prefect's server for this machine alone: `python -m deployments.stack.prefect_on_loopback PORT`.
 
-It is what `prefect server start` runs, behind a check of the name by which it is called: Prefect has none, and by a
-name of its own a page of a browser would be at home here. The credential and the origins are Prefect's own settings.
+It is what `prefect server start` runs, behind a check of the name by which it is called. Prefect has none, and a page
+of a browser whose own name leads to 127.0.0.1 would be of the same origin (DNS rebinding). The credential and the
+origins are Prefect's own settings.
 """
 
 from __future__ import annotations
