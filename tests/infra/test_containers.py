@@ -69,7 +69,7 @@ def test_compose_starts_what_is_in_the_image_and_needs_no_rights(compose: dict[s
 
 
 def test_no_secret_stands_in_the_compose_file(compose: dict[str, Any]) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD", "PREFECT_API_AUTH_STRING"):
         lines = [line for line in COMPOSE.read_text().splitlines() if name in line and not line.startswith("#")]
         assert lines
         for line in lines:
