@@ -52,6 +52,7 @@ _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 """How long what failed for a passing reason waits for its next try."""
 _START_AGAIN_SECONDS = 1.0
+_STUCK_LOADS = 2
 _RESTART_SECONDS = 3600.0
 """How seldom Triton is ended for the sake of one release: the others go with it."""
 _PROBE_SECONDS = 2.0
@@ -102,7 +103,7 @@ class Node:
         self._ensuring: Future[Ensured] | None = None
         self._start_at = 0.0
         self._condemned = ""
-        self._restarted: dict[tuple[str, int], float] = {}
+        self._restarted: dict[str, float] = {}
         self._health_port = health_port
         self._turned: tuple[Health, float] | None = None
         self._stopping = False
@@ -251,10 +252,13 @@ class Node:
             release.again(release.lost)
             if known.public == number:
                 known.public = None  # the name goes with its release, and has to be loaded again
-            last = self._restarted.get((model, number), -_RESTART_SECONDS)
-            if release.faults == GIVEN_UP_FAULTS and time.monotonic() - last > _RESTART_SECONDS:
-                self._restarted[model, number] = time.monotonic()
-                self._condemned = f"{model} release {number} did not answer, loaded again or not"
+        public = known.releases.get(known.wanted.public or 0)
+        if public is None or public.busy or public.stuck < _STUCK_LOADS:
+            return
+        name = f"{model} release {known.wanted.public}"
+        if time.monotonic() - self._restarted.get(name, -_RESTART_SECONDS) > _RESTART_SECONDS:
+            self._restarted[name] = time.monotonic()
+            self._condemned = f"{name} can be loaded again only by another Triton"
 
     def _move(self, servers: Servers, model: str, known: KnownModel) -> None:
         """Start loading what is wanted, move the public name, unload what is no longer wanted."""

@@ -34,6 +34,8 @@ class KnownRelease:
     loader: Future[None] | None = None
     how: Literal["load", "again", "confirm"] = "load"
     """How its next load begins: from its copies, with the end of what there is of it, or with a question to it."""
+    stuck: int = 0
+    """How often in a row it could not be loaded again once it had been lost."""
     lost: str = ""
     """Why it is taken for dead although Triton calls it ready; empty if it is not."""
     faults: int = 0
@@ -58,7 +60,7 @@ class KnownRelease:
 
     def became_ready(self) -> None:
         self.state, self.error, self.hint, self.lost, self.cut_off = "ready", "", "", "", False
-        self.starts, self.ready_at, self.ended_triton = self.starts + 1, time.monotonic(), 0
+        self.starts, self.ready_at, self.ended_triton, self.stuck = self.starts + 1, time.monotonic(), 0, 0
 
     @property
     def pause(self) -> float:

@@ -93,6 +93,8 @@ class Loading:
             self._failed(servers, model, number, known, release, error)
             return
         self.load(servers, model, number, intent, known, release)
+        if release.state != "ready":
+            release.how, release.stuck = "again", release.stuck + 1
 
     def confirm(
         self, servers: Servers, model: str, number: int, intent: Intent, known: KnownModel, release: KnownRelease
