@@ -31,6 +31,8 @@ _CONTROL_SECONDS = 10.0
 """How long a live Triton may take for what needs no model; loads and unloads have times of their own."""
 STOP_GRACE_S = EXIT_TIMEOUT_S + 5.0
 """How long an ending Triton lives at most: it ends by itself once running requests have had their time."""
+NODE_GRACE_S = STOP_GRACE_S + 20.0
+"""What a service manager has to grant a node between SIGTERM and SIGKILL: its Triton ends first."""
 # Engines on the CPU share cores with each other and with builds, and threads that spin while they wait then halt one
 # another. 64 tokens beside two busy processes on 2 cores: 1 to 2 tokens/s spinning, 23 to 60 waiting. Without other
 # processes, waiting costs about a third: 80 to 85 tokens/s, and 95 to 150 spinning.
