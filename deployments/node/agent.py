@@ -23,18 +23,18 @@ from pathlib import Path
 
 import psutil
 
-from deployments.node.asking import patience
+from deployments.node.converging import Converging, is_loading, watched
 from deployments.node.copies import Copies, remove
 from deployments.node.engine_groups import EngineGroups
 from deployments.node.facts import Facts
 from deployments.node.folder import only_agent
-from deployments.node.health import Health, HealthServer, ModelHealth
-from deployments.node.known import GIVEN_UP_FAULTS, KnownModel, KnownRelease
+from deployments.node.health import Health, HealthServer
+from deployments.node.known import KnownModel, follow
 from deployments.node.loading import Loading, Servers
 from deployments.node.orphans import Orphans
 from deployments.node.reports import Reports, instance
 from deployments.node.wanted import Wanted
-from deployments.node.watching import Watch, Watched
+from deployments.node.watching import Watch
 from infra.errors import EnginehouseError, StoreUnavailable
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
@@ -45,16 +45,12 @@ from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
-from tasks.triton.config import RELEASE
-from tasks.triton.placement import release_names, withdraw_everything
+from tasks.triton.placement import withdraw_everything
 
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 """How long what failed for a passing reason waits for its next try."""
 _START_AGAIN_SECONDS = 1.0
-_STUCK_LOADS = 2
-_RESTART_SECONDS = 3600.0
-"""How seldom Triton is ended for the sake of one release: the others go with it."""
 _PROBE_SECONDS = 2.0
 """How long the store may take at the start to show what it can: without it, the node begins with what it has."""
 _STILL_SECONDS = 10.0
@@ -91,10 +87,11 @@ class Node:
         self._models: dict[str, KnownModel] = {}
         self._models_folder = folder / "models"
         self._copies = Copies(store, folder / "artifacts", public_key)
-        self._loading = Loading(self._copies, self._models_folder, retry_seconds)
         # Loads wait for the store and for Triton; what moves a name, unloads or removes must not wait behind them.
         self._loaders = ThreadPoolExecutor(max_workers=16, thread_name_prefix="load")
         self._movers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="move")
+        loading = Loading(self._copies, self._models_folder, retry_seconds)
+        self._converging = Converging(loading, self._loaders, self._movers)
         self._wanted = Wanted(target, folder / "wanted.json")
         self._reports = Reports(target)
         self._watch = Watch(TritonClient(f"127.0.0.1:{ports.metrics}"))
@@ -103,7 +100,6 @@ class Node:
         self._ensuring: Future[Ensured] | None = None
         self._start_at = 0.0
         self._condemned = ""
-        self._restarted: dict[str, float] = {}
         self._health_port = health_port
         self._turned: tuple[Health, float] | None = None
         self._stopping = False
@@ -150,10 +146,14 @@ class Node:
     def _turn(self) -> None:
         problems: list[str] = []
         try:
-            self._follow()
+            reading = self._wanted.reading
+            follow(self._models, reading)
+            self._wanted.hold(frozenset((model, n) for model, known in self._models.items() for n in known.releases))
             if self._supervise():
-                self._converge()
-                self._orphans.look(self._triton.client, self._models, self._movers, fresh=self._wanted.reading.fresh)
+                servers = Servers(self._triton.client, self._triton.log, self._groups)
+                self._condemned = self._converging.turn(servers, self._orphans, self._models)
+                self._watch.see(self._triton.client, watched(self._models), busy=is_loading(self._models))
+                self._orphans.look(self._triton.client, self._models, self._movers, fresh=reading.fresh)
                 self._remove_copies()
             else:
                 problems.append(f"Triton does not run: {self._condemned or 'it is being started'}")
@@ -163,7 +163,13 @@ class Node:
             problems.append(" ".join(str(error).split()))
         problems += [self._wanted.reading.error, self._reports.error]
         self._note("; ".join(filter(None, problems)))
-        self._turned = self._health_now(), time.monotonic()
+        runs = self._ensuring is None and not self._condemned and self._triton.alive
+        known = {name: model.health() for name, model in sorted(self._models.items()) if model.is_asked_for}
+        is_ready = (
+            runs and self._wanted.reading.is_known and all(each.answered or each.given_up for each in known.values())
+        )
+        health = Health(node=self.name, target=self._target.name, ready=is_ready, error=self._error, models=known)
+        self._turned = health, time.monotonic()
         self._offer()
 
     def _supervise(self) -> bool:
@@ -187,10 +193,10 @@ class Node:
         if change is Ensured.STARTED:
             self._models = {name: known.after_triton() for name, known in self._models.items()}
             self._orphans = Orphans(self._models_folder)
-            # Placed again from verified copies: what an earlier Triton was given may have been altered since.
-            withdraw_everything(self._models_folder)
             self._groups.close()
             self._groups = EngineGroups(self._folder / "groups", self._facts.triton)
+            # Placed again from verified copies: what an earlier Triton was given may have been altered since.
+            withdraw_everything(self._models_folder)
         elif change is Ensured.FOUND:
             self._groups.find(self._orphans.find(self._triton.client))
         return True
@@ -199,143 +205,6 @@ class Node:
         if kill:
             self._triton.kill()
         return self._triton.ensure()
-
-    def _follow(self) -> None:
-        """Take over what the store wants, as far as it was read."""
-        reading = self._wanted.reading
-        for model in reading.models.keys() | reading.errors.keys():
-            known = self._models.setdefault(model, KnownModel())
-            known.unread = reading.errors.get(model, "")
-            if (wanted := reading.models.get(model)) is None:
-                continue
-            if known.etag != wanted.etag:
-                known.retry_at = 0.0
-                public = known.releases.get(wanted.current.public or 0)
-                if public is not None and public.ended_triton and public.state == "failed":
-                    public.retry_at, public.ended_triton = 0.0, 1
-            known.etag, known.wanted, known.intents = wanted.etag, wanted.current, wanted.intents
-            for (unread, number), why in reading.unread.items():
-                if unread == model and number not in known.releases and number in known.wanted.loaded:
-                    known.releases[number] = KnownRelease("failed", why, retry_at=0.0, faults=GIVEN_UP_FAULTS)
-        for model in self._models.keys() - reading.models.keys() if reading.fresh else ():
-            known = self._models[model]
-            known.wanted = known.wanted.model_copy(update={"public": None, "previous": None, "candidates": ()})
-            if not known.releases and known.public is None and not known.moving and not known.unread:
-                del self._models[model]
-        self._wanted.hold(frozenset((model, n) for model, known in self._models.items() for n in known.releases))
-
-    def _converge(self) -> None:
-        servers = Servers(self._triton.client, self._triton.log, self._groups)
-        for model, known in self._models.items():
-            try:
-                self._mend(model, known)
-                self._move(servers, model, known)
-            except Exception as error:  # the next model has its turn
-                _log.exception("%s could not be brought to what is wanted", model)
-                known.error = " ".join(str(error).split())
-        self._load_suspect(servers)
-        busy = any(release.busy for known in self._models.values() for release in known.releases.values())
-        self._watch.see(self._triton.client, tuple(self._watched()), busy=busy)
-
-    def _mend(self, model: str, known: KnownModel) -> None:
-        """Have releases loaded again that do not answer any more, and Triton started again where that did not help."""
-        for number, release in known.releases.items():
-            if release.state != "ready" or release.busy:
-                continue
-            if self._groups.lost(model, number):
-                release.lost = "its engine's servers have ended"
-            elif release.lost:
-                release.how = "again"
-            if not release.lost:
-                continue
-            _log.warning("%s release %d is loaded again: %s", model, number, release.lost)
-            release.again(release.lost)
-            if known.public == number:
-                known.public = None  # the name goes with its release, and has to be loaded again
-        public = known.releases.get(known.wanted.public or 0)
-        if public is None or public.busy or public.stuck < _STUCK_LOADS:
-            return
-        name = f"{model} release {known.wanted.public}"
-        if time.monotonic() - self._restarted.get(name, -_RESTART_SECONDS) > _RESTART_SECONDS:
-            self._restarted[name] = time.monotonic()
-            self._condemned = f"{name} can be loaded again only by another Triton"
-
-    def _move(self, servers: Servers, model: str, known: KnownModel) -> None:
-        """Start loading what is wanted, move the public name, unload what is no longer wanted."""
-        loaded, public = known.wanted.loaded, known.wanted.public
-        may_move = not known.moving and time.monotonic() >= known.retry_at
-        if (
-            known.public is not None
-            and known.public not in loaded
-            and (known.wanted.alone or public is None)
-            and may_move
-        ):
-            # Its release has to make room, and would take the name with it in mid-answer.
-            known.mover = self._movers.submit(self._loading.withdraw, servers, model, known)
-        for number in loaded:
-            self._load(servers, model, number, known)
-        if public == known.public:
-            known.error = ""
-        elif public is not None and public in loaded and (release := known.releases.get(public)) is not None:
-            if release.state != "ready":
-                known.error = release.error
-            elif may_move:
-                known.mover = self._movers.submit(self._loading.publish, servers, model, public, known)
-        for number, release in list(known.releases.items()):
-            if release.busy:
-                continue
-            if release.state == "unloading" and not release.error:
-                del known.releases[number]
-            elif number not in loaded and number != known.public and release.due and not known.moving:
-                release.state, release.error, release.retry_at = "unloading", "", None
-                release.loader = self._movers.submit(self._loading.unload, servers, model, number, release)
-
-    def _load(self, servers: Servers, model: str, number: int, known: KnownModel) -> None:
-        """Start loading a release that is not loaded yet, if there is room, or whose next try is due."""
-        release = known.releases.get(number)
-        if number not in known.intents:
-            return
-        if release is None:
-            if known.wanted.alone and not known.releases.keys() <= {number}:
-                return
-            release = known.releases[number] = KnownRelease()
-            if self._orphans.adopt(model, number):
-                release.how = "confirm"
-        elif release.busy or release.retry_at is None or not release.due or release.ended_triton:
-            return
-        elif release.state == "unloading" and not release.error:
-            return  # it is unloaded, and the next turn begins anew
-        self._start_loading(servers, model, number, known, release)
-
-    def _load_suspect(self, servers: Servers) -> None:
-        """Load one release that may have ended Triton, by itself: when nothing else is loaded."""
-        releases = [(m, n, known, r) for m, known in self._models.items() for n, r in known.releases.items()]
-        if any(release.busy for _, _, _, release in releases):
-            return
-        for model, number, known, release in releases:
-            due = release.ended_triton and release.retry_at is not None and release.due
-            if due and release.state != "ready" and number in known.wanted.loaded and number in known.intents:
-                self._start_loading(servers, model, number, known, release)
-                return
-
-    def _start_loading(
-        self, servers: Servers, model: str, number: int, known: KnownModel, release: KnownRelease
-    ) -> None:
-        how = {"load": self._loading.load, "again": self._loading.load_again, "confirm": self._loading.confirm}
-        work, release.how = how[release.how], "load"
-        release.state, release.retry_at, release.cut_off = "loading", None, False
-        release.loader = self._loaders.submit(work, servers, model, number, known.intents[number], known, release)
-
-    def _watched(self) -> list[Watched]:
-        found: list[Watched] = []
-        for model, known in self._models.items():
-            for number, release in known.releases.items():
-                if release.state == "ready" and not release.busy and number in known.wanted.loaded:
-                    name = release_names(model, number)[RELEASE]
-                    public = known.public == number and not known.moving
-                    seconds = patience(known.intents.get(number))
-                    found.append(Watched(known, release, name, model if public else name, seconds))
-        return found
 
     def _remove_copies(self) -> None:
         """Remove the copies of artifacts that none of this node's releases uses, whenever these have changed.
@@ -355,33 +224,6 @@ class Node:
         for folder in gone:
             _log.info("%s is used by no release any more and is removed", folder.name)
             self._movers.submit(remove, folder)
-
-    def _health_now(self) -> Health:
-        reading = self._wanted.reading
-        models: dict[str, ModelHealth] = {}
-        for name, known in sorted(self._models.items()):
-            wanted = known.wanted.public
-            if wanted is None and not known.unread:
-                continue
-            release = known.releases.get(wanted or 0)
-            is_ready = known.public == wanted and release is not None and release.state == "ready" and known.answered
-            models[name] = ModelHealth(
-                ready=is_ready,
-                answered=known.answered,
-                given_up=known.given_up,
-                wanted=wanted,
-                public=known.public,
-                error=known.error or known.unread,
-            )
-        runs = self._ensuring is None and not self._condemned and self._triton.alive
-        known_state = reading.fresh or bool(reading.models)
-        return Health(
-            node=self.name,
-            target=self._target.name,
-            ready=runs and known_state and all(model.answered or model.given_up for model in models.values()),
-            error=self._error,
-            models=models,
-        )
 
     def _health(self) -> Health:
         turned = self._turned

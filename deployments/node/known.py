@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
+from deployments.node.health import ModelHealth
+from deployments.node.wanted import Reading
 from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, ReleaseReport
 from tasks.targets.release import Intent
@@ -127,6 +129,24 @@ class KnownModel:
         release = self.releases.get(self.wanted.public)
         return release is not None and release.given_up
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether clients may ask for it."""
+        return self.wanted.public is not None or bool(self.unread)
+
+    def health(self) -> ModelHealth:
+        wanted = self.wanted.public
+        release = self.releases.get(wanted) if wanted is not None else None
+        answers = release is not None and release.state == "ready" and self.public == wanted
+        return ModelHealth(
+            ready=answers and self.answered,
+            answered=self.answered,
+            given_up=self.given_up,
+            wanted=wanted,
+            public=self.public,
+            error=self.error or self.unread,
+        )
+
     def after_triton(self) -> KnownModel:
         """The same model without what the ended Triton held."""
         kept = {number: release.after_triton() for number, release in self.releases.items()}
@@ -149,3 +169,26 @@ class KnownModel:
             for number, release in self.releases.items()
         }
         return ModelReport(public=self.public, error=self.error or self.unread, releases=releases)
+
+
+def follow(models: dict[str, KnownModel], reading: Reading) -> None:
+    """Take over what the store wants, as far as it was read."""
+    for model in reading.models.keys() | reading.errors.keys():
+        known = models.setdefault(model, KnownModel())
+        known.unread = reading.errors.get(model, "")
+        if (wanted := reading.models.get(model)) is None:
+            continue
+        if known.etag != wanted.etag:
+            known.retry_at = 0.0
+            public = known.releases.get(wanted.current.public or 0)
+            if public is not None and public.ended_triton and public.state == "failed":
+                public.retry_at, public.ended_triton = 0.0, 1  # people ask for it once more
+        known.etag, known.wanted, known.intents = wanted.etag, wanted.current, wanted.intents
+        for (unread, number), why in reading.unread.items():
+            if unread == model and number not in known.releases and number in known.wanted.loaded:
+                known.releases[number] = KnownRelease("failed", why, retry_at=0.0, faults=GIVEN_UP_FAULTS)
+    for model in models.keys() - reading.models.keys() if reading.fresh else ():
+        known = models[model]
+        known.wanted = Current()
+        if not known.releases and known.public is None and not known.moving and not known.unread:
+            del models[model]

@@ -61,6 +61,11 @@ class Reading:
     """What is wrong with the store, or with the file."""
     fresh: bool = False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything says what is wanted."""
+        return self.fresh or bool(self.models)
+
 
 class Wanted:
     """Reads the wanted state of `target` until it is stopped, and keeps it in `file`."""

@@ -140,10 +140,11 @@ class Supervisor:
         leaders = [process for process in left if not set(_parents(process)) & set(left)]
         if not leaders:
             return False
+        # One that leads no session has lost its mpirun, as have several.
         leader = leaders[0]
         self._process, self._servers = leader, _servers(leader)
         self.client = self._new_client(key_of(_arguments(leader)))
-        if len(leaders) > 1 or not self.alive or not self._answers():
+        if os.getsid(leader.pid) != leader.pid or len(leaders) > 1 or not self.alive or not self._answers():
             self._process, self._servers = None, ()
             for process in left:
                 # Triton outlives a killed mpirun, which led the session, and keeps its ports.

@@ -208,6 +208,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.timeout(120 + 60 * STEPS)
 def test_whatever_happens_every_name_answers_again(
     fleet: Fleet, tmp_path: Path, small_disk: Path | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
