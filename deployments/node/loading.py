@@ -120,7 +120,7 @@ class Loading:
         text, hint = " ".join(str(error).split()), error.hint if isinstance(error, EnginehouseError) else ""
         # A public release is always tried again: nothing else can answer for it.
         public = known.wanted.public == number
-        passing = (isinstance(error, EnginehouseError) and error.retryable) or (public and isinstance(error, OSError))
+        passing = _passes(error) or (public and _is_of_the_disk(error))
         if passing:
             release.error, release.retry_at = text, time.monotonic() + self.retry_seconds
         else:
@@ -175,6 +175,15 @@ class Loading:
             return
         known.public = None
         _log.info("%s answers nobody", model)
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, EnginehouseError) and error.retryable
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether the release itself is not to blame: a disk may be freed."""
+    return isinstance(error, OSError) or (isinstance(error, EnginehouseError) and error.code == "disk-full")
 
 
 def _load_models(servers: Servers, names: Sequence[str]) -> None:

@@ -53,10 +53,10 @@ def key(fleet: Fleet, name: str) -> str:
 def test_a_record_that_cannot_be_read_is_named_under_its_own_model(fleet: Fleet, read: Read, body: bytes) -> None:
     fleet.release(fleet.rebuild("good"))
     fleet.release(fleet.rebuild("bad"))
-    read(lambda reading: reading.models.keys() == {"good", "bad"})
+    read(lambda reading: set(reading.models) == {"good", "bad"})
     fleet.target.bucket.put(key(fleet, "bad/current.json"), body)
     found = read(lambda reading: reading.fresh and "bad" in reading.errors)
-    assert found.errors.keys() == {"bad"} and found.error == ""
+    assert set(found.errors) == {"bad"} and found.error == ""
     assert found.models["bad"].current == found.models["good"].current == Current(public=1), "as it was known before"
     assert found.models["good"].intents[1].model == "good"
 
