@@ -126,7 +126,10 @@ class Node:
                 part.start()
             try:
                 while not stop.wait(_POLL_SECONDS):
-                    self._turn()
+                    try:
+                        self._turn()
+                    except Exception:  # the next turn may do better, and Triton serves on
+                        _log.exception("a turn failed")
                     if self._reports.refused is not None:
                         raise self._reports.refused
             finally:

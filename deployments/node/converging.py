@@ -135,8 +135,10 @@ class Converging:
 
 
 def is_loading(models: dict[str, KnownModel]) -> bool:
-    """Whether a release is being loaded or unloaded."""
-    return any(release.busy for known in models.values() for release in known.releases.values())
+    """Whether a release is being loaded."""
+    return any(
+        release.busy and release.state == "loading" for known in models.values() for release in known.releases.values()
+    )
 
 
 def watched(models: dict[str, KnownModel]) -> tuple[Watched, ...]:

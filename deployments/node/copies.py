@@ -53,7 +53,10 @@ class Copies:
 
     def note(self, intent: Intent) -> None:
         """Keep what is needed to verify the copies of a release that an earlier agent has brought."""
-        repository = self.store.need(ArtifactRef.parse(intent.repository))
+        ref = ArtifactRef.parse(intent.repository)
+        if any(self._kept(_engine(repository)) for repository, _ in self._kept(ref)):
+            return
+        repository = self.store.need(ref)
         for artifact in (repository, self.store.need(_engine(repository))):
             if self._place(artifact).is_dir():
                 self._keep(artifact)

@@ -181,8 +181,8 @@ def follow(models: dict[str, KnownModel], reading: Reading) -> None:
         if known.etag != wanted.etag:
             known.retry_at = 0.0
             public = known.releases.get(wanted.current.public or 0)
-            if public is not None and public.ended_triton and public.state == "failed":
-                public.retry_at, public.ended_triton = 0.0, 1  # people ask for it once more
+            if public is not None and public.state == "failed" and public.retry_at is None:
+                public.retry_at, public.ended_triton = 0.0, min(public.ended_triton, 1)  # it is asked for once more
         known.etag, known.wanted, known.intents = wanted.etag, wanted.current, wanted.intents
         for (unread, number), why in reading.unread.items():
             if unread == model and number not in known.releases and number in known.wanted.loaded:

@@ -13,7 +13,7 @@ from deployments.node.asking import ask, patience
 from deployments.node.copies import Copies
 from deployments.node.engine_groups import EngineGroups
 from deployments.node.known import KnownModel, KnownRelease
-from infra.errors import EnginehouseError, StoreError, TritonError
+from infra.errors import EnginehouseError, TritonError
 from infra.files import remove_tree
 from infra.triton.client import TritonClient
 from infra.triton.log import Log
@@ -64,14 +64,8 @@ class Loading:
     ) -> None:
         """Bring, place and load one release, and write into `release` what came of it."""
         try:
-            repository, engine = self.copies.bring(intent)
-            group = servers.groups.of(model, number, intent.ranks) if intent.ranks else None
-            place_release(repository, engine, self.models, model, number, None if group is None else group.server)
-            if group is not None:
-                group.start()
-            with self._room:
-                _load_models(servers, placed_models(self.models, model, number))
-                ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+            self._place(servers, model, number, intent)
+            self._serve(servers, model, number, intent)
         except Exception as error:
             self._failed(servers, model, number, known, release, error)
             return
@@ -81,7 +75,7 @@ class Loading:
     def load_again(
         self, servers: Servers, model: str, number: int, intent: Intent, known: KnownModel, release: KnownRelease
     ) -> None:
-        """Load a release whose process has died or hangs, from the folders that Triton has of it.
+        """Load a release whose process has died or hangs, as it was placed: nothing is read and checked once more.
 
         Triton can load it while it still waits for requests that the dead process never ends.
         """
@@ -89,21 +83,20 @@ class Loading:
             for name in reversed(placed_folders(self.models, model, number)):
                 servers.triton.unload(name)
                 end_model_processes(self.models / name)
+            if intent.ranks or not placed_models(self.models, model, number):
+                self._place(servers, model, number, intent)
+            self._serve(servers, model, number, intent)
         except Exception as error:
             self._failed(servers, model, number, known, release, error)
-            return
-        self.load(servers, model, number, intent, known, release)
-        if release.state != "ready":
             release.how, release.stuck = "again", release.stuck + 1
+            return
+        release.became_ready()
+        _log.info("%s release %d is ready again", model, number)
 
     def confirm(
         self, servers: Servers, model: str, number: int, intent: Intent, known: KnownModel, release: KnownRelease
     ) -> None:
         """Ask a release that an earlier agent has loaded; load it again if it does not answer."""
-        try:
-            self.copies.note(intent)
-        except (StoreError, OSError):
-            _log.info("%s release %d: what its copies must be is not known", model, number)
         try:
             ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
         except Exception:
@@ -111,6 +104,22 @@ class Loading:
             self.load_again(servers, model, number, intent, known, release)
             return
         release.became_ready()
+        try:
+            self.copies.note(intent)
+        except (EnginehouseError, OSError):
+            _log.info("%s release %d: what its copies must be is not known", model, number)
+
+    def _place(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
+        repository, engine = self.copies.bring(intent)
+        group = servers.groups.of(model, number, intent.ranks) if intent.ranks else None
+        place_release(repository, engine, self.models, model, number, None if group is None else group.server)
+        if group is not None:
+            group.start()
+
+    def _serve(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
+        with self._room:
+            _load_models(servers, placed_models(self.models, model, number))
+            ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
 
     def _failed(
         self, servers: Servers, model: str, number: int, known: KnownModel, release: KnownRelease, error: Exception

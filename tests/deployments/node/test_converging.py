@@ -14,9 +14,10 @@ from deployments.node import known
 from deployments.node.converging import Converging
 from deployments.node.copies import Copies
 from deployments.node.engine_groups import EngineGroups
-from deployments.node.known import KnownModel, KnownRelease
+from deployments.node.known import KnownModel, KnownRelease, follow
 from deployments.node.loading import Loading, Servers
 from deployments.node.orphans import Orphans
+from deployments.node.wanted import Reading, WantedModel
 from infra.errors import TritonError
 from infra.triton.client import ModelState, TritonClient
 from infra.triton.log import Log
@@ -144,3 +145,11 @@ def test_what_was_loaded_as_triton_ended_is_loaded_once_more_by_itself_and_then_
     assert twice.after_triton() is twice
     once.became_ready()
     assert once.ended_triton == 0
+
+
+def test_a_release_that_failed_for_good_is_tried_again_when_it_becomes_public() -> None:
+    models = {"m": KnownModel(etag="old", releases={1: KnownRelease("failed", "it died", ended_triton=2)})}
+    wanted = WantedModel(current=Current(public=1), etag="new", intents={1: INTENT})
+    follow(models, Reading({"m": wanted}, fresh=True))
+    assert models["m"].releases[1].due and models["m"].releases[1].retry_at is not None
+    assert models["m"].releases[1].ended_triton == 1, "by itself, though"
