@@ -22,10 +22,11 @@ from deployments.prefect_server.desired import POOLS
 from infra.processes import background, sessions
 from infra.s3 import seaweedfs
 from infra.settings import Settings
+from infra.triton.supervisor import NODE_GRACE_S
 
 S3_PORTS = seaweedfs.PORT_NAMES
 PREFECT_PORTS = ("prefect",)
-NODE_PORTS = ("triton-http", "triton-grpc", "triton-metrics")
+NODE_PORTS = ("triton-http", "triton-grpc", "triton-metrics", "node-health")
 PORT_NAMES = (*S3_PORTS, *PREFECT_PORTS, *NODE_PORTS)
 
 WORKERS = {f"worker-{pool}": pool for pool in POOLS}
@@ -97,6 +98,7 @@ def service_environment(settings: Settings, ports: Mapping[str, int], credential
         "ENGINEHOUSE_TARGET": settings.target,
         "ENGINEHOUSE_LEASE_SECONDS": str(settings.lease_seconds),
         "ENGINEHOUSE_NODE_METRICS_PORT": str(ports["triton-metrics"]),
+        "ENGINEHOUSE_NODE_HEALTH_PORT": str(ports["node-health"]),
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -169,7 +171,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             address=triton,
             ports={name: ports[name] for name in NODE_PORTS},
             start_s=60,
-            stop_s=15,
+            stop_s=NODE_GRACE_S,
             launch=partial(python, (_NODE_MODULE,)),
             is_healthy=lambda _: answers(f"{triton}/v2/health/ready"),
             adopts_leftovers=True,

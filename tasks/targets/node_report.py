@@ -83,4 +83,8 @@ class NodeReport(Record):
     machine: Machine = Machine()
     models: dict[str, ModelReport] = Field(default_factory=dict[str, ModelReport])
     error: str = ""
+    instance: str = ""
+    """The same for each start of this node, and another for another node of its name. Empty in older reports."""
+    health: str = ""
+    """The URL that says whether each model answers; empty if the node has none."""
     written: datetime = Field(default_factory=_now)
