@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class FollowingNode:
         self.reported.append(report)
 
     @contextmanager
-    def running(self) -> Iterator[FollowingNode]:
+    def running(self) -> Generator[FollowingNode]:
         self.turn()
         stop = threading.Event()
 
