@@ -130,10 +130,8 @@ def test_a_rebuild_its_releases_and_collection(bucket: Bucket, tmp_path: Path) -
     began = time.monotonic()
     require_conditional_writes(bucket)
     # More than a part, as snapshot, checkpoint and engine.
-    tensors: dict[str, tuple[small_models.Array, None]] = {
-        "blk.0.ffn_down.weight": (small_models.weights(17 << 10, 1024).astype(np.float16), None)
-    }
-    source = small_models.write(tmp_path / "weights.gguf", tensors)
+    tensor = small_models.weights(17 << 10, 1024).astype(np.float16)
+    source = small_models.write(tmp_path / "weights.gguf", {"blk.0.ffn_down.weight": (tensor, None)})
     model = Model.model_validate(
         {
             "name": "tiny",
