@@ -130,10 +130,8 @@ def test_a_rebuild_its_releases_and_collection(bucket: Bucket, tmp_path: Path) -
     began = time.monotonic()
     require_conditional_writes(bucket)
     # More than a part, as snapshot, checkpoint and engine.
-    tensors: dict[str, tuple[small_models.Array, None]] = {
-        "blk.0.ffn_down.weight": (small_models.weights(17 << 10, 1024).astype(np.float16), None)
-    }
-    source = small_models.write(tmp_path / "weights.gguf", tensors)
+    tensor = small_models.weights(17 << 10, 1024).astype(np.float16)
+    source = small_models.write(tmp_path / "weights.gguf", {"blk.0.ffn_down.weight": (tensor, None)})
     model = Model.model_validate(
         {
             "name": "tiny",
@@ -150,12 +148,11 @@ def test_a_rebuild_its_releases_and_collection(bucket: Bucket, tmp_path: Path) -
     def context(work: str) -> Context:
         return Context(store, Workspace(tmp_path / "work" / work), "run", 30)
 
-    for refresh in (False, True):
-        assert fetch(context("fetch"), plan, resolved, refresh=refresh).cached is False
-        assert convert(context("build"), plan, refresh=refresh).cached is False
-        replaces = store.look_up(plan.engine_ref).attempt
-        build(context("build"), plan, refresh=refresh)
-        assert upload(context("build"), plan, replaces=replaces).cached is False
+    assert fetch(context("fetch"), plan, resolved).cached is False
+    assert convert(context("build"), plan).cached is False
+    build(context("build"), plan)
+    assert upload(context("build"), plan).cached is False
+    for refresh in (False, True):  # the second one replaces a manifest
         assert assemble(context("assemble"), plan, refresh=refresh).cached is False
     for ref in plan.refs:
         artifact = store.need(ref)
@@ -164,15 +161,15 @@ def test_a_rebuild_its_releases_and_collection(bucket: Bucket, tmp_path: Path) -
     assert max(file.size for file in store.need(plan.engine_ref).manifest.files) > PART_BYTES
 
     fleet = Fleet(store, Target(bucket, "local"), tmp_path / "fleet")
-    for slots in (1, 2, 3):
+    for slots in (1, 2):
         number = fleet.release(fleet.rebuild(slots=slots), public=False)
         fleet.target.move("tiny", lambda current, number=number: current.with_candidate(number))
         fleet.target.move("tiny", lambda current, number=number: current.promoted(number))
-    assert fleet.target.current("tiny")[0].public == 3
+    assert fleet.target.current("tiny")[0].public == 2
     found = survey(bucket, 0, running_seconds=0, expired_seconds=0)
     assert found.garbage and collect(bucket, found, "run", 30) == []
     assert Watch(bucket, plan.engine.digest, 30).holder() is None
-    print(f"{bucket.endpoint}: rebuilt twice, released three times, collected, in {time.monotonic() - began:.1f} s")
+    print(f"{bucket.endpoint}: rebuilt, released twice, collected, in {time.monotonic() - began:.1f} s")
 
 
 def test_an_upload_goes_on_where_it_stopped(bucket: Bucket, tmp_path: Path) -> None:
