@@ -167,8 +167,9 @@ class Watch:
         try:
             memory.cost_s = asked.result().seconds
         except TritonError as error:
-            # A release that is busy refuses too. Without any answer its patience ends.
-            return f"it does not answer: {error.message}" if is_gone(error) else ""
+            # A release that is busy refuses too: without any answer, its patience ends. A name may just have moved.
+            lost = is_gone(error) and memory.name == watched.name
+            return f"it does not answer: {error.message}" if lost else ""
         memory.answered_at, memory.unanswered_at = time.monotonic(), None
         memory.asked.add(memory.name)
         if watched.is_public and memory.name == watched.name:

@@ -31,9 +31,12 @@ def node(fleet: Fleet, tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize(
-    ("body", "code"), [(b"{", "cannot be read"), (b'{"schema_version": 2, "public": 1}', "format-newer")]
+    ("body", "code", "again"),
+    [
+        pytest.param(b"{", "cannot be read", False, id="damaged"),
+        pytest.param(b'{"schema_version": 2, "public": 1}', "format-newer", True, id="newer-and-started-again"),
+    ],
 )
-@pytest.mark.parametrize("again", [False, True], ids=["running", "started-again"])
 def test_a_record_that_cannot_be_read_costs_its_own_model_alone(
     node: Served, body: bytes, code: str, again: bool
 ) -> None:
@@ -62,19 +65,19 @@ def test_a_record_that_cannot_be_read_costs_its_own_model_alone(
     node.wait(lambda: errors()["a"] == "", "report without an error")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_model_whose_process_died_or_stands_still_answers_again(node: Served, how: signal.Signals) -> None:
-    (process,) = node.processes("a", 1)
+def test_a_model_whose_process_died_or_stands_still_answers_again(node: Served) -> None:
     neighbour, triton = node.processes("b", 1), node.tritons()
-    running = threading.Thread(target=node.ask, args=("a", "wait 3", 5.0))
-    running.start()
-    time.sleep(0.5)
-    process.send_signal(how)
-    node.wait(lambda: node.state("a", 1) != "ready", "report that it is not ready", 20)
-    node.wait_for("a", 1, 30)
-    node.wait(lambda: node.state("a", 1) == "ready", "report that it is ready")
+    for how in (signal.SIGKILL, signal.SIGSTOP):
+        (process,) = node.processes("a", 1)
+        running = threading.Thread(target=node.ask, args=("a", "wait 3", 5.0))
+        running.start()
+        time.sleep(0.5)
+        process.send_signal(how)
+        node.wait(lambda: node.state("a", 1) != "ready", "report that it is not ready", 20)
+        node.wait_for("a", 1, 30)
+        node.wait(lambda: node.state("a", 1) == "ready", "report that it is ready")
+        running.join()
     assert node.processes("b", 1) == neighbour and node.tritons() == triton
-    running.join()
 
 
 def test_a_model_that_always_dies_is_loaded_ever_more_seldom_and_given_up(node: Served) -> None:
@@ -91,19 +94,18 @@ def test_a_model_that_always_dies_is_loaded_ever_more_seldom_and_given_up(node: 
     node.wait_for("a", 1, 90)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
-def test_a_triton_that_died_or_hangs_is_started_again(node: Served, how: signal.Signals) -> None:
-    (triton,) = node.tritons()
-    triton.send_signal(how)
-    node.wait(lambda: node.health()[0] == 503, "health that says so", 20)
-    for model in ("a", "b"):
-        node.wait_for(model, 1)
-    node.wait(lambda: node.health()[0] == 200, "health")
-    assert [each.pid for each in node.tritons()] != [triton.pid]
+def test_a_triton_that_died_or_hangs_is_started_again(node: Served) -> None:
+    for how in (signal.SIGKILL, signal.SIGSTOP):
+        (triton,) = node.tritons()
+        triton.send_signal(how)
+        node.wait(lambda: node.health()[0] == 503, "health that says so", 20)
+        for model in ("a", "b"):
+            node.wait_for(model, 1)
+        node.wait(lambda: node.health()[0] == 200, "health")
+        assert [each.pid for each in node.tritons()] != [triton.pid]
 
 
-@pytest.mark.parametrize("state", ["away", "hang"])
-@pytest.mark.parametrize("agent", [False, True], ids=["triton", "agent-and-triton"])
+@pytest.mark.parametrize(("state", "agent"), [("away", False), ("hang", True)], ids=["triton", "agent-and-triton"])
 def test_without_the_store_all_that_was_served_is_served_again(node: Served, state: str, agent: bool) -> None:
     node.door.state = "away" if state == "away" else "hang"
     if agent:
@@ -186,7 +188,12 @@ def test_a_full_disk_costs_no_name(fleet: Fleet, tmp_path: Path) -> None:
         subprocess.run(["umount", str(home)], check=True)
 
 
-def test_two_nodes_of_one_name(node: Served, fleet: Fleet, tmp_path: Path) -> None:
+def test_two_nodes_of_one_name_and_two_agents_of_one_node(node: Served, fleet: Fleet, tmp_path: Path) -> None:
+    first = node.process
+    node.start()
+    assert node.process is not None and node.process.wait(30) == 2 and "[node-folder-taken]" in node.tail()
+    node.process = first
+    assert node.ask("a") == "a@1"
     report = node.report()
     with served(fleet, tmp_path / "other") as second:
         assert second.process is not None
@@ -200,14 +207,6 @@ def test_two_nodes_of_one_name(node: Served, fleet: Fleet, tmp_path: Path) -> No
     node.start()
     before = now.written
     node.wait(lambda: (found := node.report()) is not None and found.written > before, "report", 15)
-
-
-def test_one_agent_a_folder(node: Served) -> None:
-    first = node.process
-    node.start()
-    assert node.process is not None and node.process.wait(30) == 2 and "[node-folder-taken]" in node.tail()
-    node.process = first
-    assert node.ask("a") == "a@1"
 
 
 def test_running_answers_end_before_the_node_does(node: Served) -> None:
