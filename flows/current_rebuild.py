@@ -52,6 +52,10 @@ class CurrentRebuild:
             get_run_logger().warning("nothing is rolled out: meanwhile newer weights went live, %s", newer.source)
         return newer is not None
 
+    def is_over(self, public: str) -> bool:
+        """Whether these weights may take the place of a release with weights from the source `public`."""
+        return newer_ones(self.bucket, self.written, self.tuned, public) is None
+
     async def settle(self, *, passed: bool) -> None:
         """Note what the gates decided on the weights, where an event brought them."""
         if self.tuned is not None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from infra.errors import ArtifactDamaged, TritonError, UsageError
 from tasks.garbage.keep import note_use
 from tasks.steps.nodes import reports
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
+from tasks.targets.current import Current
 from tasks.targets.target import Target
 
 
-def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.0) -> None:
+def promote(
+    target: Target, model: str, release: int, *, over: Callable[[str], bool] | None = None, timeout_s: float = 120.0
+) -> bool:
     """Make `release` public, and wait until every live node answers with it.
+
+    `over` is asked of the source of the release that is public, or of "", at the moment of the move: if it says no, the
+    release is given up as a candidate, the public name stays, and False is returned.
 
     Raises UsageError `release-not-passed` if it never passed its gates, UsageError `release-not-in-store` if a node
     could not bring it any more, and TritonError `node-behind` if a node does not follow within `timeout_s` seconds.
@@ -24,7 +32,19 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
             code="release-not-passed",
         )
     _require_in_store(target, model, release)
-    target.move(model, lambda current: current.promoted(release))
+
+    def change(current: Current) -> Current:
+        if over is None or over("" if current.public is None else target.intent(model, current.public).source):
+            return current.promoted(release)
+        return current.without_candidate(release)
+
+    if target.move(model, change).public != release:
+        return False
+    _wait_until_public(target, model, release, timeout_s)
+    return True
+
+
+def _wait_until_public(target: Target, model: str, release: int, timeout_s: float) -> None:
     for nodes, is_late in reports(target, timeout_s):
         behind = [node for node in nodes if model not in node.models or node.models[model].public != release]
         if not behind:
