@@ -46,18 +46,22 @@ class CurrentRebuild:
         return self.asked.lost
 
     async def overtaken(self) -> bool:
-        """Whether newer weights went live while this run was building: older ones must not take their place."""
-        newer = await asyncio.to_thread(newer_ones, self.bucket, self.written, self.tuned)
-        if newer is not None:
-            get_run_logger().warning("nothing is rolled out: meanwhile newer weights went live, %s", newer.source)
-        return newer is not None
+        """Whether newer weights passed while this run was building: older ones must not take their place."""
+        newer = await asyncio.to_thread(self.has_newer)
+        if newer:
+            get_run_logger().warning("nothing is rolled out: meanwhile newer weights have passed their gates")
+        return newer
 
-    def is_over(self, public: str) -> bool:
-        """Whether these weights may take the place of a release with weights from the source `public`."""
-        return newer_ones(self.bucket, self.written, self.tuned, public) is None
+    def has_newer(self) -> bool:
+        """Whether newer weights have passed their gates, which are live or about to be."""
+        return newer_ones(self.bucket, self.written, self.tuned) is not None
 
     async def settle(self, *, passed: bool) -> None:
-        """Note what the gates decided on the weights, where an event brought them."""
+        """Note what the gates decided on the weights, where an event brought them.
+
+        It is noted before the promotion. A run with older weights that comes to its own after that finds the note, and
+        if this run dies in between, the next one takes the same weights.
+        """
         if self.tuned is not None:
             await asyncio.to_thread(settle, self.bucket, self.tuned, passed=passed)
 

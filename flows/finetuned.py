@@ -19,7 +19,7 @@ from flows.names import REBUILD
 from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
 from infra.s3.bucket import Bucket
-from tasks.finetuned.arrivals import Arrival, arrive, decide, refused
+from tasks.finetuned.arrivals import Arrival, arrive, decide, pin, refused
 from tasks.finetuned.event import Event, changed_by, pinned_source, read_event
 from tasks.finetuned.records import TunedWeights, accept
 from tasks.models.catalogue import load_catalogue
@@ -65,7 +65,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
         return arrival
     models = await asyncio.to_thread(load_catalogue, config.catalogue)
     try:
-        brought = await _brought(arrival, read_event(payload), models)
+        brought = await _brought(bucket, arrival, read_event(payload), models)
         first = await asyncio.to_thread(accept, bucket, brought)
     except (EventRefused, SourceError) as error:
         arrival = await asyncio.to_thread(decide, bucket, refused(arrival, error))
@@ -85,21 +85,29 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     return await asyncio.to_thread(decide, bucket, arrival)
 
 
-async def _brought(arrival: Arrival, event: Event, models: Mapping[str, Model]) -> TunedWeights:
-    """The weights that an event brings, pinned.
+async def _brought(bucket: Bucket, arrival: Arrival, event: Event, models: Mapping[str, Model]) -> TunedWeights:
+    """The weights that an event brings: those that its source had when it was first looked at.
 
-    Raises SourceError, and EventRefused: `event-overtaken` if they were pushed to a branch that has another head by now.
+    Raises SourceError, and EventRefused: `event-overtaken` if the source, or the branch that they were pushed to, has
+    others by now.
     """
     changed, asked = changed_by(event, models)
-    branch, commit = event.pushed or (asked, None)
+    branch, commit = event.pushed or (arrival.pinned or asked, None)
     model, weights = await steps.resolve(changed, branch)
     if commit is not None and weights.tuned.pin.get("commit") != commit:
         raise EventRefused(f"{branch} is no longer at {commit}", code="event-overtaken")
+    source, revision = pinned_source(asked, weights.tuned.pin), snapshot_identity(weights.tuned).digest
+    # A branch moves, and a prefix is written over. Whatever comes then has an event and a number of its own.
+    arrival = await asyncio.to_thread(pin, bucket, arrival, source, revision)
+    if arrival.pinned not in ("", source):
+        return await _brought(bucket, arrival, event, models)
+    if arrival.revision != revision:
+        raise EventRefused(f"{source} has other weights than when event {arrival.id} came", code="event-overtaken")
     brought = TunedWeights(
         model=model.name,
-        revision=snapshot_identity(weights.tuned).digest,
+        revision=revision,
         asked=asked,
-        source=pinned_source(asked, weights.tuned.pin),
+        source=source,
         adapter=weights.adapter is not None,
         recipe=event.options,
         file_source=models[model.name].origin,

@@ -64,9 +64,9 @@ async def rebuild(
             report.add_release(target, rolled.release)
             if not rolled.unchanged:
                 await run(report, steps.validate, plan, rolled)
-                if not await run(report, steps.promote, plan, rolled, current.is_over):
-                    break
-            await current.settle(passed=True)  # also where a run before it died between the two
+            await current.settle(passed=True)
+            if not rolled.unchanged and not await run(report, steps.promote, plan, rolled, current.has_newer):
+                break
 
 
 def _from(step: Refresh) -> frozenset[str]:

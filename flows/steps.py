@@ -127,10 +127,10 @@ async def validate(plan: Plan, rolled: RollOut) -> Result:
 
 
 @step("promote", "promote {plan.model.name} release {rolled.release} on {rolled.target}")
-async def promote(plan: Plan, rolled: RollOut, over: Callable[[str], bool]) -> bool:
-    """Move the public name to the candidate. Returns False if `over` says no to the source of the public release."""
+async def promote(plan: Plan, rolled: RollOut, unless: Callable[[], bool]) -> bool:
+    """Move the public name to the candidate. Returns False if `unless` says yes at that moment, and it stayed."""
     target = step_context(plan.engine.digest).target(rolled.target)
-    if not await asyncio.to_thread(promote_step.promote, target, plan.model.name, rolled.release, over=over):
+    if not await asyncio.to_thread(promote_step.promote, target, plan.model.name, rolled.release, unless=unless):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
     return True

@@ -44,8 +44,11 @@ class Arrival(Record):
     code: str = ""
     """Code of the error that refused it."""
     reason: str = ""
+    pinned: str = ""
+    """The address of the weights that it brings, as far as its scheme has revisions. Set with `revision`."""
     model: str = ""
     revision: str = ""
+    """The weights that its source had when it was first looked at: it brings these, whatever the source has later."""
     flow_run: str = ""
     """The rebuild that it started."""
 
@@ -88,7 +91,23 @@ def read_arrival(bucket: Bucket, id: str, say: Callable[[str], None] = lambda li
 
 def decide(bucket: Bucket, arrival: Arrival) -> Arrival:
     """Write what was decided, unless somebody has decided before; returns the decision that counts."""
-    return Cell(bucket, _key(arrival.id), arrival).move(lambda known: arrival if known.state == "received" else known)
+
+    def change(known: Arrival) -> Arrival:
+        pinned = {"pinned": known.pinned, "revision": known.revision or arrival.revision}
+        return arrival.model_copy(update=pinned) if known.state == "received" else known
+
+    return _record(bucket, arrival).move(change)
+
+
+def pin(bucket: Bucket, arrival: Arrival, source: str, revision: str) -> Arrival:
+    """Note which weights an event brings, once; returns the record that counts."""
+
+    def change(known: Arrival) -> Arrival:
+        if known.state != "received" or known.revision:
+            return known
+        return known.model_copy(update={"pinned": source, "revision": revision})
+
+    return _record(bucket, arrival).move(change)
 
 
 def refused(arrival: Arrival, error: EnginehouseError) -> Arrival:
@@ -147,6 +166,10 @@ def _drawn(bucket: Bucket, id: str, model: object) -> int:
 
 def _once(bucket: Bucket, id: str) -> WriteOnce[Arrival]:
     return WriteOnce(bucket, _key(id), Arrival)
+
+
+def _record(bucket: Bucket, arrival: Arrival) -> Cell[Arrival]:
+    return Cell(bucket, _key(arrival.id), arrival)
 
 
 def _key(id: str) -> str:

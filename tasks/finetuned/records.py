@@ -4,7 +4,7 @@ finetuned/MODEL/REVISION.json    weights of an event; created once, which makes 
 finetuned/MODEL/current.json     which weights are accepted, and what became of them; moved with If-Match
 
 REVISION is the identity of the weights' snapshot, so equal weights have one record by whatever name events call them.
-Accepted weights are tried from the newest on, until one is promoted: what is older than that will never be.
+Accepted weights are tried from the newest on, until some pass their gates: what is older than those never goes live.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TunedWeights(Record):
 
 
 class CurrentWeights(Record):
-    """What a rebuild takes in place of the file's weights: `followed`. A release was promoted with `proven`."""
+    """What a rebuild takes in place of the file's weights: `followed`. A release with `proven` passed its gates."""
 
     followed: TunedWeights | None = None
     """The newest of the others, for people and for earlier versions of Enginehouse."""
@@ -93,7 +93,7 @@ class CurrentWeights(Record):
         return self._with(self.proven, (*self.untried, weights)).model_copy(update={"versions": versions})
 
     def settled(self, weights: TunedWeights, *, passed: bool) -> CurrentWeights:
-        """The record after a release with these weights was promoted, or was refused by its gates."""
+        """The record after a release with these weights passed its gates, or was refused by them."""
         if passed:
             is_newer = bool(_newer((weights,), self.proven))
             return self._with(weights if is_newer else self.proven, self.untried)
@@ -104,7 +104,7 @@ class CurrentWeights(Record):
         return self._with(self.proven, others).model_copy(update={"refused": refused})
 
     def knows(self, weights: TunedWeights) -> bool:
-        """Whether these weights were accepted, and no newer ones were promoted since."""
+        """Whether these weights were accepted, and no newer ones have passed since."""
         return weights.revision in (*self.refused, *(each.revision for each in self.newest_first))
 
     def _with(self, proven: TunedWeights | None, waiting: Iterable[TunedWeights]) -> CurrentWeights:
@@ -121,7 +121,7 @@ def _newer(weights: Iterable[TunedWeights], proven: TunedWeights | None) -> tupl
 def accept(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
     """Accept the weights of an event, once. Returns the record that counts: that of the first event that brought them.
 
-    Raises EventRefused `event-overtaken` if newer weights went live, or a higher version of their series was accepted.
+    Raises EventRefused `event-overtaken` if newer weights passed, or a higher version of their series was accepted.
     """
     if _floats(weights) and not _current(bucket, weights.model).read()[0].accepting(weights).knows(weights):
         raise _overtaken(weights)  # its branch's head is left to the event that comes with it
@@ -145,9 +145,9 @@ def _overtaken(weights: TunedWeights) -> EventRefused:
 
 
 def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
-    """Note that a release with these weights was promoted, or that its gates refused it.
+    """Note that a release with these weights passed its gates, or that they refused it.
 
-    After a refusal rebuilds take the next newer ones than what is live that wait, else what is live.
+    After a refusal rebuilds take the newest weights that still wait, and if none do, those that are live.
     """
     _current(bucket, weights.model).move(lambda known: known.settled(weights, passed=passed))
 
@@ -160,20 +160,12 @@ def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | Non
     return model, None
 
 
-def newer_ones(bucket: Bucket, model: Model, taken: TunedWeights | None, public: str = "") -> TunedWeights | None:
-    """Weights that went live and are newer than `taken`, or than those of the file if that is None.
-
-    `public` is the source of the release that the public name answers with: its run may have died before it could
-    note that its weights went live.
-    """
-    known, _ = _weights(bucket, model)
-    for each in known.newest_first:
-        if taken is not None and each.rank <= taken.rank:
-            break
-        changed = _changed(model, each)
-        if changed is not None and (each == known.proven or changed.origin == public):
-            return each
-    return None
+def newer_ones(bucket: Bucket, model: Model, taken: TunedWeights | None) -> TunedWeights | None:
+    """Weights that passed their gates and are newer than `taken`, or than those of the file if that is None."""
+    proven = _weights(bucket, model)[0].proven
+    if proven is None or _changed(model, proven) is None or (taken is not None and proven.rank <= taken.rank):
+        return None
+    return proven
 
 
 def waiting(bucket: Bucket, model: Model) -> tuple[TunedWeights, str] | None:

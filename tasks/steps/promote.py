@@ -13,13 +13,17 @@ from tasks.targets.current import Current
 from tasks.targets.target import Target
 
 
+def _never() -> bool:
+    return False
+
+
 def promote(
-    target: Target, model: str, release: int, *, over: Callable[[str], bool] | None = None, timeout_s: float = 120.0
+    target: Target, model: str, release: int, *, unless: Callable[[], bool] = _never, timeout_s: float = 120.0
 ) -> bool:
     """Make `release` public, and wait until every live node answers with it.
 
-    `over` is asked of the source of the release that is public, or of "", at the moment of the move: if it says no, the
-    release is given up as a candidate, the public name stays, and False is returned.
+    `unless` is asked at the moment of the move. If it says yes, the public name stays, the release is no candidate any
+    more, and False is returned.
 
     Raises UsageError `release-not-passed` if it never passed its gates, UsageError `release-not-in-store` if a node
     could not bring it any more, and TritonError `node-behind` if a node does not follow within `timeout_s` seconds.
@@ -34,9 +38,7 @@ def promote(
     _require_in_store(target, model, release)
 
     def change(current: Current) -> Current:
-        if over is None or over("" if current.public is None else target.intent(model, current.public).source):
-            return current.promoted(release)
-        return current.without_candidate(release)
+        return current.without_candidate(release) if unless() else current.promoted(release)
 
     if target.move(model, change).public != release:
         return False
