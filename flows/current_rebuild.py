@@ -15,7 +15,7 @@ from flows.report import Report, current_report
 from infra import settings
 from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
-from tasks.finetuned.records import TunedWeights, newer_ones, settle, with_newest
+from tasks.finetuned.records import Standing, TunedWeights, newer_ones, settle, with_newest
 from tasks.models.catalogue import catalogue_entry
 from tasks.models.overrides import Overridden, override
 from tasks.models.spec import Model
@@ -56,14 +56,14 @@ class CurrentRebuild:
         """Whether newer weights have passed their gates, which are live or about to be."""
         return newer_ones(self.bucket, self.written, self.tuned) is not None
 
-    async def settle(self, *, passed: bool) -> None:
-        """Note what the gates decided on the weights, where an event brought them.
+    async def settle(self, standing: Standing) -> None:
+        """Note what became of the weights, where an event brought them.
 
-        It is noted before the promotion. A run with older weights that comes to its own after that finds the note, and
-        if this run dies in between, the next one takes the same weights.
+        That they passed is noted before the promotion: a run with older weights, which comes to its own promotion after
+        that, then finds it. That they are live is noted after it: until then they wait, in case this run dies.
         """
         if self.tuned is not None:
-            await asyncio.to_thread(settle, self.bucket, self.tuned, passed=passed)
+            await asyncio.to_thread(settle, self.bucket, self.tuned, standing)
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
     except GateRefused:
         report.state = "refused"
         if not recipe and not runtime:
-            await current.settle(passed=False)
+            await current.settle("refused")
         raise
     report.state = report.outcome
 

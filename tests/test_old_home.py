@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
@@ -21,7 +21,8 @@ from tasks.explain.formats import FORMATS
 from tasks.explain.lineage import lineage
 from tasks.explain.releases import releases
 from tasks.explain.why import why
-from tasks.finetuned.records import newer_ones, read_arrival, undecided, with_newest
+from tasks.finetuned.arrivals import read_arrival, undecided
+from tasks.finetuned.records import newer_ones, with_newest
 from tasks.garbage.collect import survey
 from tasks.steps.promote import roll_back
 from tasks.store.inventory import everything, manifests
@@ -68,7 +69,14 @@ def home(bucket: Bucket) -> Bucket:
 def test_each_record_is_read_and_says_the_same_when_it_is_written(key: str) -> None:
     record = FORMATS[format_of(key)].model_validate_json(RECORDS[key])
     written, was = record.model_dump(mode="json", by_alias=True), json.loads(RECORDS[key])
-    assert {name: written[name] for name in was} == was
+    assert known(written, was) == was
+
+
+def known(written: Any, was: Any) -> Any:
+    """What is written, without the fields that there were not."""
+    if isinstance(was, dict) and isinstance(written, dict):
+        return {name: known(written[name], each) for name, each in cast("dict[str, Any]", was).items()}
+    return written
 
 
 def test_every_format_is_among_them() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,6 +23,9 @@ from tasks.models.source_uri import HubUri, parse_source
 from tasks.models.spec import Model
 from tasks.store.cell import Cell, WriteOnce
 from tasks.store.record import Record
+
+Standing = Literal["passed", "live", "refused"]
+"""What became of weights: a release with them passed its gates, is public, or was refused by its gates."""
 
 _REMEMBERED_REFUSALS = 100
 """Events are looked at again for 7 days, so of no more weights than come in these."""
@@ -63,7 +67,7 @@ class CurrentWeights(Record):
     """The newest of the others, for people and for earlier versions of Enginehouse."""
     proven: TunedWeights | None = None
     waiting: tuple[TunedWeights, ...] = ()
-    """Accepted weights that are newer than `proven` and not refused by the gates; the newest is the last."""
+    """Accepted weights that are neither live nor older than `proven`, nor refused by the gates; the newest is last."""
     refused: tuple[str, ...] = ()
     """Revisions that the gates have refused, so that an event that is taken again does not bring them back."""
     versions: dict[str, int] = Field(default_factory=dict[str, int])
@@ -72,9 +76,10 @@ class CurrentWeights(Record):
     @property
     def untried(self) -> tuple[TunedWeights, ...]:
         """`waiting`; in a record of an earlier version the weights that it follows, where they are the newest."""
-        if self.waiting or self.followed is None or self.followed == self.proven:
+        followed, proven = self.followed, self.proven
+        if self.waiting or followed is None or (proven is not None and followed.rank <= proven.rank):
             return self.waiting
-        return _newer((self.followed,), self.proven)
+        return (followed,)
 
     @property
     def newest_first(self) -> tuple[TunedWeights, ...]:
@@ -87,35 +92,32 @@ class CurrentWeights(Record):
         # A higher version is newer than a lower one of its series that arrived after it.
         same = (each.order for each in self.newest_first if weights.series and each.series == weights.series)
         weights = weights.model_copy(update={"order": max(weights.order, *same, 0)})
-        if not _newer((weights,), self.proven):
+        if self.proven is not None and weights.rank < self.proven.rank:
             return self
         versions = {**self.versions, weights.series: weights.version} if weights.series else self.versions
         return self._with(self.proven, (*self.untried, weights)).model_copy(update={"versions": versions})
 
-    def settled(self, weights: TunedWeights, *, passed: bool) -> CurrentWeights:
-        """The record after a release with these weights passed its gates, or was refused by them."""
-        if passed:
-            is_newer = bool(_newer((weights,), self.proven))
-            return self._with(weights if is_newer else self.proven, self.untried)
+    def settled(self, weights: TunedWeights, standing: Standing) -> CurrentWeights:
+        """The record after a release with these weights came to this standing."""
         others = tuple(each for each in self.untried if each.revision != weights.revision)
-        if others == self.untried:
-            return self
-        refused = (*self.refused, weights.revision)[-_REMEMBERED_REFUSALS:]
-        return self._with(self.proven, others).model_copy(update={"refused": refused})
+        if standing == "refused":
+            if others == self.untried:
+                return self
+            refused = (*self.refused, weights.revision)[-_REMEMBERED_REFUSALS:]
+            return self._with(self.proven, others).model_copy(update={"refused": refused})
+        is_older = self.proven is not None and weights.rank < self.proven.rank
+        return self._with(self.proven if is_older else weights, self.untried if standing == "passed" else others)
 
     def knows(self, weights: TunedWeights) -> bool:
         """Whether these weights were accepted, and no newer ones have passed since."""
         return weights.revision in (*self.refused, *(each.revision for each in self.newest_first))
 
     def _with(self, proven: TunedWeights | None, waiting: Iterable[TunedWeights]) -> CurrentWeights:
-        left = tuple(sorted(_newer(waiting, proven), key=lambda each: each.rank))
+        newer = (each for each in waiting if proven is None or each.rank >= proven.rank)
+        left = tuple(sorted(newer, key=lambda each: each.rank))
         return self.model_copy(
             update={"followed": left[-1] if left else proven, "proven": proven, "waiting": left},
         )
-
-
-def _newer(weights: Iterable[TunedWeights], proven: TunedWeights | None) -> tuple[TunedWeights, ...]:
-    return tuple(each for each in weights if proven is None or each.rank > proven.rank)
 
 
 def accept(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
@@ -144,12 +146,12 @@ def _overtaken(weights: TunedWeights) -> EventRefused:
     return EventRefused(f"{weights.model} has newer weights than {weights.source}", code="event-overtaken")
 
 
-def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
-    """Note that a release with these weights passed its gates, or that they refused it.
+def settle(bucket: Bucket, weights: TunedWeights, standing: Standing) -> None:
+    """Note what became of a release with these weights.
 
     After a refusal rebuilds take the newest weights that still wait, and if none do, those that are live.
     """
-    _current(bucket, weights.model).move(lambda known: known.settled(weights, passed=passed))
+    _current(bucket, weights.model).move(lambda known: known.settled(weights, standing))
 
 
 def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:

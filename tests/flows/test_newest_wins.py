@@ -13,7 +13,7 @@ import os
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,8 +100,9 @@ class World:
     begun: dict[str, int] = field(default_factory=dict[str, int])
     came: dict[str, Came] = field(default_factory=dict[str, Came])
     found: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    first: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """When `reconcile` found weights at the head of the branch, by revision."""
+    """When `reconcile` found that the branch had moved, by the event that it made of it."""
+    looked_up: dict[str, str] = field(default_factory=dict[str, str])
+    """That event, by the revision that the branch had."""
     refused: set[str] = field(default_factory=set[str])
     """Revisions that the gates refuse."""
     accepted: dict[str, int] = field(default_factory=dict[str, int])
@@ -128,7 +129,7 @@ class World:
         if key.startswith("events/") and document["said"].get("sender") == "reconcile":
             self.found.setdefault(id, (self.begun[id], now))
             if document["revision"]:
-                self.first.setdefault(document["revision"], self.found[id])
+                self.looked_up.setdefault(document["revision"], id)
         if key == "finetuned/tiny/sequence.json":
             self.begun.setdefault(document["event"], now)
         if key == CURRENT:
@@ -193,7 +194,7 @@ class World:
         def again(actor: Actor) -> None:
             if id not in self.came or (not self.calm and self.random.random() < 0.2):
                 self.after(self.random.randint(1, 80), bring)
-            elif not self.calm and self.random.random() < 0.2 and (known := self.state(id)) not in (None, "received"):
+            elif not self.calm and self.random.random() < 0.2 and self.state(id) not in (None, "received"):
                 self.replayed(sent)
 
         self.after(self.random.randint(0, 150), bring)
@@ -226,10 +227,8 @@ class World:
 
     def rebuild(self, key: str) -> None:
         def work() -> None:
-            try:
+            with suppress(GateRefused):
                 drive(rebuild_flow.rebuild.fn(model="tiny"))
-            except GateRefused:
-                pass
 
         def ended(actor: Actor) -> None:
             self.rebuilding -= 1
@@ -290,8 +289,9 @@ class World:
         found: dict[str, Came] = {}
         for id, each in self.came.items():
             digest = revision(each.sent.uri)
-            is_again = self.state(id) == "duplicate" and digest in self.first
-            found[digest] = Came(each.sent, *self.first[digest]) if is_again else each
+            other = self.looked_up.get(digest)
+            is_again = other is not None and self.state(id) != "accepted" and self.state(other) != "duplicate"
+            found[digest] = Came(each.sent, *self.found[other]) if other is not None and is_again else each
         return found
 
     def state(self, id: str) -> str | None:

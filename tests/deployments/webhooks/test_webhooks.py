@@ -22,8 +22,8 @@ from deployments.webhooks.receiver import LARGEST_BODY, Catalogue, Receiver, sec
 from infra import settings
 from infra.errors import SettingsError
 from infra.s3.bucket import Bucket
+from tasks.finetuned.arrivals import read_arrival, undecided
 from tasks.finetuned.event import Event
-from tasks.finetuned.records import read_arrival, undecided
 
 SECRET = b"only-on-loopback"
 COMMIT = "c" * 40
