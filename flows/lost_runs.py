@@ -29,13 +29,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows.names import BUILD_ENGINE, REBUILD
+from flows.names import BUILD_ENGINE, FINETUNED, REBUILD, FlowName
 from flows.patience import SETTLED_SECONDS
 from flows.run_filters import NOT_ENDED, PAGE, pages, read_all
 from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
-"""The tag in Prefect of a rebuild that replaces one that crashed. It is not replaced in turn."""
+"""The tag in Prefect of a run that replaces one that crashed. It is not replaced in turn."""
 
 _STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
 _REMEMBERED = timedelta(days=1)
@@ -56,8 +56,16 @@ async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_sec
 
 
 async def start_again(client: PrefectClient) -> None:
-    """Start crashed rebuilds again, each once. The release watch starts its own rebuilds again."""
-    deployment = await client.read_deployment_by_name(REBUILD.deployment)
+    """Start crashed rebuilds and decisions on events again, each once. The release watch has its own way.
+
+    Who decides on an event may have died before it was in the store, and then Prefect alone knows of it.
+    """
+    for flow in (REBUILD, FINETUNED):
+        await _start_again(client, flow)
+
+
+async def _start_again(client: PrefectClient, flow: FlowName) -> None:
+    deployment = await client.read_deployment_by_name(flow.deployment)
     crashed = await read_all(
         client,
         FlowRunFilter(
@@ -82,7 +90,7 @@ async def start_again(client: PrefectClient) -> None:
 
 
 def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> list[FlowRun]:
-    """The crashed rebuilds to start again now. `started` are the idempotency keys of runs that were started before."""
+    """The crashed runs to start again now. `started` are the idempotency keys of runs that were started before."""
     return [
         run
         for run in crashed

@@ -81,7 +81,10 @@ def known(written: Any, was: Any) -> Any:
 
 def test_every_format_is_among_them() -> None:
     # Identity documents are part of manifests, and events had no numbers.
-    assert {format_of(key) for key in RECORDS if not key.endswith("limits.json")} == FORMATS.keys() - {"identity", "sequence"}
+    assert {format_of(key) for key in RECORDS if not key.endswith("limits.json")} == FORMATS.keys() - {
+        "identity",
+        "sequence",
+    }
 
 
 def test_a_record_without_a_required_field_is_not_read() -> None:

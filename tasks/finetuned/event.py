@@ -67,7 +67,7 @@ class Event(Spec):
     def pushed(self) -> tuple[str, str] | None:
         """The address of the branch that was pushed to, and the commit; None for an event that is no push.
 
-        Version 0.1.0 of the receiver passed only pushes to `main` on, and did not name the branch.
+        An earlier receiver passed only pushes to `main` on, and did not name the branch.
         """
         branch = self.branch or ("main" if self.sender == "huggingface" else None)
         if branch is None or self._commit is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import pytest
 from prefect.client.orchestration import PrefectClient
@@ -62,7 +62,7 @@ class Lists:
     cancelled: list[Any] = field(default_factory=list[Any])
 
     async def read_deployment_by_name(self, name: str) -> Any:
-        return SimpleNamespace(id=uuid4())
+        return SimpleNamespace(id=uuid5(NAMESPACE_URL, name))
 
     async def read_flow_runs(
         self,
@@ -77,6 +77,8 @@ class Lists:
         wanted, found = flow_run_filter, self.runs
         if wanted.state is not None and wanted.state.type is not None:
             found = [run for run in found if run.state is not None and run.state.type in (wanted.state.type.any_ or ())]
+        if wanted.deployment_id is not None:
+            found = [run for run in found if run.deployment_id in (wanted.deployment_id.any_ or ())]
         if wanted.idempotency_key is not None:
             found = [run for run in found if run.idempotency_key in (wanted.idempotency_key.any_ or ())]
         if wanted.id is not None:
@@ -104,16 +106,19 @@ def lists(monkeypatch: pytest.MonkeyPatch) -> Lists:
     return Lists()
 
 
-def test_more_crashed_rebuilds_than_a_page_are_all_started_again_and_each_once(lists: Lists) -> None:
-    crashed = [run(state=Crashed()) for _ in range(2 * PAGE + 50)]
+def test_more_crashed_runs_than_a_page_are_all_started_again_and_each_once(lists: Lists) -> None:
+    of = [uuid5(NAMESPACE_URL, name) for name in ("rebuild/rebuild", "finetuned/finetuned", "gc/gc")]
+    runs = [run(state=Crashed()) for _ in range(3 * PAGE + 90)]
+    all_of_them = [each.model_copy(update={"deployment_id": of[n % 3]}) for n, each in enumerate(runs)]
+    crashed = [each for each in all_of_them if each.deployment_id != of[2]]
     again = [run(AGAIN_TAG).model_copy(update={"idempotency_key": f"again:{lost.id}"}) for lost in crashed[:-7]]
-    lists.runs = [*crashed, *again]
+    lists.runs = [*all_of_them, *again]
     asyncio.run(start_again(cast(PrefectClient, lists)))
     assert sorted(lists.started) == sorted(f"again:{lost.id}" for lost in crashed[-7:])
 
 
 def test_more_builds_than_a_page_are_all_looked_at(lists: Lists) -> None:
-    for number in range(2 * PAGE + 50):
+    for number in range(2 * PAGE + 20):
         parent = run(state=Crashed() if number % 2 else Running()).model_copy(update={"name": "rollback"})
         task = TaskRun.model_validate({"flow_run_id": parent.id, "task_key": "build", "dynamic_key": "0"})
         build = run(f"model:m{number}").model_copy(update={"name": "build_engine", "parent_task_run_id": task.id})
@@ -121,4 +126,4 @@ def test_more_builds_than_a_page_are_all_looked_at(lists: Lists) -> None:
         lists.tasks.append(task)
     asyncio.run(cancel_orphans(cast(PrefectClient, lists)))
     orphaned = {build.id for build in lists.runs if build.name == "build_engine" and int(build.tags[0][7:]) % 2}
-    assert set(lists.cancelled) == orphaned and len(lists.cancelled) == PAGE + 25
+    assert set(lists.cancelled) == orphaned and len(lists.cancelled) == PAGE + 10
