@@ -27,8 +27,8 @@ from tasks.store.record import Record
 Standing = Literal["passed", "live", "refused"]
 """What became of weights: a release with them passed its gates, is public, or was refused by its gates."""
 
-_REMEMBERED_REFUSALS = 100
-"""Events are looked at again for 7 days, so of no more weights than come in these."""
+_REMEMBERED = 100
+"""Weights that wait, and refusals. More do not come within the 7 days in which events are looked at again."""
 
 
 class TunedWeights(Record):
@@ -103,7 +103,7 @@ class CurrentWeights(Record):
         if standing == "refused":
             if others == self.untried:
                 return self
-            refused = (*self.refused, weights.revision)[-_REMEMBERED_REFUSALS:]
+            refused = (*self.refused, weights.revision)[-_REMEMBERED:]
             return self._with(self.proven, others).model_copy(update={"refused": refused})
         is_older = self.proven is not None and weights.rank < self.proven.rank
         return self._with(self.proven if is_older else weights, self.untried if standing == "passed" else others)
@@ -114,10 +114,8 @@ class CurrentWeights(Record):
 
     def _with(self, proven: TunedWeights | None, waiting: Iterable[TunedWeights]) -> CurrentWeights:
         newer = (each for each in waiting if proven is None or each.rank >= proven.rank)
-        left = tuple(sorted(newer, key=lambda each: each.rank))
-        return self.model_copy(
-            update={"followed": left[-1] if left else proven, "proven": proven, "waiting": left},
-        )
+        left = tuple(sorted(newer, key=lambda each: each.rank))[-_REMEMBERED:]
+        return self.model_copy(update={"followed": left[-1] if left else proven, "proven": proven, "waiting": left})
 
 
 def accept(bucket: Bucket, weights: TunedWeights) -> TunedWeights:

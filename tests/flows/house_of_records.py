@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -113,7 +113,7 @@ class House:
     runs: set[str] = field(default_factory=set[str])
     crashed: list[str] = field(default_factory=list[str])
     rebuilding: int = 0
-    later: list[tuple[int, Callable[[], None]]] = field(default_factory=list[tuple[int, Callable[[], None]]])
+    later: list[tuple[int, Callable[[], object]]] = field(default_factory=list[tuple[int, Callable[[], object]]])
     calm: bool = False
     """Nobody is killed any more."""
 
@@ -143,7 +143,7 @@ class House:
             if not self.public or self.public[-1][1] != intent["repository"]:
                 self.public.append((now, intent["repository"]))
 
-    def after(self, minutes: int, do: Callable[[], None]) -> None:
+    def after(self, minutes: int, do: Callable[[], object]) -> None:
         self.later.append((self.stage.minute + minutes, do))
 
     def start(self, name: str, work: Callable[[], object], ended: Callable[[Actor], None] = lambda actor: None) -> None:
@@ -268,7 +268,13 @@ class House:
         elif step.name == "roll_out":
             if (live := target.live("tiny")) is not None and live.repository == digest:
                 return RollOut("test", live.release, unchanged=True)
-            about = {"repository": digest, "digest": "", "recipe": {}, "source": plan.model.origin, "flow_run": ""}
+            about: dict[str, Any] = {
+                "repository": digest,
+                "digest": "",
+                "recipe": {},
+                "source": plan.model.origin,
+                "flow_run": "",
+            }
             release = target.reserve(
                 "tiny", lambda n: Intent.model_validate({"model": "tiny", "release": n, **about})
             ).release
@@ -290,7 +296,7 @@ class House:
 
 
 @asynccontextmanager
-async def no_client() -> AsyncIterator[None]:
+async def no_client() -> AsyncGenerator[None]:
     yield
 
 
@@ -302,20 +308,32 @@ async def nothing(*arguments: Any, **named: Any) -> None:
     pass
 
 
+def always(value: Any) -> Callable[..., Any]:
+    """A function that gives `value`, whatever it is asked."""
+
+    def answer(*arguments: Any, **named: Any) -> Any:
+        return value
+
+    return answer
+
+
 def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     """Have the flows run in this house."""
 
     def now(zone: object) -> datetime:
         return datetime(2027, 1, 1, tzinfo=UTC) + timedelta(minutes=house.random.uniform(-5000, 5000))
 
+    def resolved(model: Model, access: object) -> ResolvedWeights:
+        return house.resolved(model.source.uri)
+
     config = SimpleNamespace(store="", catalogue=Path(), heartbeat_seconds=30)
-    log = SimpleNamespace(info=lambda *_: None, warning=lambda *_: None)
+    log = SimpleNamespace(info=always(None), warning=always(None))
     for module in (finetuned, reconcile, current_rebuild):
-        patch.setattr(module, "settings", SimpleNamespace(load=lambda: config))
-        patch.setattr(module, "Bucket", SimpleNamespace(at=lambda uri: house.bucket))
-        patch.setattr(module, "get_run_logger", lambda: log)
+        patch.setattr(module, "settings", SimpleNamespace(load=always(config)))
+        patch.setattr(module, "Bucket", SimpleNamespace(at=always(house.bucket)))
+        patch.setattr(module, "get_run_logger", always(log))
     for module in (finetuned, reconcile):
-        patch.setattr(module, "load_catalogue", lambda folder: {"tiny": TINY})
+        patch.setattr(module, "load_catalogue", always({"tiny": TINY}))
         patch.setattr(module, "start_rebuild", house.start_rebuild)
     for name in ("crash_the_dead", "cancel_orphans"):
         patch.setattr(reconcile, name, nothing)
@@ -323,13 +341,13 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconcile, "start_again", house.start_again)
     patch.setattr(reconcile, "being_rebuilt", house.being_rebuilt)
     patch.setattr(finetuned, "steps", SimpleNamespace(resolve=house.resolve))
-    patch.setattr(moved_branches, "resolve_weights", lambda model, access: house.resolved(model.source.uri))
-    patch.setattr(current_rebuild, "catalogue_entry", lambda folder, model: TINY)
+    patch.setattr(moved_branches, "resolve_weights", resolved)
+    patch.setattr(current_rebuild, "catalogue_entry", always(TINY))
     patch.setattr(rebuild_flow, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)
-    patch.setattr(promote_step, "reports", lambda target, timeout_s: [([], False)])
-    patch.setattr(promote_step, "_require_in_store", lambda *_: None)
+    patch.setattr(promote_step, "reports", always([([], False)]))
+    patch.setattr(promote_step, "_require_in_store", always(None))
     patch.setattr(asyncio, "to_thread", at_once)
-    patch.setattr(cell, "time", SimpleNamespace(sleep=lambda seconds: None))
+    patch.setattr(cell, "time", SimpleNamespace(sleep=always(None)))
     for module in (arrivals, records):
         patch.setattr(module, "datetime", SimpleNamespace(now=now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,9 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled, Completed, Crashed, Running, State
+from prefect.states import Cancelled, Completed, Crashed, Running
 
 from flows import lost_runs
 from flows.lost_runs import AGAIN_TAG, cancel_orphans, due_again, orphans, start_again
@@ -102,7 +103,7 @@ class Lists:
 
 @pytest.fixture
 def lists(monkeypatch: pytest.MonkeyPatch) -> Lists:
-    monkeypatch.setattr(lost_runs, "get_run_logger", lambda: SimpleNamespace(warning=lambda *_: None))
+    monkeypatch.setattr(lost_runs, "get_run_logger", lambda: logging.getLogger("test"))
     return Lists()
 
 
