@@ -30,13 +30,13 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows.build_waiters import awaited_builds
-from flows.names import BUILD_ENGINE, REBUILD
+from flows.names import BUILD_ENGINE, FINETUNED, REBUILD, FlowName
 from flows.patience import SETTLED_SECONDS, STARTING_SECONDS
-from flows.run_filters import NOT_ENDED, PAGE
+from flows.run_filters import NOT_ENDED, PAGE, pages, read_all
 from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
-"""The tag in Prefect of a rebuild that replaces one that crashed. It is not replaced in turn."""
+"""The tag in Prefect of a run that replaces one that crashed. It is not replaced in turn."""
 
 _REMEMBERED = timedelta(days=1)
 
@@ -56,23 +56,29 @@ async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_sec
 
 
 async def start_again(client: PrefectClient) -> None:
-    """Start crashed rebuilds again, each once. The release watch starts its own rebuilds again."""
-    deployment = await client.read_deployment_by_name(REBUILD.deployment)
-    crashed = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
+    """Start crashed rebuilds and decisions on events again, each once. The release watch has its own way.
+
+    Who decides on an event may have died before it was in the store, and then Prefect alone knows of it.
+    """
+    for flow in (REBUILD, FINETUNED):
+        await _start_again(client, flow)
+
+
+async def _start_again(client: PrefectClient, flow: FlowName) -> None:
+    deployment = await client.read_deployment_by_name(flow.deployment)
+    crashed = await read_all(
+        client,
+        FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - _REMEMBERED}),
         ),
-        limit=PAGE,
     )
-    if not crashed:
-        return
-    keys = [_key(run) for run in crashed]
-    started = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=PAGE
-    )
-    for lost in due_again(crashed, {run.idempotency_key for run in started}):
+    started: set[str | None] = set()
+    for keys in pages([_key(run) for run in crashed]):
+        with_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=list(keys)))
+        started |= {run.idempotency_key for run in await read_all(client, with_key)}
+    for lost in due_again(crashed, started):
         again = await client.create_flow_run_from_deployment(
             deployment.id,
             parameters=lost.parameters,
@@ -84,7 +90,7 @@ async def start_again(client: PrefectClient) -> None:
 
 
 def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> list[FlowRun]:
-    """The crashed rebuilds to start again now. `started` are the idempotency keys of runs that were started before."""
+    """The crashed runs to start again now. `started` are the idempotency keys of runs that were started before."""
     return [
         run
         for run in crashed
@@ -107,12 +113,21 @@ async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> N
     if not builds:
         return
     rebuilds = await _of_flows(client, [REBUILD.name], NOT_ENDED)
-    awaited = {str(run.parameters.get("model")) for run in rebuilds} | awaited_builds(rebuilds)
+    awaited = _models(rebuilds) | awaited_builds(rebuilds)
     for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
         # Nobody would end a run that no worker has taken.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
         message = "nobody waits for it: its parent is gone"
         await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
+
+
+async def being_rebuilt(client: PrefectClient) -> frozenset[str]:
+    """The models of rebuilds that have not ended."""
+    return _models(await _of_flows(client, [REBUILD.name], NOT_ENDED))
+
+
+def _models(rebuilds: Iterable[FlowRun]) -> frozenset[str]:
+    return frozenset(str(run.parameters.get("model")) for run in rebuilds)
 
 
 def orphans(
@@ -134,24 +149,22 @@ def orphans(
 
 
 async def _of_flows(client: PrefectClient, flows: Iterable[str], states: Iterable[StateType]) -> list[FlowRun]:
-    return await client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
-        limit=PAGE,
-    )
+    in_state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
+    return await read_all(client, in_state, FlowFilter(name=FlowFilterName(any_=list(flows))))
 
 
 async def _parents(client: PrefectClient, runs: list[FlowRun]) -> dict[UUID, FlowRun]:
     """The flow runs that started `runs`, by the id of the run that they started."""
     of_run = {run.id: run.parent_task_run_id for run in runs if run.parent_task_run_id is not None}
-    tasks = await client.read_task_runs(
-        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=PAGE
-    )
-    of_task = {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
-    found = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=PAGE
-    )
-    by_id = {run.id: run for run in found}
+    of_task: dict[UUID, UUID] = {}
+    for ids in pages(list(of_run.values())):
+        wanted = TaskRunFilter(id=TaskRunFilterId(any_=list(ids)))
+        tasks = await client.read_task_runs(task_run_filter=wanted, limit=PAGE)
+        of_task |= {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
+    by_id: dict[UUID, FlowRun] = {}
+    for ids in pages(list(of_task.values())):
+        found = await read_all(client, FlowRunFilter(id=FlowRunFilterId(any_=list(ids))))
+        by_id |= {run.id: run for run in found}
     return {run: by_id[of_task[task]] for run, task in of_run.items() if of_task.get(task) in by_id}
 
 

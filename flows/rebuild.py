@@ -66,8 +66,10 @@ async def rebuild(
                 report.add_release(target, rolled.release)
                 if not rolled.unchanged:
                     await run(report, steps.validate, plan, rolled)
-                    await run(report, steps.promote, plan, rolled)
-                    await current.settle(passed=True)
+                    await current.settle("passed")
+                    if not await run(report, steps.promote, plan, rolled, current.has_newer):
+                        break
+                await current.settle("live")  # also where the run before this one died
 
 
 def _from(step: Refresh) -> frozenset[str]:

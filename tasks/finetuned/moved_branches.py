@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.s3.bucket import Bucket
@@ -15,23 +16,37 @@ from tasks.store.artifact import ArtifactRef
 from tasks.targets.target import Target
 
 
-def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -> dict[str, str]:
-    """Released models whose file follows a branch that now has weights which were never built: the branch by model.
+@dataclass(frozen=True)
+class Moved:
+    """A model's `branch` has the weights `snapshot` (an identity), which were never fetched.
+
+    `tuned` says whether they are what fine-tuning changes: not the source that an adapter is merged into.
+    """
+
+    model: str
+    branch: str
+    snapshot: str
+    tuned: bool
+
+
+def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -> Iterator[Moved]:
+    """Released models whose file follows a branch that now has weights which were never built.
 
     A branch that went back to a commit that was built before is left to people.
     """
-    found: dict[str, str] = {}
     for model in models:
         own = [parse_source(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
-        branches = [uri.revision for uri in own if isinstance(uri, HubUri) and not uri.is_commit]
-        if branches and _is_released(bucket, model):
-            try:
-                weights = resolve_weights(model, access)
-            except (SourceError, SourceUnavailable):
-                continue  # its next rebuild reports why
-            if not all(_was_fetched(bucket, model, snapshot_identity(resolved).digest) for resolved in weights):
-                found[model.name] = " or ".join(branches)
-    return found
+        followed = [uri.revision if isinstance(uri, HubUri) and not uri.is_commit else None for uri in own]
+        if not any(followed) or not _is_released(bucket, model):
+            continue
+        try:
+            weights = resolve_weights(model, access)
+        except (SourceError, SourceUnavailable):
+            continue  # its next rebuild reports why
+        for resolved, branch in zip(weights, followed, strict=True):
+            identity = snapshot_identity(resolved).digest
+            if branch is not None and not _was_fetched(bucket, model, identity):
+                yield Moved(model.name, branch, identity, resolved is weights.tuned)
 
 
 def _was_fetched(bucket: Bucket, model: Model, identity: str) -> bool:

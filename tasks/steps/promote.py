@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from infra.errors import ArtifactDamaged, UsageError
@@ -13,12 +14,23 @@ from tasks.targets.current import Current
 from tasks.targets.target import Target
 
 
+def _never() -> bool:
+    return False
+
+
 def promote(
-    target: Target, model: str, release: int, *, instead_of: int | None = None, timeout_s: float = 120.0
-) -> None:
+    target: Target,
+    model: str,
+    release: int,
+    *,
+    unless: Callable[[], bool] = _never,
+    instead_of: int | None = None,
+    timeout_s: float = 120.0,
+) -> bool:
     """Make `release` public, and wait until every live node answers with it.
 
-    With `instead_of`, only if that release is the public one, or `release` is it already.
+    `unless` is asked at the moment of the move. If it says yes, the public name stays, the release is no candidate any
+    more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
 
     Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
     bring it any more, `release-moved` if another one is public than `instead_of`, and TritonError `node-behind` if a
@@ -36,10 +48,12 @@ def promote(
     def change(current: Current) -> Current:
         if instead_of is not None and current.public not in (instead_of, release):
             raise _moved(target, model, instead_of, current.public)
-        return current.promoted(release)
+        return current.without_candidates(release) if unless() else current.promoted(release)
 
-    target.move(model, change)
+    if target.move(model, change).public != release:
+        return False
     wait_until_public(target, model, release, timeout_s)
+    return True
 
 
 def _require_in_store(target: Target, model: str, release: int) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from infra.processes.sessions import free_ports
 from infra.s3.upload import upload_files
-from tasks.finetuned.records import Arrival, arrive, read_arrival
+from tasks.finetuned.arrivals import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
 
 if TYPE_CHECKING:
