@@ -134,7 +134,7 @@ class Campaign:
         begin = self.chance.choice(["", "raise RuntimeError('no')", "time.sleep(3)"])
         refused = self.node.release(model, begin=begin, public=False, passed=False)
         self.chance.choice([self.pause, self.kill_agent, self.kill_triton])()
-        self.node.target.move(model, lambda current: current.without_candidate(refused))
+        self.node.target.move(model, lambda current: current.without_candidates(refused))
 
     def two_rebuilds(self) -> None:
         for model in self.chance.sample(MODELS, 2):

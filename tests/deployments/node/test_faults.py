@@ -145,7 +145,7 @@ def test_what_a_killed_agent_has_left_half_loaded_is_unloaded(node: Served) -> N
     partial = next(iter((node.folder / "node/artifacts").iterdir())) / "attempt.0.partial"
     partial.mkdir()
     node.kill()
-    node.target.move("a", lambda current: current.without_candidate(slow))
+    node.target.move("a", lambda current: current.without_candidates(slow))
     node.start()
 
     def left() -> set[str]:
@@ -182,7 +182,7 @@ def test_a_full_disk_costs_no_name(fleet: Fleet, tmp_path: Path) -> None:
             ballast.unlink()
             node.wait_for("a", 1)
             node.wait_for("b", 1)
-            node.target.move("b", lambda current: current.without_candidate(candidate))
+            node.target.move("b", lambda current: current.without_candidates(candidate))
             assert node.process is not None and node.process.poll() is None
     finally:
         subprocess.run(["umount", str(home)], check=True)

@@ -176,6 +176,6 @@ def test_copies_go_with_the_releases_that_used_them(node: Target, bucket: Bucket
     release = roll_out(context, plan, "test", timeout_s=60).release
     used = {plan.repository.digest, plan.engine.digest}
     wait(lambda: copies() == used, "copy that nothing uses and that is gone")
-    node.move(name, lambda current: current.without_candidate(release))
+    node.move(name, lambda current: current.without_candidates(release))
     wait(lambda: node.nodes()[0].models[name].releases == {}, "release that is let go")
     wait(lambda: copies() == set(), "disk without copies")
