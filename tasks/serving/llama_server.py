@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class LlamaServer:
         return connection
 
     @contextlib.contextmanager
-    def guided(self) -> Iterator[None]:
+    def guided(self) -> Generator[None]:
         """While a request with a grammar runs, the loop is watched, and until it has come round once more."""
         with self._lock:
             self._guided += 1

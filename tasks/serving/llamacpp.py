@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .contract import GenerationRequest, RequestRefused, check_length
 from .engine import EngineFailed, EngineUnavailable, Piece
@@ -198,8 +198,8 @@ class LlamaGeneration:
     def _watch(self, connection: http.client.HTTPConnection) -> bool:
         """Let `cancel` reach the connection, whose socket the response takes away. False where it came before."""
         with self._lock:
-            self._socket = connection.sock
-            self._socket.settimeout(None)
+            self._socket = taken = cast(socket.socket, connection.sock)
+            taken.settimeout(None)
             return not self._cancelled
 
     def _piece(self, event: Mapping[str, Any]) -> Piece:
