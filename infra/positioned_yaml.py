@@ -95,14 +95,19 @@ def _excess(text: str) -> Problem | None:
             size = sizes[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in opened):
-                return Problem(event.start_mark.line + 1, "", f"the alias *{event.anchor} is part of what it names")
+                return Problem(_line(event), "", f"the alias *{event.anchor} is part of what it names")
             size = sizes.get(event.anchor, 1)
         opened[-1] = (opened[-1][0], opened[-1][1] + size)
         if len(opened) > MAX_DEPTH + 1:
-            return Problem(event.start_mark.line + 1, "", f"nests deeper than {MAX_DEPTH} levels")
+            return Problem(_line(event), "", f"nests deeper than {MAX_DEPTH} levels")
         if opened[-1][1] > MAX_VALUES:
-            return Problem(event.start_mark.line + 1, "", f"has more than {MAX_VALUES} values, aliases counted in full")
+            return Problem(_line(event), "", f"has more than {MAX_VALUES} values, aliases counted in full")
     return None
+
+
+def _line(event: yaml.Event) -> int:
+    mark: yaml.Mark | None = event.start_mark
+    return mark.line + 1 if mark else 1
 
 
 def _repeated_keys(node: yaml.Node, path: tuple[str, ...]) -> list[Problem]:

@@ -20,6 +20,10 @@ REQUEST_MEMORY_BYTES = 4 * 2**30
 doubles a string is ended by it, and not by the machine's memory."""
 
 
+SMALL_BATCH = 64
+"""Tokens of prompts in a pass of the loop with one thread, so that passes stay short: seconds for 8 billion weights."""
+
+
 def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     # Whatever else is printed is a log.
@@ -53,6 +57,8 @@ def _serve(wanted: dict[str, Any]) -> Any:
     parameters.n_ctx = wanted["slots"] * wanted["context_tokens"]
     parameters.cpuparams.n_threads = wanted["threads"]
     parameters.cpuparams_batch.n_threads = wanted["threads"]
+    if wanted["threads"] == 1:
+        parameters.n_batch = parameters.n_ubatch = SMALL_BATCH
     # The same prompt and seed must give the same text, whatever a slot held before.
     parameters.cache_prompt = False
     parameters.cache_ram_mib = 0

@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ STUCK_S = 2.0
 Eight requests with grammars of a thousand choices take half of it. What all threads compute together, prompts above
 all, does not count, however long it takes on a busy machine.
 """
+
+STUCK_WITH_ONE_THREAD_S = 30.0
+"""The same where all is computed on one thread: a pass may hold a prompt's part too (`SMALL_BATCH` in the program)."""
 
 _GLANCE_S = 0.5
 """How often a long pass is looked at. Shorter ones, nearly all, cost nothing."""
@@ -59,6 +62,7 @@ class LlamaServer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._address = ""
         self._wanted = {**wanted, "key": self._key, "http_threads": HTTP_THREADS}
+        self._stuck_s = STUCK_WITH_ONE_THREAD_S if wanted["threads"] == 1 else STUCK_S
         self._lock = threading.Lock()
         self._guided = 0
         self._to_prove = False
@@ -98,7 +102,7 @@ class LlamaServer:
         return connection
 
     @contextlib.contextmanager
-    def guided(self) -> Iterator[None]:
+    def guided(self) -> Generator[None]:
         """While a request with a grammar runs, the loop is watched, and until it has come round once more."""
         with self._lock:
             self._guided += 1
@@ -132,7 +136,7 @@ class LlamaServer:
             if before is not None:
                 used = sorted((seconds - before.get(thread, 0.0) for thread, seconds in now.items()), reverse=True)
                 alone += max(0.0, used[0] - sum(used[1:])) if used else 0.0
-            if alone > STUCK_S:
+            if alone > self._stuck_s:
                 return False
             before = now
         return True

@@ -17,11 +17,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .contract import GenerationRequest, RequestRefused, check_length
 from .engine import EngineFailed, EngineUnavailable, Piece
-from .llama_server import STUCK_S, LlamaServer, LlamaServers, checked
+from .llama_server import LlamaServer, LlamaServers, checked
 from .settings import ServingSettings
 from .words import StopWords, grammar_without
 
@@ -198,8 +198,8 @@ class LlamaGeneration:
     def _watch(self, connection: http.client.HTTPConnection) -> bool:
         """Let `cancel` reach the connection, whose socket the response takes away. False where it came before."""
         with self._lock:
-            self._socket = connection.sock
-            self._socket.settimeout(None)
+            self._socket = taken = cast(socket.socket, connection.sock)
+            taken.settimeout(None)
             return not self._cancelled
 
     def _piece(self, event: Mapping[str, Any]) -> Piece:
@@ -232,8 +232,8 @@ def _grammar(request: GenerationRequest) -> dict[str, Any]:
 def _stuck(request: GenerationRequest) -> str:
     named = "guided_decoding_guide" if request.guided_decoding_guide_type else "bad_words"
     return (
-        f"'{named}' cannot be honoured: for one token it, or the guide of another request at that moment, took more"
-        f" than {STUCK_S:g} s, so the engine was started again; a grammar must not go on in too many ways at once"
+        f"'{named}' cannot be honoured: for one token it, or the guide of another request at that moment, took"
+        f" seconds, so the engine was started again; a grammar must not go on in too many ways at once"
     )
 
 

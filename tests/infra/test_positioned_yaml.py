@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -44,4 +45,4 @@ def test_aliases_and_levels_within_the_limits_are_read(tmp_path: Path) -> None:
     path.write_text(f"a: &a {{b: 1}}\nc: *a\nd: {'[' * (MAX_DEPTH - 1)}{']' * (MAX_DEPTH - 1)}")
     document, problems = read_yaml(path)
     assert document is not None and not problems
-    assert isinstance(document.value, dict) and document.value["c"] == {"b": 1}
+    assert cast(dict[str, Any], document.value)["c"] == {"b": 1}

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -61,7 +62,7 @@ def engines() -> set[psutil.Process]:
     return {child for child in psutil.Process().children() if "llama_program.py" in " ".join(child.cmdline())}
 
 
-def ask(runner: Runner, text: str = "Count to three.", **fields: str) -> Recorder:
+def ask(runner: Runner, text: str = "Count to three.", **fields: Any) -> Recorder:
     client = Recorder()
     runner.submit([GenerationRequest(text, 4, temperature=0, **fields)], client)
     return client
