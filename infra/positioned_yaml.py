@@ -106,7 +106,7 @@ def _excess(text: str) -> Problem | None:
 
 
 def _line(event: yaml.Event) -> int:
-    mark: yaml.Mark | None = event.start_mark
+    mark = event.start_mark
     return mark.line + 1 if mark else 1
 
 

@@ -11,7 +11,7 @@ import json
 import random
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -323,6 +323,9 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     def now(zone: object) -> datetime:
         return datetime(2027, 1, 1, tzinfo=UTC) + timedelta(minutes=house.random.uniform(-5000, 5000))
 
+    def at_its_turn(target: str, model: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
     def resolved(model: Model, access: object) -> ResolvedWeights:
         return house.resolved(model.source.uri)
 
@@ -346,7 +349,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rebuild_flow, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)
     # No lease decides on what is newest, so the flows get on without.
-    patch.setattr(rebuild_flow, "turn", lambda *_: nullcontext())
+    patch.setattr(rebuild_flow, "turn", at_its_turn)
     patch.setattr(reconcile, "give_up_abandoned", always([]))
     patch.setattr(promote_step, "wait_until_public", always(None))
     patch.setattr(promote_step, "_require_in_store", always(None))
