@@ -124,8 +124,9 @@ def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, A
     number = live["release"]
 
     def found_again() -> bool:
-        now, known = house.node(), house.node().models.get(MODEL)
-        return now.written > before.written and known is not None and known.releases[number].state == "ready"
+        now = house.node()
+        release = now.models[MODEL].releases.get(number) if MODEL in now.models else None
+        return now.written > before.written and release is not None and release.state == "ready"
 
     house.wait(found_again, 30, "report")
     after = house.node()
