@@ -35,6 +35,9 @@ _UNLOAD_SECONDS = 600.0
 _PUBLISH_SECONDS = 30.0
 """Triton reads one file."""
 _POLL_SECONDS = 0.2
+_FIRST_ASKED_AGAIN_SECONDS = (1.0, 2.0, 4.0)
+"""Pauses before a release whose engine has servers of its own is asked again: on a busy machine the first connection
+between two servers may end before it is made."""
 _AT_ONCE = 4
 """Loads at once: each occupies one of Triton's eight HTTP threads until the model is loaded."""
 
@@ -119,6 +122,12 @@ class Loading:
     def _serve(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
         with self._room:
             _load_models(servers, placed_models(self.models, model, number))
+            for pause in _FIRST_ASKED_AGAIN_SECONDS if intent.ranks else ():
+                try:
+                    ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+                    return
+                except TritonError:
+                    time.sleep(pause)
             ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
 
     def _failed(
