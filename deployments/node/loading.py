@@ -122,13 +122,15 @@ class Loading:
     def _serve(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
         with self._room:
             _load_models(servers, placed_models(self.models, model, number))
-            for pause in _FIRST_ASKED_AGAIN_SECONDS if intent.ranks else ():
+            pauses = list(_FIRST_ASKED_AGAIN_SECONDS if intent.ranks else ())
+            while True:
                 try:
                     ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
                     return
                 except TritonError:
-                    time.sleep(pause)
-            ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+                    if not pauses:
+                        raise
+                time.sleep(pauses.pop(0))
 
     def _failed(
         self, servers: Servers, model: str, number: int, known: KnownModel, release: KnownRelease, error: Exception

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -57,13 +58,27 @@ class StoredObject:
     age: float
 
 
+_making_client = threading.Lock()
+"""A session makes one client at a time; clients are for all threads."""
+
+
+@cache
+def _session(endpoint: str, access_key: str) -> Any:
+    """One for all clients of a server: reading S3's description takes 90 ms, and a further client 7.
+
+    There is another one for other credentials, which boto3's default session would not notice.
+    """
+    import boto3
+
+    return cast(Any, boto3).session.Session()
+
+
 @cache
 def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool = True) -> S3Client:
-    """One client for all threads, and another for other credentials, which boto3's default session would not notice."""
-    import boto3
+    """One client for all threads."""
     from botocore.config import Config
 
-    session = cast(Any, boto3).session.Session()
+    session = _session(endpoint, access_key)
     # A server of one's own seldom has a name for each bucket. Some in the cloud have nothing else: AWS's own
     # configuration says so, as for any client (`s3 = addressing_style = virtual` in ~/.aws/config).
     configured: dict[str, object] = session._session.get_config_variable("s3") or {}
@@ -79,7 +94,8 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
         max_pool_connections=CONNECTIONS,
         s3=cast(Any, options),
     )
-    client = session.client("s3", endpoint_url=endpoint or None, config=config)
+    with _making_client:
+        client = session.client("s3", endpoint_url=endpoint or None, config=config)
     client.meta.events.register_last("before-call.s3", _expect_nothing)
     return client
 
