@@ -34,6 +34,7 @@ from infra.triton.command import Ports
 from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.copies import put_unused_aside
+from tasks.store.names import collision
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tasks.triton.placement import placed_models, withdraw_everything, write_public
@@ -137,7 +138,9 @@ class Node:
         """Read what changed of the wanted state: one listing a turn."""
         for model, etag in self._target.wanted().items():
             known = self._models.setdefault(model, KnownModel())
-            if known.etag != etag:
+            if problem := collision(model):
+                known.error = problem  # an earlier version let a model have this name
+            elif known.etag != etag:
                 known.wanted, read = self._target.current(model)
                 known.etag = read or ""
                 known.retry_at = 0.0

@@ -13,6 +13,7 @@ from infra.errors import UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
 from tasks.store.inventory import in_parallel
+from tasks.store.names import NODES, collision, is_node
 from tasks.store.record import record_bytes
 from tasks.targets.current import Current
 from tasks.targets.node_report import NODE_LIFETIME_SECONDS, NodeReport
@@ -110,7 +111,16 @@ class Target:
         return self._current(model).read()
 
     def move(self, model: str, change: Callable[[Current], Current]) -> Current:
-        """Apply `change` to the wanted state until nobody else wrote in between; see `Cell.move`."""
+        """Apply `change` to the wanted state until nobody else wrote in between; see `Cell.move`.
+
+        Raises UsageError, code `model-name`, for a model that nodes would take for something else.
+        """
+        if problem := collision(model):
+            raise UsageError(
+                problem,
+                hint="rename its file and rebuild it under the new name; nodes place nothing under the old one",
+                code="model-name",
+            )
         return self._current(model).move(change)
 
     def view(self, model: str) -> TargetView:
@@ -148,12 +158,15 @@ class Target:
 
     def report(self, report: NodeReport) -> None:
         """Write what a node reports of itself. Only that node does."""
-        self.bucket.put(f"{self.prefix}nodes/{report.node}.json", record_bytes(report))
+        self.bucket.put(f"{self.prefix}{NODES}/{report.node}.json", record_bytes(report))
 
     def nodes(self) -> list[NodeReport]:
         """Reports of the nodes that are alive."""
         reports: list[NodeReport] = []
-        for entry in self.bucket.list(f"{self.prefix}nodes/"):
+        start = f"{self.prefix}{NODES}/"
+        for entry in self.bucket.list(start):
+            if not is_node(entry.key.removeprefix(start).removesuffix(".json")):
+                continue  # of a model that an earlier version let be called `nodes`
             record = self.bucket.get(entry.key) if entry.age <= self.node_lifetime_s else None
             if record is not None:
                 reports.append(NodeReport.model_validate_json(record.body))
@@ -166,5 +179,7 @@ def targets(bucket: Bucket) -> list[Target]:
 
 
 def released_models(target: Target) -> Iterator[str]:
-    """Models that were ever released on a target."""
-    return (name for name in target.bucket.folders(target.prefix) if name != "nodes")
+    """Models that were ever released on a target, also one that an earlier version let be called `nodes`."""
+    for name in target.bucket.folders(target.prefix):
+        if name != NODES or target.releases(name):
+            yield name

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deployments.node.agent import Node
-from deployments.node.facts import Facts
 from infra.errors import ArtifactDamaged, SettingsError, SignatureRefused, UsageError
-from infra.triton.client import ModelState, TritonClient
-from infra.triton.command import Ports
-from infra.triton.log import Log
-from infra.triton.supervisor import Ensured
 from tasks.serving.settings import ServingSettings
 from tasks.store.artifact import Artifact, ArtifactRef, signature_key
 from tasks.store.artifact_store import ArtifactStore
@@ -32,6 +23,7 @@ from tasks.store.verify import bring, check_signature, problems_in_folder, probl
 from tasks.targets.node_report import ReleaseReport
 from tasks.targets.verification import sign, verify
 from tasks.triton.repository import write_release
+from tests.recording_node import running_node
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -241,58 +233,6 @@ def test_keys_that_are_none(fleet: Fleet, engine: Artifact, keys: dict[str, str]
 
 
 # The node
-
-
-class RecordingTriton(TritonClient):
-    """A Triton that records which models it was asked to load."""
-
-    def __init__(self) -> None:
-        super().__init__("127.0.0.1:9")
-        self.loads: list[str] = []
-
-    def index(self) -> tuple[ModelState, ...]:
-        return ()
-
-    def load(self, model: str, timeout_s: float = 0.0) -> None:
-        self.loads.append(model)
-
-    def ready(self, model: str) -> bool:
-        return model in self.loads
-
-    def unload(self, model: str) -> None:
-        return
-
-
-class Started:
-    """Takes the supervisor's place: a Triton that has started and stays."""
-
-    def __init__(self, client: RecordingTriton, folder: Path) -> None:
-        self.client, self.pid, self._change = client, os.getpid(), Ensured.STARTED
-        self.log = Log(folder / "triton.log")
-
-    def ensure(self) -> Ensured:
-        change, self._change = self._change, Ensured.NONE
-        return change
-
-    def stop(self) -> None:
-        return
-
-
-@contextmanager
-def running_node(
-    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch, key: str = ""
-) -> Generator[RecordingTriton]:
-    triton, stop = RecordingTriton(), threading.Event()
-    monkeypatch.setattr("deployments.node.agent.Supervisor", lambda *arguments, **more: Started(triton, folder))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    ports, facts = Ports(1, 2, 3), Facts(None, None)
-    node = Node("one", fleet.target, fleet.store, folder, ports, facts, key, retry_seconds=600.0)
-    thread = threading.Thread(target=node.run, args=(stop,))
-    thread.start()
-    try:
-        yield triton
-    finally:
-        stop.set()
-        thread.join()
 
 
 def reported(fleet: Fleet, *states: str) -> ReleaseReport:
