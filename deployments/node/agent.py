@@ -25,7 +25,7 @@ from deployments.node.facts import Facts
 from deployments.node.known import KnownModel, KnownRelease
 from deployments.node.loading import Loading, Servers
 from deployments.node.reports import Reports
-from infra.errors import EnginehouseError, StoreUnavailable, TritonError
+from infra.errors import EnginehouseError, SettingsError, StoreUnavailable, TritonError
 from infra.files import remove_tree
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
@@ -34,7 +34,7 @@ from infra.triton.command import Ports
 from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.copies import put_unused_aside
-from tasks.store.names import collision
+from tasks.store.names import collision, is_node
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tasks.triton.placement import placed_models, withdraw_everything, write_public
@@ -259,11 +259,14 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         metrics=int(environment["ENGINEHOUSE_NODE_METRICS_PORT"]),
         address=settings.node_address,
     )
+    name = name or platform.node()
+    if not is_node(name):
+        raise SettingsError(f"a node cannot be called '{name}'", hint="give it a plain name: --name", code="node-name")
     bucket = Bucket.at(settings.store)
     with suppress(StoreUnavailable):  # the node goes on with what it has
         require_conditional_writes(bucket)
     node = Node(
-        name or platform.node(),
+        name,
         Target(bucket, target or settings.target),
         ArtifactStore(bucket),
         settings.home / "node",

@@ -13,7 +13,7 @@ from deployments.node.known import KnownModel, KnownRelease
 from infra.errors import EnginehouseError, TritonError
 from infra.triton.client import TritonClient
 from infra.triton.log import Log
-from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact import recorded
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.verify import bring
 from tasks.targets.target import Target
@@ -98,8 +98,8 @@ class Loading:
 
     def _bring(self, reference: str) -> tuple[Path, Path]:
         """The repository and its engine on this node's disk, every byte checked."""
-        repository, folder = bring(self.store, ArtifactRef.parse(reference), self.copies, self.public_key)
-        engine_ref = ArtifactRef.parse(repository.manifest.inputs["engine"])
+        repository, folder = bring(self.store, recorded(reference), self.copies, self.public_key)
+        engine_ref = recorded(repository.manifest.inputs["engine"])
         _, engine = bring(self.store, engine_ref, self.copies, self.public_key)
         return folder, engine
 

@@ -104,8 +104,7 @@ def _release(bucket: Bucket, name: PublicName) -> ReleaseRef:
 
 def _artifact(bucket: Bucket, reference: Reference) -> ArtifactRef:
     if isinstance(reference, ReleaseRef):
-        intent = Target(bucket, reference.target).intent(reference.model, reference.release)
-        return ArtifactRef.parse(intent.repository)
+        return Target(bucket, reference.target).intent(reference.model, reference.release).artifact
     assert isinstance(reference, ArtifactRef)
     return reference
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from infra.errors import ArtifactDamaged
 from infra.s3.bucket import Bucket, Entry
 from tasks.garbage.keep import PINS, USES, Use
-from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.artifact import ArtifactRef, Manifest, recorded
 from tasks.store.inventory import in_parallel
 from tasks.store.lease import holder_of
 from tasks.targets.references import ReleaseRef
@@ -45,13 +45,12 @@ def reached(bucket: Bucket, grace_seconds: float, running_seconds: float = RUNNI
         if parts[0] == "releases":
             releases.setdefault(ReleaseRef(parts[1], parts[2], int(parts[3])), "is pinned")
         else:
-            reasons[ArtifactRef.parse("/".join(parts))] = "pinned"
+            reasons[recorded("/".join(parts))] = "pinned"
     for target in targets(bucket):
         _wanted_releases(target, grace_seconds, releases)
 
     def repository(release: ReleaseRef) -> ArtifactRef:
-        intent = Target(bucket, release.target).intent(release.model, release.release)
-        return ArtifactRef.parse(intent.repository)
+        return Target(bucket, release.target).intent(release.model, release.release).artifact
 
     for ref, (release, why) in zip(in_parallel(repository, releases), releases.items(), strict=True):
         reasons.setdefault(ref, f"release {release} {why}")
@@ -103,7 +102,7 @@ def _uses(
     for entry, record in zip(entries, in_parallel(lambda entry: bucket.get(entry.key), entries), strict=True):
         if record is None:
             continue
-        refs = [ArtifactRef.parse(reference) for reference in Use.model_validate_json(record.body).references]
+        refs = [recorded(reference) for reference in Use.model_validate_json(record.body).references]
         if entry.age >= recent_seconds and leased.isdisjoint(ref.identity for ref in refs):
             unused.append(entry)
             continue

@@ -49,7 +49,7 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
 def _require_in_store(target: Target, model: str, release: int) -> None:
     """Raises UsageError if the artifacts of the release were collected or are damaged: no node could bring them."""
     store = ArtifactStore(target.bucket)
-    repository = ArtifactRef.parse(target.intent(model, release).repository)
+    repository = target.intent(model, release).artifact
     note_use(target.bucket, model, (repository,), "")  # with its engine: neither is collected from now on
     try:
         engine = store.need(repository).manifest.inputs["engine"]

@@ -15,7 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from infra.errors import ArtifactDamaged
 from tasks.store.identity import Identity
+from tasks.store.names import Segment, is_identity, segment
 from tasks.store.record import Record
 
 Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
@@ -27,6 +29,10 @@ def safe_path(path: str) -> str:
     if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"'{path}' is not a plain relative path")
     return path
+
+
+def _reference(text: str) -> str:
+    return str(ArtifactRef.parse(text))
 
 
 class _Frozen(BaseModel):
@@ -60,11 +66,11 @@ class Manifest(Record):
     """What an artifact is, what it was made from, and each of its files."""
 
     kind: Kind
-    model: str
+    model: Segment
     identity: dict[str, JsonValue]
-    inputs: dict[str, str]
+    inputs: dict[str, Annotated[str, AfterValidator(_reference)]]
     """Artifact references by role, as `KIND/MODEL/IDENTITY`."""
-    attempt: str
+    attempt: Segment
     files: tuple[ManifestFile, ...]
     producer: Producer
     created: datetime
@@ -101,16 +107,36 @@ class ArtifactRef:
 
     @classmethod
     def parse(cls, text: str) -> ArtifactRef:
-        """Raises ValueError if `text` is not `KIND/MODEL/IDENTITY`."""
-        kind, model, identity = text.split("/")
-        if kind not in ("snapshot", "checkpoint", "engine", "repository"):
-            raise ValueError(f"'{kind}' is not a kind of artifact")
+        """Raises ValueError if `text` is not `KIND/MODEL/IDENTITY`, with a whole identity."""
+        kind, model, identity = parts(text)
+        if not is_identity(identity):
+            raise ValueError(f"{identity[:80]!r} is not an identity")
         return cls(kind, model, identity)
 
     @property
     def folder(self) -> str:
         """The beginning of all its keys in the store."""
         return f"artifacts/{self}/"
+
+
+def parts(text: str) -> tuple[Kind, str, str]:
+    """Kind, model and (the beginning of) an identity. Raises ValueError."""
+    kind, model, identity = text.split("/")
+    if kind not in ("snapshot", "checkpoint", "engine", "repository"):
+        raise ValueError(f"{kind[:80]!r} is not a kind of artifact")
+    return kind, segment(model), segment(identity)
+
+
+def recorded(reference: str) -> ArtifactRef:
+    """The artifact that a record names. Raises ArtifactDamaged, code `record-invalid`, if it names none."""
+    try:
+        return ArtifactRef.parse(reference)
+    except ValueError as error:
+        raise ArtifactDamaged(
+            f"a record names an artifact that cannot be: {error}",
+            hint="find out who wrote it; a rebuild makes the next release with records of its own",
+            code="record-invalid",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.errors import ArtifactDamaged
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact import ArtifactRef, recorded
 from tasks.store.inventory import read_manifest
 
 _GONE = ".gone"
@@ -25,7 +25,7 @@ def put_unused_aside(bucket: Bucket, repositories: Iterable[str], artifacts: Pat
     """
     used: set[str] = set()
     for reference in repositories:
-        ref = ArtifactRef.parse(reference)
+        ref = recorded(reference)
         manifest = read_manifest(bucket, ref)
         if manifest is None:
             raise ArtifactDamaged(f"the manifest of {ref} cannot be read: old copies of artifacts stay on this disk")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact import ArtifactRef, parts
 from tasks.store.inventory import families, identities, in_parallel
 from tasks.targets.target import Target
 
@@ -51,12 +51,9 @@ def find(bucket: Bucket, text: str, target: str) -> Reference:
     """
     if "/" in text:
         try:
-            ref = ArtifactRef.parse(text)
+            return _only(text, identities(bucket, *parts(text)))
         except ValueError:
             raise _unknown(text) from None
-        if not ref.model or not ref.identity:
-            raise _unknown(text)
-        return _only(text, identities(bucket, ref.kind, ref.model, ref.identity))
     records = Target(bucket, target)
     if released := _RELEASE.fullmatch(text):
         number = int(released["release"])

@@ -12,6 +12,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
+from tasks.store.artifact import ArtifactRef, recorded
+from tasks.store.names import Segment
 from tasks.store.record import Record
 from tasks.targets.changes import FieldChange, changes
 
@@ -26,7 +28,7 @@ class Intent(Record):
     newest: ClassVar[int] = 2
 
     schema_version: int = 2
-    model: str
+    model: Segment
     release: int
     repository: str
     """Reference of the repository artifact."""
@@ -35,7 +37,7 @@ class Intent(Record):
     recipe: dict[str, JsonValue]
     serving: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
-    ranks: int = 0
+    ranks: int = Field(default=0, ge=0, le=1024)
     """Processes of the servers that its engine has for itself; 0 if the node's Triton runs the engine."""
     changes: tuple[FieldChange, ...] = ()
     """What differs from the release that was live then: fields of the recipe, and of serving as `serving.…`."""
@@ -44,6 +46,11 @@ class Intent(Record):
     source: str
     flow_run: str
     created: datetime = Field(default_factory=_now)
+
+    @property
+    def artifact(self) -> ArtifactRef:
+        """The repository artifact. Raises ArtifactDamaged, code `record-invalid`, if `repository` names none."""
+        return recorded(self.repository)
 
 
 class PromptResult(Record):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from infra.errors import UsageError
+from infra.errors import ArtifactDamaged, UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
 from tasks.store.inventory import in_parallel
@@ -76,13 +76,24 @@ class Target:
         return dict(sorted(ages.items())), concluded
 
     def intent(self, model: str, release: int) -> Intent:
-        """What the release is. Raises UsageError, code `release-missing`."""
+        """What the release is.
+
+        Raises UsageError, code `release-missing`, and ArtifactDamaged, code `record-invalid`, if the record is that of
+        another model or number.
+        """
         intent = self._intent(model, release).read()
         if intent is None:
             raise UsageError(
                 f"{model} has no release {release} on target '{self.name}'",
                 hint=f"`enginehouse releases {model}` lists them",
                 code="release-missing",
+            )
+        if (intent.model, intent.release) != (model, release):
+            raise ArtifactDamaged(
+                f"the record of {model} release {release} on target '{self.name}' is that of {intent.model} "
+                f"release {intent.release}",
+                hint="find out who wrote it; a rebuild makes the next release",
+                code="record-invalid",
             )
         return intent
 

@@ -93,7 +93,7 @@ def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
     if isinstance(reference, ArtifactRef):
         yield _artifact(bucket, reference)
         return
-    repository = _artifact(bucket, ArtifactRef.parse(_intent(bucket, reference).repository))
+    repository = _artifact(bucket, _intent(bucket, reference).artifact)
     yield repository
     for needed in repository.manifest.inputs.values():
         yield _artifact(bucket, ArtifactRef.parse(needed))
