@@ -49,7 +49,7 @@ _log = logging.getLogger("enginehouse.node")
 class Node:
     """One node of a target. `folder` holds all its files; `ports` are its Triton's; `facts` are its machine's.
 
-    With `public_key`, a file, it places nothing that was not signed with its pair.
+    With `public_key`, a file or several, it places nothing that was not signed with the pair of one.
     """
 
     def __init__(

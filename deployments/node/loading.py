@@ -40,7 +40,7 @@ class Servers:
 class Loading:
     """How a node loads its releases. `copies` holds the artifacts on its disk, `models` is Triton's repository.
 
-    With `public_key`, a file, nothing is placed that was not signed with its pair.
+    With `public_key`, a file or several, nothing is placed that was not signed with the pair of one.
     """
 
     target: Target
@@ -53,7 +53,7 @@ class Loading:
     def load(self, servers: Servers, model: str, number: int, known: KnownModel, release: KnownRelease) -> None:
         """Bring, place and load one release, and write into `release` what came of it."""
         try:
-            intent = self.target.intent(model, number)
+            intent = self.target.trusted_intent(model, number, self.public_key)
             repository, engine = self._bring(intent.repository)
             group = servers.groups.of(model, number, intent.ranks) if intent.ranks else None
             place_release(repository, engine, self.models, model, number, None if group is None else group.server)

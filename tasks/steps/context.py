@@ -55,7 +55,7 @@ class Context:
         )
 
     def target(self, name: str) -> Target:
-        return Target(self.store.bucket, name)
+        return Target(self.store.bucket, name, sign=self.store.sign)
 
     def producer(self, task: str, runtime: Mapping[str, str] | None = None, peak: Peak | None = None) -> Producer:
         """Who made an artifact, in how many seconds since this context began, and with which peak of memory.

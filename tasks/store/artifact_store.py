@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +21,7 @@ from tasks.store.artifact import Artifact, ArtifactRef, Manifest, ManifestFile, 
 from tasks.store.attempt import Attempt, attempt_for
 from tasks.store.cell import attempts, contended, written
 from tasks.store.identity import Identity
+from tasks.store.signing import Sign, artifact_statement
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Lookup:
 class ArtifactStore:
     """The artifacts in a bucket. With `sign`, every artifact is signed before its manifest is committed."""
 
-    def __init__(self, bucket: Bucket, sign: Callable[[ArtifactRef, Manifest], bytes] | None = None) -> None:
+    def __init__(self, bucket: Bucket, sign: Sign | None = None) -> None:
         self.bucket = bucket
-        self._sign = sign
+        self.sign = sign
 
     def look_up(self, ref: ArtifactRef) -> Lookup:
         """The quick check: the manifest and one LIST of its attempt (sizes, ETags). No file is read."""
@@ -117,9 +118,9 @@ class ArtifactStore:
                 producer=producer,
                 created=datetime.now(UTC),
             )
-            if self._sign is not None:
+            if self.sign is not None:
                 # Before the manifest, so that an artifact that must be signed is never without its signature.
-                self.bucket.put(signature_key(ref, attempt.name), self._sign(ref, manifest))
+                self.bucket.put(signature_key(ref, attempt.name), self.sign(artifact_statement(ref, manifest)))
             return self._commit(ref, manifest, replaces)
 
     def _uncommitted(self, ref: ArtifactRef, attempt: str) -> bool:

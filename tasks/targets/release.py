@@ -1,6 +1,7 @@
 """The records of one release: what it is, and what became of it. Each is created once.
 
 targets/TARGET/MODEL/N/intent.json   reserves release number N
+targets/TARGET/MODEL/N/signatures/SHA256.json   of the intent with that sha256, if a signing key is set
 targets/TARGET/MODEL/N/result.json   the verdict of its gates
 """
 

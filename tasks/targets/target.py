@@ -6,6 +6,7 @@ the records, `view` is what a roll-out reads of them at once.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from tasks.store.cell import Cell, WriteOnce, attempts, contended
 from tasks.store.inventory import in_parallel
 from tasks.store.names import NODES, collision, is_node
 from tasks.store.record import record_bytes
+from tasks.store.signing import Sign, record_statement, require_signed
 from tasks.targets.current import Current
 from tasks.targets.node_report import NODE_LIFETIME_SECONDS, NodeReport
 from tasks.targets.release import Intent, Result
@@ -28,6 +30,8 @@ class Target:
     bucket: Bucket
     name: str
     node_lifetime_s: float = NODE_LIFETIME_SECONDS
+    sign: Sign | None = None
+    """Signs each intent before it is created."""
 
     @property
     def prefix(self) -> str:
@@ -50,6 +54,8 @@ class Target:
         free = max(self.releases(model), default=0) + 1
         for taken in attempts():
             made = intent(free + taken)
+            if self.sign is not None:
+                self._put_signature(self._intent(model, made.release).key, record_bytes(made), self.sign)
             if self._intent(model, made.release).create(made) == made:
                 return made
         raise contended(self._key(model))
@@ -81,19 +87,49 @@ class Target:
         Raises UsageError, code `release-missing`, and ArtifactDamaged, code `record-invalid`, if the record is that of
         another model or number.
         """
-        intent = self._intent(model, release).read()
-        if intent is None:
+        return self._read_intent(model, release)[0]
+
+    def _read_intent(self, model: str, release: int) -> tuple[Intent, bytes]:
+        stored = self.bucket.get(self._intent(model, release).key)
+        if stored is None:
             raise UsageError(
                 f"{model} has no release {release} on target '{self.name}'",
                 hint=f"`enginehouse releases {model}` lists them",
                 code="release-missing",
             )
+        intent = Intent.model_validate_json(stored.body)
         if (intent.model, intent.release) != (model, release):
             raise ArtifactDamaged(
                 f"the record of {model} release {release} on target '{self.name}' is that of {intent.model} "
                 f"release {intent.release}",
                 hint="find out who wrote it; a rebuild makes the next release",
                 code="record-invalid",
+            )
+        return intent, stored.body
+
+    def sign_intent(self, model: str, release: int, sign: Sign) -> None:
+        """Sign the intent of a release that exists. Raises as `intent` does."""
+        _, body = self._read_intent(model, release)
+        self._put_signature(self._intent(model, release).key, body, sign)
+
+    def _put_signature(self, key: str, body: bytes, sign: Sign) -> None:
+        self.bucket.put(_signature_key(key, body), sign(record_statement(key, body)))
+
+    def trusted_intent(self, model: str, release: int, public_keys: str) -> Intent:
+        """What the release is, if the key of one of `public_keys` says so; without them, if its record does.
+
+        Raises as `intent` does, and SignatureRefused.
+        """
+        intent, body = self._read_intent(model, release)
+        if public_keys:
+            key = self._intent(model, release).key
+            stored = self.bucket.get(_signature_key(key, body))
+            require_signed(
+                public_keys,
+                record_statement(key, body),
+                None if stored is None else stored.body,
+                what=f"the intent of {model} release {release} on target '{self.name}'",
+                sign=f"{model}@{release} --target {self.name}",
             )
         return intent
 
@@ -182,6 +218,11 @@ class Target:
             if record is not None:
                 reports.append(NodeReport.model_validate_json(record.body))
         return reports
+
+
+def _signature_key(key: str, body: bytes) -> str:
+    # By its content: of several writers that want one number, each has put the signature of its own record before.
+    return f"{key.rpartition('/')[0]}/signatures/{hashlib.sha256(body).hexdigest()}.json"
 
 
 def targets(bucket: Bucket) -> list[Target]:

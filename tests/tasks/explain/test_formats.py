@@ -30,7 +30,8 @@ VERSION_1 = {
     "manifest": """{
  "schema_version": 1, "kind": "engine", "model": "tiny",
  "identity": {"schema": 1, "step": "build", "version": 1, "inputs": {"checkpoint": "sha256:00"}, "fields": {"x": 1}},
- "inputs": {"checkpoint": "checkpoint/tiny/0000000000000000000000000000000000000000000000000000000000000000"}, "attempt": "0d9c",
+ "inputs": {"checkpoint": "checkpoint/tiny/0000000000000000000000000000000000000000000000000000000000000000"},
+ "attempt": "0d9c",
  "files": [{"path": "deep/model.gguf", "size": 9, "etag": "e-2", "checksum": "CRC64NVME:FULL_OBJECT:AAAA",
    "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}],
  "producer": {"task": "build", "code": "enginehouse 0.1.0", "host": "h", "runtime": {"gguf": "0.19.0"},
