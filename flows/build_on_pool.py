@@ -113,12 +113,11 @@ async def start_or_attach(
     client: PrefectClient, plan: Plan, refresh: frozenset[str], queue: str | None = None
 ) -> Child:
     """Find the build of this engine that runs or waits, or start one in a work queue of its architecture's pool."""
-    # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     pool = await client.read_work_pool(plan.kind.pool())
     pending_s = _PENDING_SECONDS if pool.type == "process" else _PENDING_CONTAINER_SECONDS
     earlier = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags[1:])),  # models of one engine share its build
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=10,
     )

@@ -12,6 +12,7 @@ from tasks.sources.resolved import NO_ACCESS, Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights
 from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import has_fetched
 from tasks.targets.target import Target
 
 
@@ -29,14 +30,10 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
                 weights = resolve_weights(model, access)
             except (SourceError, SourceUnavailable):
                 continue  # its next rebuild reports why
-            if not all(_was_fetched(bucket, model, snapshot_identity(resolved).digest) for resolved in weights):
+            snapshots = (ArtifactRef("snapshot", snapshot_identity(resolved).digest) for resolved in weights)
+            if not all(has_fetched(bucket, snapshot, model.name) for snapshot in snapshots):
                 found[model.name] = " or ".join(branches)
     return found
-
-
-def _was_fetched(bucket: Bucket, model: Model, identity: str) -> bool:
-    """Whether these weights were ever fetched. Manifests outlive their files."""
-    return bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is not None
 
 
 def _is_released(bucket: Bucket, model: Model) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from infra.errors import ArtifactDamaged, TritonError, UsageError
 from tasks.garbage.keep import note_use
+from tasks.steps.node_fit import require_readable
 from tasks.steps.nodes import reports
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
@@ -14,7 +15,8 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
     """Make `release` public, and wait until every live node answers with it.
 
     Raises UsageError `release-not-passed` if it never passed its gates, UsageError `release-not-in-store` if a node
-    could not bring it any more, and TritonError `node-behind` if a node does not follow within `timeout_s` seconds.
+    could not bring it any more, EnginehouseError `node-older` if a live node does not read its records,
+    and TritonError `node-behind` if a node does not follow within `timeout_s` seconds.
     """
     result = target.result(model, release)
     if result is None or result.state != "passed":
@@ -23,7 +25,7 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
             hint=f"`enginehouse releases {model}` shows which releases have",
             code="release-not-passed",
         )
-    _require_in_store(target, model, release)
+    _require_servable(target, model, release)
     target.move(model, lambda current: current.promoted(release))
     for nodes, is_late in reports(target, timeout_s):
         behind = [node for node in nodes if model not in node.models or node.models[model].public != release]
@@ -46,14 +48,15 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
             )
 
 
-def _require_in_store(target: Target, model: str, release: int) -> None:
-    """Raises UsageError if the artifacts of the release were collected or are damaged: no node could bring them."""
+def _require_servable(target: Target, model: str, release: int) -> None:
+    """Raises as `promote` does, if no node could bring the artifacts of the release, or some node cannot read them."""
     store = ArtifactStore(target.bucket)
-    repository = target.intent(model, release).artifact
+    intent = target.intent(model, release)
+    repository = intent.artifact
     note_use(target.bucket, model, (repository,), "")  # with its engine: neither is collected from now on
     try:
-        engine = store.need(repository).manifest.inputs["engine"]
-        store.need(ArtifactRef.parse(engine))
+        found = store.need(repository)
+        engine = store.need(ArtifactRef.parse(found.manifest.inputs["engine"]))
     except ArtifactDamaged as error:
         raise UsageError(
             f"{model} release {release} on '{target.name}' cannot be loaded any more: {error.message}",
@@ -61,6 +64,7 @@ def _require_in_store(target: Target, model: str, release: int) -> None:
             f"`enginehouse pin {model}@N` keeps a release from being collected",
             code="release-not-in-store",
         ) from error
+    require_readable(target.name, target.nodes(), intent.schema_version, found, engine)
 
 
 def roll_back(target: Target, model: str, to: int | None = None) -> int:

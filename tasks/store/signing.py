@@ -1,9 +1,10 @@
 """Signatures of artifacts and intents, in the form of the library `model-signing`: a bundle over an in-toto statement.
 
-A statement has a name and the sha256 of each file. That of an artifact is named KIND/MODEL/IDENTITY, that of an intent
-by its key in the store, so a signature is valid for nothing else. The library's own command verifies a downloaded
-artifact: `model_signing verify key`. Keys are elliptic curve keys in PEM files (P-256, P-384, P-521), as
-`openssl ecparam -genkey` makes them. Several public keys may be valid at once, while one takes another's place.
+A statement has a name and the sha256 of each file. That of an artifact is named KIND/IDENTITY/ATTEMPT (in the layout of
+before KIND/MODEL/IDENTITY), that of an intent by its key in the store: a signature is valid for nothing else. The
+library's own command verifies a downloaded artifact: `model_signing verify key`. Keys are elliptic curve keys in PEM
+files (P-256, P-384, P-521), as `openssl ecparam -genkey` makes them. Several public keys may be valid at once, while
+one takes another's place.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ Sign = Callable[[Statement], bytes]
 
 
 def artifact_statement(ref: ArtifactRef, manifest: Manifest) -> Statement:
-    return Statement(str(ref), {file.path: file.sha256 for file in manifest.files})
+    # Nodes that know the layout of before alone read signatures of the form that they know.
+    name = str(ref) if ref.model else f"{ref}/{manifest.attempt}"
+    return Statement(name, {file.path: file.sha256 for file in manifest.files})
 
 
 def record_statement(key: str, body: bytes) -> Statement:
@@ -132,7 +135,8 @@ def require_own_identity(ref: ArtifactRef, manifest: Manifest) -> None:
     document = manifest.identity
     inputs = document.get("inputs")
     named = {role: f"sha256:{reference.rpartition('/')[2]}" for role, reference in manifest.inputs.items()}
-    if Identity(document).digest != ref.identity or (manifest.kind, manifest.model) != (ref.kind, ref.model):
+    other_model = bool(ref.model) and manifest.model != ref.model
+    if Identity(document).digest != ref.identity or manifest.kind != ref.kind or other_model:
         raise SignatureRefused(f"the manifest of {ref} belongs to another artifact", code="signature-other")
     if inputs != named:
         raise SignatureRefused(f"the manifest of {ref} names other inputs than its identity", code="signature-other")

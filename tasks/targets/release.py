@@ -26,13 +26,13 @@ def _now() -> datetime:
 class Intent(Record):
     """What release N is: a repository artifact, which run made it, and from what."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
 
-    schema_version: int = 2
+    schema_version: int = 3
     model: Segment
     release: int
     repository: str
-    """Reference of the repository artifact."""
+    """Reference of the repository artifact. Up to version 2 it lies in the layout of before."""
     digest: str
     """Digest of the bytes of the repository and of the engine below it."""
     recipe: dict[str, JsonValue]

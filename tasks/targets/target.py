@@ -216,7 +216,7 @@ class Target:
                 continue  # of a model that an earlier version let be called `nodes`
             record = self.bucket.get(entry.key) if entry.age <= self.node_lifetime_s else None
             if record is not None:
-                reports.append(NodeReport.model_validate_json(record.body))
+                reports.append(NodeReport.read(record.body))
         return reports
 
 

@@ -12,7 +12,7 @@ from infra.errors import ArtifactDamaged, SignatureRefused, UsageError
 from infra.progress import Progress
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import Artifact, ArtifactRef, signature_key
-from tasks.store.inventory import read_manifest
+from tasks.store.inventory import recorded_artifact
 from tasks.store.signing import artifact_statement, signer
 from tasks.store.verify import check_signature, problems_in_folder, problems_in_store
 from tasks.targets.references import PublicName, Reference, ReleaseRef
@@ -129,8 +129,8 @@ def _intent(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:
 
 
 def _artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact:
-    manifest = read_manifest(bucket, ref)
-    if manifest is None or manifest.state == "collected":
-        problem = "it has no readable manifest" if manifest is None else "its files were collected"
+    found = recorded_artifact(bucket, ref)
+    if found is None or found.manifest.state == "collected":
+        problem = "it has no readable manifest" if found is None else "its files were collected"
         raise ArtifactDamaged(f"{ref} cannot be verified: {problem}", hint="run its rebuild again")
-    return Artifact(ref, manifest)
+    return found

@@ -24,7 +24,7 @@ from tasks.store.identity import Identity
 from tasks.store.signing import Statement
 
 IDENTITY = Identity.of("assemble", 1, inputs={}, fields={"serving": "of the lease tests"})
-REF = ArtifactRef("repository", "tiny", IDENTITY.digest)
+REF = ArtifactRef("repository", IDENTITY.digest)
 
 
 def _stop(statement: Statement) -> bytes:

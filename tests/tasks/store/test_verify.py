@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from infra.errors import ArtifactDamaged, SettingsError, SignatureRefused, UsageError
 from tasks.serving.settings import ServingSettings
@@ -128,21 +126,9 @@ def test_a_damaged_copy_is_named_put_aside_and_downloaded_again(fleet: Fleet, en
 # Signatures
 
 
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The files of two key pairs, `ours` and `other`; the public keys have the suffix `.pub`."""
-    folder = tmp_path_factory.mktemp("keys")
-    found: dict[str, str] = {}
-    for name in ("ours", "other"):
-        key = ec.generate_private_key(ec.SECP256R1())
-        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (folder / name).write_bytes(key.private_bytes(*form))
-        public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        (folder / f"{name}.pub").write_bytes(public)
-        found |= {name: str(folder / name), f"{name}.pub": str(folder / f"{name}.pub")}
-    return found
+@pytest.fixture
+def keys(signing_keys: dict[str, str]) -> dict[str, str]:
+    return signing_keys
 
 
 def signed_with(fleet: Fleet, key: str) -> Fleet:
@@ -207,9 +193,9 @@ def test_a_signature_fits_nothing_else(fleet: Fleet, keys: dict[str, str]) -> No
     # Another artifact's signature; that artifact's manifest with it; equal files under another name; other inputs.
     assert code(other.ref, other.manifest, signature.body) == "signature-other"
     assert code(other.ref, artifact.manifest, signature.body) == "signature-other"
-    renamed = ArtifactRef("repository", "renamed", artifact.ref.identity)
+    renamed = ArtifactRef("repository", artifact.ref.identity, "renamed")
     assert code(renamed, artifact.manifest, signature.body) == "signature-other"
-    engine = {"engine": f"engine/tiny/{'0' * 64}"}
+    engine = {"engine": f"engine/{'0' * 64}"}
     assert code(artifact.ref, artifact.manifest.model_copy(update={"inputs": engine}), signature.body) == (
         "signature-other"
     )
@@ -385,7 +371,7 @@ def test_a_node_with_a_key_places_only_what_a_signed_intent_names(
 def test_two_keys_are_valid_while_one_takes_the_others_place(fleet: Fleet, keys: dict[str, str]) -> None:
     both = f"{keys['ours.pub']} {keys['other.pub']}"
     for key in ("ours", "other"):
-        made = signed_with(fleet, keys[key]).rebuild(key)
+        made = signed_with(fleet, keys[key]).rebuild(key, commit=key * 8)
         signed_with(fleet, keys[key]).release(made)
         artifact = fleet.store.need(made.engine)
         check_signature(fleet.store.bucket, artifact, both)

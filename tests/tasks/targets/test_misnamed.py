@@ -56,7 +56,7 @@ def test_a_model_of_such_a_name_is_not_served_and_the_node_says_why(
 
 def test_a_model_called_nodes_stops_no_other(fleet: Fleet) -> None:
     released_before(fleet, "nodes")
-    made = fleet.rebuild("tiny")
+    made = fleet.rebuild("tiny", commit="b" * 40)
     fleet.release(made)
     assert fleet.target.nodes() == []
     assert fleet.target.view("tiny").live == fleet.target.intent("tiny", 1)
