@@ -77,7 +77,7 @@ class Manifest(Record):
     schema_version: int = 2
 
     kind: Kind
-    model: Segment | Literal[""] = ""
+    model: Annotated[str, AfterValidator(lambda name: name and segment(name))]
     """The model whose rebuild made it, if that is known; others may use it too."""
     identity: dict[str, JsonValue]
     inputs: dict[str, Annotated[str, AfterValidator(_reference)]]
