@@ -1,4 +1,4 @@
-"""A real node of commit 060e017 beside this code: it goes on answering until it is renewed, and then gets what is new."""
+"""A real node of commit 060e017 beside this code: it answers until it is renewed, and then gets what is new."""
 
 from __future__ import annotations
 
