@@ -22,7 +22,7 @@ test: $(VENV)/dev.installed ## Run the fast tests (under 8 minutes on 2 cores)
 	$(PYTEST) -n 2 --no-loadscope-reorder -m "not slow"
 
 test-slow: $(VENV)/dev.installed ## Run the slow tests: faults, whole stacks, servers in containers (under 60 minutes)
-	$(PYTEST) -m slow
+	$(PYTEST) -n 2 --no-loadscope-reorder -m slow
 
 check: $(VENV)/dev.installed ## Check format, lint, strict types and the walls between the rooms
 	$(BIN)/ruff format --check .

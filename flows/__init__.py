@@ -9,7 +9,7 @@
 
     steps                 the steps as tasks; the work is in `tasks.steps`
     task_runs             how a step runs as a task: retries, states, progress
-    build_on_pool         start the child flow, or attach to one that runs
+    build_on_pool         start the child flow, or attach to one that runs; `build_waiters` knows who else waits
     current_rebuild       what a rebuild keeps of itself; `report` is what its caller sees
     lost_runs             runs whose process or parent died
     failure, patience, run_filters, ui

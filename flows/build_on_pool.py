@@ -1,8 +1,8 @@
 """Make an engine: with the child flow `build_engine` on the pool of its kind, unless the store has the engine.
 
 A rebuild starts the child, or attaches to one that already makes the same engine. It waits without a GPU, and in no
-slot that its child needs. The child's failure is the rebuild's. A child that died is started again. Cancelling the
-rebuild cancels the child that it started.
+slot that its child needs. The child's failure is the rebuild's. A child that died is started again. A child that no
+rebuild waits for any more is cancelled.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.deployments import arun_deployment
 from prefect.runtime import flow_run
-from prefect.states import Cancelling, Crashed
+from prefect.states import Crashed
 
 from flows.build_engine import STEPS, make
+from flows.build_waiters import is_ours, let_go, wait_for
 from flows.failure import error_of
 from flows.names import BUILD_ENGINE
+from flows.patience import BUILD_SECONDS, STARTING_PROCESS_SECONDS, STARTING_SECONDS, TAKEN_SECONDS
 from flows.report import Report, StepReport
 from infra import settings
-from infra.errors import StoreUnavailable
+from infra.errors import StepFailed, StoreUnavailable
 from infra.pools.templates import job_variables, worker_image
 from infra.s3.bucket import Bucket
 from tasks.steps.plan import Plan
@@ -47,10 +49,6 @@ _TRIES = 3
 _WORKER_SECONDS = 30.0
 _SILENT_LEASES = 3
 """A running build whose lease nobody holds for so many of its lifetimes is taken for dead."""
-# A flow run is Pending while its process starts, which takes 3 to 5 s; one whose worker died stays so for ever. On a
-# pool of containers the worker first fetches an image of 20 GB, or the cluster starts a node.
-_PENDING_SECONDS = 90.0
-_PENDING_CONTAINER_SECONDS = 3600.0
 _PAUSE_AFTER_CRASH_SECONDS = 3.0
 
 
@@ -88,12 +86,12 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) ->
     async with get_client() as client:
         for attempt in range(_TRIES):
             child = await start_or_attach(client, plan, refresh, queue)
+            await wait_for(client, child.run.id)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
                 run = await _finished(client, plan, child)
             except BaseException:
-                if child.ours:
-                    await asyncio.shield(client.set_flow_run_state(child.run.id, Cancelling()))
+                await asyncio.shield(let_go(client, child.run.id))
                 raise
             state = run.state
             assert state is not None
@@ -112,21 +110,25 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) ->
 async def start_or_attach(
     client: PrefectClient, plan: Plan, refresh: frozenset[str], queue: str | None = None
 ) -> Child:
-    """Find the build of this engine that runs or waits, or start one in a work queue of its architecture's pool."""
+    """Find the build of this engine that runs or waits, or start one in a work queue of its architecture's pool.
+
+    A build that was asked to make less again than `refresh` is not ours to wait for: the new one follows it.
+    """
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     pool = await client.read_work_pool(plan.kind.pool())
-    pending_s = _PENDING_SECONDS if pool.type == "process" else _PENDING_CONTAINER_SECONDS
+    pending_s = STARTING_PROCESS_SECONDS if pool.type == "process" else STARTING_SECONDS
+    wanted = refresh & set(STEPS)
     earlier = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags[1:])),  # models of one engine share its build
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=10,
     )
     for run in earlier:
-        if run.state is not None and not run.state.is_final():
+        if run.state is not None and not run.state.is_final() and wanted <= set(run.parameters.get("refresh", [])):
             return Child(run, False, pending_s)
     # Two rebuilds that ask at the same moment ask with the same key, and get the same run. The next run after one that
     # ended has another key: the identity alone would return a failed run for ever.
-    key = f"{plan.engine_ref}:{earlier[0].id if earlier else 'first'}"
+    key = ":".join([str(plan.engine_ref), str(earlier[0].id) if earlier else "first", *sorted(wanted)])
     machine = plan.kind.build_machine()
     run = await arun_deployment(
         f"{BUILD_ENGINE.name}/{pool.name}",
@@ -135,7 +137,7 @@ async def start_or_attach(
             "snapshot": dict(plan.snapshot.document),
             "adapter": None if plan.adapter is None else dict(plan.adapter.document),
             "engine": plan.engine.digest,
-            "refresh": sorted(refresh),
+            "refresh": sorted(wanted),
         },
         timeout=0,
         idempotency_key=key,
@@ -150,11 +152,14 @@ async def start_or_attach(
         ),
         client=client,
     )
-    return Child(run, True, pending_s)
+    return Child(run, await is_ours(client, run), pending_s)
 
 
 async def _finished(client: PrefectClient, plan: Plan, child: Child) -> FlowRun:
-    """Wait for a build to end, copying its log into ours. A build whose process died is set to Crashed."""
+    """Wait for a build to end, copying its log into ours. A build whose process died is set to Crashed.
+
+    Raises StepFailed if no worker takes it, or if it never ends.
+    """
     log = get_run_logger()
     life = _Life.of(plan, child)
     copied = 0
@@ -169,6 +174,7 @@ async def _finished(client: PrefectClient, plan: Plan, child: Child) -> FlowRun:
             log.log(line.level, "build: %s", line.message)
         if run.state.is_final():
             return run
+        life.require_progress(run)
         if await life.has_ended(run):
             log.warning("the process of the build %s is gone", run.name)
             await client.set_flow_run_state(run.id, Crashed(message="its lease expired"), force=True)
@@ -184,6 +190,8 @@ class _Life:
     silent_s: float
     last_sign: float = field(default_factory=time.monotonic)
     last_type: StateType | None = None
+    since: float = field(default_factory=time.monotonic)
+    """When it came into that state."""
     warned: bool = False
 
     @classmethod
@@ -195,7 +203,7 @@ class _Life:
     async def has_ended(self, run: FlowRun) -> bool:
         """Whether a run that has not ended for Prefect has given no sign for too long."""
         if run.state_type is not self.last_type:  # a run that was long Pending has had no time yet to take its lease
-            self.last_type, self.last_sign = run.state_type, time.monotonic()
+            self.last_type, self.last_sign, self.since = run.state_type, time.monotonic(), time.monotonic()
         if run.state_type in (StateType.SCHEDULED, StateType.PAUSED):
             self._warn_of_no_worker(run)
             return False
@@ -207,6 +215,24 @@ class _Life:
         except StoreUnavailable:  # a store that is away tells nothing of the build
             self.last_sign = time.monotonic()
         return self._silence > self.silent_s
+
+    def require_progress(self, run: FlowRun) -> None:
+        """Raise StepFailed if a run has been in one state for longer than anybody should wait."""
+        waited = time.monotonic() - self.since
+        if run.state_type is not self.last_type:
+            return
+        if run.state_type in (StateType.SCHEDULED, StateType.PAUSED) and waited > TAKEN_SECONDS:
+            raise StepFailed(
+                f"no worker has taken the build {run.name} for {waited / 86400:.1f} days",
+                hint=f"start a worker on pool {run.work_pool_name}, then run the rebuild again",
+                code="build-not-taken",
+            )
+        if run.state_type is StateType.RUNNING and waited > BUILD_SECONDS:
+            raise StepFailed(
+                f"the build {run.name} has been running for {waited / 86400:.1f} days, and still is",
+                hint="look at its log in Prefect; cancel it there if it hangs",
+                code="build-too-long",
+            )
 
     @property
     def _silence(self) -> float:

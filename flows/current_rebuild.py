@@ -15,7 +15,7 @@ from flows.report import Report, current_report
 from infra import settings
 from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
-from tasks.finetuned.records import TunedWeights, newer_ones, settle, with_newest
+from tasks.finetuned.records import Standing, TunedWeights, newer_ones, settle, with_newest
 from tasks.models.catalogue import catalogue_entry
 from tasks.models.overrides import Overridden, override
 from tasks.models.spec import Model
@@ -46,16 +46,24 @@ class CurrentRebuild:
         return self.asked.lost
 
     async def overtaken(self) -> bool:
-        """Whether newer weights went live while this run was building: older ones must not take their place."""
-        newer = await asyncio.to_thread(newer_ones, self.bucket, self.written, self.tuned)
-        if newer is not None:
-            get_run_logger().warning("nothing is rolled out: meanwhile newer weights went live, %s", newer.source)
-        return newer is not None
+        """Whether newer weights passed while this run was building: older ones must not take their place."""
+        newer = await asyncio.to_thread(self.has_newer)
+        if newer:
+            get_run_logger().warning("nothing is rolled out: meanwhile newer weights have passed their gates")
+        return newer
 
-    async def settle(self, *, passed: bool) -> None:
-        """Note what the gates decided on the weights, where an event brought them."""
+    def has_newer(self) -> bool:
+        """Whether newer weights have passed their gates, which are live or about to be."""
+        return newer_ones(self.bucket, self.written, self.tuned) is not None
+
+    async def settle(self, standing: Standing) -> None:
+        """Note what became of the weights, where an event brought them.
+
+        That they passed is noted before the promotion: a run with older weights, which comes to its own promotion after
+        that, then finds it. That they are live is noted after it: until then they wait, in case this run dies.
+        """
         if self.tuned is not None:
-            await asyncio.to_thread(settle, self.bucket, self.tuned, passed=passed)
+            await asyncio.to_thread(settle, self.bucket, self.tuned, standing)
 
 
 @asynccontextmanager
@@ -72,7 +80,7 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
     except GateRefused:
         report.state = "refused"
         if not recipe and not runtime:
-            await current.settle(passed=False)
+            await current.settle("refused")
         raise
     report.state = report.outcome
 

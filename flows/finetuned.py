@@ -19,9 +19,11 @@ from flows.names import REBUILD
 from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
 from infra.s3.bucket import Bucket
-from tasks.finetuned.event import changed_by, pinned_source, read_event
-from tasks.finetuned.records import Arrival, TunedWeights, arrive, claim, decide, follow, refused
+from tasks.finetuned.arrivals import Arrival, arrive, decide, pin, refused
+from tasks.finetuned.event import Event, changed_by, pinned_source, read_event
+from tasks.finetuned.records import TunedWeights, accept
 from tasks.models.catalogue import load_catalogue
+from tasks.models.spec import Model
 from tasks.steps.fetch import snapshot_identity
 
 FINETUNED_TAG = "finetuned"
@@ -33,7 +35,8 @@ async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State
     """Rebuild a model with the weights that an event names. An automation starts this flow; people seldom do.
 
     The flow fails with the reason if the payload is no such event, or names what the model's file does not accept. The
-    same weights start nothing a second time. The store keeps every event with its decision.
+    same weights start nothing a second time, and older ones nothing once newer ones are live. The store keeps every
+    event with its decision.
 
     Args:
         payload: The fields `model`; `source`, or `revision` for another revision of the model's own repository; and
@@ -50,7 +53,9 @@ async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State
 async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     """Decide on an event, once. If that is not possible now, the next reconcile tries again.
 
-    Raises EventRefused and SourceError if the event is refused, and other errors if it stays undecided.
+    Each write may be the last one of this run: whoever takes the event again finds what was written, and goes on.
+    Raises EventRefused and SourceError if the event is refused, and other errors if it stays undecided. An event that
+    comes too late is refused without an error: nobody has done anything wrong.
     """
     config = settings.load()
     bucket = Bucket.at(config.store)
@@ -60,45 +65,79 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
         return arrival
     models = await asyncio.to_thread(load_catalogue, config.catalogue)
     try:
-        event = read_event(payload)
-        changed, asked = changed_by(event, models)
-        model, weights = await steps.resolve(changed, asked)
+        brought = await _brought(bucket, arrival, read_event(payload), models)
+        first = await asyncio.to_thread(accept, bucket, brought)
     except (EventRefused, SourceError) as error:
-        await asyncio.to_thread(decide, bucket, refused(arrival, error))
-        raise
-    brought = TunedWeights(
-        model=model.name,
-        revision=snapshot_identity(weights.tuned).digest,
-        asked=asked,
-        source=pinned_source(asked, weights.tuned.pin),
-        adapter=weights.adapter is not None,
-        recipe=event.options,
-        file_source=models[model.name].origin,
-        event=id,
-    )
-    first = await asyncio.to_thread(claim, bucket, brought)
+        arrival = await asyncio.to_thread(decide, bucket, refused(arrival, error))
+        if error.code != "event-overtaken":
+            raise
+        get_run_logger().warning("event %s comes too late: %s", id, error)
+        return arrival
     about = {"model": brought.model, "revision": brought.revision}
     if first.event != id:
         reason = f"event {first.event} brought the same weights on {first.accepted:%Y-%m-%d %H:%M:%S} UTC"
         arrival = arrival.model_copy(update={**about, "state": "duplicate", "reason": reason})
     else:
-        await asyncio.to_thread(follow, bucket, first)
-        run = await _rebuild(first)
+        run = await rebuild_with(first)
         reason = f"{brought.model} is rebuilt with {brought.source}"
         arrival = arrival.model_copy(update={**about, "state": "accepted", "reason": reason, "flow_run": run})
     get_run_logger().info("event %s: %s", id, arrival.reason)
     return await asyncio.to_thread(decide, bucket, arrival)
 
 
-async def _rebuild(weights: TunedWeights) -> str:
-    """Start the rebuild, once for these weights. It takes the newest, which may be others when it begins."""
+async def _brought(bucket: Bucket, arrival: Arrival, event: Event, models: Mapping[str, Model]) -> TunedWeights:
+    """The weights that an event brings: those that its source had when it was first looked at.
+
+    Raises SourceError, and EventRefused: `event-overtaken` if the source, or the branch that they were pushed to, has
+    others by now.
+    """
+    changed, asked = changed_by(event, models)
+    branch, commit = event.pushed or (arrival.pinned or asked, None)
+    model, weights = await steps.resolve(changed, branch)
+    if commit is not None and weights.tuned.pin.get("commit") != commit:
+        raise EventRefused(f"{branch} is no longer at {commit}", code="event-overtaken")
+    source, revision = pinned_source(asked, weights.tuned.pin), snapshot_identity(weights.tuned).digest
+    # A branch moves, and a prefix is written over. Whatever comes then has an event and a number of its own.
+    arrival = await asyncio.to_thread(pin, bucket, arrival, source, revision)
+    if arrival.pinned not in ("", source):
+        return await _brought(bucket, arrival, event, models)
+    if arrival.revision != revision:
+        raise EventRefused(f"{source} has other weights than when event {arrival.id} came", code="event-overtaken")
+    brought = TunedWeights(
+        model=model.name,
+        revision=revision,
+        asked=asked,
+        source=source,
+        adapter=weights.adapter is not None,
+        recipe=event.options,
+        file_source=models[model.name].origin,
+        event=arrival.id,
+        order=arrival.order,
+        series=event.series or "",
+        version=event.version or 0,
+    )
+    # An event without a number came before there were numbers, and has its place by the clock, as all had then.
+    return brought if arrival.order else brought.model_copy(update={"accepted": arrival.received})
+
+
+async def rebuild_with(weights: TunedWeights, again: str = "") -> str:
+    """Start a rebuild that takes these weights, or newer ones if there are when it begins. Returns the run's id.
+
+    There is one run for these weights, and one more for each value of `again`.
+    """
+    key = f"finetuned:{weights.model}:{weights.revision}"
+    return await start_rebuild(weights.model, f"{key}:{again}" if again else key, f"event:{weights.event}")
+
+
+async def start_rebuild(model: str, key: str, *tags: str) -> str:
+    """Start a rebuild, once for `key`. Returns the run's id."""
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(REBUILD.deployment)
         run = await client.create_flow_run_from_deployment(
             deployment.id,
-            parameters={"model": weights.model},
-            name=f"rebuild {weights.model}",
-            tags=[FINETUNED_TAG, f"event:{weights.event}"],
-            idempotency_key=f"finetuned:{weights.model}:{weights.revision}",
+            parameters={"model": model},
+            name=f"rebuild {model}",
+            tags=[FINETUNED_TAG, *tags],
+            idempotency_key=key,
         )
     return str(run.id)

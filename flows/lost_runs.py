@@ -29,15 +29,15 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows.names import BUILD_ENGINE, REBUILD
-from flows.patience import SETTLED_SECONDS
-from flows.run_filters import NOT_ENDED, PAGE
+from flows.build_waiters import awaited_builds
+from flows.names import BUILD_ENGINE, FINETUNED, REBUILD, FlowName
+from flows.patience import SETTLED_SECONDS, STARTING_SECONDS
+from flows.run_filters import NOT_ENDED, PAGE, pages, read_all
 from tasks.watch.waves import WATCH_TAG
 
 AGAIN_TAG = "again"
-"""The tag in Prefect of a rebuild that replaces one that crashed. It is not replaced in turn."""
+"""The tag in Prefect of a run that replaces one that crashed. It is not replaced in turn."""
 
-_STARTING_SECONDS = 1800.0  # an image of tens of GB is pulled while a run is Pending
 _REMEMBERED = timedelta(days=1)
 
 
@@ -49,30 +49,36 @@ async def crash_the_dead(client: PrefectClient, flows: Iterable[str], silent_sec
     for run in await _of_flows(client, flows, [StateType.PENDING, StateType.RUNNING]):
         since = _seconds_since(run.state.timestamp if run.state else run.created)
         if run.state_type is StateType.PENDING:
-            if since > _STARTING_SECONDS:
+            if since > STARTING_SECONDS:
                 await _set(client, run, Crashed(message="it did not begin: its worker is gone"))
         elif since > silent_seconds and not await _sent_heartbeat(client, run, silent_seconds):
             await _set(client, run, Crashed(message="it sends no heartbeats: its worker and its process are gone"))
 
 
 async def start_again(client: PrefectClient) -> None:
-    """Start crashed rebuilds again, each once. The release watch starts its own rebuilds again."""
-    deployment = await client.read_deployment_by_name(REBUILD.deployment)
-    crashed = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
+    """Start crashed rebuilds and decisions on events again, each once. The release watch has its own way.
+
+    Who decides on an event may have died before it was in the store, and then Prefect alone knows of it.
+    """
+    for flow in (REBUILD, FINETUNED):
+        await _start_again(client, flow)
+
+
+async def _start_again(client: PrefectClient, flow: FlowName) -> None:
+    deployment = await client.read_deployment_by_name(flow.deployment)
+    crashed = await read_all(
+        client,
+        FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - _REMEMBERED}),
         ),
-        limit=PAGE,
     )
-    if not crashed:
-        return
-    keys = [_key(run) for run in crashed]
-    started = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)), limit=PAGE
-    )
-    for lost in due_again(crashed, {run.idempotency_key for run in started}):
+    started: set[str | None] = set()
+    for keys in pages([_key(run) for run in crashed]):
+        with_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=list(keys)))
+        started |= {run.idempotency_key for run in await read_all(client, with_key)}
+    for lost in due_again(crashed, started):
         again = await client.create_flow_run_from_deployment(
             deployment.id,
             parameters=lost.parameters,
@@ -84,7 +90,7 @@ async def start_again(client: PrefectClient) -> None:
 
 
 def due_again(crashed: Iterable[FlowRun], started: Container[str | None]) -> list[FlowRun]:
-    """The crashed rebuilds to start again now. `started` are the idempotency keys of runs that were started before."""
+    """The crashed runs to start again now. `started` are the idempotency keys of runs that were started before."""
     return [
         run
         for run in crashed
@@ -101,12 +107,13 @@ def _key(lost: FlowRun) -> str:
 async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> None:
     """Cancel builds whose parent ended more than `after_seconds` ago: a rebuild in its place has begun by then.
 
-    A build stays if a rebuild of the same model waits for it.
+    A build stays if a rebuild waits for it, or one of the same model is on its way to it.
     """
     builds = [run for run in await _of_flows(client, [BUILD_ENGINE.name], NOT_ENDED) if run.parent_task_run_id]
     if not builds:
         return
-    awaited = {str(run.parameters.get("model")) for run in await _of_flows(client, [REBUILD.name], NOT_ENDED)}
+    rebuilds = await _of_flows(client, [REBUILD.name], NOT_ENDED)
+    awaited = _models(rebuilds) | awaited_builds(rebuilds)
     for run in orphans(builds, await _parents(client, builds), awaited, after_seconds):
         # Nobody would end a run that no worker has taken.
         begun = run.state_type in (StateType.RUNNING, StateType.PENDING)
@@ -114,12 +121,21 @@ async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> N
         await _set(client, run, Cancelling(message=message) if begun else Cancelled(message=message))
 
 
+async def being_rebuilt(client: PrefectClient) -> frozenset[str]:
+    """The models of rebuilds that have not ended."""
+    return _models(await _of_flows(client, [REBUILD.name], NOT_ENDED))
+
+
+def _models(rebuilds: Iterable[FlowRun]) -> frozenset[str]:
+    return frozenset(str(run.parameters.get("model")) for run in rebuilds)
+
+
 def orphans(
     builds: Iterable[FlowRun], parents: Mapping[UUID, FlowRun], awaited: Container[str], after_seconds: float
 ) -> list[FlowRun]:
     """The builds whose parent has ended or was deleted.
 
-    `parents` are by the build's id; `awaited` are models that some rebuild waits for.
+    `parents` are by the build's id; `awaited` are models, and ids of builds, that some rebuild waits for.
     """
     found: list[FlowRun] = []
     for run in builds:
@@ -127,30 +143,28 @@ def orphans(
         gone = parent is None or (parent.state is not None and parent.state.is_final())
         ended = run.created if parent is None else parent.end_time
         model = next((tag.removeprefix("model:") for tag in run.tags if tag.startswith("model:")), "")
-        if gone and _seconds_since(ended) > after_seconds and model not in awaited:
+        if gone and _seconds_since(ended) > after_seconds and model not in awaited and str(run.id) not in awaited:
             found.append(run)
     return found
 
 
 async def _of_flows(client: PrefectClient, flows: Iterable[str], states: Iterable[StateType]) -> list[FlowRun]:
-    return await client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
-        limit=PAGE,
-    )
+    in_state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
+    return await read_all(client, in_state, FlowFilter(name=FlowFilterName(any_=list(flows))))
 
 
 async def _parents(client: PrefectClient, runs: list[FlowRun]) -> dict[UUID, FlowRun]:
     """The flow runs that started `runs`, by the id of the run that they started."""
     of_run = {run.id: run.parent_task_run_id for run in runs if run.parent_task_run_id is not None}
-    tasks = await client.read_task_runs(
-        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(of_run.values()))), limit=PAGE
-    )
-    of_task = {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
-    found = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(of_task.values()))), limit=PAGE
-    )
-    by_id = {run.id: run for run in found}
+    of_task: dict[UUID, UUID] = {}
+    for ids in pages(list(of_run.values())):
+        wanted = TaskRunFilter(id=TaskRunFilterId(any_=list(ids)))
+        tasks = await client.read_task_runs(task_run_filter=wanted, limit=PAGE)
+        of_task |= {task.id: task.flow_run_id for task in tasks if task.flow_run_id is not None}
+    by_id: dict[UUID, FlowRun] = {}
+    for ids in pages(list(of_task.values())):
+        found = await read_all(client, FlowRunFilter(id=FlowRunFilterId(any_=list(ids))))
+        by_id |= {run.id: run for run in found}
     return {run: by_id[of_task[task]] for run, task in of_run.items() if of_task.get(task) in by_id}
 
 

@@ -11,6 +11,7 @@ from flows.build_engine import STEPS
 from flows.build_on_pool import make_engine
 from flows.current_rebuild import rebuilding
 from flows.task_runs import run
+from flows.turns import turn
 
 Refresh = Literal["nothing", "fetch", "convert", "build", "assemble"]
 Until = Literal["upload", "promote"]
@@ -58,14 +59,17 @@ async def rebuild(
             return
         await run(report, steps.assemble, plan, "assemble" in redo)
         for target in targets or entry.targets:
-            if await current.overtaken():
-                break
-            rolled = await run(report, steps.roll_out, plan, target, bool(redo), recreate, current.lost)
-            report.add_release(target, rolled.release)
-            if not rolled.unchanged:
-                await run(report, steps.validate, plan, rolled)
-                await run(report, steps.promote, plan, rolled)
-                await current.settle(passed=True)
+            async with turn(target, model):
+                if await current.overtaken():
+                    break
+                rolled = await run(report, steps.roll_out, plan, target, bool(redo), recreate, current.lost)
+                report.add_release(target, rolled.release)
+                if not rolled.unchanged:
+                    await run(report, steps.validate, plan, rolled)
+                    await current.settle("passed")
+                    if not await run(report, steps.promote, plan, rolled, current.has_newer):
+                        break
+                await current.settle("live")  # also where the run before this one died
 
 
 def _from(step: Refresh) -> frozenset[str]:

@@ -1,32 +1,36 @@
-"""Look for what was missed: lost runs, events without a decision, hub branches that moved."""
+"""Look for what was missed: lost runs and their candidates, undecided events, moved branches, weights that wait."""
 
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid5
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
-from pydantic import JsonValue
+from prefect.runtime import flow_run
+from pydantic import JsonValue, ValidationError
 
-from flows.finetuned import take
-from flows.lost_runs import cancel_orphans, crash_the_dead, start_again
+from flows.finetuned import rebuild_with, start_rebuild, take
+from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, start_again
 from flows.names import FLOWS, RECONCILE
 from flows.patience import RECONCILED_HEARTBEATS
 from infra import settings
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
+from tasks.finetuned.arrivals import undecided
 from tasks.finetuned.event import Event
 from tasks.finetuned.moved_branches import moved
-from tasks.finetuned.records import undecided
+from tasks.finetuned.records import waiting
 from tasks.models.catalogue import load_catalogue
+from tasks.models.spec import Model
+from tasks.steps.abandoned import give_up_abandoned
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
 
 @flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
 async def reconcile(undecided_seconds: float = 300) -> None:
-    """Start crashed rebuilds again, end builds that nobody waits for, and decide on events that were missed.
+    """Start crashed rebuilds again, end what nobody waits for, and decide on events that were missed.
 
     Runs by its schedule, and when a rebuild has crashed.
 
@@ -40,17 +44,52 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         await start_again(client)
         await cancel_orphans(client)
     bucket = Bucket.at(config.store)
-    for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, undecided_seconds))):
+    for ended in await asyncio.to_thread(give_up_abandoned, bucket, str(flow_run.id), config.lease_seconds):
+        get_run_logger().warning("%s", ended)
+    await decide_the_undecided(bucket, undecided_seconds)
+    async with get_client() as client:
+        going = await being_rebuilt(client)
+    for model in (await asyncio.to_thread(load_catalogue, config.catalogue)).values():
+        try:
+            await _take_moved(bucket, model)
+            if model.name not in going:
+                await rebuild_what_waits(bucket, model)
+        except (EnginehouseError, ValidationError) as error:  # a record of this model, which concerns no other
+            get_run_logger().warning("%s: %s", model.name, error)
+
+
+async def decide_the_undecided(bucket: Bucket, older_than_seconds: float) -> None:
+    """Decide on the events that came so long ago and were left without a decision, in the order in which they came."""
+    warn = get_run_logger().warning
+    for arrival in await asyncio.to_thread(lambda: list(undecided(bucket, older_than_seconds, warn))):
         await _take(arrival.id, arrival.said)
-    models = await asyncio.to_thread(load_catalogue, config.catalogue)
-    for name, branch in (await asyncio.to_thread(moved, bucket, models.values())).items():
-        event = Event(model=name, revision=branch, sender="reconcile")
-        await _take(str(uuid4()), event.model_dump(mode="json", exclude_none=True))
+
+
+async def rebuild_what_waits(bucket: Bucket, model: Model) -> None:
+    """Have a model rebuilt whose accepted weights wait and that nobody rebuilds: newer ones were refused before them.
+
+    What is known of a model's weights has one such rebuild, so one that fails does not come again.
+    """
+    found = await asyncio.to_thread(waiting, bucket, model)
+    if found is not None:
+        weights, known = found
+        await rebuild_with(weights, again=known)
+
+
+async def _take_moved(bucket: Bucket, model: Model) -> None:
+    """One event for the weights that a branch has now, or a rebuild for those that an adapter is merged into."""
+    for found in await asyncio.to_thread(lambda: list(moved(bucket, [model]))):
+        key = f"moved:{found.model}:{found.snapshot}"
+        if found.tuned:
+            event = Event(model=found.model, revision=found.branch, sender="reconcile")
+            await _take(str(uuid5(NAMESPACE_URL, key)), event.model_dump(mode="json", exclude_none=True))
+        else:
+            await start_rebuild(found.model, key)
 
 
 async def _take(event: str, payload: dict[str, JsonValue]) -> None:
     """Decide on an event. An error concerns this event alone: it is logged."""
     try:
         await take(event, payload)
-    except EnginehouseError as error:
+    except (EnginehouseError, ValidationError) as error:
         get_run_logger().warning("event %s: %s", event, error)

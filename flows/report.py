@@ -12,6 +12,9 @@ from pydantic import JsonValue
 
 Outcome = Literal["promoted", "unchanged", "built"]
 
+OVERTAKEN = "Overtaken"
+"""The state of a promotion that did not come about, because newer weights were live."""
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -48,7 +51,7 @@ class Report:
     @property
     def outcome(self) -> Outcome:
         """The final state of a rebuild without an error."""
-        if any(step.name == "promote" for step in self.steps):
+        if any(step.name == "promote" and step.state != OVERTAKEN for step in self.steps):
             return "promoted"
         return "unchanged" if self.targets else "built"
 

@@ -9,24 +9,27 @@ from prefect.cache_policies import NO_CACHE
 
 from infra import settings
 from infra.s3.bucket import Bucket
-from tasks.steps.promote import roll_back
+from tasks.steps.promote import RolledBack, roll_back
 from tasks.targets.target import Target
 
 
 @flow(name="rollback", flow_run_name="roll back {model}", persist_result=False)
-async def rollback(model: str, to: int | None = None, target: str | None = None) -> int:
+async def rollback(
+    model: str, to: int | None = None, target: str | None = None, instead_of: int | None = None
+) -> RolledBack:
     """Move the public name of a model back to an earlier release that passed its gates.
 
     Args:
         model: Name of the model.
         to: Number of the release. If empty, the one that was public before.
         target: Name of the target to roll back on. If empty, the one of the worker that runs this.
+        instead_of: Number of the release to go back from. If another one is public by then, nothing is done.
     """
-    release = await _roll_back(model, to, target or settings.load().target)
-    get_run_logger().info("%s answers with release %d", model, release)
-    return release
+    done = await _roll_back(model, to, target or settings.load().target, instead_of)
+    get_run_logger().info("%s answers with release %d, instead of %s", model, done.release, done.instead_of)
+    return done
 
 
 @task(name="rollback", task_run_name="roll back {model} on {target}", cache_policy=NO_CACHE, persist_result=False)
-async def _roll_back(model: str, to: int | None, target: str) -> int:
-    return await asyncio.to_thread(roll_back, Target(Bucket.at(settings.load().store), target), model, to)
+async def _roll_back(model: str, to: int | None, target: str, instead_of: int | None) -> RolledBack:
+    return await asyncio.to_thread(roll_back, Target(Bucket.at(settings.load().store), target), model, to, instead_of)

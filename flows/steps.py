@@ -6,12 +6,13 @@ The work is in the plain functions of `tasks.steps`; nothing in this module is n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from pydantic import JsonValue
 
 from flows import ui
+from flows.report import OVERTAKEN
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
 from infra import settings
 from infra.errors import GateRefused
@@ -126,11 +127,13 @@ async def validate(plan: Plan, rolled: RollOut) -> Result:
 
 
 @step("promote", "promote {plan.model.name} release {rolled.release} on {rolled.target}")
-async def promote(plan: Plan, rolled: RollOut) -> None:
-    """Move the public name to the candidate."""
+async def promote(plan: Plan, rolled: RollOut, unless: Callable[[], bool]) -> bool:
+    """Move the public name to the candidate. Returns False if `unless` says yes at that moment, and it stayed."""
     target = step_context(plan.engine.digest).target(rolled.target)
-    await asyncio.to_thread(promote_step.promote, target, plan.model.name, rolled.release)
+    if not await asyncio.to_thread(promote_step.promote, target, plan.model.name, rolled.release, unless=unless):
+        return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
+    return True
 
 
 async def _show_lineage(reference: Reference) -> None:

@@ -1,7 +1,8 @@
-"""Folders on this machine's disk."""
+"""Folders and files on this machine's disk."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Generator
@@ -34,6 +35,16 @@ def whole_folder(folder: Path, *, partial: Path | None = None, keep_existing: bo
     finally:
         with suppress(OSError):  # nothing here is worth more than the block's own error
             remove_tree(partial)
+
+
+def replace_file(path: Path, body: bytes) -> None:
+    """Write `path` in one step: it has its old bytes or `body`, also after a crash or on a full disk."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def remove_tree(folder: Path) -> None:

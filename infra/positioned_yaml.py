@@ -13,6 +13,12 @@ import yaml
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+MAX_CHARACTERS = 2**20
+MAX_DEPTH = 50
+MAX_VALUES = 100_000
+"""Of a whole file. A model's file of many prompts has a few hundred, and five levels."""
+
+
 class Problem(NamedTuple):
     """One mistake in a file. `line` counts from 1; `field` is a dotted path, empty for the whole file."""
 
@@ -52,6 +58,8 @@ def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
     except (OSError, UnicodeDecodeError) as error:
         return None, [Problem(1, "", f"cannot be read: {error}")]
     try:
+        if (excess := _excess(text)) is not None:
+            return None, [excess]
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
@@ -64,6 +72,42 @@ def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
         return None, [Problem(mark.line + 1 if mark else 1, "", f"is not YAML: {error.problem}")]
     except (yaml.YAMLError, ValueError) as error:
         return None, [Problem(1, "", f"is not YAML: {error}")]
+
+
+def _excess(text: str) -> Problem | None:
+    """What makes a document more than any reader should build: told from its events, before anything is built.
+
+    libyaml's own loader crashes on brackets that nest deep, and aliases of aliases are written in a few lines.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return Problem(1, "", f"has {len(text)} characters; the most is {MAX_CHARACTERS}")
+    sizes: dict[str | None, int] = {}
+    # Of each collection that is open, the anchor and the number of values so far; the first is the document itself.
+    opened: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=_Loader):
+        size = 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = opened.pop()
+            sizes[anchor] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            size = sizes[event.anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in opened):
+                return Problem(_line(event), "", f"the alias *{event.anchor} is part of what it names")
+            size = sizes.get(event.anchor, 1)
+        opened[-1] = (opened[-1][0], opened[-1][1] + size)
+        if len(opened) > MAX_DEPTH + 1:
+            return Problem(_line(event), "", f"nests deeper than {MAX_DEPTH} levels")
+        if opened[-1][1] > MAX_VALUES:
+            return Problem(_line(event), "", f"has more than {MAX_VALUES} values, aliases counted in full")
+    return None
+
+
+def _line(event: yaml.Event) -> int:
+    mark = event.start_mark
+    return mark.line + 1 if mark else 1
 
 
 def _repeated_keys(node: yaml.Node, path: tuple[str, ...]) -> list[Problem]:

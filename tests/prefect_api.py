@@ -23,11 +23,14 @@ OWN = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFEC
 """Environment of every process of Prefect in a test."""
 
 
-def ask(api_url: str, method: str, path: str, body: object = None) -> Any:
-    """What the API answers, as JSON. Raises httpx.HTTPStatusError."""
+def ask(api_url: str, method: str, path: str, body: object = None, *, credential: str = "") -> Any:
+    """What the API answers, as JSON. Raises httpx.HTTPStatusError. `credential` is the `user:password` it asks for."""
+    user, _, password = credential.partition(":")
     until = time.monotonic() + 30
     while True:
-        answer = httpx.request(method, api_url + path, json=body, timeout=120)
+        answer = httpx.request(
+            method, api_url + path, json=body, auth=(user, password) if credential else None, timeout=120
+        )
         # SQLite is locked for a moment now and then; Prefect's own clients ask again too.
         if answer.status_code != 503 or time.monotonic() > until:
             answer.raise_for_status()

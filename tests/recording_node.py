@@ -13,7 +13,7 @@ import pytest
 
 from deployments.node.agent import Node
 from deployments.node.facts import Facts
-from infra.triton.client import ModelState, TritonClient
+from infra.triton.client import Completion, Counts, ModelState, Request, TritonClient
 from infra.triton.command import Ports
 from infra.triton.log import Log
 from infra.triton.supervisor import Ensured
@@ -38,6 +38,15 @@ class RecordingTriton(TritonClient):
     def ready(self, model: str) -> bool:
         return model in self.loads
 
+    def live(self) -> bool:
+        return True
+
+    def generate(self, model: str, request: Request) -> Completion:
+        return Completion("a", (), 0.0)
+
+    def counts(self, model: str) -> Counts:
+        return Counts(0, 0)
+
     def unload(self, model: str) -> None:
         return
 
@@ -46,12 +55,12 @@ class Started:
     """Takes the supervisor's place: a Triton that has started and stays."""
 
     def __init__(self, client: RecordingTriton, folder: Path) -> None:
-        self.client, self.pid, self._change = client, os.getpid(), Ensured.STARTED
+        self.client, self.pid, self.alive = client, os.getpid(), False
         self.log = Log(folder / "triton.log")
 
     def ensure(self) -> Ensured:
-        change, self._change = self._change, Ensured.NONE
-        return change
+        self.alive = True
+        return Ensured.STARTED
 
     def stop(self) -> None:
         return

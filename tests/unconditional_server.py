@@ -1,4 +1,4 @@
-"""An S3 server before the real one that takes conditions and writes all the same, or does not know them."""
+"""An S3 server before the real one that ignores conditions, does not know them, or refuses those that hold."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def unconditional(endpoint: str, s3: S3Client, *headers: str, status: int = 200) -> Generator[str]:
+def unconditional(
+    endpoint: str, s3: S3Client, *headers: str, status: int = 200, quoted: bool = False
+) -> Generator[str]:
     """The endpoint of a server that ignores `headers`, or with another `status` answers that to each of them.
 
-    `s3` is a client of the real one, at `endpoint`.
+    `s3` is a client of the real one, at `endpoint`. With `quoted` it does so only where the value is in quotes.
     """
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(endpoint, s3, headers, status))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(endpoint, s3, headers, status, quoted))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -31,7 +33,9 @@ def unconditional(endpoint: str, s3: S3Client, *headers: str, status: int = 200)
         server.server_close()
 
 
-def _handler(endpoint: str, s3: S3Client, headers: tuple[str, ...], status: int) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    endpoint: str, s3: S3Client, headers: tuple[str, ...], status: int, quoted: bool
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -40,7 +44,8 @@ def _handler(endpoint: str, s3: S3Client, headers: tuple[str, ...], status: int)
 
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if not any(header in self.headers for header in headers):
+            values = [self.headers[header] for header in headers if header in self.headers and self.command == "PUT"]
+            if not any(value.startswith('"') or not quoted for value in values):
                 upstream = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)
                 kept = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
                 upstream.request(self.command, self.path, body, kept)

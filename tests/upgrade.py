@@ -146,9 +146,9 @@ def check(new: Enginehouse, before: Mapping[str, JsonValue]) -> None:
             _say(f"{name}: as before")
         _require_nothing_done(cast(Document, before[REBUILD]))
         _say("every step was found Cached, and the release Unchanged")
-        for release, reference in (("2", OTHER), ("1", LIVE)):
-            report = cast(Document, new.json("rollback", MODEL, "--json"))
-            _require_same("rollback", {"model": MODEL, "release": int(release)}, report)
+        for came_from, release, reference in ((1, 2, OTHER), (2, 1, LIVE)):
+            report = cast(Document, new.json("rollback", MODEL, "--to", str(release), "--json"))
+            _require_same("rollback", {"model": MODEL, "release": release, "from": came_from}, report)
             answer = new.ask()
             if not answer.strip() or (reference == LIVE) != (answer == before["ask"]):
                 raise Differs(f"{reference} answers {answer!r}, and {LIVE} answered {before['ask']!r}")

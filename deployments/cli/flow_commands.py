@@ -44,6 +44,9 @@ def add_flow_commands(add: Add) -> None:
     sub = add("rollback", _rollback, "give the public name back to an earlier release", json=True)
     sub.add_argument("model")
     sub.add_argument("--to", type=int, metavar="N", help="number of the release; by default the previous one")
+    sub.add_argument(
+        "--from", type=int, metavar="N", dest="instead_of", help="do nothing if another release is live than this one"
+    )
     sub.add_argument("--target", default=None)
 
     sub = add("watch", _watch, "look for new versions of TensorRT-LLM once, and rebuild what takes them", json=True)
@@ -108,11 +111,11 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     _print_logs_from(logging.CRITICAL)
     from flows.rollback import rollback
 
-    release = run(rollback(options.model, options.to, options.target))
+    done = run(rollback(options.model, options.to, options.target, options.instead_of))
     if options.json:
-        print(json.dumps({"model": options.model, "release": release}))
+        print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
     else:
-        print(f"{options.model} answers with release {release}")
+        print(f"{options.model} answers with release {done.release}, instead of {done.instead_of or 'none'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Commands of the embedded stack: up, down, status, env."""
+"""Commands of the embedded stack: up, down, status, ui, env."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def add_stack_commands(add: Add) -> None:
     add("up", _up, "start the embedded stack, or whatever of it is missing")
     add("down", _down, "stop the embedded stack; its data stays")
     add("status", _status, "which services of the embedded stack run, and where", json=True)
+    add("ui", _ui, "print where the Prefect UI is, and what its login asks for", json=True)
     add("env", _env, "print the variables with which other clients reach the stack, as export lines")
 
 
@@ -29,7 +30,7 @@ def _up(options: argparse.Namespace, settings: Settings) -> int:
     lifecycle.up(settings, say)
     activate()
     require_conditional_writes(Bucket.at(load().store))
-    say(f"\nPrefect UI  {os.environ.get('PREFECT_API_URL', '').removesuffix('/api')}")
+    say(f"\nPrefect UI  {os.environ.get('PREFECT_API_URL', '').removesuffix('/api')}  (its login: enginehouse ui)")
     say("next: enginehouse rebuild smollm2-135m")
     return 0
 
@@ -45,6 +46,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import asdict
 
     from deployments.stack import lifecycle
+    from infra.triton.weakness import triton_release, weakness
 
     services = lifecycle.status(settings)
     if options.json:
@@ -52,7 +54,22 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     else:
         for service in services:
             print(f"{service.name:18} {service.state:10} {service.pid or '-':>8}  {service.address:30} {service.log}")
+    if known := weakness(triton_release(of_image=bool(settings.triton))):
+        say(f"\nwarning: {known}")
     return 0 if all(service.state == "running" for service in services) else 1
+
+
+def _ui(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.stack import lifecycle
+
+    variables = lifecycle.environment(settings)
+    url = variables["PREFECT_API_URL"].removesuffix("/api")
+    login = variables.get("PREFECT_API_AUTH_STRING", "")  # none, while servers of an earlier version run
+    if options.json:
+        print_json({"url": url, "login": login})
+    else:
+        print(f"{url}\nlogin  {login}")
+    return 0
 
 
 def _env(options: argparse.Namespace, settings: Settings) -> int:

@@ -1,8 +1,11 @@
 """The node agent: a small loop beside each Triton that gives it the state that the store asks for.
 
 It reads the wanted state, brings releases to its own disk (verified), writes configurations, calls Triton on
-loopback and reports. Nothing else touches its Triton. It starts Triton, starts it again when it dies, and finds
-a running one again when it was itself killed.
+loopback and reports. Nothing else touches its Triton. It starts Triton, starts it again when it dies or hangs, and
+finds a running one again when it was itself killed.
+
+The loop never waits: what may take time runs in a thread, and its outcome is looked at in a later turn. No exception of
+one model's work ends a turn for another.
 """
 
 from __future__ import annotations
@@ -14,34 +17,45 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from deployments.node.converging import Converging, is_loading, watched
+from deployments.node.copies import Copies, remove
 from deployments.node.engine_groups import EngineGroups
 from deployments.node.facts import Facts
-from deployments.node.known import KnownModel, KnownRelease
+from deployments.node.folder import only_agent
+from deployments.node.health import Health, HealthServer
+from deployments.node.known import KnownModel, follow
 from deployments.node.loading import Loading, Servers
-from deployments.node.reports import Reports
-from infra.errors import EnginehouseError, SettingsError, StoreUnavailable, TritonError
-from infra.files import remove_tree
+from deployments.node.orphans import Orphans
+from deployments.node.reports import Reports, instance
+from deployments.node.wanted import Wanted
+from deployments.node.watching import Watch
+from infra.errors import EnginehouseError, SettingsError, StoreUnavailable
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from infra.settings import Settings
+from infra.triton.client import TritonClient
 from infra.triton.command import Ports
 from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact_store import ArtifactStore
-from tasks.store.copies import put_unused_aside
-from tasks.store.names import collision, is_node
+from tasks.store.names import is_node
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
-from tasks.triton.placement import placed_models, withdraw_everything, write_public
+from tasks.triton.placement import withdraw_everything
 
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 """How long what failed for a passing reason waits for its next try."""
+_START_AGAIN_SECONDS = 1.0
+_PROBE_SECONDS = 2.0
+"""How long the store may take at the start to show what it can: without it, the node begins with what it has."""
+_STILL_SECONDS = 10.0
+"""A loop that has made no turn for so long stands still, and what it said last is not true any more."""
 
 _log = logging.getLogger("enginehouse.node")
 
@@ -49,7 +63,8 @@ _log = logging.getLogger("enginehouse.node")
 class Node:
     """One node of a target. `folder` holds all its files; `ports` are its Triton's; `facts` are its machine's.
 
-    With `public_key`, a file or several, it places nothing that was not signed with the pair of one.
+    With `public_key`, a file or several, it places nothing that was not signed with the pair of one. With
+    `health_port` it says there whether its models answer.
     """
 
     def __init__(
@@ -62,160 +77,170 @@ class Node:
         facts: Facts,
         public_key: str = "",
         *,
+        health_port: int = 0,
         retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self.name = name
         self._target = target
-        self._store = store
         self._folder = folder
         self._ports = ports
         self._facts = facts
-        self._retry_seconds = retry_seconds
         self._models: dict[str, KnownModel] = {}
         self._models_folder = folder / "models"
-        self._copies_folder = folder / "artifacts"
-        self._loading = Loading(target, store, self._copies_folder, self._models_folder, public_key, retry_seconds)
-        self._loaders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="load")
-        self._copied: set[tuple[str, int]] | None = None
+        self._copies = Copies(store, folder / "artifacts", public_key)
+        # Loads wait for the store and for Triton; what moves a name, unloads or removes must not wait behind them.
+        self._loaders = ThreadPoolExecutor(max_workers=16, thread_name_prefix="load")
+        self._movers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="move")
+        loading = Loading(self._copies, self._models_folder, retry_seconds)
+        self._converging = Converging(loading, self._loaders, self._movers)
+        self._wanted = Wanted(target, folder / "wanted.json", public_key)
         self._reports = Reports(target)
+        self._watch = Watch(TritonClient(f"127.0.0.1:{ports.metrics}"))
+        self._copied: frozenset[tuple[str, int]] | None = None
         self._error = ""
+        self._ensuring: Future[Ensured] | None = None
+        self._start_at = 0.0
+        self._condemned = ""
+        self._health_port = health_port
+        self._turned: tuple[Health, float] | None = None
+        self._stopping = False
+        self._health_server = HealthServer(self._health, ports.bind, health_port)
+        self._instance = ""
         self._triton = Supervisor(
             folder, self._models_folder, ports, root=facts.triton, orchestrated_gpus=facts.orchestrated_gpus
         )
         self._groups = EngineGroups(folder / "groups", facts.triton)
+        self._orphans = Orphans(self._models_folder)
 
     def run(self, stop: threading.Event) -> None:
-        """Converge until `stop` is set, then end Triton, and the servers of engines that it calls."""
-        self._models_folder.mkdir(parents=True, exist_ok=True)
-        try:
-            while not stop.is_set():
-                try:
-                    self._supervise()
-                    self._read_wanted()
-                    for model, known in self._models.items():
-                        self._converge(model, known)
-                    self._remove_copies()
-                    self._error = ""
-                except EnginehouseError as error:
-                    self._note(error)
-                self._report()
-                stop.wait(_POLL_SECONDS)
-        finally:
-            self._loaders.shutdown(wait=False, cancel_futures=True)
-            self._triton.stop()
-            self._groups.close()
+        """Converge until `stop` is set, then end Triton, and the servers of engines that it calls.
 
-    def _supervise(self) -> None:
-        """Have a live Triton, and know what it holds."""
-        change = self._triton.ensure()
+        Raises UsageError `node-folder-taken` if an agent works in the folder already, and `node-name-taken` if another
+        node of the target has the name.
+        """
+        self._models_folder.mkdir(parents=True, exist_ok=True)
+        with only_agent(self._folder):
+            self._instance = instance(self._folder)
+            for left in (*self._copies.unfinished(), self._folder / "placing"):
+                remove(left)
+            for part in (self._wanted, self._reports, self._watch, self._health_server):
+                part.start()
+            try:
+                while not stop.wait(_POLL_SECONDS):
+                    try:
+                        self._turn()
+                    except Exception:  # the next turn may do better, and Triton serves on
+                        _log.exception("a turn failed")
+                    if self._reports.refused is not None:
+                        raise self._reports.refused
+            finally:
+                self._end()
+
+    def _end(self) -> None:
+        self._stopping = True  # the health address says so while running requests end
+        self._wanted.stop()
+        self._watch.stop()
+        for pool in (self._loaders, self._movers):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._triton.stop()
+        self._groups.close()
+        self._reports.stop()
+        self._health_server.stop()
+
+    def _turn(self) -> None:
+        problems: list[str] = []
+        try:
+            reading = self._wanted.reading
+            follow(self._models, reading)
+            self._wanted.hold(frozenset((model, n) for model, known in self._models.items() for n in known.releases))
+            if self._supervise():
+                servers = Servers(self._triton.client, self._triton.log, self._groups)
+                self._condemned = self._converging.turn(servers, self._orphans, self._models)
+                self._watch.see(self._triton.client, watched(self._models), busy=is_loading(self._models))
+                self._orphans.look(self._triton.client, self._models, self._movers, fresh=reading.fresh)
+                self._remove_copies()
+            else:
+                problems.append(f"Triton does not run: {self._condemned or 'it is being started'}")
+        except Exception as error:
+            if not isinstance(error, EnginehouseError | OSError):
+                _log.exception("a turn failed")
+            problems.append(" ".join(str(error).split()))
+        problems += [self._wanted.reading.error, self._reports.error]
+        self._note("; ".join(filter(None, problems)))
+        runs = self._ensuring is None and not self._condemned and self._triton.alive
+        known = {name: model.health() for name, model in sorted(self._models.items()) if model.is_asked_for}
+        is_ready = (
+            runs and self._wanted.reading.is_known and all(each.answered or each.given_up for each in known.values())
+        )
+        health = Health(node=self.name, target=self._target.name, ready=is_ready, error=self._error, models=known)
+        self._turned = health, time.monotonic()
+        self._offer()
+
+    def _supervise(self) -> bool:
+        """Have a live Triton, and know what it holds. Returns whether one runs."""
+        if self._ensuring is None:
+            if self._watch.hangs:
+                self._condemned = "it hung"
+            if self._triton.alive and not self._condemned:
+                return True
+            if time.monotonic() < self._start_at:
+                return False
+            self._watch.see(None)
+            if self._condemned:
+                _log.warning("Triton (pid %d) is ended: %s", self._triton.pid, self._condemned)
+            self._ensuring = self._movers.submit(self._ensure, kill=bool(self._condemned))
+        if not self._ensuring.done():
+            return False
+        ensured, self._ensuring, self._condemned = self._ensuring, None, ""
+        self._start_at = time.monotonic() + _START_AGAIN_SECONDS
+        change = ensured.result()
         if change is Ensured.STARTED:
-            # A release that failed for good may be what ended the last Triton, and is not tried again.
-            self._models = {name: known.failed_for_good() for name, known in self._models.items()}
-            # Placed again from verified copies: what an earlier Triton was given may have been altered since.
-            withdraw_everything(self._models_folder)
+            self._models = {name: known.after_triton() for name, known in self._models.items()}
+            self._orphans = Orphans(self._models_folder)
             self._groups.close()
             self._groups = EngineGroups(self._folder / "groups", self._facts.triton)
+            # Placed again from verified copies: what an earlier Triton was given may have been altered since.
+            withdraw_everything(self._models_folder)
         elif change is Ensured.FOUND:
-            self._take_over()
-        for model, known in self._models.items():
-            for number, release in known.releases.items():
-                if release.state == "ready" and self._groups.lost(model, number):
-                    release.state, release.error, release.retry_at = "loading", "its engine's servers have ended", 0.0
-                    _log.warning("%s release %d: %s", model, number, release.error)
+            self._groups.find(self._orphans.find(self._triton.client))
+        return True
 
-    def _take_over(self) -> None:
-        """Learn which releases the Triton of an earlier agent holds: one that is ready is not loaded again."""
-        ready = {entry.name for entry in self._triton.client.index() if entry.state == "READY"}
-        for model in self._target.wanted():
-            known = self._models.setdefault(model, KnownModel())
-            for number in self._target.releases(model):
-                placed = placed_models(self._models_folder, model, number)
-                if placed and ready.issuperset(placed):
-                    known.releases[number] = KnownRelease(state="ready")
-        self._groups.find([(model, number) for model, known in self._models.items() for number in known.releases])
-
-    def _read_wanted(self) -> None:
-        """Read what changed of the wanted state: one listing a turn."""
-        for model, etag in self._target.wanted().items():
-            known = self._models.setdefault(model, KnownModel())
-            if problem := collision(model):
-                known.error = problem  # an earlier version let a model have this name
-            elif known.etag != etag:
-                known.wanted, read = self._target.current(model)
-                known.etag = read or ""
-                known.retry_at = 0.0
-
-    def _converge(self, model: str, known: KnownModel) -> None:
-        """Start loading what is wanted, move the public name, unload what is no longer wanted. Never waits."""
-        servers = Servers(self._triton.client, self._triton.log, self._groups)
-        loaded, public = known.wanted.loaded, known.wanted.public
-        if known.wanted.alone and known.public is not None and known.public not in loaded:
-            self._withdraw(model, known)
-        for number in loaded:
-            self._load(servers, model, number, known)
-        if public != known.public and time.monotonic() >= known.retry_at and public in loaded:
-            release = known.releases.get(public)
-            if release is not None and release.state == "ready":
-                self._publish(model, known, public)
-            elif release is not None:
-                known.error = release.error
-        for number, release in list(known.releases.items()):
-            if release.busy:
-                continue
-            if release.state == "unloading" and not release.error:
-                del known.releases[number]
-            elif number not in loaded and number != known.public and release.due:
-                release.state, release.error, release.retry_at = "unloading", "", None
-                release.loader = self._loaders.submit(self._loading.unload, servers, model, number, release)
-
-    def _load(self, servers: Servers, model: str, number: int, known: KnownModel) -> None:
-        """Start loading a release that is not loaded yet, if there is room, or whose next try is due."""
-        release = known.releases.get(number)
-        if release is None:
-            if known.wanted.alone and not known.releases.keys() <= {number}:
-                return
-            release = known.releases[number] = KnownRelease()
-        elif release.retry_at is None or not release.due or release.state == "unloading":
-            return
-        release.state, release.retry_at = "loading", None
-        release.loader = self._loaders.submit(self._loading.load, servers, model, number, known, release)
-
-    def _publish(self, model: str, known: KnownModel, number: int) -> None:
-        write_public(self._models_folder, model, number)
-        try:
-            self._triton.client.load(model)
-        except TritonError as error:
-            known.error, known.retry_at = str(error), time.monotonic() + self._retry_seconds
-            return
-        known.public, known.error = number, ""
-        _log.info("%s answers with release %d", model, number)
-
-    def _withdraw(self, model: str, known: KnownModel) -> None:
-        """Take the public name away: its release has to make room, and would take the name with it in mid-answer."""
-        try:
-            self._triton.client.unload(model)
-        except TritonError as error:
-            known.error = str(error)  # the next turn tries again, and other models have theirs
-            return
-        known.public = None
-        _log.info("%s answers nobody until its next release is ready", model)
+    def _ensure(self, *, kill: bool) -> Ensured:
+        if kill:
+            self._triton.kill()
+        return self._triton.ensure()
 
     def _remove_copies(self) -> None:
         """Remove the copies of artifacts that none of this node's releases uses, whenever these have changed.
 
-        This runs in the thread that starts the loaders, so that no loader has found a copy that goes, and not while
-        Triton holds a release that is still to be unloaded.
+        This runs in the thread that starts the loaders, so that no loader has found a copy that goes.
         """
-        releases = {(model, number) for model, known in self._models.items() for number in known.used()}
-        if releases == self._copied:
+        if not self._wanted.reading.fresh or not self._orphans.looked:
             return
-        self._copied = releases
-        repositories = [self._target.intent(model, number).repository for model, number in releases]
-        for folder in put_unused_aside(self._store.bucket, repositories, self._copies_folder):
+        used = frozenset((model, number) for model, known in self._models.items() for number in known.used())
+        intents = [self._models[model].intents.get(number) for model, number in used]
+        if used == self._copied or None in intents:
+            return
+        known = [intent for intent in intents if intent is not None]
+        if (gone := self._copies.remove_unused(known)) is None:
+            return
+        self._copied = used
+        for folder in gone:
             _log.info("%s is used by no release any more and is removed", folder.name)
-            self._loaders.submit(remove_tree, folder)
+            self._movers.submit(remove, folder)
 
-    def _report(self) -> None:
+    def _health(self) -> Health:
+        turned = self._turned
+        if turned is None:
+            return Health(node=self.name, target=self._target.name, ready=False, error="it starts")
+        health, at = turned
+        if self._stopping:
+            return health.model_copy(update={"ready": False, "error": "it is ending"})
+        if (still := time.monotonic() - at) > _STILL_SECONDS:
+            return health.model_copy(update={"ready": False, "error": f"its loop has stood still for {still:.0f} s"})
+        return health
+
+    def _offer(self) -> None:
         memory = psutil.virtual_memory()
         report = NodeReport(
             node=self.name,
@@ -228,23 +253,23 @@ class Node:
             machine=self._facts.machine(),
             models={name: known.report() for name, known in self._models.items()},
             error=self._error,
+            instance=self._instance,
+            health=f"http://{self._ports.address}:{self._health_port}/ready" if self._health_port else "",
         )
-        try:
-            self._reports.write(report)
-        except EnginehouseError as error:
-            self._note(error)
+        self._reports.offer(report)
 
-    def _note(self, error: EnginehouseError) -> None:
+    def _note(self, error: str) -> None:
         """Keep an error for the report, and log it once."""
-        if str(error) != self._error:
+        if error and error != self._error:
             _log.warning("%s", error)
-        self._error = str(error)
+        self._error = error
 
 
 def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = "", target: str = "") -> None:
     """Run a node until SIGTERM or SIGINT. Raises SettingsError if something is missing on this machine.
 
-    The ports come from ENGINEHOUSE_TRITON_HTTP, ENGINEHOUSE_TRITON_GRPC and ENGINEHOUSE_NODE_METRICS_PORT.
+    The ports come from ENGINEHOUSE_TRITON_HTTP, ENGINEHOUSE_TRITON_GRPC, ENGINEHOUSE_NODE_METRICS_PORT and
+    ENGINEHOUSE_NODE_HEALTH_PORT; without the last there is no health address.
     """
     stop = threading.Event()
 
@@ -264,7 +289,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         raise SettingsError(f"a node cannot be called '{name}'", hint="give it a plain name: --name", code="node-name")
     bucket = Bucket.at(settings.store)
     with suppress(StoreUnavailable):  # the node goes on with what it has
-        require_conditional_writes(bucket)
+        require_conditional_writes(bucket.impatient(_PROBE_SECONDS))
     node = Node(
         name,
         Target(bucket, target or settings.target),
@@ -273,6 +298,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         ports,
         Facts.of(settings),
         settings.signing_public_key,
+        health_port=int(environment.get("ENGINEHOUSE_NODE_HEALTH_PORT") or 0),
     )
     node.run(stop)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,11 @@ from infra.toolchains.choose import IMAGE_DIGEST
 from infra.toolchains.interpreter import InterpreterToolchain
 from infra.toolchains.toolchain import ToolchainReport
 from infra.triton.installation import image_python
+from infra.triton.weakness import triton_release, weakness
 from tasks.kinds.serving_mode import orchestrated_gpus
 from tasks.targets.node_report import REPORT_SECONDS, Machine, NodeGpu
+
+_log = logging.getLogger("enginehouse.node")
 
 
 class Facts:
@@ -36,6 +40,8 @@ class Facts:
         self._gpus = gpu.probe()
         self._sampled = time.monotonic()
         self._asked: Future[GpuReport] | None = None
+        if known := weakness(self.triton_release):
+            _log.warning("%s", known)
         self._prober = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpus")
 
     @classmethod
@@ -51,6 +57,10 @@ class Facts:
                 raise
             # An image of Triton without TensorRT-LLM still serves what needs none.
             return cls(Path(settings.triton), None)
+
+    @property
+    def triton_release(self) -> str:
+        return triton_release(of_image=self.triton is not None)
 
     @property
     def orchestrated_gpus(self) -> int:
@@ -85,5 +95,6 @@ class Facts:
             tensorrt_llm=runtime.tensorrt_llm if runtime is not None else "",
             tensorrt=runtime.tensorrt if runtime is not None else "",
             container=runtime.container_digest if runtime is not None else "",
+            triton=self.triton_release,
             groups=self._groups,
         )

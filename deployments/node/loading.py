@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from deployments.node.asking import ask, patience
+from deployments.node.copies import Copies
 from deployments.node.engine_groups import EngineGroups
 from deployments.node.known import KnownModel, KnownRelease
 from infra.errors import EnginehouseError, TritonError
+from infra.files import remove_tree
 from infra.triton.client import TritonClient
 from infra.triton.log import Log
-from tasks.store.artifact import recorded
-from tasks.store.artifact_store import ArtifactStore
-from tasks.store.verify import bring
-from tasks.targets.target import Target
-from tasks.triton.placement import place_release, placed_models, withdraw_release
+from infra.triton.processes import end_model_processes
+from tasks.targets.release import Intent
+from tasks.triton.config import RELEASE
+from tasks.triton.placement import (
+    place_release,
+    placed_folders,
+    placed_models,
+    release_names,
+    withdraw_release,
+    write_public,
+)
 from tasks.trtllm.backend.load_failures import known_load_failure
 
 _UNLOAD_SECONDS = 600.0
 """How long running requests may keep a release; Triton can also lose one for good."""
+_PUBLISH_SECONDS = 30.0
+"""Triton reads one file."""
 _POLL_SECONDS = 0.2
+_AT_ONCE = 4
+"""Loads at once: each occupies one of Triton's eight HTTP threads until the model is loaded."""
 
 _log = logging.getLogger("enginehouse.node")
 
@@ -38,45 +52,94 @@ class Servers:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a node loads its releases. `copies` holds the artifacts on its disk, `models` is Triton's repository.
+    """How a node loads its releases from its `copies` into `models`, which is Triton's repository."""
 
-    With `public_key`, a file or several, nothing is placed that was not signed with the pair of one.
-    """
-
-    target: Target
-    store: ArtifactStore
-    copies: Path
+    copies: Copies
     models: Path
-    public_key: str
     retry_seconds: float
+    _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_AT_ONCE))
 
-    def load(self, servers: Servers, model: str, number: int, known: KnownModel, release: KnownRelease) -> None:
+    def load(
+        self, servers: Servers, model: str, number: int, intent: Intent, known: KnownModel, release: KnownRelease
+    ) -> None:
         """Bring, place and load one release, and write into `release` what came of it."""
         try:
-            intent = self.target.trusted_intent(model, number, self.public_key)
-            repository, engine = self._bring(intent.repository)
-            group = servers.groups.of(model, number, intent.ranks) if intent.ranks else None
-            place_release(repository, engine, self.models, model, number, None if group is None else group.server)
-            if group is not None:
-                group.start()
-            _load_models(servers, placed_models(self.models, model, number))
+            self._place(servers, model, number, intent)
+            self._serve(servers, model, number, intent)
         except Exception as error:
-            retryable = isinstance(error, EnginehouseError) and error.retryable
-            # A public release is always tried again: nothing else can answer for it.
-            public = known.wanted.public == number
-            if retryable or public:
-                release.retry_at = time.monotonic() + self.retry_seconds
-            release.error, release.state = str(error), "loading" if retryable and not public else "failed"
-            release.hint = error.hint if isinstance(error, EnginehouseError) else ""
-            _log.exception("%s release %d could not be loaded", model, number)
+            self._failed(servers, model, number, known, release, error)
             return
-        release.error, release.hint, release.starts = "", "", release.starts + 1
-        release.state = "ready"
+        release.became_ready()
         _log.info("%s release %d is ready", model, number)
+
+    def load_again(
+        self, servers: Servers, model: str, number: int, intent: Intent, known: KnownModel, release: KnownRelease
+    ) -> None:
+        """Load a release whose process has died or hangs, as it was placed: nothing is read and checked once more.
+
+        Triton can load it while it still waits for requests that the dead process never ends.
+        """
+        try:
+            for name in reversed(placed_folders(self.models, model, number)):
+                servers.triton.unload(name)
+                end_model_processes(self.models / name)
+            if intent.ranks or not placed_models(self.models, model, number):
+                self._place(servers, model, number, intent)
+            self._serve(servers, model, number, intent)
+        except Exception as error:
+            self._failed(servers, model, number, known, release, error)
+            release.how, release.stuck = "again", release.stuck + 1
+            return
+        release.became_ready()
+        _log.info("%s release %d is ready again", model, number)
+
+    def confirm(
+        self, servers: Servers, model: str, number: int, intent: Intent, known: KnownModel, release: KnownRelease
+    ) -> None:
+        """Ask a release that an earlier agent has loaded; load it again if it does not answer."""
+        try:
+            ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+        except Exception:
+            _log.exception("%s release %d does not answer", model, number)
+            self.load_again(servers, model, number, intent, known, release)
+            return
+        release.became_ready()
+        try:
+            self.copies.note(intent)
+        except (EnginehouseError, OSError):
+            _log.info("%s release %d: what its copies must be is not known", model, number)
+
+    def _place(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
+        repository, engine = self.copies.bring(intent)
+        group = servers.groups.of(model, number, intent.ranks) if intent.ranks else None
+        place_release(repository, engine, self.models, model, number, None if group is None else group.server)
+        if group is not None:
+            group.start()
+
+    def _serve(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
+        with self._room:
+            _load_models(servers, placed_models(self.models, model, number))
+            ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+
+    def _failed(
+        self, servers: Servers, model: str, number: int, known: KnownModel, release: KnownRelease, error: Exception
+    ) -> None:
+        _log.error("%s release %d could not be loaded", model, number, exc_info=error)
+        release.cut_off = not servers.triton.within(_PUBLISH_SECONDS).live()
+        text, hint = " ".join(str(error).split()), error.hint if isinstance(error, EnginehouseError) else ""
+        # A public release is always tried again: nothing else can answer for it.
+        public = known.wanted.public == number
+        passing = _passes(error) or (public and _is_of_the_disk(error))
+        if passing:
+            release.error, release.retry_at = text, time.monotonic() + self.retry_seconds
+        else:
+            release.again(text)
+            release.retry_at = time.monotonic() + max(self.retry_seconds, release.pause) if public else None
+        release.hint, release.state = hint, "loading" if passing and not public else "failed"
 
     def unload(self, servers: Servers, model: str, number: int, release: KnownRelease) -> None:
         """Unload one release, wait until its requests have ended, and remove its folders."""
-        names = placed_models(self.models, model, number)
+        names = placed_folders(self.models, model, number)
         try:
             for name in reversed(names):
                 servers.triton.unload(name)
@@ -86,22 +149,50 @@ class Loading:
             ):
                 if time.monotonic() > deadline:
                     servers.groups.end(model, number)  # its callers wait for an engine that answers no more
+                    for name in names:
+                        end_model_processes(self.models / name)
                     raise TritonError("Triton does not unload the release", code="triton-unload")
                 time.sleep(_POLL_SECONDS)
             servers.groups.end(model, number)
             withdraw_release(self.models, model, number)
-        except (EnginehouseError, OSError) as error:
+        except Exception as error:
             release.error, release.retry_at = str(error), time.monotonic() + self.retry_seconds
             _log.exception("%s release %d could not be unloaded", model, number)
             return
         _log.info("%s release %d is unloaded", model, number)
 
-    def _bring(self, reference: str) -> tuple[Path, Path]:
-        """The repository and its engine on this node's disk, every byte checked."""
-        repository, folder = bring(self.store, recorded(reference), self.copies, self.public_key)
-        engine_ref = recorded(repository.manifest.inputs["engine"])
-        _, engine = bring(self.store, engine_ref, self.copies, self.public_key)
-        return folder, engine
+    def publish(self, servers: Servers, model: str, number: int, known: KnownModel) -> None:
+        """Point the public name at a release that is ready."""
+        try:
+            write_public(self.models, model, number)
+            servers.triton.load(model, _PUBLISH_SECONDS)
+        except Exception as error:
+            known.error, known.retry_at = str(error), time.monotonic() + self.retry_seconds
+            _log.exception("%s cannot answer with release %d", model, number)
+            return
+        known.public, known.error = number, ""
+        _log.info("%s answers with release %d", model, number)
+
+    def withdraw(self, servers: Servers, model: str, known: KnownModel) -> None:
+        """Take the public name away."""
+        try:
+            servers.triton.unload(model)
+            remove_tree(self.models / model)
+        except Exception as error:
+            known.error, known.retry_at = str(error), time.monotonic() + self.retry_seconds
+            _log.exception("the public name %s could not be taken away", model)
+            return
+        known.public = None
+        _log.info("%s answers nobody", model)
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, EnginehouseError) and error.retryable
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether the release itself is not to blame: a disk may be freed."""
+    return isinstance(error, OSError) or (isinstance(error, EnginehouseError) and error.code == "disk-full")
 
 
 def _load_models(servers: Servers, names: Sequence[str]) -> None:

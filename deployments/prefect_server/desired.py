@@ -172,7 +172,7 @@ def _deployments(settings: Settings) -> tuple[Deployment, ...]:
         RECONCILE: settings.reconcile_schedule,
     }
     # The others run one at a time: two would only find the same, and what an automation adds while one runs must wait,
-    # not vanish. Events keep their order, so that the newest weights are the last to be noted.
+    # not vanish.
     limits = {REBUILD: settings.rebuilds, ROLLBACK: None}
     return tuple(
         Deployment(flow.module, flow.name, flow.name, "default", schedules.get(flow, ""), limits.get(flow, 1))

@@ -2,7 +2,7 @@
 
 lock              held while `up` or `down` works
 ports.json        chosen once, so that a stack that comes back has its old addresses
-credentials.json  made once
+credentials.json  made once (mode 0600)
 environment.json  the variables for clients; it exists exactly while the stack is up
 services/         one record for each process
 logs/             one log for each service
@@ -74,12 +74,28 @@ class Home:
             background.write_private(self.ports_file, ports)
         return ports
 
+    @property
+    def _credentials_file(self) -> Path:
+        return self.folder / "credentials.json"
+
+    def known_credentials(self) -> Credentials:
+        """What the home has; an earlier version made none for Prefect."""
+        try:
+            return Credentials(**json.loads(self._credentials_file.read_text()))
+        except FileNotFoundError:
+            return Credentials()
+
     def credentials(self) -> Credentials:
-        path = self.folder / "credentials.json"
-        if not path.exists():
-            fresh = Credentials(secrets.token_hex(10).upper(), secrets.token_urlsafe(30))
-            background.write_private(path, asdict(fresh))
-        return Credentials(**json.loads(path.read_text()))
+        """The same, with fresh ones for what has none yet."""
+        known = self.known_credentials()
+        complete = Credentials(
+            access_key=known.access_key or secrets.token_hex(10).upper(),
+            secret_key=known.secret_key or secrets.token_urlsafe(30),
+            prefect=known.prefect or f"enginehouse:{secrets.token_urlsafe(30)}",
+        )
+        if complete != known:
+            background.write_private(self._credentials_file, asdict(complete))
+        return complete
 
     def log(self, service: str) -> Path:
         return self.folder / "logs" / f"{service}.log"

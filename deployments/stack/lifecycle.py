@@ -53,7 +53,11 @@ def up(settings: Settings, report: Report, *, needed_free_bytes: int = NEEDED_FR
     home = Home(settings.home)
     home.make()
     with home.locked(report):
-        ports, credentials = home.ports(), home.credentials()
+        ports = home.ports()
+        if not home.known_credentials().prefect:
+            # What runs was started by an earlier version, which asked nobody who calls.
+            _end_all(settings, home, report)
+        credentials = home.credentials()
         start = Start(home, services(settings, ports, credentials), report)
         start.prepare(needed_free_bytes)
         client = client_environment(ports, credentials)
@@ -77,14 +81,7 @@ def down(settings: Settings, report: Report) -> None:
     if not home.folder.exists():
         return
     with home.locked(report):
-        home.environment_file.unlink(missing_ok=True)
-        for service in reversed(_known_services(settings, home)):
-            process = home.find(service.name)
-            if process is not None:
-                terminate(process.pid, service.stop_s)
-                report(f"{service.name} is stopped")
-            home.record(service.name).unlink(missing_ok=True)
-        background.end_members(home.folder, grace_s=5)
+        _end_all(settings, home, report)
 
 
 def status(settings: Settings) -> tuple[ServiceStatus, ...]:
@@ -106,9 +103,20 @@ def environment(settings: Settings) -> dict[str, str]:
         ) from None
 
 
+def _end_all(settings: Settings, home: Home, report: Report) -> None:
+    home.environment_file.unlink(missing_ok=True)
+    for service in reversed(_known_services(settings, home)):
+        process = home.find(service.name)
+        if process is not None:
+            terminate(process.pid, service.stop_s)
+            report(f"{service.name} is stopped")
+        home.record(service.name).unlink(missing_ok=True)
+    background.end_members(home.folder, grace_s=5)
+
+
 def _known_services(settings: Settings, home: Home) -> list[Service]:
     ports = home.known_ports()
-    return list(services(settings, ports, home.credentials()).values()) if ports else []
+    return list(services(settings, ports, home.known_credentials()).values()) if ports else []
 
 
 def _status(home: Home, service: Service) -> ServiceStatus:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from deployments.prefect_server.desired import Desired, desired
 from deployments.prefect_server.register import deploy
@@ -55,7 +56,8 @@ def register(settings: Settings, api: str, environment: Mapping[str, str]) -> No
     record, digest = settings.home / "services" / "registered", _sources_digest(wanted)
     needed = [f"{api}/work_pools/{pool.name}" for pool in wanted.pools]
     needed += [f"{api}/deployments/name/{each.full_name}" for each in wanted.deployments]
-    if record.exists() and record.read_text() == digest and all(map(answers, needed)):
+    has = partial(answers, credential=environment["PREFECT_API_AUTH_STRING"])
+    if record.exists() and record.read_text() == digest and all(map(has, needed)):
         return
     log = home.log("register")
     background.rotate(log)

@@ -5,6 +5,7 @@ All listen on 127.0.0.1 alone, keep their data under one home and carry its mark
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from deployments.prefect_server.desired import POOLS
 from infra.processes import background, sessions
 from infra.s3 import seaweedfs
 from infra.settings import Settings
+from infra.triton.supervisor import NODE_GRACE_S
 
 S3_PORTS = seaweedfs.PORT_NAMES
 PREFECT_PORTS = ("prefect",)
-NODE_PORTS = ("triton-http", "triton-grpc", "triton-metrics")
+NODE_PORTS = ("triton-http", "triton-grpc", "triton-metrics", "node-health")
 PORT_NAMES = (*S3_PORTS, *PREFECT_PORTS, *NODE_PORTS)
 
 WORKERS = {f"worker-{pool}": pool for pool in POOLS}
@@ -34,6 +36,7 @@ NAMES = ("s3", "prefect", *WORKERS, "node")
 BUCKET = "enginehouse"
 
 _NODE_MODULE = "deployments.node.agent"
+_PREFECT_MODULE = "deployments.stack.prefect_on_loopback"
 _HTTP_TIMEOUT_S = 2.0
 # The stack must not get what the shell is set up with for other servers: a session token or profile of AWS, a
 # Prefect API key. A private certificate authority may stay.
@@ -43,10 +46,11 @@ _KEPT = ("AWS_CA_BUNDLE",)
 
 @dataclass(frozen=True)
 class Credentials:
-    """The one S3 identity of a home."""
+    """Of a home: its one S3 identity, and what Prefect's API asks for, `user:password`. Empty is what it lacks."""
 
-    access_key: str
-    secret_key: str
+    access_key: str = ""
+    secret_key: str = ""
+    prefect: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def client_environment(ports: Mapping[str, int], credentials: Credentials) -> di
         "AWS_DEFAULT_REGION": seaweedfs.REGION,
         "ENGINEHOUSE_STORE": f"s3://{BUCKET}",
         "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
+        "PREFECT_API_AUTH_STRING": credentials.prefect,
         "ENGINEHOUSE_TRITON_HTTP": f"http://127.0.0.1:{ports['triton-http']}",
         "ENGINEHOUSE_TRITON_GRPC": f"127.0.0.1:{ports['triton-grpc']}",
     }
@@ -93,6 +98,7 @@ def service_environment(settings: Settings, ports: Mapping[str, int], credential
         "ENGINEHOUSE_TARGET": settings.target,
         "ENGINEHOUSE_LEASE_SECONDS": str(settings.lease_seconds),
         "ENGINEHOUSE_NODE_METRICS_PORT": str(ports["triton-metrics"]),
+        "ENGINEHOUSE_NODE_HEALTH_PORT": str(ports["node-health"]),
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -104,13 +110,22 @@ def service_environment(settings: Settings, ports: Mapping[str, int], credential
     }
 
 
+def _server_environment(client: Mapping[str, str]) -> dict[str, str]:
+    """What the Prefect server needs beyond. Its own UI is the only page of a browser that may call it."""
+    ui = client["PREFECT_API_URL"].removesuffix("/api")
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": client["PREFECT_API_AUTH_STRING"],
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{ui},{ui.replace('127.0.0.1', 'localhost')}",
+    }
+
+
 def services(settings: Settings, ports: Mapping[str, int], credentials: Credentials) -> dict[str, Service]:
     """Every service by name, in the order of NAMES."""
     environment = service_environment(settings, ports, credentials)
     python = partial(_launch_python, settings.home, environment)
-    api = environment["PREFECT_API_URL"]
+    api, credential = environment["PREFECT_API_URL"], environment["PREFECT_API_AUTH_STRING"]
     triton = environment["ENGINEHOUSE_TRITON_HTTP"]
-    server = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(ports["prefect"]))
+    server_environment = {**environment, **_server_environment(environment)}
     workers = (
         Service(
             name=name,
@@ -119,7 +134,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             start_s=60,
             stop_s=10,
             launch=partial(python, ("prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name)),
-            is_healthy=partial(_worker_reports, f"{api}/work_pools/{pool}/workers/filter", name),
+            is_healthy=partial(_worker_reports, f"{api}/work_pools/{pool}/workers/filter", credential, name),
         )
         for name, pool in WORKERS.items()
     )
@@ -146,8 +161,9 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             ports={name: ports[name] for name in PREFECT_PORTS},
             start_s=120,
             stop_s=10,
-            launch=partial(python, server),
-            is_healthy=lambda _: answers(f"{api}/health"),
+            launch=partial(_launch_python, settings.home, server_environment, (_PREFECT_MODULE, str(ports["prefect"]))),
+            # Not /health, which answers everybody: a server with another credential is of no use.
+            is_healthy=lambda _: answers(f"{api}/admin/version", credential),
         ),
         *workers,
         Service(
@@ -155,7 +171,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             address=triton,
             ports={name: ports[name] for name in NODE_PORTS},
             start_s=60,
-            stop_s=15,
+            stop_s=NODE_GRACE_S,
             launch=partial(python, (_NODE_MODULE,)),
             is_healthy=lambda _: answers(f"{triton}/v2/health/ready"),
             adopts_leftovers=True,
@@ -169,7 +185,8 @@ def _launch_python(
 ) -> subprocess.Popen[bytes]:
     # -P: nothing that lies in the home is ever imported.
     command = (sys.executable, "-P", "-m", *arguments)
-    return sessions.start_session(command, log=log, folder=home, environment=environment)
+    # Triton's shared memory holds requests and answers, and lies where every user looks.
+    return sessions.start_session(command, log=log, folder=home, environment=environment, umask=0o077)
 
 
 @dataclass(frozen=True)
@@ -184,9 +201,10 @@ class _Worker:
 _WORKERS = TypeAdapter(list[_Worker])
 
 
-def _worker_reports(url: str, name: str, created: datetime) -> bool:
+def _worker_reports(url: str, credential: str, name: str, created: datetime) -> bool:
     """Whether the worker `name` has sent the server a heartbeat since it was created, and not long ago."""
-    response = _request(urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"}))
+    headers = {"Content-Type": "application/json", **_authorization(credential)}
+    response = _request(urllib.request.Request(url, data=b"{}", headers=headers))
     return response is not None and any(
         (worker.name, worker.status) == (name, "ONLINE")
         and worker.last_heartbeat_time is not None
@@ -195,9 +213,13 @@ def _worker_reports(url: str, name: str, created: datetime) -> bool:
     )
 
 
-def answers(url: str) -> bool:
-    """Whether a GET of `url` succeeds."""
-    return _request(urllib.request.Request(url)) is not None
+def answers(url: str, credential: str = "") -> bool:
+    """Whether a GET of `url` succeeds, with the `user:password` of Prefect's API where it is one of that."""
+    return _request(urllib.request.Request(url, headers=_authorization(credential))) is not None
+
+
+def _authorization(credential: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(credential.encode()).decode()}"} if credential else {}
 
 
 def _request(request: urllib.request.Request) -> bytes | None:

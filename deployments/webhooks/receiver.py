@@ -8,39 +8,45 @@ refused event is kept in the store too, if its sender was authentic.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
 
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import JsonValue
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from deployments.prefect_server.announce import send
+from deployments.webhooks.punctual import ONE_REQUEST, REQUEST_SECONDS, punctual
 from deployments.webhooks.senders import SENDERS, Delivery, Models, Sender
 from infra.errors import EnginehouseError, EventRefused, SettingsError
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
+from tasks.finetuned.arrivals import Arrival, arrive, decide, refused
 from tasks.finetuned.event import Event, changed_by
-from tasks.finetuned.records import Arrival, arrive, decide, refused
+from tasks.finetuned.plain_json import parse
 from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
+
+if TYPE_CHECKING:
+    import uvicorn
 
 LARGEST_BODY = 256 * 1024  # bytes
 
 _STATUS = {
     "event-large": 413,
     "event-malformed": 400,
+    "event-overtaken": 409,
+    "event-slow": 408,
     "sender-unknown": 404,
     "signature-invalid": 401,
     "signature-missing": 401,
@@ -58,11 +64,25 @@ def run_webhooks(settings: Settings, host: str, port: int) -> int:
     receiver = Receiver(Bucket.at(settings.store), secrets(settings), Catalogue(settings.catalogue), send)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     _log.info("receiving at http://%s:%d/ from: %s", host, port, ", ".join(receiver.secrets))
-    # Without access log: the Hub can be set up to put its secret into the address.
-    uvicorn.run(
-        receiver.application(), host=host, port=port, log_level="warning", access_log=False, server_header=False
-    )
+    uvicorn.Server(server_config(receiver, host, port)).run()
     return 0
+
+
+def server_config(receiver: Receiver, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves the receiver."""
+    import uvicorn
+
+    return uvicorn.Config(
+        receiver.application(),
+        host=host,
+        port=port,
+        http=punctual(receiver.patience_s),
+        ws="none",
+        headers=ONE_REQUEST,
+        log_level="warning",
+        access_log=False,  # the Hub can be set up to put its secret into the address
+        server_header=False,
+    )
 
 
 def secrets(settings: Settings) -> dict[str, bytes]:
@@ -117,6 +137,7 @@ class Receiver:
     secrets: Mapping[str, bytes]
     catalogue: Catalogue
     send: Callable[[UUID, Event], Awaitable[None]]
+    patience_s: float = REQUEST_SECONDS
 
     def application(self) -> Starlette:
         return Starlette(routes=[Route("/{sender}", self._receive, methods=["POST"])])
@@ -126,10 +147,10 @@ class Receiver:
         try:
             arrivals = await self._take(name, request)
         except EventRefused as error:
-            _log.warning("refused from %s: %s", name, error)
+            _log.warning("refused from %s: %s", _in_line(name), _in_line(error))
             return _error(error, _STATUS.get(error.code, 422))
         except EnginehouseError as error:  # the store is away, or the catalogue has mistakes: the sender may retry
-            _log.error("not accepted from %s: %s", name, error)
+            _log.error("not accepted from %s: %s", _in_line(name), _in_line(error))
             return _error(error, 503)
         if arrivals and all(arrival.state == "refused" for arrival in arrivals):
             return JSONResponse(_summary(arrivals[0]), _STATUS.get(arrivals[0].code, 422))
@@ -139,7 +160,7 @@ class Receiver:
         sender, secret = SENDERS.get(name), self.secrets.get(name)
         if sender is None or secret is None:
             raise EventRefused(f"no sender has the address /{name}", code="sender-unknown")
-        delivery = Delivery(request.headers, await _body(request), time.time())
+        delivery = Delivery(request.headers, await self._body(request), time.time())
         id = sender.identify(delivery, secret)
         taken = await asyncio.to_thread(self._note, sender, id, delivery.body)
         for arrival, event in taken:
@@ -149,13 +170,13 @@ class Receiver:
 
     def _note(self, sender: Sender, id: UUID, body: bytes) -> list[tuple[Arrival, Event | None]]:
         """Every event of a delivery as the store has it now, and the event itself if Prefect is to receive it."""
-        document: JsonValue = {"text": body.decode(errors="replace")}
+        payload: dict[str, JsonValue] = {"text": body.decode(errors="replace")}
         models = self.catalogue.models()
         try:
-            document = _json(body)
+            document = parse(body)
+            payload = document if isinstance(document, dict) else payload
             events = list(sender.events(document, models))
         except EventRefused as error:
-            payload = document if isinstance(document, dict) else {"text": str(document)}
             return [(decide(self.bucket, refused(arrive(self.bucket, str(id), payload), error)), None)]
         return [self._noted(uuid5(id, event.model), event, models) for event in events]
 
@@ -169,6 +190,20 @@ class Receiver:
             return decide(self.bucket, refused(arrival, error)), None
         return arrival, event
 
+    async def _body(self, request: Request) -> bytes:
+        body = b""
+        try:
+            async with asyncio.timeout(self.patience_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > LARGEST_BODY:
+                        raise EventRefused(f"the body has more than {LARGEST_BODY // 1024} KiB", code="event-large")
+        except TimeoutError as error:
+            raise EventRefused(f"the body did not come within {self.patience_s:g} s", code="event-slow") from error
+        except ClientDisconnect as error:
+            raise EventRefused("the sender is gone", code="event-slow") from error
+        return body
+
     async def _announce(self, arrival: Arrival, event: Event) -> None:
         try:
             await self.send(UUID(arrival.id), event)
@@ -176,20 +211,9 @@ class Receiver:
             _log.error("Prefect did not take event %s, which waits for the next reconcile: %s", arrival.id, error)
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise EventRefused(f"the body has more than {LARGEST_BODY // 1024} KiB", code="event-large")
-    return body
-
-
-def _json(body: bytes) -> JsonValue:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise EventRefused(f"the body is not JSON: {error}") from error
+def _in_line(text: object) -> str:
+    """A text from outside as part of one line of the log: a line break in it would begin a line of its own."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
 
 
 def _summary(arrival: Arrival) -> dict[str, str]:

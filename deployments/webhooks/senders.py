@@ -1,14 +1,15 @@
 """The senders of webhooks: how each proves its identity, and how its document becomes fine-tuning events.
 
 huggingface   the secret verbatim in `X-Webhook-Secret`. A push to `main` of a model's own repository, which it follows,
-              or of one that its file accepts.
+              or of one that its file accepts. It counts while the commit is the head of `main`.
 mlflow        `X-MLflow-Signature`. A new model version; its tags `enginehouse.model`, `enginehouse.source` and
-              `enginehouse.recipe.FIELD` give what MLflow itself has no field for.
+              `enginehouse.recipe.FIELD` give what MLflow itself has no field for. The versions are a series.
 generic       `X-Enginehouse-Signature`, of the same scheme. An event as it goes to Prefect.
 
 The signature is `v1,` and the base64 of HMAC-SHA256 over `DELIVERY_ID.TIMESTAMP.BODY`, the first two from headers of
 the same prefix. Source: mlflow/webhooks/delivery.py of MLflow 3, which follows standardwebhooks.com. The Hub signs
-nothing, so anybody who has seen a delivery of it can replay it: it names a commit, and has no effect a second time.
+nothing, so anybody who has seen a delivery of it can replay it: it names a commit and its branch, and has no effect a
+second time, nor once the branch has moved on.
 """
 
 from __future__ import annotations
@@ -127,11 +128,12 @@ def _of_the_hub(document: JsonValue, models: Models) -> Iterator[Event]:
         own = tuned(model)
         follows = isinstance(own, HubUri) and (own.repository, own.revision) == (push.repo.name, "main")
         if follows or accepted(model, source):
-            yield Event(model=model.name, source=source, sender="huggingface")
+            yield Event(model=model.name, source=source, branch="main", sender="huggingface")
 
 
 class _MlflowVersion(_Foreign):
     name: str
+    version: int | None = Field(default=None, ge=1)
     source: str
     tags: dict[str, str] = Field(default_factory=dict[str, str])
 
@@ -157,6 +159,7 @@ def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:
         "sender": "mlflow",
         "source": tags.get("source", version.source),
         "recipe": dict(_below("recipe.", tags)),
+        **({} if version.version is None else {"series": f"mlflow:{version.name}", "version": version.version}),
     }
     yield read_event(payload)
 

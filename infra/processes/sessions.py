@@ -38,9 +38,12 @@ def free_ports(count: int, lowest: int = _LOWEST_PORT, highest: int = _HIGHEST_P
 
 
 def start_session(
-    command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str]
+    command: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str], umask: int = -1
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in `folder`, in a session of its own, with exactly `environment`. Its output goes to `log`."""
+    """Start `command` in `folder`, in a session of its own, with exactly `environment`. Its output goes to `log`.
+
+    `umask` is the caller's where none is given.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -50,6 +53,7 @@ def start_session(
             cwd=folder,
             env=dict(environment),
             start_new_session=True,
+            umask=umask,
             # A shell starts `command &` with SIGINT ignored, and a Prefect worker that inherits this
             # never ends on SIGTERM.
             preexec_fn=_heed_interrupts,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -18,7 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUnavailable
+from infra.errors import PreconditionFailed, SettingsError, StoreError
+from infra.s3.if_match import wants_bare_etags
+from infra.s3.named_errors import named_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -62,7 +63,13 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
     import boto3
     from botocore.config import Config
 
-    options: dict[str, object] = {"addressing_style": "path"} if endpoint else {}
+    session = cast(Any, boto3).session.Session()
+    # A server of one's own seldom has a name for each bucket. Some in the cloud have nothing else: AWS's own
+    # configuration says so, as for any client (`s3 = addressing_style = virtual` in ~/.aws/config).
+    configured: dict[str, object] = session._session.get_config_variable("s3") or {}
+    options: dict[str, object] = (
+        {"addressing_style": "path"} if endpoint and "addressing_style" not in configured else {}
+    )
     if not sign_bodies:
         options |= {"payload_signing_enabled": False}
     config = Config(
@@ -72,7 +79,7 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
         max_pool_connections=CONNECTIONS,
         s3=cast(Any, options),
     )
-    client = cast(Any, boto3).session.Session().client("s3", endpoint_url=endpoint or None, config=config)
+    client = session.client("s3", endpoint_url=endpoint or None, config=config)
     client.meta.events.register_last("before-call.s3", _expect_nothing)
     return client
 
@@ -80,39 +87,6 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
 def _expect_nothing(params: dict[str, Any], **_: object) -> None:
     """Send bodies without `Expect`: botocore spins for ever if a connection ends within a `100 Continue`."""
     params["headers"].pop("Expect", None)
-
-
-@contextmanager
-def named_errors(key: str) -> Generator[None]:
-    """Raise errors of the S3 client as StoreError and its subclasses, or SettingsError if there are no credentials."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ClientError as error:
-        details = error.response.get("Error", {})
-        code = details.get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        what = f"S3 answered {status} {code} for '{key}'"
-        if status in (409, 412):
-            raise PreconditionFailed(what) from error
-        if status == 501:
-            raise StoreError(what, code="store-unsupported") from error
-        if status >= 500 or code in ("SlowDown", "RequestTimeout"):
-            raise StoreUnavailable(what, hint="the step is retried by itself") from error
-        if status in (401, 403):
-            hint = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-            raise StoreError(what, code="store-denied", hint=hint) from error
-        raise StoreError(what, code="store-missing" if status == 404 else None) from error
-    except NoCredentialsError as error:
-        raise SettingsError(
-            "no S3 credentials were found",
-            hint="`enginehouse up` makes them for the embedded stack; elsewhere set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or configure them as for any AWS client",
-        ) from error
-    except (BotoCoreError, HTTPError) as error:  # urllib3's own if a body ends too early
-        raise StoreUnavailable(f"S3 did not answer for '{key}': {error}", hint="is the store up?") from error
 
 
 def _server_time(answer: Any) -> datetime:
@@ -195,11 +169,26 @@ class Bucket:
         return answer["ETag"].strip('"')
 
     def replace(self, key: str, body: bytes, etag: str) -> str:
-        """Write `key` if it still has `etag`; returns the new ETag. Raises PreconditionFailed if it has not."""
+        """Write `key` if it still has `etag`; returns the new ETag. Raises PreconditionFailed if it has not.
+
+        Raises StoreError, code `store-unconditional`, if the server refuses this condition even where it holds.
+        """
         if self.one_writer:
             return self._put_where(key, body, etag)
+        try:
+            return self._put_if_match(key, body, f'"{etag}"')
+        except PreconditionFailed:
+            if not wants_bare_etags(self.client, self.name, self.prefix):
+                raise
+        except StoreError as error:
+            if error.code != "store-missing":
+                raise
+            raise PreconditionFailed(error.message) from error  # Amazon's answer where the object is gone
+        return self._put_if_match(key, body, etag)
+
+    def _put_if_match(self, key: str, body: bytes, etag: str) -> str:
         with named_errors(key):
-            answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=f'"{etag}"')
+            answer = self.client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, IfMatch=etag)
         return answer["ETag"].strip('"')
 
     def swap(self, key: str, body: bytes, etag: str | None) -> str:

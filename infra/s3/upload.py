@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from infra.errors import ArtifactDamaged, StoreError
-from infra.s3.bucket import Bucket, named_errors
+from infra.s3.bucket import Bucket
 from infra.s3.lanes import CHUNK_BYTES, in_lanes
+from infra.s3.named_errors import named_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -150,11 +151,19 @@ class _FileUpload:
         with named_errors(self.key):
             head = self.bucket.client.head_object(**self._where, ChecksumMode="ENABLED")
         checksum = head.get("ChecksumCRC64NVME", "")
-        if head["ContentLength"] != self.size or checksum not in ("", _base64(self._crc)):
+        # A composite one says nothing of the file as a whole. Then the server vouched for each part, as it must.
+        composite = bool(self._upload) and checksum.endswith(f"-{len(self._parts)}")
+        if head["ContentLength"] != self.size or not (composite or checksum in ("", _base64(self._crc))):
             self.bucket.delete(self.key)  # so that the next try sends all of it
-            raise ArtifactDamaged(f"the store has other bytes at '{self.key}' than were sent", retryable=True)
+            raise ArtifactDamaged(
+                f"the store has other bytes at '{self.key}' than were sent: {head['ContentLength']} with the checksum "
+                f"'{checksum}', not {self.size} with '{_base64(self._crc)}'",
+                hint="if it happens again, the server's disks or its checksums are at fault: look for a later version",
+                retryable=True,
+            )
         if checksum:
-            checksum = f"CRC64NVME:{head.get('ChecksumType', 'FULL_OBJECT')}:{checksum}"
+            kind = "COMPOSITE" if composite else head.get("ChecksumType", "FULL_OBJECT")
+            checksum = f"CRC64NVME:{kind}:{checksum}"
         return StoredFile(self.size, self._sha256.hexdigest(), head["ETag"].strip('"'), checksum)
 
     @property

@@ -7,6 +7,7 @@ imported only by `stream`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import importlib
 import json
@@ -45,6 +46,14 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How many requests a model has answered, and refused or lost, since it was loaded."""
+
+    answered: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class ModelState:
     """One line of the repository index. `state` is empty for a model that was never loaded."""
 
@@ -65,9 +74,19 @@ class TritonClient:
         self._headers = {CONTROL_HEADER: key} if key else {}
         self._timeout_s = timeout_s
 
+    def within(self, seconds: float) -> TritonClient:
+        """The same client for requests that are worthless after `seconds`."""
+        hurried = copy.copy(self)
+        hurried._timeout_s = seconds
+        return hurried
+
     def live(self) -> bool:
         """Whether the server answers at all."""
         return self._healthy("v2/health/live")
+
+    def answers(self, path: str) -> bool:
+        """Whether a GET of `path` succeeds."""
+        return self._healthy(path)
 
     def ready(self, model: str) -> bool:
         """Whether this model answers requests now."""
@@ -78,6 +97,12 @@ class TritonClient:
         with self._request("POST", "v2/repository/index", {}) as response:
             entries = json.load(response)
         return tuple(ModelState(entry["name"], entry.get("state", ""), entry.get("reason", "")) for entry in entries)
+
+    def counts(self, model: str) -> Counts:
+        """What Triton has counted of a model that is loaded. Of an ensemble, refusals count as failed."""
+        with self._request("GET", f"v2/models/{quote(model, safe='')}/stats", None) as response:
+            counted = json.load(response)["model_stats"][0]["inference_stats"]
+        return Counts(counted["success"]["count"], counted["fail"]["count"])
 
     def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Load a model, or load it again if its folder changed; returns when it answers requests.

@@ -17,6 +17,14 @@ RESTRICTED = ("model-repository", "model-config", "shared-memory", "statistics",
 """Endpoints that change the server or reveal the machine; inference, health and metadata stay open."""
 
 
+EXIT_TIMEOUT_S = 65
+"""How long running requests have on SIGTERM: the 60 seconds after which a release ends a request with an error unless
+its model's file says otherwise, and a little more. So each ends by its answer or by that error."""
+
+_MODELS = "--model-repository="
+_KEY = f":{CONTROL_HEADER}="
+
+
 @dataclass(frozen=True)
 class Ports:
     """The ports of one server. It listens on loopback, or everywhere if other machines reach it at `address`."""
@@ -45,10 +53,10 @@ class Server:
 
     def argv(self, *load: str) -> tuple[str, ...]:
         """The command line: every control endpoint needs the key, and only the models `load` are loaded."""
-        restriction = f"{','.join(RESTRICTED)}:{CONTROL_HEADER}={self.control_key}"
+        restriction = f"{','.join(RESTRICTED)}{_KEY}{self.control_key}"
         return (
             str(self.binary),
-            f"--model-repository={self.models}",
+            f"{_MODELS}{self.models}",
             f"--backend-directory={self.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory}",
             # Configurations are complete. Triton would start every Python model once more to complete them.
@@ -66,6 +74,16 @@ class Server:
             f"--metrics-port={self.ports.metrics}",
             *(f"--load-model={name}" for name in load),
         )
+
+
+def serves(arguments: Sequence[str], models: Path) -> bool:
+    """Whether this is the command line of a Triton whose repository is `models`, or of the mpirun above it."""
+    return f"{_MODELS}{models.resolve()}" in arguments
+
+
+def key_of(arguments: Sequence[str]) -> str:
+    """The control key in the command line of a Triton; empty if it has none."""
+    return next((word.partition(_KEY)[2] for word in arguments if _KEY in word), "")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def start_server(
     root: Path | None = None,
     orchestrated_gpus: int = 0,
     group: Group | None = None,
-    exit_timeout_s: int = 5,
+    exit_timeout_s: int = command.EXIT_TIMEOUT_S,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start Triton on loopback, with nothing loaded and every control endpoint behind `control_key`.

@@ -5,29 +5,34 @@ A Triton is one process, or a group with one process for each rank of an engine 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from infra.errors import TritonError
-from infra.processes.background import write_private
 from infra.processes.sessions import terminate
 from infra.triton.client import LOAD_TIMEOUT_S, TritonClient
-from infra.triton.command import Group, Ports
+from infra.triton.command import EXIT_TIMEOUT_S, Group, Ports, key_of, serves
 from infra.triton.log import Log
 from infra.triton.server import start_server
 
 # The image's libraries, gigabytes of them, may come from a cold disk.
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.05
+_CONTROL_SECONDS = 10.0
+"""How long a live Triton may take for what needs no model; loads and unloads have times of their own."""
+STOP_GRACE_S = EXIT_TIMEOUT_S + 5.0
+"""How long an ending Triton lives at most: it ends by itself once running requests have had their time."""
+NODE_GRACE_S = STOP_GRACE_S + 20.0
+"""What a service manager has to grant a node between SIGTERM and SIGKILL: its Triton ends first."""
 # Engines on the CPU share cores with each other and with builds, and threads that spin while they wait then halt one
 # another. 64 tokens beside two busy processes on 2 cores: 1 to 2 tokens/s spinning, 23 to 60 waiting. Without other
 # processes, waiting costs about a third: 80 to 85 tokens/s, and 95 to 150 spinning.
@@ -47,7 +52,10 @@ class Ensured(Enum):
 
 
 class Supervisor:
-    """One Triton. `models` is its repository, `folder` holds its log, its models' interpreter and its key.
+    """One Triton. `models` is its repository, `folder` holds its log and its models' interpreter.
+
+    A Triton that an earlier supervisor has left is found by its command line, which has the repository and the key: no
+    file has to be written for that, and no clock is asked.
 
     `root`, `orchestrated_gpus` and `group` are those of `server.start_server`. One thread may call `ensure` while
     another calls `stop`.
@@ -110,7 +118,13 @@ class Supervisor:
         with self._lock:
             return self._find()
 
-    def stop(self, grace_s: float = 15) -> None:
+    def kill(self) -> None:
+        """End a Triton that hangs, at once: the next `ensure` starts another."""
+        with self._lock:
+            if self._process is not None:
+                terminate(self._process.pid, grace_s=0.5)
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """End Triton and its models' processes for good, also one that an earlier supervisor has left."""
         self._stopped.set()
         with self._lock:
@@ -119,29 +133,33 @@ class Supervisor:
             if self._process is not None:
                 terminate(self._process.pid, grace_s)
             self._process, self._servers = None, ()
-            self._record.unlink(missing_ok=True)
-
-    @property
-    def _record(self) -> Path:
-        return self._folder / "triton.json"
 
     def _find(self) -> bool:
-        if not self._record.exists():
+        left = [process for process in psutil.process_iter() if serves(_arguments(process), self._models)]
+        # Triton is below mpirun, and a child of Triton is Triton for a moment before it becomes a model's process.
+        leaders = [process for process in left if not set(_parents(process)) & set(left)]
+        if not leaders:
             return False
-        record: dict[str, Any] = json.loads(self._record.read_text())
-        try:
-            process = psutil.Process(record["pid"])
-        except psutil.NoSuchProcess:
-            terminate(record["pid"], grace_s=2)  # Triton outlives a killed mpirun, and keeps its ports
-            return False
-        if abs(process.create_time() - record["created"]) > 1:
-            return False
-        self._process, self._servers, self.client = process, _servers(process), self._new_client(record["key"])
-        if not self.alive or not self.client.live():
+        # One that leads no session has lost its mpirun, as have several.
+        leader = leaders[0]
+        self._process, self._servers = leader, _servers(leader)
+        self.client = self._new_client(key_of(_arguments(leader)))
+        if os.getsid(leader.pid) != leader.pid or len(leaders) > 1 or not self.alive or not self._answers():
             self._process, self._servers = None, ()
-            terminate(process.pid, grace_s=5)
+            for process in left:
+                # Triton outlives a killed mpirun, which led the session, and keeps its ports.
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    terminate(os.getsid(process.pid), grace_s=5)
             return False
         _log.info("found Triton again (pid %d)", self.pid)
+        return True
+
+    def _answers(self) -> bool:
+        """Whether the Triton of our key answers: another one on its ports knows another key."""
+        try:
+            self.client.index()
+        except TritonError:
+            return False
         return True
 
     def _start(self) -> None:
@@ -160,21 +178,25 @@ class Supervisor:
             environment={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", _OPENMP_WAIT)},
         )
         started = psutil.Process(process.pid)
-        # At once: loading the engine of a group takes minutes, and this process may be killed meanwhile.
-        write_private(self._record, {"pid": process.pid, "created": started.create_time(), "key": key})
-        client = self._new_client(key)
+        self.client = client = self._new_client(key)
         deadline = time.monotonic() + (_READY_SECONDS if self._group is None else LOAD_TIMEOUT_S)
         while not client.live():
             if process.poll() is not None or time.monotonic() > deadline or self._stopped.is_set():
                 terminate(process, grace_s=2)
-                self._record.unlink(missing_ok=True)
                 raise TritonError("Triton did not start", hint=f"see {self.log.path}", code="triton-start")
             time.sleep(_POLL_SECONDS)
-        self._process, self._servers, self.client = started, _servers(started), client
+        if not self._answers():
+            terminate(process, grace_s=2)
+            raise TritonError(
+                f"another server answers on port {self._ports.http}",
+                hint="end it, or give this node other ports",
+                code="triton-port-taken",
+            )
+        self._process, self._servers = started, _servers(started)
         _log.info("Triton runs (pid %d)", self.pid)
 
     def _new_client(self, key: str) -> TritonClient:
-        return TritonClient(f"127.0.0.1:{self._ports.http}", key=key)
+        return TritonClient(f"127.0.0.1:{self._ports.http}", key=key, timeout_s=_CONTROL_SECONDS)
 
 
 def _servers(leader: psutil.Process) -> tuple[psutil.Process, ...]:
@@ -185,6 +207,21 @@ def _servers(leader: psutil.Process) -> tuple[psutil.Process, ...]:
     # A child of Triton has the same name for a moment, before it becomes the process of a model.
     pids = {child.pid for child in below}
     return tuple(child for child in below if child.ppid() not in pids)
+
+
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.parents()
+    except psutil.Error:
+        return []
+
+
+def _arguments(process: psutil.Process) -> Sequence[str]:
+    """The command line; empty for a process that has ended, or belongs to somebody else."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return ()
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from infra.errors import SettingsError
 
+SAME_IMAGE = "24.10"
+"""NVIDIA's image with the same Triton, 2.51."""
+
 PYTHON_LIBRARY = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 
 

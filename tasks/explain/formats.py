@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from tasks.finetuned.records import Arrival, CurrentWeights, TunedWeights
+from tasks.finetuned.arrivals import Arrival, Sequence
+from tasks.finetuned.records import CurrentWeights, TunedWeights
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
 from tasks.targets.current import Current
@@ -48,6 +49,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "toolchain": ImageReport,
     "watch": WatchRecord,
     "event": Arrival,
+    "sequence": Sequence,
     "finetuned": TunedWeights,
     "weights": CurrentWeights,
 }

@@ -9,6 +9,7 @@ source that its file lists under `accepts`. They are never a file or a package o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Self
 
@@ -16,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from infra.errors import EventRefused, SourceError, SpecError
 from infra.frozen import Spec, problems
+from tasks.finetuned.plain_json import require_plain
 from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri, SourceUri, parse_source
 from tasks.models.spec import Model, Name, Text
@@ -27,6 +29,8 @@ EVENT = "enginehouse.finetuned"
 LARGEST_CHARACTERS = 16 * 1024
 """Of a payload as JSON. A real one has a few hundred."""
 
+_COMMIT = re.compile(r"(?P<repository>hf://[^@]+)@(?P<commit>[0-9a-f]{40})")
+
 
 class Event(Spec):
     """New weights of one model: `source`, or a `revision` of the model's own repository."""
@@ -36,6 +40,12 @@ class Event(Spec):
     revision: Text | None = None
     recipe: dict[str, str | int] = Field(default_factory=dict[str, "str | int"], max_length=32)
     """Fields of the recipe to override, as with `enginehouse rebuild --recipe`."""
+    branch: Text | None = None
+    """The branch that the commit in `source` was pushed to. Once it is not the branch's head, the event is too late."""
+    series: Text | None = None
+    """What numbers its weights by itself, such as a registered model of MLflow; with `version`."""
+    version: int | None = Field(default=None, ge=1, le=2**53)
+    """The number of these weights. They never take the place of a higher one of the same series."""
     sender: str = Field(default="", max_length=40, pattern=r"^[a-z]*$")
     """Who sent the event, for people: `command`, `huggingface`, …"""
 
@@ -43,7 +53,26 @@ class Event(Spec):
     def _names_weights(self) -> Self:
         if (self.source is None) == (self.revision is None):
             raise ValueError("name the new weights by one of source and revision")
+        if (self.series is None) != (self.version is None):
+            raise ValueError("series and version belong together")
+        if self.branch is not None and self._commit is None:
+            raise ValueError("branch belongs to a source hf://org/repo@COMMIT")
         return self
+
+    @property
+    def _commit(self) -> re.Match[str] | None:
+        return _COMMIT.fullmatch(self.source or "")
+
+    @property
+    def pushed(self) -> tuple[str, str] | None:
+        """The address of the branch that was pushed to, and the commit; None for an event that is no push.
+
+        An earlier receiver passed only pushes to `main` on, and did not name the branch.
+        """
+        branch = self.branch or ("main" if self.sender == "huggingface" else None)
+        if branch is None or self._commit is None:
+            return None
+        return f"{self._commit['repository']}@{branch}", self._commit["commit"]
 
     @property
     def options(self) -> dict[str, str]:
@@ -53,6 +82,7 @@ class Event(Spec):
 
 def read_event(payload: Mapping[str, JsonValue]) -> Event:
     """The event of a payload. Raises EventRefused `event-malformed`, which names every wrong field."""
+    require_plain(payload)
     if len(json.dumps(payload)) > LARGEST_CHARACTERS:
         raise EventRefused(f"an event has at most {LARGEST_CHARACTERS} characters", hint=_FORM)
     try:

@@ -1,54 +1,34 @@
-"""What the store keeps of fine-tuning events.
+"""The weights that events brought: which were accepted, and which of them a rebuild takes.
 
-events/ID.json                   the payload, the decision and its reason; created once, then decided once
-finetuned/MODEL/REVISION.json    accepted weights; created once, which makes every later event of them a duplicate
-finetuned/MODEL/current.json     which of them a rebuild takes; moved with If-Match
+finetuned/MODEL/REVISION.json    weights of an event; created once, which makes every later event of them a duplicate
+finetuned/MODEL/current.json     which weights are accepted, and what became of them; moved with If-Match
 
 REVISION is the identity of the weights' snapshot, so equal weights have one record by whatever name events call them.
+Accepted weights are tried from the newest on, until some pass their gates: what is older than those never goes live.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from infra.errors import EnginehouseError, EventRefused
+from infra.errors import EventRefused
 from infra.s3.bucket import Bucket
-from tasks.finetuned.event import LARGEST_CHARACTERS, Event, changed_by, tuned
+from tasks.finetuned.event import Event, changed_by, tuned
 from tasks.models.overrides import override
-from tasks.models.source_uri import HubUri
+from tasks.models.source_uri import HubUri, parse_source
 from tasks.models.spec import Model
 from tasks.store.cell import Cell, WriteOnce
-from tasks.store.record import Record, record_bytes
+from tasks.store.record import Record
 
-_EVENTS = "events/"
-_KEPT_CHARACTERS = LARGEST_CHARACTERS // 4
-_LOOKED_BACK_SECONDS = 7 * 86400
+Standing = Literal["passed", "live", "refused"]
+"""What became of weights: a release with them passed its gates, is public, or was refused by its gates."""
 
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-class Arrival(Record):
-    """An event and what was decided on it. Its state is `received` until then."""
-
-    id: str
-    said: dict[str, JsonValue]
-    """The payload; of one that is too large its beginning, as `text`."""
-    received: datetime = Field(default_factory=_now)
-    state: Literal["received", "accepted", "duplicate", "refused"] = "received"
-    code: str = ""
-    """Code of the error that refused it."""
-    reason: str = ""
-    model: str = ""
-    revision: str = ""
-    flow_run: str = ""
-    """The rebuild that it started."""
+_REMEMBERED = 100
+"""Weights that wait, and refusals. More do not come within the 7 days in which events are looked at again."""
 
 
 class TunedWeights(Record):
@@ -66,98 +46,141 @@ class TunedWeights(Record):
     file_source: str
     """The weights that the model's file named then. If it names others now, somebody chose them: the file counts."""
     event: str
-    accepted: datetime = Field(default_factory=_now)
+    order: int = 0
+    """Number of the event among those of its model; 0 if it came before there were numbers."""
+    series: str = ""
+    version: int = 0
+    """Its number in the `series` that it belongs to, such as a registered model of MLflow."""
+    accepted: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """By the clock of who decided. Weights without number are compared by it, as they were then."""
+
+    @property
+    def rank(self) -> tuple[int, int, float]:
+        """The newer weights have the higher rank."""
+        return (self.order, self.version, 0.0 if self.order else self.accepted.timestamp())
 
 
 class CurrentWeights(Record):
-    """What a rebuild takes in place of the file's weights: `followed`. A release was promoted with `proven`."""
+    """What a rebuild takes in place of the file's weights: `followed`. A release with `proven` passed its gates."""
 
     followed: TunedWeights | None = None
+    """The newest of the others, for people and for earlier versions of Enginehouse."""
     proven: TunedWeights | None = None
+    waiting: tuple[TunedWeights, ...] = ()
+    """Accepted weights that are neither live nor older than `proven`, nor refused by the gates; the newest is last."""
+    refused: tuple[str, ...] = ()
+    """Revisions that the gates have refused, so that an event that is taken again does not bring them back."""
+    versions: dict[str, int] = Field(default_factory=dict[str, int])
+    """The highest version of each series that was accepted."""
+
+    @property
+    def untried(self) -> tuple[TunedWeights, ...]:
+        """`waiting`; in a record of an earlier version the weights that it follows, where they are the newest."""
+        followed, proven = self.followed, self.proven
+        if self.waiting or followed is None or (proven is not None and followed.rank <= proven.rank):
+            return self.waiting
+        return (followed,)
+
+    @property
+    def newest_first(self) -> tuple[TunedWeights, ...]:
+        return (*reversed(self.untried), *(() if self.proven is None else (self.proven,)))
+
+    def accepting(self, weights: TunedWeights) -> CurrentWeights:
+        """The record with these weights; as it is, if it knows them or has newer ones that make them too late."""
+        if self.knows(weights) or weights.version <= self.versions.get(weights.series, -1):
+            return self
+        # A higher version is newer than a lower one of its series that arrived after it.
+        same = (each.order for each in self.newest_first if weights.series and each.series == weights.series)
+        weights = weights.model_copy(update={"order": max(weights.order, *same, 0)})
+        if self.proven is not None and weights.rank < self.proven.rank:
+            return self
+        versions = {**self.versions, weights.series: weights.version} if weights.series else self.versions
+        return self._with(self.proven, (*self.untried, weights)).model_copy(update={"versions": versions})
+
+    def settled(self, weights: TunedWeights, standing: Standing) -> CurrentWeights:
+        """The record after a release with these weights came to this standing."""
+        others = tuple(each for each in self.untried if each.revision != weights.revision)
+        if standing == "refused":
+            if others == self.untried:
+                return self
+            refused = (*self.refused, weights.revision)[-_REMEMBERED:]
+            return self._with(self.proven, others).model_copy(update={"refused": refused})
+        is_older = self.proven is not None and weights.rank < self.proven.rank
+        return self._with(self.proven if is_older else weights, self.untried if standing == "passed" else others)
+
+    def knows(self, weights: TunedWeights) -> bool:
+        """Whether these weights were accepted, and no newer ones have passed since."""
+        return weights.revision in (*self.refused, *(each.revision for each in self.newest_first))
+
+    def _with(self, proven: TunedWeights | None, waiting: Iterable[TunedWeights]) -> CurrentWeights:
+        newer = (each for each in waiting if proven is None or each.rank >= proven.rank)
+        left = tuple(sorted(newer, key=lambda each: each.rank))[-_REMEMBERED:]
+        return self.model_copy(update={"followed": left[-1] if left else proven, "proven": proven, "waiting": left})
 
 
-def arrive(bucket: Bucket, id: str, payload: Mapping[str, JsonValue]) -> Arrival:
-    """Record an event before anything is decided on it. An event of this id that is known already stays as it is."""
-    arrival = Arrival(id=id, said=dict(payload))
-    if len(text := json.dumps(payload)) > LARGEST_CHARACTERS:  # it will be refused
-        arrival = Arrival(id=id, said={"text": text[:_KEPT_CHARACTERS]})
-    return _arrival(bucket, id).create(arrival)
+def accept(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
+    """Accept the weights of an event, once. Returns the record that counts: that of the first event that brought them.
 
-
-def read_arrival(bucket: Bucket, id: str) -> Arrival | None:
-    return _arrival(bucket, id).read()
-
-
-def _arrival(bucket: Bucket, id: str) -> WriteOnce[Arrival]:
-    return WriteOnce(bucket, _event_key(id), Arrival)
-
-
-def decide(bucket: Bucket, arrival: Arrival) -> Arrival:
-    """Write what was decided."""
-    bucket.put(_event_key(arrival.id), record_bytes(arrival))
-    return arrival
-
-
-def refused(arrival: Arrival, error: EnginehouseError) -> Arrival:
-    """The record of an event that was refused with `error`."""
-    return arrival.model_copy(update={"state": "refused", "code": error.code, "reason": error.message})
-
-
-def undecided(bucket: Bucket, older_than_seconds: float) -> Iterator[Arrival]:
-    """Events without a decision that came so long ago, by the store's clock. Reads every event of the last 7 days."""
-    for entry in bucket.list(_EVENTS):
-        if older_than_seconds <= entry.age <= _LOOKED_BACK_SECONDS:
-            arrival = read_arrival(bucket, entry.key.removeprefix(_EVENTS).removesuffix(".json"))
-            if arrival is not None and arrival.state == "received":
-                yield arrival
-
-
-def claim(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
-    """Accept weights, once. Returns the record that counts: the first of this model and revision."""
-    key = f"finetuned/{weights.model}/{weights.revision}.json"
-    return WriteOnce(bucket, key, TunedWeights).create(weights)
-
-
-def follow(bucket: Bucket, weights: TunedWeights) -> None:
-    """From now on rebuilds of the model take these weights."""
-    _current(bucket, weights.model).move(lambda known: known.model_copy(update={"followed": weights}))
-
-
-def settle(bucket: Bucket, weights: TunedWeights, *, passed: bool) -> None:
-    """Note that a release with these weights was promoted, or that its gates refused it.
-
-    After a refusal rebuilds take the proven weights again, unless newer ones have come meanwhile.
+    Raises EventRefused `event-overtaken` if newer weights passed, or a higher version of their series was accepted.
     """
+    if _floats(weights) and not _current(bucket, weights.model).read()[0].accepting(weights).knows(weights):
+        raise _overtaken(weights)  # its branch's head is left to the event that comes with it
+    key = f"finetuned/{weights.model}/{weights.revision}.json"
+    first = WriteOnce(bucket, key, TunedWeights).create(weights)
+    if first.event == weights.event:
+        known = _current(bucket, weights.model).move(lambda known: known.accepting(first))
+        if not known.knows(first):
+            raise _overtaken(first)
+    return first
 
-    def change(known: CurrentWeights) -> CurrentWeights:
-        if passed:
-            older = known.proven is None or known.proven.accepted < weights.accepted
-            return known.model_copy(update={"proven": weights}) if older else known
-        ours = known.followed is not None and known.followed.revision == weights.revision
-        return known.model_copy(update={"followed": known.proven}) if ours else known
 
-    _current(bucket, weights.model).move(change)
+def _floats(weights: TunedWeights) -> bool:
+    """Whether the event named a branch, and left open which weights it brings."""
+    asked = parse_source(weights.asked)
+    return isinstance(asked, HubUri) and not asked.is_commit
+
+
+def _overtaken(weights: TunedWeights) -> EventRefused:
+    return EventRefused(f"{weights.model} has newer weights than {weights.source}", code="event-overtaken")
+
+
+def settle(bucket: Bucket, weights: TunedWeights, standing: Standing) -> None:
+    """Note what became of a release with these weights.
+
+    After a refusal rebuilds take the newest weights that still wait, and if none do, those that are live.
+    """
+    _current(bucket, weights.model).move(lambda known: known.settled(weights, standing))
 
 
 def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:
     """The model with the newest weights that an event brought, and their record; or the model of the file, and None."""
-    found = _weights(bucket, model).followed
-    changed = None if found is None else _changed(model, found)
-    return (model, None) if changed is None else (changed, found)
+    for found in _weights(bucket, model)[0].newest_first:
+        if (changed := _changed(model, found)) is not None:
+            return changed, found
+    return model, None
 
 
 def newer_ones(bucket: Bucket, model: Model, taken: TunedWeights | None) -> TunedWeights | None:
-    """Weights that went live and are newer than `taken`, or than those of the file if that is None."""
-    proven = _weights(bucket, model).proven
-    if proven is None or _changed(model, proven) is None or (taken and proven.accepted <= taken.accepted):
+    """Weights that passed their gates and are newer than `taken`, or than those of the file if that is None."""
+    proven = _weights(bucket, model)[0].proven
+    if proven is None or _changed(model, proven) is None or (taken is not None and proven.rank <= taken.rank):
         return None
     return proven
 
 
-def _weights(bucket: Bucket, model: Model) -> CurrentWeights:
-    """What a rebuild takes. A model that accepts no events needs no look at the store."""
+def waiting(bucket: Bucket, model: Model) -> tuple[TunedWeights, str] | None:
+    """The accepted weights that are to be rebuilt next, and the ETag of what is known of them; None if none wait."""
+    known, etag = _weights(bucket, model)
+    for found in reversed(known.untried):
+        if etag is not None and _changed(model, found) is not None:
+            return found, etag
+    return None
+
+
+def _weights(bucket: Bucket, model: Model) -> tuple[CurrentWeights, str | None]:
+    """What is known, and its ETag. A model that accepts no events needs no look at the store."""
     takes_events = model.accepts or isinstance(tuned(model), HubUri)
-    return _current(bucket, model.name).read()[0] if takes_events else CurrentWeights()
+    return _current(bucket, model.name).read() if takes_events else (CurrentWeights(), None)
 
 
 def _changed(model: Model, found: TunedWeights) -> Model | None:
@@ -176,7 +199,3 @@ def _changed(model: Model, found: TunedWeights) -> Model | None:
 
 def _current(bucket: Bucket, model: str) -> Cell[CurrentWeights]:
     return Cell(bucket, f"finetuned/{model}/current.json", CurrentWeights())
-
-
-def _event_key(id: str) -> str:
-    return f"{_EVENTS}{id}.json"

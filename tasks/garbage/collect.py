@@ -18,13 +18,15 @@ from pydantic import JsonValue
 from infra.s3.bucket import Bucket, Entry, UnfinishedUpload
 from tasks.garbage.reach import RUNNING_SECONDS, Reached, reached
 from tasks.store.artifact import ArtifactRef
+from tasks.store.attempt import RESUME_SECONDS
 from tasks.store.cell import written
 from tasks.store.inventory import Stored, everything, identity_in, in_parallel, manifest_at
-from tasks.store.lease import held
+from tasks.store.lease import discard, held
 
 GRACE_DAYS = 7.0
-EXPIRED_SECONDS = 24 * RUNNING_SECONDS
-"""A lease that was not renewed for a day has no holder: leases last seconds. By the store's clock."""
+EXPIRED_SECONDS = RESUME_SECONDS + RUNNING_SECONDS
+"""What was left so long ago, nobody goes on with: leases last seconds, and a killed upload is resumed for a day. By the
+store's clock."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Garbage:
     """Objects that may go together; `size` in bytes.
 
     `artifact` is set if they are all files of that artifact, whose manifest is marked first. `attempt` is set if they
-    are the files of an attempt that the manifest does not name.
+    are the files of an attempt that the manifest does not name. `lease` has the identity and the ETag that a lease had.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Garbage:
     size: int
     artifact: ArtifactRef | None = None
     attempt: tuple[ArtifactRef, str] | None = None
+    lease: tuple[str, str] | None = None
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Survey:
 
     grace_seconds: float
     running_seconds: float
+    expired_seconds: float
     garbage: list[Garbage] = field(default_factory=list[Garbage])
     uploads: list[UnfinishedUpload] = field(default_factory=list[UnfinishedUpload])
     kept: dict[ArtifactRef, str] = field(default_factory=dict[ArtifactRef, str])
@@ -95,12 +99,13 @@ def survey(
     """Look at everything and change nothing.
 
     `grace_seconds`: keep what was made or used so recently. `running_seconds`: what a run wrote so recently may still
-    be in the making, however short the grace time. `expired_seconds`: a lease this old has no holder.
+    be in the making, however short the grace time. `expired_seconds`: a lease this old has no holder, and an upload
+    this old is not gone on with.
     Raises StoreError, and ArtifactDamaged if a live release does not say which engine it needs.
     """
     stored = everything(bucket)
     wanted = reached(bucket, grace_seconds, running_seconds)
-    found = Survey(grace_seconds, running_seconds)
+    found = Survey(grace_seconds, running_seconds, expired_seconds)
     for item in stored:
         found.garbage += [
             _single(entry, "the manifest of a damaged artifact that was replaced")
@@ -115,16 +120,12 @@ def survey(
             keys = [entry for files in item.attempts.values() for entry in files]
             found.garbage.append(_together(str(item.ref), "nothing uses it", keys, artifact=item.ref))
     _look_at_attempts(bucket, stored, wanted, found)
-    found.garbage += [
-        _single(entry, "this lease was not renewed for a day")
-        for entry in bucket.list("leases/")
-        if entry.age >= expired_seconds
-    ]
+    found.garbage += [_lease(entry) for entry in bucket.list("leases/") if entry.age >= expired_seconds]
     found.garbage += [_single(entry, "the run that used these artifacts is over") for entry in wanted.unused]
     found.uploads = [
         upload
         for upload in bucket.unfinished_uploads("artifacts/")
-        if upload.age >= max(grace_seconds, running_seconds) and identity_in(upload.key) not in wanted.leased
+        if upload.age >= max(grace_seconds, expired_seconds) and identity_in(upload.key) not in wanted.leased
     ]
     return found
 
@@ -155,7 +156,7 @@ def _look_at_attempts(bucket: Bucket, stored: list[Stored], wanted: Reached, fou
         for attempt, files in item.attempts.items():
             # The age of the newest file is how long its writer has been idle.
             quiet = min(file.age for file in files)
-            if attempt != committed and quiet >= max(found.grace_seconds, found.running_seconds):
+            if attempt != committed and quiet >= max(found.grace_seconds, found.expired_seconds):
                 why = "an attempt that was never committed"
                 found.garbage.append(_together(f"{item.ref}/{attempt}", why, files, attempt=(item.ref, attempt)))
 
@@ -176,6 +177,12 @@ def _single(entry: Entry, why: str) -> Garbage:
     return Garbage(entry.key, why, (entry.key,), entry.size)
 
 
+def _lease(entry: Entry) -> Garbage:
+    identity = entry.key.removeprefix("leases/").removesuffix(".json")
+    why = "this lease was not renewed for a day"
+    return Garbage(entry.key, why, (entry.key,), entry.size, lease=(identity, entry.etag))
+
+
 def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) -> list[Garbage]:
     """Delete what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
 
@@ -191,21 +198,33 @@ def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) ->
         again = [ref for ref in artifacts if ref in wanted.reasons or ref.identity in wanted.leased]
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), again)
         marked.update(dict.fromkeys(map(str, again), False))
-        may_go = in_parallel(lambda item: _may_go(bucket, item, marked), found.garbage)
-        decided = list(zip(found.garbage, may_go, strict=True))
+        leases = [item for item in found.garbage if item.lease is not None]
+        others = [item for item in found.garbage if item.lease is None]
+        may_go = in_parallel(lambda item: _may_go(bucket, item, marked, wanted), others)
+        decided = list(zip(others, may_go, strict=True))
         in_parallel(bucket.delete, [key for item, going in decided if going for key in item.keys])
-        in_parallel(bucket.give_up, found.uploads)
+        in_parallel(
+            bucket.give_up, [upload for upload in found.uploads if identity_in(upload.key) not in wanted.leased]
+        )
+        gone = in_parallel(lambda item: _discard(bucket, item, holder, lease_seconds), leases)
+        decided += zip(leases, gone, strict=True)
     return [item for item, going in decided if not going]
 
 
-def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[str, bool]) -> bool:
+def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[str, bool], wanted: Reached) -> bool:
     if item.artifact is not None:
         return marked[str(item.artifact)]
     if item.attempt is None:
         return True
     ref, attempt = item.attempt
     manifest = manifest_at(bucket, ref)
-    return manifest is None or manifest.attempt != attempt
+    return ref.identity not in wanted.leased and (manifest is None or manifest.attempt != attempt)
+
+
+def _discard(bucket: Bucket, item: Garbage, holder: str, lease_seconds: float) -> bool:
+    assert item.lease is not None
+    identity, etag = item.lease
+    return discard(bucket, identity, etag, holder, lease_seconds)
 
 
 def _set_state(bucket: Bucket, ref: ArtifactRef, state: Literal["present", "collected"]) -> bool:

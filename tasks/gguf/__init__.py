@@ -1,8 +1,9 @@
 """GGUF, the file format of llama.cpp: read, dequantize, quantize, all in little memory.
 
 Begin with `conversion`, the convert and build of the kind `llamacpp`. `tensor_types` decides which type each tensor
-gets, and `rewrite` writes the new file chunk by chunk. `file` has the container's values, `reader` and `writer` its
-header, and `limits` what serving has to know of a model.
+gets, and `rewrite` writes the new file chunk by chunk. `file` has the container's values, `header` its first
+bytes, `reader` and `writer` all before the tensors, and `limits` what serving has to know of a model.
 
-Imports `infra`. `tasks.lora`, the kinds and everything above them may import it.
+Imports `infra`. `tasks.lora`, the kinds, the sources (`header` alone: the package `gguf` is an extra) and everything
+above them may import it.
 """

@@ -1,7 +1,7 @@
 """The GGUF container: where the metadata and the tensors of a file lie.
 
 Values stay in the file until they are asked for, and metadata can be copied byte for byte. Layout: `docs/gguf.md` of
-ggml, little-endian, versions 2 and 3, which differ in nothing that Enginehouse reads.
+ggml, of the versions that `header` names.
 """
 
 from __future__ import annotations
@@ -16,12 +16,6 @@ from pathlib import Path
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from infra.errors import StepFailed
-
-MAGIC = b"GGUF"
-VERSION = 3
-
-FIXED = struct.Struct("<4sIQQ")
-"""How a file begins: magic, version, number of tensors, number of metadata entries."""
 
 SCALARS = {
     GGUFValueType.UINT8: "B",

@@ -14,10 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantiz
 
 from infra.errors import StepFailed
 from tasks.gguf.file import (
-    FIXED,
-    MAGIC,
     SCALARS,
-    VERSION,
     Field,
     GGUFFile,
     Tensor,
@@ -26,6 +23,7 @@ from tasks.gguf.file import (
     tensor_size,
     unsupported,
 )
+from tasks.gguf.header import FIXED, MAGIC, unreadable
 
 # ggml's GGML_MAX_DIMS.
 _MAXIMUM_DIMENSIONS = 4
@@ -79,7 +77,8 @@ def read_gguf(path: Path) -> GGUFFile:
     """Map `path` and check its whole header. Reads no tensor.
 
     Raises StepFailed `gguf-malformed` (no GGUF, truncated, or impossible counts, offsets or types), `gguf-unsupported`
-    (big-endian, version 1, a part of a split file, or a tensor type that `gguf` does not know) or `gguf-unreadable`.
+    (big-endian, another version, a part of a split file, or a tensor type that `gguf` does not know) or
+    `gguf-unreadable`.
     """
     try:
         with path.open("rb") as stream:
@@ -94,11 +93,10 @@ def read_gguf(path: Path) -> GGUFFile:
         ) from error
     cursor = _Cursor(path, data)
     magic, version, tensor_count, field_count = FIXED.unpack_from(data, cursor.skip(FIXED.size))
-    if magic != MAGIC:
-        raise malformed(path, f"it starts with {magic!r}")
-    if version not in (2, VERSION):
-        byte_order = "big-endian" if version & 0xFFFF == 0 else f"version {version}"
-        raise unsupported(path, f"{byte_order} GGUF", "convert it again with a current llama.cpp")
+    if magic != MAGIC or version == 0:
+        raise malformed(path, f"it starts with {magic!r} and version {version}")
+    if form := unreadable(version):
+        raise unsupported(path, *form)
 
     fields: dict[str, Field] = {}
     for _ in range(cursor.expect(field_count, _SMALLEST_FIELD, "metadata entries")):

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
-from tasks.gguf.file import FIXED, MAGIC, VERSION, GGUFFile, Tensor, padded, tensor_size
+from tasks.gguf.file import GGUFFile, Tensor, padded, tensor_size
+from tasks.gguf.header import FIXED, MAGIC, VERSION
 
 
 def rewritten_header(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.frozen import problems
+from tasks.lora.patterns import by_pattern
 from tasks.lora.tensors import Floats, MappedTensor, Numbers, tensors_of, unfit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -49,15 +50,11 @@ class _Config(BaseModel):
     use_dora: bool = False
     fan_in_fan_out: bool = False
     init_lora_weights: bool | str | None = True
+    target_parameters: tuple[str, ...] | None = None
 
-    def alpha(self, module: str) -> float:
-        for pattern, alpha in self.alpha_pattern.items():
-            try:
-                if re.match(rf"(.*\.)?({pattern})$", module):
-                    return alpha
-            except re.error as error:
-                raise unfit(f"alpha_pattern {pattern!r} is no regular expression: {error}") from error
-        return self.lora_alpha
+
+class _Base(BaseModel):
+    base_model_name_or_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,14 +110,31 @@ def read_adapter(folder: Path) -> Adapter:
         name = tensor.name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         adapted = re.fullmatch(r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.weight)?", name)
         if adapted:
-            modules.setdefault(adapted[1], {})[adapted[2]] = tensor
+            parts = modules.setdefault(adapted[1], {})
+            # PEFT wraps a module once for each of its parameters that `target_parameters` names.
+            if (other := parts.setdefault(adapted[2], tensor)) is not tensor:
+                raise unfit(f"{other.name} and {tensor.name} add to two parameters of {adapted[1]}")
         elif "lora_" in name or "trainable_tokens" in name or not name.endswith((".weight", ".bias")):
             raise unfit(f"{tensor.name} cannot be merged")
         else:
             replaced[name] = tensor
-    return Adapter(
-        {f"{module}.weight": _low_rank(config, module, parts) for module, parts in modules.items()}, replaced
-    )
+    alphas = by_pattern("alpha_pattern", config.alpha_pattern, modules)
+    added = {
+        f"{module}.weight": _low_rank(config, module, parts, alphas.get(module, config.lora_alpha))
+        for module, parts in modules.items()
+    }
+    return Adapter(added, replaced)
+
+
+def trained_on(folder: Path) -> str | None:
+    """The model that the adapter of a snapshot was trained on: a name on the Hub, or a path on some machine.
+
+    None if it does not say. Whether it can be merged is another question.
+    """
+    try:
+        return _Base.model_validate_json((folder / CONFIG).read_bytes()).base_model_name_or_path
+    except ValidationError:
+        return None
 
 
 def _read_config(path: Path) -> _Config:
@@ -132,13 +146,17 @@ def _read_config(path: Path) -> _Config:
         raise unfit(f"it is of type {config.peft_type}, not LORA")
     if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:
         raise unfit(f"its {CONFIG} sets {', '.join(others)}, which cannot be merged")
+    if others := [name for name in config.target_parameters or () if name.rpartition(".")[2] != "weight"]:
+        raise unfit(
+            f"its target_parameters name {', '.join(others)}, and only parameters called `weight` can be merged"
+        )
     initial = config.init_lora_weights
     if isinstance(initial, str) and initial.lower().startswith(_CHANGE_THE_BASE):
         raise unfit(f"its training changed the model's own weights first (init_lora_weights {initial})")
     return config
 
 
-def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor]) -> LowRank:
+def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:
     embedding = "lora_embedding_A" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     missing = [name for name in names if name not in parts]
@@ -149,7 +167,7 @@ def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor]) -
     if a.ndim != 2 or b.ndim != 2 or not a.shape[0] or a.shape[0] != b.shape[1]:
         raise unfit(f"{module} has matrices of {a.shape} and {b.shape}")
     rank = a.shape[0]
-    scale = config.alpha(module) / (sqrt(rank) if config.use_rslora else rank)
+    scale = alpha / (sqrt(rank) if config.use_rslora else rank)
     # The weights of an embedding, and of GPT-2's linear layers, are transposed.
     transposed = embedding or config.fan_in_fan_out
     if transposed and vector is not None:

@@ -19,11 +19,12 @@ from tasks.gguf.file import GGUFFile, malformed
 from tasks.gguf.reader import read_gguf
 from tasks.lora.adapter import Adapter, LowRank, read_adapter
 from tasks.lora.merge import fitting, merge_tensor
+from tasks.lora.names import short_name
 from tasks.lora.tensors import MappedTensor, unfit
 
 _REORDERED = ("llama",)
 _AS_PUBLISHED = ("gemma", "gemma2", "gemma3", "qwen2", "qwen3")
-_TRAINED_WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
+_TRAINED_WHOLE = ("embed_tokens.weight", "lm_head.weight")
 
 
 def merge_gguf(model: Path, adapter: Path) -> None:
@@ -39,7 +40,7 @@ def merge_gguf(model: Path, adapter: Path) -> None:
             f"{model.name} has the architecture {architecture!r}, and only {', '.join(_REORDERED + _AS_PUBLISHED)} "
             "are known to have the published matrices"
         )
-    if others := [name for name in wanted.replaced if name not in _TRAINED_WHOLE]:
+    if others := [name for name in wanted.replaced if short_name(name) not in _TRAINED_WHOLE]:
         raise unfit(f"{others[0]} was trained whole, and a GGUF may have it in another form")
     concerned = fitting(wanted, _changed_tensors(file, architecture, wanted))
     if architecture in _REORDERED:
@@ -49,13 +50,19 @@ def merge_gguf(model: Path, adapter: Path) -> None:
 
 
 def _changed_tensors(file: GGUFFile, architecture: str, wanted: Adapter) -> Iterator[MappedTensor]:
-    """The tensors of the file that the adapter changes, under the names that PEFT has for them."""
+    """The tensors of the file that the adapter changes, under its names for them.
+
+    Each is given once. Of two names for one tensor, the second finds none, as if the model had none.
+    """
     kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
     blocks = file.integers(f"{architecture}.block_count") or [0]
     names = get_tensor_name_map(kind, blocks[0])
     existing = {tensor.name: tensor for tensor in file.tensors}
-    for name in {*wanted.added, *wanted.replaced}:
-        tensor = existing.get(f"{names.get_name(name.removesuffix('.weight'))}.weight")
+    for name in sorted({*wanted.added, *wanted.replaced}):
+        module = short_name(name).removesuffix(".weight")
+        # llama.cpp knows most models by their names with `model.`, and `lm_head` without.
+        own = names.get_name(f"model.{module}") or names.get_name(module)
+        tensor = existing.pop(f"{own}.weight", None)
         if tensor is not None:
             # A GGUF has the row length first.
             shape = tuple(reversed(tensor.shape[: tensor.dimensions]))
@@ -64,7 +71,7 @@ def _changed_tensors(file: GGUFFile, architecture: str, wanted: Adapter) -> Iter
 
 def _reordered(file: GGUFFile, name: str, low_rank: LowRank) -> LowRank:
     """What is added to a matrix: of a query or key with its rows in llama.cpp's order, of any other unchanged."""
-    found = re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.([qk])_proj\.weight", name)
+    found = re.fullmatch(r"layers\.(\d+)\.self_attn\.([qk])_proj\.weight", short_name(name))
     if found is None:
         return low_rank
     all_heads = file.integers("llama.attention.head_count")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tasks.lora.adapter import Adapter, read_adapter
+from tasks.lora.names import short_name
 from tasks.lora.tensors import MappedTensor, tensors_of, unfit
 
 
@@ -24,8 +25,8 @@ def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
     Raises StepFailed `adapter-unfit` if the adapter names a tensor that the model lacks, or has other shapes.
     """
     wanted = read_adapter(adapter)
-    tensors = (tensor for path in sorted(snapshot.rglob("*.safetensors")) for tensor in tensors_of(path))
-    concerned = fitting(wanted, tensors)
+    tensors = [tensor for path in sorted(snapshot.rglob("*.safetensors")) for tensor in tensors_of(path)]
+    concerned = fitting(wanted, _under_its_names(wanted, tensors))
     touched = {tensor.path for tensor in concerned}
     output.mkdir()
     for path in sorted(snapshot.rglob("*")):
@@ -41,8 +42,27 @@ def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
     return output
 
 
+def _under_its_names(adapter: Adapter, tensors: Sequence[MappedTensor]) -> Iterator[MappedTensor]:
+    """The tensors that the adapter may change, under its names for them.
+
+    A name that the model has itself means nothing else. Of names that differ in their form alone (see `short_name`),
+    only one of each side may be left. Raises StepFailed `adapter-unfit` if one may mean two tensors of the model.
+    """
+    names = adapter.added.keys() | adapter.replaced.keys()
+    common = names & {tensor.name for tensor in tensors}
+    others = {short_name(name): name for name in sorted(names - common)}
+    meant: dict[str, str] = {}
+    for tensor in tensors:
+        name = tensor.name if tensor.name in common else others.get(short_name(tensor.name))
+        if name is None:
+            continue
+        if meant.setdefault(name, tensor.name) != tensor.name:
+            raise unfit(f"{name} may be {meant[name]} or {tensor.name} of the model")
+        yield replace(tensor, name=name)
+
+
 def fitting(adapter: Adapter, tensors: Iterable[MappedTensor]) -> list[MappedTensor]:
-    """Return those of `tensors` that the adapter changes. Their names must be those that PEFT has for them.
+    """Return those of `tensors` that the adapter changes. Their names must be those that it has for them.
 
     Changes nothing. Raises StepFailed `adapter-unfit` if the adapter has a tensor that the model lacks, or one of
     another shape.

@@ -6,7 +6,6 @@ its published clients work unchanged. Whatever is not in the table is an error t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from .guides import GuideRefused, check_guide
 
 Scalar: TypeAlias = bool | int | float | str
 Tensor: TypeAlias = npt.NDArray[Any]
@@ -24,6 +25,14 @@ MAX_BATCH_SIZE = 64
 GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar")
 """What a guide can be, in the published names: any JSON value, one of a schema, a regular expression, or a grammar in
 GBNF with the rule `root`. All but the first need the guide itself."""
+
+
+MAX_WORD_CHARACTERS = 2000
+"""All stop words of a row together, and all bad words: each token that comes is held against them."""
+
+
+MAX_CHARACTERS_PER_TOKEN = 64
+"""Of a prompt, on the average: longer texts are refused before their tokens are counted. Real ones have about four."""
 
 
 class RequestRefused(ValueError):
@@ -162,6 +171,12 @@ def parse_request(tensors: Mapping[str, Tensor], parameters: Mapping[str, object
     return requests
 
 
+def check_length(text: str, most_tokens: int) -> None:
+    """Raise RequestRefused for a prompt with more text than so many tokens hold."""
+    if len(text) > (most := most_tokens * MAX_CHARACTERS_PER_TOKEN):
+        raise RequestRefused(f"'text_input' has {len(text)} characters; of {most_tokens} tokens it may have {most}")
+
+
 def encode_answers(answers: Sequence[Answer], *, log_probs: bool) -> dict[str, Tensor]:
     """The output tensors of a batch: text `[batch, 1]`, and if wanted log probabilities `[batch, 1(, tokens)]`.
 
@@ -190,20 +205,21 @@ def _check_guide(request: GenerationRequest) -> None:
         raise RequestRefused("'guided_decoding_guide' must be empty with the type 'json'; a schema is 'json_schema'")
     if kind not in ("", "json") and not guide:
         raise RequestRefused(f"'guided_decoding_guide' is required with the type '{kind}'")
-    if kind == "json_schema":
+    if guide:
         try:
-            schema: object = json.loads(guide)
-        except ValueError as error:
-            raise RequestRefused(f"'guided_decoding_guide' is no JSON schema: {error}") from error
-        if not isinstance(schema, dict):
-            raise RequestRefused("'guided_decoding_guide' is no JSON schema: not an object")
+            check_guide(kind, guide)
+        except GuideRefused as error:
+            raise RequestRefused(f"'guided_decoding_guide' {error}") from error
     if kind and request.beam_width > 1:
         raise RequestRefused("'beam_width' must be 1 with a guide: it follows one answer")
 
 
 def _words(entry: Input, values: Tensor) -> tuple[str, ...]:
     # Published clients send [""] where they mean no words.
-    return tuple(word for word in (_text(entry, value) for value in values) if word)
+    words = tuple(word for word in (_text(entry, value) for value in values) if word)
+    if (characters := sum(map(len, words))) > MAX_WORD_CHARACTERS:
+        raise RequestRefused(f"'{entry.name}' hold {characters} characters; the most is {MAX_WORD_CHARACTERS}")
+    return words
 
 
 def _scalar(entry: Input, value: Any) -> Scalar:
@@ -215,7 +231,9 @@ def _scalar(entry: Input, value: Any) -> Scalar:
     if not math.isfinite(number):
         raise RequestRefused(f"'{entry.name}' is {number}, not a number")
     if number < entry.minimum:
-        raise RequestRefused(f"'{entry.name}' is {number}; the least is {entry.minimum:g}")
+        # Triton wraps a number of a JSON body that does not fit into 32 bits.
+        wrapped = ", and the most 2147483647" if entry.data_type == "INT32" else ""
+        raise RequestRefused(f"'{entry.name}' is {number}; the least is {entry.minimum:g}{wrapped}")
     if number <= entry.above:
         raise RequestRefused(f"'{entry.name}' is {number}; it must be above {entry.above:g}")
     if number > entry.maximum:

@@ -16,6 +16,10 @@ class EngineFailed(RuntimeError):
     """The engine broke, or ended before its answer did; the client is not to blame."""
 
 
+class EngineUnavailable(EngineFailed):
+    """The engine has ended and comes back by itself: the same request may be sent again."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Some text of an answer, with one log probability (natural logarithm) a token where they are wanted."""

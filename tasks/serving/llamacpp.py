@@ -1,83 +1,69 @@
-"""The engine `llamacpp`: llama.cpp's server in this process, by `xllamacpp`.
+"""The engine `llamacpp`: llama.cpp's server in a child process, by `xllamacpp`.
 
 Its continuous batching, streaming and templates are reached by its own HTTP interface on loopback, behind a key
 made at every start. Only there does llama.cpp tokenize, render a template, and drop a request that still waits for
-a slot (its connection closes).
+a slot (its connection closes). And only its process can be ended where a request holds it for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib
 import json
 import os
 import secrets
-import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from .contract import GenerationRequest, RequestRefused
-from .engine import MAX_RUNNING, EngineFailed, Piece
+from .contract import GenerationRequest, RequestRefused, check_length
+from .engine import EngineFailed, EngineUnavailable, Piece
+from .llama_server import LlamaServer, LlamaServers, checked
 from .settings import ServingSettings
 from .words import StopWords, grammar_without
 
 RANDOM_SEED = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and this one means random (LLAMA_DEFAULT_SEED in llama.h)."""
 
-HTTP_THREADS = MAX_RUNNING + 16
-"""A running or waiting request takes one of llama.cpp's HTTP threads; a few are left for what needs no slot."""
+MAX_FOLLOWED = 100
+"""Schemas that are remembered as ones that this model's engine follows; others cost a token more."""
 
-CONTROL_TIMEOUT_S = 30.0
-"""For what needs no slot: tokens, templates, properties."""
+_NO_JSON = "A"
+"""Text that no JSON begins with, and a token of nearly every vocabulary."""
 
 
 class LlamaCpp:
     """A GGUF file, loaded. Raises EngineFailed where llama.cpp cannot load it."""
 
     def __init__(self, folder: Path, settings: ServingSettings) -> None:
-        library: Any = importlib.import_module("xllamacpp")
-        parameters = library.CommonParams()
-        parameters.model.path = str(folder / settings.engine_path)
-        parameters.n_parallel = settings.slots
-        parameters.n_ctx = settings.slots * settings.context_tokens
-        threads = settings.threads or len(os.sched_getaffinity(0))
-        parameters.cpuparams.n_threads = threads
-        parameters.cpuparams_batch.n_threads = threads
-        # The same prompt and seed must give the same text, whatever a slot held before.
-        parameters.cache_prompt = False
-        parameters.cache_ram_mib = 0
-        parameters.slot_prompt_similarity = 0.0
-        parameters.fit_params = False
-        # Warnings and errors only: the level above tells of requests.
-        parameters.verbosity = 2
-        self._key = secrets.token_urlsafe(32)
-        parameters.api_keys = [self._key]
-        parameters.hostnames = ["127.0.0.1"]
-        parameters.port = 0
-        parameters.n_threads_http = HTTP_THREADS
-        parameters.ui = False
-        parameters.endpoint_slots = False
-        try:
-            self._server: Any = library.Server(parameters)
-        except RuntimeError as error:
-            raise EngineFailed(f"llama.cpp cannot load {settings.engine_path}: {error}") from error
-        # llama.cpp stops at SIGTERM and SIGINT. Here Triton alone decides, also where a whole group is signalled.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._address = str(self._server.listening_address).removeprefix("http://")
         self._settings = settings
-        properties = self._call("/props", None)
-        self._end_of_text = self._tokens(properties["eos_token"])
+        self._servers = LlamaServers(
+            {
+                "model": str(folder / settings.engine_path),
+                "slots": settings.slots,
+                "context_tokens": settings.context_tokens,
+                "threads": settings.threads or len(os.sched_getaffinity(0)),
+            }
+        )
+        server = self._servers.get()
+        end_of_text = server.call("/props", None)["eos_token"]
+        self._end_of_text = server.call("/tokenize", {"content": end_of_text, "parse_special": True})["tokens"]
+        pieces = server.call("/tokenize", {"content": _NO_JSON, "add_special": False, "with_pieces": True})["tokens"]
+        self._no_json: int = pieces[-1]["id"]
+        self._check_followed = lru_cache(MAX_FOLLOWED)(self._check_schema)
 
     def start(self, request: GenerationRequest) -> LlamaGeneration:
         body = self._completion(request)
-        return LlamaGeneration(self._send("/completion", body), request)
+        body["prompt"] = self._prompt(request.text_input)
+        if request.guided_decoding_guide_type == "json_schema":
+            self._check_followed(request.guided_decoding_guide)
+        return LlamaGeneration(self._servers, body, request)
 
     def close(self) -> None:
-        del self._server
+        self._servers.close()
 
     def _completion(self, request: GenerationRequest) -> dict[str, Any]:
         """The body of llama.cpp's /completion. Raises RequestRefused for what llama.cpp cannot do."""
@@ -92,7 +78,6 @@ class LlamaCpp:
             raise RequestRefused(f"'end_id' must be the model's own, {self._end_of_text[0]}")
         seed = secrets.randbelow(RANDOM_SEED) if request.seed is None else request.seed % RANDOM_SEED
         body = {
-            "prompt": self._prompt(request.text_input),
             "n_predict": request.max_tokens,
             "stream": True,
             "seed": seed,
@@ -111,53 +96,93 @@ class LlamaCpp:
             body["n_probs"] = 1
         return body | _grammar(request)
 
+    def _check_schema(self, schema: str) -> None:
+        """Raise RequestRefused for a schema that llama.cpp drops with a line in its log, and answers without.
+
+        So it does with each that it does not know in full. The likeliest token here is one that no JSON begins with:
+        where the schema is followed, it does not come.
+        """
+        body = {
+            "prompt": _NO_JSON,
+            "n_predict": 1,
+            "stream": True,
+            "temperature": 0,
+            "logit_bias": [[self._no_json, 1000.0]],
+            "json_schema": json.loads(schema),
+        }
+        asked = GenerationRequest("", 1, guided_decoding_guide_type="json_schema", guided_decoding_guide=schema)
+        if "".join(piece.text for piece in LlamaGeneration(self._servers, body, asked)).strip() == _NO_JSON:
+            raise RequestRefused(
+                "'guided_decoding_guide' cannot be honoured: this engine does not know every keyword or format of the"
+                " schema, or nothing is valid by it"
+            )
+
     def _prompt(self, text: str) -> str:
+        check_length(text, self._settings.most_prompt_tokens)
         if not self._settings.chat_template:
             if not text:
                 raise RequestRefused("'text_input' is empty")
             return text
-        messages = [{"role": "user", "content": text}]
-        return self._call("/apply-template", {"messages": messages})["prompt"]
-
-    def _tokens(self, text: str) -> list[int]:
-        return self._call("/tokenize", {"content": text, "parse_special": True})["tokens"]
-
-    def _call(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        messages = {"messages": [{"role": "user", "content": text}]}
         try:
-            with contextlib.closing(self._send(path, body)) as connection:
-                return json.load(_checked(connection.getresponse()))
-        except (OSError, http.client.HTTPException) as error:
-            raise EngineFailed(f"llama.cpp did not answer {path}: {error}") from error
-
-    def _send(self, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(self._address, timeout=CONTROL_TIMEOUT_S)
-        headers = {"Authorization": f"Bearer {self._key}", "Connection": "close"}
-        text = None if body is None else json.dumps(body)
-        connection.request("GET" if text is None else "POST", path, text, headers)
-        return connection
+            return self._servers.get().call("/apply-template", messages)["prompt"]
+        except EngineUnavailable:
+            # It ended of another request.
+            return self._servers.get().call("/apply-template", messages)["prompt"]
 
 
 class LlamaGeneration:
-    """One completion, read from llama.cpp's event stream."""
+    """One completion, read from llama.cpp's event stream; from the next server's, where the first one ended before."""
 
-    def __init__(self, connection: http.client.HTTPConnection, request: GenerationRequest) -> None:
-        self._connection = connection
-        # The response takes the connection's socket away; cancelling needs it from another thread.
-        self._socket: socket.socket = connection.sock
-        self._socket.settimeout(None)
+    def __init__(self, servers: LlamaServers, body: Mapping[str, Any], request: GenerationRequest) -> None:
+        self._servers = servers
+        self._body = body
         self._request = request
+        self._lock = threading.Lock()
         self._cancelled = False
+        self._socket: socket.socket | None = None
         self._tokens = 0
+        self._guided = "grammar" in body or "json_schema" in body
 
     def cancel(self) -> None:
-        self._cancelled = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._cancelled = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
     def __iter__(self) -> Iterator[Piece]:
-        words = StopWords(self._request.stop_words)
-        try:
-            with contextlib.closing(_checked(self._connection.getresponse())) as response:
+        begun = False
+        for last in (False, True):
+            server = self._servers.get()
+            try:
+                pieces = self._read(server)
+                # Who wants no stream hears nothing of an answer that was begun in vain.
+                for piece in pieces if self._request.stream else list(pieces):
+                    begun = True
+                    yield piece
+                return
+            except EngineUnavailable:
+                if self._cancelled:
+                    return
+                # Schemas are followed within bounds of their own (llguidance's), so grammars are blamed first.
+                suspect = "grammar" in self._body or (last and self._guided)
+                if suspect and server.stuck:
+                    raise RequestRefused(_stuck(self._request)) from None
+                # Whoever may have ended one server does not get to end the next.
+                if begun or last or suspect:
+                    raise
+
+    def _read(self, server: LlamaServer) -> Iterator[Piece]:
+        words, self._tokens = StopWords(self._request.stop_words), 0
+        with contextlib.ExitStack() as open_until_read:
+            if self._guided:
+                open_until_read.enter_context(server.guided())
+            try:
+                connection = open_until_read.enter_context(contextlib.closing(server.send("/completion", self._body)))
+                if not self._watch(connection):
+                    return
+                response = open_until_read.enter_context(contextlib.closing(checked(connection.getresponse())))
                 for event in _events(response):
                     yield words.push(self._piece(event))
                     if words.stopped:
@@ -165,15 +190,17 @@ class LlamaGeneration:
                     if event["stop"]:
                         yield words.flush()
                         return
-            raise EngineFailed("llama.cpp ended its stream before the answer")
-        except (OSError, http.client.HTTPException, EngineFailed) as error:
-            if self._cancelled:
-                return
-            if isinstance(error, EngineFailed):
-                raise
-            raise EngineFailed(f"llama.cpp closed the connection: {error}") from error
-        finally:
-            self._connection.close()
+                raise OSError("the stream ended before the answer")
+            except (OSError, http.client.HTTPException) as error:
+                if not self._cancelled:
+                    raise server.failed(f"llama.cpp closed the connection: {error}") from error
+
+    def _watch(self, connection: http.client.HTTPConnection) -> bool:
+        """Let `cancel` reach the connection, whose socket the response takes away. False where it came before."""
+        with self._lock:
+            self._socket = taken = cast(socket.socket, connection.sock)
+            taken.settimeout(None)
+            return not self._cancelled
 
     def _piece(self, event: Mapping[str, Any]) -> Piece:
         text: str = event["content"]
@@ -202,6 +229,14 @@ def _grammar(request: GenerationRequest) -> dict[str, Any]:
     return {"grammar": guide} if kind == "ebnf_grammar" else {"json_schema": json.loads(guide or "{}")}
 
 
+def _stuck(request: GenerationRequest) -> str:
+    named = "guided_decoding_guide" if request.guided_decoding_guide_type else "bad_words"
+    return (
+        f"'{named}' cannot be honoured: for one token it, or the guide of another request at that moment, took"
+        f" seconds, so the engine was started again; a grammar must not go on in too many ways at once"
+    )
+
+
 def _events(response: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
     for line in response:
         if not line.startswith((b"data:", b"error:")):
@@ -210,21 +245,3 @@ def _events(response: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
         if "error" in event:
             raise EngineFailed(f"llama.cpp failed: {event['error'].get('message')}")
         yield event
-
-
-def _checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
-    if response.status == 200:
-        return response
-    with response:
-        text = response.read().decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-    except (ValueError, KeyError, TypeError):
-        raise EngineFailed(f"llama.cpp answered {response.status}: {text[:200]}") from None
-    if error.get("type") == "exceed_context_size_error":
-        raise RequestRefused(
-            f"'text_input' has {error['n_prompt_tokens']} tokens; a prompt may have {error['n_ctx'] - 1}"
-        )
-    if response.status == 400:
-        raise RequestRefused(error["message"])
-    raise EngineFailed(f"llama.cpp answered {response.status}: {error['message']}")

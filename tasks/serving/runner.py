@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Literal, Protocol
 
 from .contract import Answer, GenerationRequest, RequestRefused
-from .engine import MAX_RUNNING, Engine, EngineFailed, Generation
+from .engine import MAX_RUNNING, Engine, EngineFailed, EngineUnavailable, Generation
 
 WATCH_INTERVAL_S = 0.05
 """How late a deadline or a cancellation may be noticed."""
@@ -89,6 +89,8 @@ class Runner:
             job.run_row(row, self._engine)
         except RequestRefused as error:
             job.fail("invalid", str(error))
+        except EngineUnavailable as error:
+            job.fail("unavailable", f"{error}; ask again")
         except EngineFailed as error:
             job.fail("internal", str(error))
         except Exception as error:

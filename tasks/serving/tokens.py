@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .contract import RequestRefused
+from .contract import RequestRefused, check_length
 from .detokenize import Detokenizer
 from .engine import Piece
 from .tokenizer import Tokenizer
@@ -53,6 +53,7 @@ class Prompts:
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a prompt. Raises RequestRefused where there are none or too many."""
+        check_length(text, self._most_tokens)
         if self._chat_template:
             messages = [{"role": "user", "content": text}]
             # Rendered first: what it returns as tokens has another type from transformers 5 on.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from .contract import RequestRefused
 from .engine import Piece
 
-MAX_BAD_CHARACTERS = 2000
-"""All bad words of one request together: the grammar grows with them, and none published comes near."""
+MAX_CHOICES = 20_000
+"""Of the grammar that bad words make: one word of 2,000 characters has 4,000, a thousand pairs of letters a million."""
 
 
 class StopWords:
@@ -37,11 +38,13 @@ class StopWords:
 
     def _begun(self, text: str) -> int:
         """The length of the longest end of `text` with which a stop word begins."""
-        longest = max((len(word) for word in self._words), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(word.startswith(text[-length:]) for word in self._words):
-                return length
-        return 0
+        longest = 0
+        for word in self._words:
+            for length in range(min(len(word) - 1, len(text)), longest, -1):
+                if text.endswith(word[:length]):
+                    longest = length
+                    break
+        return longest
 
     def _release(self, length: int) -> Piece:
         """The first `length` characters held. The log probability of a token leaves with its first character."""
@@ -64,26 +67,48 @@ def grammar_without(words: Sequence[str]) -> str:
     """A grammar (llama.cpp's GBNF) of every text in which none of `words` occurs.
 
     It is the Aho-Corasick automaton of the words: a state is the longest end of the text with which a word begins,
-    and the step that would complete a word does not exist. Raises RequestRefused for too many words.
+    and the step that would complete a word does not exist. Raises RequestRefused where it is too large.
     """
-    if sum(map(len, words)) > MAX_BAD_CHARACTERS:
-        raise RequestRefused(f"'bad_words' hold more than {MAX_BAD_CHARACTERS} characters")
-    states = {word[:length] for word in words for length in range(len(word))}
-    number = {state: index for index, state in enumerate(sorted(states, key=lambda state: (len(state), state)))}
+    steps, complete = _automaton(words)
     rules = ["root ::= s0"]
-    for state, index in number.items():
-        choices, special = ['""'], ""
-        for character in sorted({character for word in words for character in word}):
-            after = state + character
-            complete = any(after.endswith(word) for word in words)
-            target = next((after[cut:] for cut in range(len(after) + 1) if after[cut:] in number), "")
-            if complete or target:
-                special += _escaped(character)
-            if target and not complete:
-                choices.append(f'"{_escaped(character)}" s{number[target]}')
-        choices.append(f"[^{special}] s0")
-        rules.append(f"s{index} ::= {' | '.join(choices)}")
+    for state, after in enumerate(steps):
+        choices = ['""']
+        choices += [f'"{_escaped(character)}" s{to}' for character, to in after.items() if not complete[to]]
+        choices.append(f"[^{''.join(map(_escaped, after))}] s0")
+        rules.append(f"s{state} ::= {' | '.join(choices)}")
     return "\n".join(rules)
+
+
+def _automaton(words: Sequence[str]) -> tuple[list[dict[str, int]], list[bool]]:
+    """By state, the steps that do not lead back to state 0, by their character; and whether a word ends there."""
+    steps: list[dict[str, int]] = [{}]
+    complete = [False]
+    for word in words:
+        state = 0
+        for character in word:
+            if character not in steps[state]:
+                steps[state][character] = len(steps)
+                steps.append({})
+                complete.append(False)
+            state = steps[state][character]
+        complete[state] = True
+    # Breadth first: the state of a shorter end of the text is finished before those of longer ones.
+    shorter = [0] * len(steps)
+    waiting = deque(steps[0].values())
+    choices = len(steps[0])
+    while waiting:
+        state = waiting.popleft()
+        complete[state] = complete[state] or complete[shorter[state]]
+        for character, to in steps[state].items():
+            shorter[to] = steps[shorter[state]].get(character, 0)
+            waiting.append(to)
+        steps[state] = steps[shorter[state]] | steps[state]
+        choices += len(steps[state])
+        if choices > MAX_CHOICES:
+            raise RequestRefused(
+                f"'bad_words' make a grammar of more than {MAX_CHOICES} choices: use fewer or shorter ones"
+            )
+    return steps, complete
 
 
 def _escaped(character: str) -> str:

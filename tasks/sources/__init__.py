@@ -5,5 +5,6 @@ exactly that and compares every file with its pin. `hf`, `s3`, `file` and `pip` 
 values that pass between the two, and `download` brings bytes to the disk. `names` and `contents` say what a snapshot
 may hold; `accepts` says which sources an event from outside may name.
 
-Imports `tasks.models` and `infra`. The steps, `finetuned` and everything above them may import it.
+Imports `tasks.models`, the module `header` of `tasks.gguf`, and `infra`. The steps, `finetuned` and everything above
+them may import it.
 """

@@ -10,17 +10,21 @@ import codecs
 import json
 import pickletools
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from pydantic import JsonValue
 
-from infra.errors import UntrustedFile
+from infra.errors import SourceError, UntrustedFile
+from tasks.gguf.header import FIXED, MAGIC, unreadable
 from tasks.sources.names import PICKLES, PYTHON, runs_code
 
 LARGEST_JSON_BYTES = 64 * 2**20
 """A JSON file is parsed in memory. The largest `tokenizer.json` known has 35 MB."""
+
+_MOST_JSON_VALUES = 4_000_000
+"""What is parsed takes up to 40 bytes of memory for each byte of it. The largest `tokenizer.json` known has half."""
 
 _LARGEST_SAFETENSORS_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -31,7 +35,10 @@ _CHUNK_BYTES = 2**20
 def check_content(
     path: Path, name: str, trust: Collection[str], *, largest_json_bytes: int = LARGEST_JSON_BYTES
 ) -> None:
-    """Raise UntrustedFile unless the bytes at `path` are what `name` says. Of weights it reads the header alone."""
+    """Raise UntrustedFile unless the bytes at `path` are what `name` says. Of weights it reads the header alone.
+
+    Raises SourceError `gguf-unsupported` for a GGUF that is what it says, and that nothing here can read.
+    """
     suffix = PurePosixPath(name).suffix.lower()
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -64,7 +71,7 @@ def _check_safetensors(file: BinaryIO, name: str, size: int) -> None:
     if not 2 <= length <= min(size - 8, _LARGEST_SAFETENSORS_HEADER_BYTES):
         raise _wrong_content(name, "has no safetensors header")
     try:
-        header = json.loads(file.read(length))
+        header = _parse(file.read(length), name)
         ends = [_end_of_tensor(entry, size - 8 - length) for key, entry in header.items() if key != "__metadata__"]
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise _wrong_content(name, "has a safetensors header that contradicts itself or the file's size") from error
@@ -80,12 +87,16 @@ def _end_of_tensor(entry: dict[str, list[int]], limit: int) -> int:
 
 
 def _check_gguf(file: BinaryIO, name: str) -> None:
-    # Magic, version, number of tensors, number of key-value pairs: how a little-endian GGUF 2 or 3 begins.
-    header = file.read(24)
-    if len(header) < 24 or header[:4] != b"GGUF":
+    header = file.read(FIXED.size)
+    if len(header) < FIXED.size:
+        raise _wrong_content(name, "is shorter than the header of a GGUF")
+    magic, version, tensors, pairs = FIXED.unpack(header)
+    if magic != MAGIC or version == 0:
         raise _wrong_content(name, "does not begin as GGUF does")
-    version, tensors, pairs = struct.unpack("<IQQ", header[4:])
-    if version not in (2, 3) or tensors > 10**6 or pairs > 10**6:
+    if form := unreadable(version):
+        what, hint = form
+        raise SourceError(f"{name} is {what}", code="gguf-unsupported", hint=hint)
+    if tensors > 10**6 or pairs > 10**6:
         raise _wrong_content(name, "has a GGUF header that makes no sense")
 
 
@@ -96,11 +107,18 @@ def _check_json(file: BinaryIO, name: str, trust: Collection[str]) -> None:
         keys.update(key for key, _ in pairs)
 
     try:
-        json.loads(file.read(), object_pairs_hook=note)
+        _parse(file.read(), name, note)
     except (ValueError, RecursionError) as error:
         raise _wrong_content(name, "is not JSON") from error
     if "auto_map" in keys and "python" not in trust:
         raise runs_code(name, "has an `auto_map`, which names Python code to run", "untrusted-python", "python")
+
+
+def _parse(text: bytes, name: str, hook: Callable[[list[tuple[str, JsonValue]]], None] | None = None) -> Any:
+    """The value of a JSON text. Each begins at the start or after one of these bytes, which texts hold as well."""
+    if sum(map(text.count, (b",", b"[", b"{"))) > _MOST_JSON_VALUES:
+        raise _wrong_content(name, f"holds more than {_MOST_JSON_VALUES} values in JSON")
+    return json.loads(text, object_pairs_hook=hook)
 
 
 def _check_text(file: BinaryIO, name: str) -> None:

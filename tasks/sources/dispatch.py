@@ -16,8 +16,8 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
     """Pin a source: which files it has, their sizes, and the digests that identify their bytes. Downloads no weights.
 
     Raises SourceError with a code that names the cause (`source-missing`, `source-gated`, `source-revision`,
-    `source-entry`), UntrustedFile for a file that no snapshot may hold, and SourceUnavailable (retryable) if the other
-    side does not answer.
+    `source-entry`, `source-mirror`), UntrustedFile for a file that no snapshot may hold, and SourceUnavailable
+    (retryable) if the other side does not answer.
     """
     match parse_source(source.uri):
         case HubUri() as uri:

@@ -1,8 +1,8 @@
 """Which files of a source a snapshot takes, decided by their names, before anything is downloaded.
 
-A snapshot has a list of allowed file types. Files that can run code when a model is loaded (Python, pickles) are
-refused unless the model's file trusts them. Files for a repository's readers are left out, and every other type is
-refused.
+A snapshot has a list of allowed file types. Files that can run code (Python, pickles, programs) are refused; Python and
+pickles are taken where the model's file trusts them. Every other file is left out: what is not downloaded does no harm.
+A file of such a type that `include` asks for is refused too, because its author expects it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ PYTHON = frozenset({".py", ".pyc", ".pyi", ".ipynb"})
 _WEIGHTS = frozenset({".safetensors", ".gguf"})
 _TEXTS = frozenset({".txt", ".md", ".jinja", ".tiktoken"})
 _OTHERS = frozenset({".json", ".model"})
+# A source that brings these wants more than to be read. No trust takes them: nothing that serves a model needs one.
+_PROGRAMS = frozenset(
+    {".sh", ".bash", ".bat", ".cmd", ".ps1", ".js", ".exe", ".so", ".dll", ".dylib", ".pyd", ".jar", ".whl", ".egg"}
+)
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
-# What repositories carry for their readers.
+# What repositories carry for their readers. Left out although a pattern of `include`, such as `*`, matches it.
 _LEFT_OUT_NAMES = frozenset({".gitattributes", ".gitignore"})
 _LEFT_OUT = frozenset({".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf"})
 
@@ -31,7 +35,7 @@ def select(source: Source, names: Sequence[str]) -> list[str]:
     """Return the names to take: those that `include` asks for, without the files that a snapshot leaves out.
 
     Raises UntrustedFile for a name or a type that no snapshot may hold. Raises SourceError `source-entry` if a pattern
-    of `include` matches no name, or if no name is left.
+    of `include` matches no name, or if what is left holds no weights.
     """
     check_names(names)
     for pattern in source.include:
@@ -44,14 +48,20 @@ def select(source: Source, names: Sequence[str]) -> list[str]:
     wanted = [
         name
         for name in names
-        if not is_left_out(name)
+        if not _is_for_readers(name)
         and (not source.include or any(glob_match(pattern, name) for pattern in source.include))
     ]
-    if not wanted:
-        raise SourceError(f"{source.uri} holds no file to serve", code="source-entry", hint="Look at its files.")
-    for name in wanted:
+    taken = wanted if source.include else [name for name in wanted if _is_listed(name) or _can_run_code(name)]
+    for name in taken:
         check_type(name, source.trust)
-    return wanted
+    # Said here, where the files that were left out are known, and not by a converter that finds nothing to convert.
+    if not taken or (len(taken) < len(wanted) and not any(_suffix(name) in _WEIGHTS | PICKLES for name in taken)):
+        raise SourceError(
+            f"{source.uri} holds no weights of a type that a snapshot takes",
+            code="source-entry",
+            hint="Weights are *.safetensors or *.gguf. Files of the source: " + _few(names),
+        )
+    return taken
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -73,25 +83,15 @@ def check_names(names: Iterable[str]) -> None:
         raise _bad_name(folded[both[0]], "is a file and a folder at once")
 
 
-def is_left_out(name: str) -> bool:
-    """Whether a snapshot leaves the file out without an error, because it serves only a repository's readers."""
-    path = PurePosixPath(name)
-    return path.name in _LEFT_OUT_NAMES or path.suffix.lower() in _LEFT_OUT
-
-
 def check_type(name: str, trust: Collection[str]) -> None:
     """Raise UntrustedFile unless a snapshot may hold a file of this name. `trust` is that of the source."""
-    path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    if suffix in PYTHON:
+    if _suffix(name) in PYTHON:
         if "python" not in trust:
             raise runs_code(name, "is Python code", "untrusted-python", "python")
-    elif suffix in PICKLES:
+    elif _suffix(name) in PICKLES:
         if "pickle" not in trust:
             raise runs_code(name, "is a pickle, which can run code when it is read", "untrusted-pickle", "pickle")
-    elif any(segment.startswith(".") for segment in path.parts) or not (
-        suffix in _WEIGHTS | _TEXTS | _OTHERS or path.stem.upper().startswith(_LICENCES)
-    ):
+    elif not _is_listed(name):
         raise UntrustedFile(
             f"a snapshot may not hold {name}: its type is not on the list",
             code="untrusted-type",
@@ -107,6 +107,26 @@ def runs_code(name: str, what: str, code: str, trust: str) -> UntrustedFile:
         hint="Leave it out with `include:`. Or read one revision, pin the source to it, and write "
         f"`trust: [{trust}]` in the model's file.",
     )
+
+
+def _is_for_readers(name: str) -> bool:
+    return PurePosixPath(name).name in _LEFT_OUT_NAMES or _suffix(name) in _LEFT_OUT
+
+
+def _is_listed(name: str) -> bool:
+    """Whether the type is on the list of what a snapshot may hold, and no part of the path is hidden."""
+    path, suffix = PurePosixPath(name), _suffix(name)
+    is_licence = path.stem.upper().startswith(_LICENCES) and suffix not in _PROGRAMS
+    listed = suffix in _WEIGHTS | _TEXTS | _OTHERS or is_licence
+    return listed and not any(segment.startswith(".") for segment in path.parts)
+
+
+def _can_run_code(name: str) -> bool:
+    return _suffix(name) in PYTHON | PICKLES | _PROGRAMS
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _fold(name: str) -> str:

@@ -40,3 +40,35 @@ def reports(target: Target, timeout_s: float) -> Iterator[tuple[list[NodeReport]
     while True:
         yield live_nodes(target), time.monotonic() > deadline
         time.sleep(_POLL_SECONDS)
+
+
+def wait_until_public(target: Target, model: str, release: int, timeout_s: float) -> None:
+    """Wait until every live node answers by the public name with `release`, or until another one is wanted.
+
+    Raises TritonError `node-behind` (retryable) after `timeout_s` seconds, and as `live_nodes` does.
+    """
+    for nodes, is_late in reports(target, timeout_s):
+        behind = {node.node: why for node in nodes if (why := _why_not_public(node, model, release))}
+        if not behind or target.current(model)[0].public != release:
+            return
+        if is_late:
+            raise TritonError(
+                f"{model} release {release} is wanted on '{target.name}', and nodes lag behind: "
+                + "; ".join(f"{node}: {why}" for node, why in behind.items()),
+                hint="the nodes keep trying; their logs say why they fail",
+                code="node-behind",
+                retryable=True,
+            )
+
+
+def _why_not_public(node: NodeReport, model: str, release: int) -> str:
+    """Why a node does not answer with `release`; empty if it does."""
+    known = node.models.get(model)
+    if known is None:
+        return "it does not know the model yet"
+    held = known.releases.get(release)
+    if known.public != release:
+        return known.error or (held.error if held is not None else "") or "still on another release"
+    if held is None or held.state != "ready":
+        return (held.error if held is not None else "") or "not ready"
+    return ""

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from infra.errors import ArtifactDamaged, TritonError, UsageError
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from infra.errors import ArtifactDamaged, UsageError
 from tasks.garbage.keep import note_use
 from tasks.steps.node_fit import require_readable
-from tasks.steps.nodes import reports
+from tasks.steps.nodes import wait_until_public
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
+from tasks.targets.current import Current
 from tasks.targets.target import Target
 
 
-def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.0) -> None:
+def _never() -> bool:
+    return False
+
+
+def promote(
+    target: Target,
+    model: str,
+    release: int,
+    *,
+    unless: Callable[[], bool] = _never,
+    instead_of: int | None = None,
+    timeout_s: float = 120.0,
+) -> bool:
     """Make `release` public, and wait until every live node answers with it.
 
-    Raises UsageError `release-not-passed` if it never passed its gates, UsageError `release-not-in-store` if a node
-    could not bring it any more, EnginehouseError `node-older` if a live node does not read its records,
-    and TritonError `node-behind` if a node does not follow within `timeout_s` seconds.
+    `unless` is asked at the moment of the move. If it says yes, the public name stays, the release is no candidate any
+    more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
+
+    Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
+    bring it any more, `release-moved` if another one is public than `instead_of`, EnginehouseError `node-older` if a
+    live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
+    seconds.
     """
     result = target.result(model, release)
     if result is None or result.state != "passed":
@@ -26,26 +46,16 @@ def promote(target: Target, model: str, release: int, *, timeout_s: float = 120.
             code="release-not-passed",
         )
     _require_servable(target, model, release)
-    target.move(model, lambda current: current.promoted(release))
-    for nodes, is_late in reports(target, timeout_s):
-        behind = [node for node in nodes if model not in node.models or node.models[model].public != release]
-        if not behind:
-            return
-        if target.current(model)[0].public != release:
-            return  # a later promotion or rollback counts now
-        if is_late:
-            errors = "; ".join(
-                f"{node.node}: {node.models[model].error or 'still on another release'}"
-                if model in node.models
-                else node.node
-                for node in behind
-            )
-            raise TritonError(
-                f"{model} release {release} is wanted on '{target.name}', and nodes lag behind: {errors}",
-                hint="the nodes keep trying; their logs say why they fail",
-                code="node-behind",
-                retryable=True,
-            )
+
+    def change(current: Current) -> Current:
+        if instead_of is not None and current.public not in (instead_of, release):
+            raise _moved(target, model, instead_of, current.public)
+        return current.without_candidates(release) if unless() else current.promoted(release)
+
+    if target.move(model, change).public != release:
+        return False
+    wait_until_public(target, model, release, timeout_s)
+    return True
 
 
 def _require_servable(target: Target, model: str, release: int) -> None:
@@ -67,9 +77,24 @@ def _require_servable(target: Target, model: str, release: int) -> None:
     require_readable(target.name, target.nodes(), intent.schema_version, found, engine)
 
 
-def roll_back(target: Target, model: str, to: int | None = None) -> int:
-    """Promote release `to`, or the previous one. Returns its number. Raises UsageError, and as `promote` does."""
+@dataclass(frozen=True)
+class RolledBack:
+    """The public name answers with `release` again; before it answered with `instead_of`, or with none."""
+
+    release: int
+    instead_of: int | None
+
+
+def roll_back(target: Target, model: str, to: int | None = None, instead_of: int | None = None) -> RolledBack:
+    """Promote release `to`, or the previous one.
+
+    It never undoes another rollback: a release that was rolled back from comes back by its number alone. Two calls at
+    once end on the same release. Raises UsageError `release-missing`, `rolled-back` if the previous release is one that
+    was rolled back from, `release-moved` if `instead_of` is given and not public, and as `promote` does.
+    """
     current, _ = target.current(model)
+    if instead_of is not None and current.public != instead_of:
+        raise _moved(target, model, instead_of, current.public)
     release = current.previous if to is None else to
     if release is None:
         raise UsageError(
@@ -77,6 +102,22 @@ def roll_back(target: Target, model: str, to: int | None = None) -> int:
             hint=f"`enginehouse releases {model}` lists what `--to` takes",
             code="release-missing",
         )
+    # Promotions go up, so a previous release with a higher number was public until somebody rolled it back.
+    if to is None and current.public is not None and release > current.public:
+        raise UsageError(
+            f"{model} on '{target.name}' answers with release {current.public}: release {release} was rolled back",
+            hint=f"`enginehouse rollback {model} --to {release}` makes it public again all the same",
+            code="rolled-back",
+        )
     target.intent(model, release)
-    promote(target, model, release)
-    return release
+    promote(target, model, release, instead_of=current.public)
+    return RolledBack(release, current.public)
+
+
+def _moved(target: Target, model: str, expected: int, public: int | None) -> UsageError:
+    found = "no release" if public is None else f"release {public}"
+    return UsageError(
+        f"{model} on '{target.name}' answers with {found}, not with release {expected}",
+        hint=f"somebody else moved it; `enginehouse releases {model}` shows what is live now",
+        code="release-moved",
+    )

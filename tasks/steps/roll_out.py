@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from infra.errors import GateRefused
+from infra.errors import EnginehouseError, GateRefused, TritonError
+from infra.s3.bucket import Bucket
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.steps.context import Context
 from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
-from tasks.steps.nodes import reports, require_some
+from tasks.steps.nodes import reports, require_some, wait_until_public
 from tasks.steps.plan import Plan
 from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
-from tasks.targets.current import Current
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
 from tasks.targets.view import TargetView
 
-CANDIDATE_LIFETIME_SECONDS = 3600.0
-"""A candidate without a result this long after its number was reserved belongs to a run that died."""
+ABANDONED = "its run ended before the gates had decided"
+"""The reason in the result of a release whose run died."""
+
+_PUBLIC_SECONDS = 120.0
+"""How long nodes may take to answer with a release that they have had, or that they load again."""
 
 
 @dataclass(frozen=True)
 class RollOut:
-    """Release `release` on `target`; `unchanged` if it was live already and nothing was done."""
+    """Release `release` on `target`; `unchanged` if its nodes answer with it, and no release was made."""
 
     target: str
     release: int
     unchanged: bool
+
+
+def turn(bucket: Bucket, target: str, model: str, flow_run: str, seconds: float) -> AbstractContextManager[None]:
+    """The turn of one run to roll a model out to a target, from its candidate to its promotion.
+
+    Others wait for it, as long as the run renews its lease of `seconds`. So all candidates that the one who has the
+    turn finds are of runs that died.
+    """
+    return held(bucket, turn_key(target, model), flow_run, seconds)
+
+
+def turn_key(target: str, model: str) -> str:
+    """The identity of the lease of `turn`."""
+    return f"roll-out-{target}-{model}"
 
 
 def roll_out(
@@ -46,25 +64,56 @@ def roll_out(
 ) -> RollOut:
     """Make a release of the plan's repository, or go on with one that a killed run left half way.
 
+    The caller has the `turn` of this model on this target.
+
     A repository identity equal to the live one makes no release, unless `refresh` is set and the bytes differ. If
     memory does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
     `lost` goes into the release's record: fields that the recipe had before it was translated to this kind.
 
-    Raises GateRefused if a node cannot load it, TritonError `no-live-node` (retryable), and EnginehouseError with code
-    `memory-short`, `runtime-differs` (a node is not what the engine was built for), `leader-mode` or `node-older`.
+    Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable), and
+    EnginehouseError with code `memory-short`, `runtime-differs` (a node is not what the engine was built for),
+    `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
-    if (live := target.live(model)) is not None and candidate.equals(live, refresh):
-        return RollOut(target_name, live.release, unchanged=True)
-    # Two runs of one model at once share one release: the second finds what the first has begun, or made live.
-    with held(target.bucket, f"roll-out-{target_name}-{model}", context.flow_run, context.lease_seconds):
-        view = target.view(model)
-        if view.live is not None and candidate.equals(view.live, refresh):
-            return RollOut(target_name, view.live.release, unchanged=True)
-        release = candidate.begin(target, view, recreate=recreate, lost=lost or {})
+    view = target.view(model)
+    known = candidate.begun(view)
+    if give_up(target, view, known) and view.current.alone:
+        view = _with_the_live_one_back(target, view, min(timeout_s, _PUBLIC_SECONDS))
+    if view.live is not None and candidate.equals(view.live, refresh):
+        wait_until_public(target, model, view.live.release, min(timeout_s, _PUBLIC_SECONDS))
+        return RollOut(target_name, view.live.release, unchanged=True)
+    release = candidate.begin(target, view, known, recreate=recreate, lost=lost or {})
     _wait_until_ready(target, model, release, timeout_s)
     return RollOut(target_name, release, unchanged=False)
+
+
+def give_up(target: Target, view: TargetView, keep: int | None = None) -> tuple[int, ...]:
+    """End what runs that died have begun, but for release `keep`. The caller has `turn`.
+
+    Nodes unload these candidates, and the numbers without a result get one. Returns the candidates.
+    """
+    left = tuple(release for release in view.current.candidates if release != keep)
+    if left:
+        target.move(view.model, lambda current: current.without_candidates(*left))
+    for release in view.without_result:
+        if release != keep:
+            target.conclude(view.model, Result(release=release, state="refused", reason=ABANDONED))
+    return left
+
+
+def _with_the_live_one_back(target: Target, view: TargetView, timeout_s: float) -> TargetView:
+    """What there is once a candidate that had taken the live release's place is gone.
+
+    Memory counts as it is then. A live release that does not come back is no reason not to replace it.
+    """
+    if view.live is not None:
+        try:
+            wait_until_public(target, view.model, view.live.release, timeout_s)
+        except TritonError as error:
+            if error.code != "node-behind":
+                raise
+    return target.view(view.model)
 
 
 @dataclass(frozen=True)
@@ -86,12 +135,20 @@ class _Candidate:
     def equals(self, live: Intent, bytes_too: bool) -> bool:
         return live.artifact == self.repository.ref and (not bytes_too or live.digest == self.digest)
 
-    def begin(self, target: Target, view: TargetView, *, recreate: bool, lost: Mapping[str, JsonValue]) -> int:
-        """Have it loaded, as the release that another run of the same bytes has begun, or as a new one."""
+    def begun(self, view: TargetView) -> int | None:
+        """The release that an earlier run has begun with the same bytes, and against the same live one."""
+        known = view.unfinished(str(self.repository.ref), self.digest)
+        if known is None or view.intents[known].changes != self._intent(known, view.live, {}).changes:
+            return None
+        return known
+
+    def begin(
+        self, target: Target, view: TargetView, known: int | None, *, recreate: bool, lost: Mapping[str, JsonValue]
+    ) -> int:
+        """Have it loaded, as the release `known` or as a new one."""
         require_some(target.name, view.nodes)
         require_readable(target.name, view.nodes, _version(self.repository.ref), self.repository, self.engine)
         require_fit(self.plan, self.engine, view.nodes)
-        known = view.unfinished(str(self.repository.ref), self.digest)
         if known is not None and known in view.current.candidates:
             alone = view.current.alone
         else:
@@ -99,14 +156,8 @@ class _Candidate:
             alone = must_be_alone(self.plan, self.engine, limits, view.current, view.nodes, recreate=recreate)
         if known is None:
             known = target.reserve(view.model, lambda number: self._intent(number, view.live, lost)).release
-        release, abandoned = known, view.abandoned(CANDIDATE_LIFETIME_SECONDS)
-
-        def change(current: Current) -> Current:
-            for each in abandoned:
-                current = current.without_candidate(each)
-            return current.with_candidate(release, alone=alone)
-
-        target.move(view.model, change)
+        release = known
+        target.move(view.model, lambda current: current.with_candidate(release, alone=alone))
         return release
 
     def _intent(self, number: int, live: Intent | None, lost: Mapping[str, JsonValue]) -> Intent:
@@ -133,12 +184,17 @@ def _version(repository: ArtifactRef) -> int:
     return 2 if repository.model else Intent.newest
 
 
-def refuse(target: Target, model: str, result: Result, hint: str = "") -> GateRefused:
-    """Record that a candidate was refused, stop wanting it, and return the error to raise, `hint` before its own."""
+def conclude(target: Target, model: str, result: Result, hint: str = "") -> Result:
+    """Record the verdict on a candidate, and return the one that counts: the first.
+
+    Raises GateRefused, `hint` before its own, if that is a refusal. The candidate is no longer wanted then.
+    """
     counted = target.conclude(model, result)
-    target.move(model, lambda current: current.without_candidate(result.release))
+    if counted.state == "passed":
+        return counted
+    target.move(model, lambda current: current.without_candidates(result.release))
     evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
-    return GateRefused(
+    raise GateRefused(
         f"{model} release {result.release} on '{target.name}' was refused: {counted.reason}",
         hint=f"{hint}; {evidence}" if hint else evidence,
     )
@@ -152,14 +208,28 @@ def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float
         for node, state in states.items():
             if state is not None and state.state == "failed":
                 reason = f"node '{node}' could not load it: {state.error}"
-                raise refuse(target, model, Result(release=release, state="refused", reason=reason), state.hint)
+                conclude(target, model, Result(release=release, state="refused", reason=reason), state.hint)
         if all(state is not None and state.state == "ready" for state in states.values()):
             return
-        # Another run of the same release may have had it refused, and then no node holds it any more.
-        known = target.result(model, release) if None in states.values() else None
-        if known is not None and known.state == "refused":
-            raise refuse(target, model, known)
+        if None in states.values():
+            require_wanted(target, model, release)
         if is_late:
             waiting = ", ".join(node for node, state in states.items() if state is None or state.state != "ready")
             reason = f"not ready on {waiting} within {timeout_s:g} s"
-            raise refuse(target, model, Result(release=release, state="refused", reason=reason))
+            conclude(target, model, Result(release=release, state="refused", reason=reason))
+            return
+
+
+def require_wanted(target: Target, model: str, release: int) -> None:
+    """Raises GateRefused if another run had it refused, and `release-withdrawn` if nobody wants it loaded any more."""
+    if (known := target.result(model, release)) is not None:
+        conclude(target, model, known)
+    current, _ = target.current(model)
+    if release not in (*current.candidates, current.public):
+        reason = "withdrawn: another release was made public in the place that it was tested in"
+        target.conclude(model, Result(release=release, state="refused", reason=reason))
+        raise EnginehouseError(
+            f"{model} release {release} on '{target.name}' was {reason}",
+            hint=f"`enginehouse releases {model}` shows what is live; rebuild if this one is still wanted",
+            code="release-withdrawn",
+        )

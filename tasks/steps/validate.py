@@ -12,7 +12,7 @@ from tasks.models.spec import Model, Prompt
 from tasks.steps.context import Context
 from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
-from tasks.steps.roll_out import refuse
+from tasks.steps.roll_out import conclude, require_wanted
 from tasks.targets.release import PromptResult, Result
 from tasks.triton.config import RELEASE
 from tasks.triton.placement import release_names
@@ -22,12 +22,13 @@ def validate(context: Context, plan: Plan, target_name: str, release: int) -> Re
     """Send every prompt to the candidate on every live node of the target, one at a time, and record the result.
 
     A release that has passed is not asked again: a run may have died after it wrote the result. Raises GateRefused if
-    a prompt failed. The candidate is then no longer wanted, and the live release was never touched.
+    a prompt failed. The candidate is then no longer wanted, and the live release was never touched. Raises
+    EnginehouseError `release-withdrawn` if it was taken away meanwhile.
     """
     target = context.target(target_name)
     model = plan.model
-    if (known := target.result(model.name, release)) is not None and known.state == "passed":
-        return known
+    if (known := target.result(model.name, release)) is not None:
+        return conclude(target, model.name, known)
     name = release_names(model.name, release)[RELEASE]
     results: list[PromptResult] = []
     for node in live_nodes(target):
@@ -35,11 +36,12 @@ def validate(context: Context, plan: Plan, target_name: str, release: int) -> Re
         results += [check_prompt(client, name, model, prompt, node.node) for prompt in model.prompts]
     failed = [result for result in results if not result.passed]
     if failed:
+        require_wanted(target, model.name, release)
         reason = "; ".join(f"prompt '{result.prompt}': {', '.join(result.failures)}" for result in failed)
-        raise refuse(
-            target, model.name, Result(release=release, state="refused", reason=reason, prompts=tuple(results))
-        )
-    return target.conclude(model.name, Result(release=release, state="passed", prompts=tuple(results)))
+        result = Result(release=release, state="refused", reason=reason, prompts=tuple(results))
+    else:
+        result = Result(release=release, state="passed", prompts=tuple(results))
+    return conclude(target, model.name, result)
 
 
 def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, node: str = "") -> PromptResult:

@@ -1,7 +1,7 @@
 """Local folders for the steps of one engine, so that a step that is tried again finds what was finished.
 
-Each engine has a workspace of its own, which only the holder of its lease uses. A folder appears whole or not at all:
-it is made beside its place and then renamed. It is removed only when the store holds the artifact, verified.
+Each engine has a workspace of its own, which one process at a time uses (`claim`). A folder appears whole or not at
+all: it is made beside its place and then renamed. It is removed only when the store holds the artifact, verified.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from pathlib import Path
 
 from infra.files import whole_folder
 from infra.progress import Progress
+from tasks.steps.claim import claimed, release
 from tasks.store.artifact import ArtifactRef, Producer
 from tasks.store.artifact_store import ArtifactStore
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders below `root`: one for each artifact, and one for scratch files."""
+    """The folders below `root`: one for each artifact, and one for scratch files.
+
+    While another process of this machine uses `root`, they are below a fresh folder beside it.
+    """
 
     root: Path
 
     def folder(self, ref: ArtifactRef) -> Path:
         """The place of a finished local copy of `ref`, whether there is one or not."""
-        return self.root / ref.kind / ref.identity
+        return claimed(self.root) / ref.kind / ref.identity
 
     def make(self, ref: ArtifactRef, work: Callable[[Path], object]) -> Path:
         """Let `work` fill an empty folder and put it in place, unless it exists. A failed try leaves nothing behind."""
@@ -38,7 +42,7 @@ class Workspace:
 
     def scratch(self) -> Path:
         """An empty folder for what a step's tools leave beside their output."""
-        folder = self.root / "scratch"
+        folder = claimed(self.root) / "scratch"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
@@ -70,4 +74,5 @@ class Workspace:
 
     def remove(self) -> None:
         """Remove the whole workspace, with what killed tries left."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(claimed(self.root), ignore_errors=True)
+        release(self.root)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_RESUME_SECONDS = 86400.0
+RESUME_SECONDS = 86400.0
 """An older attempt is left to garbage collection, which may already be removing it."""
 
 
@@ -44,7 +44,7 @@ def attempt_for(folder: Path, may_resume: Callable[[str], bool]) -> Generator[At
             return
         file.seek(0)
         name, _, noted = file.read().partition(" ")
-        recent = time.time() - os.fstat(file.fileno()).st_mtime < _RESUME_SECONDS
+        recent = time.time() - os.fstat(file.fileno()).st_mtime < RESUME_SECONDS
         resumed = noted == state and recent and may_resume(name)
         if not resumed:
             name = uuid.uuid4().hex

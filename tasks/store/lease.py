@@ -7,6 +7,7 @@ compared: a lease has expired if its ETag did not change for as long as it lives
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 import uuid
@@ -25,22 +26,33 @@ from tasks.store.record import require_known
 _RENEWALS = 3
 """In the lifetime of a lease: it survives one that fails."""
 
+LONGEST_WORK_SECONDS = 86400.0
+"""No fetch, conversion, build or collection takes a day. A holder that renews its lease for longer hangs."""
+
+_log = logging.getLogger("enginehouse.store")
+
 
 def _key(identity: str) -> str:
     return f"leases/{identity}.json"
 
 
 @contextmanager
-def held(bucket: Bucket, identity: str, holder: str, seconds: float) -> Generator[None]:
+def held(
+    bucket: Bucket, identity: str, holder: str, seconds: float, *, wait_seconds: float = LONGEST_WORK_SECONDS
+) -> Generator[None]:
     """Hold the lease of `identity` while the block runs, renewing it three times within `seconds`.
 
-    Waits while another holder is alive. Losing the lease while the block runs, by a pause longer than `seconds`, is no
-    error: the manifest decides whose work counts. Raises StoreError if the store cannot be reached at the start.
+    Waits while another holder is alive, for `wait_seconds` at most. Losing the lease while the block runs, by a pause
+    longer than `seconds`, is no error: the manifest decides whose work counts. Raises StoreError if the store cannot be
+    reached at the start, and with the code `lease-held` after the wait.
     """
     # Two tries for each renewal: one connection may hang where the next gets through.
     bucket = bucket.impatient(seconds / _RENEWALS / 2)
     watch = Watch(bucket, identity, seconds)
+    until = time.monotonic() + wait_seconds
     while (hold := _try_acquire(bucket, identity, holder, watch)) is None:
+        if time.monotonic() > until:
+            raise _still_held(identity, watch.holder(), wait_seconds)
         time.sleep(min(1.0, seconds / 10))
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(hold, holder, stop), daemon=True)
@@ -51,6 +63,27 @@ def held(bucket: Bucket, identity: str, holder: str, seconds: float) -> Generato
         stop.set()
         # If the store cannot be reached, the lease expires by itself: do not wait for longer than that.
         renewer.join(seconds)
+
+
+def _still_held(identity: str, holder: str | None, waited: float) -> StoreError:
+    return StoreError(
+        f"'{holder or 'another run'}' has been at work on {identity[:12]} for {waited / 3600:.1f} hours, and still is",
+        hint="look whether that run hangs, and end it; its lease then expires by itself",
+        code="lease-held",
+    )
+
+
+def discard(bucket: Bucket, identity: str, etag: str, holder: str, seconds: float) -> bool:
+    """Delete a lease that nobody has taken since it had `etag`; returns False if somebody has. Raises StoreError.
+
+    Not every S3 server has conditional deletes. So the lease is first taken for `seconds`, by a conditional write:
+    meanwhile nobody else takes it, and whoever waits for it creates another one once it is deleted.
+    """
+    began = time.monotonic()
+    if not _Hold(bucket, identity, seconds, etag).write(holder) or time.monotonic() - began >= seconds:
+        return False
+    bucket.delete(_key(identity))
+    return True
 
 
 @dataclass
@@ -100,13 +133,13 @@ def _renew(hold: _Hold, holder: str, stop: threading.Event) -> None:
         try:
             if not hold.write(holder):
                 return  # another holder took over
-        except StoreError:
-            continue  # the next renewal may reach the store
+        except Exception as error:  # whatever it was (credentials that could not be renewed): the next may succeed
+            _log.warning("the lease of %s was not renewed: %s", hold.identity[:12], error)
     try:
         # Released by one more conditional write, because not every S3 server has conditional deletes.
         hold.write(None)
-    except StoreError:
-        return  # it expires by itself
+    except Exception as error:
+        _log.warning("the lease of %s was not released, and will expire: %s", hold.identity[:12], error)
 
 
 def _document(body: bytes) -> dict[str, JsonValue]:

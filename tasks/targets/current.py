@@ -17,7 +17,7 @@ class Current(Record):
     """The wanted state of one model. Nodes load `public`, `previous` and `candidates`, and no other release.
 
     With `alone`, memory does not hold two releases, and nodes load one: the newest candidate, else the public one.
-    While that candidate is loaded and tested, the public name does not answer.
+    While that candidate is loaded and tested, the public name does not answer; a promotion ends all candidates then.
     """
 
     public: int | None = None
@@ -34,7 +34,7 @@ class Current(Record):
         return tuple(dict.fromkeys(n for n in wanted if n is not None))
 
     def state_of(self, release: int, result: Result | None) -> ReleaseState:
-        """What became of a release with this `result`. Without one it is a candidate, or abandoned: its run died."""
+        """What became of a release with this `result`. Without one it is a candidate, or abandoned: its run ended."""
         if release == self.public:
             return "live"
         if result is None:
@@ -45,11 +45,9 @@ class Current(Record):
         candidates = self.candidates if release in self.candidates else (*self.candidates, release)
         return self.model_copy(update={"candidates": candidates, "alone": alone})
 
-    def without_candidate(self, release: int) -> Current:
-        return self.model_copy(update={"candidates": tuple(n for n in self.candidates if n != release)})
+    def without_candidates(self, *releases: int) -> Current:
+        return self.model_copy(update={"candidates": tuple(n for n in self.candidates if n not in releases)})
 
     def promoted(self, release: int) -> Current:
-        if release == self.public:
-            return self.without_candidate(release)
-        moved = self.model_copy(update={"public": release, "previous": self.public})
-        return moved.without_candidate(release)
+        moved = self if release == self.public else self.model_copy(update={"public": release, "previous": self.public})
+        return moved.without_candidates(*(self.candidates if self.alone else (release,)))

@@ -63,6 +63,8 @@ class Machine(Record):
     gpu_problem: str = ""
     """Why there is no GPU; empty if there is one."""
     driver: str = ""
+    triton: str = ""
+    """The release of NVIDIA's image that its Triton is from, also where it is the wheel's."""
     tensorrt_llm: str = ""
     tensorrt: str = ""
     container: str = ""
@@ -97,6 +99,10 @@ class NodeReport(Record):
     reads: RecordVersions = RecordVersions()
     models: dict[str, ModelReport] = Field(default_factory=dict[str, ModelReport])
     error: str = ""
+    instance: str = ""
+    """The same for each start of this node, and another for another node of its name. Empty in older reports."""
+    health: str = ""
+    """The URL that says whether each model answers; empty if the node has none."""
     written: datetime = Field(default_factory=_now)
 
     @classmethod

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from infra.errors import ArtifactDamaged, UsageError
+from pydantic import ValidationError
+
+from infra.errors import ArtifactDamaged, FormatNewer, UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
 from tasks.store.inventory import in_parallel
@@ -203,20 +206,43 @@ class Target:
                 found[parts[0]] = entry.etag
         return found
 
+    def _report(self, node: str) -> str:
+        return f"{self.prefix}{NODES}/{node}.json"
+
     def report(self, report: NodeReport) -> None:
-        """Write what a node reports of itself. Only that node does."""
-        self.bucket.put(f"{self.prefix}{NODES}/{report.node}.json", record_bytes(report))
+        """Write what a node reports of itself, whatever was reported by its name before."""
+        self.bucket.put(self._report(report.node), record_bytes(report))
+
+    def report_over(self, report: NodeReport, etag: str | None) -> str:
+        """The same in place of the report with `etag` (None: there is none); returns the new ETag.
+
+        Raises PreconditionFailed if another node has written by the same name.
+        """
+        return self.bucket.swap(self._report(report.node), record_bytes(report), etag)
+
+    def node(self, name: str) -> tuple[str | None, str, float] | None:
+        """Which instance of a node wrote its report (None: unreadable), the report's ETag, and its age in seconds."""
+        record = self.bucket.get(self._report(name))
+        if record is None:
+            return None
+        try:
+            return NodeReport.model_validate_json(record.body).instance, record.etag, record.age
+        except (ValidationError, FormatNewer):
+            return None, record.etag, record.age
 
     def nodes(self) -> list[NodeReport]:
-        """Reports of the nodes that are alive."""
+        """Reports of the nodes that are alive. One that is damaged does not count; the node soon writes another.
+
+        Raises FormatNewer.
+        """
         reports: list[NodeReport] = []
         start = f"{self.prefix}{NODES}/"
         for entry in self.bucket.list(start):
             if not is_node(entry.key.removeprefix(start).removesuffix(".json")):
                 continue  # of a model that an earlier version let be called `nodes`
             record = self.bucket.get(entry.key) if entry.age <= self.node_lifetime_s else None
-            if record is not None:
-                reports.append(NodeReport.read(record.body))
+            with suppress(ValidationError):
+                reports += [NodeReport.read(record.body)] if record is not None else []
         return reports
 
 

@@ -37,22 +37,19 @@ class TargetView:
         return None if self.current.public is None else self.intents[self.current.public]
 
     def unfinished(self, repository: str, digest: str) -> int | None:
-        """The newest release with these bytes that another run has begun and not ended: one that died, or works now.
+        """The newest release with these bytes that a run has begun and not ended.
 
-        It has no result, or it passed and was not promoted.
+        It has no result, or it passed and was not promoted. It is newer than the public one: what was begun before that
+        was compared with another release.
         """
-        for release in sorted(self.intents, reverse=True):
+        for release in sorted((n for n in self.intents if n > (self.current.public or 0)), reverse=True):
             result, intent = self.results.get(release), self.intents[release]
             passed = result is not None and result.state == "passed" and release in self.current.candidates
             if (result is None or passed) and intent.digest == digest and same_artifact(intent.repository, repository):
                 return release
         return None
 
-    def abandoned(self, lifetime_s: float) -> frozenset[int]:
-        """Candidates that nobody works on any more: refused, or reserved longer than `lifetime_s` seconds ago."""
-        return frozenset(
-            candidate
-            for candidate in self.current.candidates
-            if self.ages.get(candidate, 0.0) > lifetime_s
-            or ((result := self.results.get(candidate)) is not None and result.state == "refused")
-        )
+    @property
+    def without_result(self) -> tuple[int, ...]:
+        """The releases that no gate has decided on, ascending."""
+        return tuple(sorted(self.intents.keys() - self.results.keys() - {self.current.public}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from tasks.serving.llmapi import ENGINE_PATH
 from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, instantiate, public_config
 from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import LOAD_ORDER, TOKENIZER_FOLDER, models_of
+
+_OF_RELEASE = re.compile(rf"(?P<model>.+?)--r(?P<release>\d+)(--({'|'.join(LOAD_ORDER)}))?")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,19 @@ def write_model(source: Path, folder: Path, names: Mapping[str, str], engine: Pa
 
 def placed_models(models: Path, model: str, release: int) -> tuple[str, ...]:
     """Names on the server of a placed release's models, in the order of loading; empty if placing did not finish."""
-    names = release_names(model, release)
-    placed = tuple(name for name in names.values() if (models / name).is_dir())
-    return placed if names[RELEASE] in placed else ()
+    placed = placed_folders(models, model, release)
+    return placed if release_names(model, release)[RELEASE] in placed else ()
+
+
+def placed_folders(models: Path, model: str, release: int) -> tuple[str, ...]:
+    """The same for a release of which perhaps not all is placed, or was left when it was half unloaded."""
+    return tuple(name for name in release_names(model, release).values() if (models / name).is_dir())
+
+
+def release_of(name: str) -> tuple[str, int] | None:
+    """The model and the release to which a model of that name on the server belongs; None for any other name."""
+    found = _OF_RELEASE.fullmatch(name)
+    return (found["model"], int(found["release"])) if found else None
 
 
 def withdraw_release(models: Path, model: str, release: int) -> None:

@@ -70,6 +70,11 @@ class House:
         return json.loads((self.home / "environment.json").read_text())
 
     @property
+    def prefect_variables(self) -> dict[str, str]:
+        """Those of Prefect alone."""
+        return {name: value for name, value in self.variables.items() if name.startswith("PREFECT_")}
+
+    @property
     def store(self) -> ArtifactStore:
         return ArtifactStore(Bucket.at(self.variables["ENGINEHOUSE_STORE"]))
 
@@ -118,7 +123,9 @@ class House:
 
     def prefect(self, method: str, path: str, body: object = None) -> Any:
         """What Prefect's API answers."""
-        return prefect_api.ask(self.variables["PREFECT_API_URL"], method, path, body)
+        variables = self.variables
+        credential = variables["PREFECT_API_AUTH_STRING"]
+        return prefect_api.ask(variables["PREFECT_API_URL"], method, path, body, credential=credential)
 
     def intact(self, report: dict[str, Any]) -> bool:
         """Whether a rebuild names artifacts, and each is in the store, byte for byte."""

@@ -19,7 +19,7 @@ import pytest
 
 from infra.processes.sessions import free_ports
 from infra.s3.upload import upload_files
-from tasks.finetuned.records import Arrival, arrive, read_arrival
+from tasks.finetuned.arrivals import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
 
 if TYPE_CHECKING:
@@ -68,8 +68,19 @@ def curl(house: House, payload: object) -> str:
         "resource": {"prefect.resource.id": f"enginehouse.model.{TUNED}"},
         "payload": payload,
     }
-    url = f"{house.variables['PREFECT_API_URL']}/events"
-    command = ["curl", "-sS", "--fail", url, "-H", "Content-Type: application/json", "-d", json.dumps([event])]
+    url, credential = (house.prefect_variables[f"PREFECT_API_{name}"] for name in ("URL", "AUTH_STRING"))
+    command = [
+        "curl",
+        "-sS",
+        "--fail",
+        "-u",
+        credential,
+        f"{url}/events",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        json.dumps([event]),
+    ]
     subprocess.run(command, check=True)
     return id
 
@@ -87,7 +98,7 @@ print(event.id)
 
 def from_a_training_script(house: House, payload: object) -> str:
     """The same from Python, as the README says."""
-    environment = {**house.environment, "PREFECT_API_URL": house.variables["PREFECT_API_URL"]}
+    environment = {**house.environment, **house.prefect_variables}
     command = [sys.executable, "-c", SCRIPT, json.dumps(payload)]
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -180,7 +180,7 @@ def test_what_the_server_cannot_see_is_found(house: House) -> None:
     time.sleep(20)
     ended = {"state": {"type": "FAILED"}, "force": True}
     house.prefect("POST", f"/flow_runs/{gone}/set_state", ended)
-    environment = {**house.environment, "PREFECT_API_URL": house.variables["PREFECT_API_URL"]}
+    environment = {**house.environment, **house.prefect_variables}
     subprocess.run([sys.executable, "-c", LOOK, beating], env=environment, check=True)
     assert [state(house, run) for run in (silent, beating, foreign)] == ["CRASHED", "RUNNING", "RUNNING"]
     assert [state(house, run) for run in (orphan, awaited, attended)] == ["CANCELLING", "RUNNING", "RUNNING"]

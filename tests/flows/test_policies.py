@@ -72,6 +72,7 @@ ELSEWHERE = {
             ("s3:ListMultipartUploadParts", "artifacts/*"),
         )
     },
+    "a server that wants bare ETags": {("gc", "s3:PutObject", "conditional-writes")},
     "fine-tuning events": {
         ("rebuild", "s3:GetObject", "events/*"),
         ("rebuild", "s3:PutObject", "events/*"),

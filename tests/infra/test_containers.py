@@ -16,6 +16,9 @@ from deployments.stack.services import PORT_NAMES, WORKERS, Credentials, service
 from infra import settings
 from infra.processes.background import MARKER
 from infra.settings import CHECKOUT
+from infra.triton.command import EXIT_TIMEOUT_S
+from infra.triton.supervisor import NODE_GRACE_S, STOP_GRACE_S
+from tasks.models.spec import Serving
 
 COMPOSE = CHECKOUT / "infra/compose.yaml"
 DOCKERFILE = CHECKOUT / "infra/Dockerfile"
@@ -68,8 +71,24 @@ def test_compose_starts_what_is_in_the_image_and_needs_no_rights(compose: dict[s
         assert services[name]["command"][0].startswith("/opt/enginehouse/bin/"), name
 
 
+def test_a_node_ends_within_what_it_is_granted_and_is_ready_when_its_models_are(compose: dict[str, Any]) -> None:
+    node = compose["services"]["node"]
+    stateful, *_ = yaml.safe_load_all((CHECKOUT / "infra/kubernetes/node.yaml").read_text())
+    pod = stateful["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert NODE_GRACE_S > STOP_GRACE_S > EXIT_TIMEOUT_S > Serving().request_timeout_s
+    assert pod["terminationGracePeriodSeconds"] == NODE_GRACE_S
+    assert node["stop_grace_period"] == f"{NODE_GRACE_S:g}s"
+    port = node["environment"]["ENGINEHOUSE_NODE_HEALTH_PORT"]
+    assert f'"http://127.0.0.1:{port}/ready"' in node["healthcheck"]["test"][-1]
+    ports = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "health"}
+    assert environment["ENGINEHOUSE_NODE_HEALTH_PORT"] == ports["health"] == port
+
+
 def test_no_secret_stands_in_the_compose_file(compose: dict[str, Any]) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD", "PREFECT_API_AUTH_STRING"):
         lines = [line for line in COMPOSE.read_text().splitlines() if name in line and not line.startswith("#")]
         assert lines
         for line in lines:

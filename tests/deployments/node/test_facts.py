@@ -23,15 +23,20 @@ def gpus(count: int, free_bytes: int) -> GpuReport:
     return GpuReport(driver="580.95.05", cuda="13.0", gpus=tuple(made), problem="")
 
 
-def test_the_images_interpreter_says_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_interpreter_says_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     image = toolchain.make(tmp_path / "image", "0.12.0")
     monkeypatch.setenv("PATH", os.pathsep.join([str(image.python.parent), os.environ["PATH"]]))
     monkeypatch.setenv("ENGINEHOUSE_TRITON", "/opt/tritonserver")
     monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", "sha256:" + "a" * 64)
+    monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "25.06")
     monkeypatch.setattr(facts.gpu, "probe", lambda: gpus(4, 1 << 30))
+    caplog.set_level("WARNING")
     known = Facts.of(settings.load())
     machine = known.machine()
     assert (machine.tensorrt_llm, machine.tensorrt.split(".")[0]) == ("0.12.0", "10")
+    assert machine.triton == "25.06" and "CVE-2025-23310" in caplog.text
     assert machine.container == "sha256:" + "a" * 64 and machine.driver == "580.95.05"
     assert [each.free_bytes for each in machine.gpus] == [1 << 30] * 4
     assert known.triton == Path("/opt/tritonserver") and known.orchestrated_gpus == 4

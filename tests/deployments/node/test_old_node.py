@@ -107,7 +107,7 @@ def test_a_node_of_before_answers_until_it_is_renewed(bucket: Bucket, earlier: P
         assert "[format-newer]" in report().releases[2].error
         assert report().public == 1 and report().releases[1].state == "ready" and triton.ready(name)
         target.conclude(name, Result(release=2, state="refused"))
-        target.move(name, lambda current: current.without_candidate(2))
+        target.move(name, lambda current: current.without_candidates(2))
     with node(CHECKOUT, "deployments.node.agent", bucket, tmp_path, ports):
         wait(lambda: target.nodes()[0].reads != READ_BEFORE and report().public == 1, "renewed node", 60)
         assert triton.ready(name) and roll_out(context, plan, "test").unchanged

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +20,18 @@ from typing import Any, cast
 import boto3
 import psutil
 import pytest
+from fastapi.routing import APIWebSocketRoute
+from prefect.server.api.server import API_ROUTERS
 
 from deployments.stack import lifecycle
+from deployments.stack.home import Home
 from deployments.stack.registration import wanted_by
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes import background
 from infra.settings import Settings
 from tests import prefect_api
+from tests.deployments.stack import stranger
 
 NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node")
 
@@ -75,7 +82,9 @@ def _s3(stack: Settings) -> Any:
 
 
 def _prefect(stack: Settings, path: str, method: str = "GET", body: object = None) -> Any:
-    return prefect_api.ask(lifecycle.environment(stack)["PREFECT_API_URL"], method, path, body)
+    variables = lifecycle.environment(stack)
+    credential = variables["PREFECT_API_AUTH_STRING"]
+    return prefect_api.ask(variables["PREFECT_API_URL"], method, path, body, credential=credential)
 
 
 def test_the_variables_reach_every_service(running: Settings) -> None:
@@ -91,6 +100,7 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
         "ENGINEHOUSE_STORE",
         "ENGINEHOUSE_TRITON_GRPC",
         "ENGINEHOUSE_TRITON_HTTP",
+        "PREFECT_API_AUTH_STRING",
         "PREFECT_API_URL",
     ]
     bucket = variables["ENGINEHOUSE_STORE"].removeprefix("s3://")
@@ -103,13 +113,89 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
+def _listening(stack: Settings) -> dict[str, tuple[str, int]]:
+    """Every address on which a process of the stack takes connections, by the port's name, or else by the service."""
+    names = {port: name for name, port in Home(stack.home).known_ports().items()}
+    services = {service.pid: service.name for service in lifecycle.status(stack)}
+    found = [(process.pid, each) for process in background.members(stack.home) for each in process.net_connections()]
+    return {
+        names.get(each.laddr.port) or services[pid]: (each.laddr.ip, each.laddr.port)
+        for pid, each in found
+        if each.status == psutil.CONN_LISTEN
+    }
+
+
+def _knock(asked: Mapping[str, object]) -> dict[str, Any]:
+    """What the stranger is let do: as another user where this one may become one."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", stranger.__file__],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env={"HOME": "/nonexistent"},
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_stranger_is_refused_at_every_port(running: Settings) -> None:
+    """Another user of the machine, who has no credential. New ports, paths and websockets are found by themselves."""
+    listening = _listening(running)
+    assert {ip for ip, _ in listening.values()} <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert set(listening) == set(stranger.KNOCKS)
+    ports = {name: port for name, (_, port) in listening.items()}
+    some = "00000000-0000-0000-0000-000000000000"
+    described = _prefect(running, "/openapi.json")["paths"]
+    paths = [(method.upper(), re.sub("{[^}]*}", some, path)) for path, it in described.items() for method in it]
+    open_to_all = [("GET", "/health"), ("GET", "/ready")]
+    sockets = [each.path for router in API_ROUTERS for each in router.routes if isinstance(each, APIWebSocketRoute)]
+    assert len(paths) > 100 and len(sockets) > 4
+    asked = {
+        "ports": ports,
+        "paths": [each for each in paths if each not in open_to_all],
+        "sockets": [re.sub("{[^}]*}", "default", path) for path in sockets],
+    }
+    told = _knock(asked)
+    assert told["let in"] == {name: [] for name in ports}
+    assert told["user"] == (stranger.NOBODY if os.getuid() == 0 else os.getuid())
+
+
+def test_sockets_and_shared_memory_are_for_this_user_alone(running: Settings) -> None:
+    found = [each for process in background.members(running.home) for each in process.net_connections("unix")]
+    paths = {Path(str(each.laddr)) for each in found if str(each.laddr).startswith("/")}
+    assert any(path.name.startswith("seaweedfs-filer-grpc") for path in paths)
+    assert [path for path in paths if path.exists() and path.stat().st_mode & 0o077] == []
+
+
+def test_a_home_of_an_earlier_version_gets_a_credential(running: Settings) -> None:
+    """What runs there asks nobody, so it is ended; data, keys of S3 and ports stay."""
+    _s3(running).put_object(Bucket="enginehouse", Key="earlier", Body=b"data")
+    variables, before = lifecycle.environment(running), _pids(running)
+    path = running.home / "credentials.json"
+    path.write_text(
+        json.dumps({name: each for name, each in json.loads(path.read_text()).items() if name != "prefect"})
+    )
+    assert {service.state for service in lifecycle.status(running)} == {"running", "unhealthy"}
+    lifecycle.up(running, print)
+    after = lifecycle.environment(running)
+    assert {name for name in after if after[name] != variables[name]} == {"PREFECT_API_AUTH_STRING"}
+    assert not set(before.values()) & set(_pids(running).values())
+    assert {service.state for service in lifecycle.status(running)} == {"running"}
+    assert _s3(running).get_object(Bucket="enginehouse", Key="earlier")["Body"].read() == b"data"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_secrets_are_for_this_user_alone(running: Settings) -> None:
     for name in ("credentials.json", "environment.json"):
         assert stat.S_IMODE((running.home / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(running.home.stat().st_mode) == 0o700
-    secret = lifecycle.environment(running)["AWS_SECRET_ACCESS_KEY"]
-    for log in (running.home / "logs").iterdir():
-        assert secret not in log.read_text(errors="replace")
+    variables = lifecycle.environment(running)
+    told = {running.home / name for name in ("credentials.json", "environment.json", "s3/s3.json")}
+    for path in (each for each in running.home.rglob("*") if each.is_file() and each not in told):
+        content = path.read_bytes()
+        assert variables["AWS_SECRET_ACCESS_KEY"].encode() not in content, path
+        assert variables["PREFECT_API_AUTH_STRING"].partition(":")[2].encode() not in content, path
 
 
 def test_up_twice_is_once(running: Settings) -> None:

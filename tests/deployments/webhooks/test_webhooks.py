@@ -7,6 +7,9 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
+import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,14 +19,16 @@ from uuid import UUID
 
 import httpx
 import pytest
+import uvicorn
 import yaml
 
-from deployments.webhooks.receiver import LARGEST_BODY, Catalogue, Receiver, secrets
+from deployments.webhooks.receiver import LARGEST_BODY, Catalogue, Receiver, secrets, server_config
 from infra import settings
 from infra.errors import SettingsError
+from infra.processes.sessions import free_ports
 from infra.s3.bucket import Bucket
+from tasks.finetuned.arrivals import read_arrival, undecided
 from tasks.finetuned.event import Event
-from tasks.finetuned.records import read_arrival, undecided
 
 SECRET = b"only-on-loopback"
 COMMIT = "c" * 40
@@ -207,6 +212,82 @@ def test_what_is_malformed_or_not_accepted_is_answered_and_kept(house: House) ->
         refused(house.signed("generic", {"model": "tuned", "source": source}, id=f"d{number}"), 422, code)
     refused(house.signed("mlflow", version(tags={"enginehouse.model": "no"}), id="d9"), 422, "event-model")
     assert not house.sent
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b'"\\ud800"', b"NaN", b"1e999", b"[" * 900 + b"]" * 900, b"[" * 220 + b"]" * 220, b"9" * 5000],
+    ids=["surrogate", "nan", "1e999", "900-deep", "220-deep", "5000-digits"],
+)
+def test_what_cannot_be_kept_as_it_is_is_answered_and_kept_as_text(house: House, value: bytes) -> None:
+    for sender, body in (
+        ("generic", b'{"model": "tuned", "source": "s3://weights/tuned/7", "recipe": {"dtype": %s}}' % value),
+        ("mlflow", json.dumps(version(tags={"x": "VALUE"})).encode().replace(b'"VALUE"', value)),
+        ("generic", value),
+    ):
+        answer = house.post(sender, body, sign(sender, body, id=f"{sender}-{len(body)}"))
+        assert (answer.status_code, answer.json()["code"]) == (400, "event-malformed")
+        arrival = read_arrival(house.receiver.bucket, answer.json()["event"])
+        assert arrival is not None and arrival.state == "refused"
+        assert str(arrival.said["text"]).startswith(body.decode()[:1000])
+    assert not house.sent and not list(undecided(house.receiver.bucket, 0))
+
+
+def test_a_push_names_its_branch_and_a_version_its_number(house: House) -> None:
+    house.hub(push())
+    house.signed("mlflow", version(version="12"))
+    house.signed("mlflow", version(version=None), id="d2")
+    assert [(event.branch, event.series, event.version) for event in house.sent] == [
+        ("main", None, None),
+        (None, "mlflow:tuned", 12),
+        (None, None, None),
+    ]
+    for number, wrong in enumerate(("0", "newest", -1, 1.5)):
+        assert house.signed("mlflow", version(version=wrong), id=f"d3{number}").status_code == 400
+
+
+def test_nothing_from_outside_begins_a_line_of_the_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert house.post("a%0aFORGED", b"{}", {}).status_code == 404
+        assert house.post("a%1b[31m%E2%80%A8b", b"{}", {}).status_code == 404
+        (house.folder / "tuned.yaml").write_text("name: [")
+        assert house.signed("generic", {"model": "tuned", "a\nFORGED": 1}).status_code == 503
+    lines = [record.getMessage() for record in caplog.records if record.name == "enginehouse.webhooks"]
+    assert len(lines) == 3 and "a\\nFORGED" in lines[0] and "\\x1b[31m\\u2028b" in lines[1]
+    assert all(line.isprintable() for line in lines)
+
+
+def test_requests_that_are_never_finished_are_ended(house: House) -> None:
+    (port,) = free_ports(1)
+    server = uvicorn.Server(server_config(replace(house.receiver, patience_s=0.5), "127.0.0.1", port))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        head = b"POST /generic HTTP/1.1\r\nHost: receiver\r\nContent-Length: 100\r\n"
+        begun = time.monotonic()
+        unfinished = [
+            (socket.create_connection(("127.0.0.1", port)), part)
+            for part in (b"", b"POST /gen", head, head + b"\r\n", head + b"\r\n{") * 20
+        ]
+        for connection, part in unfinished:
+            connection.sendall(part)
+        # Others are answered meanwhile, and none keeps its connection.
+        body = json.dumps({"model": "tuned", "source": "s3://weights/tuned/7"}).encode()
+        answer = httpx.post(f"http://127.0.0.1:{port}/generic", content=body, headers=sign("generic", body))
+        assert (answer.status_code, answer.headers["connection"]) == (202, "close")
+        for connection, part in unfinished:
+            connection.settimeout(10)
+            said = b""
+            while more := connection.recv(4096):
+                said += more
+            assert (b" 408 " in said and b"event-slow" in said) if b"\r\n\r\n" in part else said == b""
+            connection.close()
+        assert time.monotonic() - begun > 0.4
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_the_same_delivery_again_is_the_same_event(house: House) -> None:

@@ -14,6 +14,7 @@ import pytest
 from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUnavailable
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
+from tasks.targets.target import Target
 from tests.unconditional_server import unconditional
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ Without = Callable[..., Bucket]
 
 @pytest.fixture
 def without(bucket: Bucket, s3: S3Client) -> Iterator[Without]:
-    """The bucket behind a server that ignores some headers, or refuses them with `status`."""
+    """The bucket behind a server that ignores some headers, or answers each of them with `status`."""
     with ExitStack() as stack:
 
-        def start(*headers: str, status: int = 200) -> Bucket:
-            url = stack.enter_context(unconditional(bucket.endpoint, s3, *headers, status=status))
+        def start(*headers: str, status: int = 200, quoted: bool = False) -> Bucket:
+            url = stack.enter_context(unconditional(bucket.endpoint, s3, *headers, status=status, quoted=quoted))
             return dataclasses.replace(bucket, endpoint=url)
 
         yield start
@@ -54,6 +55,51 @@ def test_a_server_that_does_not_is_refused_by_name(without: Without, headers: tu
     for header in ("If-None-Match", "If-Match"):
         assert (header in refused.value.message) == (header in headers)
     assert "ENGINEHOUSE_STORE_ONE_WRITER" in refused.value.hint
+
+
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_server_that_refuses_a_condition_that_holds_is_refused_by_name(without: Without, header: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        require_conditional_writes(without(header, status=412))
+    assert refused.value.code == "store-unconditional" and not refused.value.retryable
+    assert header in refused.value.message
+
+
+def test_a_server_that_wants_bare_etags_gets_them(without: Without) -> None:
+    """Ceph 16, DigitalOcean's Spaces."""
+    bucket = without("If-Match", status=412, quoted=True)
+    require_conditional_writes(bucket)
+    first = bucket.create("key", b"1")
+    second = bucket.replace("key", b"2", first)
+    for key in ("key", "missing"):
+        with pytest.raises(PreconditionFailed):
+            bucket.replace(key, b"3", first)
+    stored = bucket.get("key")
+    assert stored is not None and (stored.body, stored.etag) == (b"2", second)
+
+
+def test_an_object_that_is_gone_has_no_etag(bucket: Bucket, without: Without) -> None:
+    for server in (bucket, without("If-Match", status=404)):  # Amazon answers 404
+        with pytest.raises(PreconditionFailed):
+            server.replace("missing", b"1", "0" * 32)
+
+
+def test_a_move_behind_a_server_that_refuses_every_if_match_ends_by_name(without: Without) -> None:
+    target = Target(without("If-Match", status=412), "test")
+    target.move("tiny", lambda current: current.with_candidate(1))  # no object yet
+    with pytest.raises(StoreError) as refused:
+        target.move("tiny", lambda current: current.promoted(1))
+    assert refused.value.code == "store-unconditional"
+
+
+def test_who_may_only_write_what_is_tried_is_no_fault_of_the_server(bucket: Bucket) -> None:
+    class WriteOnly(Bucket):
+        def get(self, key: str) -> None:
+            raise StoreError("403", code="store-denied")
+
+    for _ in range(2):
+        require_conditional_writes(WriteOnly(bucket.name, bucket.prefix, bucket.endpoint))
+        require_conditional_writes.cache_clear()
 
 
 def test_a_store_that_is_away_is_not_taken_for_one(bucket: Bucket) -> None:

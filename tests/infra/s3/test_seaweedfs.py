@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from infra.errors import SettingsError, StoreUnavailable
 from infra.processes.sessions import free_ports, terminate
 from infra.s3 import seaweedfs
+from tests.deployments.stack import stranger
 
 
 def _ports() -> dict[str, int]:
@@ -38,7 +39,8 @@ def test_objects_outlive_a_kill_and_other_ports(tmp_path: Path, monkeypatch: pyt
     try:
         url = seaweedfs.endpoint_url(ports)
         seaweedfs.wait_ready(url, "test-key", "test-secret", log=log, process=process)
-        assert stat.S_IMODE((data / "s3.json").stat().st_mode) == 0o600
+        for name in ("s3.json", "own.key", "security.toml"):
+            assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
         client = _client(url, "test-secret")
         client.create_bucket(Bucket="models")
         client.put_object(Bucket="models", Key="a/b", Body=b"weights")
@@ -57,6 +59,22 @@ def test_objects_outlive_a_kill_and_other_ports(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(StoreUnavailable) as caught:
             seaweedfs.wait_ready(url, "test-key", "wrong", log=log, timeout_s=0)
         assert caught.value.code == "store-unavailable" and url in caught.value.message
+    finally:
+        terminate(process, 10)
+
+
+def test_its_own_ports_take_nobody_else(tmp_path: Path) -> None:
+    """Least of all the filer's gRPC, by which one does everything, and which answers who has the certificate."""
+    data, log, ports = tmp_path / "data", tmp_path / "log", _ports()
+    process = seaweedfs.launch(data, log, ports, "test-key", "test-secret")
+    try:
+        seaweedfs.wait_ready(seaweedfs.endpoint_url(ports), "test-key", "test-secret", log=log, process=process)
+        let_in = {name: list(stranger.closed(port, {})) for name, port in ports.items() if name != "s3"}
+        assert let_in == {name: [] for name in ports if name != "s3"}
+        certificate, key = (data / "own.crt").read_bytes(), (data / "own.key").read_bytes()
+        own = stranger.grpc.ssl_channel_credentials(certificate, key, certificate)
+        channel = stranger.grpc.secure_channel(f"127.0.0.1:{ports['filer-grpc']}", own)
+        assert channel.unary_unary("/filer_pb.SeaweedFiler/GetFilerConfiguration")(b"", timeout=10)
     finally:
         terminate(process, 10)
 

@@ -116,6 +116,35 @@ def test_a_lost_answer_to_the_last_call(
     check(bucket, files, upload(bucket, files))
 
 
+@pytest.mark.parametrize("parts", [2, 1], ids=["of both parts", "of one part"])
+def test_a_checksum_of_parts_says_nothing_of_the_file(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """SeaweedFS 4.36, RustFS: a composite checksum, and no ChecksumType."""
+    whole: Any = bucket.client.head_object
+
+    def composite(**arguments: Any) -> dict[str, Any]:
+        head: dict[str, Any] = whole(**arguments)
+        del head["ChecksumType"]
+        return head | {"ChecksumCRC64NVME": f"xD8mWxuAJzI=-{parts}"}
+
+    monkeypatch.setattr(bucket.client, "head_object", composite)
+    model = {"model.bin": tmp_path / "model.bin"}
+    model["model.bin"].write_bytes(os.urandom(PART + 1000))
+    if parts == 2:
+        stored = upload(bucket, model)["model.bin"]
+        assert stored.checksum == "CRC64NVME:COMPOSITE:xD8mWxuAJzI=-2"
+        record = bucket.get("stored/model.bin")
+        assert record is not None and hashlib.sha256(record.body).hexdigest() == stored.sha256
+        with sent(bucket) as calls:
+            assert upload_files(bucket, "stored/", model, lambda count: None, resume=True, part_bytes=PART)
+        assert len(calls) == 2  # such an object cannot be told from another one: it is sent again
+    else:
+        with pytest.raises(ArtifactDamaged) as caught:
+            upload(bucket, model)
+        assert caught.value.retryable and bucket.get("stored/model.bin") is None
+
+
 def test_a_file_that_grows_meanwhile(bucket: Bucket, files: dict[str, Path]) -> None:
     def grow(count: int) -> None:
         with files["model.bin"].open("ab") as file:

@@ -163,6 +163,16 @@ def test_models_see_no_secret_and_import_the_environments_packages(triton: Runni
     assert triton.key not in json.dumps(environment)
 
 
+def test_the_wheel_has_the_release_that_is_warned_of(triton: RunningTriton) -> None:
+    connection = http.client.HTTPConnection(f"127.0.0.1:{triton.ports.http}", timeout=10)
+    connection.request("GET", "/v2")
+    version = json.load(connection.getresponse())["version"]
+    connection.close()
+    # Triton's minor version counts the images' months: 2.51 is in 24.10.
+    year, month = map(int, wheel.SAME_IMAGE.split("."))
+    assert version.startswith(f"2.{51 + 12 * (year - 24) + month - 10}.")
+
+
 def test_no_bytecode_is_written(triton: RunningTriton) -> None:
     assert triton.client.ready("echo")
     assert not list(triton.repository.rglob("__pycache__"))

@@ -57,6 +57,7 @@ VERSION_1 = {
  "followed":{"tiny":{"flow_run":"f","since":"2026-11-25T02:00:00Z","version":"1.2.0"}},"schema_version":1,"shown":""}""",
     "event": """{"code":"event-source","flow_run":"","id":"i","model":"tiny","reason":"r",
  "received":"2026-11-28T06:00:00Z","revision":"","said":{"model":"tiny","source":"s3://b/x"},"schema_version":1,"state":"refused"}""",
+    "sequence": """{"event":"i","last":7,"schema_version":1}""",
     "finetuned": """{"accepted":"2026-11-28T06:00:00Z","asked":"hf://o/r@main","event":"i","file_source":"hf://o/r@main",
  "model":"tiny","recipe":{"quantization":"q4_0"},"revision":"00","schema_version":1,"source":"hf://o/r@aa"}""",
     "weights": """{"followed":null,"proven":{"accepted":"2026-11-28T06:00:00Z","asked":"s3://b/x","event":"i",

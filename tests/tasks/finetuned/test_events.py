@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,20 +10,9 @@ import pytest
 from infra.errors import EventRefused, SourceError
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import changed_by, pinned_source, read_event
-from tasks.finetuned.moved_branches import moved
-from tasks.finetuned.records import (
-    TunedWeights,
-    arrive,
-    claim,
-    decide,
-    follow,
-    newer_ones,
-    read_arrival,
-    refused,
-    settle,
-    undecided,
-    with_newest,
-)
+from tasks.finetuned.moved_branches import Moved, moved
+from tasks.finetuned.records import CurrentWeights, TunedWeights, accept, newer_ones, settle, waiting, with_newest
+from tasks.lora.adapter import FILES
 from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
 from tasks.sources.dispatch import resolve
@@ -30,6 +20,7 @@ from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_weights
 from tasks.store.inventory import note_model
+from tasks.store.record import record_bytes
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -108,6 +99,9 @@ def test_trust_does_not_reach_to_other_weights() -> None:
         {"model": "tiny", "revision": ["main"]},
         {"model": "tiny", "revision": "main", "recipe": {"quantization": {"a": 1}}},
         {"model": "tiny", "revision": "x" * 20_000},
+        {"model": "tiny", "source": "s3://weights/tiny/x", "branch": "main"},
+        {"model": "tiny", "source": "s3://weights/tiny/x", "version": 3},
+        {"model": "tiny", "source": "s3://weights/tiny/x", "series": "run", "version": 0},
     ],
 )
 def test_what_is_no_event_is_refused(payload: dict[str, Any]) -> None:
@@ -128,63 +122,122 @@ def finetuned(revision: str, event: str = "e1", **changes: Any) -> TunedWeights:
     return TunedWeights.model_validate({"model": "tiny", "revision": revision, **about, **changes})
 
 
+def refusal(bucket: Bucket, weights: TunedWeights) -> str:
+    with pytest.raises(EventRefused) as caught:
+        accept(bucket, weights)
+    return caught.value.code
+
+
+def taken(bucket: Bucket, to: Model | None = None) -> str:
+    return with_newest(bucket, to or model())[0].source.uri
+
+
 def test_the_same_weights_come_once(bucket: Bucket) -> None:
     first = finetuned("r1")
-    assert claim(bucket, first) == first
-    assert claim(bucket, finetuned("r1", "e2")).event == "e1"
-    assert claim(bucket, finetuned("r2", "e2")).event == "e2"
-
-
-def test_an_event_is_kept_from_its_coming_to_its_end(bucket: Bucket) -> None:
-    payload = {"model": "tiny", "source": "file:///etc/passwd"}
-    arrival = arrive(bucket, "e1", payload)
-    assert (arrival.state, arrival.said) == ("received", payload)
-    assert [each.id for each in undecided(bucket, 0)] == ["e1"] and not list(undecided(bucket, 3600))
-    with pytest.raises(EventRefused) as caught:
-        changed_by(read_event(payload), {"tiny": model()})
-    decide(bucket, refused(arrival, caught.value))
-    assert not list(undecided(bucket, 0))
-    # A replay finds what was decided.
-    again = arrive(bucket, "e1", {"model": "tiny", "revision": "main"})
-    assert (again.state, again.code, again.said) == ("refused", "event-source", payload) and again == read_arrival(
-        bucket, "e1"
-    )
-    assert len(str(arrive(bucket, "e2", {"model": "x" * 10**6}).said)) < 5000
+    assert accept(bucket, first) == accept(bucket, first) == first
+    assert accept(bucket, finetuned("r1", "e2")).event == "e1"
+    assert accept(bucket, finetuned("r2", "e2")).event == "e2"
 
 
 def test_a_rebuild_takes_the_newest_until_its_gates_refuse_it(bucket: Bucket) -> None:
-    def taken(to: Model | None = None) -> str:
-        return with_newest(bucket, to or model())[0].source.uri
-
-    assert with_newest(bucket, model()) == (model(), None)
-    first = finetuned("r1", recipe={"quantization": "q4_0"})
-    follow(bucket, first)
+    assert with_newest(bucket, model()) == (model(), None) and waiting(bucket, model()) is None
+    first = finetuned("r1", recipe={"quantization": "q4_0"}, order=1)
+    accept(bucket, first)
     chosen, taken_weights = with_newest(bucket, model())
     assert (chosen.source.uri, taken_weights) == ("s3://weights/tiny/r1", first)
     assert chosen.recipe.model_dump()["quantization"] == "q4_0"
-    settle(bucket, first, passed=True)
+    assert (found := waiting(bucket, model())) is not None and found[0] == first
+    settle(bucket, first, "passed")
+    assert (found := waiting(bucket, model())) is not None and found[0] == first  # its run may die now
+    settle(bucket, first, "live")
+    assert waiting(bucket, model()) is None
     assert newer_ones(bucket, model(), first) is None and newer_ones(bucket, model(), None) == first
-    follow(bucket, second := finetuned("r2"))
-    assert taken() == "s3://weights/tiny/r2"
-    settle(bucket, first, passed=False)  # of another run
-    assert taken() == "s3://weights/tiny/r2"
-    settle(bucket, second, passed=False)
-    assert taken() == "s3://weights/tiny/r1"
-
-    # An older rebuild that ends later neither rolls out nor takes the place of the newer weights.
-    third, fourth = finetuned("r3"), finetuned("r4")
-    follow(bucket, fourth)
-    settle(bucket, fourth, passed=True)
-    assert newer_ones(bucket, model(), third) == fourth and newer_ones(bucket, model(), fourth) is None
-    settle(bucket, third, passed=True)
-    assert newer_ones(bucket, model(), None) == fourth
-    assert newer_ones(bucket, model("hf://org/base@v2"), third) is None
-    follow(bucket, first)
-    settle(bucket, first, passed=True)
+    accept(bucket, second := finetuned("r2", "e2", order=2))
+    assert taken(bucket) == "s3://weights/tiny/r2"
+    settle(bucket, first, "refused")  # of another run
+    assert taken(bucket) == "s3://weights/tiny/r2"
+    settle(bucket, second, "refused")
+    assert taken(bucket) == "s3://weights/tiny/r1"
+    accept(bucket, second)  # the run of its event had died, and the event is taken again
+    assert taken(bucket) == "s3://weights/tiny/r1"
 
     # The file counts again once it names others.
-    assert taken(model("hf://org/base@v2")) == "hf://org/base@v2"
-    assert taken(model(accepts=("s3://weights/tiny/r2",))) == "hf://org/base@main"
+    assert taken(bucket, model("hf://org/base@v2")) == "hf://org/base@v2"
+    assert taken(bucket, model(accepts=("s3://weights/tiny/r2",))) == "hf://org/base@main"
+
+
+def test_two_events_at_once_end_with_the_one_that_came_last(bucket: Bucket) -> None:
+    first, second = finetuned("r1", "e1", order=1), finetuned("r2", "e2", order=2)
+    accept(bucket, second)
+    accept(bucket, first)
+    assert taken(bucket) == "s3://weights/tiny/r2"
+    # The older one is not lost: it is the next to be tried.
+    settle(bucket, second, "refused")
+    assert taken(bucket) == "s3://weights/tiny/r1"
+
+
+def test_an_event_that_is_taken_again_does_not_bring_older_weights_back(bucket: Bucket) -> None:
+    accept(bucket, second := finetuned("r2", "e2", order=2))
+    settle(bucket, second, "live")
+    assert refusal(bucket, finetuned("r1", "e1", order=1)) == "event-overtaken"
+    assert taken(bucket) == "s3://weights/tiny/r2"
+    # Nor does another event of the same weights: they came first with that one.
+    assert accept(bucket, finetuned("r1", "e3", order=3)).event == "e1"
+    assert taken(bucket) == "s3://weights/tiny/r2"
+
+
+def test_no_clock_has_a_part_in_the_order(bucket: Bucket) -> None:
+    ahead, right = (datetime(2027, 1, 1, 12, minute, tzinfo=UTC) for minute in (10, 1))
+    first = finetuned("r1", "e1", order=1, accepted=ahead)
+    second = finetuned("r2", "e2", order=2, accepted=right)
+    accept(bucket, first)
+    accept(bucket, second)
+    assert newer_ones(bucket, model(), second) is None
+    settle(bucket, second, "live")
+    assert newer_ones(bucket, model(), first) == second
+    settle(bucket, first, "live")  # a run with older weights ends later
+    assert newer_ones(bucket, model(), first) == second and taken(bucket) == "s3://weights/tiny/r2"
+
+
+def test_weights_without_a_number_keep_their_order_and_are_older_than_those_with_one(bucket: Bucket) -> None:
+    before, after = (datetime(2026, 11, 1, hour, tzinfo=UTC) for hour in (1, 2))
+    old, later = finetuned("r1", "e1", accepted=before), finetuned("r2", "e2", accepted=after)
+    bucket.put("finetuned/tiny/current.json", record_bytes(CurrentWeights(followed=old, proven=later)))
+    assert taken(bucket) == "s3://weights/tiny/r2"  # the later worker had not looked
+    bucket.put("finetuned/tiny/current.json", record_bytes(CurrentWeights(followed=later, proven=old)))
+    assert taken(bucket) == "s3://weights/tiny/r2"
+    assert (found := waiting(bucket, model())) is not None and found[0] == later
+    accept(bucket, finetuned("r3", "e3", order=1))
+    assert taken(bucket) == "s3://weights/tiny/r3"
+    settle(bucket, finetuned("r3", "e3", order=1), "refused")
+    assert taken(bucket) == "s3://weights/tiny/r2"
+
+
+def test_a_version_never_takes_the_place_of_a_higher_one(bucket: Bucket) -> None:
+    def version(number: int, order: int) -> TunedWeights:
+        return finetuned(f"v{number}", f"e{number}", order=order, series="mlflow:tiny", version=number)
+
+    accept(bucket, version(3, order=1))
+    settle(bucket, version(3, order=1), "live")
+    assert refusal(bucket, version(2, order=2)) == "event-overtaken"
+    accept(bucket, other := finetuned("r1", "e9", order=3))
+    settle(bucket, other, "live")
+    assert refusal(bucket, version(1, order=4)) == "event-overtaken"  # though it came last of all
+    assert taken(bucket) == "s3://weights/tiny/r1"
+    # A higher version that came before a lower one is the newer one.
+    accept(bucket, version(5, order=6))
+    accept(bucket, version(6, order=5))
+    assert taken(bucket) == "s3://weights/tiny/v6"
+
+
+def test_what_a_branch_had_too_late_is_left_to_the_event_that_comes_with_it(bucket: Bucket) -> None:
+    source = f"hf://org/base@{COMMIT}"
+    accept(bucket, newer := finetuned("r2", "e2", order=2))
+    settle(bucket, newer, "live")
+    asked = {"asked": "hf://org/base@main", "source": source}
+    assert refusal(bucket, finetuned("r1", "e1", order=1, **asked)) == "event-overtaken"
+    accept(bucket, finetuned("r1", "e3", order=3, **asked))
+    assert taken(bucket) == source
 
 
 def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: Hub) -> None:
@@ -212,7 +265,7 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(bucket: Bucket, hub: 
     assert plan.snapshot == resolve_weights(to, access).plan(to).snapshot
 
     source = f"hf://org/lora@{COMMIT}"
-    follow(bucket, weights := finetuned("r1", asked="hf://org/lora@main", source=source, adapter=True))
+    accept(bucket, weights := finetuned("r1", asked="hf://org/lora@main", source=source, adapter=True))
     chosen, taken = with_newest(bucket, to)
     assert (chosen.source, chosen.adapter, taken) == (to.source, source, weights)
     other = to.model_copy(update={"adapter": "hf://org/lora@v1"})
@@ -233,7 +286,7 @@ def test_a_branch_is_pinned_to_its_commit(bucket: Bucket) -> None:
     source = pinned_source("hf://org/base@main", {"commit": COMMIT})
     assert source == f"hf://org/base@{COMMIT}"
     assert pinned_source("s3://weights/tiny/x", {}) == "s3://weights/tiny/x"
-    follow(bucket, finetuned("r1", asked="hf://org/base@main", source=source))
+    accept(bucket, finetuned("r1", asked="hf://org/base@main", source=source))
     assert with_newest(bucket, model())[0].source.uri == source
 
 
@@ -243,27 +296,34 @@ def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub:
         identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url)))
         note_model(fleet.store.bucket, fleet.publish("snapshot", "tiny", identity), "tiny")
 
-    def found(*models: Model) -> dict[str, str]:
-        return moved(fleet.store.bucket, models, Access(hub_endpoint=hub.url))
+    def found(*models: Model) -> list[Moved]:
+        return list(moved(fleet.store.bucket, models, Access(hub_endpoint=hub.url)))
+
+    def head(uri: str, tuned: bool = True) -> Moved:
+        source = Source(uri=uri) if "lora" not in uri else Source(uri=uri, include=FILES)
+        identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url))).digest
+        return Moved("tiny", uri.rpartition("@")[2], identity, tuned)
 
     weights = {"model.safetensors": b"\x00" * 8}
     first = hub.push("org/base", weights)
     ours = model().model_copy(update={"targets": ("test",)})
-    assert found(ours) == {}  # nobody serves it
+    assert found(ours) == []  # nobody serves it
     fleet.release(fleet.rebuild())
     build(first)
-    assert found(ours) == {}
+    assert found(ours) == []
     second = hub.push("org/base", weights | {"config.json": b"{}"})
     pinned = ours.model_copy(update={"source": Source(uri=f"hf://org/base@{first}")})
     gone = ours.model_copy(update={"source": Source(uri="hf://org/gone@main")})
-    assert found(ours) == {"tiny": "main"} and found(pinned, gone) == {}
+    assert found(ours) == [head("hf://org/base@main")] and found(pinned, gone) == []
     build(second)
-    assert found(ours) == {}
+    assert found(ours) == []
     adapted = ours.model_copy(update={"adapter": "hf://org/lora@next"})
     fetched = hub.push("org/lora", weights | {"adapter_config.json": b"{}"}, reference="next")
-    assert fetched and found(adapted) == {}  # there is no adapter in it
+    assert fetched and found(adapted) == []  # there is no adapter in it
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\x00" * 8}
     hub.push("org/lora", files, reference="next")
-    assert found(adapted) == {"tiny": "main or next"}
+    assert found(adapted) == [head("hf://org/lora@next")]
+    hub.push("org/base", weights | {"config.json": b"{ }"})
+    assert found(adapted) == [head("hf://org/base@main", tuned=False), head("hf://org/lora@next")]
     hub.unavailable = 99
-    assert found(ours) == {}
+    assert found(ours) == []

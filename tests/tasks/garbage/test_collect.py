@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from tasks.garbage.collect import Survey, collect, survey, survey_lines
 from tasks.garbage.keep import note_use, pin, unpin
 from tasks.steps.promote import roll_back
 from tasks.store.artifact import ArtifactRef
-from tasks.store.lease import held
+from tasks.store.lease import Watch, held
 from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.references import PublicName, ReleaseRef
@@ -196,6 +197,34 @@ def test_what_runs_are_at_work_on_is_no_leftover(fleet: Fleet) -> None:
     with held(bucket, torn.identity, "some-run", 60):
         found = at_once(fleet)
     assert found.garbage == [] and found.uploads == []
+
+
+def test_a_lease_that_was_taken_after_the_survey_stays(fleet: Fleet) -> None:
+    bucket = fleet.store.bucket
+    bucket.put("leases/dead.json", b'{"schema": 1, "holder": "dead", "nonce": "1"}')
+    bucket.put("leases/gone.json", b'{"schema": 1, "holder": null, "nonce": "1"}')
+    found = survey(bucket, 0, running_seconds=0, expired_seconds=0)
+    assert going(found) == {"leases/dead.json", "leases/gone.json"}
+    with held(bucket, "dead", "some-run", 0.5):
+        assert let_go(fleet, found) == ["leases/dead.json"]
+        assert Watch(bucket, "dead", 60).holder() == "some-run"
+    assert bucket.get("leases/gone.json") is None
+
+
+def test_an_upload_that_is_gone_on_with_after_the_survey_stays(fleet: Fleet) -> None:
+    bucket = fleet.store.bucket
+    torn = ArtifactRef("engine", "tiny", "0" * 64)
+    bucket.put(f"{torn.folder}attempt/data.bin", b"half of it")
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{bucket.prefix}{torn.folder}attempt/other.bin")
+    # However short the grace time, an upload that was killed within a day may be gone on with.
+    assert going(survey(bucket, 0, running_seconds=0)) == set() and not survey(bucket, 0, running_seconds=0).uploads
+    found = survey(bucket, 0, running_seconds=0, expired_seconds=0)
+    assert going(found) == {f"{torn}/attempt"} and found.uploads
+    found = dataclasses.replace(found, running_seconds=60.0)
+    with held(bucket, torn.identity, "some-run", 60):
+        assert let_go(fleet, found) == [f"{torn}/attempt"]
+    assert bucket.get(f"{torn.folder}attempt/data.bin") is not None
+    assert list(bucket.unfinished_uploads(torn.folder))
 
 
 def test_what_became_wanted_after_the_survey_is_kept(fleet: Fleet) -> None:

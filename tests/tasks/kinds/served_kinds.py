@@ -104,7 +104,12 @@ def llamacpp(gguf: Path) -> Kind:
             ({"text_input": "word " * 800}, "'text_input' has 8.. tokens; a prompt may have 511"),
             ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "a"}, "cannot be 'regex'"),
             ({"guided_decoding_guide_type": "json", "bad_words": ["a"]}, "'bad_words' .* beside a guide"),
-            ({"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": "root ::= ("}, "grammar"),
+            (
+                {"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": "root ::= ("},
+                "'guided_decoding_guide'",
+            ),
+            ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"not": {}}'}, "every keyword"),
+            ({"text_input": "a" * 40_000}, "'text_input' has 40000 characters; of 511 tokens it may have 32704"),
         ),
         end_id=2,
         deadline_s=6.0,

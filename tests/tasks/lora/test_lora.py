@@ -7,12 +7,15 @@ adapters to it of several kinds, and the tensors that differ after `merge_and_un
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
@@ -23,8 +26,10 @@ from infra.errors import StepFailed
 from tasks.gguf.conversion import dequantize
 from tasks.gguf.reader import read_gguf
 from tasks.kinds.llmapi import LlmApiKind
+from tasks.lora import patterns
 from tasks.lora.gguf_merge import merge_gguf
 from tasks.lora.merge import merged
+from tasks.lora.names import short_name
 from tasks.lora.tensors import tensors_of
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
@@ -78,6 +83,15 @@ def test_the_same_as_peft(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "merged" / "config.json").read_bytes() == (PEFT / "base" / "config.json").read_bytes()
 
 
+def test_a_pattern_that_takes_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MATCHING_SECONDS", 0.5)
+    processes = set(psutil.Process().children())
+    with pytest.raises(StepFailed) as caught:
+        patterns.by_pattern("alpha_pattern", {"(a+)+b": 8}, ["a" * 40])
+    assert caught.value.code == "adapter-unfit" and not caught.value.retryable
+    assert set(psutil.Process().children()) <= processes
+
+
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 def test_sums_are_rounded_once(dtype: Any, tmp_path: Path) -> None:
     """In files of several tensors; those that the adapter does not touch are the same files."""
@@ -99,6 +113,8 @@ def test_sums_are_rounded_once(dtype: Any, tmp_path: Path) -> None:
 
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+# What PEFT calls the first of two parameters of one module (`target_parameters`).
+WRAPPED = QUERY.replace("lora_{}", "base_layer.lora_A")
 
 
 @pytest.mark.parametrize(
@@ -109,8 +125,11 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
         ({}, {"init_lora_weights": "pissa_niter_4"}, "pissa"),
         ({}, {"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({}, {"layer_replication": [[0, 1]]}, "layer_replication"),
-        ({}, {"alpha_pattern": {"(": 8}}, "regular expression"),
+        ({}, {"alpha_pattern": {"(": 8}}, "alpha_pattern '(' is no regular expression"),
+        ({}, {"alpha_pattern": {"(" * 5000 + ")" * 5000: 8}}, "is no regular expression"),
         ({}, {"use_dora": True}, "has the tensors lora_A, lora_B"),
+        ({}, {"target_parameters": ["q_proj.weight", "experts.gate_up_proj"]}, "name experts.gate_up_proj,"),
+        ({WRAPPED: np.zeros((4, 16), np.float32)}, {}, WRAPPED),
         ({QUERY.format("A"): None}, {}, "has the tensors lora_B"),
         ({QUERY.format("A"): np.zeros((3, 16), np.float32)}, {}, "matrices of"),
         (
@@ -271,6 +290,117 @@ def test_a_gguf_that_nobody_can_vouch_for(tmp_path: Path) -> None:
             merge_gguf(path, folder)
         assert caught.value.code == "adapter-unfit" and named in caught.value.message
         assert path.read_bytes() == before
+
+
+def renamed(folder: Path, source: Path, prefix: str, form: str) -> Path:
+    """A copy whose tensors are named as in a multimodal model. `form` is what stands for `model.`"""
+    shutil.copytree(source, folder)
+    (path,) = folder.glob("*model.safetensors")
+    head = "language_model.lm_head." if form == "language_model.model." else "lm_head."
+    write(
+        path,
+        {
+            prefix + re.sub("^lm_head.", head, re.sub("^model.", form, name.removeprefix(prefix))): tensor
+            for name, tensor in values_of(path).items()
+        },
+    )
+    return folder
+
+
+FORMS = ("model.", "model.language_model.", "language_model.model.", "")
+
+
+@pytest.mark.parametrize("kind", ["patterns", "embedding"])
+@pytest.mark.parametrize(("base", "ours"), [pair for pair in product(FORMS, FORMS) if pair != ("model.", "model.")])
+def test_a_multimodal_model_has_the_same_matrices_under_other_names(
+    kind: str, base: str, ours: str, tmp_path: Path
+) -> None:
+    snapshot = renamed(tmp_path / "base", PEFT / "base", "", base)
+    tuned = renamed(tmp_path / "adapter", PEFT / kind, "base_model.model.", ours)
+    before, after = values(snapshot), values(merged(snapshot, tuned, tmp_path / "merged"))
+    expected = values_of(PEFT / kind / "merged.safetensors")
+    changed = {short_name(name): each for name, each in after.items() if not np.array_equal(each, before[name])}
+    assert after.keys() == before.keys() and changed.keys() == {short_name(name) for name in expected}
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(changed[short_name(name)], tensor, rtol=1e-6, atol=1e-7)
+
+
+def ones(folder: Path, *modules: str) -> Path:
+    sides = {f"base_model.model.{module}.lora_{side}.weight": side for module in modules for side in "AB"}
+    shapes = {"A": (1, 8), "B": (8, 1)}
+    write(folder / "adapter_model.safetensors", {name: np.ones(shapes[side], "f4") for name, side in sides.items()})
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 2}')
+    return folder
+
+
+TEXT, MULTIMODAL, OLDER = (f"{form}layers.0.self_attn.q_proj" for form in FORMS[:3])
+
+
+@pytest.mark.parametrize(
+    ("weights", "modules"),
+    [
+        ((MULTIMODAL, OLDER), (TEXT,)),  # which of the two is meant?
+        ((TEXT,), (MULTIMODAL, OLDER)),
+        ((TEXT,), (TEXT, OLDER)),
+        ((f"vision_tower.{TEXT}",), (TEXT,)),
+    ],
+)
+def test_a_name_that_means_no_one_matrix(weights: tuple[str, ...], modules: tuple[str, ...], tmp_path: Path) -> None:
+    snapshot = {f"{name}.weight": np.zeros((8, 8), np.float32) for name in weights}
+    write(tmp_path / "base" / "model.safetensors", snapshot)
+    with pytest.raises(StepFailed) as caught:
+        merged(tmp_path / "base", ones(tmp_path / "adapter", *modules), tmp_path / "merged")
+    assert caught.value.code == "adapter-unfit" and "self_attn.q_proj" in caught.value.message
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_model_s_own_name_comes_first(tmp_path: Path) -> None:
+    """A model that names two of its parts so: each gets what the adapter has for it, and nothing else."""
+    write(tmp_path / "base" / "model.safetensors", {f"{n}.weight": np.zeros((8, 8), "f4") for n in (TEXT, OLDER)})
+    after = values(merged(tmp_path / "base", ones(tmp_path / "adapter", OLDER), tmp_path / "merged"))
+    assert after[f"{OLDER}.weight"].min() == 2 and not after[f"{TEXT}.weight"].any()
+
+
+def test_another_part_of_a_multimodal_model(tmp_path: Path) -> None:
+    write(tmp_path / "base" / "model.safetensors", {"vision_tower.q_proj.weight": np.zeros((8, 8), np.float32)})
+    tuned = ones(tmp_path / "adapter", "model.vision_tower.q_proj")
+    assert (values(merged(tmp_path / "base", tuned, tmp_path / "merged"))["vision_tower.q_proj.weight"] == 2).all()
+
+
+def small_gguf(path: Path, architecture: str) -> Path:
+    writer = GGUFWriter(path, architecture)
+    writer.add_block_count(1)
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((8, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("module", [TEXT, MULTIMODAL, OLDER])
+def test_a_gguf_of_a_multimodal_model(module: str, tmp_path: Path) -> None:
+    path = small_gguf(tmp_path / "model.gguf", "gemma3")
+    merge_gguf(path, ones(tmp_path / "adapter", module))
+    assert (gguf_values(path)["blk.0.attn_q.weight"] == 2).all()
+
+
+def test_two_names_for_one_matrix_of_a_gguf(tmp_path: Path) -> None:
+    path = small_gguf(tmp_path / "model.gguf", "gemma3")
+    with pytest.raises(StepFailed) as caught:
+        merge_gguf(path, ones(tmp_path / "adapter", MULTIMODAL, OLDER))
+    assert caught.value.code == "adapter-unfit" and "self_attn.q_proj" in caught.value.message
+    assert not gguf_values(path)["blk.0.attn_q.weight"].any()
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("kind", ["patterns", "embedding"])
+def test_a_gguf_of_llama_has_the_same_order_under_every_name(kind: str, form: str, tmp_path: Path) -> None:
+    """LLaVA's text model is a llama. A query merged in its published order would be wrong in silence."""
+    plain, other = gguf(tmp_path / "plain.gguf"), gguf(tmp_path / "other.gguf")
+    merge_gguf(plain, PEFT / kind)
+    merge_gguf(other, renamed(tmp_path / "adapter", PEFT / kind, "base_model.model.", form))
+    assert plain.read_bytes() == other.read_bytes()
 
 
 def model(adapter: str | None = None) -> Model:

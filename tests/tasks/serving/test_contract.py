@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from tasks.serving.contract import (
     encode_answers,
     parse_request,
 )
+from tasks.serving.guides import MAX_GUIDE_CHARACTERS, GuideRefused, check_guide
 
 NUMPY: dict[str, Any] = {
     "BYTES": np.object_,
@@ -94,12 +97,59 @@ def test_a_guide_and_its_type(kind: str, guide: str) -> None:
         ("json_schema", "{", {}, "is no JSON schema"),
         ("json_schema", "[]", {}, "is no JSON schema: not an object"),
         ("regex", "a", {"beam_width": [[2]]}, "'beam_width' must be 1"),
+        ("ebnf_grammar", f"root ::= {'(' * 100_000}", {}, "has 100009 characters; the most is 65536"),
+        ("ebnf_grammar", f"root ::= {'(' * 65}", {}, "nests more than 64 brackets"),
+        ("regex", "(" * 65, {}, "nests more than 64 brackets"),
+        ("json_schema", '{"not":' * 65, {}, "nests more than 64 brackets"),
+        ("ebnf_grammar", "%llguidance {}", {}, "no grammar in GBNF"),
+        ("json_schema", '{"$ref": "#"}', {}, r"'\$ref' that leads from one to the next"),
+        (
+            "json_schema",
+            '{"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}',
+            {},
+            "leads from one to the next",
+        ),
+        ("json_schema", '{"items": [{"$ref": "http://a.example/b"}]}', {}, "only parts of the same schema"),
+        ("json_schema", '{"$ref": "#/nowhere"}', {}, "no such part"),
     ],
 )
 def test_half_a_guide_is_refused(kind: str, guide: str, also: dict[str, Any], message: str) -> None:
     given = {"guided_decoding_guide_type": [[kind.encode()]], "guided_decoding_guide": [[guide.encode()]], **also}
     with pytest.raises(RequestRefused, match=message):
         parse_request(tensors(**given), {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide"),
+    [
+        ("ebnf_grammar", "root ::= " + '"(" [(] ' * 100 + "# " + "(" * 100),
+        ("regex", r"\([(]" * 100),
+        ("json_schema", '{"enum": ["' + "{" * 100 + '", {"$ref": "of an answer"}]}'),
+        ("json_schema", '{"properties": {"$ref": {"$ref": "#"}, "a": {"$ref": "#/properties/b"}, "b": {}}}'),
+    ],
+)
+def test_brackets_in_texts_and_references_within_a_schema_are_fine(kind: str, guide: str) -> None:
+    check_guide(kind, guide)
+
+
+@pytest.mark.parametrize("kind", ["ebnf_grammar", "regex", "json_schema"])
+@pytest.mark.parametrize("part", ['\\"', "[", '"', "[\\", "(", '{"$ref":"#"},'])
+def test_no_guide_takes_long_to_check(kind: str, part: str) -> None:
+    started = time.process_time()
+    with contextlib.suppress(GuideRefused):
+        check_guide(kind, part * (MAX_GUIDE_CHARACTERS // len(part)))
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("name", ["stop_words", "bad_words"])
+def test_words_of_too_many_characters_are_refused(name: str) -> None:
+    with pytest.raises(RequestRefused, match=f"'{name}' hold 2001 characters; the most is 2000"):
+        parse_request(tensors(**{name: [[b"a" * 1000, b"b" * 1001]]}), {})
+
+
+def test_a_number_that_triton_wrapped_is_refused_with_what_fits() -> None:
+    with pytest.raises(RequestRefused, match="'max_tokens' is 0; the least is 1, and the most 2147483647"):
+        parse_request(tensors(max_tokens=[[0]]), {})
 
 
 def test_words_of_any_number_without_the_empty_ones() -> None:

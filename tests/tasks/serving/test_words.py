@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from tasks.serving.contract import RequestRefused
+from tasks.serving.contract import MAX_WORD_CHARACTERS, RequestRefused
 from tasks.serving.engine import Piece
-from tasks.serving.words import MAX_BAD_CHARACTERS, StopWords, grammar_without
+from tasks.serving.words import StopWords, grammar_without
 
 
 def cut(words: Sequence[str], texts: Sequence[str]) -> tuple[str, int, bool]:
@@ -77,6 +78,15 @@ def test_the_grammar_has_every_text_without_the_bad_words_and_no_other(words: li
             assert accepts(grammar, text) == all(word not in text for word in words), text
 
 
-def test_too_many_bad_words_are_refused() -> None:
+def test_a_grammar_of_too_many_choices_is_refused() -> None:
+    letters = [chr(ord("一") + number) for number in range(2000)]
     with pytest.raises(RequestRefused, match="'bad_words'"):
-        grammar_without(["x" * (MAX_BAD_CHARACTERS + 1)])
+        grammar_without([first + second for first, second in zip(letters[:1000], letters[1000:], strict=True)])
+
+
+def test_long_words_cost_little() -> None:
+    # A word of 2,000 characters took a minute; so did many, for each piece of an answer.
+    started = time.process_time()
+    grammar_without(["ab" * (MAX_WORD_CHARACTERS // 2)])
+    cut([f"a{number:09}" for number in range(MAX_WORD_CHARACTERS // 10)], ["a"] * 100)
+    assert time.process_time() - started < 2

@@ -1,7 +1,7 @@
 """A Hugging Face hub on loopback, with faults: as much of its API as `huggingface_hub` needs to read models.
 
 As on the real hub, the list of a gated repository's files is public and its files are not. Files of some types are in
-LFS and are pinned by their sha256, the others by their git blob.
+LFS and are pinned by their sha256, the others by their git blob. It can be a mirror, which answers less.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Hub:
         self.unavailable_for = ""  # … of those whose path holds this
         self.truncated = 0  # how many of the next downloads break off half way
         self.corrupted: set[str] = set()  # files that are served with a byte flipped
+        self.leaves_out: set[str] = set()  # members of its JSON, and headers, that it does not have
+        self.etag = ""  # the ETag of all files, in place of their digests
+        self.page: bytes | None = None  # what it answers in place of JSON
         self._server = _Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -120,14 +123,16 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "manual" if repository.gated else False,
             "siblings": [self._sibling(path, data) for path, data in repository.commits[commit].items()],
         }
-        self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+        hub = self.server.hub
+        document = {key: value for key, value in document.items() if key not in hub.leaves_out}
+        self._send(200, hub.page or json.dumps(document).encode(), {"Content-Type": "application/json"})
 
     def _sibling(self, path: str, data: bytes) -> dict[str, Any]:
         document: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": _blob(data)}
         if path.endswith(_LFS):
             sha256 = hashlib.sha256(data).hexdigest()
             document["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 134}
-        return document
+        return {key: value for key, value in document.items() if key not in self.server.hub.leaves_out}
 
     def _file(self, name: str, revision: str, path: str) -> None:
         hub = self.server.hub
@@ -147,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith(_LFS):
             headers["X-Linked-ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
             headers["X-Linked-Size"] = str(len(data))
+        if hub.etag:
+            headers.update({key: f'"{hub.etag}"' for key in headers if key.endswith("ETag")})
         if path in hub.corrupted:
             data = data[:-1] + bytes([data[-1] ^ 1])
         status, wanted = 200, self.headers.get("Range")
@@ -174,8 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         self.send_response(status)
         for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
+            if key not in hub.leaves_out:
+                self.send_header(key, value)
+        if self.command == "GET" or "Content-Length" not in hub.leaves_out:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return

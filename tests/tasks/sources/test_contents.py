@@ -7,14 +7,17 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFEndian, GGUFWriter
 
-from infra.errors import UntrustedFile
+from infra.errors import SourceError, StepFailed, UntrustedFile
+from tasks.gguf.reader import read_gguf
 from tasks.sources.contents import check_content
 
 MARKER = "must-not-exist"
@@ -145,13 +148,34 @@ def test_safetensors_must_be_what_they_say(tmp_path: Path, content: bytes) -> No
         b"",
         b"GGUF",
         b"GGML" + bytes(40),
-        b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
-        b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
+        b"GGUF" + bytes(40),
         b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0),
     ],
 )
 def test_gguf_must_be_what_it_says(tmp_path: Path, content: bytes) -> None:
     assert refused(tmp_path / "file", "model.gguf", content) == "untrusted-content"
+
+
+def big_endian(path: Path) -> bytes:
+    writer = GGUFWriter(path, "llama", endianess=GGUFEndian.BIG)
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("version", "what"), [(0, "big-endian"), (1, "old version 1"), (4, "newer version 4")])
+def test_a_gguf_that_cannot_be_read_says_what_it_is(tmp_path: Path, version: int, what: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<III", version, 0, 1) + bytes(40) if version else big_endian(path))
+    with pytest.raises(SourceError) as caught:
+        check_content(path, "model.gguf", ())
+    assert caught.value.code == "gguf-unsupported" and what in caught.value.message
+    assert caught.value.hint and "Do not use" not in caught.value.hint and not caught.value.retryable
+    with pytest.raises(StepFailed) as later:
+        read_gguf(path)
+    assert (later.value.code, later.value.hint) == (caught.value.code, caught.value.hint)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"import os", b"[" * 200_000, b"\xff\xfe\xfd"])
@@ -176,3 +200,14 @@ def test_text_must_be_text(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "tokenizer.json", "tokenizer.model"])
 def test_an_lfs_pointer_is_not_its_file(tmp_path: Path, name: str) -> None:
     assert refused(tmp_path / "file", name, LFS_POINTER) == "lfs-pointer"
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    # 63 MiB of them took 1.6 GiB and 48 s.
+    values = b"[" + b"[]," * 4_000_000 + b"0]"
+    started = time.process_time()
+    assert refused(tmp_path / "file", "a.json", values) == "untrusted-content"
+    header = b'{"a":' + values + b"}"
+    tensors = struct.pack("<Q", len(header)) + header
+    assert refused(tmp_path / "file", "a.safetensors", tensors) == "untrusted-content"
+    assert time.process_time() - started < 2

@@ -119,6 +119,17 @@ def test_the_commit_is_fetched_although_the_branch_moved(hub: Hub, files: dict[s
     assert pull(hub).pin["commit"] != resolved.pin["commit"]
 
 
+def test_what_is_left_out_is_not_pinned(hub: Hub, weights: bytes, tmp_path: Path) -> None:
+    needed = {"config.json": CONFIG, "model.safetensors": weights}
+    hub.push("org/model", {**needed, ".eval_results/mmlu.yaml": b"score: 1", "onnx/model.onnx": b"\x08"})
+    resolved = pull(hub)
+    commit = resolved.pin["commit"]
+    hub.push("org/model", {**needed, ".gitattributes": b""})
+    assert {**pull(hub).pin, "commit": commit} == resolved.pin
+    assert [file.path for file in take(hub, resolved, tmp_path)] == ["config.json", "model.safetensors"]
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_include_narrows(hub: Hub, files: dict[str, bytes]) -> None:
     hub.push("org/model", {**files, "modeling.py": b"import os", "original/consolidated.00.pth": b"\x80\x02."})
     resolved = pull(hub, include=["*.safetensors", "*.json"])
@@ -208,6 +219,93 @@ def test_a_broken_transfer_is_resumed(hub: Hub, safetensors: Callable[..., bytes
     first, second = hub.downloads()
     assert first.range is None
     assert second.range is not None and int(second.range.removeprefix("bytes=").rstrip("-")) > 0
+
+
+@pytest.mark.parametrize(
+    "absent", [("size", "blobId", "lfs"), ("blobId", "lfs"), ("size", "blobId", "lfs", "sha"), ("size",), ("sha",)]
+)
+def test_a_mirror_that_says_little_of_its_files_gives_the_same_snapshot(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, absent: tuple[str, ...]
+) -> None:
+    commit = hub.push("org/model", files)
+    whole = pull(hub)
+    hub.leaves_out = {*absent}
+    resolved = pull(hub)
+    assert resolved == whole and resolved.pin["commit"] == commit
+    assert hub.downloads() == []
+    fetched = take(hub, resolved, tmp_path)
+    assert {file.path: (tmp_path / file.path).read_bytes() for file in fetched} == {
+        file.path: files[file.path] for file in whole.files
+    }
+
+
+@pytest.mark.parametrize(
+    ("absent", "page"),
+    [
+        ({"X-Repo-Commit"}, None),
+        ({"ETag", "X-Linked-ETag"}, None),
+        ({"siblings"}, None),
+        ({"sha", "X-Repo-Commit"}, None),
+        (set[str](), b"<html>Sign in</html>"),
+        (set[str](), b"[]"),
+        (set[str](), b'{"siblings": [{"rfilename": "a.gguf", "lfs": {"size": 1}}]}'),
+        (set[str](), b'{"sha": "main", "siblings": [{"rfilename": "config.json"}]}'),
+    ],
+)
+def test_a_mirror_that_says_too_little_is_named(
+    hub: Hub, files: dict[str, bytes], absent: set[str], page: bytes | None
+) -> None:
+    hub.push("org/model", files)
+    hub.leaves_out, hub.page = absent, page
+    address = hub.url.replace("http://", "http://someone:sesame@")
+    with pytest.raises(SourceError) as caught:
+        resolve(Source(uri="hf://org/model@main"), Access(hub_endpoint=address))
+    assert caught.value.code == "source-mirror" and not caught.value.retryable
+    assert hub.url.removeprefix("http://") in caught.value.message and "HF_ENDPOINT" in caught.value.hint
+    assert "sesame" not in caught.value.message
+
+
+def test_a_mirror_whose_etags_are_no_digests(hub: Hub, files: dict[str, bytes]) -> None:
+    hub.push("org/model", files)
+    hub.etag = "5f3a-62c1"
+    assert len(pull(hub).files) == 4  # the list has the digests
+    hub.leaves_out = {"size", "blobId", "lfs"}
+    with pytest.raises(SourceError) as caught:
+        pull(hub)
+    assert caught.value.code == "source-mirror" and "5f3a-62c1" in caught.value.message
+
+
+def test_a_mirror_that_does_not_even_say_sizes(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.push("org/model", files)
+    whole = pull(hub)
+    hub.leaves_out = {"size", "blobId", "lfs", "Content-Length", "X-Linked-Size"}
+    resolved = pull(hub)
+    assert [file.size for file in resolved.files] == [None] * 4
+    assert [file.digest for file in resolved.files] == [file.digest for file in whole.files]
+    assert [file.size for file in take(hub, resolved, tmp_path)] == [file.size for file in whole.files]
+
+
+def test_a_mirror_that_says_less_when_it_is_asked_to_deliver(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.push("org/model", files)
+    resolved = pull(hub)
+    hub.leaves_out = {"X-Repo-Commit"}
+    with pytest.raises(SourceError) as caught:
+        take(hub, resolved, tmp_path)
+    assert caught.value.code == "source-mirror" and not caught.value.retryable
+
+
+def test_a_mirror_that_gives_no_codes(hub: Hub, files: dict[str, bytes]) -> None:
+    hub.push("org/model", files)
+    hub.leaves_out = {"X-Error-Code", "X-Error-Message"}
+    with pytest.raises(SourceError) as caught:
+        pull(hub, uri="hf://org/model@v9")
+    assert caught.value.code == "source-missing" and not caught.value.retryable
+
+
+def test_a_name_that_no_hub_has(hub: Hub) -> None:
+    with pytest.raises(SourceError) as caught:
+        pull(hub, uri="hf://org/a--b@main")
+    assert caught.value.code == "source-invalid"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -6,7 +6,15 @@ import pytest
 
 from infra.errors import SourceError, UntrustedFile
 from tasks.models.spec import Source
-from tasks.sources.names import check_names, check_type, is_left_out, select
+from tasks.sources.names import check_names, check_type, select
+
+# What repositories carry beside a model: none of it is needed to serve it, and none runs where it is not taken.
+BESIDE = (
+    *(".eval_results/mmlu.yaml", "training.yaml", "imatrix.dat", "SmolLM2.imatrix", "SHA256SUMS", "Modelfile"),
+    *("scores.csv", "demo.mp4", "onnx/model.onnx", "onnx/model.onnx_data", "tf_model.h5", "model.keras"),
+    *("flax_model.msgpack", "model.tflite", "openvino/model.xml", "x.npy", "a.tar.gz", "Makefile", "data", ".env"),
+    *(".cache/a.json", ".cache/model.safetensors", "tokenizer.model.v3", "README.html", "train.jsonl"),
+)
 
 
 def test_file_types_are_an_allow_list() -> None:
@@ -25,17 +33,7 @@ def test_file_types_are_an_allow_list() -> None:
         "NOTICE",
     ):
         check_type(name, ())
-    for name in (
-        "run.sh",
-        "model.onnx",
-        "libcuda.so",
-        "a.tar.gz",
-        "Makefile",
-        "data",
-        "x.npy",
-        ".env",
-        ".cache/a.json",
-    ):
+    for name in (*BESIDE, "run.sh", "libcuda.so", "setup.exe"):
         with pytest.raises(UntrustedFile) as caught:
             check_type(name, ("python", "pickle"))
         assert caught.value.code == "untrusted-type"
@@ -98,9 +96,42 @@ def test_plain_names_pass_until_one_comes_twice() -> None:
         assert caught.value.code == "untrusted-name"
 
 
-def test_files_for_a_repository_s_readers_are_left_out() -> None:
-    assert all(map(is_left_out, [".gitattributes", "images/curve.PNG", ".gitignore"]))
-    assert not any(map(is_left_out, ["README.md", "config.json", "run.py", "png"]))
+@pytest.mark.parametrize("name", [*BESIDE, ".gitattributes", "images/curve.PNG", ".gitignore"])
+def test_what_cannot_run_code_is_left_out(name: str) -> None:
+    needed = ["config.json", "model.safetensors"]
+    assert select(Source(uri="hf://org/model@main"), [name, *needed]) == needed
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("modeling.py", "untrusted-python"),
+        (".hidden/modeling.py", "untrusted-python"),
+        ("onnx/pytorch_model.bin", "untrusted-pickle"),
+        ("run.sh", "untrusted-type"),
+        ("lib/plugin.SO", "untrusted-type"),
+        ("LICENSE.sh", "untrusted-type"),
+        (".git/hooks/install.ps1", "untrusted-type"),
+    ],
+)
+def test_what_can_run_code_is_refused_wherever_it_lies(name: str, code: str) -> None:
+    with pytest.raises(UntrustedFile) as caught:
+        select(Source(uri="hf://org/model@main"), [name, "config.json", "model.safetensors"])
+    assert caught.value.code == code and "include" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_include_asks_for_is_never_left_out(name: str) -> None:
+    with pytest.raises(UntrustedFile) as caught:
+        select(Source(uri="hf://org/model@main", include=("config.json", name)), [name, "config.json"])
+    assert caught.value.code == "untrusted-type"
+
+
+@pytest.mark.parametrize("names", [["notes.yaml"], ["config.json", "onnx/model.onnx"], ["README.md", "tf_model.h5"]])
+def test_a_source_of_which_no_weights_are_left_says_what_it_holds(names: list[str]) -> None:
+    with pytest.raises(SourceError) as caught:
+        select(Source(uri="hf://org/model@main"), names)
+    assert caught.value.code == "source-entry" and names[-1] in caught.value.hint
 
 
 def test_select_takes_what_include_asks_for() -> None:

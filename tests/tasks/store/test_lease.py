@@ -17,14 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from infra.errors import PreconditionFailed, StoreUnavailable
+from infra.errors import PreconditionFailed, SettingsError, StoreError, StoreUnavailable
 from infra.s3.bucket import Bucket, StoredObject
 from infra.settings import CHECKOUT
 from tasks.garbage.collect import collect, survey
 from tasks.garbage.keep import pin
 from tasks.store.artifact import Artifact
 from tasks.store.artifact_store import ArtifactStore
-from tasks.store.lease import Watch, held, holder_of
+from tasks.store.lease import Watch, discard, held, holder_of
 from tasks.store.verify import problems_in_store
 from tests.tasks.store.artifact_maker import REF
 
@@ -160,7 +160,7 @@ def test_a_stopped_holder_does_not_commit_over_its_successor(
     assert intact(bucket).manifest.attempt == theirs["attempt"]
 
     pin(bucket, REF)
-    collect(bucket, survey(bucket, 0, running_seconds=0), "test", 5)
+    collect(bucket, survey(bucket, 0, running_seconds=0, expired_seconds=0), "test", 5)
     assert intact(bucket).manifest.attempt == theirs["attempt"]
     left = {entry.key.removeprefix(REF.folder).split("/")[0] for entry in bucket.list(REF.folder)}
     assert left == {"manifest.json", theirs["attempt"]}
@@ -250,6 +250,55 @@ def test_a_lease_that_nobody_can_read_expires_as_others_do(bucket: Bucket, body:
     with held(bucket, "x", "next", 0.3):
         assert time.monotonic() - began >= 0.3
         assert Watch(bucket, "x", 0.3).holder() == "next"
+
+
+def test_a_renewal_that_fails_in_any_way_is_followed_by_the_next(bucket: Bucket) -> None:
+    class Fails(_LosesAnswers):
+        def replace(self, key: str, body: bytes, etag: str) -> str:
+            self.lost += 1
+            if self.lost % 2:
+                raise SettingsError("the credentials could not be renewed")
+            return self._bucket.replace(key, body, etag)
+
+    fails = Fails(bucket, sent_again=False)
+    fails.lost = 1  # the first write is heard
+    watch = Watch(bucket, "x", 0.9)
+    with held(fails, "x", "alive", 0.9):  # pyright: ignore[reportArgumentType]
+        while fails.lost < 6:
+            assert watch.holder() == "alive"
+            time.sleep(0.05)
+
+
+def test_nobody_waits_for_ever_for_a_holder_that_renews(bucket: Bucket) -> None:
+    with held(bucket, "x", "hangs", 0.6):
+        began = time.monotonic()
+        with pytest.raises(StoreError) as caught, held(bucket, "x", "waits", 0.6, wait_seconds=0.8):
+            raise AssertionError
+    assert caught.value.code == "lease-held" and "'hangs'" in caught.value.message and not caught.value.retryable
+    assert 0.8 <= time.monotonic() - began < 10
+
+
+def test_a_lease_is_discarded_only_while_it_is_what_was_seen(bucket: Bucket) -> None:
+    first = bucket.create("leases/x.json", b'{"schema": 1, "holder": "dead", "nonce": "1"}')
+    taken = bucket.replace("leases/x.json", b'{"schema": 1, "holder": "alive", "nonce": "2"}', first)
+    assert not discard(bucket, "x", first, "collection", 5)
+    lease = bucket.get("leases/x.json")
+    assert lease is not None and lease.etag == taken
+    assert discard(bucket, "x", taken, "collection", 5) and bucket.get("leases/x.json") is None
+    assert not discard(bucket, "x", taken, "collection", 5)  # whoever was quicker deleted it
+
+
+def test_nobody_takes_a_lease_that_is_being_discarded(bucket: Bucket) -> None:
+    seen: list[str | None] = []
+
+    class Slow(Bucket):
+        def delete(self, key: str) -> None:
+            seen.append(Watch(bucket, "x", 5).holder())
+            super().delete(key)
+
+    etag = bucket.create("leases/x.json", b'{"schema": 1, "holder": null, "nonce": "1"}')
+    assert discard(Slow(bucket.name, bucket.prefix, bucket.endpoint), "x", etag, "collection", 5)
+    assert seen == ["collection"]
 
 
 def test_a_server_that_hangs_keeps_nobody_longer_than_the_lease(bucket: Bucket) -> None:

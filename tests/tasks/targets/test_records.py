@@ -15,7 +15,7 @@ from infra.s3.bucket import Bucket
 from tasks.explain.releases import releases
 from tasks.steps.nodes import live_nodes
 from tasks.steps.promote import promote, roll_back
-from tasks.steps.roll_out import refuse
+from tasks.steps.roll_out import conclude
 from tasks.store.lease import Watch, held
 from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
@@ -162,7 +162,9 @@ def test_the_list_of_releases_gives_the_verdict_of_the_previous_one(target: Targ
 def test_alone_there_is_one_release_and_a_candidate_takes_its_place() -> None:
     current = Current(public=2, previous=1).with_candidate(3, alone=True)
     assert current.loaded == (3,)
-    assert current.without_candidate(3).loaded == (2,)  # refused: the live one comes back
+    assert current.without_candidates(3).loaded == (2,)  # refused: the live one comes back
+    assert current.promoted(2).loaded == (2,)  # rolled back to the live one while another one is tested in its place
+    assert current.promoted(1).loaded == (1,)
     assert current.promoted(3) == Current(public=3, previous=2, alone=True)
     assert current.promoted(3).loaded == (3,)
     assert current.promoted(3).with_candidate(4).loaded == (3, 2, 4)
@@ -176,8 +178,10 @@ def test_a_result_is_written_once(target: Target) -> None:
 def test_a_refused_release_is_never_promoted(target: Target) -> None:
     target.reserve(MODEL, intent)
     target.move(MODEL, lambda current: current.with_candidate(1))
-    error = refuse(target, MODEL, Result(release=1, state="refused", reason="a prompt"))
-    assert isinstance(error, GateRefused) and error.exit_code == 3
+    for state in ("refused", "passed"):  # the second is late: another run had it refused
+        with pytest.raises(GateRefused) as refused:
+            conclude(target, MODEL, Result.model_validate({"release": 1, "state": state, "reason": "a prompt"}))
+        assert refused.value.exit_code == 3 and "a prompt" in refused.value.message
     assert target.current(MODEL)[0] == Current()
     with pytest.raises(UsageError) as caught:
         promote(target, MODEL, 1)

@@ -82,16 +82,15 @@ def test_what_another_run_began_and_what_nobody_works_on(target: Target) -> None
     assert target.view(MODEL).unfinished("r", "other") == 6
     assert view.unfinished("r", "d") == 5  # a view stays as it was read
 
-    assert view.abandoned(300) == {3}
-    assert target.view(MODEL).abandoned(300) == {3, 5}
-    assert view.abandoned(-1.0) == {3, 4, 5, 6}
+    assert view.without_result == (5, 6)
+    assert target.view(MODEL).without_result == (6,)
 
 
 def test_a_model_that_was_never_released(bucket: Bucket) -> None:
     view = Target(bucket, "test").view(MODEL)
     assert (view.current, view.etag, view.live) == (Current(), None, None)
     assert (view.ages, view.intents, view.results, view.nodes) == ({}, {}, {}, ())
-    assert view.unfinished("r", "d") is None and view.abandoned(0) == frozenset()
+    assert view.unfinished("r", "d") is None and view.without_result == ()
 
 
 def test_a_public_release_without_a_record_is_an_error(bucket: Bucket) -> None:

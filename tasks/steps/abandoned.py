@@ -1,0 +1,57 @@
+"""Candidates whose run died: nobody decides on them, and one that is alone keeps the live release from answering."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import ValidationError
+
+from infra.errors import EnginehouseError
+from infra.s3.bucket import Bucket
+from tasks.steps.roll_out import give_up, turn, turn_key
+from tasks.store.lease import Watch
+from tasks.targets.target import Target, targets
+
+FORGIVEN_SECONDS = 3600.0
+"""A rebuild that is started again goes on with the candidate of the one that died, if it has not waited longer."""
+
+
+def give_up_abandoned(
+    bucket: Bucket, flow_run: str, lease_seconds: float, forgiven_s: float = FORGIVEN_SECONDS
+) -> list[str]:
+    """End candidates whose run died, on every target, and say which; a record that cannot be read costs its own model.
+
+    At once where the candidate has taken the live release's place, else after `forgiven_s` seconds. Raises StoreError.
+    """
+    lines: list[str] = []
+    for target in targets(bucket):
+        for model in target.wanted():
+            try:
+                given_up = _give_up(target, model, flow_run, lease_seconds, forgiven_s)
+            except (EnginehouseError, ValidationError) as error:
+                lines.append(f"{model} on '{target.name}' cannot be looked at: {error}")
+                continue
+            lines += [f"{model} release {release} on '{target.name}' is given up: its run died" for release in given_up]
+    return lines
+
+
+def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, forgiven_s: float) -> tuple[int, ...]:
+    if not target.current(model)[0].candidates:
+        return ()
+    view = target.view(model)
+    waited = max(view.ages.get(release, 0.0) for release in view.current.candidates)
+    if not view.current.alone and waited < forgiven_s:
+        return ()
+    if not _nobody_has(Watch(target.bucket, turn_key(target.name, model), lease_seconds)):
+        return ()
+    with turn(target.bucket, target.name, model, flow_run, lease_seconds):
+        return give_up(target, target.view(model))
+
+
+def _nobody_has(lease: Watch) -> bool:
+    """Whether the lease is free. Waits until its holder renews it, or it expires."""
+    holder, first = lease.holder(), lease.etag
+    while holder is not None and lease.etag == first:
+        time.sleep(min(1.0, lease.seconds / 10))
+        holder = lease.holder()
+    return holder is None

@@ -1,0 +1,48 @@
+"""Documents that no reader should build."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from infra.positioned_yaml import MAX_CHARACTERS, MAX_DEPTH, read_yaml
+
+NINES = "\n".join(
+    ["a0: &a0 [0]", *(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named"),
+    [
+        (NINES, 6, "values"),
+        ("a: 1\nb: &a [*a]", 2, "*a is part"),
+        ("a: &a {b: {c: *a}}", 1, "*a is part"),
+        ("[" * 100_000, 1, "deeper"),
+        ("- " * 100_000, 1, "deeper"),
+        ("{a: " * 100_000, 1, "deeper"),
+        ("a: " + "b" * MAX_CHARACTERS, 1, "characters"),
+        ("a: *b", 1, "alias"),
+    ],
+    ids=["nines", "itself", "within", "brackets", "dashes", "braces", "long", "unknown"],
+)
+def test_a_document_that_grows_is_a_problem_with_its_line(text: str, line: int, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(text)
+    started = time.process_time()
+    document, (problem,) = read_yaml(path)
+    assert document is None
+    assert problem.line == line
+    assert named in problem.message
+    assert time.process_time() - started < 1
+
+
+def test_aliases_and_levels_within_the_limits_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(f"a: &a {{b: 1}}\nc: *a\nd: {'[' * (MAX_DEPTH - 1)}{']' * (MAX_DEPTH - 1)}")
+    document, problems = read_yaml(path)
+    assert document is not None and not problems
+    assert cast(dict[str, Any], document.value)["c"] == {"b": 1}
