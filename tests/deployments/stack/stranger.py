@@ -142,7 +142,7 @@ def triton_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
 
 
 def readable(port: int, asked: dict[str, Any]) -> Iterator[str]:
-    """Triton's figures, which everybody may read and nobody change."""
+    """Triton's figures, or whether the node's models answer: everybody may read them, and nobody change them."""
     answer = _ask("POST", f"http://127.0.0.1:{port}/metrics")
     if answer.status_code < 400:
         yield f"POST /metrics {answer.status_code}"
@@ -165,7 +165,7 @@ KNOCKS: dict[str, Callable[[int, dict[str, Any]], Iterator[str]]] = {
     **dict.fromkeys(("worker-default", "worker-build-cpu"), control_channel),
     "triton-http": triton_http,
     "triton-grpc": triton_grpc,
-    "triton-metrics": readable,
+    **dict.fromkeys(("triton-metrics", "node-health"), readable),
 }
 """By the name of the port. A new port of the stack needs its line here: what may a stranger do there?"""
 
