@@ -186,7 +186,9 @@ def follow(models: dict[str, KnownModel], reading: Reading) -> None:
         known.etag, known.wanted, known.intents = wanted.etag, wanted.current, wanted.intents
         for (unread, number), why in reading.unread.items():
             if unread == model and number not in known.releases and number in known.wanted.loaded:
-                known.releases[number] = KnownRelease("failed", why, retry_at=0.0, faults=GIVEN_UP_FAULTS)
+                known.releases[number] = KnownRelease(
+                    "failed", why.error, why.hint, retry_at=0.0, faults=GIVEN_UP_FAULTS
+                )
     for model in models.keys() - reading.models.keys() if reading.fresh else ():
         known = models[model]
         known.wanted = Current()

@@ -52,14 +52,21 @@ class _Kept(Record):
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Why a release's intent could not be read, or is not trusted."""
+
+    error: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
 class Reading:
     """The last known state. `fresh` once the store has answered; what the file says may be older."""
 
     models: Mapping[str, WantedModel] = field(default_factory=dict[str, WantedModel])
     errors: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of each model whose record could not be read. What was known of it before stays."""
-    unread: Mapping[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
-    """Why the intent of a release could not be read."""
+    unread: Mapping[tuple[str, int], Unread] = field(default_factory=dict[tuple[str, int], Unread])
     error: str = ""
     """What is wrong with the store, or with the file."""
     fresh: bool = False
@@ -164,7 +171,7 @@ class Wanted:
     def _is_read(self, model: WantedModel | None, etag: str) -> bool:
         return model is not None and model.etag == etag and model.intents.keys() >= _numbers(model.current)
 
-    def _read_model(self, name: str, before: WantedModel | None, unread: dict[tuple[str, int], str]) -> WantedModel:
+    def _read_model(self, name: str, before: WantedModel | None, unread: dict[tuple[str, int], Unread]) -> WantedModel:
         current, etag = self._target.current(name)
         known = {} if before is None else before.intents
         wanted = _numbers(current)
@@ -175,7 +182,8 @@ class Wanted:
                 intents[number] = self._target.trusted_intent(name, number, self._public_key)
                 unread.pop((name, number), None)
             except Exception as error:
-                unread[name, number] = f"its intent.json cannot be read: {_line(error)}"
+                hint = error.hint if isinstance(error, EnginehouseError) else ""
+                unread[name, number] = Unread(f"its intent.json cannot be read: {_line(error)}", hint)
         for number in [number for model, number in unread if model == name and number not in wanted]:
             del unread[name, number]
         return WantedModel(current=current, etag=etag or "", intents=intents)

@@ -35,6 +35,7 @@ from tasks.steps.resolve import ResolvedWeights
 from tasks.steps.roll_out import RollOut
 from tasks.store import cell
 from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import note_model
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 from tests.flows.interleaved import Actor, MemoryBucket, Stage, drive
@@ -264,7 +265,7 @@ class House:
         plan: Plan = arguments[0]
         digest = plan.snapshot.digest
         if step.name == "fetch":
-            self.bucket.put(f"{ArtifactRef('snapshot', 'tiny', digest).folder}manifest.json", b"{}")
+            note_model(self.bucket, ArtifactRef("snapshot", digest), "tiny")
         elif step.name == "roll_out":
             if (live := target.live("tiny")) is not None and live.repository == digest:
                 return RollOut("test", live.release, unchanged=True)

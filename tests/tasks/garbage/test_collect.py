@@ -213,7 +213,7 @@ def test_a_lease_that_was_taken_after_the_survey_stays(fleet: Fleet) -> None:
 
 def test_an_upload_that_is_gone_on_with_after_the_survey_stays(fleet: Fleet) -> None:
     bucket = fleet.store.bucket
-    torn = ArtifactRef("engine", "tiny", "0" * 64)
+    torn = ArtifactRef("engine", "0" * 64)
     bucket.put(f"{torn.folder}attempt/data.bin", b"half of it")
     bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{bucket.prefix}{torn.folder}attempt/other.bin")
     # However short the grace time, an upload that was killed within a day may be gone on with.
