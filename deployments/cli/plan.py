@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
-from infra.triton.command import Ports, Server, ServerCommand, leader, orchestrator, single
+from infra.triton.command import EXIT_TIMEOUT_S, Ports, Server, ServerCommand, leader, orchestrator, single
 from tasks.kinds.choice import engine_kind
 from tasks.kinds.protocol import EngineKind
 from tasks.models.overrides import in_image, override
@@ -92,7 +92,7 @@ def _server_command(name: str, kind: EngineKind) -> ServerCommand:
         shared_memory="enginehouse-",
         ports=Ports(8000, 8001, 8002),
         control_key="KEY",
-        exit_timeout_s=5,
+        exit_timeout_s=EXIT_TIMEOUT_S,
     )
     gpus = len(kind.gpus())
     match kind.serving_mode().mode:

@@ -52,7 +52,7 @@ _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 """How long what failed for a passing reason waits for its next try."""
 _START_AGAIN_SECONDS = 1.0
-_PROBE_SECONDS = 2.0
+_PROBE_SECONDS = 1.0
 """How long the store may take at the start to show what it can: without it, the node begins with what it has."""
 _STILL_SECONDS = 10.0
 """A loop that has made no turn for so long stands still, and what it said last is not true any more."""

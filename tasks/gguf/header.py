@@ -1,4 +1,4 @@
-"""How a GGUF begins, whoever wrote it. Imports nothing, so that a source is checked without the package `gguf`.
+"""How a GGUF begins. Imports the standard library alone, so that a source is checked without the package `gguf`.
 
 Source: `docs/gguf.md` of ggml, and `gguf_init_from_file_impl` of its `src/gguf.cpp`. A big-endian file has its letters
 in the same order and all numbers in the other.
@@ -18,8 +18,10 @@ FIXED = struct.Struct("<4sIQQ")
 
 
 def unreadable(version: int) -> tuple[str, str] | None:
-    """What a file of this version is, and a hint; None if it can be read. `version` is not 0,
-    and is read as little-endian."""
+    """What a file of this version is, and a hint; None if it can be read.
+
+    `version` is not 0, and is read as little-endian.
+    """
     if version in READABLE:
         return None
     if version & 0xFFFF == 0:

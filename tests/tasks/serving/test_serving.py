@@ -301,9 +301,10 @@ def test_the_deadline_ends_what_runs_and_what_waits(kind: Kind, client: TritonCl
 
 
 def stubs(triton: RunningTriton) -> dict[int, str]:
-    """The interpreters of loaded models, by process."""
+    """The processes of loaded models, interpreters and what these have started, by pid: the model of each."""
     children = psutil.Process(triton.process.pid).children(recursive=True)
-    return {child.pid: Path(child.cmdline()[1]).parent.parent.name for child in children if child.cmdline()[1:]}
+    code = {child.pid: Path(argument) for child in children for argument in child.cmdline() if argument.endswith(".py")}
+    return {pid: path.relative_to(triton.repository).parts[0] for pid, path in code.items()}
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
