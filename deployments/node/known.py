@@ -60,9 +60,10 @@ class KnownRelease:
     def given_up(self) -> bool:
         return (self.state == "failed" and self.retry_at is None) or self.faults >= GIVEN_UP_FAULTS
 
-    def became_ready(self) -> None:
+    def became_ready(self, *, loaded: bool = True) -> None:
+        """It answers: this node has `loaded` it, or found it."""
         self.state, self.error, self.hint, self.lost, self.cut_off = "ready", "", "", "", False
-        self.starts, self.ready_at, self.ended_triton, self.stuck = self.starts + 1, time.monotonic(), 0, 0
+        self.starts, self.ready_at, self.ended_triton, self.stuck = self.starts + loaded, time.monotonic(), 0, 0
 
     @property
     def pause(self) -> float:
@@ -147,6 +148,11 @@ class KnownModel:
             error=self.error or self.unread,
         )
 
+    def waits_for_its_intent(self, number: int) -> bool:
+        """Whether a release is not loaded and cannot be, for want of its record."""
+        release = self.releases.get(number)
+        return number not in self.intents and (release is None or (release.state == "loading" and not release.busy))
+
     def after_triton(self) -> KnownModel:
         """The same model without what the ended Triton held."""
         kept = {number: release.after_triton() for number, release in self.releases.items()}
@@ -185,10 +191,8 @@ def follow(models: dict[str, KnownModel], reading: Reading) -> None:
                 public.retry_at, public.ended_triton = 0.0, min(public.ended_triton, 1)  # it is asked for once more
         known.etag, known.wanted, known.intents = wanted.etag, wanted.current, wanted.intents
         for (unread, number), why in reading.unread.items():
-            if unread == model and number not in known.releases and number in known.wanted.loaded:
-                known.releases[number] = KnownRelease(
-                    "failed", why.error, why.hint, retry_at=0.0, faults=GIVEN_UP_FAULTS
-                )
+            if unread == model and number in known.wanted.loaded and known.waits_for_its_intent(number):
+                known.releases[number] = KnownRelease("failed", why.error, why.hint, faults=GIVEN_UP_FAULTS, retry_at=0)
     for model in models.keys() - reading.models.keys() if reading.fresh else ():
         known = models[model]
         known.wanted = Current()

@@ -103,7 +103,7 @@ class Loading:
             _log.exception("%s release %d does not answer", model, number)
             self.load_again(servers, model, number, intent, known, release)
             return
-        release.became_ready()
+        release.became_ready(loaded=False)
         try:
             self.copies.note(intent)
         except (EnginehouseError, OSError):

@@ -121,11 +121,18 @@ def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, A
     house.process("node").kill()
     assert house.ask()
     house.run("up")
-    house.wait(lambda: house.node().written > before.written, 30, "report")
+    number = live["release"]
+
+    def found_again() -> bool:
+        now = house.node()
+        release = now.models[MODEL].releases.get(number) if MODEL in now.models else None
+        return now.written > before.written and release is not None and release.state == "ready"
+
+    house.wait(found_again, 30, "report")
     after = house.node()
     assert after.triton_pid == before.triton_pid
     # Found again, not loaded again.
-    assert after.models[MODEL].releases[live["release"]].starts == 0
+    assert after.models[MODEL].releases[number].starts == 0
 
 
 @pytest.mark.parametrize("step", ["roll_out", "validate", "promote"])

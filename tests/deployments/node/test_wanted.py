@@ -72,6 +72,10 @@ def test_an_intent_that_cannot_be_read_costs_its_own_release(fleet: Fleet, read:
     follow(models, found)
     assert models["m"].releases[2].state == "failed" and models["m"].releases[2].given_up
     assert models["m"].report().releases.keys() == {2}
+    # Triton has started meanwhile: the reason is still known.
+    models["m"] = models["m"].after_triton()
+    follow(models, found)
+    assert models["m"].releases[2].state == "failed" and "intent.json" in models["m"].releases[2].error
 
 
 def test_the_last_state_is_on_the_disk(fleet: Fleet, read: Read, tmp_path: Path) -> None:
