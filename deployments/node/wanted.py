@@ -209,4 +209,5 @@ def _numbers(current: Current) -> set[int]:
 
 def _line(error: Exception) -> str:
     """An error in one line. Validation errors of pydantic have several, and one repeats the input."""
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EnginehouseError) else text[:300]

@@ -353,7 +353,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rebuild_flow, "turn", at_its_turn)
     patch.setattr(reconcile, "give_up_abandoned", always([]))
     patch.setattr(promote_step, "wait_until_public", always(None))
-    patch.setattr(promote_step, "_require_in_store", always(None))
+    patch.setattr(promote_step, "_require_servable", always(None))
     patch.setattr(asyncio, "to_thread", at_once)
     patch.setattr(cell, "time", SimpleNamespace(sleep=always(None)))
     for module in (arrivals, records):
