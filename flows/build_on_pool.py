@@ -114,13 +114,12 @@ async def start_or_attach(
 
     A build that was asked to make less again than `refresh` is not ours to wait for: the new one follows it.
     """
-    # Models of one source and recipe have one engine identity, and each its artifact under its own name.
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     pool = await client.read_work_pool(plan.kind.pool())
     pending_s = STARTING_PROCESS_SECONDS if pool.type == "process" else STARTING_SECONDS
     wanted = refresh & set(STEPS)
     earlier = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags)),
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=tags[1:])),  # models of one engine share its build
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=10,
     )

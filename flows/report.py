@@ -18,7 +18,7 @@ OVERTAKEN = "Overtaken"
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step. `state` is the name of its Prefect state; `seconds` of wall time; `artifact` KIND/MODEL/IDENTITY."""
+    """One step. `state` is the name of its Prefect state; `seconds` of wall time; `artifact` a reference."""
 
     name: str
     state: str

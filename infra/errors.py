@@ -13,7 +13,7 @@
     │   ├── PreconditionFailed  a conditional write lost its race
     │   ├── StoreContended    conditional writes of one key lost their race again and again (retryable)
     │   ├── ArtifactDamaged   bytes or records, in the store or on a disk, are not what their manifest says
-    │   ├── SignatureRefused  an artifact that is not signed with the key that was configured
+    │   ├── SignatureRefused  an artifact or an intent that is not signed with a key that was configured
     │   └── FormatNewer       a record that a later Enginehouse wrote in a form this one does not know
     ├── SourceUnavailable     the hub or the index did not answer (retryable)
     ├── StepFailed            a step ran and failed

@@ -96,7 +96,7 @@ class Settings:
     signing_key: str = ""
     """File of the private key with which this machine signs the artifacts that it publishes; empty for none."""
     signing_public_key: str = ""
-    """File of the public key: a node places only what was signed with its pair; empty for no check."""
+    """Files of public keys, as words: a node places only what was signed with the pair of one; empty for no check."""
     rebuilds: _Count = 4
     """How many runs of the deployment `rebuild` run at once; the others wait on the server."""
     pool_limits: Annotated[tuple[tuple[str, _Count], ...], BeforeValidator(_pairs)] = ()

@@ -49,7 +49,7 @@ def chain(model: str, rebuild: int) -> Iterator[tuple[ArtifactRef, Identity, dic
             "runtime": {"gguf": "0.19.0", "architecture": "cpu"},
         }
         identity = Identity.of(step, 1, inputs=inputs, fields=cast(Any, fields))
-        ref = ArtifactRef(kind, model, identity.digest)
+        ref = ArtifactRef(kind, identity.digest)
         yield ref, identity, refs
         inputs, refs = {kind: identity}, {kind: str(ref)}
 

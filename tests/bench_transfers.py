@@ -34,7 +34,7 @@ PEAK_MB, GROWTH, AGAIN_SECONDS = 400, 1.2, 0.5
 BUCKET, KEY = "bench", "bench"
 
 IDENTITY = Identity.of("build", 1, inputs={}, fields={"bench": "transfers"})
-REF = ArtifactRef("engine", "bench", IDENTITY.digest)
+REF = ArtifactRef("engine", IDENTITY.digest)
 
 
 def publish(folder: Path) -> None:

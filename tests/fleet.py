@@ -17,12 +17,13 @@ from tasks.targets.target import Target
 
 @dataclass(frozen=True)
 class Made:
-    """The four artifacts of one rebuild."""
+    """The four artifacts of one rebuild, and the model that it was for."""
 
     snapshot: ArtifactRef
     checkpoint: ArtifactRef
     engine: ArtifactRef
     repository: ArtifactRef
+    model: str = "tiny"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Fleet:
             self.publish("checkpoint", model, checkpoint),
             self.publish("engine", model, engine),
             self.publish("repository", model, repository),
+            model,
         )
 
     def publish(self, kind: Any, model: str, identity: Identity, folder: Path | None = None) -> ArtifactRef:
@@ -79,7 +81,7 @@ class Fleet:
 
         Its inputs are of the kinds that its identity names.
         """
-        ref = ArtifactRef(kind, model, identity.digest)
+        ref = ArtifactRef(kind, identity.digest)
         if self.store.find(ref) is None:
             if folder is None:
                 folder = self.folder / identity.digest
@@ -87,18 +89,16 @@ class Fleet:
                 (folder / "data.bin").write_bytes(identity.digest.encode() * 100)
                 (folder / "deep" / "limits.json").write_text("{}")
             inputs = {
-                role: ArtifactRef(
-                    "snapshot" if role == "adapter" else cast(Any, role), model, digest.removeprefix("sha256:")
-                )
+                role: ArtifactRef("snapshot" if role == "adapter" else cast(Any, role), digest.removeprefix("sha256:"))
                 for role, digest in cast(dict[str, str], identity.document["inputs"]).items()
             }
             producer = Producer(task=kind, code="test", flow_run="some-run")
-            self.store.publish(ref, identity, folder, inputs=inputs, producer=producer)
+            self.store.publish(ref, identity, folder, inputs=inputs, producer=producer, model=model)
         return ref
 
     def release(self, made: Made, *, passed: bool = True, public: bool = True) -> int:
         """A release of the rebuild; public, or only tested."""
-        model = made.repository.model
+        model = made.model
         number = self.target.reserve(
             model,
             lambda number: Intent(

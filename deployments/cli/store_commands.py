@@ -54,9 +54,7 @@ def add_store_commands(add: Add) -> None:
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "reference", metavar="REF", help="KIND/MODEL/IDENTITY, an identity's beginning, MODEL@N, or MODEL"
-    )
+    parser.add_argument("reference", metavar="REF", help="KIND/IDENTITY, an identity's beginning, MODEL@N, or MODEL")
     parser.add_argument("--target", default="", help="the target of releases and public names")
 
 

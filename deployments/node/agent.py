@@ -35,7 +35,7 @@ from deployments.node.orphans import Orphans
 from deployments.node.reports import Reports, instance
 from deployments.node.wanted import Wanted
 from deployments.node.watching import Watch
-from infra.errors import EnginehouseError, StoreUnavailable
+from infra.errors import EnginehouseError, SettingsError, StoreUnavailable
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from infra.settings import Settings
@@ -43,6 +43,7 @@ from infra.triton.client import TritonClient
 from infra.triton.command import Ports
 from infra.triton.supervisor import Ensured, Supervisor
 from tasks.store.artifact_store import ArtifactStore
+from tasks.store.names import is_node
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tasks.triton.placement import withdraw_everything
@@ -62,8 +63,8 @@ _log = logging.getLogger("enginehouse.node")
 class Node:
     """One node of a target. `folder` holds all its files; `ports` are its Triton's; `facts` are its machine's.
 
-    With `public_key`, a file, it places nothing that was not signed with its pair. With `health_port` it says there
-    whether its models answer.
+    With `public_key`, a file or several, it places nothing that was not signed with the pair of one. With
+    `health_port` it says there whether its models answer.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Node:
         self._movers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="move")
         loading = Loading(self._copies, self._models_folder, retry_seconds)
         self._converging = Converging(loading, self._loaders, self._movers)
-        self._wanted = Wanted(target, folder / "wanted.json")
+        self._wanted = Wanted(target, folder / "wanted.json", public_key)
         self._reports = Reports(target)
         self._watch = Watch(TritonClient(f"127.0.0.1:{ports.metrics}"))
         self._copied: frozenset[tuple[str, int]] | None = None
@@ -283,11 +284,14 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         metrics=int(environment["ENGINEHOUSE_NODE_METRICS_PORT"]),
         address=settings.node_address,
     )
+    name = name or platform.node()
+    if not is_node(name):
+        raise SettingsError(f"a node cannot be called '{name}'", hint="give it a plain name: --name", code="node-name")
     bucket = Bucket.at(settings.store)
     with suppress(StoreUnavailable):  # the node goes on with what it has
         require_conditional_writes(bucket.impatient(_PROBE_SECONDS))
     node = Node(
-        name or platform.node(),
+        name,
         Target(bucket, target or settings.target),
         ArtifactStore(bucket),
         settings.home / "node",

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from infra.errors import EnginehouseError, SignatureRefused
 from infra.files import remove_tree, replace_file
-from tasks.store.artifact import Artifact, ArtifactRef, Manifest, signature_key
+from tasks.store.artifact import Artifact, ArtifactRef, Manifest, recorded, signature_key
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.copies import put_unused_aside
 from tasks.store.identity import Identity
 from tasks.store.record import Record
-from tasks.store.signing import require_signed
+from tasks.store.signing import require_signed_artifact
 from tasks.store.verify import bring, problems_in_folder
 from tasks.targets.release import Intent
 
@@ -28,13 +28,15 @@ _log = logging.getLogger("enginehouse.node")
 
 
 class _Kept(Record):
+    artifact: str
+    """Its reference, which says where it lies in the store."""
     manifest: Manifest
     signature: str = ""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """The copies in `folder`. With `public_key`, a file, none counts that was not signed with its pair."""
+    """The copies in `folder`. With `public_key`, files, none counts that was not signed with the pair of one."""
 
     store: ArtifactStore
     folder: Path
@@ -47,13 +49,13 @@ class Copies:
         """
         if (known := self._on_disk(intent)) is not None:
             return known
-        repository, folder = self._bring(ArtifactRef.parse(intent.repository))
+        repository, folder = self._bring(intent.artifact)
         _, engine = self._bring(_engine(repository))
         return folder, engine
 
     def note(self, intent: Intent) -> None:
         """Keep what is needed to verify the copies of a release that an earlier agent has brought."""
-        ref = ArtifactRef.parse(intent.repository)
+        ref = intent.artifact
         if any(self._kept(_engine(repository)) for repository, _ in self._kept(ref)):
             return
         repository = self.store.need(ref)
@@ -68,7 +70,7 @@ class Copies:
         """
         used: set[str] = set()
         for intent in intents:
-            ref = ArtifactRef.parse(intent.repository)
+            ref = intent.artifact
             if not (known := self._kept(ref)):
                 return None
             used |= {ref.identity, *(_engine(artifact).identity for artifact, _ in known)}
@@ -85,7 +87,7 @@ class Copies:
 
     def _on_disk(self, intent: Intent) -> tuple[Path, Path] | None:
         """Intact copies of exactly the bytes that were released: a damaged artifact may have been made anew since."""
-        for repository, signature in self._kept(ArtifactRef.parse(intent.repository)):
+        for repository, signature in self._kept(intent.artifact):
             for engine, engine_signature in self._kept(_engine(repository)):
                 digests = {"repository": repository.manifest.digest, "engine": engine.manifest.digest}
                 if Identity(digests).digest == intent.digest and all(
@@ -100,7 +102,7 @@ class Copies:
             return False
         try:
             if self.public_key:
-                require_signed(self.public_key, artifact.ref, artifact.manifest, signature.encode() or None)
+                require_signed_artifact(self.public_key, artifact.ref, artifact.manifest, signature.encode() or None)
         except SignatureRefused:
             return False  # the store may have another by now
         return True
@@ -119,20 +121,24 @@ class Copies:
             except (OSError, ValueError, EnginehouseError) as error:
                 _log.warning("%s cannot be read: %s", file, error)
                 continue
-            artifact = Artifact(ref, kept.manifest)
-            if self._file(artifact) == file:
+            artifact = Artifact(recorded(kept.artifact), kept.manifest)
+            if artifact.ref == ref and self._file(artifact) == file:
                 found.append((artifact, kept.signature))
         return found
 
     def _keep(self, artifact: Artifact) -> None:
         key = signature_key(artifact.ref, artifact.manifest.attempt)
         signed = self.store.bucket.get(key) if self.public_key else None
-        kept = _Kept(manifest=artifact.manifest, signature="" if signed is None else signed.body.decode())
+        kept = _Kept(
+            artifact=str(artifact.ref),
+            manifest=artifact.manifest,
+            signature="" if signed is None else signed.body.decode(),
+        )
         replace_file(self._file(artifact), kept.model_dump_json().encode())
 
 
 def _engine(repository: Artifact) -> ArtifactRef:
-    return ArtifactRef.parse(repository.manifest.inputs["engine"])
+    return recorded(repository.manifest.inputs["engine"])
 
 
 def remove(folder: Path) -> None:

@@ -192,7 +192,7 @@ def follow(models: dict[str, KnownModel], reading: Reading) -> None:
         known.etag, known.wanted, known.intents = wanted.etag, wanted.current, wanted.intents
         for (unread, number), why in reading.unread.items():
             if unread == model and number in known.wanted.loaded and known.waits_for_its_intent(number):
-                known.releases[number] = KnownRelease("failed", why, retry_at=0.0, faults=GIVEN_UP_FAULTS)
+                known.releases[number] = KnownRelease("failed", why.error, why.hint, faults=GIVEN_UP_FAULTS, retry_at=0)
     for model in models.keys() - reading.models.keys() if reading.fresh else ():
         known = models[model]
         known.wanted = Current()

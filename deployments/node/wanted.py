@@ -17,6 +17,7 @@ from pydantic import Field
 
 from infra.errors import EnginehouseError
 from infra.files import replace_file
+from tasks.store.names import collision
 from tasks.store.record import Record
 from tasks.targets.current import Current
 from tasks.targets.release import Intent
@@ -45,7 +46,17 @@ class _Kept(Record):
     """The file: `node/wanted.json`."""
 
     target: str
+    public_key: str = ""
+    """The keys that the intents were checked with."""
     models: dict[str, WantedModel]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Why a release's intent could not be read, or is not trusted."""
+
+    error: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,7 @@ class Reading:
     models: Mapping[str, WantedModel] = field(default_factory=dict[str, WantedModel])
     errors: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of each model whose record could not be read. What was known of it before stays."""
-    unread: Mapping[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
-    """Why the intent of a release could not be read."""
+    unread: Mapping[tuple[str, int], Unread] = field(default_factory=dict[tuple[str, int], Unread])
     error: str = ""
     """What is wrong with the store, or with the file."""
     fresh: bool = False
@@ -68,11 +78,15 @@ class Reading:
 
 
 class Wanted:
-    """Reads the wanted state of `target` until it is stopped, and keeps it in `file`."""
+    """Reads the wanted state of `target` until it is stopped, and keeps it in `file`.
 
-    def __init__(self, target: Target, file: Path) -> None:
+    With `public_key`, a file or several, only intents count that were signed with the pair of one.
+    """
+
+    def __init__(self, target: Target, file: Path, public_key: str = "") -> None:
         self._target = replace(target, bucket=target.bucket.impatient(_SILENT_SECONDS))
         self._file = file
+        self._public_key = public_key
         self._known = Reading()
         self._kept = b""
         self._held: frozenset[tuple[str, int]] = frozenset()
@@ -86,7 +100,7 @@ class Wanted:
         try:
             self._kept = self._file.read_bytes()
             kept = _Kept.model_validate_json(self._kept)
-            if kept.target == self._target.name:
+            if (kept.target, kept.public_key) == (self._target.name, self._public_key):
                 self._known = Reading(kept.models)
         except FileNotFoundError:
             pass
@@ -132,6 +146,10 @@ class Wanted:
             # model from its clients.
             models = {name: model for name, model in models.items() if name in listed}
         for name, etag in listed.items():
+            if problem := collision(name):
+                errors[name] = problem  # an earlier version let a model have this name
+                models.pop(name, None)
+                continue
             if self._is_read(models.get(name), etag):
                 errors.pop(name, None)
                 continue
@@ -153,7 +171,7 @@ class Wanted:
     def _is_read(self, model: WantedModel | None, etag: str) -> bool:
         return model is not None and model.etag == etag and model.intents.keys() >= _numbers(model.current)
 
-    def _read_model(self, name: str, before: WantedModel | None, unread: dict[tuple[str, int], str]) -> WantedModel:
+    def _read_model(self, name: str, before: WantedModel | None, unread: dict[tuple[str, int], Unread]) -> WantedModel:
         current, etag = self._target.current(name)
         known = {} if before is None else before.intents
         wanted = _numbers(current)
@@ -161,17 +179,19 @@ class Wanted:
         intents = {number: intent for number, intent in known.items() if number in wanted | held}
         for number in wanted - intents.keys():
             try:
-                intents[number] = self._target.intent(name, number)
+                intents[number] = self._target.trusted_intent(name, number, self._public_key)
                 unread.pop((name, number), None)
             except Exception as error:
-                unread[name, number] = f"its intent.json cannot be read: {_line(error)}"
+                hint = error.hint if isinstance(error, EnginehouseError) else ""
+                unread[name, number] = Unread(f"its intent.json cannot be read: {_line(error)}", hint)
         for number in [number for model, number in unread if model == name and number not in wanted]:
             del unread[name, number]
         return WantedModel(current=current, etag=etag or "", intents=intents)
 
     def _keep(self, models: Mapping[str, WantedModel]) -> str:
         """Write the file if it changed; returns what is wrong with it."""
-        body = _Kept(target=self._target.name, models=dict(models)).model_dump_json().encode()
+        kept = _Kept(target=self._target.name, public_key=self._public_key, models=dict(models))
+        body = kept.model_dump_json().encode()
         if body == self._kept:
             return ""
         try:
@@ -189,4 +209,5 @@ def _numbers(current: Current) -> set[int]:
 
 def _line(error: Exception) -> str:
     """An error in one line. Validation errors of pydantic have several, and one repeats the input."""
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EnginehouseError) else text[:300]

@@ -1,7 +1,7 @@
 """Lineage: what an artifact or a release was made from, and what was made from it. Read from the store alone.
 
-Artifacts of a model are made only from artifacts of the same model, each kind from the one before. So a question about
-one artifact reads its inputs and the later kinds of its model, however many artifacts the store has.
+An artifact may be used by several models. So a question about a release reads what it was made from, and a question
+about an artifact also every manifest of the later kinds, and the releases of every model.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pydantic import JsonValue
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Manifest
 from tasks.store.identity import Identity
-from tasks.store.inventory import KINDS, identities, in_parallel, manifests
+from tasks.store.inventory import KINDS, all_identities, manifests, recorded_artifact
 from tasks.targets.references import PublicName, Reference, ReleaseRef
-from tasks.targets.target import Target, targets
+from tasks.targets.target import Target, released_models, targets
 
 
 @dataclass(frozen=True)
@@ -78,30 +78,79 @@ class Lineage:
 
 def lineage(bucket: Bucket, reference: Reference) -> Lineage:
     """The lineage of what `reference` names, in both directions. Raises StoreError and FormatNewer."""
-    model = reference.model
-    found = Lineage(str(reference), model)
+    if not isinstance(reference, ArtifactRef):
+        found = _Reading(bucket, Lineage(str(reference), reference.model))
+        for target in targets(bucket):
+            found.add_releases(target, reference.model)
+        found.add_what_they_were_made_from(
+            ref for ref in map(found.artifact_of, found.graph.reached(up=True)) if ref is not None
+        )
+        return found.whole()
+    root = recorded_artifact(bucket, reference)
+    place = reference if root is None else root.ref
+    found = _Reading(bucket, Lineage(str(place), place.model if root is None else root.manifest.model))
+    found.add(manifests(bucket, all_identities(bucket, KINDS[KINDS.index(reference.kind) + 1 :])))
     for target in targets(bucket):
-        _add_releases(found, target, model)
-    if isinstance(reference, ArtifactRef):
-        kinds = KINDS[KINDS.index(reference.kind) + 1 :]
-        later = in_parallel(lambda kind: identities(bucket, kind, model), kinds)
-        read = manifests(bucket, [ref for part in later for ref in part])
-        for ref, manifest in read.items():
-            _add_artifact(found, ref, manifest)
-    waiting = {str(reference)} if isinstance(reference, ArtifactRef) else found.reached(up=True)
-    while waiting := {name for name in waiting if name not in found.entities and name.split("/")[0] in KINDS}:
-        read = manifests(bucket, [ArtifactRef.parse(name) for name in waiting])
-        for ref, manifest in read.items():
-            _add_artifact(found, ref, manifest)
-        waiting = {name for manifest in read.values() for name in manifest.inputs.values()}
-    # An artifact whose manifest was removed or damaged is known only by its name, as an input of others.
-    for name in {found.root, *(name for inputs in found.inputs.values() for name in inputs)} - found.entities.keys():
-        found.add(Entity("artifact", name, {"state": "without a manifest"}), [])
-    return found.around_root()
+        for model in released_models(target):
+            found.add_releases(target, model)
+    found.add_what_they_were_made_from([place])
+    return found.whole()
 
 
-def _add_artifact(found: Lineage, ref: ArtifactRef, manifest: Manifest) -> None:
-    inputs = list(manifest.inputs.values())
+@dataclass
+class _Reading:
+    """A graph while it is read. `names` has each artifact under the one name that it has in the graph."""
+
+    bucket: Bucket
+    graph: Lineage
+    names: dict[ArtifactRef, str] = field(default_factory=dict[ArtifactRef, str])
+
+    def name_of(self, ref: ArtifactRef) -> str:
+        return self.names.setdefault(ref, str(ref))
+
+    def artifact_of(self, name: str) -> ArtifactRef | None:
+        return next((ref for ref, known in self.names.items() if known == name), None)
+
+    def add(self, read: Mapping[ArtifactRef, Manifest]) -> None:
+        for ref in read:
+            self.name_of(ref)
+        for ref, manifest in read.items():
+            inputs = [self.name_of(ArtifactRef.parse(text)) for text in manifest.inputs.values()]
+            _add_artifact(self.graph, self.name_of(ref), ref, manifest, inputs)
+
+    def add_what_they_were_made_from(self, refs: Iterable[ArtifactRef]) -> None:
+        waiting = list(refs)
+        while waiting := [ref for ref in waiting if self.name_of(ref) not in self.graph.entities]:
+            read = manifests(self.bucket, waiting)
+            self.add(read)
+            waiting = [ArtifactRef.parse(text) for manifest in read.values() for text in manifest.inputs.values()]
+
+    def add_releases(self, target: Target, model: str) -> None:
+        current, etag = target.current(model)
+        for intent, result in target.history(model):
+            facts = {
+                "made": f"{intent.created:%Y-%m-%d %H:%M}",
+                "state": current.state_of(intent.release, result),
+                "source": intent.source,
+            }
+            if intent.flow_run:
+                facts["run"] = intent.flow_run
+            name = str(ReleaseRef(target.name, model, intent.release))
+            self.graph.add(Entity("release", name, facts), [self.name_of(intent.artifact)])
+        if etag is not None:
+            live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
+            self.graph.add(Entity("public", str(PublicName(target.name, model)), {}), live)
+
+    def whole(self) -> Lineage:
+        graph = self.graph
+        # An artifact whose manifest was removed or damaged is known only by its name, as an input of others.
+        named = {graph.root, *(name for inputs in graph.inputs.values() for name in inputs)}
+        for name in named - graph.entities.keys():
+            graph.add(Entity("artifact", name, {"state": "without a manifest"}), [])
+        return graph.around_root()
+
+
+def _add_artifact(found: Lineage, name: str, ref: ArtifactRef, manifest: Manifest, inputs: list[str]) -> None:
     if ref.kind == "snapshot":
         source = source_name(manifest.identity)
         found.add(Entity("source", source, {}), [])
@@ -116,7 +165,7 @@ def _add_artifact(found: Lineage, ref: ArtifactRef, manifest: Manifest) -> None:
         facts["run"] = manifest.producer.flow_run
     if manifest.state != "present":
         facts["state"] = manifest.state
-    found.add(Entity(ref.kind, str(ref), facts), inputs)
+    found.add(Entity(ref.kind, name, facts), inputs)
 
 
 def source_name(identity: Mapping[str, JsonValue]) -> str:
@@ -128,20 +177,3 @@ def source_name(identity: Mapping[str, JsonValue]) -> str:
     scheme = str(pin.get("scheme", "source"))
     words = [f"{key}={value}" for key, value in pin.items() if key != "scheme" and isinstance(value, str)]
     return " ".join([scheme, *(words or [f"pin={Identity(pin).digest}"])])
-
-
-def _add_releases(found: Lineage, target: Target, model: str) -> None:
-    current, etag = target.current(model)
-    for intent, result in target.history(model):
-        facts = {
-            "made": f"{intent.created:%Y-%m-%d %H:%M}",
-            "state": current.state_of(intent.release, result),
-            "source": intent.source,
-        }
-        if intent.flow_run:
-            facts["run"] = intent.flow_run
-        name = str(ReleaseRef(target.name, model, intent.release))
-        found.add(Entity("release", name, facts), [intent.repository])
-    if etag is not None:
-        live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
-        found.add(Entity("public", str(PublicName(target.name, model)), {}), live)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pydantic import JsonValue
 
 from tasks.explain.lineage import Entity, Lineage
+from tasks.store.names import is_identity
 
 _SHOWN = ("state", "made", "by", "run")
 
@@ -68,6 +69,6 @@ def mermaid(found: Lineage) -> str:
 def _label(entity: Entity) -> str:
     parts = entity.name.split("/")
     # Twelve of an identity's 64 digits are enough to recognise it.
-    named = f"{parts[1]} {parts[2][:12]}" if len(parts) == 3 and len(parts[2]) == 64 else entity.name
+    named = " ".join([*parts[1:-1], parts[-1][:12]]) if is_identity(parts[-1]) else entity.name
     texts = ["public name" if entity.kind == "public" else entity.kind, named, entity.facts.get("state", "")]
     return '"' + "<br/>".join(text.replace('"', "#quot;") for text in texts if text) + '"'

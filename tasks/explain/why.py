@@ -12,7 +12,7 @@ from infra.errors import UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Manifest
 from tasks.store.identity import SCHEMA
-from tasks.store.inventory import identities, manifests, read_manifest
+from tasks.store.inventory import all_identities, manifests, read_manifest
 from tasks.store.record import require_known
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 from tasks.targets.target import Target
@@ -104,8 +104,7 @@ def _release(bucket: Bucket, name: PublicName) -> ReleaseRef:
 
 def _artifact(bucket: Bucket, reference: Reference) -> ArtifactRef:
     if isinstance(reference, ReleaseRef):
-        intent = Target(bucket, reference.target).intent(reference.model, reference.release)
-        return ArtifactRef.parse(intent.repository)
+        return Target(bucket, reference.target).intent(reference.model, reference.release).artifact
     assert isinstance(reference, ArtifactRef)
     return reference
 
@@ -119,8 +118,12 @@ def _before(bucket: Bucket, reference: ArtifactRef | ReleaseRef) -> ArtifactRef 
                 return ReleaseRef(reference.target, reference.model, number)
     else:
         own = _manifest(bucket, reference)
-        others = manifests(bucket, identities(bucket, reference.kind, reference.model))
-        earlier = [(manifest.created, ref) for ref, manifest in others.items() if manifest.created < own.created]
+        others = manifests(bucket, all_identities(bucket, [reference.kind]))
+        earlier = [
+            (manifest.created, ref)
+            for ref, manifest in others.items()
+            if manifest.created < own.created and manifest.model == own.model
+        ]
         if earlier:
             return max(earlier, key=lambda found: found[0])[1]
     raise UsageError(

@@ -13,6 +13,7 @@ from tasks.sources.resolved import NO_ACCESS, Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights
 from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import has_fetched
 from tasks.targets.target import Target
 
 
@@ -44,14 +45,9 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
         except (SourceError, SourceUnavailable):
             continue  # its next rebuild reports why
         for resolved, branch in zip(weights, followed, strict=True):
-            identity = snapshot_identity(resolved).digest
-            if branch is not None and not _was_fetched(bucket, model, identity):
-                yield Moved(model.name, branch, identity, resolved is weights.tuned)
-
-
-def _was_fetched(bucket: Bucket, model: Model, identity: str) -> bool:
-    """Whether these weights were ever fetched. Manifests outlive their files."""
-    return bucket.get(f"{ArtifactRef('snapshot', model.name, identity).folder}manifest.json") is not None
+            snapshot = ArtifactRef("snapshot", snapshot_identity(resolved).digest)
+            if branch is not None and not has_fetched(bucket, snapshot, model.name):
+                yield Moved(model.name, branch, snapshot.identity, resolved is weights.tuned)
 
 
 def _is_released(bucket: Bucket, model: Model) -> bool:

@@ -20,7 +20,7 @@ from tasks.garbage.reach import RUNNING_SECONDS, Reached, reached
 from tasks.store.artifact import ArtifactRef
 from tasks.store.attempt import RESUME_SECONDS
 from tasks.store.cell import written
-from tasks.store.inventory import Stored, everything, in_parallel, manifests, read_manifest
+from tasks.store.inventory import Stored, everything, identity_in, in_parallel, manifest_at
 from tasks.store.lease import discard, held
 
 GRACE_DAYS = 7.0
@@ -125,7 +125,7 @@ def survey(
     found.uploads = [
         upload
         for upload in bucket.unfinished_uploads("artifacts/")
-        if upload.age >= max(grace_seconds, expired_seconds) and _identity(upload) not in wanted.leased
+        if upload.age >= max(grace_seconds, expired_seconds) and identity_in(upload.key) not in wanted.leased
     ]
     return found
 
@@ -144,9 +144,8 @@ def _look_at_attempts(bucket: Bucket, stored: list[Stored], wanted: Reached, fou
     unclear = [
         item for item in stored if item.ref in found.kept and (len(item.attempts) > 1 or item.ref in wanted.reasons)
     ]
-    known = manifests(bucket, [item.ref for item in unclear])
-    for item in [*torn, *unclear]:
-        manifest = known.get(item.ref)
+    known = [*(None for _ in torn), *in_parallel(lambda item: manifest_at(bucket, item.ref), unclear)]
+    for item, manifest in zip([*torn, *unclear], known, strict=True):
         committed = None if manifest is None else manifest.attempt
         if manifest is None and item.manifest is not None:
             continue  # damaged: only its rebuild decides which attempt counts
@@ -184,11 +183,6 @@ def _lease(entry: Entry) -> Garbage:
     return Garbage(entry.key, why, (entry.key,), entry.size, lease=(identity, entry.etag))
 
 
-def _identity(upload: UnfinishedUpload) -> str:
-    """Of the artifact that it is a file of."""
-    return upload.key.split("/")[3]
-
-
 def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) -> list[Garbage]:
     """Delete what a survey found, unless it is wanted by now; returns what was kept after all. Raises StoreError.
 
@@ -197,31 +191,33 @@ def collect(bucket: Bucket, found: Survey, holder: str, lease_seconds: float) ->
     with held(bucket, "collect-garbage", holder, lease_seconds):
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), found.restored)
         artifacts = [item.artifact for item in found.garbage if item.artifact is not None]
-        marked = dict(
-            zip(artifacts, in_parallel(lambda ref: _set_state(bucket, ref, "collected"), artifacts), strict=True)
-        )
+        # By the text of the reference, which says where it lies: one may be there in both layouts.
+        done = in_parallel(lambda ref: _set_state(bucket, ref, "collected"), artifacts)
+        marked = dict(zip(map(str, artifacts), done, strict=True))
         wanted = reached(bucket, found.grace_seconds, found.running_seconds)
         again = [ref for ref in artifacts if ref in wanted.reasons or ref.identity in wanted.leased]
         in_parallel(lambda ref: _set_state(bucket, ref, "present"), again)
-        marked.update(dict.fromkeys(again, False))
+        marked.update(dict.fromkeys(map(str, again), False))
         leases = [item for item in found.garbage if item.lease is not None]
         others = [item for item in found.garbage if item.lease is None]
         may_go = in_parallel(lambda item: _may_go(bucket, item, marked, wanted), others)
         decided = list(zip(others, may_go, strict=True))
         in_parallel(bucket.delete, [key for item, going in decided if going for key in item.keys])
-        in_parallel(bucket.give_up, [upload for upload in found.uploads if _identity(upload) not in wanted.leased])
+        in_parallel(
+            bucket.give_up, [upload for upload in found.uploads if identity_in(upload.key) not in wanted.leased]
+        )
         gone = in_parallel(lambda item: _discard(bucket, item, holder, lease_seconds), leases)
         decided += zip(leases, gone, strict=True)
     return [item for item, going in decided if not going]
 
 
-def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[ArtifactRef, bool], wanted: Reached) -> bool:
+def _may_go(bucket: Bucket, item: Garbage, marked: Mapping[str, bool], wanted: Reached) -> bool:
     if item.artifact is not None:
-        return marked[item.artifact]
+        return marked[str(item.artifact)]
     if item.attempt is None:
         return True
     ref, attempt = item.attempt
-    manifest = read_manifest(bucket, ref)
+    manifest = manifest_at(bucket, ref)
     return ref.identity not in wanted.leased and (manifest is None or manifest.attempt != attempt)
 
 

@@ -1,6 +1,6 @@
 """What garbage collection keeps besides the wanted releases: what people pinned, and what a run is about to use.
 
-pins/KIND/MODEL/IDENTITY.json          an artifact that stays, though nothing uses it
+pins/KIND/IDENTITY.json                an artifact that stays, though nothing uses it
 pins/releases/TARGET/MODEL/N.json      a release that stays
 uses/MODEL/….json                      the artifacts of a run's plan, written before the run looks for any of them
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from pydantic import Field
 
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef
+from tasks.store.artifact import ArtifactRef, recorded
 from tasks.store.record import Record, record_bytes
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 
@@ -30,8 +31,11 @@ def _now() -> datetime:
 class Pin(Record):
     """Keeps `reference` until somebody unpins it."""
 
+    newest: ClassVar[int] = 2
+
+    schema_version: int = 2
     reference: str
-    """`KIND/MODEL/IDENTITY`, or `TARGET/MODEL@N`."""
+    """`KIND/IDENTITY` (up to version 1 `KIND/MODEL/IDENTITY`), or `TARGET/MODEL@N`."""
     reason: str = ""
     created: datetime = Field(default_factory=_now)
 
@@ -39,8 +43,11 @@ class Pin(Record):
 class Use(Record):
     """The artifacts that a run makes or finds. The age of the object says when it was written."""
 
+    newest: ClassVar[int] = 2
+
+    schema_version: int = 2
     references: tuple[str, ...]
-    """As `KIND/MODEL/IDENTITY`."""
+    """As `KIND/IDENTITY`, up to version 1 as `KIND/MODEL/IDENTITY`."""
     flow_run: str = ""
 
 
@@ -54,10 +61,22 @@ def pin(bucket: Bucket, reference: Reference, reason: str = "") -> None:
 
 def unpin(bucket: Bucket, reference: Reference) -> bool:
     """Remove the pin; returns False if there was none."""
-    key = _pin_key(reference)
-    pinned = bucket.get(key) is not None
-    bucket.delete(key)
-    return pinned
+    if not isinstance(reference, ArtifactRef):
+        keys = [_pin_key(reference)]
+    else:  # pinned where it lay then
+        keys = [entry.key for entry in bucket.list(PINS) if pinned_by(entry.key) == reference]
+    pinned = [key for key in keys if bucket.get(key) is not None]
+    for key in pinned:
+        bucket.delete(key)
+    return bool(pinned)
+
+
+def pinned_by(key: str) -> ArtifactRef | ReleaseRef:
+    """What the pin at `key` keeps. Raises ArtifactDamaged, code `record-invalid`, if that is nothing."""
+    parts = key.removeprefix(PINS).removesuffix(".json").split("/")
+    if parts[0] == "releases":
+        return ReleaseRef(parts[1], parts[2], int(parts[3]))
+    return recorded("/".join(parts))
 
 
 def _pin_key(reference: Reference) -> str:

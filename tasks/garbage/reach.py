@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from infra.errors import ArtifactDamaged
 from infra.s3.bucket import Bucket, Entry
-from tasks.garbage.keep import PINS, USES, Use
-from tasks.store.artifact import ArtifactRef, Manifest
-from tasks.store.inventory import in_parallel
+from tasks.garbage.keep import PINS, USES, Use, pinned_by
+from tasks.store.artifact import ArtifactRef, recorded
+from tasks.store.inventory import in_parallel, read_manifest
 from tasks.store.lease import holder_of
 from tasks.targets.references import ReleaseRef
 from tasks.targets.target import Target, released_models, targets
@@ -41,17 +39,16 @@ def reached(bucket: Bucket, grace_seconds: float, running_seconds: float = RUNNI
     reasons: dict[ArtifactRef, str] = {}
     releases: dict[ReleaseRef, str] = {}
     for entry in bucket.list(PINS):
-        parts = entry.key.removeprefix(PINS).removesuffix(".json").split("/")
-        if parts[0] == "releases":
-            releases.setdefault(ReleaseRef(parts[1], parts[2], int(parts[3])), "is pinned")
+        kept = pinned_by(entry.key)
+        if isinstance(kept, ReleaseRef):
+            releases.setdefault(kept, "is pinned")
         else:
-            reasons[ArtifactRef.parse("/".join(parts))] = "pinned"
+            reasons[kept] = "pinned"
     for target in targets(bucket):
         _wanted_releases(target, grace_seconds, releases)
 
     def repository(release: ReleaseRef) -> ArtifactRef:
-        intent = Target(bucket, release.target).intent(release.model, release.release)
-        return ArtifactRef.parse(intent.repository)
+        return Target(bucket, release.target).intent(release.model, release.release).artifact
 
     for ref, (release, why) in zip(in_parallel(repository, releases), releases.items(), strict=True):
         reasons.setdefault(ref, f"release {release} {why}")
@@ -103,7 +100,7 @@ def _uses(
     for entry, record in zip(entries, in_parallel(lambda entry: bucket.get(entry.key), entries), strict=True):
         if record is None:
             continue
-        refs = [ArtifactRef.parse(reference) for reference in Use.model_validate_json(record.body).references]
+        refs = [recorded(reference) for reference in Use.model_validate_json(record.body).references]
         if entry.age >= recent_seconds and leased.isdisjoint(ref.identity for ref in refs):
             unused.append(entry)
             continue
@@ -113,13 +110,12 @@ def _uses(
 
 
 def _inputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:
-    record = bucket.get(ref.folder + "manifest.json")
-    if record is None:
+    manifest = read_manifest(bucket, ref)
+    if manifest is not None:
+        return [ArtifactRef.parse(text) for text in manifest.inputs.values()]
+    if bucket.get(ref.folder + "manifest.json") is None:
         return []  # a run is still to make it
-    try:
-        return [ArtifactRef.parse(text) for text in Manifest.model_validate_json(record.body).inputs.values()]
-    except ValidationError as error:
-        raise ArtifactDamaged(
-            f"the manifest of {ref} cannot be read, so it is unknown which engine it needs; nothing was collected",
-            hint="run its rebuild again: it makes the artifact again",
-        ) from error
+    raise ArtifactDamaged(
+        f"the manifest of {ref} cannot be read, so it is unknown which engine it needs; nothing was collected",
+        hint="run its rebuild again: it makes the artifact again",
+    )

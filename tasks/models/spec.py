@@ -23,6 +23,7 @@ from infra.frozen import Spec
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
+from tasks.store.names import RELEASE_MARK, collision
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -195,9 +196,11 @@ class Model(Spec):
 
     @field_validator("name")
     @classmethod
-    def _leaves_room_for_release_names(cls, name: str) -> str:
-        if "--" in name:
-            raise ValueError("`--` separates the parts of a release's name (NAME--r7--llm)")
+    def _is_no_name_of_ours(cls, name: str) -> str:
+        if problem := collision(name):
+            raise ValueError(problem)
+        if RELEASE_MARK in name:
+            raise ValueError(f"`{RELEASE_MARK}` separates the parts of a release's name (NAME--r7--llm)")
         return name
 
     @field_validator("adapter")

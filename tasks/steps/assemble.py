@@ -22,5 +22,6 @@ def assemble(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         work,
         task="assemble",
         inputs={"engine": plan.engine_ref},
+        model=plan.model.name,
         refresh=refresh,
     )

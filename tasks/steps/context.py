@@ -55,7 +55,7 @@ class Context:
         )
 
     def target(self, name: str) -> Target:
-        return Target(self.store.bucket, name)
+        return Target(self.store.bucket, name, sign=self.store.sign)
 
     def producer(self, task: str, runtime: Mapping[str, str] | None = None, peak: Peak | None = None) -> Producer:
         """Who made an artifact, in how many seconds since this context began, and with which peak of memory.
@@ -83,6 +83,7 @@ class Context:
         task: str,
         inputs: Mapping[str, ArtifactRef],
         refresh: bool,
+        model: str = "",
     ) -> Done:
         """Return the artifact in the store, `cached` if the store had it. If not, let `work` fill its folder.
 
@@ -99,7 +100,13 @@ class Context:
                 self.workspace.drop(ref)
             folder = self.workspace.make(ref, work)
             artifact = self.store.publish(
-                ref, identity, folder, inputs=inputs, producer=self.producer(task), replaces=known.attempt
+                ref,
+                identity,
+                folder,
+                inputs=inputs,
+                producer=self.producer(task),
+                model=model,
+                replaces=known.attempt,
             )
             self.workspace.remove()
         return Done(artifact, cached=False)

@@ -41,6 +41,7 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         folder,
         inputs=plan.snapshots,
         producer=context.workspace.noted(ref),
+        model=plan.model.name,
         replaces=known.attempt,
     )
     return Done(artifact, cached=False)

@@ -9,6 +9,7 @@ from tasks.steps.context import Context, Done
 from tasks.steps.plan import Plan
 from tasks.store.artifact import ArtifactRef
 from tasks.store.identity import Identity
+from tasks.store.inventory import note_model
 
 _VERSION = 1
 
@@ -28,11 +29,15 @@ def fetch(
     """
     note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
     identity = snapshot_identity(resolved)
-    return context.make_once(
-        ArtifactRef("snapshot", plan.model.name, identity.digest),
+    ref = ArtifactRef("snapshot", identity.digest)
+    done = context.make_once(
+        ref,
         identity,
         lambda folder: fetch_source(resolved, folder, context.reporter.progress, access),
         task="fetch",
         inputs={},
+        model=plan.model.name,
         refresh=refresh,
     )
+    note_model(context.store.bucket, ref, plan.model.name)
+    return done

@@ -14,6 +14,18 @@ from tasks.targets.current import Current
 from tasks.targets.node_report import NodeReport
 
 
+def require_readable(target: str, nodes: Sequence[NodeReport], intent: int, *artifacts: Artifact) -> None:
+    """Raises `node-older` if some node cannot read an intent of this version, or the manifest of an artifact."""
+    manifest = max((artifact.manifest.schema_version for artifact in artifacts), default=0)
+    older = [node.node for node in nodes if node.reads.intent < intent or node.reads.manifest < manifest]
+    if older:
+        raise EnginehouseError(
+            f"these nodes of target '{target}' are older than the records of the new release: {', '.join(older)}",
+            hint="give them this version of Enginehouse first; what they serve stays as it is until then",
+            code="node-older",
+        )
+
+
 def require_fit(plan: Plan, engine: Artifact, nodes: Sequence[NodeReport]) -> None:
     """Raises `runtime-differs` or `leader-mode` if some node cannot serve the engine at all."""
     model = plan.model

@@ -51,19 +51,19 @@ class Plan:
         """The snapshots that the checkpoint is made of, by role: `snapshot`, and `adapter` where there is one."""
         snapshots = {"snapshot": self.snapshot, "adapter": self.adapter}
         return {
-            role: ArtifactRef("snapshot", self.model.name, identity.digest)
+            role: ArtifactRef("snapshot", identity.digest)
             for role, identity in snapshots.items()
             if identity is not None
         }
 
     @property
     def checkpoint_ref(self) -> ArtifactRef:
-        return ArtifactRef("checkpoint", self.model.name, self.checkpoint.digest)
+        return ArtifactRef("checkpoint", self.checkpoint.digest)
 
     @property
     def engine_ref(self) -> ArtifactRef:
-        return ArtifactRef("engine", self.model.name, self.engine.digest)
+        return ArtifactRef("engine", self.engine.digest)
 
     @property
     def repository_ref(self) -> ArtifactRef:
-        return ArtifactRef("repository", self.model.name, self.repository.digest)
+        return ArtifactRef("repository", self.repository.digest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from infra.errors import ArtifactDamaged, UsageError
 from tasks.garbage.keep import note_use
+from tasks.steps.node_fit import require_readable
 from tasks.steps.nodes import wait_until_public
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
@@ -33,8 +34,9 @@ def promote(
     more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
 
     Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
-    bring it any more, `release-moved` if another one is public than `instead_of`, and TritonError `node-behind` if a
-    node does not follow within `timeout_s` seconds.
+    bring it any more, `release-moved` if another one is public than `instead_of`, EnginehouseError `node-older` if a
+    live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
+    seconds.
     """
     result = target.result(model, release)
     if result is None or result.state != "passed":
@@ -43,7 +45,7 @@ def promote(
             hint=f"`enginehouse releases {model}` shows which releases have",
             code="release-not-passed",
         )
-    _require_in_store(target, model, release)
+    _require_servable(target, model, release)
 
     def change(current: Current) -> Current:
         if instead_of is not None and current.public not in (instead_of, release):
@@ -56,14 +58,15 @@ def promote(
     return True
 
 
-def _require_in_store(target: Target, model: str, release: int) -> None:
-    """Raises UsageError if the artifacts of the release were collected or are damaged: no node could bring them."""
+def _require_servable(target: Target, model: str, release: int) -> None:
+    """Raises as `promote` does, if no node could bring the artifacts of the release, or some node cannot read them."""
     store = ArtifactStore(target.bucket)
-    repository = ArtifactRef.parse(target.intent(model, release).repository)
+    intent = target.intent(model, release)
+    repository = intent.artifact
     note_use(target.bucket, model, (repository,), "")  # with its engine: neither is collected from now on
     try:
-        engine = store.need(repository).manifest.inputs["engine"]
-        store.need(ArtifactRef.parse(engine))
+        found = store.need(repository)
+        engine = store.need(ArtifactRef.parse(found.manifest.inputs["engine"]))
     except ArtifactDamaged as error:
         raise UsageError(
             f"{model} release {release} on '{target.name}' cannot be loaded any more: {error.message}",
@@ -71,6 +74,7 @@ def _require_in_store(target: Target, model: str, release: int) -> None:
             f"`enginehouse pin {model}@N` keeps a release from being collected",
             code="release-not-in-store",
         ) from error
+    require_readable(target.name, target.nodes(), intent.schema_version, found, engine)
 
 
 @dataclass(frozen=True)

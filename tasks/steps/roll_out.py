@@ -12,10 +12,10 @@ from infra.errors import EnginehouseError, GateRefused, TritonError
 from infra.s3.bucket import Bucket
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.steps.context import Context
-from tasks.steps.node_fit import must_be_alone, require_fit
+from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
 from tasks.steps.nodes import reports, require_some, wait_until_public
 from tasks.steps.plan import Plan
-from tasks.store.artifact import Artifact
+from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.targets.release import Intent, Result, changes_since
@@ -72,7 +72,7 @@ def roll_out(
 
     Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable), and
     EnginehouseError with code `memory-short`, `runtime-differs` (a node is not what the engine was built for),
-    `leader-mode`, or `release-withdrawn` (a rollback took the place that it was tested in).
+    `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
@@ -122,6 +122,7 @@ class _Candidate:
 
     context: Context
     plan: Plan
+    repository: Artifact
     engine: Artifact
     digest: str
 
@@ -129,18 +130,14 @@ class _Candidate:
     def of(cls, context: Context, plan: Plan) -> _Candidate:
         repository, engine = context.store.need(plan.repository_ref), context.store.need(plan.engine_ref)
         digest = Identity({"repository": repository.manifest.digest, "engine": engine.manifest.digest}).digest
-        return cls(context, plan, engine, digest)
-
-    @property
-    def repository(self) -> str:
-        return str(self.plan.repository_ref)
+        return cls(context, plan, repository, engine, digest)
 
     def equals(self, live: Intent, bytes_too: bool) -> bool:
-        return live.repository == self.repository and (not bytes_too or live.digest == self.digest)
+        return live.artifact == self.repository.ref and (not bytes_too or live.digest == self.digest)
 
     def begun(self, view: TargetView) -> int | None:
         """The release that an earlier run has begun with the same bytes, and against the same live one."""
-        known = view.unfinished(self.repository, self.digest)
+        known = view.unfinished(str(self.repository.ref), self.digest)
         if known is None or view.intents[known].changes != self._intent(known, view.live, {}).changes:
             return None
         return known
@@ -150,6 +147,7 @@ class _Candidate:
     ) -> int:
         """Have it loaded, as the release `known` or as a new one."""
         require_some(target.name, view.nodes)
+        require_readable(target.name, view.nodes, _version(self.repository.ref), self.repository, self.engine)
         require_fit(self.plan, self.engine, view.nodes)
         if known is not None and known in view.current.candidates:
             alone = view.current.alone
@@ -166,9 +164,10 @@ class _Candidate:
         model = self.plan.model
         recipe, serving = (part.model_dump(mode="json") for part in (model.recipe, model.serving))
         return Intent(
+            schema_version=_version(self.repository.ref),
             model=model.name,
             release=number,
-            repository=self.repository,
+            repository=str(self.repository.ref),
             digest=self.digest,
             recipe=recipe,
             serving=serving,
@@ -178,6 +177,11 @@ class _Candidate:
             source=model.origin,
             flow_run=self.context.flow_run,
         )
+
+
+def _version(repository: ArtifactRef) -> int:
+    """The version of an intent: what lies in the layout of before is released by a record that all nodes read."""
+    return 2 if repository.model else Intent.newest
 
 
 def conclude(target: Target, model: str, result: Result, hint: str = "") -> Result:

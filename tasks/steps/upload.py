@@ -18,6 +18,7 @@ def upload(context: Context, plan: Plan, *, replaces: str = "") -> Done:
         context.workspace.folder(ref),
         inputs={"checkpoint": plan.checkpoint_ref},
         producer=context.workspace.noted(ref),
+        model=plan.model.name,
         progress=context.reporter.progress,
         replaces=replaces,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,10 +17,12 @@ from infra.progress import ByteCounter, Progress
 from infra.s3.bucket import Bucket
 from infra.s3.download import Wanted, download_files
 from infra.s3.upload import upload_files
-from tasks.store.artifact import Artifact, ArtifactRef, Manifest, ManifestFile, Producer, safe_path, signature_key
+from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest, ManifestFile, Producer, safe_path, signature_key
 from tasks.store.attempt import Attempt, attempt_for
 from tasks.store.cell import attempts, contended, written
 from tasks.store.identity import Identity
+from tasks.store.inventory import in_parallel, models_before
+from tasks.store.signing import Sign, artifact_statement
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,38 @@ class Lookup:
 class ArtifactStore:
     """The artifacts in a bucket. With `sign`, every artifact is signed before its manifest is committed."""
 
-    def __init__(self, bucket: Bucket, sign: Callable[[ArtifactRef, Manifest], bytes] | None = None) -> None:
+    def __init__(self, bucket: Bucket, sign: Sign | None = None) -> None:
         self.bucket = bucket
-        self._sign = sign
+        self.sign = sign
+        self._models_before: dict[Kind, list[str]] = {}
 
     def look_up(self, ref: ArtifactRef) -> Lookup:
-        """The quick check: the manifest and one LIST of its attempt (sizes, ETags). No file is read."""
+        """The quick check: the manifest and one LIST of its attempt (sizes, ETags). No file is read.
+
+        It looks where `ref` says, then where the artifact would lie by itself, then in the layout of before, where any
+        model may have an equal one. The first intact one counts; its reference says where it lies.
+        """
+        problem: Lookup | None = None
+        for place in [ref, ref.own] if ref.model else [ref]:
+            found = self._look_at(place)
+            if found.artifact is not None:
+                return found
+            problem = found if problem is None or problem.manifest_etag is None else problem
+        assert problem is not None
+        for found in in_parallel(self._look_at, self._places_before(ref)):
+            if found.artifact is not None:
+                return found
+            problem = found if problem.manifest_etag is None else problem
+        return problem
+
+    def _places_before(self, ref: ArtifactRef) -> list[ArtifactRef]:
+        """Where `ref` may lie in the layout of before. No model is new to that layout, so its models are read once."""
+        if ref.kind not in self._models_before:
+            self._models_before[ref.kind] = models_before(self.bucket, ref.kind)
+        models = self._models_before[ref.kind]
+        return [ArtifactRef(ref.kind, ref.identity, model) for model in models if model != ref.model]
+
+    def _look_at(self, ref: ArtifactRef) -> Lookup:
         key = ref.folder + "manifest.json"
         record = self.bucket.get(key)
         if record is None:
@@ -93,10 +121,11 @@ class ArtifactStore:
         *,
         inputs: Mapping[str, ArtifactRef],
         producer: Producer,
+        model: str = "",
         progress: Progress = lambda done, total: None,
         replaces: str = "",
     ) -> Artifact:
-        """Upload every file below `folder` and commit the manifest.
+        """Upload every file below `folder` and commit the manifest, which says that this was for `model`.
 
         If the store already has an intact artifact of this identity, that one counts and our files are garbage. It is
         replaced only if it is the attempt `replaces`, which the caller found when its work began: another attempt
@@ -105,22 +134,27 @@ class ArtifactStore:
         What an earlier call for the same folder sent before it failed or was killed is not sent again.
         Raises ArtifactDamaged for a folder with links, StoreUnavailable (retryable) and StoreContended.
         """
+        ref = ref.own
         with attempt_for(folder, partial(self._uncommitted, ref)) as attempt:
             files = self._upload(ref, attempt, folder, progress)
             manifest = Manifest(
                 kind=ref.kind,
-                model=ref.model,
+                model=model,
                 identity=dict(identity.document),
-                inputs={role: str(input_ref) for role, input_ref in inputs.items()},
+                inputs={role: str(self._located(input_ref)) for role, input_ref in inputs.items()},
                 attempt=attempt.name,
                 files=files,
                 producer=producer,
                 created=datetime.now(UTC),
             )
-            if self._sign is not None:
+            if self.sign is not None:
                 # Before the manifest, so that an artifact that must be signed is never without its signature.
-                self.bucket.put(signature_key(ref, attempt.name), self._sign(ref, manifest))
+                self.bucket.put(signature_key(ref, attempt.name), self.sign(artifact_statement(ref, manifest)))
             return self._commit(ref, manifest, replaces)
+
+    def _located(self, ref: ArtifactRef) -> ArtifactRef:
+        found = self.find(ref)
+        return ref if found is None else found.ref
 
     def _uncommitted(self, ref: ArtifactRef, attempt: str) -> bool:
         """Whether the manifest does not name `attempt`. Files of a committed attempt are never written again."""
@@ -151,7 +185,7 @@ class ArtifactStore:
                 self.bucket.create(key, body)
                 return Artifact(ref, manifest)
             except PreconditionFailed:
-                existing = self.look_up(ref)
+                existing = self._look_at(ref)
             if existing.artifact is not None and existing.attempt == manifest.attempt:
                 return existing.artifact  # our own write, whose answer was lost
             if existing.artifact is not None and existing.attempt != replaces:

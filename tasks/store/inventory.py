@@ -10,7 +10,8 @@ from typing import TypeVar, get_args
 from pydantic import ValidationError
 
 from infra.s3.bucket import CONNECTIONS, Bucket, Entry
-from tasks.store.artifact import ArtifactRef, Kind, Manifest
+from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest
+from tasks.store.names import is_identity
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order of making: each kind is made from the one before."""
@@ -25,9 +26,29 @@ def in_parallel(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> lis
         return list(pool.map(work, items))
 
 
+def recorded_artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact | None:
+    """The artifact by its manifest alone, whatever became of its files; None if that is missing or unreadable.
+
+    It has the reference of where it lies: where `ref` says, or by itself if it was made again. Raises FormatNewer.
+    """
+    before = manifest_at(bucket, ref)
+    if before is not None and before.state == "present":
+        return Artifact(ref, before)
+    again = manifest_at(bucket, ref.own) if ref.model else None
+    if again is not None:
+        return Artifact(ref.own, again)
+    return None if before is None else Artifact(ref, before)
+
+
 def read_manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest | None:
-    """The manifest, whatever became of its files; None if it is missing or unreadable. Raises FormatNewer."""
-    record = bucket.get(ref.folder + "manifest.json")
+    """As `recorded_artifact`, the manifest alone."""
+    found = recorded_artifact(bucket, ref)
+    return None if found is None else found.manifest
+
+
+def manifest_at(bucket: Bucket, place: ArtifactRef) -> Manifest | None:
+    """The manifest that lies at exactly this place; None if it is missing or unreadable. Raises FormatNewer."""
+    record = bucket.get(place.folder + "manifest.json")
     if record is None:
         return None
     try:
@@ -37,26 +58,67 @@ def read_manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest | None:
 
 
 def manifests(bucket: Bucket, refs: Iterable[ArtifactRef]) -> dict[ArtifactRef, Manifest]:
-    """The readable manifests of `refs`."""
-    wanted = list(refs)
-    found = in_parallel(lambda ref: read_manifest(bucket, ref), wanted)
-    return {ref: manifest for ref, manifest in zip(wanted, found, strict=True) if manifest is not None}
+    """The readable manifests of `refs`, each by the reference of where it lies."""
+    found: dict[ArtifactRef, Manifest] = {}
+    for artifact in in_parallel(lambda ref: recorded_artifact(bucket, ref), refs):
+        if artifact is not None:
+            found.setdefault(artifact.ref, artifact.manifest)
+    return found
 
 
-def families(bucket: Bucket) -> list[tuple[Kind, str]]:
-    """Every kind and model that has an artifact in the store, or had one."""
-    models = in_parallel(lambda kind: bucket.folders(f"artifacts/{kind}/"), KINDS)
+def models_before(bucket: Bucket, kind: Kind) -> list[str]:
+    """The models that have artifacts of this kind in the layout of before."""
+    return [name for name in bucket.folders(f"artifacts/{kind}/") if not is_identity(name)]
+
+
+def families_before(bucket: Bucket) -> list[tuple[Kind, str]]:
+    """Every kind and model in the layout of before."""
+    models = in_parallel(lambda kind: models_before(bucket, kind), KINDS)
     return [(kind, model) for kind, names in zip(KINDS, models, strict=True) for model in names]
 
 
-def identities(bucket: Bucket, kind: Kind, model: str, start: str = "") -> list[ArtifactRef]:
-    """The artifacts of a kind and model whose identity begins with `start`. One listing; no manifest is read."""
-    return [ArtifactRef(kind, model, name) for name in bucket.folders(f"artifacts/{kind}/{model}/{start}")]
+def identities(bucket: Bucket, kind: Kind, model: str = "", start: str = "") -> list[ArtifactRef]:
+    """The artifacts of a kind whose identity begins with `start`. One listing; no manifest is read.
+
+    With a model, those that it has in the layout of before.
+    """
+    folder = f"artifacts/{kind}/{model}/" if model else f"artifacts/{kind}/"
+    return [ArtifactRef(kind, name, model) for name in bucket.folders(folder + start) if is_identity(name)]
+
+
+def all_identities(bucket: Bucket, kinds: Iterable[Kind] = KINDS, start: str = "") -> list[ArtifactRef]:
+    """The same of several kinds in both layouts. One that lies in several places is there several times."""
+    wanted = tuple(kinds)
+    places: list[tuple[Kind, str]] = []
+    places.extend((kind, "") for kind in wanted)
+    places.extend(place for place in families_before(bucket) if place[0] in wanted)
+    return [ref for part in in_parallel(lambda place: identities(bucket, *place, start=start), places) for ref in part]
+
+
+def note_model(bucket: Bucket, snapshot: ArtifactRef, model: str) -> None:
+    """Write down that `model` was fetched from this snapshot, which other models may share."""
+    bucket.put(_model_key(snapshot, model), b"{}")
+
+
+def has_fetched(bucket: Bucket, snapshot: ArtifactRef, model: str) -> bool:
+    """Whether `model` was ever fetched from this snapshot, whatever became of its files since."""
+    before = ArtifactRef(snapshot.kind, snapshot.identity, model)
+    keys = (_model_key(snapshot, model), before.folder + "manifest.json")
+    return any(bucket.get(key) is not None for key in keys)
+
+
+def _model_key(snapshot: ArtifactRef, model: str) -> str:
+    return f"{snapshot.own.folder}models/{model}.json"
+
+
+def identity_in(key: str) -> str:
+    """The identity in the key of an object of an artifact; empty if the key has none."""
+    return next((part for part in key.split("/")[2:4] if is_identity(part)), "")
 
 
 @dataclass
 class Stored:
-    """Every object below the folder of one artifact."""
+    """Every object below the folder of one artifact, in one of the layouts: `ref` says where."""
 
     ref: ArtifactRef
     manifest: Entry | None = None
@@ -67,23 +129,31 @@ class Stored:
 
 
 def everything(bucket: Bucket) -> list[Stored]:
-    """All artifacts. One listing for each kind and model, in parallel; no manifest is read."""
+    """All artifacts, in both layouts. One listing for each part of the store, in parallel; no manifest is read."""
 
-    def family(known: tuple[Kind, str]) -> list[Stored]:
-        kind, model = known
+    def part(place: tuple[Kind, str, str]) -> list[Stored]:
+        kind, model, start = place
         found: dict[str, Stored] = {}
-        prefix = f"artifacts/{kind}/{model}/"
-        for entry in bucket.list(prefix):
+        prefix = f"artifacts/{kind}/{model}/" if model else f"artifacts/{kind}/"
+        for entry in bucket.list(prefix + start):
             identity, _, rest = entry.key.removeprefix(prefix).partition("/")
-            stored = found.setdefault(identity, Stored(ArtifactRef(kind, model, identity)))
-            folder, _, name = rest.partition("/")
-            if rest == "manifest.json":
-                stored.manifest = entry
-            elif folder == "damaged":
-                stored.damaged.append(entry)
-            else:
-                attempt = name.removesuffix(".json") if folder == "signatures" else folder
-                stored.attempts.setdefault(attempt, []).append(entry)
+            if is_identity(identity):
+                _sort_in(found.setdefault(identity, Stored(ArtifactRef(kind, identity, model))), entry, rest)
         return list(found.values())
 
-    return [stored for part in in_parallel(family, families(bucket)) for stored in part]
+    # Identities are spread evenly over their first digits.
+    places: list[tuple[Kind, str, str]] = []
+    places.extend((kind, model, "") for kind, model in families_before(bucket))
+    places.extend((kind, "", digit) for kind in KINDS for digit in "0123456789abcdef")
+    return [stored for found in in_parallel(part, places) for stored in found]
+
+
+def _sort_in(stored: Stored, entry: Entry, rest: str) -> None:
+    folder, _, name = rest.partition("/")
+    if rest == "manifest.json":
+        stored.manifest = entry
+    elif folder == "damaged":
+        stored.damaged.append(entry)
+    elif folder != "models":
+        attempt = name.removesuffix(".json") if folder == "signatures" else folder
+        stored.attempts.setdefault(attempt, []).append(entry)

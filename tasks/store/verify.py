@@ -14,7 +14,7 @@ from infra.progress import ByteCounter, Progress
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import Artifact, ArtifactRef, Manifest, ManifestFile, signature_key
 from tasks.store.artifact_store import ArtifactStore
-from tasks.store.signing import require_signed
+from tasks.store.signing import require_signed_artifact
 
 _AT_ONCE = min(4, os.cpu_count() or 1)
 """Files read at the same time. Hashing keeps a core busy, and four readers keep a disk or a server busy."""
@@ -81,11 +81,11 @@ def _digest(path: Path, advance: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-def check_signature(bucket: Bucket, artifact: Artifact, public_key: str) -> None:
-    """Raises SignatureRefused if `public_key` is set and the artifact is not signed with its private key."""
-    if public_key:
+def check_signature(bucket: Bucket, artifact: Artifact, public_keys: str) -> None:
+    """Raises SignatureRefused if `public_keys` are set and the artifact is not signed with the pair of one of them."""
+    if public_keys:
         record = bucket.get(signature_key(artifact.ref, artifact.manifest.attempt))
-        require_signed(public_key, artifact.ref, artifact.manifest, None if record is None else record.body)
+        require_signed_artifact(public_keys, artifact.ref, artifact.manifest, None if record is None else record.body)
 
 
 def bring(store: ArtifactStore, ref: ArtifactRef, artifacts: Path, public_key: str = "") -> tuple[Artifact, Path]:

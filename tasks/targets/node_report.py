@@ -10,7 +10,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from tasks.store.artifact import Manifest
 from tasks.store.record import Record
+from tasks.targets.current import Current
+from tasks.targets.release import Intent
 
 REPORT_SECONDS = 5.0
 """A node writes its report at least this often, changed or not."""
@@ -70,6 +73,18 @@ class Machine(Record):
     """Whether it can start a group of servers for one engine, with one process for each rank."""
 
 
+class RecordVersions(Record):
+    """The newest version of each record that a node reads."""
+
+    manifest: int = Manifest.newest
+    intent: int = Intent.newest
+    current: int = Current.newest
+
+
+READ_BEFORE = RecordVersions(manifest=1, intent=2, current=1)
+"""What nodes read that do not say it yet."""
+
+
 class NodeReport(Record):
     """Everything that a node reports. `http` and `grpc` are the addresses of its Triton; memory is the host's."""
 
@@ -81,6 +96,7 @@ class NodeReport(Record):
     memory_total_bytes: int
     memory_available_bytes: int
     machine: Machine = Machine()
+    reads: RecordVersions = RecordVersions()
     models: dict[str, ModelReport] = Field(default_factory=dict[str, ModelReport])
     error: str = ""
     instance: str = ""
@@ -88,3 +104,9 @@ class NodeReport(Record):
     health: str = ""
     """The URL that says whether each model answers; empty if the node has none."""
     written: datetime = Field(default_factory=_now)
+
+    @classmethod
+    def read(cls, body: bytes) -> NodeReport:
+        """The report that a node has written, maybe an earlier one, which does not say what it reads."""
+        report = cls.model_validate_json(body)
+        return report if "reads" in report.model_fields_set else report.model_copy(update={"reads": READ_BEFORE})

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef
-from tasks.store.inventory import families, identities, in_parallel
+from tasks.store.artifact import ArtifactRef, parts
+from tasks.store.inventory import all_identities, identities, manifest_at
 from tasks.targets.target import Target
 
 _RELEASE = re.compile(r"(?P<model>.+?)(@|--r)(?P<release>\d+)")
@@ -44,19 +44,20 @@ Reference = ArtifactRef | ReleaseRef | PublicName
 
 
 def find(bucket: Bucket, text: str, target: str) -> Reference:
-    """What `text` names: `KIND/MODEL/IDENTITY`, an unambiguous beginning of an identity, `MODEL@N`, or `MODEL`.
+    """What `text` names: `KIND/IDENTITY`, an unambiguous beginning of an identity, `MODEL@N`, or `MODEL`.
+
+    `KIND/MODEL/IDENTITY` says where an artifact lies in the layout of before; it may have been made again since.
 
     Releases and public names are looked for on `target`. Raises UsageError, code `reference-unknown`,
     `reference-ambiguous` or `release-missing`.
     """
     if "/" in text:
         try:
-            ref = ArtifactRef.parse(text)
+            kind, model, start = parts(text)
         except ValueError:
             raise _unknown(text) from None
-        if not ref.model or not ref.identity:
-            raise _unknown(text)
-        return _only(text, identities(bucket, ref.kind, ref.model, ref.identity))
+        found = [ref for place in (model, "") for ref in identities(bucket, kind, place, start)]
+        return _only(bucket, text, found if model else all_identities(bucket, [kind], start))
     records = Target(bucket, target)
     if released := _RELEASE.fullmatch(text):
         number = int(released["release"])
@@ -65,27 +66,28 @@ def find(bucket: Bucket, text: str, target: str) -> Reference:
     if records.current(text)[1] is not None:
         return PublicName(target, text)
     if _IDENTITY.fullmatch(text):
-        found = in_parallel(lambda known: identities(bucket, *known, start=text), families(bucket))
-        return _only(text, [ref for part in found for ref in part])
+        return _only(bucket, text, all_identities(bucket, start=text))
     raise _unknown(text)
 
 
-def _only(text: str, found: list[ArtifactRef]) -> ArtifactRef:
+def _only(bucket: Bucket, text: str, places: list[ArtifactRef]) -> ArtifactRef:
+    """The one artifact that lies in these places, by the first that has a manifest."""
+    found = list(dict.fromkeys(places))
     if not found:
         raise _unknown(text)
     if len(found) > 1:
         raise UsageError(
             f"{len(found)} artifacts begin with '{text}': " + ", ".join(str(ref) for ref in found[:5]),
-            hint="write more of the identity, or KIND/MODEL before it",
+            hint="write more of the identity, or KIND before it",
             code="reference-ambiguous",
         )
-    return found[0]
+    return next((place for place in places if manifest_at(bucket, place) is not None), found[0])
 
 
 def _unknown(text: str) -> UsageError:
     return UsageError(
         f"the store has nothing called '{text}'",
-        hint="name an artifact (engine/MODEL/IDENTITY, or the beginning of its identity), a release (MODEL@2), "
+        hint="name an artifact (engine/IDENTITY, or the beginning of its identity), a release (MODEL@2), "
         "or a model that was released on this target",
         code="reference-unknown",
     )

@@ -1,6 +1,7 @@
 """The records of one release: what it is, and what became of it. Each is created once.
 
 targets/TARGET/MODEL/N/intent.json   reserves release number N
+targets/TARGET/MODEL/N/signatures/SHA256.json   of the intent with that sha256, if a signing key is set
 targets/TARGET/MODEL/N/result.json   the verdict of its gates
 """
 
@@ -12,6 +13,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
+from tasks.store.artifact import ArtifactRef, recorded
+from tasks.store.names import Segment
 from tasks.store.record import Record
 from tasks.targets.changes import FieldChange, changes
 
@@ -23,19 +26,19 @@ def _now() -> datetime:
 class Intent(Record):
     """What release N is: a repository artifact, which run made it, and from what."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
 
-    schema_version: int = 2
-    model: str
+    schema_version: int = 3
+    model: Segment
     release: int
     repository: str
-    """Reference of the repository artifact."""
+    """Reference of the repository artifact. Up to version 2 it lies in the layout of before."""
     digest: str
     """Digest of the bytes of the repository and of the engine below it."""
     recipe: dict[str, JsonValue]
     serving: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Both as JSON. Records of version 1 have the text of each field of the recipe, and no serving."""
-    ranks: int = 0
+    ranks: int = Field(default=0, ge=0, le=1024)
     """Processes of the servers that its engine has for itself; 0 if the node's Triton runs the engine."""
     changes: tuple[FieldChange, ...] = ()
     """What differs from the release that was live then: fields of the recipe, and of serving as `serving.…`."""
@@ -44,6 +47,11 @@ class Intent(Record):
     source: str
     flow_run: str
     created: datetime = Field(default_factory=_now)
+
+    @property
+    def artifact(self) -> ArtifactRef:
+        """The repository artifact. Raises ArtifactDamaged, code `record-invalid`, if `repository` names none."""
+        return recorded(self.repository)
 
 
 class PromptResult(Record):

@@ -6,16 +6,20 @@ the records, `view` is what a roll-out reads of them at once.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from infra.errors import FormatNewer, UsageError
+from infra.errors import ArtifactDamaged, FormatNewer, UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
 from tasks.store.inventory import in_parallel
+from tasks.store.names import NODES, collision, is_node
 from tasks.store.record import record_bytes
+from tasks.store.signing import Sign, record_statement, require_signed
 from tasks.targets.current import Current
 from tasks.targets.node_report import NODE_LIFETIME_SECONDS, NodeReport
 from tasks.targets.release import Intent, Result
@@ -29,6 +33,8 @@ class Target:
     bucket: Bucket
     name: str
     node_lifetime_s: float = NODE_LIFETIME_SECONDS
+    sign: Sign | None = None
+    """Signs each intent before it is created."""
 
     @property
     def prefix(self) -> str:
@@ -51,6 +57,8 @@ class Target:
         free = max(self.releases(model), default=0) + 1
         for taken in attempts():
             made = intent(free + taken)
+            if self.sign is not None:
+                self._put_signature(self._intent(model, made.release).key, record_bytes(made), self.sign)
             if self._intent(model, made.release).create(made) == made:
                 return made
         raise contended(self._key(model))
@@ -77,13 +85,54 @@ class Target:
         return dict(sorted(ages.items())), concluded
 
     def intent(self, model: str, release: int) -> Intent:
-        """What the release is. Raises UsageError, code `release-missing`."""
-        intent = self._intent(model, release).read()
-        if intent is None:
+        """What the release is.
+
+        Raises UsageError, code `release-missing`, and ArtifactDamaged, code `record-invalid`, if the record is that of
+        another model or number.
+        """
+        return self._read_intent(model, release)[0]
+
+    def _read_intent(self, model: str, release: int) -> tuple[Intent, bytes]:
+        stored = self.bucket.get(self._intent(model, release).key)
+        if stored is None:
             raise UsageError(
                 f"{model} has no release {release} on target '{self.name}'",
                 hint=f"`enginehouse releases {model}` lists them",
                 code="release-missing",
+            )
+        intent = Intent.model_validate_json(stored.body)
+        if (intent.model, intent.release) != (model, release):
+            raise ArtifactDamaged(
+                f"the record of {model} release {release} on target '{self.name}' is that of {intent.model} "
+                f"release {intent.release}",
+                hint="find out who wrote it; a rebuild makes the next release",
+                code="record-invalid",
+            )
+        return intent, stored.body
+
+    def sign_intent(self, model: str, release: int, sign: Sign) -> None:
+        """Sign the intent of a release that exists. Raises as `intent` does."""
+        _, body = self._read_intent(model, release)
+        self._put_signature(self._intent(model, release).key, body, sign)
+
+    def _put_signature(self, key: str, body: bytes, sign: Sign) -> None:
+        self.bucket.put(_signature_key(key, body), sign(record_statement(key, body)))
+
+    def trusted_intent(self, model: str, release: int, public_keys: str) -> Intent:
+        """What the release is, if the key of one of `public_keys` says so; without them, if its record does.
+
+        Raises as `intent` does, and SignatureRefused.
+        """
+        intent, body = self._read_intent(model, release)
+        if public_keys:
+            key = self._intent(model, release).key
+            stored = self.bucket.get(_signature_key(key, body))
+            require_signed(
+                public_keys,
+                record_statement(key, body),
+                None if stored is None else stored.body,
+                what=f"the intent of {model} release {release} on target '{self.name}'",
+                sign=f"{model}@{release} --target {self.name}",
             )
         return intent
 
@@ -112,7 +161,16 @@ class Target:
         return self._current(model).read()
 
     def move(self, model: str, change: Callable[[Current], Current]) -> Current:
-        """Apply `change` to the wanted state until nobody else wrote in between; see `Cell.move`."""
+        """Apply `change` to the wanted state until nobody else wrote in between; see `Cell.move`.
+
+        Raises UsageError, code `model-name`, for a model that nodes would take for something else.
+        """
+        if problem := collision(model):
+            raise UsageError(
+                problem,
+                hint="rename its file and rebuild it under the new name; nodes place nothing under the old one",
+                code="model-name",
+            )
         return self._current(model).move(change)
 
     def view(self, model: str) -> TargetView:
@@ -149,7 +207,7 @@ class Target:
         return found
 
     def _report(self, node: str) -> str:
-        return f"{self.prefix}nodes/{node}.json"
+        return f"{self.prefix}{NODES}/{node}.json"
 
     def report(self, report: NodeReport) -> None:
         """Write what a node reports of itself, whatever was reported by its name before."""
@@ -173,13 +231,24 @@ class Target:
             return None, record.etag, record.age
 
     def nodes(self) -> list[NodeReport]:
-        """Reports of the nodes that are alive."""
+        """Reports of the nodes that are alive. One that is damaged does not count; the node soon writes another.
+
+        Raises FormatNewer.
+        """
         reports: list[NodeReport] = []
-        for entry in self.bucket.list(f"{self.prefix}nodes/"):
+        start = f"{self.prefix}{NODES}/"
+        for entry in self.bucket.list(start):
+            if not is_node(entry.key.removeprefix(start).removesuffix(".json")):
+                continue  # of a model that an earlier version let be called `nodes`
             record = self.bucket.get(entry.key) if entry.age <= self.node_lifetime_s else None
-            if record is not None:
-                reports.append(NodeReport.model_validate_json(record.body))
+            with suppress(ValidationError):
+                reports += [NodeReport.read(record.body)] if record is not None else []
         return reports
+
+
+def _signature_key(key: str, body: bytes) -> str:
+    # By its content: of several writers that want one number, each has put the signature of its own record before.
+    return f"{key.rpartition('/')[0]}/signatures/{hashlib.sha256(body).hexdigest()}.json"
 
 
 def targets(bucket: Bucket) -> list[Target]:
@@ -188,5 +257,7 @@ def targets(bucket: Bucket) -> list[Target]:
 
 
 def released_models(target: Target) -> Iterator[str]:
-    """Models that were ever released on a target."""
-    return (name for name in target.bucket.folders(target.prefix) if name != "nodes")
+    """Models that were ever released on a target, also one that an earlier version let be called `nodes`."""
+    for name in target.bucket.folders(target.prefix):
+        if name != NODES or target.releases(name):
+            yield name

@@ -12,8 +12,8 @@ from infra.errors import ArtifactDamaged, SignatureRefused, UsageError
 from infra.progress import Progress
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import Artifact, ArtifactRef, signature_key
-from tasks.store.inventory import read_manifest
-from tasks.store.signing import signer
+from tasks.store.inventory import recorded_artifact
+from tasks.store.signing import artifact_statement, signer
 from tasks.store.verify import check_signature, problems_in_folder, problems_in_store
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 from tasks.targets.release import Intent
@@ -43,9 +43,11 @@ class Verification:
 
 
 def verify(
-    bucket: Bucket, reference: Reference, node: Path | None, public_key: str, progress: Progress
+    bucket: Bucket, reference: Reference, node: Path | None, public_keys: str, progress: Progress
 ) -> list[Verification]:
     """Read every byte of what `reference` names: in the store, or below the folder of a `node` on this disk.
+
+    With `public_keys` (files, as words) signatures are checked too, for a release also that of its intent.
 
     What is damaged or not signed is in the verdicts. Raises UsageError, code `not-on-node` or `release-missing`,
     ArtifactDamaged if a manifest is missing or its files were collected, and StoreError.
@@ -64,28 +66,46 @@ def verify(
                 )
             problems = problems_in_folder(artifact.manifest, folder, progress)
         try:
-            check_signature(bucket, artifact, public_key)
+            check_signature(bucket, artifact, public_keys)
         except SignatureRefused as error:
             problems = [*problems, str(error)]
         manifest = artifact.manifest
         verdicts.append(
-            Verification(str(artifact.ref), len(manifest.files), manifest.size, bool(public_key), tuple(problems))
+            Verification(str(artifact.ref), len(manifest.files), manifest.size, bool(public_keys), tuple(problems))
+        )
+    if public_keys and not isinstance(reference, ArtifactRef):
+        intent = _intent(bucket, reference)
+        problems = []
+        try:
+            Target(bucket, reference.target).trusted_intent(intent.model, intent.release, public_keys)
+        except SignatureRefused as error:
+            problems = [str(error)]
+        verdicts.append(
+            Verification(f"{reference.target}/{intent.model}@{intent.release}", 1, 0, True, tuple(problems))
         )
     return verdicts
 
 
-def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> Iterator[ArtifactRef]:
-    """Sign what `reference` names, if it is intact in the store; yields each artifact once it is signed.
+def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> Iterator[ArtifactRef | ReleaseRef]:
+    """Sign what `reference` names, if it is intact in the store; yields each thing once it is signed.
 
-    `key` is the file of a private key. Raises ArtifactDamaged and SettingsError.
+    Of a release that is its repository, its engine, and last its intent. `key` is the file of a private key. Raises
+    ArtifactDamaged and SettingsError.
     """
     make = signer(key)
     assert make is not None  # `key` is not empty
     for artifact in _artifacts(bucket, reference):
         if problems := problems_in_store(bucket, artifact, progress):
             raise ArtifactDamaged(f"{artifact.ref} is not signed: {'; '.join(problems)}")
-        bucket.put(signature_key(artifact.ref, artifact.manifest.attempt), make(artifact.ref, artifact.manifest))
+        bucket.put(
+            signature_key(artifact.ref, artifact.manifest.attempt),
+            make(artifact_statement(artifact.ref, artifact.manifest)),
+        )
         yield artifact.ref
+    if not isinstance(reference, ArtifactRef):
+        intent = _intent(bucket, reference)
+        Target(bucket, reference.target).sign_intent(intent.model, intent.release, make)
+        yield ReleaseRef(reference.target, intent.model, intent.release)
 
 
 def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
@@ -93,7 +113,7 @@ def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
     if isinstance(reference, ArtifactRef):
         yield _artifact(bucket, reference)
         return
-    repository = _artifact(bucket, ArtifactRef.parse(_intent(bucket, reference).repository))
+    repository = _artifact(bucket, _intent(bucket, reference).artifact)
     yield repository
     for needed in repository.manifest.inputs.values():
         yield _artifact(bucket, ArtifactRef.parse(needed))
@@ -109,8 +129,8 @@ def _intent(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:
 
 
 def _artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact:
-    manifest = read_manifest(bucket, ref)
-    if manifest is None or manifest.state == "collected":
-        problem = "it has no readable manifest" if manifest is None else "its files were collected"
+    found = recorded_artifact(bucket, ref)
+    if found is None or found.manifest.state == "collected":
+        problem = "it has no readable manifest" if found is None else "its files were collected"
         raise ArtifactDamaged(f"{ref} cannot be verified: {problem}", hint="run its rebuild again")
-    return Artifact(ref, manifest)
+    return found

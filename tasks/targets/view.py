@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tasks.store.artifact import same_artifact
 from tasks.targets.current import Current
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
@@ -44,7 +45,7 @@ class TargetView:
         for release in sorted((n for n in self.intents if n > (self.current.public or 0)), reverse=True):
             result, intent = self.results.get(release), self.intents[release]
             passed = result is not None and result.state == "passed" and release in self.current.candidates
-            if (result is None or passed) and (intent.repository, intent.digest) == (repository, digest):
+            if (result is None or passed) and intent.digest == digest and same_artifact(intent.repository, repository):
                 return release
         return None
 

@@ -35,6 +35,7 @@ from tasks.steps.resolve import ResolvedWeights
 from tasks.steps.roll_out import RollOut
 from tasks.store import cell
 from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import note_model
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 from tests.flows.interleaved import Actor, MemoryBucket, Stage, drive
@@ -264,7 +265,7 @@ class House:
         plan: Plan = arguments[0]
         digest = plan.snapshot.digest
         if step.name == "fetch":
-            self.bucket.put(f"{ArtifactRef('snapshot', 'tiny', digest).folder}manifest.json", b"{}")
+            note_model(self.bucket, ArtifactRef("snapshot", digest), "tiny")
         elif step.name == "roll_out":
             if (live := target.live("tiny")) is not None and live.repository == digest:
                 return RollOut("test", live.release, unchanged=True)
@@ -352,7 +353,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rebuild_flow, "turn", at_its_turn)
     patch.setattr(reconcile, "give_up_abandoned", always([]))
     patch.setattr(promote_step, "wait_until_public", always(None))
-    patch.setattr(promote_step, "_require_in_store", always(None))
+    patch.setattr(promote_step, "_require_servable", always(None))
     patch.setattr(asyncio, "to_thread", at_once)
     patch.setattr(cell, "time", SimpleNamespace(sleep=always(None)))
     for module in (arrivals, records):

@@ -49,6 +49,17 @@ def test_again_nothing_is_done(house: House, live: dict[str, Any]) -> None:
     assert house.ask()
 
 
+def test_a_copied_model_rebuilds_nothing_but_its_release(house: House, live: dict[str, Any]) -> None:
+    house.add_model("copied")
+    copied = house.rebuild("copied")
+    assert copied["state"] == "promoted" and {states(copied)[step] for step in BUILT} == {"Cached"}
+    for step in BUILT:
+        if step != "build":  # which leaves nothing in the store
+            assert artifact(copied, step) == artifact(live, step)
+    assert house.ask("copied") == house.ask()
+    assert house.rebuild("copied")["state"] == "unchanged"
+
+
 @pytest.mark.slow
 def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()

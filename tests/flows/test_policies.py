@@ -145,7 +145,7 @@ def test_each_call_is_allowed_and_each_grant_is_used(house: House, live: dict[st
     # Two of the three releases stay; and a killed build has left something.
     promote(house.target, "smollm2-135m", live["release"])
     house.wait(lambda: len(house.node().models["smollm2-135m"].releases) == 2, 60, "node that let one go")
-    bucket, lost = house.store.bucket, f"artifacts/engine/smollm2-135m/{'ab' * 32}/lost"
+    bucket, lost = house.store.bucket, f"artifacts/engine/{'ab' * 32}/lost"
     bucket.create(f"{lost}/file", b"half")
     bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{lost}/large")
 

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.tasks.sources.hub_server import Hub
 
@@ -35,3 +37,20 @@ def safetensors() -> Callable[..., bytes]:
 def gguf() -> bytes:
     """The header of a GGUF without tensors, and some bytes more."""
     return b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(64)
+
+
+@pytest.fixture(scope="session")
+def signing_keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The files of two key pairs, `ours` and `other`; the public keys have the suffix `.pub`."""
+    folder = tmp_path_factory.mktemp("keys")
+    found: dict[str, str] = {}
+    for name in ("ours", "other"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (folder / name).write_bytes(key.private_bytes(*form))
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        (folder / f"{name}.pub").write_bytes(public)
+        found |= {name: str(folder / name), f"{name}.pub": str(folder / f"{name}.pub")}
+    return found

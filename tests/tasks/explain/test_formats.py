@@ -30,7 +30,8 @@ VERSION_1 = {
     "manifest": """{
  "schema_version": 1, "kind": "engine", "model": "tiny",
  "identity": {"schema": 1, "step": "build", "version": 1, "inputs": {"checkpoint": "sha256:00"}, "fields": {"x": 1}},
- "inputs": {"checkpoint": "checkpoint/tiny/00"}, "attempt": "0d9c",
+ "inputs": {"checkpoint": "checkpoint/tiny/0000000000000000000000000000000000000000000000000000000000000000"},
+ "attempt": "0d9c",
  "files": [{"path": "deep/model.gguf", "size": 9, "etag": "e-2", "checksum": "CRC64NVME:FULL_OBJECT:AAAA",
    "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}],
  "producer": {"task": "build", "code": "enginehouse 0.1.0", "host": "h", "runtime": {"gguf": "0.19.0"},
@@ -166,7 +167,7 @@ def test_newer_versions_are_refused_and_never_replaced(fleet: Fleet) -> None:
     # An older Enginehouse must not take it for damage and make the artifact again.
     bucket.put(made.engine.folder + "manifest.json", newer)
     identity = Identity({"schema": 1, "step": "build"})
-    ref = ArtifactRef("engine", "tiny", made.engine.identity)
+    ref = ArtifactRef("engine", made.engine.identity)
     with pytest.raises(FormatNewer):
         fleet.store.publish(ref, identity, fleet.folder, inputs={}, producer=_producer())
     record = bucket.get(made.engine.folder + "manifest.json")

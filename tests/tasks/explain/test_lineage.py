@@ -26,10 +26,13 @@ def test_names(fleet: Fleet) -> None:
     fleet.release(made)
     bucket = fleet.store.bucket
     assert find(bucket, str(made.engine), "test") == made.engine
-    assert find(bucket, f"engine/tiny/{made.engine.identity[:8]}", "test") == made.engine
+    for text in (f"engine/{made.engine.identity[:8]}", f"engine/tiny/{made.engine.identity[:8]}"):
+        assert find(bucket, text, "test") == made.engine
     assert find(bucket, "tiny@1", "test") == find(bucket, "tiny--r1", "test") == ReleaseRef("test", "tiny", 1)
     assert find(bucket, "tiny", "test") == PublicName("test", "tiny")
-    with pytest.raises(UsageError) as caught:  # two models of one source have equal snapshots
+    assert find(bucket, made.snapshot.identity[:10], "test") == made.snapshot  # which both models share
+    bucket.put(f"artifacts/checkpoint/{made.snapshot.identity[:10]}{'0' * 54}/manifest.json", b"{}")
+    with pytest.raises(UsageError) as caught:
         find(bucket, made.snapshot.identity[:10], "test")
     assert caught.value.code == "reference-ambiguous"
     for unknown in ("nothing", "engine/tiny/ffff", "plan/tiny/1", "a/b", "engine//", "0123456789ab", "other"):
@@ -97,7 +100,7 @@ def test_json_and_mermaid(fleet: Fleet) -> None:
     drawn = mermaid(found).splitlines()
     assert drawn[0] == "graph TD"
     assert f'  n0["source<br/>hf repository=org/tiny commit={"a" * 40}"]' in drawn
-    assert f'  n3["engine<br/>tiny {made.engine.identity[:12]}"]' in drawn
+    assert f'  n3["engine<br/>{made.engine.identity[:12]}"]' in drawn
     assert "  n2 --> n3" in drawn and drawn[-1] == "  style n3 stroke-width:3px"
 
 

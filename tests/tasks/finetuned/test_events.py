@@ -19,6 +19,7 @@ from tasks.sources.dispatch import resolve
 from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_weights
+from tasks.store.inventory import note_model
 from tasks.store.record import record_bytes
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub:
     def build(commit: str) -> None:
         source = Source(uri=f"hf://org/base@{commit}")
         identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url)))
-        fleet.publish("snapshot", "tiny", identity)
+        note_model(fleet.store.bucket, fleet.publish("snapshot", "tiny", identity), "tiny")
 
     def found(*models: Model) -> list[Moved]:
         return list(moved(fleet.store.bucket, models, Access(hub_endpoint=hub.url)))

@@ -107,7 +107,9 @@ def test_the_grace_time(fleet: Fleet) -> None:
 
 def test_what_is_pinned_used_leased_or_loaded_stays(fleet: Fleet) -> None:
     bucket = fleet.store.bucket
-    pinned, used, leased, loaded, by_number = (fleet.rebuild(f"m{number}", slots=number) for number in range(5))
+    pinned, used, leased, loaded, by_number = (
+        fleet.rebuild(f"m{number}", commit=str(number) * 40) for number in range(5)
+    )
     pin(bucket, pinned.checkpoint, "for the paper")
     note_use(bucket, "m1", [used.snapshot, used.checkpoint], "some-run")
     fleet.release(loaded)
@@ -154,7 +156,7 @@ def test_what_runs_left_behind(fleet: Fleet) -> None:
     fleet.release(made)
     committed = fleet.store.need(made.engine)
     bucket.put(f"{made.engine.folder}lost/data.bin", b"an attempt that came second")
-    torn = f"artifacts/engine/tiny/{'0' * 64}/torn/data.bin"
+    torn = f"artifacts/engine/{'0' * 64}/torn/data.bin"
     bucket.put(torn, b"an attempt of a killed run")
     bucket.put(f"{made.engine.folder}damaged/x.json", b"{}")
     bucket.put("leases/dead.json", b'{"schema": 1, "holder": "dead", "nonce": "1"}')
@@ -169,7 +171,7 @@ def test_what_runs_left_behind(fleet: Fleet) -> None:
     assert len(uses) == 1
     assert going(found) - uses == {
         f"{made.engine}/lost",
-        f"engine/tiny/{'0' * 64}/torn",
+        f"engine/{'0' * 64}/torn",
         f"{made.engine.folder}damaged/x.json",
         "leases/dead.json",
         str(made.checkpoint),
@@ -189,7 +191,7 @@ def test_what_runs_left_behind(fleet: Fleet) -> None:
 
 def test_what_runs_are_at_work_on_is_no_leftover(fleet: Fleet) -> None:
     bucket = fleet.store.bucket
-    torn = ArtifactRef("engine", "tiny", "0" * 64)
+    torn = ArtifactRef("engine", "0" * 64)
     bucket.put(f"{torn.folder}attempt/data.bin", b"half of it")
     bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{bucket.prefix}{torn.folder}attempt/other.bin")
     with held(bucket, torn.identity, "some-run", 60):
@@ -211,7 +213,7 @@ def test_a_lease_that_was_taken_after_the_survey_stays(fleet: Fleet) -> None:
 
 def test_an_upload_that_is_gone_on_with_after_the_survey_stays(fleet: Fleet) -> None:
     bucket = fleet.store.bucket
-    torn = ArtifactRef("engine", "tiny", "0" * 64)
+    torn = ArtifactRef("engine", "0" * 64)
     bucket.put(f"{torn.folder}attempt/data.bin", b"half of it")
     bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{bucket.prefix}{torn.folder}attempt/other.bin")
     # However short the grace time, an upload that was killed within a day may be gone on with.
@@ -306,7 +308,7 @@ def test_builds_beside_collections(fleet: Fleet) -> None:
     try:
         for number in range(6):
             model = f"model{number % 2}"
-            refs = [ArtifactRef(ref.kind, model, ref.identity) for ref in (expected.engine, expected.repository)]
+            refs = [expected.engine, expected.repository]
             note_use(fleet.store.bucket, model, refs, "some-run")
             fleet.rebuild(model)
             for ref in refs:

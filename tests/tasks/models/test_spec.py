@@ -139,7 +139,13 @@ def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> 
     assert f"{second}:12: accepts: 'pip://some/where' must begin with hf:// or s3://" in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["Tiny", "-tiny", "ti--ny", "ti/ny", "", "tiny\n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Tiny", "-tiny", "ti--ny", "ti/ny", "", "tiny\n", "tiny--r1", "tiny:1", "tiny@1", "..", "0" * 64),
+        *("nodes", "ensemble", "preprocessing", "tensorrt_llm_bls"),
+    ],
+)
 def test_names_that_a_release_could_not_carry(name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Model.model_validate(entry(name=name))

@@ -13,6 +13,7 @@ from tasks.kinds.protocol import LIMITS_FILE
 from tasks.models.catalogue import load_model
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
+from tasks.steps.promote import promote
 from tasks.steps.roll_out import roll_out
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Producer
@@ -22,6 +23,7 @@ from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tests.layout_before import layout_before
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 CACHE_BYTES_PER_TOKEN = 1 << 20
@@ -38,8 +40,10 @@ def context(bucket: Bucket, plan: Plan, tmp_path: Path) -> Context:
     files = tmp_path / "files"
     files.mkdir()
     (files / LIMITS_FILE).write_text(json.dumps({"cache_bytes_per_token": CACHE_BYTES_PER_TOKEN}))
-    for ref, identity in ((plan.engine_ref, plan.engine), (plan.repository_ref, plan.repository)):
-        store.publish(ref, identity, files, inputs={}, producer=Producer(task="test", code="test"))
+    producer = Producer(task="test", code="test")
+    store.publish(plan.engine_ref, plan.engine, files, inputs={}, producer=producer)
+    inputs = {"engine": plan.engine_ref}
+    store.publish(plan.repository_ref, plan.repository, files, inputs=inputs, producer=producer)
     return Context(store, Workspace(tmp_path / "work"), "", 5.0)
 
 
@@ -146,3 +150,57 @@ def test_a_release_records_what_changed_and_what_was_lost(
     second = target.intent(name, roll_out(context, other, "test", lost={"fused_mlp": False}).release)
     assert [str(change) for change in second.changes] == ["serving.chat_template: true → false"]
     assert second.lost == {"fused_mlp": False}
+
+
+def as_before(target: Target) -> None:
+    """Take from the node's report what nodes of earlier versions do not say."""
+    key = "targets/test/nodes/one.json"
+    stored = target.bucket.get(key)
+    assert stored is not None
+    target.bucket.put(key, json.dumps({k: v for k, v in json.loads(stored.body).items() if k != "reads"}).encode())
+
+
+def test_an_older_node_gets_nothing_that_it_cannot_read(context: Context, plan: Plan, needed: int) -> None:
+    target, name = report(context, plan, total=8 * needed, available=2 * needed), plan.model.name
+    as_before(target)
+    with pytest.raises(EnginehouseError) as caught:
+        roll_out(context, plan, "test")
+    assert caught.value.code == "node-older" and "one" in caught.value.message and not caught.value.retryable
+    assert target.releases(name) == [] and target.current(name) == (Current(), None)
+    # Renewed, it gets the release, and as long as it lives beside an older one, that one is asked too.
+    report(context, plan, total=8 * needed, available=2 * needed)
+    release = roll_out(context, plan, "test").release
+    assert target.intent(name, release).schema_version == 3
+    target.conclude(name, Result(release=release, state="passed"))
+    as_before(target)
+    with pytest.raises(EnginehouseError) as caught:
+        promote(target, name, release)
+    assert caught.value.code == "node-older" and target.current(name)[0].public is None
+
+
+def test_what_lies_in_the_layout_of_before_is_released_to_older_nodes(
+    context: Context, plan: Plan, needed: int, tmp_path: Path
+) -> None:
+    for ref in (plan.engine_ref, plan.repository_ref):
+        layout_before(context.store, ref, plan.model.name)
+    target, name = report(context, plan, total=8 * needed, available=2 * needed), plan.model.name
+    as_before(target)
+    intent = target.intent(name, roll_out(context, plan, "test").release)
+    assert (intent.schema_version, intent.repository) == (2, f"repository/{name}/{plan.repository.digest}")
+    target.move(name, lambda current: current.promoted(intent.release))
+    # By the same name or another, what is equal is found where it lies, and what is live is not released anew.
+    assert roll_out(context, plan, "test").unchanged
+    renamed = Plan.of(plan.model.model_copy(update={"name": "renamed"}), plan.snapshot)
+    found = context.store.need(renamed.engine_ref)
+    assert (found.ref.model, found.ref) == (name, renamed.engine_ref)
+    # Made again, it lies in the layout of now, and the release of before is still the live one.
+    context.store.publish(
+        plan.repository_ref,
+        plan.repository,
+        tmp_path / "files",
+        inputs={"engine": plan.engine_ref},
+        producer=Producer(task="test", code="test"),
+    )
+    made = context.store.need(plan.repository_ref)
+    assert (made.ref.model, made.manifest.inputs) == ("", {"engine": f"engine/{name}/{plan.engine.digest}"})
+    assert roll_out(context, plan, "test").unchanged and roll_out(context, plan, "test", refresh=True).unchanged

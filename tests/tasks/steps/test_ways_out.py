@@ -133,7 +133,15 @@ def begun(target: Target, plan: Plan, *, alone: bool) -> int:
 
 
 def intent(model: str, release: int) -> Intent:
-    return Intent(model=model, release=release, repository="r", digest="d", recipe={}, source="s", flow_run="")
+    return Intent(
+        model=model,
+        release=release,
+        repository=f"repository/{'0' * 64}",
+        digest="d",
+        recipe={},
+        source="s",
+        flow_run="",
+    )
 
 
 def wait(until: Callable[[], bool], seconds: float = 10.0) -> None:

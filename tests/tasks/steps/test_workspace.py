@@ -16,7 +16,7 @@ from tasks.steps.claim import GRACE_SECONDS, remove_left
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactRef
 
-REF = ArtifactRef("engine", "tiny", "e" * 64)
+REF = ArtifactRef("engine", "e" * 64)
 ROOT = "1" * 64
 
 # Makes a file in scratch and one finished folder, leaves a half-finished one, and does what it is told then.
@@ -26,7 +26,7 @@ from pathlib import Path
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactRef
 
-workspace, ref = Workspace(Path(sys.argv[1])), ArtifactRef("engine", "tiny", "e" * 64)
+workspace, ref = Workspace(Path(sys.argv[1])), ArtifactRef("engine", "e" * 64)
 (workspace.scratch() / "file").touch()
 found = workspace.folder(ref).is_dir()
 folder = workspace.make(ref, lambda output: (output / sys.argv[2]).touch())

@@ -18,15 +18,16 @@ from pathlib import Path
 from infra.s3.bucket import Bucket
 from tasks.steps.context import Context
 from tasks.steps.workspace import Workspace
-from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
+from tasks.store.signing import Statement
 
 IDENTITY = Identity.of("assemble", 1, inputs={}, fields={"serving": "of the lease tests"})
-REF = ArtifactRef("repository", "tiny", IDENTITY.digest)
+REF = ArtifactRef("repository", IDENTITY.digest)
 
 
-def _stop(ref: ArtifactRef, manifest: Manifest) -> bytes:
+def _stop(statement: Statement) -> bytes:
     os.kill(os.getpid(), signal.SIGSTOP)
     return b"{}"
 

@@ -18,7 +18,7 @@ from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 
 IDENTITY = Identity.of("build", 1, inputs={}, fields={"quantization": "q8_0"})
-REF = ArtifactRef("engine", "tiny", IDENTITY.digest)
+REF = ArtifactRef("engine", IDENTITY.digest)
 PRODUCER = Producer(task="build", code="enginehouse test")
 
 
@@ -72,7 +72,7 @@ def test_the_first_of_two_counts_and_the_other_is_not_kept(store: ArtifactStore,
     for thread in threads:
         thread.join()
     assert len({artifact.manifest.attempt for artifact in results}) == 1
-    attempts = {entry.key.split("/")[4] for entry in store.bucket.list(REF.folder)}
+    attempts = {entry.key.split("/")[3] for entry in store.bucket.list(REF.folder)}
     assert attempts == {"manifest.json", results[0].manifest.attempt}
 
 

@@ -110,7 +110,7 @@ class Command:
 
     @property
     def ref(self) -> ArtifactRef:
-        return ArtifactRef("engine", "tiny", self.identity.digest)
+        return ArtifactRef("engine", self.identity.digest)
 
     def run(self) -> None:
         store = ArtifactStore(Bucket(NAME, "", self.endpoint))

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from deployments.node.agent import Node
-from deployments.node.facts import Facts
 from infra.errors import ArtifactDamaged, SettingsError, SignatureRefused, UsageError
-from infra.triton.client import Completion, Counts, ModelState, Request, TritonClient
-from infra.triton.command import Ports
-from infra.triton.log import Log
-from infra.triton.supervisor import Ensured
 from tasks.serving.settings import ServingSettings
 from tasks.store.artifact import Artifact, ArtifactRef, signature_key
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
-from tasks.store.signing import require_signed, signer
+from tasks.store.record import record_bytes
+from tasks.store.signing import artifact_statement, require_signed_artifact, signer
 from tasks.store.verify import bring, check_signature, problems_in_folder, problems_in_store
 from tasks.targets.node_report import ReleaseReport
+from tasks.targets.references import ReleaseRef
 from tasks.targets.verification import sign, verify
 from tasks.triton.repository import write_release
+from tests.recording_node import running_node
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -132,26 +126,15 @@ def test_a_damaged_copy_is_named_put_aside_and_downloaded_again(fleet: Fleet, en
 # Signatures
 
 
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The files of two key pairs, `ours` and `other`; the public keys have the suffix `.pub`."""
-    folder = tmp_path_factory.mktemp("keys")
-    found: dict[str, str] = {}
-    for name in ("ours", "other"):
-        key = ec.generate_private_key(ec.SECP256R1())
-        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (folder / name).write_bytes(key.private_bytes(*form))
-        public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        (folder / f"{name}.pub").write_bytes(public)
-        found |= {name: str(folder / name), f"{name}.pub": str(folder / f"{name}.pub")}
-    return found
+@pytest.fixture
+def keys(signing_keys: dict[str, str]) -> dict[str, str]:
+    return signing_keys
 
 
 def signed_with(fleet: Fleet, key: str) -> Fleet:
     """The same store, published to by a machine that has a key."""
-    return type(fleet)(ArtifactStore(fleet.store.bucket, signer(key)), fleet.target, fleet.folder)
+    make = signer(key)
+    return type(fleet)(ArtifactStore(fleet.store.bucket, make), replace(fleet.target, sign=make), fleet.folder)
 
 
 def code_of(fleet: Fleet, artifact: Artifact, key: str) -> str:
@@ -203,16 +186,16 @@ def test_a_signature_fits_nothing_else(fleet: Fleet, keys: dict[str, str]) -> No
 
     def code(ref: ArtifactRef, manifest: object, body: bytes) -> str:
         with pytest.raises(SignatureRefused) as caught:
-            require_signed(keys["ours.pub"], ref, type(artifact.manifest).model_validate(manifest), body)
+            require_signed_artifact(keys["ours.pub"], ref, type(artifact.manifest).model_validate(manifest), body)
         return caught.value.code
 
-    require_signed(keys["ours.pub"], artifact.ref, artifact.manifest, signature.body)
+    require_signed_artifact(keys["ours.pub"], artifact.ref, artifact.manifest, signature.body)
     # Another artifact's signature; that artifact's manifest with it; equal files under another name; other inputs.
     assert code(other.ref, other.manifest, signature.body) == "signature-other"
     assert code(other.ref, artifact.manifest, signature.body) == "signature-other"
-    renamed = ArtifactRef("repository", "renamed", artifact.ref.identity)
+    renamed = ArtifactRef("repository", artifact.ref.identity, "renamed")
     assert code(renamed, artifact.manifest, signature.body) == "signature-other"
-    engine = {"engine": f"engine/tiny/{'0' * 64}"}
+    engine = {"engine": f"engine/{'0' * 64}"}
     assert code(artifact.ref, artifact.manifest.model_copy(update={"inputs": engine}), signature.body) == (
         "signature-other"
     )
@@ -231,77 +214,16 @@ def test_keys_that_are_none(fleet: Fleet, engine: Artifact, keys: dict[str, str]
         make = signer(key)
         assert make is not None
         with pytest.raises(SettingsError) as caught:
-            make(engine.ref, engine.manifest)
+            make(artifact_statement(engine.ref, engine.manifest))
         assert caught.value.code == "signature-key"
     for key in (str(tmp_path / "key"), str(tmp_path / "missing"), keys["ours"]):
         with pytest.raises(SettingsError) as caught:
-            require_signed(key, engine.ref, engine.manifest, b"{}")
+            require_signed_artifact(key, engine.ref, engine.manifest, b"{}")
         assert caught.value.code == "signature-key"
     assert signer("") is None
 
 
 # The node
-
-
-class RecordingTriton(TritonClient):
-    """A Triton that records which models it was asked to load."""
-
-    def __init__(self) -> None:
-        super().__init__("127.0.0.1:9")
-        self.loads: list[str] = []
-
-    def index(self) -> tuple[ModelState, ...]:
-        return ()
-
-    def load(self, model: str, timeout_s: float = 0.0) -> None:
-        self.loads.append(model)
-
-    def ready(self, model: str) -> bool:
-        return model in self.loads
-
-    def live(self) -> bool:
-        return True
-
-    def generate(self, model: str, request: Request) -> Completion:
-        return Completion("a", (), 0.0)
-
-    def counts(self, model: str) -> Counts:
-        return Counts(0, 0)
-
-    def unload(self, model: str) -> None:
-        return
-
-
-class Started:
-    """Takes the supervisor's place: a Triton that has started and stays."""
-
-    def __init__(self, client: RecordingTriton, folder: Path) -> None:
-        self.client, self.pid, self.alive = client, os.getpid(), False
-        self.log = Log(folder / "triton.log")
-
-    def ensure(self) -> Ensured:
-        self.alive = True
-        return Ensured.STARTED
-
-    def stop(self) -> None:
-        return
-
-
-@contextmanager
-def running_node(
-    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch, key: str = ""
-) -> Generator[RecordingTriton]:
-    triton, stop = RecordingTriton(), threading.Event()
-    monkeypatch.setattr("deployments.node.agent.Supervisor", lambda *arguments, **more: Started(triton, folder))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    ports, facts = Ports(1, 2, 3), Facts(None, None)
-    node = Node("one", fleet.target, fleet.store, folder, ports, facts, key, retry_seconds=600.0)
-    thread = threading.Thread(target=node.run, args=(stop,))
-    thread.start()
-    try:
-        yield triton
-    finally:
-        stop.set()
-        thread.join()
 
 
 def reported(fleet: Fleet, *states: str) -> ReleaseReport:
@@ -335,7 +257,7 @@ def servable(fleet: Fleet, keys: dict[str, str]) -> ArtifactRef:
     made = ours.rebuild()
     identity = Identity.of("assemble", 9, inputs={"engine": _identity(fleet, made.engine)}, fields={})
     repository = ours.publish("repository", "tiny", identity, folder)
-    fleet.release(type(made)(made.snapshot, made.checkpoint, made.engine, repository))
+    ours.release(type(made)(made.snapshot, made.checkpoint, made.engine, repository))
     return made.engine
 
 
@@ -404,3 +326,73 @@ def test_a_node_with_a_key_places_nothing_signed_by_another(
         report = reported(fleet, "ready", "failed")
     assert report.state == "failed" and f"[{signature}]" in report.error and str(servable) in report.error
     assert triton.loads == [] and not (tmp_path / "node" / "artifacts" / servable.identity).exists()
+
+
+def intent_of(fleet: Fleet, key: str, **changes: object) -> str:
+    """Release 1's intent with other values, signed with `key` where there is one; returns its key in the store."""
+    name = "targets/test/tiny/1/intent.json"
+    fleet.store.bucket.put(name, record_bytes(fleet.target.intent("tiny", 1).model_copy(update=changes)))
+    if key and (make := signer(key)):
+        fleet.target.sign_intent("tiny", 1, make)
+    return name
+
+
+@pytest.mark.parametrize("signed", ["signature-missing", "signature-foreign", "signature-other"])
+def test_a_node_with_a_key_places_only_what_a_signed_intent_names(
+    fleet: Fleet,
+    servable: ArtifactRef,
+    keys: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signed: str,
+) -> None:
+    """Any release of the store is signed; the intent that says which model answers with it must be too."""
+    intent_of(fleet, keys["other"] if signed == "signature-foreign" else "", ranks=3, source="by somebody else")
+    if signed == "signature-other":  # the signature of another release's intent, in the place of this one's
+        bucket, ours = fleet.store.bucket, signed_with(fleet, keys["ours"])
+        ours.release(ours.rebuild("other"), public=False)
+        (foreign,) = [entry.key for entry in bucket.list("targets/test/other/1/signatures/")]
+        stored, body = bucket.get(foreign), bucket.get("targets/test/tiny/1/intent.json")
+        assert stored is not None and body is not None
+        bucket.put(f"targets/test/tiny/1/signatures/{hashlib.sha256(body.body).hexdigest()}.json", stored.body)
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as triton:
+        report = reported(fleet, "ready", "failed")
+        assert f"[{signed}]" in report.error and triton.loads == []
+        if signed == "signature-missing":
+            assert "enginehouse sign tiny@1 --target test" in report.hint
+    # Signed by whoever has the key, it is placed.
+    intent_of(fleet, keys["ours"], ranks=0)
+    fleet.target.bucket.delete("targets/test/nodes/one.json")
+    with running_node(fleet, tmp_path / "node", monkeypatch, keys["ours.pub"]) as triton:
+        assert reported(fleet, "ready").error == ""
+    assert triton.loads[:2] == LOADED
+
+
+def test_two_keys_are_valid_while_one_takes_the_others_place(fleet: Fleet, keys: dict[str, str]) -> None:
+    both = f"{keys['ours.pub']} {keys['other.pub']}"
+    for key in ("ours", "other"):
+        made = signed_with(fleet, keys[key]).rebuild(key, commit=key * 8)
+        signed_with(fleet, keys[key]).release(made)
+        artifact = fleet.store.need(made.engine)
+        check_signature(fleet.store.bucket, artifact, both)
+        assert fleet.target.trusted_intent(key, 1, both).model == key
+        assert code_of(fleet, artifact, keys["other.pub" if key == "ours" else "ours.pub"]) == "signature-foreign"
+    fleet.store.bucket.put(signature_key(made.engine, artifact.manifest.attempt), b"{}")
+    assert code_of(fleet, artifact, both) == "signature-invalid"
+
+
+def test_signing_a_release_signs_its_intent_too(fleet: Fleet, keys: dict[str, str]) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    release = ReleaseRef("test", "tiny", 1)
+    before = verify(fleet.store.bucket, release, None, keys["ours.pub"], lambda done, total: None)
+    assert ["[signature-missing]" in verdict.word for verdict in before] == [True] * 3
+    assert list(sign(fleet.store.bucket, release, keys["ours"], lambda done, total: None)) == [
+        made.repository,
+        made.engine,
+        release,
+    ]
+    after = verify(fleet.store.bucket, release, None, keys["ours.pub"], lambda done, total: None)
+    assert [verdict.word for verdict in after] == ["intact, and signed"] * 3
+    # What is signed is the bytes in the store, whatever fields a later version adds to the record.
+    assert fleet.target.trusted_intent("tiny", 1, keys["ours.pub"]) == fleet.target.intent("tiny", 1)
