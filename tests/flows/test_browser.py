@@ -97,15 +97,18 @@ def follow(page: Page) -> str:
     while True:
         with page.expect_response(re.compile("/create_flow_run$")) as answer:
             page.get_by_role("button", name="Submit").click()
-        if answer.value.status != 503:  # SQLite under load; the page says so, and one presses again
+        if answer.value.status != 503:
             break
+        # SQLite under load. What the page says of it lies over the button, and stays while the pointer is on it.
+        page.mouse.move(0, 0)
+        expect(page.get_by_text("Unknown error while creating flow run.")).to_be_hidden()
     page.get_by_role("button", name="View run").click()
     expect(page).to_have_url(re.compile(f"/{answer.value.json()['id']}"))
     expect(page.get_by_role("tab", name="Subflow Runs")).to_be_visible()
     # The first tab has the run's own state alone.
     expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)
-    page.reload()  # the graph of a run that was followed is drawn for its beginning
-    expect(page.get_by_text("Completed", exact=True)).to_be_visible()
+    page.reload(wait_until="commit")  # the graph of a run that was followed is drawn for its beginning
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)
     return page.url
 
 
