@@ -6,6 +6,9 @@ PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
   --no-annotate --no-emit-index-url --all-extras --group build pyproject.toml
 
+# As pip leaves what it installs: else each command compiles it anew where PYTHONDONTWRITEBYTECODE is set.
+BYTECODE := $(BIN)/python -m compileall -q deployments flows infra tasks
+
 .PHONY: help run test test-slow check fix bench lock clean
 
 help: ## List these targets
@@ -37,6 +40,7 @@ fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can
 bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 10,000 artifacts, a fleet of 500 models
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
+	@$(BYTECODE)
 	@$(BIN)/python tests/bench.py
 	@$(BIN)/python tests/bench_lineage.py
 	@$(BIN)/python -m tests.bench_fleet
@@ -67,4 +71,5 @@ define install
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BYTECODE)
 endef

@@ -7,7 +7,7 @@ both get the answer that they were first. Others refuse a condition that holds: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from infra.errors import PreconditionFailed, StoreError
 from infra.s3.bucket import Bucket
@@ -21,15 +21,13 @@ def require_conditional_writes(bucket: Bucket) -> None:
     A few requests, once a process. With `Bucket.one_writer` this machine compares, not the server, and the same check
     passes.
     """
-    _require_creation(bucket)
-    bucket.put(TRIED_KEY, TRIED_BODY)
     ignored = [
         header
-        for header, write in (
-            ("If-None-Match", lambda: bucket.create(TRIED_KEY, TRIED_BODY)),
-            ("If-Match", lambda: bucket.replace(TRIED_KEY, TRIED_BODY, NO_ETAG)),
+        for header, honoured in (
+            ("If-None-Match", _honours_creation(bucket)),
+            ("If-Match", _refuses(lambda: bucket.replace(TRIED_KEY, TRIED_BODY, NO_ETAG))),
         )
-        if not _honoured(write)
+        if not honoured
     ]
     if ignored:
         raise _unconditional(
@@ -40,25 +38,23 @@ def require_conditional_writes(bucket: Bucket) -> None:
         wants_bare_etags(bucket.client, bucket.name, bucket.prefix)
 
 
-def _require_creation(bucket: Bucket) -> None:
-    """Try an `If-None-Match` that holds, where the store is new. Later the object is there, and the server refuses."""
+def _honours_creation(bucket: Bucket) -> bool:
+    """Try an `If-None-Match` that does not hold, and first, where the store is new, one that holds."""
+    create = partial(bucket.create, TRIED_KEY, TRIED_BODY)
+    if not _refuses(create):
+        return _refuses(create)
     try:
-        bucket.create(TRIED_KEY, TRIED_BODY)
-    except PreconditionFailed:
-        try:
-            exists = bucket.get(TRIED_KEY) is not None
-        except StoreError as error:
-            if error.code != "store-denied":  # a role may be allowed to write the object alone
-                raise
-            return
-        if not exists:
-            raise _unconditional(
-                f"the S3 server of bucket '{bucket.name}' refuses If-None-Match for a key that has no object: nothing "
-                "could ever be created"
-            ) from None
+        exists = bucket.get(TRIED_KEY) is not None
     except StoreError as error:
-        if error.code != "store-unsupported":
+        if error.code != "store-denied":  # a role may be allowed to write the object alone
             raise
+        return True
+    if not exists:
+        raise _unconditional(
+            f"the S3 server of bucket '{bucket.name}' refuses If-None-Match for a key that has no object: nothing "
+            "could ever be created"
+        )
+    return True
 
 
 def _unconditional(what: str) -> StoreError:
@@ -71,8 +67,8 @@ def _unconditional(what: str) -> StoreError:
     )
 
 
-def _honoured(write: Callable[[], str]) -> bool:
-    """Whether the server refuses a write whose condition does not hold."""
+def _refuses(write: Callable[[], str]) -> bool:
+    """Whether the server refuses the write for its condition. One that does not know conditions does not."""
     try:
         write()
     except PreconditionFailed:

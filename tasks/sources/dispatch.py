@@ -7,7 +7,7 @@ from pathlib import Path
 from infra.progress import Progress
 from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, parse_source
 from tasks.models.spec import Source
-from tasks.sources import file, hf, pip, s3
+from tasks.sources import file, pip, s3
 from tasks.sources.contents import check_content
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, SnapshotFile
 
@@ -21,6 +21,8 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
     """
     match parse_source(source.uri):
         case HubUri() as uri:
+            from tasks.sources import hf  # the hub's client is slow to import
+
             return hf.resolve(source, uri, access)
         case S3Uri() as uri:
             return s3.resolve(source, uri, access)
@@ -42,6 +44,8 @@ def fetch(
     destination.mkdir(parents=True, exist_ok=True)
     match parse_source(resolved.uri):
         case HubUri() as uri:
+            from tasks.sources import hf
+
             files = hf.fetch(resolved, uri, destination, progress, access)
         case S3Uri() as uri:
             files = s3.fetch(resolved, uri, destination, progress, access)

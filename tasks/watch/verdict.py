@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packaging.version import Version
 
 from infra.errors import SpecError, UsageError
 from infra.images import Image
-from infra.package_index import Published
 from tasks.models.overrides import override
 from tasks.models.spec import Model
+
+if TYPE_CHECKING:
+    from infra.package_index import Published
 
 DISTRIBUTION = "tensorrt-llm"
 
