@@ -7,10 +7,12 @@ the parsers of a group and what they do; it imports what a command works with on
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -73,8 +75,13 @@ def overrides(options: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def need_prefect(settings: Settings) -> None:
-    """Prepare this process for Prefect, before anything imports it. Raises UsageError if no server is known."""
+@contextmanager
+def importing_prefect(settings: Settings) -> Generator[None]:
+    """Prepare this process for Prefect. What it imports with it belongs into the block.
+
+    Raises UsageError if no server is known. Modules are no garbage: the collector, which would look through all of them
+    several times, rests meanwhile and leaves them out later.
+    """
     if not os.environ.get("PREFECT_API_URL"):
         raise UsageError(
             "no Prefect server is known",
@@ -86,3 +93,9 @@ def need_prefect(settings: Settings) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # The automation `lost-runs` takes a run whose heartbeats are rarer for dead.
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(settings.heartbeat_seconds))
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()

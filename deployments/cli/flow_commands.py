@@ -12,7 +12,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, run, say
+from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, run, say
 from infra.errors import EnginehouseError
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def add_flow_commands(add: Add) -> None:
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
     recipe = overrides(options)
-    need_prefect(settings)
-    _print_logs_from(logging.INFO if options.watch else logging.CRITICAL)
-    from flows.rebuild import rebuild
-    from flows.report import Report, collecting
+    with importing_prefect(settings):
+        _print_logs_from(logging.INFO if options.watch else logging.CRITICAL)
+        from flows.rebuild import rebuild
+        from flows.report import Report, collecting
 
     report = Report(options.model, on_step=_print_step)
     refused: EnginehouseError | None = None
@@ -107,9 +107,9 @@ def _print_report(report: Report, triton: str) -> None:
 
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
-    need_prefect(settings)
-    _print_logs_from(logging.CRITICAL)
-    from flows.rollback import rollback
+    with importing_prefect(settings):
+        _print_logs_from(logging.CRITICAL)
+        from flows.rollback import rollback
 
     done = run(rollback(options.model, options.to, options.target, options.instead_of))
     if options.json:
@@ -120,12 +120,12 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _watch(options: argparse.Namespace, settings: Settings) -> int:
-    need_prefect(settings)
-    _print_logs_from(logging.CRITICAL)
     from dataclasses import asdict
 
-    from flows.ui import watch_lines
-    from flows.watch_releases import watch_releases
+    with importing_prefect(settings):
+        _print_logs_from(logging.CRITICAL)
+        from flows.ui import watch_lines
+        from flows.watch_releases import watch_releases
 
     watched = run(watch_releases(options.dry_run, options.retry))
     if options.json:

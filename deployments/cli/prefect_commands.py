@@ -9,7 +9,7 @@ import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
-from deployments.cli.command import Add, add_recipe, need_prefect, overrides, print_json, run, say
+from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, run, say
 from infra.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ def add_prefect_commands(add: Add) -> None:
 
 def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     """Print the difference to a Prefect server, and then make it."""
-    need_prefect(settings)
     from collections import Counter
 
-    from deployments.prefect_server.desired import desired
-    from deployments.prefect_server.difference import lines
-    from deployments.prefect_server.register import deploy
-    from infra.s3.bucket import Bucket
-    from infra.s3.conditional_writes import require_conditional_writes
-    from tasks.models.catalogue import load_catalogue
+    with importing_prefect(settings):
+        from deployments.prefect_server.desired import desired
+        from deployments.prefect_server.difference import lines
+        from deployments.prefect_server.register import deploy
+        from infra.s3.bucket import Bucket
+        from infra.s3.conditional_writes import require_conditional_writes
+        from tasks.models.catalogue import load_catalogue
 
     if settings.store and not options.dry_run:
         require_conditional_writes(Bucket.at(settings.store))
@@ -77,12 +77,12 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
 
 def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     """Announce new weights by the same event that anybody may send to Prefect's API."""
-    need_prefect(settings)
     from uuid import uuid4
 
-    from deployments.prefect_server.announce import send
-    from tasks.finetuned.event import changed_by, read_event
-    from tasks.models.catalogue import load_catalogue
+    with importing_prefect(settings):
+        from deployments.prefect_server.announce import send
+        from tasks.finetuned.event import changed_by, read_event
+        from tasks.models.catalogue import load_catalogue
 
     payload: dict[str, JsonValue] = {
         "model": options.model,
@@ -106,8 +106,8 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _webhooks(options: argparse.Namespace, settings: Settings) -> int:
-    need_prefect(settings)
-    from deployments.webhooks.receiver import run_webhooks
+    with importing_prefect(settings):
+        from deployments.webhooks.receiver import run_webhooks
 
     return run_webhooks(settings, options.host, options.port)
 
