@@ -164,7 +164,7 @@ def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tm
     limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
     document = {
         "name": path.stem,
-        "source": {"uri": f"file://{weights.make(tmp_path / 'weights')}"},
+        "source": {"uri": f"file://{weights.make(tmp_path / 'weights', seed=path.stem)}"},
         "recipe": {"kind": "trt-engine", "runtime": runtime, **limits},
         "prompts": [{"name": "count", "text": "Count to nine.", "max_tokens": 8, "expect": {"min_tokens": 1}}],
     }

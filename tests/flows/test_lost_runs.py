@@ -105,7 +105,7 @@ def tools(folder: Path) -> list[psutil.Process]:
 
 def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: House, tmp_path: Path) -> None:
     register()
-    source = weights.make(tmp_path / "llama")
+    source = weights.make(tmp_path / "llama", seed="cancelled")
     limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
     runtime = {"tensorrt_llm": "0.12.0", "gpu": PRODUCT, "arch": "sm90", "gpus": 4}
     document = {

@@ -24,9 +24,10 @@ pytestmark = pytest.mark.slow
 STEPS = ("fetch", "convert", "build", "upload")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return weights.make(tmp_path_factory.mktemp("weights") / "llama")
+@pytest.fixture
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Weights of this test alone: models with the same ones share all that is made of them."""
+    return weights.make(tmp_path / "llama", seed=request.node.name)
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,8 @@ def index(house: House) -> Iterator[IndexServer]:
 
 
 @pytest.fixture
-def fleet(house: House, tmp_path: Path) -> Iterator[Path]:
+def fleet(house: House, tmp_path: Path) -> Iterator[None]:
     """Four models that take stable releases, and one that is pinned."""
-    source = weights.make(tmp_path / "llama")
     limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 128}
     runtime = {"tensorrt_llm": OLD, "gpu": PRODUCT, "arch": "sm90", "gpus": 4}
     made: list[Path] = []
@@ -54,7 +53,7 @@ def fleet(house: House, tmp_path: Path) -> Iterator[Path]:
         stable = {"policy": "stable", "canary": True} if name == "fleet-canary" else {"policy": "stable"}
         document = {
             "name": name,
-            "source": {"uri": f"file://{source}"},
+            "source": {"uri": f"file://{weights.make(tmp_path / name, seed=name)}"},
             "recipe": {"kind": "trt-engine", "runtime": runtime, **limits},
             # No node of this stack has TensorRT-LLM.
             "targets": [],
@@ -63,13 +62,13 @@ def fleet(house: House, tmp_path: Path) -> Iterator[Path]:
         }
         made.append(house.catalogue / f"{name}.yaml")
         made[-1].write_text(yaml.safe_dump(document))
-    yield source
+    yield
     for path in made:
         path.unlink()
 
 
 @pytest.fixture
-def worker(house: House, fleet: Path, tmp_path: Path) -> Iterator[toolchain.Toolchain]:
+def worker(house: House, fleet: None, tmp_path: Path) -> Iterator[toolchain.Toolchain]:
     """A build worker whose image has the new version, on the pool that the catalogue asks for."""
     house.environment["ENGINEHOUSE_WATCH_SCHEDULE"] = "* * * * *"
     house.run("deploy")
@@ -162,7 +161,7 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
 
 
 def test_an_index_that_is_away_fails_the_watch_and_changes_nothing(
-    house: House, index: IndexServer, fleet: Path
+    house: House, index: IndexServer, fleet: None
 ) -> None:
     before = read_record(house.store.bucket)[0]
     index.broken = True

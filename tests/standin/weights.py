@@ -37,7 +37,7 @@ _BEGIN, _END = "<|begin_of_text|>", "<|end_of_text|>"
 _WORDS = ("the", "and", "count", "to", "nine", "in", "French", "how", "do", "I", "one", "two", "three", "un", "deux")
 
 
-def make(folder: Path, *, shards: int = 2, seed: int = 0, **changes: Any) -> Path:
+def make(folder: Path, *, shards: int = 2, seed: int | str = 0, **changes: Any) -> Path:
     """Write a Llama to `folder`. `changes` replace values of its config; another `seed` gives other weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_file()
@@ -56,7 +56,7 @@ def make(folder: Path, *, shards: int = 2, seed: int = 0, **changes: Any) -> Pat
     return folder
 
 
-def _write_weights(folder: Path, config: dict[str, Any], shards: int, seed: int) -> None:
+def _write_weights(folder: Path, config: dict[str, Any], shards: int, seed: int | str) -> None:
     dtype = llama.tensor_dtype(config["torch_dtype"])
     tensors = {name: _tensor(f"{seed} {name}", shape, dtype) for name, shape in llama.names(config)}
     index: dict[str, str] = {}
