@@ -41,8 +41,8 @@ bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 1
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BYTECODE)
-	@$(BIN)/python tests/bench.py
-	@$(BIN)/python tests/bench_lineage.py
+	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench_lineage
 	@$(BIN)/python -m tests.bench_fleet
 	@$(BIN)/python -m tests.bench_transfers
 
