@@ -82,9 +82,8 @@ def lineage(bucket: Bucket, reference: Reference) -> Lineage:
         found = _Reading(bucket, Lineage(str(reference), reference.model))
         for target in targets(bucket):
             found.add_releases(target, reference.model)
-        found.add_what_they_were_made_from(
-            ref for ref in map(found.artifact_of, found.graph.reached(up=True)) if ref is not None
-        )
+        above = found.graph.reached(up=True)
+        found.add_what_they_were_made_from([ref for ref, name in found.names.items() if name in above])
         return found.whole()
     root = recorded_artifact(bucket, reference)
     place = reference if root is None else root.ref
@@ -107,9 +106,6 @@ class _Reading:
 
     def name_of(self, ref: ArtifactRef) -> str:
         return self.names.setdefault(ref, str(ref))
-
-    def artifact_of(self, name: str) -> ArtifactRef | None:
-        return next((ref for ref, known in self.names.items() if known == name), None)
 
     def add(self, read: Mapping[ArtifactRef, Manifest]) -> None:
         for ref in read:

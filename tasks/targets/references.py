@@ -56,8 +56,9 @@ def find(bucket: Bucket, text: str, target: str) -> Reference:
             kind, model, start = parts(text)
         except ValueError:
             raise _unknown(text) from None
-        found = [ref for place in (model, "") for ref in identities(bucket, kind, place, start)]
-        return _only(bucket, text, found if model else all_identities(bucket, [kind], start))
+        if not model:
+            return _only(bucket, text, all_identities(bucket, [kind], start))
+        return _only(bucket, text, [ref for place in (model, "") for ref in identities(bucket, kind, place, start)])
     records = Target(bucket, target)
     if released := _RELEASE.fullmatch(text):
         number = int(released["release"])
