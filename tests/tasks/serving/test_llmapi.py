@@ -213,7 +213,7 @@ def test_what_the_llm_refuses_fails_one_request_alone(load: Load) -> None:
     engine = load(llm_args={"max_num_tokens": 8})
     with pytest.raises(EngineFailed, match=r"the LLM failed: .*should not exceed max_num_tokens \(8\)"):
         answer(engine)
-    assert answer(engine, "ha", 3)
+    assert answer(engine, "ha", 3, temperature=0.0)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,10 @@ def test_requests_run_together_and_wait_for_a_place(load: Load) -> None:
 
 def test_cancelling_ends_at_once_and_frees_the_place(load: Load) -> None:
     engine = load(slots=1, token_seconds=0.005)
-    running = engine.start(request(LONG, 400, stream=True))
+    running = engine.start(request(LONG, 400, stream=True, temperature=0.0))
     next(iter(running))
-    waiting = engine.start(request(LONG, 400))
-    never = engine.start(request(LONG, 400))
+    waiting = engine.start(request(LONG, 400, temperature=0.0))
+    never = engine.start(request(LONG, 400, temperature=0.0))
     never.cancel()
     assert [piece.text for piece in never if piece.text] == []
     started = time.monotonic()
@@ -254,13 +254,13 @@ def test_cancelling_ends_at_once_and_frees_the_place(load: Load) -> None:
     running.cancel()
     running.cancel()
     list(running)
-    assert answer(engine, max_tokens=2)
+    assert answer(engine, max_tokens=2, temperature=0.0)
     assert time.monotonic() - started < 1  # each of the others takes 2 s
 
 
 def test_an_llm_that_ends_answers_before_their_time_has_failed(load: Load) -> None:
     engine = load()
-    generation = engine.start(request(LONG, 400, stream=True))
+    generation = engine.start(request(LONG, 400, stream=True, temperature=0.0))
     threading.Timer(0.1, engine._llm.shutdown).start()  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(EngineFailed, match="ended the answer before its time: cancelled"):
         list(generation)
