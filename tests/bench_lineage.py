@@ -23,7 +23,7 @@ from infra.s3 import seaweedfs
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Kind, Manifest, ManifestFile, Producer
 from tasks.store.identity import Identity
-from tasks.store.inventory import in_parallel
+from tasks.store.inventory import in_parallel, note_output
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 
@@ -72,6 +72,7 @@ def fill(bucket: Bucket, number: int) -> ArtifactRef:
             producer=Producer(task=ref.kind, code="enginehouse 0.1.0"),
             created=datetime.now(UTC),
         )
+        note_output(bucket, ref, map(ArtifactRef.parse, inputs.values()))
         bucket.create(ref.folder + "manifest.json", manifest.model_dump_json(indent=1).encode())
     if rebuild % 10 == 0:
         target = Target(bucket, "bench")

@@ -9,7 +9,10 @@ from tasks.store.artifact_store import ArtifactStore
 
 
 def layout_before(store: ArtifactStore, ref: ArtifactRef, model: str) -> ArtifactRef:
-    """Move an artifact to where it lay for `model`, with its inputs' references as they were; returns its reference."""
+    """Move an artifact to where it lay for `model`, with its inputs' references as they were; returns its reference.
+
+    Nobody had noted then what was made from it.
+    """
     bucket, before = store.bucket, ArtifactRef(ref.kind, ref.identity, model)
     for entry in list(bucket.list(ref.folder)):
         stored = bucket.get(entry.key)
@@ -20,6 +23,7 @@ def layout_before(store: ArtifactStore, ref: ArtifactRef, model: str) -> Artifac
             inputs = {role: ArtifactRef.parse(text) for role, text in manifest["inputs"].items()}
             inputs = {role: str(ArtifactRef(each.kind, each.identity, model)) for role, each in inputs.items()}
             body = json.dumps({**manifest, "schema_version": 1, "model": model, "inputs": inputs}).encode()
-        bucket.put(before.folder + entry.key.removeprefix(ref.folder), body)
+        if not entry.key.startswith(ref.folder + "outputs/"):
+            bucket.put(before.folder + entry.key.removeprefix(ref.folder), body)
         bucket.delete(entry.key)
     return before

@@ -1,21 +1,31 @@
 """Lineage: what an artifact or a release was made from, and what was made from it. Read from the store alone.
 
 An artifact may be used by several models. So a question about a release reads what it was made from, and a question
-about an artifact also every manifest of the later kinds, and the releases of every model.
+about an artifact also what was made from it, and the releases of every model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
-from tasks.store.artifact import ArtifactRef, Manifest
+from tasks.store.artifact import ArtifactRef, Kind, Manifest
 from tasks.store.identity import Identity
-from tasks.store.inventory import KINDS, all_identities, manifests, recorded_artifact
+from tasks.store.inventory import (
+    KINDS,
+    families_before,
+    identities,
+    in_parallel,
+    manifest_at,
+    manifests,
+    outputs,
+    recorded_artifact,
+)
 from tasks.targets.references import PublicName, Reference, ReleaseRef
+from tasks.targets.release import Intent
 from tasks.targets.target import Target, released_models, targets
 
 
@@ -81,17 +91,17 @@ def lineage(bucket: Bucket, reference: Reference) -> Lineage:
     if not isinstance(reference, ArtifactRef):
         found = _Reading(bucket, Lineage(str(reference), reference.model))
         for target in targets(bucket):
-            found.add_releases(target, reference.model)
+            found.add_releases(target, reference.model, lambda intent: True)
         above = found.graph.reached(up=True)
         found.add_what_they_were_made_from([ref for ref, name in found.names.items() if name in above])
         return found.whole()
     root = recorded_artifact(bucket, reference)
     place = reference if root is None else root.ref
     found = _Reading(bucket, Lineage(str(place), place.model if root is None else root.manifest.model))
-    found.add(manifests(bucket, all_identities(bucket, KINDS[KINDS.index(reference.kind) + 1 :])))
+    found.add_what_was_made_from(place)
     for target in targets(bucket):
         for model in released_models(target):
-            found.add_releases(target, model)
+            found.add_releases(target, model, lambda intent: intent.artifact in found.names)
     found.add_what_they_were_made_from([place])
     return found.whole()
 
@@ -121,9 +131,28 @@ class _Reading:
             self.add(read)
             waiting = [ArtifactRef.parse(text) for manifest in read.values() for text in manifest.inputs.values()]
 
-    def add_releases(self, target: Target, model: str) -> None:
+    def add_what_was_made_from(self, root: ArtifactRef) -> None:
+        """What it was noted for, and what was made of that, and so on. `root` is that of the graph."""
+        before = families_before(self.bucket)
+        looked: set[ArtifactRef] = set()
+        below = {self.name_of(root)}
+        while near := {ref for ref, name in self.names.items() if name in below} - looked:
+            looked |= near
+            found = in_parallel(lambda ref: [*outputs(self.bucket, ref), *self._outputs_before(ref, before)], near)
+            new = [ref for refs in found for ref in refs if self.names.get(ref) not in self.graph.entities]
+            self.add(manifests(self.bucket, new))
+            below |= self.graph.reached(up=False)
+
+    def _outputs_before(self, ref: ArtifactRef, before: list[tuple[Kind, str]]) -> Iterator[ArtifactRef]:
+        """What may be made from it in the layout of before: all that the models have which have it there."""
+        for kind, model in before:
+            if kind == ref.kind and manifest_at(self.bucket, ArtifactRef(kind, ref.identity, model)) is not None:
+                for later in KINDS[KINDS.index(kind) + 1 :]:
+                    yield from identities(self.bucket, later, model)
+
+    def add_releases(self, target: Target, model: str, wanted: Callable[[Intent], bool]) -> None:
         current, etag = target.current(model)
-        for intent, result in target.history(model):
+        for intent, result in target.history(model, wanted):
             facts = {
                 "made": f"{intent.created:%Y-%m-%d %H:%M}",
                 "state": current.state_of(intent.release, result),

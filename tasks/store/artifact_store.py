@@ -21,7 +21,7 @@ from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest, Manifest
 from tasks.store.attempt import Attempt, attempt_for
 from tasks.store.cell import attempts, contended, written
 from tasks.store.identity import Identity
-from tasks.store.inventory import in_parallel, models_before
+from tasks.store.inventory import in_parallel, models_before, note_output
 from tasks.store.signing import Sign, artifact_statement
 
 
@@ -147,8 +147,9 @@ class ArtifactStore:
                 producer=producer,
                 created=datetime.now(UTC),
             )
+            # Before the manifest, so that no artifact is without what lineage and nodes need of it.
+            note_output(self.bucket, ref, inputs.values())
             if self.sign is not None:
-                # Before the manifest, so that an artifact that must be signed is never without its signature.
                 self.bucket.put(signature_key(ref, attempt.name), self.sign(artifact_statement(ref, manifest)))
             return self._commit(ref, manifest, replaces)
 

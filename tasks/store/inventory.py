@@ -10,7 +10,7 @@ from typing import TypeVar, get_args
 from pydantic import ValidationError
 
 from infra.s3.bucket import CONNECTIONS, Bucket, Entry
-from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest
+from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest, recorded
 from tasks.store.names import is_identity
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -111,6 +111,23 @@ def _model_key(snapshot: ArtifactRef, model: str) -> str:
     return f"{snapshot.own.folder}models/{model}.json"
 
 
+def note_output(bucket: Bucket, output: ArtifactRef, inputs: Iterable[ArtifactRef]) -> None:
+    """Write down beside each of `inputs` that `output` is made from it, which its manifest says the other way round."""
+    for ref in inputs:
+        bucket.put(f"{_outputs(ref)}{output.own}.json", b"{}")
+
+
+def outputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:
+    """What was made from `ref`, or begun to be, in the layout of now."""
+    folder = _outputs(ref)
+    names = [entry.key.removeprefix(folder).removesuffix(".json") for entry in bucket.list(folder)]
+    return [recorded(name) for name in names]
+
+
+def _outputs(ref: ArtifactRef) -> str:
+    return f"{ref.own.folder}outputs/"
+
+
 def identity_in(key: str) -> str:
     """The identity in the key of an object of an artifact; empty if the key has none."""
     return next((part for part in key.split("/")[2:4] if is_identity(part)), "")
@@ -154,6 +171,6 @@ def _sort_in(stored: Stored, entry: Entry, rest: str) -> None:
         stored.manifest = entry
     elif folder == "damaged":
         stored.damaged.append(entry)
-    elif folder != "models":
+    elif folder not in ("models", "outputs"):
         attempt = name.removesuffix(".json") if folder == "signatures" else folder
         stored.attempts.setdefault(attempt, []).append(entry)

@@ -136,11 +136,14 @@ class Target:
             )
         return intent
 
-    def history(self, model: str) -> list[tuple[Intent, Result | None]]:
-        """Every release of a model with its verdict, in the order of their numbers. Reads all their records."""
+    def history(
+        self, model: str, wanted: Callable[[Intent], bool] = lambda _: True
+    ) -> list[tuple[Intent, Result | None]]:
+        """The releases of a model that are `wanted`, with their verdicts, in the order of their numbers."""
         ages, concluded = self._listed(model)
-        intents = in_parallel(lambda number: self.intent(model, number), ages)
-        results = in_parallel(lambda number: self.result(model, number) if number in concluded else None, ages)
+        intents = [intent for intent in in_parallel(lambda number: self.intent(model, number), ages) if wanted(intent)]
+        numbers = [intent.release for intent in intents]
+        results = in_parallel(lambda number: self.result(model, number) if number in concluded else None, numbers)
         return list(zip(intents, results, strict=True))
 
     def live(self, model: str) -> Intent | None:

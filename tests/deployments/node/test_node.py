@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from tasks.store.identity import Identity
 from tasks.targets.node_report import ReleaseReport
 from tasks.targets.target import Target
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
+from tests.waiting import wait
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 
@@ -96,13 +96,6 @@ def node(bucket: Bucket, tmp_path: Path) -> Iterator[Target]:
 @pytest.fixture
 def plan() -> Plan:
     return Plan.of(load_model(CATALOGUE / "smollm2-135m.yaml"), Identity({"source": "some"}))
-
-
-def wait(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"no {what} within {seconds} s"
-        time.sleep(0.05)
 
 
 def publish(bucket: Bucket, plan: Plan, folder: Path, code: str) -> Context:

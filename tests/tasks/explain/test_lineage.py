@@ -9,11 +9,14 @@ import pytest
 from pydantic import JsonValue
 
 from infra.errors import UsageError
+from infra.s3.bucket import Bucket, StoredObject
 from tasks.explain.lineage import lineage
 from tasks.explain.lineage_text import document, mermaid, tree
 from tasks.explain.why import why
 from tasks.explain.why_text import document as why_document
 from tasks.explain.why_text import lines, summary
+from tasks.store.artifact import ArtifactRef
+from tasks.store.inventory import note_output
 from tasks.targets.references import PublicName, ReleaseRef, find
 
 if TYPE_CHECKING:
@@ -77,6 +80,32 @@ def test_a_tree_up_and_down(fleet: Fleet) -> None:
 
     one = lineage(fleet.store.bucket, first.engine)
     assert str(second.engine) not in one.entities and str(ReleaseRef("test", "tiny", 1)) in one.entities
+
+
+def test_what_was_made_from_an_artifact_is_read_and_nothing_else(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    for number in range(5):
+        fleet.release(fleet.rebuild("other", commit=f"{number:040x}"))
+    read: list[str] = []
+    get = Bucket.get
+
+    def noted(bucket: Bucket, key: str) -> StoredObject | None:
+        read.append(key)
+        return get(bucket, key)
+
+    monkeypatch.setattr(Bucket, "get", noted)
+    found = lineage(fleet.store.bucket, made.engine)
+    assert set(map(str, (made.snapshot, made.checkpoint, made.engine, made.repository))) < found.entities.keys()
+    manifests = {key.removesuffix("/manifest.json") for key in read if key.startswith("artifacts/")}
+    assert manifests == {f"artifacts/{ref}" for ref in (made.snapshot, made.checkpoint, made.engine, made.repository)}
+    assert [key for key in read if key.endswith("result.json")] == ["targets/test/tiny/1/result.json"]
+
+
+def test_an_artifact_that_was_begun_and_never_made_is_in_no_lineage(fleet: Fleet) -> None:
+    made = fleet.rebuild()
+    note_output(fleet.store.bucket, ArtifactRef("repository", "0" * 64), [made.engine])
+    assert f"repository/{'0' * 64}" not in lineage(fleet.store.bucket, made.engine).entities
 
 
 def test_a_tree_of_what_is_gone(fleet: Fleet) -> None:

@@ -45,7 +45,8 @@ def names(made: Made) -> set[str]:
 
 
 def files(bucket: Bucket, ref: ArtifactRef) -> list[str]:
-    return [entry.key for entry in bucket.list(ref.folder) if not entry.key.endswith("/manifest.json")]
+    beside = (f"{ref.folder}manifest.json", f"{ref.folder}outputs/")
+    return [entry.key for entry in bucket.list(ref.folder) if not entry.key.startswith(beside)]
 
 
 def test_only_what_a_release_reaches_stays(fleet: Fleet) -> None:
@@ -184,6 +185,9 @@ def test_what_runs_left_behind(fleet: Fleet) -> None:
     assert left == {
         "leases/collect-garbage.json",
         *(ref.folder + "manifest.json" for ref in (made.snapshot, made.checkpoint, made.engine)),
+        f"{made.snapshot.folder}outputs/{made.checkpoint}.json",
+        f"{made.checkpoint.folder}outputs/{made.engine}.json",
+        f"{made.engine.folder}outputs/{made.repository}.json",
         *(f"{made.engine.folder}{committed.manifest.attempt}/{file.path}" for file in committed.manifest.files),
     }
     assert list(bucket.unfinished_uploads("")) == []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tests.waiting import wait
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -144,19 +144,12 @@ def intent(model: str, release: int) -> Intent:
     )
 
 
-def wait(until: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_the_name_answers_again_after_a_recreate_was_killed(
     context: Context, plan: Plan, target: Target, node: FollowingNode
 ) -> None:
     first, name = live(context, plan), plan.model.name
     killed = begun(target, plan, alone=True)
-    wait(lambda: node.reported[-1].public is None)
+    wait(lambda: node.reported[-1].public is None, "name that answers with nothing")
     assert roll_out(context, plan, "test") == RollOut("test", first, unchanged=True)
     assert node.reported[-1].public == first
     assert target.current(name)[0] == Current(public=first, alone=True)
@@ -169,7 +162,7 @@ def test_a_rollback_to_the_live_release_ends_a_recreate(
 ) -> None:
     first = live(context, plan)
     begun(target, plan, alone=True)
-    wait(lambda: node.reported[-1].public is None)
+    wait(lambda: node.reported[-1].public is None, "name that answers with nothing")
     assert roll_back(target, plan.model.name, first) == RolledBack(first, instead_of=first)
     assert node.reported[-1].public == first
 
@@ -188,7 +181,7 @@ def test_reconcile_brings_the_name_back_and_leaves_a_run_alone_that_lives(
     key = f"leases/roll-out-{target.name}-{name}.json"
     bucket.put(key, b'{"schema": 1, "holder": "died", "nonce": "1", "seconds": %.1f}' % LEASE_SECONDS)
     assert len(give_up_abandoned(bucket, "reconcile", LEASE_SECONDS)) == 1
-    wait(lambda: node.reported[-1].public == first)
+    wait(lambda: node.reported[-1].public == first, "first release again")
     assert target.result(name, killed) is not None
     assert give_up_abandoned(bucket, "reconcile", LEASE_SECONDS) == []
 
@@ -269,7 +262,7 @@ def test_a_candidate_that_a_rollback_took_away_is_withdrawn(
     with FollowingNode(target, name, broken=frozenset({first + 1})).running():
         thread = threading.Thread(target=run)
         thread.start()
-        wait(lambda: target.current(name)[0].candidates == (first + 1,))
+        wait(lambda: target.current(name)[0].candidates == (first + 1,), "candidate")
         target.move(name, lambda current: current.model_copy(update={"alone": True}))
         roll_back(target, name, first)
         thread.join()
