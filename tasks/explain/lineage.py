@@ -1,7 +1,7 @@
 """Lineage: what an artifact or a release was made from, and what was made from it. Read from the store alone.
 
 An artifact may be used by several models. So a question about a release reads what it was made from, and a question
-about an artifact also what was made from it, and the releases of every model.
+about an artifact also what was noted beside it: what was made from it, and under which names that was released.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from tasks.store.inventory import (
     manifests,
     outputs,
     recorded_artifact,
+    released_as,
 )
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 from tasks.targets.release import Intent
-from tasks.targets.target import Target, released_models, targets
+from tasks.targets.target import Target, targets
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,6 @@ def lineage(bucket: Bucket, reference: Reference) -> Lineage:
     place = reference if root is None else root.ref
     found = _Reading(bucket, Lineage(str(place), place.model if root is None else root.manifest.model))
     found.add_what_was_made_from(place)
-    for target in targets(bucket):
-        for model in released_models(target):
-            found.add_releases(target, model, lambda intent: intent.artifact in found.names)
     found.add_what_they_were_made_from([place])
     return found.whole()
 
@@ -132,7 +130,7 @@ class _Reading:
             waiting = [ArtifactRef.parse(text) for manifest in read.values() for text in manifest.inputs.values()]
 
     def add_what_was_made_from(self, root: ArtifactRef) -> None:
-        """What it was noted for, and what was made of that, and so on. `root` is that of the graph."""
+        """What was made from the graph's root, what was made of that, and so on to the releases."""
         before = families_before(self.bucket)
         looked: set[ArtifactRef] = set()
         below = {self.name_of(root)}
@@ -142,13 +140,24 @@ class _Reading:
             new = [ref for refs in found for ref in refs if self.names.get(ref) not in self.graph.entities]
             self.add(manifests(self.bucket, new))
             below |= self.graph.reached(up=False)
+        repositories = [ref for ref in looked if ref.kind == "repository"]
+        places = {place for ref in repositories for place in released_as(self.bucket, ref)}
+        models = {model for ref in repositories for model in self._models_before(ref, before)}
+        places |= {(target.name, model) for target in targets(self.bucket) for model in models}
+        for target, model in sorted(places):
+            self.add_releases(Target(self.bucket, target), model, lambda intent: intent.artifact in looked)
+
+    def _models_before(self, ref: ArtifactRef, before: list[tuple[Kind, str]]) -> list[str]:
+        """The models that have it in the layout of before."""
+        models = [model for kind, model in before if kind == ref.kind]
+        places = [ArtifactRef(ref.kind, ref.identity, model) for model in models]
+        return [place.model for place in places if manifest_at(self.bucket, place) is not None]
 
     def _outputs_before(self, ref: ArtifactRef, before: list[tuple[Kind, str]]) -> Iterator[ArtifactRef]:
-        """What may be made from it in the layout of before: all that the models have which have it there."""
-        for kind, model in before:
-            if kind == ref.kind and manifest_at(self.bucket, ArtifactRef(kind, ref.identity, model)) is not None:
-                for later in KINDS[KINDS.index(kind) + 1 :]:
-                    yield from identities(self.bucket, later, model)
+        """What may be made from it there: everything of the later kinds, of the models that have it there."""
+        for model in self._models_before(ref, before):
+            for later in KINDS[KINDS.index(ref.kind) + 1 :]:
+                yield from identities(self.bucket, later, model)
 
     def add_releases(self, target: Target, model: str, wanted: Callable[[Intent], bool]) -> None:
         current, etag = target.current(model)

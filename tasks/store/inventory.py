@@ -128,6 +128,25 @@ def _outputs(ref: ArtifactRef) -> str:
     return f"{ref.own.folder}outputs/"
 
 
+def note_release(bucket: Bucket, repository: ArtifactRef, target: str, model: str) -> None:
+    """Write down that this repository is released under `model` on `target`."""
+    bucket.put(f"{_releases(repository)}{target}/{model}.json", b"{}")
+
+
+def released_as(bucket: Bucket, repository: ArtifactRef) -> list[tuple[str, str]]:
+    """The targets and models that this repository was released on, or was about to be.
+
+    A release of a repository in the layout of before is not noted: it is of the model that has it there.
+    """
+    folder = _releases(repository)
+    names = [entry.key.removeprefix(folder).removesuffix(".json") for entry in bucket.list(folder)]
+    return [(target, model) for target, _, model in (name.partition("/") for name in names)]
+
+
+def _releases(repository: ArtifactRef) -> str:
+    return f"{repository.own.folder}releases/"
+
+
 def identity_in(key: str) -> str:
     """The identity in the key of an object of an artifact; empty if the key has none."""
     return next((part for part in key.split("/")[2:4] if is_identity(part)), "")
@@ -171,6 +190,6 @@ def _sort_in(stored: Stored, entry: Entry, rest: str) -> None:
         stored.manifest = entry
     elif folder == "damaged":
         stored.damaged.append(entry)
-    elif folder not in ("models", "outputs"):
+    elif folder not in ("models", "outputs", "releases"):
         attempt = name.removesuffix(".json") if folder == "signatures" else folder
         stored.attempts.setdefault(attempt, []).append(entry)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from infra.errors import ArtifactDamaged, FormatNewer, UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
-from tasks.store.inventory import in_parallel
+from tasks.store.inventory import in_parallel, note_release
 from tasks.store.names import NODES, collision, is_node
 from tasks.store.record import record_bytes
 from tasks.store.signing import Sign, record_statement, require_signed
@@ -57,6 +57,7 @@ class Target:
         free = max(self.releases(model), default=0) + 1
         for taken in attempts():
             made = intent(free + taken)
+            note_release(self.bucket, made.artifact, self.name, model)
             if self.sign is not None:
                 self._put_signature(self._intent(model, made.release).key, record_bytes(made), self.sign)
             if self._intent(model, made.release).create(made) == made:

@@ -45,7 +45,7 @@ def names(made: Made) -> set[str]:
 
 
 def files(bucket: Bucket, ref: ArtifactRef) -> list[str]:
-    beside = (f"{ref.folder}manifest.json", f"{ref.folder}outputs/")
+    beside = tuple(ref.folder + name for name in ("manifest.json", "outputs/", "releases/"))
     return [entry.key for entry in bucket.list(ref.folder) if not entry.key.startswith(beside)]
 
 

@@ -113,7 +113,7 @@ def intent(release: int, asked: Overridden, live: Intent | None = None) -> Inten
     return Intent(
         model="tiny",
         release=release,
-        repository="r",
+        repository=f"repository/{0:064x}",
         digest="d",
         recipe=recipe,
         serving=serving,

@@ -132,7 +132,9 @@ def test_a_release_that_another_run_had_refused_is_not_waited_for(context: Conte
 
 
 def other_intent(model: str, release: int) -> Intent:
-    return Intent(model=model, release=release, repository="r", digest="d", recipe={}, source="s", flow_run="")
+    return Intent(
+        model=model, release=release, repository=f"repository/{0:064x}", digest="d", recipe={}, source="s", flow_run=""
+    )
 
 
 def test_a_release_records_what_changed_and_what_was_lost(

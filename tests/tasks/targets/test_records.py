@@ -29,7 +29,9 @@ MODEL = "tiny"
 
 
 def intent(number: int) -> Intent:
-    return Intent(model=MODEL, release=number, repository="r", digest="d", recipe={}, source="s", flow_run="")
+    return Intent(
+        model=MODEL, release=number, repository=f"repository/{0:064x}", digest="d", recipe={}, source="s", flow_run=""
+    )
 
 
 @pytest.fixture

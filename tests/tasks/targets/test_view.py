@@ -28,7 +28,10 @@ class Counting(Bucket):
         return super().get(key)
 
 
-def intent(number: int, repository: str = "r", digest: str = "d") -> Intent:
+REPOSITORY = f"repository/{'0' * 64}"
+
+
+def intent(number: int, repository: str = REPOSITORY, digest: str = "d") -> Intent:
     return Intent(model=MODEL, release=number, repository=repository, digest=digest, recipe={}, source="s", flow_run="")
 
 
@@ -74,13 +77,13 @@ def test_each_record_is_read_once(target: Target) -> None:
 
 def test_what_another_run_began_and_what_nobody_works_on(target: Target) -> None:
     view = target.view(MODEL)
-    assert view.unfinished("r", "d") == 5
+    assert view.unfinished(REPOSITORY, "d") == 5
     target.conclude(MODEL, Result(release=5, state="refused"))
-    assert target.view(MODEL).unfinished("r", "d") == 4  # passed, and its run died before the promotion
+    assert target.view(MODEL).unfinished(REPOSITORY, "d") == 4  # passed, and its run died before the promotion
     target.move(MODEL, lambda current: current.promoted(4))
-    assert target.view(MODEL).unfinished("r", "d") is None
-    assert target.view(MODEL).unfinished("r", "other") == 6
-    assert view.unfinished("r", "d") == 5  # a view stays as it was read
+    assert target.view(MODEL).unfinished(REPOSITORY, "d") is None
+    assert target.view(MODEL).unfinished(REPOSITORY, "other") == 6
+    assert view.unfinished(REPOSITORY, "d") == 5  # a view stays as it was read
 
     assert view.without_result == (5, 6)
     assert target.view(MODEL).without_result == (6,)
@@ -90,7 +93,7 @@ def test_a_model_that_was_never_released(bucket: Bucket) -> None:
     view = Target(bucket, "test").view(MODEL)
     assert (view.current, view.etag, view.live) == (Current(), None, None)
     assert (view.ages, view.intents, view.results, view.nodes) == ({}, {}, {}, ())
-    assert view.unfinished("r", "d") is None and view.without_result == ()
+    assert view.unfinished(REPOSITORY, "d") is None and view.without_result == ()
 
 
 def test_a_public_release_without_a_record_is_an_error(bucket: Bucket) -> None:
