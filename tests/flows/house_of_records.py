@@ -141,8 +141,9 @@ class House:
                 self.accepted.setdefault(each["revision"], now)
         if key == PUBLIC and document["public"] is not None:
             intent = json.loads(self.bucket.objects[f"targets/test/tiny/{document['public']}/intent.json"][0])
-            if not self.public or self.public[-1][1] != intent["repository"]:
-                self.public.append((now, intent["repository"]))
+            released = ArtifactRef.parse(intent["repository"]).identity
+            if not self.public or self.public[-1][1] != released:
+                self.public.append((now, released))
 
     def after(self, minutes: int, do: Callable[[], object]) -> None:
         self.later.append((self.stage.minute + minutes, do))
@@ -267,10 +268,10 @@ class House:
         if step.name == "fetch":
             note_model(self.bucket, ArtifactRef("snapshot", digest), "tiny")
         elif step.name == "roll_out":
-            if (live := target.live("tiny")) is not None and live.repository == digest:
+            if (live := target.live("tiny")) is not None and live.artifact.identity == digest:
                 return RollOut("test", live.release, unchanged=True)
             about: dict[str, Any] = {
-                "repository": digest,
+                "repository": f"repository/{digest}",
                 "digest": "",
                 "recipe": {},
                 "source": plan.model.origin,
