@@ -67,11 +67,13 @@ def write_engine_release(
         decoupled=parameters.decoupled,
         guided_decoding=parameters.guided_decoding is not None,
         sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+        max_tokens=serving.max_tokens,
+        contract=serving.contract,
     )
     configs = {
         TENSORRT_LLM: engine,
-        LLM: llm_config(instances=parameters.llm_instances, calls=TENSORRT_LLM),
-        RELEASE: release_config(),
+        LLM: llm_config(contract=serving.contract, instances=parameters.llm_instances, calls=TENSORRT_LLM),
+        RELEASE: release_config(serving.contract),
     }
     check_compatibility(
         {name: parse_config(text) for name, text in configs.items()},

@@ -160,6 +160,8 @@ class LlamaCppKind:
                 chat_template=serving.chat_template,
                 request_timeout_s=serving.request_timeout_s,
                 sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+                max_tokens=serving.max_tokens,
+                contract=serving.contract,
             ),
         )
 

@@ -150,6 +150,8 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
                 guided_decoding="guided_decoding_backend" in arguments,
                 llm_arguments=arguments,
                 sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+                max_tokens=serving.max_tokens,
+                contract=serving.contract,
             ),
             engine_in_place=True,
         )

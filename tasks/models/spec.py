@@ -118,6 +118,12 @@ class Serving(Spec):
     slots: int = Field(default=8, ge=1, le=1024, description="Requests that generate at the same time.")
     context_tokens: int = Field(default=2048, ge=16, description="Prompt and answer of one request together.")
     request_timeout_s: float = Field(default=60, gt=0, description="A request older than this is ended with an error.")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Of an answer whose request does not say. None: what the context has room for."
+    )
+    contract: Literal[1, 2] = Field(
+        default=2, description="What clients send and get. 1: without chats, counts and the reason of the end."
+    )
     defaults: SamplingDefaults = SamplingDefaults()
     tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
 

@@ -74,7 +74,7 @@ def backend_inputs(
     wanted: dict[str, object] = {
         "input_ids": prompt,
         "input_lengths": len(prompt),
-        "request_output_len": min(request.max_tokens, settings.context_tokens - len(prompt)),
+        "request_output_len": settings.most_output_tokens(request, len(prompt)),
         # Without either, TensorRT-LLM takes the best token.
         "runtime_top_k": 1 if greedy else sampling.top_k,
         "runtime_top_p": 1.0 if greedy else sampling.top_p,

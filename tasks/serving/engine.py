@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from .contract import GenerationRequest
+from .contract import FinishReason, GenerationRequest
 
 MAX_RUNNING = 256
 """Rows that may run or wait in one engine. Further ones are refused at once: their turn would come too late."""
@@ -22,34 +22,30 @@ class EngineUnavailable(EngineFailed):
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text of an answer, with one log probability (natural logarithm) a token where they are wanted."""
+    """Some text of an answer, with one log probability (natural logarithm) a token where they are wanted.
+
+    `output_tokens` are those that came since the last piece, but for one that only ends the answer. `input_tokens` are
+    those of the prompt. `finish_reason` is set in the last piece alone.
+    """
 
     text: str
     log_probs: tuple[float, ...] = ()
-
-
-class Generation(Protocol):
-    """One running request."""
-
-    def __iter__(self) -> Iterator[Piece]:
-        """Pieces in order, of which none splits a character; together they are the answer.
-
-        Ends early and quietly when cancelled. Raises RequestRefused or EngineFailed.
-        """
-        ...
-
-    def cancel(self) -> None:
-        """Stop, waiting or running, and free what the request holds. From any thread, at any time, repeatedly."""
-        ...
+    output_tokens: int = 0
+    input_tokens: int = 0
+    finish_reason: FinishReason | None = None
 
 
 class Engine(Protocol):
-    """A loaded model that batches whatever it is given."""
+    """A loaded model that batches whatever it is given. Everything that it is asked, it is asked on one event loop."""
 
-    def start(self, request: GenerationRequest) -> Generation:
-        """Hand a request over, at once. Raises RequestRefused for what this engine cannot honour."""
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
+        """Pieces in order, of which none splits a character; together they are the answer.
+
+        What has come at once is one piece. A generator that is closed, or whose task is cancelled, frees what the
+        request holds, waiting or running. Raises RequestRefused for what this engine cannot honour, and EngineFailed.
+        """
         ...
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Free the model. No generation is running any more."""
         ...

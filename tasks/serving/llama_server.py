@@ -86,15 +86,29 @@ class LlamaServer:
     def call(self, path: str, body: Mapping[str, Any] | None) -> Any:
         """What needs no slot, and therefore no time: a process that takes it is ended."""
         try:
-            with contextlib.closing(self.send(path, body)) as connection:
-                return json.load(checked(connection.getresponse()))
+            with contextlib.closing(self._send(path, body)) as connection:
+                return _answer(connection.getresponse())
         except TimeoutError as error:
             self.end()
             raise EngineFailed(f"llama.cpp did not answer {path} within {CONTROL_TIMEOUT_S:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise self.failed(f"llama.cpp did not answer {path}: {error}") from error
 
-    def send(self, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPConnection:
+    @property
+    def address(self) -> tuple[str, int]:
+        """Its host and its port."""
+        host, _, port = self._address.rpartition(":")
+        return host, int(port)
+
+    def request(self, path: str, body: bytes) -> bytes:
+        """An HTTP request with this body, as it goes over the wire."""
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {self._address}\r\nAuthorization: Bearer {self._key}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def _send(self, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(self._address, timeout=CONTROL_TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self._key}", "Connection": "close"}
         text = None if body is None else json.dumps(body)
@@ -120,7 +134,7 @@ class LlamaServer:
                 return True
             self._to_prove = self._guided > 0
         try:
-            with contextlib.closing(self.send("/metrics", None)) as connection:
+            with contextlib.closing(self._send("/metrics", None)) as connection:
                 if self._answers(connection):
                     return True
         except (OSError, http.client.HTTPException):
@@ -233,21 +247,24 @@ class LlamaServers:
                 return
 
 
-def checked(response: http.client.HTTPResponse) -> http.client.HTTPResponse:
-    """The response, if it is one. Raises RequestRefused where the request is to blame, EngineFailed where not."""
-    if response.status == 200:
-        return response
+def _answer(response: http.client.HTTPResponse) -> Any:
     with response:
-        text = response.read().decode(errors="replace")
+        body = response.read()
+    if response.status != 200:
+        raise refusal(response.status, body)
+    return json.loads(body)
+
+
+def refusal(status: int, body: bytes) -> RequestRefused | EngineFailed:
+    """What an answer says that is none: whether the request is to blame, or llama.cpp."""
+    text = body.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError):
-        raise EngineFailed(f"llama.cpp answered {response.status}: {text[:200]}") from None
+        return EngineFailed(f"llama.cpp answered {status}: {text[:200]}")
     if error.get("type") == "exceed_context_size_error":
-        raise RequestRefused(
-            f"'text_input' has {error['n_prompt_tokens']} tokens; a prompt may have {error['n_ctx'] - 1}"
-        )
-    if response.status == 400:
+        return RequestRefused(f"the prompt has {error['n_prompt_tokens']} tokens; it may have {error['n_ctx'] - 1}")
+    if status == 400:
         named = "'guided_decoding_guide' cannot be honoured: " if "grammar" in error["message"] else ""
-        raise RequestRefused(named + error["message"])
-    raise EngineFailed(f"llama.cpp answered {response.status}: {error['message']}")
+        return RequestRefused(named + error["message"])
+    return EngineFailed(f"llama.cpp answered {status}: {error['message']}")

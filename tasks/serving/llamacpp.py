@@ -7,21 +7,20 @@ a slot (its connection closes). And only its process can be ended where a reques
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import json
 import os
 import secrets
-import socket
-import threading
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from .contract import GenerationRequest, RequestRefused, check_length
-from .engine import EngineFailed, EngineUnavailable, Piece
-from .llama_server import LlamaServer, LlamaServers, checked
+from .contract import FinishReason, GenerationRequest, RequestRefused, check_length
+from .engine import EngineUnavailable, Piece
+from .llama_events import Event, events
+from .llama_server import LlamaServer, LlamaServers
 from .settings import ServingSettings
 from .words import StopWords, grammar_without
 
@@ -30,6 +29,9 @@ RANDOM_SEED = 2**32 - 1
 
 MAX_FOLLOWED = 100
 """Schemas that are remembered as ones that this model's engine follows; others cost a token more."""
+
+_CALLING_THREADS = 32
+"""For what llama.cpp answers at once, or not at all for some seconds: templates, and a server that starts again."""
 
 _NO_JSON = "A"
 """Text that no JSON begins with, and a token of nearly every vocabulary."""
@@ -48,22 +50,28 @@ class LlamaCpp:
                 "threads": settings.threads or len(os.sched_getaffinity(0)),
             }
         )
+        self._threads = ThreadPoolExecutor(_CALLING_THREADS)
         server = self._servers.get()
-        end_of_text = server.call("/props", None)["eos_token"]
+        properties = server.call("/props", None)
+        self._has_template = bool(properties.get("chat_template"))
+        end_of_text = properties["eos_token"]
         self._end_of_text = server.call("/tokenize", {"content": end_of_text, "parse_special": True})["tokens"]
         pieces = server.call("/tokenize", {"content": _NO_JSON, "add_special": False, "with_pieces": True})["tokens"]
         self._no_json: int = pieces[-1]["id"]
-        self._check_followed = lru_cache(MAX_FOLLOWED)(self._check_schema)
+        self._followed: dict[str, None] = {}
 
-    def start(self, request: GenerationRequest) -> LlamaGeneration:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
         body = self._completion(request)
-        body["prompt"] = self._prompt(request.text_input)
+        body["prompt"] = await self._prompt(request)
         if request.guided_decoding_guide_type == "json_schema":
-            self._check_followed(request.guided_decoding_guide)
-        return LlamaGeneration(self._servers, body, request)
+            await self._check_schema(request.guided_decoding_guide)
+        async with contextlib.aclosing(self._complete(body, request)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._servers.close()
+        self._threads.shutdown()
 
     def _completion(self, request: GenerationRequest) -> dict[str, Any]:
         """The body of llama.cpp's /completion. Raises RequestRefused for what llama.cpp cannot do."""
@@ -78,7 +86,7 @@ class LlamaCpp:
             raise RequestRefused(f"'end_id' must be the model's own, {self._end_of_text[0]}")
         seed = secrets.randbelow(RANDOM_SEED) if request.seed is None else request.seed % RANDOM_SEED
         body = {
-            "n_predict": request.max_tokens,
+            "n_predict": -1 if request.max_tokens is None else request.max_tokens,
             "stream": True,
             "seed": seed,
             # TensorRT-LLM's order, in which top_p sees the probabilities after the temperature.
@@ -96,12 +104,14 @@ class LlamaCpp:
             body["n_probs"] = 1
         return body | _grammar(request)
 
-    def _check_schema(self, schema: str) -> None:
+    async def _check_schema(self, schema: str) -> None:
         """Raise RequestRefused for a schema that llama.cpp drops with a line in its log, and answers without.
 
         So it does with each that it does not know in full. The likeliest token here is one that no JSON begins with:
         where the schema is followed, it does not come.
         """
+        if schema in self._followed:
+            return
         body = {
             "prompt": _NO_JSON,
             "n_predict": 1,
@@ -110,111 +120,120 @@ class LlamaCpp:
             "logit_bias": [[self._no_json, 1000.0]],
             "json_schema": json.loads(schema),
         }
-        asked = GenerationRequest("", 1, guided_decoding_guide_type="json_schema", guided_decoding_guide=schema)
-        if "".join(piece.text for piece in LlamaGeneration(self._servers, body, asked)).strip() == _NO_JSON:
+        asked = GenerationRequest(guided_decoding_guide_type="json_schema", guided_decoding_guide=schema)
+        async with contextlib.aclosing(self._complete(body, asked)) as pieces:
+            answer = "".join([piece.text async for piece in pieces])
+        if answer.strip() == _NO_JSON:
             raise RequestRefused(
                 "'guided_decoding_guide' cannot be honoured: this engine does not know every keyword or format of the"
                 " schema, or nothing is valid by it"
             )
+        self._followed[schema] = None
+        if len(self._followed) > MAX_FOLLOWED:
+            del self._followed[next(iter(self._followed))]
 
-    def _prompt(self, text: str) -> str:
-        check_length(text, self._settings.most_prompt_tokens)
-        if not self._settings.chat_template:
-            if not text:
+    async def _prompt(self, request: GenerationRequest) -> str:
+        texts = [request.text_input, *(str(message["content"]) for message in request.messages)]
+        check_length("".join(texts), self._settings.most_prompt_tokens)
+        if not (request.messages or self._settings.chat_template):
+            if not request.text_input:
                 raise RequestRefused("'text_input' is empty")
-            return text
-        messages = {"messages": [{"role": "user", "content": text}]}
+            return request.text_input
+        if not self._has_template:
+            raise RequestRefused("'messages' cannot be honoured: this model has no chat template")
+        body: dict[str, Any] = {
+            "messages": list(request.messages) or [{"role": "user", "content": request.text_input}],
+            "chat_template_kwargs": dict(request.chat_template_kwargs),
+        }
+        if request.tools:
+            body["tools"] = list(request.tools)
         try:
-            return self._servers.get().call("/apply-template", messages)["prompt"]
+            return await self._rendered(body)
         except EngineUnavailable:
             # It ended of another request.
-            return self._servers.get().call("/apply-template", messages)["prompt"]
+            return await self._rendered(body)
 
+    async def _rendered(self, body: Mapping[str, Any]) -> str:
+        def call() -> str:
+            return self._servers.get().call("/apply-template", body)["prompt"]
 
-class LlamaGeneration:
-    """One completion, read from llama.cpp's event stream; from the next server's, where the first one ended before."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    def __init__(self, servers: LlamaServers, body: Mapping[str, Any], request: GenerationRequest) -> None:
-        self._servers = servers
-        self._body = body
-        self._request = request
-        self._lock = threading.Lock()
-        self._cancelled = False
-        self._socket: socket.socket | None = None
-        self._tokens = 0
-        self._guided = "grammar" in body or "json_schema" in body
+    async def _server(self) -> LlamaServer:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._servers.get)
 
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-    def __iter__(self) -> Iterator[Piece]:
+    async def _complete(self, body: Mapping[str, Any], request: GenerationRequest) -> AsyncGenerator[Piece]:
+        """One completion; from the next server, where the first one ended before it began."""
         begun = False
         for last in (False, True):
-            server = self._servers.get()
+            server = await self._server()
             try:
-                pieces = self._read(server)
-                # Who wants no stream hears nothing of an answer that was begun in vain.
-                for piece in pieces if self._request.stream else list(pieces):
-                    begun = True
-                    yield piece
+                async with contextlib.aclosing(_pieces(server, body, request)) as pieces:
+                    if request.stream:
+                        async for piece in pieces:
+                            begun = True
+                            yield piece
+                    else:
+                        # Who wants no stream hears nothing of an answer that was begun in vain.
+                        for piece in [piece async for piece in pieces]:
+                            yield piece
                 return
             except EngineUnavailable:
-                if self._cancelled:
-                    return
                 # Schemas are followed within bounds of their own (llguidance's), so grammars are blamed first.
-                suspect = "grammar" in self._body or (last and self._guided)
+                suspect = "grammar" in body or (last and "json_schema" in body)
                 if suspect and server.stuck:
-                    raise RequestRefused(_stuck(self._request)) from None
+                    raise RequestRefused(_stuck(request)) from None
                 # Whoever may have ended one server does not get to end the next.
                 if begun or last or suspect:
                     raise
 
-    def _read(self, server: LlamaServer) -> Iterator[Piece]:
-        words, self._tokens = StopWords(self._request.stop_words), 0
-        with contextlib.ExitStack() as open_until_read:
-            if self._guided:
-                open_until_read.enter_context(server.guided())
-            try:
-                connection = open_until_read.enter_context(contextlib.closing(server.send("/completion", self._body)))
-                if not self._watch(connection):
-                    return
-                response = open_until_read.enter_context(contextlib.closing(checked(connection.getresponse())))
-                for event in _events(response):
-                    yield words.push(self._piece(event))
-                    if words.stopped:
-                        return
-                    if event["stop"]:
-                        yield words.flush()
-                        return
-                raise OSError("the stream ended before the answer")
-            except (OSError, http.client.HTTPException) as error:
-                if not self._cancelled:
-                    raise server.failed(f"llama.cpp closed the connection: {error}") from error
 
-    def _watch(self, connection: http.client.HTTPConnection) -> bool:
-        """Let `cancel` reach the connection, whose socket the response takes away. False where it came before."""
-        with self._lock:
-            self._socket = taken = cast(socket.socket, connection.sock)
-            taken.settimeout(None)
-            return not self._cancelled
+async def _pieces(server: LlamaServer, body: Mapping[str, Any], request: GenerationRequest) -> AsyncGenerator[Piece]:
+    words, count = StopWords(request.stop_words), 0
+    watched = server.guided() if "grammar" in body or "json_schema" in body else contextlib.nullcontext()
+    try:
+        with watched:
+            async with contextlib.aclosing(events(server, "/completion", body)) as batches:
+                async for batch in batches:
+                    piece = _piece(batch, words, request, count)
+                    yield piece
+                    if piece.finish_reason is not None:
+                        return
+                    count += piece.output_tokens
+    except (OSError, TimeoutError) as error:
+        raise await asyncio.to_thread(server.failed, f"llama.cpp closed the connection: {error}") from error
 
-    def _piece(self, event: Mapping[str, Any]) -> Piece:
-        text: str = event["content"]
-        tokens, self._tokens = event["tokens_predicted"] - self._tokens, event["tokens_predicted"]
-        if not (text and self._request.return_log_probs):
+
+def _piece(batch: Sequence[Event], words: StopWords, request: GenerationRequest, before: int) -> Piece:
+    """All events that have come, as one. `before` is how many tokens there were already."""
+    text, log_probs, count = "", list[float](), before
+    finish: FinishReason | None = None
+    for event in batch:
+        tokens, count = event["tokens_predicted"] - count, event["tokens_predicted"]
+        released = words.push(Piece(event["content"], _log_probs(event, tokens, request)))
+        text, log_probs = text + released.text, [*log_probs, *released.log_probs]
+        if words.stopped:
+            finish = "stop_words"
+            break
+        if event["stop"]:
+            rest = words.flush()
+            text, log_probs = text + rest.text, [*log_probs, *rest.log_probs]
+            finish = "length" if event["stop_type"] == "limit" else "stop"
             # The token that ends an answer has no text and does not count.
-            return Piece(text)
-        log_probs = tuple(entry["logprob"] for entry in event["completion_probabilities"])
-        if len(log_probs) != tokens:
-            raise RequestRefused(
-                f"'return_log_probs' cannot be honoured: {text!r} fell into {tokens} tokens,"
-                f" of which llama.cpp reports {len(log_probs)}; ask again without it"
-            )
-        return Piece(text, log_probs)
+            count -= finish == "stop"
+    return Piece(text, tuple(log_probs), count - before, batch[-1]["tokens_evaluated"], finish)
+
+
+def _log_probs(event: Event, tokens: int, request: GenerationRequest) -> tuple[float, ...]:
+    if not (event["content"] and request.return_log_probs):
+        return ()
+    log_probs = tuple(entry["logprob"] for entry in event["completion_probabilities"])
+    if len(log_probs) != tokens:
+        raise RequestRefused(
+            f"'return_log_probs' cannot be honoured: {event['content']!r} fell into {tokens} tokens,"
+            f" of which llama.cpp reports {len(log_probs)}; ask again without it"
+        )
+    return log_probs
 
 
 def _grammar(request: GenerationRequest) -> dict[str, Any]:
@@ -235,13 +254,3 @@ def _stuck(request: GenerationRequest) -> str:
         f"'{named}' cannot be honoured: for one token it, or the guide of another request at that moment, took"
         f" seconds, so the engine was started again; a grammar must not go on in too many ways at once"
     )
-
-
-def _events(response: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
-    for line in response:
-        if not line.startswith((b"data:", b"error:")):
-            continue
-        event = json.loads(line.partition(b":")[2])
-        if "error" in event:
-            raise EngineFailed(f"llama.cpp failed: {event['error'].get('message')}")
-        yield event

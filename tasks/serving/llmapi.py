@@ -7,21 +7,20 @@ requests, and writes to its workers' sockets, without a lock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 import os
-import queue
 import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .backend_inputs import MAX_TOP_K, check_guide
 from .contract import GenerationRequest, RequestRefused
-from .engine import EngineFailed
+from .engine import EngineFailed, Piece
 from .settings import ServingSettings
-from .tokens import Prompts, TokenGeneration, Tokens
+from .tokens import Prompts, TokenQueue, Tokens, pieces
 from .word_ids import word_sequences
 
 ENGINE_PATH = "gpt_model_path"
@@ -55,29 +54,39 @@ class LlmApi:
             self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
         except Exception as error:
             raise EngineFailed(f"tensorrt_llm.LLM cannot load {checkpoint}: {error}") from error
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
-        self._thread.start()
 
-    def start(self, request: GenerationRequest) -> TokenGeneration:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
         _check(request, self._settings)
-        prompt = self._prompts.ids(request.text_input)
+        prompt = await self._prompts.of(request)
         parameters = self._parameters(request, len(prompt))
         # Streamed also where text may end the answer early. The best of several beams is known at the end.
         streaming = request.beam_width == 1 and (request.stream or bool(request.stop_words))
-        source = LlmTokens(
-            self._loop,
-            lambda: self._llm.generate_async(prompt, parameters, streaming=streaming),
-            log_probs=request.return_log_probs,
-        )
-        end_ids = {parameters.end_id, *(parameters.stop_token_ids or ())}
-        return TokenGeneration(source, self._prompts.tokenizer, stop_words=request.stop_words, end_ids=end_ids)
+        tokens = TokenQueue()
+        try:
+            result: Any = self._llm.generate_async(prompt, parameters, streaming=streaming)
+        except Exception as error:
+            raise EngineFailed(f"the LLM failed: {error}") from error
+        reading = asyncio.create_task(_read(result, tokens, log_probs=request.return_log_probs))
+        try:
+            answer = pieces(
+                aiter(tokens),
+                self._prompts.tokenizer,
+                stop_words=request.stop_words,
+                end_ids={parameters.end_id, *(parameters.stop_token_ids or ())},
+                input_tokens=len(prompt),
+                most_tokens=parameters.max_tokens,
+            )
+            async with contextlib.aclosing(answer):
+                async for piece in answer:
+                    yield piece
+        finally:
+            # The LLM answers an abort as well; nobody has to wait for that.
+            reading.cancel()
+            if not result.finished:
+                result.abort()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._llm.shutdown()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     def _parameters(self, request: GenerationRequest, prompt_tokens: int) -> Any:
         """The request as the LLM's SamplingParams, in tokens alone."""
@@ -89,7 +98,7 @@ class LlmApi:
             end_id=end_id,
             pad_id=self._prompts.pad_id if request.pad_id is None else request.pad_id,
             stop_token_ids=None if own_end else [other for other in self._model_end_ids if other != end_id] or None,
-            max_tokens=min(request.max_tokens, self._settings.context_tokens - prompt_tokens),
+            max_tokens=self._settings.most_output_tokens(request, prompt_tokens),
             min_tokens=request.min_tokens or None,
             # The best token is asked for by top_k, since 1.0 has no temperature of 0.
             temperature=1.0 if greedy else sampling.temperature,
@@ -125,60 +134,27 @@ class LlmApi:
         return self._guided_decoding_params(**{_GUIDES[kind]: request.guided_decoding_guide or True})
 
 
-class LlmTokens:
-    """One request of the LLM: read on the event loop, taken by the thread of its row."""
+async def _read(result: Any, tokens: TokenQueue, *, log_probs: bool) -> None:
+    """Put what the LLM says of one request into `tokens`."""
+    try:
+        seen = 0
+        async for response in result:
+            output = response.outputs[0]
+            if ids := tuple(output.token_ids[seen:]):
+                tokens.put(Tokens(ids, _probabilities(output, seen) if log_probs else ()))
+            seen += len(ids)
+        if (reason := result.outputs[0].finish_reason) not in _ENDED:
+            raise EngineFailed(f"the LLM ended the answer before its time: {reason}")
+    except Exception as error:
+        tokens.end(error if isinstance(error, EngineFailed) else EngineFailed(f"the LLM failed: {error}"))
+    else:
+        tokens.end()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, generate: Callable[[], Any], *, log_probs: bool) -> None:
-        self._loop = loop
-        self._generate = generate
-        self._log_probs = log_probs
-        self._cancelled = False
-        self._result: Any = None
-        self._tokens: queue.SimpleQueue[Tokens | EngineFailed | None] = queue.SimpleQueue()
-        # Kept, since a loop alone does not keep what runs on it.
-        self._reading = asyncio.run_coroutine_threadsafe(self._read(), loop)
 
-    def __iter__(self) -> Iterator[Tokens]:
-        while (got := self._tokens.get()) is not None:
-            if isinstance(got, EngineFailed):
-                raise got
-            yield got
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        # The LLM answers an abort as well; nobody has to wait for that.
-        self._tokens.put(None)
-        self._loop.call_soon_threadsafe(self._abort)
-
-    def _abort(self) -> None:
-        if self._result is not None and not self._result.finished:
-            self._result.abort()
-
-    async def _read(self) -> None:
-        if self._cancelled:
-            return
-        try:
-            self._result = self._generate()
-            seen = 0
-            async for result in self._result:
-                output = result.outputs[0]
-                ids = tuple(output.token_ids[seen:])
-                if ids:
-                    self._tokens.put(Tokens(ids, self._probabilities(output, seen)))
-                seen += len(ids)
-            if (reason := self._result.outputs[0].finish_reason) not in _ENDED:
-                raise EngineFailed(f"the LLM ended the answer before its time: {reason}")
-        except Exception as error:
-            failed = error if isinstance(error, EngineFailed) else EngineFailed(f"the LLM failed: {error}")
-            self._tokens.put(failed)
-        self._tokens.put(None)
-
-    def _probabilities(self, output: Any, seen: int) -> tuple[float, ...]:
-        """Natural logarithms, of the tokens that were chosen; beside each stands the best one."""
-        if not self._log_probs:
-            return ()
-        chosen = zip(output.token_ids[seen:], output.logprobs[seen:], strict=True)
-        return tuple(entry[token_id].logprob for token_id, entry in chosen)
+def _probabilities(output: Any, seen: int) -> tuple[float, ...]:
+    """Natural logarithms, of the tokens that were chosen; beside each stands the best one."""
+    chosen = zip(output.token_ids[seen:], output.logprobs[seen:], strict=True)
+    return tuple(entry[token_id].logprob for token_id, entry in chosen)
 
 
 def _check(request: GenerationRequest, settings: ServingSettings) -> None:

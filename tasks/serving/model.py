@@ -9,8 +9,10 @@ from typing import Any
 
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
-from .contract import Answer, RequestRefused, encode_answers, parse_request
+from .answers import encode_answers
+from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import Engine
+from .parsing import parse_request
 from .runner import FailureCode, Runner
 from .settings import ServingSettings
 
@@ -34,6 +36,7 @@ class TritonPythonModel:
         settings = ServingSettings.read(folder)
         configured: dict[str, dict[str, str]] = json.loads(args["model_config"])["parameters"]
         parameters = {key: value["string_value"] for key, value in configured.items()}
+        self._contract = settings.contract
         self._runner = Runner(load_engine(folder, settings, parameters), settings.request_timeout_s)
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -41,11 +44,11 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-                rows = parse_request(tensors, json.loads(request.parameters()))
+                rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
             except RequestRefused as error:
-                TritonReply(sender).fail("invalid", str(error))
+                TritonReply(sender, (), self._contract).fail("invalid", str(error))
             else:
-                self._runner.submit(rows, TritonReply(sender, log_probs=any(row.return_log_probs for row in rows)))
+                self._runner.submit(rows, TritonReply(sender, rows, self._contract))
 
     def finalize(self) -> None:
         self._runner.close()
@@ -54,17 +57,33 @@ class TritonPythonModel:
 class TritonReply:
     """The runner's `Reply` on a decoupled response sender."""
 
-    def __init__(self, sender: Any, *, log_probs: bool = False) -> None:
+    def __init__(self, sender: Any, rows: Sequence[GenerationRequest], contract: int) -> None:
         self._sender = sender
-        self._log_probs = log_probs
+        self._contract = contract
+        self._outputs = {
+            name
+            for name, wanted in (
+                ("output_log_probs", any(row.return_log_probs for row in rows)),
+                ("cum_log_probs", any(row.return_log_probs for row in rows)),
+                ("num_input_tokens", any(row.return_num_input_tokens for row in rows)),
+                ("num_output_tokens", any(row.return_num_output_tokens for row in rows)),
+                ("batch_index", contract > 1),
+                ("sequence_index", contract > 1),
+            )
+            if wanted
+        }
+        self._begun = False
 
     def send(self, answers: Sequence[Answer], *, final: bool) -> None:
-        encoded = encode_answers(answers, log_probs=self._log_probs)
+        flags = _FINAL if final else 0
+        if final and self._contract == 1 and self._begun and not answers[0].text:
+            self._sender.send(flags=flags)
+            return
+        self._begun = True
+        outputs = {*self._outputs, "finish_reason"} if final and self._contract > 1 else self._outputs
+        encoded = encode_answers(answers, outputs, self._contract)
         tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
-        self._sender.send(_triton.InferenceResponse(tensors), flags=_FINAL if final else 0)
-
-    def finish(self) -> None:
-        self._sender.send(flags=_FINAL)
+        self._sender.send(_triton.InferenceResponse(tensors), flags=flags)
 
     def fail(self, code: FailureCode, message: str) -> None:
         error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))

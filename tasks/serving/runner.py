@@ -1,23 +1,25 @@
-"""Runs requests on any engine: each on threads of its own, so the engine batches them as it likes.
+"""Runs requests on any engine, all on one event loop beside Triton's own thread: the engine batches as it likes.
 
 Every request is answered exactly once: by its last row, its first failure, its deadline, its client's cancellation
-or the end of the server, whichever comes first. What comes later is dropped.
+or the end of the server, whichever comes first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from .contract import Answer, GenerationRequest, RequestRefused
-from .engine import MAX_RUNNING, Engine, EngineFailed, EngineUnavailable, Generation
+from .engine import MAX_RUNNING, Engine, EngineFailed, EngineUnavailable
 
-WATCH_INTERVAL_S = 0.05
-"""How late a deadline or a cancellation may be noticed."""
+WATCH_INTERVAL_S = 0.2
+"""How late a cancellation may be noticed. Each look asks Triton once for every request that runs."""
 
 GOING_DOWN = "the server is going down"
 
@@ -29,10 +31,6 @@ class Reply(Protocol):
 
     def send(self, answers: Sequence[Answer], *, final: bool) -> None:
         """One response, an answer a row."""
-        ...
-
-    def finish(self) -> None:
-        """The end after streamed pieces."""
         ...
 
     def fail(self, code: FailureCode, message: str) -> None:
@@ -48,150 +46,125 @@ class Runner:
     def __init__(self, engine: Engine, timeout_s: float) -> None:
         self._engine = engine
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._jobs: set[Job] = set()
-        self._threads: set[threading.Thread] = set()
-        self._closed = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
-        self._watcher.start()
+        self._jobs: dict[asyncio.Task[None], Reply] = {}
+        self._rows = 0
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="runner", daemon=True)
+        self._thread.start()
+        self._watcher = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
     def submit(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
-        """Start a request of one or several rows and return at once; `reply` hears the rest."""
-        job = Job(requests, reply, self._timeout_s)
-        with self._lock:
-            running = len(self._threads)
-            if self._closed.is_set():
-                refusal = GOING_DOWN
-            elif running + len(requests) > MAX_RUNNING:
-                refusal = f"{running} requests are running or waiting; at most {MAX_RUNNING} may"
-            else:
-                self._jobs.add(job)
-                for row in range(len(requests)):
-                    thread = threading.Thread(target=self._run, args=(job, row), daemon=True)
-                    self._threads.add(thread)
-                    thread.start()
-                return
-        job.fail("unavailable", refusal)
+        """Start a request of one or several rows, from any thread, and return at once; `reply` hears the rest."""
+        try:
+            self._loop.call_soon_threadsafe(self._start, requests, reply)
+        except RuntimeError:  # the loop is closed
+            reply.fail("unavailable", GOING_DOWN)
 
     def close(self) -> None:
-        """Fail what still runs, wait for its threads, then free the engine."""
-        with self._lock:
-            self._closed.set()
-            jobs, threads = set(self._jobs), set(self._threads)
-        for job in jobs:
-            job.fail("unavailable", GOING_DOWN)
-        for thread in (*threads, self._watcher):
-            thread.join()
-        self._engine.close()
+        """Fail what still runs, then free the engine. Again it does nothing."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _run(self, job: Job, row: int) -> None:
+    def _start(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
+        if self._closed:
+            reply.fail("unavailable", GOING_DOWN)
+        elif self._rows + len(requests) > MAX_RUNNING:
+            reply.fail("unavailable", f"{self._rows} requests are running or waiting; at most {MAX_RUNNING} may")
+        else:
+            self._rows += len(requests)
+            task = self._loop.create_task(self._run(requests, reply))
+            self._jobs[task] = reply
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._jobs[task]
+
+    async def _run(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
         try:
-            job.run_row(row, self._engine)
+            async with asyncio.timeout(self._timeout_s):
+                await self._answer(requests, reply)
         except RequestRefused as error:
-            job.fail("invalid", str(error))
+            reply.fail("invalid", str(error))
         except EngineUnavailable as error:
-            job.fail("unavailable", f"{error}; ask again")
+            reply.fail("unavailable", f"{error}; ask again")
         except EngineFailed as error:
-            job.fail("internal", str(error))
+            reply.fail("internal", str(error))
+        except TimeoutError:
+            reply.fail("unavailable", f"not answered within the deadline of {self._timeout_s:g} s")
+        except asyncio.CancelledError:
+            if self._closed:
+                reply.fail("unavailable", GOING_DOWN)
+            else:
+                reply.fail("cancelled", "the client cancelled the request")
         except Exception as error:
             # A fault of this code must not leave a client waiting; its trace goes to the server's log.
-            job.fail("internal", f"{type(error).__name__}: {error}")
-            raise
+            reply.fail("internal", f"{type(error).__name__}: {error}")
+            traceback.print_exc()
         finally:
-            with self._lock:
-                self._threads.discard(threading.current_thread())
-                if job.done:
-                    self._jobs.discard(job)
+            self._rows -= len(requests)
 
-    def _watch(self) -> None:
-        while not self._closed.wait(WATCH_INTERVAL_S):
-            self._check_all()
-
-    def _check_all(self) -> None:
-        # A function of its own, so that no variable keeps the last job: a reply that is still referred to keeps
-        # Triton from unloading the model.
-        with self._lock:
-            jobs = list(self._jobs)
-        for job in jobs:
-            job.check()
-
-
-class Job:
-    """One client's request. Its lock keeps the responses in order and lets only one of them be the last."""
-
-    def __init__(self, requests: Sequence[GenerationRequest], reply: Reply, timeout_s: float) -> None:
-        self.done = False
-        self._requests = requests
-        self._reply = reply
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._lock = threading.RLock()
-        self._generations: list[Generation] = []
-        self._rows: dict[int, Answer] = {}
-
-    def run_row(self, row: int, engine: Engine) -> None:
-        """Generate one row to its end: stream its pieces, or keep them for the one answer of all rows."""
-        request = self._requests[row]
-        generation = engine.start(request)
-        with self._lock:
-            self._generations.append(generation)
-            if self.done:
-                generation.cancel()
-        answers = _answers(request, generation)
-        if request.stream:
-            for answer in answers:
-                self._send(answer)
-            self._end(self._reply.finish)
+    async def _answer(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
+        if requests[0].stream:
+            async with aclosing(self._answers(requests[0])) as answers:
+                async for answer in answers:
+                    reply.send([answer], final=answer.finish_reason is not None)
         else:
-            self._row_done(row, list(answers))
+            reply.send(await _together([self._whole(request) for request in requests]), final=True)
 
-    def check(self) -> None:
-        """Fail a request whose client is gone or whose time is up."""
-        with self._lock:
-            if self.done:
-                return
-            if self._reply.is_cancelled():
-                self.fail("cancelled", "the client cancelled the request")
-            elif time.monotonic() > self._deadline:
-                self.fail("unavailable", f"not answered within the deadline of {self._timeout_s:g} s")
+    async def _whole(self, request: GenerationRequest) -> Answer:
+        async with aclosing(self._answers(request)) as answers:
+            pieces = [piece async for piece in answers]
+        before = "" if request.exclude_input_in_output else request.text_input
+        return Answer(
+            before + "".join(piece.text for piece in pieces),
+            tuple(chain.from_iterable(piece.log_probs for piece in pieces)),
+            pieces[-1].cum_log_prob,
+            pieces[-1].input_tokens,
+            sum(piece.output_tokens for piece in pieces),
+            pieces[-1].finish_reason,
+        )
 
-    def fail(self, code: FailureCode, message: str) -> None:
-        self._end(lambda: self._reply.fail(code, message))
+    async def _answers(self, request: GenerationRequest) -> AsyncGenerator[Answer]:
+        cum_log_prob = 0.0
+        async with aclosing(self._engine.generate(request)) as pieces:
+            async for piece in pieces:
+                cum_log_prob += math.fsum(piece.log_probs)
+                yield Answer(
+                    piece.text,
+                    piece.log_probs,
+                    cum_log_prob,
+                    piece.input_tokens,
+                    piece.output_tokens,
+                    piece.finish_reason,
+                )
 
-    def _send(self, piece: Answer) -> None:
-        with self._lock:
-            if not self.done:
-                self._reply.send([piece], final=False)
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            for task in [task for task, reply in self._jobs.items() if reply.is_cancelled()]:
+                task.cancel()
 
-    def _row_done(self, row: int, pieces: Sequence[Answer]) -> None:
-        text = "".join(piece.text for piece in pieces)
-        log_probs = tuple(chain.from_iterable(piece.log_probs for piece in pieces))
-        with self._lock:
-            self._rows[row] = Answer(text, log_probs, pieces[-1].cum_log_prob)
-            if len(self._rows) == len(self._requests):
-                answers = [self._rows[index] for index in range(len(self._requests))]
-                self._end(lambda: self._reply.send(answers, final=True))
-
-    def _end(self, last: Callable[[], None]) -> None:
-        with self._lock:
-            if self.done:
-                return
-            self.done = True
-            try:
-                last()
-            finally:
-                for generation in self._generations:
-                    generation.cancel()
+    async def _close(self) -> None:
+        self._closed = True
+        self._watcher.cancel()
+        running = list(self._jobs)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running)
+        await self._engine.close()
 
 
-def _answers(request: GenerationRequest, generation: Generation) -> Iterator[Answer]:
-    """What the client gets of one row: at least one piece, the first with the prompt where it is wanted."""
-    before = "" if request.exclude_input_in_output else request.text_input
-    cum_log_prob, empty = 0.0, True
-    for piece in generation:
-        if piece.text:
-            cum_log_prob += math.fsum(piece.log_probs)
-            yield Answer(before + piece.text, piece.log_probs, cum_log_prob)
-            before, empty = "", False
-    if empty:
-        yield Answer(before)
+async def _together(rows: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """The answers of all rows, or the first failure, once all the others have ended too."""
+    tasks = [asyncio.ensure_future(row) for row in rows]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

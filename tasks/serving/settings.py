@@ -44,7 +44,8 @@ class ServingSettings:
     `tensorrt_llm` is the version of the engines that have one: names of inputs and arguments depend on it.
     `max_input_tokens` is what the engine takes as a prompt, where that is less than `context_tokens`. One that is not
     `decoupled` answers whole, without streams. `llm_arguments` are those of `tensorrt_llm.LLM`, by keyword, but for the
-    path of the model. `guided_decoding` says that the engine can keep an answer to a guide.
+    path of the model. `guided_decoding` says that the engine can keep an answer to a guide. `max_tokens` is what a
+    request gets that does not say; None is all that the context has room for. `contract` is what clients may send.
     """
 
     engine: str
@@ -61,12 +62,20 @@ class ServingSettings:
     guided_decoding: bool = False
     llm_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    contract: int = 1
 
     @property
     def most_prompt_tokens(self) -> int:
         """What a prompt may have, so that there is room for a token of the answer."""
         room = self.context_tokens - 1
         return min(self.max_input_tokens or room, room)
+
+    def most_output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
+        """How many tokens the answer to a prompt of so many may have."""
+        room = self.context_tokens - prompt_tokens
+        wanted = request.max_tokens or self.max_tokens
+        return room if wanted is None else min(wanted, room)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"

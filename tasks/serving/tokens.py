@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from .contract import RequestRefused, check_length
+from .contract import FinishReason, GenerationRequest, RequestRefused, check_length
 from .detokenize import Detokenizer
 from .engine import Piece
 from .tokenizer import Tokenizer
 from .words import StopWords
+
+_TOKENIZING_THREADS = 4
+"""Long prompts take milliseconds, in which others are answered: the tokenizers library lets go of Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +28,38 @@ class Tokens:
     log_probs: tuple[float, ...] = ()
 
 
-class TokenSource(Protocol):
-    """One running request of an engine that gives tokens."""
+class TokenQueue:
+    """The tokens of one answer, from who reads the engine to who answers the client, on one event loop.
 
-    def __iter__(self) -> Iterator[Tokens]:
-        """Tokens in order; ends early and quietly when cancelled. Raises RequestRefused or EngineFailed."""
-        ...
+    Who answers takes all that has come. So one that is behind sends more at once, and one that is not sends each.
+    """
 
-    def cancel(self) -> None:
-        """Stop, waiting or running, and free what the request holds. From any thread, at any time, repeatedly."""
-        ...
+    def __init__(self) -> None:
+        self._waiting: list[Tokens] = []
+        self._changed = asyncio.Event()
+        self._failure: Exception | None = None
+        self._ended = False
+
+    def put(self, tokens: Tokens) -> None:
+        self._waiting.append(tokens)
+        self._changed.set()
+
+    def end(self, failure: Exception | None = None) -> None:
+        """No more will come; `failure` is raised after what has come."""
+        self._failure, self._ended = failure, True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncGenerator[list[Tokens]]:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._waiting:
+                taken, self._waiting = self._waiting, []
+                yield taken
+            if self._ended and not self._waiting:
+                break
+        if self._failure is not None:
+            raise self._failure
 
 
 class Prompts:
@@ -45,58 +72,97 @@ class Prompts:
         )
         self._chat_template = chat_template
         self._most_tokens = most_tokens
+        self._threads = ThreadPoolExecutor(_TOKENIZING_THREADS)
         self.tokenizer: Tokenizer = self._loaded
         self.end_id: int | None = self._loaded.eos_token_id
         # The first call resets what the file says of truncation and padding, which no other thread may be in.
         self.tokenizer.encode("", add_special_tokens=False)
         self.pad_id: int | None = self.end_id if self._loaded.pad_token_id is None else self._loaded.pad_token_id
 
-    def ids(self, text: str) -> list[int]:
+    async def of(self, request: GenerationRequest) -> list[int]:
+        """The tokens of a request's prompt, made on another thread. Raises as `ids` does."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.ids, request)
+
+    def ids(self, request: GenerationRequest) -> list[int]:
         """The tokens of a prompt. Raises RequestRefused where there are none or too many."""
+        text, special = request.text_input, True
+        if request.messages or self._chat_template:
+            text, special = self._rendered(request), False
         check_length(text, self._most_tokens)
-        if self._chat_template:
-            messages = [{"role": "user", "content": text}]
-            # Rendered first: what it returns as tokens has another type from transformers 5 on.
-            text = self._loaded.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids = self.tokenizer.encode(text, add_special_tokens=not self._chat_template)
+        ids = self.tokenizer.encode(text, add_special_tokens=special)
         if not ids or not text:
             raise RequestRefused("'text_input' is empty")
         if len(ids) > self._most_tokens:
-            raise RequestRefused(f"'text_input' has {len(ids)} tokens; a prompt may have {self._most_tokens}")
+            raise RequestRefused(f"the prompt has {len(ids)} tokens; it may have {self._most_tokens}")
         return ids
 
+    def _rendered(self, request: GenerationRequest) -> str:
+        """What the chat template makes of the messages, or of the text as the one message of a user."""
+        texts = [request.text_input, *(str(message["content"]) for message in request.messages)]
+        check_length("".join(texts), self._most_tokens)
+        if self._loaded.chat_template is None:
+            raise RequestRefused("'messages' cannot be honoured: this model has no chat template")
+        messages = list(request.messages) or [{"role": "user", "content": request.text_input}]
+        try:
+            # Rendered first: what it returns as tokens has another type from transformers 5 on.
+            return self._loaded.apply_chat_template(
+                messages,
+                tools=list(request.tools) or None,
+                add_generation_prompt=True,
+                tokenize=False,
+                **request.chat_template_kwargs,
+            )
+        except Exception as error:
+            raise RequestRefused(f"the chat template cannot render 'messages': {error}") from error
 
-class TokenGeneration:
-    """The `Generation` over a source of tokens: whole characters, without the stop words and what follows them."""
 
-    def __init__(
-        self, source: TokenSource, tokenizer: Tokenizer, *, stop_words: tuple[str, ...], end_ids: Collection[int]
-    ) -> None:
-        self._source = source
-        self._detokenizer = Detokenizer(tokenizer)
-        self._words = StopWords(stop_words)
-        self._end_ids = end_ids
+async def pieces(
+    batches: AsyncIterator[Sequence[Tokens]],
+    tokenizer: Tokenizer,
+    *,
+    stop_words: tuple[str, ...],
+    end_ids: Collection[int],
+    input_tokens: int,
+    most_tokens: int,
+) -> AsyncGenerator[Piece]:
+    """Whole characters, without the stop words and what follows them: a piece for each batch that completes some.
 
-    def __iter__(self) -> Iterator[Piece]:
-        waiting: list[float] = []
-        for token_id, log_probs in self._each():
-            waiting += log_probs
-            if text := self._detokenizer.push([token_id]):
-                yield self._words.push(Piece(text, tuple(waiting)))
-                waiting.clear()
-                if self._words.stopped:
-                    self.cancel()
-                    return
-        yield self._words.push(Piece(self._detokenizer.flush(), tuple(waiting)))
-        if not self._words.stopped:
-            yield self._words.flush()
+    `most_tokens` is how many the engine was asked for; an answer of fewer has ended by itself.
+    """
+    detokenizer, words = Detokenizer(tokenizer), StopWords(stop_words)
+    unsent, count, ended = list[float](), 0, False
+    said = 0
+    finish: FinishReason | None = None
+    async for batch in batches:
+        text, log_probs = "", list[float]()
+        for token_id, its_log_probs in _each(batch):
+            if token_id in end_ids:
+                ended = True
+                continue
+            count += 1
+            unsent += its_log_probs
+            if certain := detokenizer.push([token_id]):
+                released = words.push(Piece(certain, tuple(unsent)))
+                unsent.clear()
+                text += released.text
+                log_probs += released.log_probs
+                if words.stopped:
+                    finish = "stop_words"
+                    break
+        if finish is not None:
+            yield Piece(text, tuple(log_probs), count - said, input_tokens, finish)
+            return
+        if text:
+            yield Piece(text, tuple(log_probs), count - said, input_tokens)
+            said = count
+    last = words.push(Piece(detokenizer.flush(), tuple(unsent)))
+    rest = Piece("") if words.stopped else words.flush()
+    finish = "stop_words" if words.stopped else "stop" if ended or count < most_tokens else "length"
+    yield Piece(last.text + rest.text, last.log_probs + rest.log_probs, count - said, input_tokens, finish)
 
-    def cancel(self) -> None:
-        self._source.cancel()
 
-    def _each(self) -> Iterator[tuple[int, tuple[float, ...]]]:
-        """Tokens one by one, so that each log probability goes with its own text; the one that ends is none of it."""
-        for tokens in self._source:
-            for index, token_id in enumerate(tokens.ids):
-                if token_id not in self._end_ids:
-                    yield token_id, tokens.log_probs[index : index + 1]
+def _each(batch: Sequence[Tokens]) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """Tokens one by one, so that each log probability goes with its own text."""
+    for tokens in batch:
+        for index, token_id in enumerate(tokens.ids):
+            yield token_id, tokens.log_probs[index : index + 1]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from infra.errors import UsageError
 from tasks.serving.called import CALLED_MODEL, CALLED_SERVER
-from tasks.serving.contract import INPUTS, MAX_BATCH_SIZE, OUTPUTS
+from tasks.serving.contract import CONTRACT, MAX_BATCH_SIZE, inputs_of, outputs_of
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, parse_config, render
 
@@ -23,13 +23,15 @@ ENGINE_FOLDER = "engine"
 """The engine's files: in an artifact's configuration, and in the version folder of an `llm` that has an engine."""
 
 
-def llm_config(*, instances: int = 1, calls: str = "", engine_in_place: bool = False) -> str:
+def llm_config(
+    *, contract: int = CONTRACT, instances: int = 1, calls: str = "", engine_in_place: bool = False
+) -> str:
     """The model `llm`: the Python backend, decoupled. With `calls` it has no engine and calls the model of that name.
 
     The engine lies in the model's own folder, or with `engine_in_place` where the node keeps it. Each instance is a
     process that batches by itself; if the engine runs in it, each has its own copy of the weights.
     """
-    config = _with_contract(LLM)
+    config = _with_contract(LLM, contract)
     config.backend = "python"
     config.model_transaction_policy.decoupled = True
     # Its engine decides on devices, so Triton need not.
@@ -41,14 +43,14 @@ def llm_config(*, instances: int = 1, calls: str = "", engine_in_place: bool = F
     return render(config)
 
 
-def release_config() -> str:
+def release_config(contract: int = CONTRACT) -> str:
     """The ensemble `release` with its one step, `llm`, which gets the whole contract, optional inputs included."""
-    config = _with_contract(RELEASE)
+    config = _with_contract(RELEASE, contract)
     config.platform = "ensemble"
     only = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
-    for tensor in INPUTS:
+    for tensor in inputs_of(contract):
         only.input_map[tensor.name] = tensor.name
-    for tensor in OUTPUTS:
+    for tensor in outputs_of(contract):
         only.output_map[tensor.name] = tensor.name
     return render(config)
 
@@ -92,15 +94,15 @@ def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str =
     return render(config)
 
 
-def _with_contract(name: str) -> ModelConfig:
+def _with_contract(name: str, contract: int) -> ModelConfig:
     config = new_config(name, max_batch_size=MAX_BATCH_SIZE)
-    for tensor in INPUTS:
+    for tensor in inputs_of(contract):
         config.input.add(
             name=tensor.name,
             data_type=data_type(tensor.data_type),
             dims=[-1 if tensor.many else 1],
-            optional=not tensor.required,
+            optional=tensor.required_until < contract,
         )
-    for tensor in OUTPUTS:
+    for tensor in outputs_of(contract):
         config.output.add(name=tensor.name, data_type=data_type(tensor.data_type), dims=tensor.dims)
     return config

@@ -48,13 +48,15 @@ def write_release(
     version = output / LLM / "1"
     version.mkdir(parents=True)
     calls = TENSORRT_LLM if tensorrt_llm else ""
-    config = llm_config(instances=instances, calls=calls, engine_in_place=engine_in_place)
+    config = llm_config(
+        contract=serving.contract, instances=instances, calls=calls, engine_in_place=engine_in_place
+    )
     (output / LLM / "config.pbtxt").write_text(config)
     (version / FILE_NAME).write_text(serving.to_json())
     for path in _serving_code():
         shutil.copyfile(path, version / path.name)
     (output / RELEASE).mkdir()
-    (output / RELEASE / "config.pbtxt").write_text(release_config())
+    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract))
 
 
 def models_of(repository: Path) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def llamacpp(gguf: Path) -> Kind:
             ({"min_tokens": 1}, "'min_tokens'"),
             ({"min_length": 1}, "'min_tokens'"),
             ({"end_id": 0}, "'end_id' must be the model's own, 2"),
-            ({"text_input": "word " * 800}, "'text_input' has 8.. tokens; a prompt may have 511"),
+            ({"text_input": "word " * 800}, "the prompt has 8.. tokens; it may have 511"),
             ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "a"}, "cannot be 'regex'"),
             ({"guided_decoding_guide_type": "json", "bad_words": ["a"]}, "'bad_words' .* beside a guide"),
             (
@@ -191,7 +191,7 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
             ({"beam_width": 2, "stream": True}, "'stream' must be false with a 'beam_width'"),
             ({"length_penalty": 0.5}, "'length_penalty'"),
             ({"top_k": 1025}, "'top_k' is 1025; the most is 1024"),
-            ({"text_input": "word " * 400}, f"'text_input' has .* tokens; a prompt may have {MAX_INPUT_TOKENS}"),
+            ({"text_input": "word " * 400}, f"the prompt has .* tokens; it may have {MAX_INPUT_TOKENS}"),
             ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "("}, "missing \\)")
             if guided
             else ({"guided_decoding_guide_type": "json"}, "this model is served without guides"),
@@ -220,7 +220,7 @@ def llmapi(version: str) -> Kind:
         refused=(
             ({"beam_width": 2}, "'beam_width' must be 1"),
             ({"length_penalty": 0.5}, "'length_penalty'"),
-            ({"text_input": "word " * 400}, f"'text_input' has .* tokens; a prompt may have {MAX_INPUT_TOKENS}"),
+            ({"text_input": "word " * 400}, f"the prompt has .* tokens; it may have {MAX_INPUT_TOKENS}"),
         ),
         end_id=tokenizer.token_to_id("</s>"),
         deadline_s=3.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
@@ -64,7 +65,7 @@ def engines() -> set[psutil.Process]:
 
 def ask(runner: Runner, text: str = "Count to three.", **fields: Any) -> Recorder:
     client = Recorder()
-    runner.submit([GenerationRequest(text, 4, temperature=0, **fields)], client)
+    runner.submit([GenerationRequest(text, max_tokens=4, temperature=0, **fields)], client)
     return client
 
 
@@ -105,7 +106,7 @@ def test_an_engine_that_is_killed_comes_back_and_who_waited_notices_nothing(runn
     seconds_to_answer(runner)
     (process,) = engines()
     stream = Recorder()
-    runner.submit([GenerationRequest("Count to one hundred.", 200, temperature=0, stream=True)], stream)
+    runner.submit([GenerationRequest("Count to one hundred.", max_tokens=200, temperature=0, stream=True)], stream)
     while not stream.heard:
         time.sleep(0.01)
     process.kill()
@@ -123,7 +124,7 @@ def test_it_ends_with_its_owner(smollm2_gguf: Path) -> None:
     engine = LlamaCpp(smollm2_gguf.parent, settings(smollm2_gguf.name))
     (process,) = engines() - before
     threads = threading.active_count()
-    engine.close()
+    asyncio.run(engine.close())
     assert not process.is_running()
     assert threading.active_count() < threads
 

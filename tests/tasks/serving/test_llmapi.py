@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,25 @@ from tasks.trtllm.llmapi.arguments import release_arguments
 from tasks.trtllm.serving import TensorRtServing
 from tests.standin import llm_package
 from tests.tasks.kinds.served_kinds import write_tokenizer
+from tests.tasks.serving.asked import Asked, Loop
 from tests.tasks.serving.small_tokenizers import CORPUS, byte_level
 
 COUNT = "How do I count to nine in French?"
 LONG = "1 2 3 4 5 6 7 8 9 "
-Load = Callable[..., LlmApi]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine, and the loop that asks it."""
+
+    loop: Loop
+    engine: LlmApi
+
+    def start(self, request: GenerationRequest) -> Asked:
+        return self.loop.ask(self.engine, request)
+
+
+Load = Callable[..., Loaded]
 
 
 @pytest.fixture
@@ -36,7 +51,8 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     llm_package.install(tmp_path / "site")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
-    engines: list[LlmApi] = []
+    engines: list[Loaded] = []
+    loop = Loop()
 
     def start(
         version: str = "1.2.1",
@@ -48,7 +64,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         chat_template: bool = False,
         generation_config: dict[str, Any] | None = None,
         **serving: Any,
-    ) -> LlmApi:
+    ) -> Loaded:
         parameters = TensorRtServing.model_validate(serving)
         runtime = {"tensorrt_llm": version, "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 1}
         recipe = LlmApiRecipe.model_validate(
@@ -79,25 +95,24 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
             llm_arguments=arguments,
             sampling=sampling or Sampling(),
         )
-        engines.append(LlmApi(settings, {"gpt_model_path": str(tmp_path / "engine")}))
+        engines.append(Loaded(loop, LlmApi(settings, {"gpt_model_path": str(tmp_path / "engine")})))
         return engines[-1]
 
     yield start
-    for engine in engines:
-        engine.close()
+    loop.close(*(loaded.engine for loaded in engines))
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorrt_llm"]:
         del sys.modules[name]
 
 
 def request(text: str = COUNT, max_tokens: int = 24, **fields: Any) -> GenerationRequest:
-    return GenerationRequest(text, max_tokens, **fields)
+    return GenerationRequest(text, max_tokens=max_tokens, **fields)
 
 
-def pieces(engine: LlmApi, text: str = COUNT, max_tokens: int = 24, **fields: Any) -> list[Piece]:
+def pieces(engine: Loaded, text: str = COUNT, max_tokens: int = 24, **fields: Any) -> list[Piece]:
     return [piece for piece in engine.start(request(text, max_tokens, **fields)) if piece.text]
 
 
-def answer(engine: LlmApi, text: str = COUNT, max_tokens: int = 24, **fields: Any) -> str:
+def answer(engine: Loaded, text: str = COUNT, max_tokens: int = 24, **fields: Any) -> str:
     return "".join(piece.text for piece in pieces(engine, text, max_tokens, **fields))
 
 
@@ -171,7 +186,7 @@ def test_beams(load: Load, version: str) -> None:
     )
     for fields, message in refused:
         with pytest.raises(RequestRefused, match=message):
-            engine.start(request(**fields))
+            list(engine.start(request(**fields)))
 
 
 @pytest.mark.parametrize(
@@ -195,18 +210,18 @@ def test_what_the_chosen_sampler_ignores_is_refused_by_name(load: Load, version:
     }
     for name, value in ignored.items():
         with pytest.raises(RequestRefused, match=f"'{name}' cannot be honoured"):
-            engine.start(request(**{name: value}))
+            list(engine.start(request(**{name: value})))
     assert answer(engine, temperature=0.0, top_p=0.5, top_k=5000)
 
 
 def test_what_the_llm_would_bend_is_refused(load: Load) -> None:
     engine = load()
     with pytest.raises(RequestRefused, match="'top_k' is 1025; the most is 1024"):
-        engine.start(request(top_k=1025))
+        list(engine.start(request(top_k=1025)))
     with pytest.raises(RequestRefused, match="'length_penalty' must be 1"):
-        engine.start(request(length_penalty=2.0))
-    with pytest.raises(RequestRefused, match=r"'text_input' has \d+ tokens; a prompt may have 511"):
-        engine.start(request("word " * 600))
+        list(engine.start(request(length_penalty=2.0)))
+    with pytest.raises(RequestRefused, match=r"the prompt has \d+ tokens; it may have 511"):
+        list(engine.start(request("word " * 600)))
 
 
 def test_what_the_llm_refuses_fails_one_request_alone(load: Load) -> None:
@@ -261,7 +276,7 @@ def test_cancelling_ends_at_once_and_frees_the_place(load: Load) -> None:
 def test_an_llm_that_ends_answers_before_their_time_has_failed(load: Load) -> None:
     engine = load()
     generation = engine.start(request(LONG, 400, stream=True, temperature=0.0))
-    threading.Timer(0.1, engine._llm.shutdown).start()  # pyright: ignore[reportPrivateUsage]
+    threading.Timer(0.1, engine.engine._llm.shutdown).start()  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(EngineFailed, match="ended the answer before its time: cancelled"):
         list(generation)
     with pytest.raises(EngineFailed, match="LLM is shutting down"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,39 +12,33 @@ import pytest
 from tasks.serving.contract import Answer, GenerationRequest, RequestRefused
 from tasks.serving.engine import MAX_RUNNING, EngineFailed, Piece
 from tasks.serving.runner import FailureCode, Runner
-
-
-class Script:
-    """A generation that says its words, then waits for ever where it ends in an ellipsis."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._cancelled = threading.Event()
-
-    def __iter__(self) -> Iterator[Piece]:
-        for word in self._text.split():
-            if word == "...":
-                assert self._cancelled.wait(10)
-                return
-            if word == "broken":
-                raise EngineFailed("it broke")
-            yield Piece(word, (-0.5,))
-
-    def cancel(self) -> None:
-        self._cancelled.set()
+from tests.waiting import wait
 
 
 class ScriptEngine:
-    """An engine that answers a prompt with the prompt's own words."""
+    """An engine that answers a prompt with the prompt's own words, and waits for ever where it has an ellipsis."""
 
-    closed = False
+    def __init__(self) -> None:
+        self.closed = False
+        self.freed = 0
 
-    def start(self, request: GenerationRequest) -> Script:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
         if request.text_input == "refused":
             raise RequestRefused("'text_input' is refused")
-        return Script(request.text_input)
+        try:
+            for word in request.text_input.split():
+                if word == "...":
+                    await asyncio.Event().wait()
+                if word == "broken":
+                    raise EngineFailed("it broke")
+                if word == "faulty":
+                    raise KeyError("a fault")
+                yield Piece(word, (-0.5,), 1, 7)
+            yield Piece("", (), 0, 7, "stop")
+        finally:
+            self.freed += 1
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed = True
 
 
@@ -62,15 +56,15 @@ class Recorder:
     def send(self, answers: Sequence[Answer], *, final: bool) -> None:
         self.heard.append(list(answers))
         if final:
-            self.finish()
-
-    def finish(self) -> None:
-        self.ends += 1
-        self.ended.set()
+            self._end()
 
     def fail(self, code: FailureCode, message: str) -> None:
         self.heard.append((code, message))
-        self.finish()
+        self._end()
+
+    def _end(self) -> None:
+        self.ends += 1
+        self.ended.set()
 
     def is_cancelled(self) -> bool:
         return self.cancelled
@@ -96,45 +90,52 @@ def make_runner(engine: ScriptEngine) -> Iterator[Callable[[float], Runner]]:
 
 def ask(runner: Runner, *texts: str, stream: bool = False) -> Recorder:
     client = Recorder()
-    runner.submit([GenerationRequest(text, 9, stream=stream) for text in texts], client)
+    runner.submit([GenerationRequest(text, max_tokens=9, stream=stream) for text in texts], client)
     return client
 
 
 def test_rows_are_answered_together_in_order(make_runner: Callable[[float], Runner]) -> None:
     client = ask(make_runner(10), "a b c", "d")
     assert client.ended.wait(5)
-    assert client.heard == [[Answer("abc", (-0.5,) * 3, -1.5), Answer("d", (-0.5,), -0.5)]]
+    assert client.heard == [[Answer("abc", (-0.5,) * 3, -1.5, 7, 3, "stop"), Answer("d", (-0.5,), -0.5, 7, 1, "stop")]]
 
 
 def test_pieces_stream_and_add_up(make_runner: Callable[[float], Runner]) -> None:
     client = ask(make_runner(10), "a b", stream=True)
     assert client.ended.wait(5)
-    assert client.heard == [[Answer("a", (-0.5,), -0.5)], [Answer("b", (-0.5,), -1.0)]]
+    assert client.heard == [
+        [Answer("a", (-0.5,), -0.5, 7, 1)],
+        [Answer("b", (-0.5,), -1.0, 7, 1)],
+        [Answer("", (), -1.0, 7, 0, "stop")],
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_empty_answer_is_an_answer(make_runner: Callable[[float], Runner], stream: bool) -> None:
     client = ask(make_runner(10), "", stream=stream)
     assert client.ended.wait(5)
-    assert client.heard == [[Answer("")]]
+    assert client.heard == [[Answer("", (), 0.0, 7, 0, "stop")]]
 
 
-def test_the_prompt_comes_before_the_answer_where_it_is_wanted(make_runner: Callable[[float], Runner]) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_prompt_comes_before_a_whole_answer_where_it_is_wanted(
+    make_runner: Callable[[float], Runner], stream: bool
+) -> None:
     client = Recorder()
-    make_runner(10).submit([GenerationRequest("a b", 9, stream=True, exclude_input_in_output=False)], client)
+    request = GenerationRequest("a b", max_tokens=9, stream=stream, exclude_input_in_output=False)
+    make_runner(10).submit([request], client)
     assert client.ended.wait(5)
-    assert (
-        "".join(answer.text for answers in client.heard for answer in answers if isinstance(answer, Answer)) == "a bab"
-    )
+    texts = [answer.text for answers in client.heard for answer in answers if isinstance(answer, Answer)]
+    assert "".join(texts) == ("ab" if stream else "a bab")
 
 
-@pytest.mark.parametrize(("text", "code"), [("refused", "invalid"), ("broken", "internal")])
+@pytest.mark.parametrize(("text", "code"), [("refused", "invalid"), ("broken", "internal"), ("faulty", "internal")])
 def test_one_bad_row_fails_the_whole_request_once(
-    make_runner: Callable[[float], Runner], text: str, code: FailureCode
+    engine: ScriptEngine, make_runner: Callable[[float], Runner], text: str, code: FailureCode
 ) -> None:
     client = ask(make_runner(10), "a ...", text, "b ...")
     assert client.ended.wait(5)
-    time.sleep(0.2)
+    wait(lambda: engine.freed == (2 if text == "refused" else 3), "row that is freed")
     assert [heard[0] for heard in client.heard] == [code]
     assert client.ends == 1
 
@@ -142,15 +143,17 @@ def test_one_bad_row_fails_the_whole_request_once(
 def test_a_deadline_ends_a_stream_with_an_error(make_runner: Callable[[float], Runner]) -> None:
     client = ask(make_runner(0.2), "a ...", stream=True)
     assert client.ended.wait(5)
-    assert client.heard[0] == [Answer("a", (-0.5,), -0.5)]
+    assert client.heard[0] == [Answer("a", (-0.5,), -0.5, 7, 1)]
     assert client.heard[1] == ("unavailable", "not answered within the deadline of 0.2 s")
 
 
-def test_a_cancelled_request_ends(make_runner: Callable[[float], Runner]) -> None:
+def test_a_cancelled_request_ends_and_frees_what_it_holds(
+    engine: ScriptEngine, make_runner: Callable[[float], Runner]
+) -> None:
     client = ask(make_runner(10), "a ...")
     client.cancelled = True
     assert client.ended.wait(5)
-    assert client.heard == [("cancelled", "the client cancelled the request")]
+    assert client.heard == [("cancelled", "the client cancelled the request")] and engine.freed == 1
 
 
 def test_closing_answers_everybody_and_then_frees_the_engine(
@@ -170,6 +173,7 @@ def test_more_than_can_wait_are_refused_at_once(make_runner: Callable[[float], R
     runner = make_runner(10)
     waiting = [ask(runner, "...") for _ in range(MAX_RUNNING)]
     client = ask(runner, "a")
+    assert client.ended.wait(5)
     assert client.heard == [
         ("unavailable", f"{MAX_RUNNING} requests are running or waiting; at most {MAX_RUNNING} may")
     ]
