@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from tasks.serving.guides import MAX_GUIDE_DEPTH
 
@@ -130,30 +131,32 @@ def validated(kind: type[AnyBody], fields: Document) -> AnyBody:
 
 
 def _refusal(error: ValidationError, fields: Document) -> ApiError:
-    """A value that fits no member of a union has an error for each. The one that lies deepest tells most."""
+    """A value that fits no member of a union has an error for each. The one that lies deepest tells most, and of
+    those one that is not about the type: that member was meant."""
     found = [
-        (_path(detail["loc"], detail["type"], fields), detail["type"], detail["msg"].removeprefix("Value error, "))
-        for detail in error.errors(include_url=False, include_input=False, include_context=False)
+        (_path(detail, fields), detail["type"], detail["msg"].removeprefix("Value error, "))
+        for detail in error.errors(include_url=False, include_input=False)
     ]
-    path, kind, message = max(found, key=lambda each: len(each[0]))
-    if kind.startswith("union_tag"):
-        path.append("role")
+    path, kind, message = max(found, key=lambda each: (len(each[0]), not each[1].endswith("_type")))
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step:.64}" for step in path).removeprefix(".")
     if kind == "extra_forbidden":
         return invalid(f"'{param}' is not a field that is known here", param)
-    return invalid(f"'{param}': {message}", param)
+    return invalid(f"'{param}': {message:.500}", param)
 
 
-def _path(location: Sequence[str | int], kind: str, fields: Document) -> list[str | int]:
+def _path(detail: ErrorDetails, fields: Document) -> list[str | int]:
     """Where in the body an error is. pydantic's location also names members of unions, which no client knows."""
+    location = detail["loc"]
     path: list[str | int] = []
     here: object = fields
-    for step in location:
+    for position, step in enumerate(location):
         if isinstance(here, dict) and step in here:
             here = cast(Document, here)[cast(str, step)]
         elif isinstance(here, list) and isinstance(step, int):
             here = cast(list[object], here)[step]
-        elif kind != "missing" or step != location[-1]:
+        elif detail["type"] != "missing" or position < len(location) - 1:
             continue
         path.append(step)
+    if detail["type"].startswith("union_tag"):
+        path.append(str(detail.get("ctx", {})["discriminator"]).strip("'"))
     return path
