@@ -178,33 +178,39 @@ def test_messages_are_those_of_the_contract() -> None:
     expected[3] = {"role": "assistant", "tool_calls": [call]}
     assert json.loads(generation.messages) == expected
     # As the `openai` client sends an answer back.
-    echoed = {"refusal": None, "audio": None, "function_call": None, "annotations": [], "tool_calls": None}
+    echoed: dict[str, Any] = {
+        "refusal": None,
+        "audio": None,
+        "function_call": None,
+        "annotations": [],
+        "tool_calls": None,
+    }
     (generation,) = parse(messages=[{"role": "assistant", "content": "Hi", **echoed}]).generations
     assert generation.messages == '[{"role": "assistant", "content": "Hi"}]'
     (generation,) = parse(messages=[{"role": "assistant", "tool_calls": [{"index": 0, **call}]}]).generations
     assert generation.messages is not None and json.loads(generation.messages)[0]["tool_calls"] == [call]
 
 
-@pytest.mark.parametrize(
-    ("message", "param"),
-    [
-        ({"role": "robot", "content": "x"}, "[1].role"),
-        ({"role": "function", "content": "x", "name": "f"}, "[1].role"),
-        ({"content": "x"}, "[1].role"),
-        ({"role": "user"}, "[1].content"),
-        ({"role": "user", "content": None}, "[1].content"),
-        ({"role": "user", "content": {}}, "[1].content"),
-        ({"role": "user", "content": []}, "[1].content"),
-        ({"role": "user", "content": "x", "mood": "good"}, "[1].mood"),
-        ({"role": "user", "content": [{"type": "text"}]}, "[1].content[0].text"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}, "[1].content[0].type"),
-        ({"role": "tool", "content": "x"}, "[1].tool_call_id"),
-        ({"role": "assistant", "content": "x", "refusal": "no"}, "[1].refusal"),
-        ({"role": "assistant", "content": "x", "annotations": [{}]}, "[1].annotations"),
-        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "[1].tool_calls[0].type"),
-        (5, "[1]"),
-    ],
-)
+WRONG_MESSAGES: list[tuple[Any, str]] = [
+    ({"role": "robot", "content": "x"}, "[1].role"),
+    ({"role": "function", "content": "x", "name": "f"}, "[1].role"),
+    ({"content": "x"}, "[1].role"),
+    ({"role": "user"}, "[1].content"),
+    ({"role": "user", "content": None}, "[1].content"),
+    ({"role": "user", "content": {}}, "[1].content"),
+    ({"role": "user", "content": []}, "[1].content"),
+    ({"role": "user", "content": "x", "mood": "good"}, "[1].mood"),
+    ({"role": "user", "content": [{"type": "text"}]}, "[1].content[0].text"),
+    ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}, "[1].content[0].type"),
+    ({"role": "tool", "content": "x"}, "[1].tool_call_id"),
+    ({"role": "assistant", "content": "x", "refusal": "no"}, "[1].refusal"),
+    ({"role": "assistant", "content": "x", "annotations": [{}]}, "[1].annotations"),
+    ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "[1].tool_calls[0].type"),
+    (5, "[1]"),
+]
+
+
+@pytest.mark.parametrize(("message", "param"), WRONG_MESSAGES)
 def test_messages_are_refused_by_name(message: Any, param: str) -> None:
     assert refused(messages=[USER, message]) == f"messages{param}"
 

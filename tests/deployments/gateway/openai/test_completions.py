@@ -27,7 +27,14 @@ def test_log_probs_are_asked_for_with_0() -> None:
 
 
 def test_guides_and_neutral_fields_are_those_of_a_chat() -> None:
-    neutral = {"echo": False, "suffix": None, "best_of": 1, "logit_bias": {}, "user": "u", "add_special_tokens": True}
+    neutral: dict[str, Any] = {
+        "echo": False,
+        "suffix": None,
+        "best_of": 1,
+        "logit_bias": {},
+        "user": "u",
+        "add_special_tokens": True,
+    }
     request = parse_completion({"model": "m", "prompt": "a", "guided_regex": "x", **neutral})
     assert request.generations == (
         Generation(text_input="a", guided_decoding_guide_type="regex", guided_decoding_guide="x"),
