@@ -12,6 +12,7 @@ What all formats have in common:
 - Behind its marker a call may have any name. Without a marker, since many tokenizers leave special tokens out of the
   text, it must be at the beginning of an answer or behind another call, have the name of a tool of the request, and
   have no key that no call has.
-- White space around calls is the format's. All other text is content, also that between calls.
+- White space around calls is the format's; where there is text before and behind them, that of one side stays. All
+  other text is content.
 - At most `MOST_HELD` characters are held. What is longer before it is a call, is none.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .call_object import CallObject
-from .output import Grammar, GrammarParser, NoCall, Output, calls, past_space
+from .output import Grammar, GrammarParser, NoCall, Output, calls, literal, past_space
 
 _MARKER = "<|python_tag|>"
 _BETWEEN = ";"
@@ -22,6 +22,10 @@ def llama3(names: Collection[str]) -> GrammarParser:
         character = yield from past_space(output)
         if character == _BETWEEN and output.behind_call:
             character = yield from past_space(output)
+            if character == _MARKER[0]:
+                yield from literal(output, _MARKER[1:])
+                yield from marked(output)
+                return
         yield from _call(output, character, names)
 
     def marked(output: Output) -> Grammar:

@@ -38,7 +38,8 @@ class Output:
         self.held = ""
         self.passing: Passing | None = None
         self._closing = closing
-        self._space = ""
+        self._space = self._before_calls = ""
+        self._spoken = False
         self.behind_call = False
         self._calls = 0
         self._events: list[Event] = []
@@ -55,19 +56,28 @@ class Output:
         self.text(text)
 
     def text(self, text: str) -> None:
-        if self.behind_call:
-            text = text.lstrip()
-        if body := text.rstrip():
-            self._events.append(Content(self._space + body))
-            self._space, self.behind_call = "", False
+        body = text.rstrip()
+        if body:
+            self._events.append(Content(self._from_gap(body) if self.behind_call else self._space + body))
+            self._space = self._before_calls = ""
+            self.behind_call, self._spoken = False, True
         self._space += text[len(body) :]
-        if (over := len(self._space) - MOST_SPACE) > 0:
+        if self.behind_call:
+            self._space = self._space[:MOST_SPACE]
+        elif (over := len(self._space) - MOST_SPACE) > 0:
             self._events.append(Content(self._space[:over]))
             self._space = self._space[over:]
+
+    def _from_gap(self, body: str) -> str:
+        """The first text behind calls. Where there is some before them too, white space keeps the two apart."""
+        text = body.lstrip()
+        behind_calls = self._space + body[: len(body) - len(text)]
+        return (self._before_calls or behind_calls)[:MOST_SPACE] + text if self._spoken else text
 
     def start(self, name: str) -> int:
         """A call begins; what is held is its beginning. Returns its number."""
         index, self._calls = self._calls, self._calls + 1
+        self._before_calls = self._before_calls or self._space
         self.held = self._space = ""
         self.behind_call = True
         self._events.append(CallStart(index, name))

@@ -47,7 +47,7 @@ def check(name: ToolParserName, text: str, content: str, calls: Calls) -> None:
         ),
         (
             f'<|python_tag|>{{"name": "a", "parameters": {PARIS}}};<|python_tag|>{{"name": "b", "parameters": {{}}}}',
-            ";",
+            "",
             [("a", PARIS), ("b", "{}")],
         ),
         (f'{{"type": "function", "parameters": {PARIS}, "name": "weather"}}', "", [("weather", PARIS)]),
@@ -63,6 +63,8 @@ def check(name: ToolParserName, text: str, content: str, calls: Calls) -> None:
         ('{"name": "weather", "parameters": {"city": "Par', "", [("weather", '{"city": "Par')]),
         ('{"name": "weather", "para', '{"name": "weather", "para', []),
         ('{"name": "weather", "parameters": {}};', "", [("weather", "{}")]),
+        ('{"name": "weather", "parameters": {}}; or not', "; or not", [("weather", "{}")]),
+        ('<|python_tag|>{"name": "a", "parameters": {}};<|python', ";<|python", [("a", "{}")]),
     ],
 )
 def test_llama(text: str, content: str, calls: Calls) -> None:
@@ -110,7 +112,7 @@ def test_what_is_no_call_is_text_to_the_last_character(name: ToolParserName, tex
         (
             f'I will.\n<tool_call>{{"name": "a", "arguments": {HARD}}}</tool_call>\n'
             f'<tool_call>{{"arguments": {PARIS}, "name": "b"}}</tool_call>\nDone. \n',
-            "I will.Done. \n",
+            "I will.\nDone. \n",
             [("a", HARD), ("b", PARIS)],
         ),
         ('<tool_call>{"name": "weather"}</tool_call>', "", [("weather", "{}")]),
@@ -131,6 +133,14 @@ def test_what_is_no_call_is_text_to_the_last_character(name: ToolParserName, tex
         ('<tool_call>{"name": ""}</tool_call>', '<tool_call>{"name": ""}</tool_call>', []),
         ('<tool_call>{"arguments": {}}</tool_call>', '<tool_call>{"arguments": {}}</tool_call>', []),
         ('<<tool_call>{"name": "a"}</tool_call>', "<", [("a", "{}")]),
+        (
+            'a<tool_call>{"name": "b"}</tool_call>\n\n <tool_call>{"name": "c"}</tool_call>\nd',
+            "a\n\n d",
+            [("b", "{}"), ("c", "{}")],
+        ),
+        ('a<tool_call>{"name": "b"}</tool_call>' + " " * 99 + "c", "a" + " " * 64 + "c", [("b", "{}")]),
+        ('a \n<tool_call>{"name": "b"}</tool_call>\n\n c', "a \nc", [("b", "{}")]),
+        ('<tool_call>{"name": "b"}</tool_call>\n c \n', "c \n", [("b", "{}")]),
         ("a < b and <tool_calls> or </tool_call>", "a < b and <tool_calls> or </tool_call>", []),
         # A tokenizer that leaves the tags out.
         (
