@@ -17,6 +17,9 @@ Numbered: TypeAlias = tuple[int, Piece]
 
 DONE = b"data: [DONE]\n\n"
 
+# `json.dumps` makes an encoder at each call that has options; a stream has a call a token.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
 _WAITING = 8
 """Pieces that wait for a client that is slow to read, before the generations wait too."""
 
@@ -32,7 +35,7 @@ class Head:
 
 def encoded(document: object) -> bytes:
     """JSON in ASCII: there are clients that take U+2028 for the end of a line."""
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(document).encode()
 
 
 def event(document: object) -> bytes:

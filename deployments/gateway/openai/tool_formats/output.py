@@ -56,6 +56,7 @@ class Output:
         self.text(text)
 
     def text(self, text: str) -> None:
+        """The next of the text; white space at its end waits for what follows."""
         body = text.rstrip()
         if body:
             self._events.append(Content(self._from_gap(body) if self.behind_call else self._space + body))
@@ -84,6 +85,7 @@ class Output:
         return index
 
     def arguments(self, index: int, text: str) -> None:
+        """The next of the arguments of a call that has begun."""
         self._events.append(CallArguments(index, text))
 
     def end(self) -> None:

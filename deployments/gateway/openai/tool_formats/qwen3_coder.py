@@ -163,7 +163,7 @@ def _named_types(schema: object) -> set[str]:
     named = keywords.get("type")
     names = {named} if isinstance(named, str) else set[str]()
     if isinstance(named, list):
-        names.update(cast(list[str], named))
+        names.update(each for each in cast(list[object], named) if isinstance(each, str))
     for keyword in ("anyOf", "oneOf"):
         members = keywords.get(keyword)
         if isinstance(members, list):
@@ -175,12 +175,17 @@ def _as_json(text: str, types: frozenset[str]) -> str:
     """The JSON of a value. What is not of the types that the schema names is text, as the model wrote it."""
     spelled = {"True": "true", "False": "false", "None": "null"}.get(text.strip(), text.strip())
     try:
-        value: object = json.loads(spelled)
+        value: object = json.loads(spelled, parse_constant=_no_number)
     except (ValueError, RecursionError):
         value = text
     if _type_of(value) & (types or {"object", "array"}):
         return spelled
     return json.dumps(text, ensure_ascii=False)
+
+
+def _no_number(text: str) -> float:
+    """Python's parser knows NaN and Infinity, JSON does not."""
+    raise ValueError(text)
 
 
 def _type_of(value: object) -> set[str]:

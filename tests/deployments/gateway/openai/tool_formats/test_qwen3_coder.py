@@ -21,6 +21,7 @@ SCHEMAS = {
             "lines": {"type": "array"},
             "owner": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "either": {"type": ["integer", "string", "null"]},
+            "odd": {"type": [{}, "integer"], "anyOf": [5]},
             "any": {"$ref": "#/$defs/any"},
         },
     }
@@ -47,6 +48,8 @@ def call(*parameters: tuple[str, str]) -> str:
         ("line", "1.5", "1.5"),
         ("scale", "1.5", 1.5),
         ("scale", "2", 2),
+        ("scale", "NaN", "NaN"),
+        ("odd", "5", 5),
         ("dry", "True", True),
         ("dry", "false", False),
         ("lines", '[1, "</parameter>"]', [1, "</parameter>"]),
