@@ -16,7 +16,8 @@ Nothing that a client sends is ignored. A field is honoured (`fields.py`, `guide
 has a value that asks for nothing (`NEUTRAL`), or is an error that names it.
 
 `reading.py` reads an answer: reasoning (`reasoning.py`), then tool calls (`tool_formats/`, one module a format). Whole
-answers and streams are read by the same code, so they say the same. `log_probs.py` says what is known of tokens, and
+answers and streams are read by the same code, so they say the same; `answers.py` is what chats and completions share.
+`log_probs.py` says what is known of tokens, and
 `usage.py` counts them.
 
 Only the gateway imports it. It imports `infra.errors` and the limits of `tasks.serving`.

@@ -3,62 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
 
+from .answers import stream, whole
 from .chat import ChatRequest
-from .errors import ApiError, of_failure
-from .generation import GenerationFailed, Piece
+from .errors import ApiError
+from .generation import Piece
 from .log_probs import TokenLogProb, chat_log_probs, tokens_of
 from .reading import AnswerForm, AnswerReader, ChatReason
-from .streams import DONE, Chunks, Head, Numbered, with_errors
+from .streams import Chunks, Head, Numbered
 from .tool_formats.events import CallArguments, CallStart, Content, Event, Reasoning
 from .usage import Usage
 
 
 async def chat_answer(request: ChatRequest, head: Head, pieces: AsyncGenerator[Numbered, None]) -> dict[str, object]:
     """The whole answer. Raises ApiError where a generation fails."""
-    choices = [_Choice(head.id, number, request) for number in range(len(request.generations))]
-    usage = Usage(len(choices))
-    try:
-        async with aclosing(pieces):
-            async for number, piece in pieces:
-                usage.add(number, piece)
-                choices[number].read(piece)
-    except GenerationFailed as error:
-        raise of_failure(error) from error
-    return {
-        "id": head.id,
-        "object": "chat.completion",
-        "created": head.created,
-        "model": head.model,
-        "choices": [choice.body() for choice in choices],
-        "usage": usage.body(),
-    }
+    choices = _choices(request, head)
+    return await whole("chat.completion", head, choices, Usage(len(choices)), pieces)
 
 
 def chat_stream(
     request: ChatRequest, head: Head, pieces: AsyncGenerator[Numbered, None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer as server-sent events. Raises ApiError before the first of them, and tells of an error after it."""
-    return with_errors(_chunks(request, head, pieces))
-
-
-async def _chunks(
-    request: ChatRequest, head: Head, pieces: AsyncGenerator[Numbered, None]
-) -> AsyncGenerator[bytes, None]:
+    choices = _choices(request, head)
     chunks = Chunks("chat.completion.chunk", head, include_usage=request.include_usage)
-    choices = [_Choice(head.id, number, request) for number in range(len(request.generations))]
-    usage = Usage(len(choices))
-    async with aclosing(pieces):
-        async for number, piece in pieces:
-            usage.add(number, piece)
-            for choice in choices[number].chunks(piece):
-                yield chunks.choice(choice)
-    for choice in choices:
-        choice.require_end()
-    if request.include_usage:
-        yield chunks.usage(usage.body())
-    yield DONE
+    return stream(chunks, choices, Usage(len(choices)), pieces)
+
+
+def _choices(request: ChatRequest, head: Head) -> list[_Choice]:
+    return [_Choice(head.id, number, request) for number in range(len(request.generations))]
 
 
 class _Choice:

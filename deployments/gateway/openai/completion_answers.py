@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
 from typing import Literal
 
+from .answers import stream, whole
 from .completions import CompletionRequest
-from .errors import ApiError, of_failure
-from .generation import GenerationFailed, Piece
+from .errors import ApiError
+from .generation import Piece
 from .log_probs import TokenLogProb, completion_log_probs, tokens_of
-from .streams import DONE, Chunks, Head, Numbered, with_errors
+from .streams import Chunks, Head, Numbered
 from .usage import Usage
 
 _KIND = "text_completion"
@@ -20,47 +20,19 @@ async def completion_answer(
     request: CompletionRequest, head: Head, pieces: AsyncGenerator[Numbered, None]
 ) -> dict[str, object]:
     """The whole answer. Raises ApiError where a generation fails."""
-    choices = [_Choice(number, log_probs=request.log_probs) for number in range(len(request.generations))]
-    usage = Usage(request.choices_per_prompt)
-    try:
-        async with aclosing(pieces):
-            async for number, piece in pieces:
-                usage.add(number, piece)
-                choices[number].read(piece)
-    except GenerationFailed as error:
-        raise of_failure(error) from error
-    return {
-        "id": head.id,
-        "object": _KIND,
-        "created": head.created,
-        "model": head.model,
-        "choices": [choice.body() for choice in choices],
-        "usage": usage.body(),
-    }
+    return await whole(_KIND, head, _choices(request), Usage(request.choices_per_prompt), pieces)
 
 
 def completion_stream(
     request: CompletionRequest, head: Head, pieces: AsyncGenerator[Numbered, None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer as server-sent events. Raises ApiError before the first of them, and tells of an error after it."""
-    return with_errors(_chunks(request, head, pieces))
-
-
-async def _chunks(
-    request: CompletionRequest, head: Head, pieces: AsyncGenerator[Numbered, None]
-) -> AsyncGenerator[bytes, None]:
     chunks = Chunks(_KIND, head, include_usage=request.include_usage)
-    choices = [_Choice(number, log_probs=request.log_probs) for number in range(len(request.generations))]
-    usage = Usage(request.choices_per_prompt)
-    async with aclosing(pieces):
-        async for number, piece in pieces:
-            usage.add(number, piece)
-            yield chunks.choice(choices[number].chunk(piece))
-    for choice in choices:
-        choice.require_end()
-    if request.include_usage:
-        yield chunks.usage(usage.body())
-    yield DONE
+    return stream(chunks, _choices(request), Usage(request.choices_per_prompt), pieces)
+
+
+def _choices(request: CompletionRequest) -> list[_Choice]:
+    return [_Choice(number, log_probs=request.log_probs) for number in range(len(request.generations))]
 
 
 class _Choice:
@@ -81,14 +53,13 @@ class _Choice:
         if piece.finish_reason:
             self._reason = "length" if piece.finish_reason == "length" else "stop"
 
-    def chunk(self, piece: Piece) -> dict[str, object]:
+    def chunks(self, piece: Piece) -> Iterator[dict[str, object]]:
         """The chunk that a piece makes. OpenAI's last chunk may have text as well."""
         self.read(piece)
-        chunk = self._body(self._reason)
+        yield self._body(self._reason)
         self._offset += sum(len(token.text) for token in self._tokens)
         self._text.clear()
         self._tokens.clear()
-        return chunk
 
     def body(self) -> dict[str, object]:
         """The choice of a whole answer."""

@@ -9,8 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .errors import ApiError, of_failure
-from .generation import GenerationFailed, Piece
+from .generation import Piece
 
 Numbered: TypeAlias = tuple[int, Piece]
 """A piece, and the number of its generation in the request."""
@@ -110,21 +109,3 @@ async def _closable(generation: AsyncIterator[Piece]) -> AsyncGenerator[Piece, N
     finally:
         if isinstance(generation, AsyncGenerator):
             await generation.aclose()
-
-
-async def with_errors(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The chunks of a stream. What fails before the first one raises ApiError, so that the answer can have its status.
-
-    What fails later is told in an event, and ends the stream without `[DONE]`: it is not whole.
-    """
-    begun = False
-    async with aclosing(chunks):
-        try:
-            async for chunk in chunks:
-                yield chunk
-                begun = True
-        except (GenerationFailed, ApiError) as error:
-            told = of_failure(error) if isinstance(error, GenerationFailed) else error
-            if not begun:
-                raise told from error
-            yield event(told.body())

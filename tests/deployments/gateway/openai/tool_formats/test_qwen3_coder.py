@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from deployments.gateway.openai.tool_formats.events import CallArguments, CallSt
 from deployments.gateway.openai.tool_formats.qwen3_coder import qwen3_coder
 from tests.deployments.gateway.openai.tool_formats.reading import read
 
-SCHEMAS = {
+SCHEMAS: dict[str, dict[str, Any]] = {
     "edit": {
         "type": "object",
         "properties": {
