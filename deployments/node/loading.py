@@ -115,7 +115,15 @@ class Loading:
     def _place(self, servers: Servers, model: str, number: int, intent: Intent) -> None:
         repository, engine = self.copies.bring(intent)
         group = servers.groups.of(model, number, intent.ranks) if intent.ranks else None
-        place_release(repository, engine, self.models, model, number, None if group is None else group.server)
+        place_release(
+            repository,
+            engine,
+            self.models,
+            model,
+            number,
+            grpc=servers.triton.grpc,
+            server=None if group is None else group.server,
+        )
         if group is not None:
             group.start()
 

@@ -70,7 +70,7 @@ class TritonClient:
 
     def __init__(self, http: str, *, grpc: str = "", key: str = "", timeout_s: float = 120.0) -> None:
         self._http = http.removeprefix("http://").rstrip("/")
-        self._grpc = grpc
+        self.grpc = grpc
         self._headers = {CONTROL_HEADER: key} if key else {}
         self._timeout_s = timeout_s
 
@@ -141,7 +141,7 @@ class TritonClient:
 
     def stream(self, model: str, request: Request) -> GrpcStream:
         """The same over gRPC, in a `with`: leaving it early cancels the request, and the server stops generating."""
-        return GrpcStream(self._grpc, model, request, self._timeout_s)
+        return GrpcStream(self.grpc, model, request, self._timeout_s)
 
     def _control(self, model: str, action: str, timeout_s: float) -> None:
         path = f"v2/repository/models/{quote(model, safe='')}/{action}"

@@ -196,7 +196,9 @@ class Supervisor:
         _log.info("Triton runs (pid %d)", self.pid)
 
     def _new_client(self, key: str) -> TritonClient:
-        return TritonClient(f"127.0.0.1:{self._ports.http}", key=key, timeout_s=_CONTROL_SECONDS)
+        return TritonClient(
+            f"127.0.0.1:{self._ports.http}", grpc=f"127.0.0.1:{self._ports.grpc}", key=key, timeout_s=_CONTROL_SECONDS
+        )
 
 
 def _servers(leader: psutil.Process) -> tuple[psutil.Process, ...]:

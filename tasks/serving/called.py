@@ -1,42 +1,44 @@
-"""How the model of TensorRT-LLM's C++ backend is called: in this same Triton by BLS, in one of its own over gRPC.
+"""How the model of TensorRT-LLM's C++ backend is called: over gRPC on this machine, all requests on one stream.
 
-An engine that takes one Triton process a rank has servers of its own on this machine; everything else runs here.
+Also where it runs in this same Triton. A call by BLS would take a thread of this process as long as the answer lasts,
+and one of the backend's own; and up to 24.10 at least its responses crash the process now and then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+import numpy as np
 
 from .contract import Tensor
 from .engine import EngineFailed
+from .mailbox import Mailbox
 
 CALLED_MODEL = "tensorrt_llm_model_name"
 """The parameter of the `config.pbtxt` that names the model to call, as NVIDIA's own calling model has it."""
 
 CALLED_SERVER = "tensorrt_llm_server"
-"""The parameter that says where, as `host:port` of its gRPC; without it, in this same Triton. A node sets it."""
+"""The parameter that says where, as `host:port` of its gRPC. A node sets it."""
 
-KEPT_S = 10.0
-"""How long responses that were read stay referenced.
-
-The Python backend lets go of them too, on a thread of its own and a moment later. Up to 24.10 at least it does not
-hold Python's lock then: if nobody else has them, their arrays go while others run, and the process crashes now and
-then (`Stub::SendCleanupId` and `~PbTensor`; the destructor takes the lock since python_backend's #390).
-"""
+DEFAULT_SERVER = "127.0.0.1:8001"
+"""Triton's own default."""
 
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
     # The engine's servers are started again when they die; gRPC by itself would take up to two minutes to look again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
+_EMPTY_FINAL = "triton_enable_empty_final_response"
+_FINAL = "triton_final_response"
+_DTYPES: Mapping[str, Any] = {"INT32": np.int32, "FP32": np.float32}
+"""Of the outputs that are read."""
 
 
 @dataclass(frozen=True)
@@ -47,81 +49,56 @@ class Response:
     tensors: Mapping[str, Tensor]
 
 
-class CalledModel(Protocol):
-    def call(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Iterator[Response]:
-        """Hand a request over, from any thread: the responses as they come. Raises EngineFailed, then or later."""
-        ...
+class CalledModel:
+    """The model that the `config.pbtxt` with these parameters names. Connects with the first call.
 
-    def close(self) -> None:
-        """No call is running any more. The model itself is Triton's, and unloaded by itself."""
-        ...
+    A stream that broke ends its requests by EngineFailed, and the next call begins another.
+    """
 
-
-def called_model(parameters: Mapping[str, str]) -> CalledModel:
-    """The model that the `config.pbtxt` with these parameters names."""
-    name = parameters[CALLED_MODEL]
-    server = parameters.get(CALLED_SERVER)
-    return ModelHere(name) if server is None else ModelElsewhere(server, name)
-
-
-class ModelHere:
-    """A model of this Triton."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._lock = threading.Lock()
-        self._kept: deque[tuple[float, Any]] = deque()
-
-    def call(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Iterator[Response]:
-        triton: Any = importlib.import_module("triton_python_backend_utils")
-        request = triton.InferenceRequest(
-            model_name=self._name,
-            request_id=request_id,
-            inputs=[triton.Tensor(name, value) for name, value in inputs.items()],
-            requested_output_names=list(outputs),
-        )
-        try:
-            responses = request.exec(decoupled=True)
-        except triton.TritonModelException as error:
-            raise EngineFailed(f"Triton does not take a request for '{self._name}': {error}") from error
-        return self._read(responses)
-
-    def close(self) -> None:
-        """Before the memory goes that what was kept lies in."""
-        with self._lock:
-            self._kept.clear()
-
-    def _read(self, responses: Any) -> Iterator[Response]:
-        try:
-            for response in responses:
-                if response.has_error():
-                    yield Response(response.error().message(), {})
-                else:
-                    yield Response("", {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()})
-        finally:
-            self._keep(responses)
-
-    def _keep(self, responses: Any) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._kept.append((now, responses))
-            while now - self._kept[0][0] > KEPT_S:
-                self._kept.popleft()
-
-
-class ModelElsewhere:
-    """A model of the Triton whose gRPC is at `address`. Connects with the first call, and again where that is lost."""
-
-    def __init__(self, address: str, name: str) -> None:
-        self._grpc: Any = importlib.import_module("grpc")
+    def __init__(self, parameters: Mapping[str, str]) -> None:
+        self._name = parameters[CALLED_MODEL]
+        self._address = parameters.get(CALLED_SERVER, DEFAULT_SERVER)
+        self._aio: Any = importlib.import_module("grpc.aio")
         self._library: Any = importlib.import_module("tritonclient.grpc")
         self._utilities: Any = importlib.import_module("tritonclient.utils")
-        self._name = name
-        self._channel: Any = self._grpc.insecure_channel(address, options=_CHANNEL)
-        self._stub: Any = self._library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._channel: Any = None
+        self._stub: Any = None
+        self._stream: _Stream | None = None
 
-    def call(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Iterator[Response]:
+    def call(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Mailbox[Response]:
+        """Hand a request over, on the event loop: its responses as they come."""
+        if self._stream is None or self._stream.broken:
+            self._stream = _Stream(self._open())
+        return self._stream.send(self._request(request_id, inputs, outputs))
+
+    async def call_alone(
+        self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]
+    ) -> AsyncGenerator[Response]:
+        """The same on a stream of its own, for a request that has the id of another. Raises EngineFailed."""
+        stream = _Stream(self._open())
+        try:
+            async for responses in stream.send(self._request(request_id, inputs, outputs)):
+                for response in responses:
+                    yield response
+        finally:
+            stream.close()
+
+    async def close(self) -> None:
+        """No call is running any more."""
+        if self._stream is not None:
+            self._stream.close()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _open(self) -> Any:
+        if self._channel is None:
+            self._channel = self._aio.insecure_channel(self._address, options=_CHANNEL)
+            self._stub = self._library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return self._stub
+
+    def _request(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Any:
         request = self._library.service_pb2.ModelInferRequest(model_name=self._name, id=request_id)
+        request.parameters[_EMPTY_FINAL].bool_param = True
         for name, value in inputs.items():
             data_type = self._utilities.np_to_triton_dtype(value.dtype)
             packed = self._utilities.serialize_byte_tensor(value).item() if data_type == "BYTES" else value.tobytes()
@@ -129,17 +106,60 @@ class ModelElsewhere:
             request.raw_input_contents.append(packed)
         for name in outputs:
             request.outputs.add(name=name)
-        # A stream of one request: it ends by itself after the last response.
-        return self._read(self._stub.ModelStreamInfer(iter((request,))))
+        return request
+
+
+class _Stream:
+    """One stream of requests, and of their responses in any order."""
+
+    def __init__(self, stub: Any) -> None:
+        self.broken = False
+        self._mailboxes: dict[str, Mailbox[Response]] = {}
+        self._requests: asyncio.Queue[Any] = asyncio.Queue()
+        self._call: Any = stub.ModelStreamInfer(self._sent())
+        self._reading = asyncio.create_task(self._read())
+
+    def send(self, request: Any) -> Mailbox[Response]:
+        mailbox = self._mailboxes[request.id] = Mailbox[Response]()
+        self._requests.put_nowait(request)
+        return mailbox
 
     def close(self) -> None:
-        self._channel.close()
+        self._reading.cancel()
+        self._call.cancel()
 
-    def _read(self, messages: Iterable[Any]) -> Iterator[Response]:
+    async def _sent(self) -> AsyncGenerator[Any]:
+        while True:
+            yield await self._requests.get()
+
+    async def _read(self) -> None:
+        what = "the stream ended"
         try:
-            for message in messages:
-                result = self._library.InferResult(message.infer_response)
-                names = [output.name for output in message.infer_response.outputs]
-                yield Response(message.error_message, {name: result.as_numpy(name) for name in names})
-        except self._grpc.RpcError as error:
-            raise EngineFailed(f"the engine's own servers do not answer: {error}") from error
+            async for message in self._call:
+                self._hand_on(message)
+        except Exception as error:
+            what = str(error)
+        finally:
+            self.broken = True
+            for mailbox in self._mailboxes.values():
+                mailbox.end(EngineFailed(f"the engine's server does not answer: {what}"))
+
+    def _hand_on(self, message: Any) -> None:
+        answer = message.infer_response
+        mailbox = self._mailboxes[answer.id]
+        if message.error_message:
+            mailbox.put(Response(message.error_message, {}))
+        elif answer.outputs:
+            mailbox.put(Response("", _tensors(answer)))
+        # What is not decoupled does not say it: its one response is the last.
+        final = answer.parameters[_FINAL].bool_param if _FINAL in answer.parameters else True
+        if final or message.error_message:
+            del self._mailboxes[answer.id]
+            mailbox.end()
+
+
+def _tensors(answer: Any) -> dict[str, Tensor]:
+    return {
+        output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(tuple(output.shape))
+        for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+    }

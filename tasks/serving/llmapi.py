@@ -19,8 +19,9 @@ from typing import Any
 from .backend_inputs import MAX_TOP_K, check_guide
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed, Piece
+from .mailbox import Mailbox
 from .settings import ServingSettings
-from .tokens import Prompts, TokenQueue, Tokens, pieces
+from .tokens import Prompts, Tokens, pieces
 from .word_ids import word_sequences
 
 ENGINE_PATH = "gpt_model_path"
@@ -61,7 +62,7 @@ class LlmApi:
         parameters = self._parameters(request, len(prompt))
         # Streamed also where text may end the answer early. The best of several beams is known at the end.
         streaming = request.beam_width == 1 and (request.stream or bool(request.stop_words))
-        tokens = TokenQueue()
+        tokens: Mailbox[Tokens] = Mailbox()
         try:
             result: Any = self._llm.generate_async(prompt, parameters, streaming=streaming)
         except Exception as error:
@@ -134,7 +135,7 @@ class LlmApi:
         return self._guided_decoding_params(**{_GUIDES[kind]: request.guided_decoding_guide or True})
 
 
-async def _read(result: Any, tokens: TokenQueue, *, log_probs: bool) -> None:
+async def _read(result: Any, tokens: Mailbox[Tokens], *, log_probs: bool) -> None:
     """Put what the LLM says of one request into `tokens`."""
     try:
         seen = 0

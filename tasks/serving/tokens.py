@@ -28,40 +28,6 @@ class Tokens:
     log_probs: tuple[float, ...] = ()
 
 
-class TokenQueue:
-    """The tokens of one answer, from who reads the engine to who answers the client, on one event loop.
-
-    Who answers takes all that has come. So one that is behind sends more at once, and one that is not sends each.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[Tokens] = []
-        self._changed = asyncio.Event()
-        self._failure: Exception | None = None
-        self._ended = False
-
-    def put(self, tokens: Tokens) -> None:
-        self._waiting.append(tokens)
-        self._changed.set()
-
-    def end(self, failure: Exception | None = None) -> None:
-        """No more will come; `failure` is raised after what has come."""
-        self._failure, self._ended = failure, True
-        self._changed.set()
-
-    async def __aiter__(self) -> AsyncGenerator[list[Tokens]]:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._waiting:
-                taken, self._waiting = self._waiting, []
-                yield taken
-            if self._ended and not self._waiting:
-                break
-        if self._failure is not None:
-            raise self._failure
-
-
 class Prompts:
     """The tokenizer in `folder`, and how a request's text becomes a prompt. Nothing is fetched, no code is run."""
 

@@ -32,7 +32,14 @@ def release_names(model: str, release: int, relatives: Iterable[str] = LOAD_ORDE
 
 
 def place_release(
-    repository: Path, engine: Path, models: Path, model: str, release: int, server: EngineServer | None = None
+    repository: Path,
+    engine: Path,
+    models: Path,
+    model: str,
+    release: int,
+    *,
+    grpc: str,
+    server: EngineServer | None = None,
 ) -> None:
     """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
 
@@ -41,7 +48,8 @@ def place_release(
     Files inside a model's folder are copies. A hard link that is made or removed elsewhere changes an inode's ctime,
     and Triton would then load the running model again when the public name moves.
 
-    With `server` the engine's own model is put before that server, and the release's `llm` calls it at that address.
+    The release's `llm` calls the model of the C++ backend at `grpc`, `host:port` of Triton's own. With `server` that
+    model is put before the server of the engine, and called there.
     """
     relatives = models_of(repository)
     names = release_names(model, release, relatives)
@@ -54,7 +62,7 @@ def place_release(
             continue
         # Outside of what Triton watches: it would take an unfinished folder for a model.
         with whole_folder(folder, partial=models.parent / "placing" / name) as partial:
-            write_model(repository / relative, partial, names, engine, "" if server is None else server.grpc)
+            write_model(repository / relative, partial, names, engine, grpc if server is None else server.grpc)
             if relative == LLM and LLM not in readers:
                 own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
                 shutil.copytree(engine / own if readers else engine, partial / "1" / own)

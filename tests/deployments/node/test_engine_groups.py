@@ -74,7 +74,7 @@ def placed(groups: EngineGroups, folder: Path, processes: int) -> EngineGroup:
     write_release(folder / "artifact", settings, tensorrt_llm=config)
     (folder / "node/models").mkdir(parents=True)
     group = groups.of("m", 1, processes)
-    place_release(folder / "artifact", built, folder / "node/models", "m", 1, group.server)
+    place_release(folder / "artifact", built, folder / "node/models", "m", 1, grpc="", server=group.server)
     return group
 
 

@@ -67,7 +67,7 @@ def place(triton: RunningTriton, kind: Kind, model: str, release: int, role: Rol
     artifact.mkdir()
     engine.mkdir()
     kind.write(artifact, engine, role)
-    place_release(artifact, engine, triton.repository, model, release)
+    place_release(artifact, engine, triton.repository, model, release, grpc=triton.client.grpc)
 
 
 def load(triton: RunningTriton, model: str, release: int) -> None:

@@ -34,7 +34,7 @@ def models() -> Configs:
     engine = tensorrt_llm_config(
         Version("1.2.1"), TensorRtServing(), engine_folder="engine", max_batch_size=64, kv_cache_tokens=8192
     )
-    texts = {"tensorrt_llm": engine, "llm": llm_config(calls="tensorrt_llm"), "release": release_config()}
+    texts = {"tensorrt_llm": engine, "llm": llm_config(contract=1, calls="tensorrt_llm"), "release": release_config(1)}
     return {name: parse_config(text) for name, text in texts.items()}
 
 

@@ -44,7 +44,7 @@ def test_the_backend_reads_an_engine_where_the_node_keeps_it(tmp_path: Path, eng
     settings = ServingSettings("tensorrt_llm", "tokenizer", 8, 512, True, 60.0, tensorrt_llm="0.19.0")
     write_release(tmp_path / "artifact", settings, instances=2, tensorrt_llm=config)
     before = {path: path.stat().st_ino for path in engine.rglob("*")}
-    place_release(tmp_path / "artifact", engine, models, "m", 7)
+    place_release(tmp_path / "artifact", engine, models, "m", 7, grpc="127.0.0.1:1")
     assert placed_models(models, "m", 7) == ("m--r7--tensorrt_llm", "m--r7--llm", "m--r7")
     assert files(models / "m--r7--tensorrt_llm") == {"config.pbtxt"}
     assert files(models / "m--r7--llm") == {"config.pbtxt", "1/serving.json", "1/tokenizer/tokenizer.json"}
@@ -70,7 +70,7 @@ def test_an_engine_with_a_server_of_its_own_is_put_before_that(tmp_path: Path, e
     write_release(tmp_path / "artifact", settings, tensorrt_llm=config)
     server = EngineServer(tmp_path / "node/groups/m--r7/models", "127.0.0.1:4711")
     server.models.mkdir(parents=True)
-    place_release(tmp_path / "artifact", engine, models, "m", 7, server)
+    place_release(tmp_path / "artifact", engine, models, "m", 7, grpc="127.0.0.1:1", server=server)
     # What the node's Triton has to load and let go.
     assert placed_models(models, "m", 7) == ("m--r7--llm", "m--r7")
     assert [folder.name for folder in server.models.iterdir()] == ["m--r7--tensorrt_llm"]
@@ -84,7 +84,7 @@ def test_an_engine_with_a_server_of_its_own_is_put_before_that(tmp_path: Path, e
 
 def test_other_kinds_hold_their_engine(tmp_path: Path, engine: Path, models: Path) -> None:
     write_release(tmp_path / "artifact", ServingSettings("llamacpp", "engine/model.gguf", 8, 512, True, 60.0))
-    place_release(tmp_path / "artifact", engine, models, "m", 1)
+    place_release(tmp_path / "artifact", engine, models, "m", 1, grpc="")
     assert placed_models(models, "m", 1) == ("m--r1--llm", "m--r1")
     assert {"1/engine/rank0.engine", "1/engine/tokenizer/tokenizer.json"} <= files(models / "m--r1--llm")
     assert parse_config((models / "m--r1--llm/config.pbtxt").read_text()).parameters == {}
@@ -92,9 +92,9 @@ def test_other_kinds_hold_their_engine(tmp_path: Path, engine: Path, models: Pat
 
 def test_a_release_that_was_not_placed_to_the_end_is_none(tmp_path: Path, engine: Path, models: Path) -> None:
     write_release(tmp_path / "artifact", ServingSettings("llamacpp", "engine/model.gguf", 8, 512, True, 60.0))
-    place_release(tmp_path / "artifact", engine, models, "m", 1)
+    place_release(tmp_path / "artifact", engine, models, "m", 1, grpc="")
     (models / "m--r1").rename(tmp_path / "gone")
     assert placed_models(models, "m", 1) == ()
-    place_release(tmp_path / "artifact", engine, models, "m", 1)
+    place_release(tmp_path / "artifact", engine, models, "m", 1, grpc="")
     assert placed_models(models, "m", 1) == ("m--r1--llm", "m--r1")
     assert placed_models(models, "m", 2) == ()
