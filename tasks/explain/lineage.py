@@ -143,7 +143,8 @@ class _Reading:
         repositories = [ref for ref in looked if ref.kind == "repository"]
         places = {place for ref in repositories for place in released_as(self.bucket, ref)}
         models = {model for ref in repositories for model in self._models_before(ref, before)}
-        places |= {(target.name, model) for target in targets(self.bucket) for model in models}
+        if models:
+            places |= {(target.name, model) for target in targets(self.bucket) for model in models}
         for target, model in sorted(places):
             self.add_releases(Target(self.bucket, target), model, lambda intent: intent.artifact in looked)
 

@@ -72,6 +72,13 @@ ELSEWHERE = {
             ("s3:ListMultipartUploadParts", "artifacts/*"),
         )
     },
+    "the lineage of an engine that lies in the layout of before too": {
+        ("build", "s3:GetObject", "targets/*"),
+        ("build", "s3:ListBucket", "targets/*"),
+    },
+    "a process that is not the first to try conditional writes": {
+        (role, "s3:GetObject", "conditional-writes") for role in ("build", "node", "rebuild")
+    },
     "a server that wants bare ETags": {("gc", "s3:PutObject", "conditional-writes")},
     "fine-tuning events": {
         ("rebuild", "s3:GetObject", "events/*"),

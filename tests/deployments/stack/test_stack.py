@@ -60,8 +60,9 @@ def _kill(stack: Settings, *names: str) -> None:
     for name in names:
         pid = _pids(stack)[name]
         assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
+        process = psutil.Process(pid)
+        process.kill()
+        psutil.wait_procs([process], timeout=5)
 
 
 def _kill_everything(stack: Settings) -> None:

@@ -35,7 +35,10 @@ def _family(folder: Path, temper: str) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def _running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_free_ports_are_different_and_can_be_bound() -> None:
