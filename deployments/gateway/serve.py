@@ -1,0 +1,226 @@
+"""The gateway as a process: its two servers, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import ipaddress
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.routing import BaseRoute
+
+from deployments.gateway.app import application
+from deployments.gateway.bodies import Bodies
+from deployments.gateway.connections import HEAD_BYTES, Connections
+from deployments.gateway.front import Front
+from deployments.gateway.grpc_door import GrpcLimits, grpc_server
+from deployments.gateway.keys import Keys
+from deployments.gateway.state import Watch
+from deployments.gateway.triton_routes import triton_routes
+from infra.errors import SettingsError
+from infra.s3.bucket import Bucket
+from infra.settings import Settings
+from tasks.targets.target import Target
+
+grpc: Any = importlib.import_module("grpc")
+
+_KEEP_ALIVE_SECONDS = 30
+_CONNECTIONS = 4096
+_OTHER_FILES = 256
+"""File descriptors for what is no client's connection over HTTP: nodes, the store, logs."""
+_NOTE_SECONDS = 1.0
+_LAST_SECONDS = 2
+"""For the errors of what was cut off to reach their clients."""
+
+Routes = Callable[[Front, Bodies], Iterable[BaseRoute]]
+"""The routes of one protocol."""
+
+_log = logging.getLogger("enginehouse.gateway")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how the servers listen. `certificate` and `key` are files in PEM form, or both empty; port 0 is any."""
+
+    address: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    certificate: str = ""
+    key: str = ""
+    body_bytes: int = 8 << 20
+    requests: int = 1000
+    grace_s: float = 65.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Options:
+        """Raises SettingsError, code `gateway-open` or `gateway-tls`."""
+        if not settings.gateway_keys and not settings.gateway_open and not _is_loopback(settings.gateway_address):
+            raise SettingsError(
+                f"without keys the gateway would answer everybody who reaches {settings.gateway_address}",
+                hint="set ENGINEHOUSE_GATEWAY_KEYS, or ENGINEHOUSE_GATEWAY_OPEN=true if that is meant",
+                code="gateway-open",
+            )
+        if bool(settings.gateway_certificate) != bool(settings.gateway_certificate_key):
+            raise SettingsError(
+                "TLS needs ENGINEHOUSE_GATEWAY_CERTIFICATE and ENGINEHOUSE_GATEWAY_CERTIFICATE_KEY", code="gateway-tls"
+            )
+        return cls(
+            address=settings.gateway_address,
+            http_port=settings.gateway_http_port,
+            grpc_port=settings.gateway_grpc_port,
+            certificate=settings.gateway_certificate,
+            key=settings.gateway_certificate_key,
+            body_bytes=settings.gateway_body_bytes,
+            requests=settings.gateway_requests,
+            grace_s=settings.gateway_grace_seconds,
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its own signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class Gateway:
+    """Both servers over one front."""
+
+    def __init__(self, front: Front, options: Options, routes: Iterable[Routes] = (triton_routes,)) -> None:
+        self._front = front
+        self._options = options
+        bodies = Bodies(options.body_bytes)
+        self._application = application(front, [route for each in routes for route in each(front, bodies)])
+        self.http_port = self.grpc_port = 0
+        """Known once `started`."""
+        self.started = asyncio.Event()
+        self._end = asyncio.Event()
+
+    def end(self) -> None:
+        """Begin to end: running answers have their time."""
+        self._end.set()
+
+    async def run(self) -> None:
+        """Serve until `end`. Raises SettingsError, code `port-taken`, `gateway-tls`."""
+        options = self._options
+        connections = Connections(_most_connections())
+        limits = GrpcLimits(options.body_bytes, 2 * options.requests, connections.most)
+        rpc = grpc_server(self._front, limits)
+        listener = _listen(options.address, options.http_port)
+        self.http_port = listener.getsockname()[1]
+        self.grpc_port = self._bind_grpc(rpc)
+        http = _Server(self._uvicorn(connections))
+        serving = asyncio.ensure_future(http.serve(sockets=[listener]))
+        await rpc.start()
+        noting = asyncio.ensure_future(self._note())
+        self.started.set()
+        _log.info("answering at %s, HTTP %d and gRPC %d", options.address, self.http_port, self.grpc_port)
+        ending = asyncio.ensure_future(self._end.wait())
+        try:
+            await asyncio.wait((ending, serving), return_when=asyncio.FIRST_COMPLETED)
+            _log.info("ending: running answers have %g s", options.grace_s)
+            await self._front.drain(options.grace_s)
+        finally:
+            noting.cancel()
+            ending.cancel()
+            http.should_exit = True
+            await asyncio.gather(serving, rpc.stop(_LAST_SECONDS), return_exceptions=True)
+            await self._front.close()
+
+    def _uvicorn(self, connections: Connections) -> uvicorn.Config:
+        options = self._options
+        return uvicorn.Config(
+            self._application,
+            http=connections.protocol(),  # pyright: ignore[reportArgumentType]
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            ssl_certfile=options.certificate or None,
+            ssl_keyfile=options.key or None,
+        )
+
+    def _bind_grpc(self, server: Any) -> int:
+        options = self._options
+        where = f"[{options.address}]" if ":" in options.address else options.address
+        where = f"{where}:{options.grpc_port}"
+        try:
+            if not options.certificate:
+                return server.add_insecure_port(where)
+            pair = _read(options.key), _read(options.certificate)
+            return server.add_secure_port(where, grpc.ssl_server_credentials((pair,)))
+        except RuntimeError as error:
+            raise SettingsError(f"gRPC cannot listen at {where}: {error}", code="port-taken") from error
+
+    async def _note(self) -> None:
+        while True:
+            self._front.note_state()
+            await asyncio.sleep(_NOTE_SECONDS)
+
+
+def run_gateway(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Raises SettingsError for what is set wrong."""
+    options = Options.of(settings)
+    bucket = Bucket.at(settings.store)
+    targets = [Target(bucket, name) for name in settings.gateway_targets or (settings.target,)]
+    asyncio.run(_run(settings, options, Watch(targets), Keys(settings.gateway_keys or None)))
+    return 0
+
+
+async def _run(settings: Settings, options: Options, watch: Watch, keys: Keys) -> None:
+    front = Front(watch, keys, most_requests=options.requests, deadline_s=settings.gateway_deadline_seconds)
+    gateway = Gateway(front, options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, gateway.end)
+    watch.start()
+    await gateway.run()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"HTTP cannot listen at {address}:{port}: {error}", code="port-taken") from error
+    return listener
+
+
+def _most_connections() -> int:
+    """As many as the process may have open, up to a bound of our own."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _CONNECTIONS + _OTHER_FILES
+    soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(16, min(_CONNECTIONS, (soft - _OTHER_FILES) // 2))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error}", code="gateway-tls") from error
