@@ -19,22 +19,22 @@ import uvicorn
 from starlette.routing import BaseRoute
 
 from deployments.gateway.app import application
-from deployments.gateway.bodies import Bodies
-from deployments.gateway.connections import HEAD_BYTES, Connections
+from deployments.gateway.bodies import BODY_SECONDS, MEMORY_BYTES, Bodies
+from deployments.gateway.connections import HEAD_BYTES, HEAD_SECONDS, LINGER_SECONDS, Connections
 from deployments.gateway.front import Front
-from deployments.gateway.grpc_door import GrpcLimits, grpc_server
+from deployments.gateway.grpc_door import STREAM_SECONDS, GrpcLimits, grpc_server
 from deployments.gateway.keys import Keys
 from deployments.gateway.state import Watch
 from deployments.gateway.triton_routes import triton_routes
 from infra.errors import SettingsError
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
+from infra.triton.command import EXIT_TIMEOUT_S
 from tasks.targets.target import Target
 
 grpc: Any = importlib.import_module("grpc")
 
 _KEEP_ALIVE_SECONDS = 30
-_CONNECTIONS = 4096
 _OTHER_FILES = 256
 """File descriptors for what is no client's connection over HTTP: nodes, the store, logs."""
 _NOTE_SECONDS = 1.0
@@ -58,7 +58,15 @@ class Options:
     key: str = ""
     body_bytes: int = 8 << 20
     requests: int = 1000
-    grace_s: float = 65.0
+    grace_s: float = EXIT_TIMEOUT_S
+    connections: int = 4096
+    """Over HTTP, and as many over gRPC; fewer where the process may not have so many files open."""
+    bodies_bytes: int = MEMORY_BYTES
+    """Of all requests over HTTP together."""
+    head_s: float = HEAD_SECONDS
+    body_s: float = BODY_SECONDS
+    linger_s: float = LINGER_SECONDS
+    stream_s: float = STREAM_SECONDS
 
     @classmethod
     def of(cls, settings: Settings) -> Options:
@@ -99,7 +107,7 @@ class Gateway:
     def __init__(self, front: Front, options: Options, routes: Iterable[Routes] = (triton_routes,)) -> None:
         self._front = front
         self._options = options
-        bodies = Bodies(options.body_bytes)
+        bodies = Bodies(options.body_bytes, memory=options.bodies_bytes, patience_s=options.body_s)
         self._application = application(front, [route for each in routes for route in each(front, bodies)])
         self.http_port = self.grpc_port = 0
         """Known once `started`."""
@@ -113,8 +121,9 @@ class Gateway:
     async def run(self) -> None:
         """Serve until `end`. Raises SettingsError, code `port-taken`, `gateway-tls`."""
         options = self._options
-        connections = Connections(_most_connections())
-        limits = GrpcLimits(options.body_bytes, 2 * options.requests, connections.most)
+        most = _most_connections(options.connections)
+        connections = Connections(most, head_s=options.head_s, linger_s=options.linger_s)
+        limits = GrpcLimits(options.body_bytes, 2 * options.requests, most, options.body_s, options.stream_s)
         rpc = grpc_server(self._front, limits)
         listener = _listen(options.address, options.http_port)
         self.http_port = listener.getsockname()[1]
@@ -203,13 +212,16 @@ def _listen(address: str, port: int) -> socket.socket:
     return listener
 
 
-def _most_connections() -> int:
-    """As many as the process may have open, up to a bound of our own."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * _CONNECTIONS + _OTHER_FILES
-    soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(16, min(_CONNECTIONS, (soft - _OTHER_FILES) // 2))
+def _most_connections(wished: int) -> int:
+    """As many as are wished for, and as the process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * wished + _OTHER_FILES
+    if resource.RLIM_INFINITY != soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wished
+    return max(1, min(wished, (soft - _OTHER_FILES) // 2))
 
 
 def _is_loopback(address: str) -> bool:
