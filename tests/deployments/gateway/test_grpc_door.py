@@ -51,7 +51,10 @@ class Stream:
     def __init__(self, client: Any, headers: dict[str, str] | None = None) -> None:
         self.client = client
         self.got: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        client.start_stream(lambda result, error: self.got.put((result, error)), headers=headers)
+        client.start_stream(self._keep, headers=headers)
+
+    def _keep(self, result: Any, error: Any) -> None:
+        self.got.put((result, error))
 
     def next(self) -> tuple[Any, Any]:
         return self.got.get(timeout=20)
