@@ -56,7 +56,6 @@ def _places(value: object) -> object:
 
 _Absolute = Annotated[Path, AfterValidator(Path.absolute)]
 _Count = Annotated[int, Field(ge=1)]
-_Port = Annotated[int, Field(ge=0, le=65535)]
 _Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 _Cron = Annotated[str, AfterValidator(lambda text: "" if text == "never" else text)]
 """An expression in UTC; empty for never."""
@@ -127,10 +126,12 @@ class Settings:
     """`TYPE/NAME` of the block on the Prefect server that notifies people of failures; empty for none."""
     webhook_secrets: Annotated[tuple[tuple[str, str, str], ...], BeforeValidator(_places)] = ()
     """Where the secret of each sender of webhooks is: `env` and a variable, or `block` and a Prefect Secret block."""
+    gateway_http: str = ""
+    """`http://host:port` where clients reach the gateway, which listens on this port, 8080 if none is set."""
+    gateway_grpc: str = ""
+    """`host:port` of the same gateway's gRPC; 8081 if none is set."""
     gateway_address: str = "127.0.0.1"
-    """Address at which the gateway listens."""
-    gateway_http_port: _Port = 8080
-    gateway_grpc_port: _Port = 8081
+    """Address of this machine at which the gateway listens."""
     gateway_targets: _Words = ()
     """The targets that the gateway is the front of; empty for `target`. The first that has a model serves it."""
     gateway_keys: Path | None = None

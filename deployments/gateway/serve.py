@@ -70,7 +70,7 @@ class Options:
 
     @classmethod
     def of(cls, settings: Settings) -> Options:
-        """Raises SettingsError, code `gateway-open` or `gateway-tls`."""
+        """Raises SettingsError, code `gateway-open`, `gateway-tls`, or `settings` for an address without a port."""
         if not settings.gateway_keys and not settings.gateway_open and not _is_loopback(settings.gateway_address):
             raise SettingsError(
                 f"without keys the gateway would answer everybody who reaches {settings.gateway_address}",
@@ -83,8 +83,8 @@ class Options:
             )
         return cls(
             address=settings.gateway_address,
-            http_port=settings.gateway_http_port,
-            grpc_port=settings.gateway_grpc_port,
+            http_port=_port(settings.gateway_http, 8080),
+            grpc_port=_port(settings.gateway_grpc, 8081),
             certificate=settings.gateway_certificate,
             key=settings.gateway_certificate_key,
             body_bytes=settings.gateway_body_bytes,
@@ -190,6 +190,14 @@ def run_gateway(settings: Settings) -> int:
     return 0
 
 
+def main() -> None:
+    from infra import settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings.activate()
+    run_gateway(settings.load())
+
+
 async def _run(settings: Settings, options: Options, watch: Watch, keys: Keys) -> None:
     front = Front(watch, keys, most_requests=options.requests, deadline_s=settings.gateway_deadline_seconds)
     gateway = Gateway(front, options)
@@ -224,6 +232,15 @@ def _most_connections(wished: int) -> int:
     return max(1, min(wished, (soft - _OTHER_FILES) // 2))
 
 
+def _port(where: str, default: int) -> int:
+    text = where.rpartition(":")[2]
+    if where and not text.isdecimal():
+        raise SettingsError(
+            f"'{where}' has no port", hint="ENGINEHOUSE_GATEWAY_HTTP and ENGINEHOUSE_GATEWAY_GRPC end in :PORT"
+        )
+    return int(text) if where else default
+
+
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
@@ -236,3 +253,7 @@ def _read(file: str) -> bytes:
         return Path(file).read_bytes()
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error}", code="gateway-tls") from error
+
+
+if __name__ == "__main__":
+    main()
