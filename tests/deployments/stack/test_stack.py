@@ -33,7 +33,7 @@ from infra.settings import Settings
 from tests import prefect_api
 from tests.deployments.stack import stranger
 
-NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node")
+NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node", "gateway")
 
 
 @pytest.fixture
@@ -97,6 +97,8 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
         "AWS_DEFAULT_REGION",
         "AWS_ENDPOINT_URL_S3",
         "AWS_SECRET_ACCESS_KEY",
+        "ENGINEHOUSE_GATEWAY_GRPC",
+        "ENGINEHOUSE_GATEWAY_HTTP",
         "ENGINEHOUSE_STORE",
         "ENGINEHOUSE_TRITON_GRPC",
         "ENGINEHOUSE_TRITON_HTTP",
@@ -109,8 +111,12 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
     assert _prefect(running, "/health") is True
     with urllib.request.urlopen(f"{variables['ENGINEHOUSE_TRITON_HTTP']}/v2/health/ready") as response:
         assert response.status == 200
-    host, _, port = variables["ENGINEHOUSE_TRITON_GRPC"].partition(":")
-    socket.create_connection((host, int(port)), timeout=5).close()
+    # No model is public, so none is without a node.
+    with urllib.request.urlopen(f"{variables['ENGINEHOUSE_GATEWAY_HTTP']}/ready") as response:
+        assert response.status == 200
+    for name in ("ENGINEHOUSE_TRITON_GRPC", "ENGINEHOUSE_GATEWAY_GRPC"):
+        host, _, port = variables[name].partition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _listening(stack: Settings) -> dict[str, tuple[str, int]]:
