@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -12,8 +14,12 @@ from starlette.routing import BaseRoute, Route
 from deployments.gateway.front import Front
 
 
-def application(front: Front, routes: Iterable[BaseRoute]) -> Starlette:
-    """The application of these protocols' routes, such as `triton_routes`, which need a key where keys are required."""
+def application(front: Front, routes: Iterable[BaseRoute], names: Sequence[str] = ()) -> Starlette:
+    """The application of these protocols' routes, such as `triton_routes`, which need a key where keys are required.
+
+    With `names` it answers only who calls it by one of them: a page of a browser whose own name leads to this machine
+    would be of the same origin (DNS rebinding).
+    """
     about = _About(front)
     return Starlette(
         routes=[
@@ -24,6 +30,7 @@ def application(front: Front, routes: Iterable[BaseRoute]) -> Starlette:
             Route("/v2/health/ready", about.triton_ready, methods=["GET"]),
             *routes,
         ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)] if names else (),
         exception_handlers={404: _no_such_path, 405: _no_such_path},
     )
 

@@ -41,6 +41,8 @@ _NOTE_SECONDS = 1.0
 _LAST_SECONDS = 2
 """For the errors of what was cut off to reach their clients."""
 
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
 Routes = Callable[[Front, Bodies], Iterable[BaseRoute]]
 """The routes of one protocol."""
 
@@ -108,7 +110,9 @@ class Gateway:
         self._front = front
         self._options = options
         bodies = Bodies(options.body_bytes, memory=options.bodies_bytes, patience_s=options.body_s)
-        self._application = application(front, [route for each in routes for route in each(front, bodies)])
+        # Beyond loopback nobody knows the names; with keys a foreign page has none.
+        names = _LOOPBACK_NAMES if _is_loopback(options.address) and not front.keys_required else ()
+        self._application = application(front, [route for each in routes for route in each(front, bodies)], names)
         self.http_port = self.grpc_port = 0
         """Known once `started`."""
         self.started = asyncio.Event()

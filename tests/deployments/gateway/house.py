@@ -104,7 +104,7 @@ class House:
 
 def post(path: str, body: bytes, headers: str = "") -> bytes:
     """A request as bytes, of which a test sends as much as it likes."""
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 10) -> float:
@@ -118,16 +118,21 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 10) -> floa
 
 @contextlib.contextmanager
 def house(
-    *, keys: Keys | None = None, options: Options | None = None, front: Mapping[str, Any] | None = None
+    *,
+    watch: Watch | None = None,
+    keys: Keys | None = None,
+    options: Options | None = None,
+    front: Mapping[str, Any] | None = None,
 ) -> Generator[House]:
+    """With a `watch` the gateway goes by that, and no more by what a test says."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="gateway", daemon=True)
     thread.start()
-    watch = Told()
+    told = Told()
 
     async def make() -> House:
-        made = Front(watch, keys or Keys(None), **(front or {}))
-        return House(watch, Gateway(made, options or Options()), made, loop)
+        made = Front(watch or told, keys or Keys(None), **(front or {}))
+        return House(told, Gateway(made, options or Options()), made, loop)
 
     made = asyncio.run_coroutine_threadsafe(make(), loop).result(10)
     serving = made.serving = asyncio.run_coroutine_threadsafe(made.gateway.run(), loop)

@@ -18,7 +18,7 @@ from tests.deployments.gateway.house import MODEL, House, house, post, until
 
 PATH = f"/v2/models/{MODEL}/generate"
 BODY = json.dumps({"text_input": "hello", "max_tokens": 4}).encode()
-HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode()
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode()
 MOST = 40
 """Connections of the gateway under test."""
 

@@ -90,7 +90,7 @@ def test_who_has_no_key_is_told_nothing(locked: Locked) -> None:
 
 def test_who_has_no_key_has_no_body_read(locked: Locked) -> None:
     with locked.house.connect() as client:
-        client.sendall(b"POST /v2/models/tiny/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        client.sendall(b"POST /v2/models/tiny/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
 
 

@@ -141,6 +141,17 @@ def test_tls_by_files(tmp_path: Path) -> None:
             httpx.get(f"http://127.0.0.1:{made.gateway.http_port}/health", trust_env=False)
 
 
+def test_on_loopback_it_is_called_by_its_own_names_alone(tmp_path: Path) -> None:
+    with house() as made, made.client() as client:
+        for name, expected in (("127.0.0.1", 200), ("localhost:8080", 200), ("evil.example", 400), ("", 400)):
+            assert client.get("/health", headers={"Host": name}).status_code == expected, name
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: []")
+    with house(keys=Keys(file)) as made, made.client() as client:
+        assert client.get("/health", headers={"Host": "evil.example"}).status_code == 200
+        assert client.get("/v2/models", headers={"Host": "evil.example"}).status_code == 401
+
+
 def test_the_command_that_makes_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gateway-key", "search", "--model", "tiny", "--requests", "3"]) == 0
     told = capsys.readouterr()

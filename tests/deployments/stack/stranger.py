@@ -131,6 +131,8 @@ def gateway_http(port: int, asked: dict[str, Any]) -> Iterator[str]:
         if answer.status_code not in (404, 405):
             yield f"{method} {path} {answer.status_code}"
     yield from _foreign_page(f"http://127.0.0.1:{port}/v2/models")
+    if _ask("GET", f"http://127.0.0.1:{port}/v2/models", {"Host": f"evil.example:{port}"}).status_code != 400:
+        yield "called by a foreign name"
 
 
 def triton_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
