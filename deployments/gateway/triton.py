@@ -124,10 +124,11 @@ class Channels:
                     ended = True
                     raise _refusal(piece.error_message)
                 # Triton 2.51 never unloads a model if a finished request of it was cancelled: from here on it is not.
-                ended = is_final(piece.infer_response)
+                ended = _is_final(piece.infer_response)
                 yield piece.infer_response
                 if ended:
                     return
+            ended = True
             raise _failure(await _status(call), begun=True)
         except aio.AioRpcError as error:
             ended = True
@@ -182,7 +183,7 @@ async def _status(call: Any) -> Any:
     return aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
 
 
-def is_final(response: InferResponse) -> bool:
+def _is_final(response: InferResponse) -> bool:
     """Whether no other response of its request comes after it."""
     return FINAL in response.parameters and response.parameters[FINAL].bool_param
 

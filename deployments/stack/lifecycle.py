@@ -16,6 +16,7 @@ from deployments.stack.registration import register
 from deployments.stack.services import (
     BUCKET,
     NAMES,
+    PORT_NAMES,
     WORKERS,
     Service,
     client_environment,
@@ -116,8 +117,11 @@ def _end_all(settings: Settings, home: Home, report: Report) -> None:
 
 
 def _known_services(settings: Settings, home: Home) -> list[Service]:
-    ports = home.known_ports()
-    return list(services(settings, ports, home.known_credentials()).values()) if ports else []
+    if not (known := home.known_ports()):
+        return []
+    # An earlier version had fewer services: what has no port yet was never started.
+    ports = {**dict.fromkeys(PORT_NAMES, 0), **known}
+    return list(services(settings, ports, home.known_credentials()).values())
 
 
 def _status(home: Home, service: Service) -> ServiceStatus:

@@ -6,10 +6,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from deployments.gateway.front import Caller
+from deployments.gateway.generate import Given
 from deployments.gateway.serve import Options
 from deployments.gateway.state import TargetState
 from tests.deployments.gateway.house import MODEL, House, house, node, until
@@ -164,6 +167,19 @@ def test_too_much_at_once_is_refused_and_the_rest_is_answered() -> None:
             thread.join(20)
             assert len(got[0]) == 20
         assert made.generate("third").status_code == 200
+
+
+def test_other_protocols_ask_by_inputs_and_get_outputs(two: House) -> None:
+    """The seam for routes of other protocols."""
+
+    async def ask() -> list[str]:
+        with two.front.call(Caller(session="a user")) as call:
+            two.front.named(call, MODEL)
+            given: dict[str, Given] = {"text_input": "count 3 0", "max_tokens": 4, "stop_words": ["x"]}
+            async with aclosing(two.front.generate(call, given)) as answers:
+                return [str(answer["text_output"][0]) async for answer in answers]
+
+    assert two.run(ask()) == ["0 ", "1 ", "2 "]
 
 
 def test_draining_finishes_what_runs_and_takes_nothing_more() -> None:

@@ -26,9 +26,11 @@ from prefect.server.api.server import API_ROUTERS
 from deployments.stack import lifecycle
 from deployments.stack.home import Home
 from deployments.stack.registration import wanted_by
+from deployments.stack.services import PORT_NAMES
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes import background
+from infra.processes.sessions import free_ports
 from infra.settings import Settings
 from tests import prefect_api
 from tests.deployments.stack import stranger
@@ -305,6 +307,15 @@ def test_nothing_runs_where_nothing_was_started(fresh: Settings) -> None:
     assert [(s.name, s.state, s.pid) for s in lifecycle.status(fresh)] == [(name, "stopped", None) for name in NAMES]
     lifecycle.down(fresh, print)
     assert not fresh.home.exists()
+
+
+def test_a_home_of_an_earlier_version_has_services_without_ports(fresh: Settings) -> None:
+    fresh.home.mkdir()
+    earlier = [name for name in PORT_NAMES if not name.startswith("gateway")]
+    (fresh.home / "ports.json").write_text(json.dumps(dict(zip(earlier, free_ports(len(earlier)), strict=True))))
+    assert [(s.name, s.state) for s in lifecycle.status(fresh)] == [(name, "stopped") for name in NAMES]
+    lifecycle.down(fresh, print)
+    assert set(Home(fresh.home).ports()) == set(PORT_NAMES)
 
 
 def test_a_taken_port_is_named_with_its_owner(fresh: Settings) -> None:
