@@ -18,7 +18,6 @@ from deployments.gateway.state import Place
 from infra.errors import EnginehouseError
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_TEXT, _TOKENS_OUT, _TOKENS_IN = "text_output", "num_output_tokens", "num_input_tokens"
 
 _log = logging.getLogger("enginehouse.gateway")
 
@@ -49,14 +48,20 @@ class Call:
         """Count what a response has; returns its tokens, of the input too where the release says them."""
         if self.first_at is None:
             self.first_at = time.monotonic()
-        found = {tensor.name: index for index, tensor in enumerate(response.outputs)}
-        raw = response.raw_output_contents
-        tokens_in = 0 if self.tokens_in or _TOKENS_IN not in found else _sum(raw[found[_TOKENS_IN]])
-        if _TOKENS_OUT in found:
-            tokens_out = _sum(raw[found[_TOKENS_OUT]])
-        else:
-            # A text is its length in four bytes, then itself.
-            tokens_out = 1 if _TEXT in found and len(raw[found[_TEXT]]) > 4 else 0
+        has_text = tokens_in = 0
+        tokens_out: int | None = None
+        for index, tensor in enumerate(response.outputs):
+            match tensor.name:
+                case "text_output":
+                    # A text is its length in four bytes, then itself.
+                    has_text = len(response.raw_output_contents[index]) > 4
+                case "num_output_tokens":
+                    tokens_out = _sum(response.raw_output_contents[index])
+                case "num_input_tokens" if not self.tokens_in:
+                    tokens_in = _sum(response.raw_output_contents[index])
+                case _:
+                    pass
+        tokens_out = int(has_text) if tokens_out is None else tokens_out
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
         return tokens_in + tokens_out

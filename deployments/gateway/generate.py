@@ -34,9 +34,7 @@ def generate_request(contract: Contract, given: Mapping[str, Given]) -> InferReq
         if (tensor := contract.inputs.get(name)) is not None:
             _add_input(request, tensor, value)
         elif name == ID:
-            if not isinstance(value, str):
-                raise malformed("'id' is text")
-            request.id = value
+            request.id = _id(value)
         else:
             _add_parameter(request, name, value)
     return request
@@ -62,6 +60,12 @@ def _fields(contract: Contract, given: Mapping[str, Given]) -> Iterator[tuple[st
             yield from value.items()
         else:
             raise malformed(f"'{NESTED}' is an object")
+
+
+def _id(value: Given) -> str:
+    if not isinstance(value, str) or not value.isprintable():  # a half of a surrogate pair is not
+        raise malformed("'id' is text")
+    return value
 
 
 def _add_input(request: InferRequest, tensor: Tensor, value: Given) -> None:

@@ -23,7 +23,7 @@ from deployments.gateway.messages import (
     stream_error,
     stream_response,
 )
-from deployments.gateway.refusals import retry_after, status_of
+from deployments.gateway.refusals import retry_after, status_of, unexpected
 from deployments.gateway.triton import LARGEST_ANSWER
 from deployments.gateway.triton_routes import EXTENSIONS, only_response, require_version, version
 from infra.errors import EnginehouseError, GatewayError
@@ -119,12 +119,15 @@ class _Service:
         self._front.check(caller)
         stream = _Stream(context)
         room = asyncio.Semaphore(_MOST_OF_A_STREAM)
-        async with asyncio.TaskGroup() as group:
-            while (request := await self._next(requests, stream)) is not None:
-                await room.acquire()
-                stream.running += 1
-                task = group.create_task(self._one_of_stream(request, caller, stream))
-                task.add_done_callback(lambda _: room.release())
+        try:
+            async with asyncio.TaskGroup() as group:
+                while (request := await self._next(requests, stream)) is not None:
+                    await room.acquire()
+                    stream.running += 1
+                    task = group.create_task(self._one_of_stream(request, caller, stream))
+                    task.add_done_callback(lambda _: room.release())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def _next(self, requests: AsyncIterator[InferRequest], stream: _Stream) -> InferRequest | None:
         """The next request; None once the client has sent its last, or none for long while nothing runs."""
@@ -149,6 +152,8 @@ class _Service:
                         if response.outputs or wants_final:
                             await stream.write(stream_response(response))
         except EnginehouseError as error:
+            if error.code == "client-left":
+                raise
             await stream.write(stream_error(error.message, id))
         finally:
             stream.running -= 1
@@ -189,8 +194,11 @@ class _Stream:
         self.running = 0
 
     async def write(self, message: Message) -> None:
-        async with self._lock, asyncio.timeout(SEND_SECONDS):
-            await self._context.write(message)
+        try:
+            async with self._lock, asyncio.timeout(SEND_SECONDS):
+                await self._context.write(message)
+        except TimeoutError as error:
+            raise GatewayError("the client takes nothing", code="client-left") from error
 
 
 def _refusing(handle: Callable[[Any, Any], Coroutine[Any, Any, Message | None]]) -> Callable[[Any, Any], Any]:
@@ -199,7 +207,8 @@ def _refusing(handle: Callable[[Any, Any], Coroutine[Any, Any, Message | None]])
     async def handled(request: Any, context: Any) -> Message | None:
         try:
             return await handle(request, context)
-        except EnginehouseError as error:
+        except Exception as found:
+            error = found if isinstance(found, EnginehouseError) else unexpected(found)
             wait = retry_after(error)
             metadata = (("enginehouse-code", error.code), *((("retry-after", str(wait)),) if wait is not None else ()))
             await context.abort(getattr(grpc.StatusCode, status_of(error).grpc), error.message, metadata)

@@ -14,13 +14,16 @@ from starlette.types import Receive, Scope, Send
 from deployments.gateway.bodies import Bodies
 from deployments.gateway.call import Call
 from deployments.gateway.front import Caller, Front
-from deployments.gateway.refusals import retry_after, status_of
+from deployments.gateway.refusals import retry_after, status_of, unexpected
 from infra.errors import EnginehouseError, GatewayError
 
 SESSION_HEADER = "x-enginehouse-session"
 ID_HEADER = "x-request-id"
 SEND_SECONDS = 30.0
 """How long a client may take nothing of an answer that is there; then it counts as gone."""
+
+# `json.dumps` makes one for each document.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 ErrorForm = Callable[[EnginehouseError], JsonValue]
 """An error as the document that clients of a protocol expect."""
@@ -118,6 +121,8 @@ class Door:
                     await _while_here(receive, self._answer(call, request, body, reply))
         except EnginehouseError as error:
             await reply.refuse(error)
+        except Exception as error:
+            await reply.refuse(unexpected(error))
 
 
 def caller(request: Request) -> Caller:
@@ -150,4 +155,4 @@ async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _json(document: JsonValue) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(errors="replace")
+    return _ENCODER.encode(document).encode(errors="replace")

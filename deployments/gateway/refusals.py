@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import traceback
 from dataclasses import dataclass
 
 from infra.errors import EnginehouseError, GatewayError
@@ -41,8 +43,17 @@ _STATUS = {
 }
 
 
+_log = logging.getLogger("enginehouse.gateway")
+
+
 def status_of(error: EnginehouseError) -> Status:
     return _STATUS.get(error.code, Status(500, "INTERNAL"))
+
+
+def unexpected(error: Exception) -> GatewayError:
+    """The error for a mistake of ours. The log gets where it was made, and not its words, which may be a prompt's."""
+    _log.error("%s in the gateway\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    return GatewayError("the gateway has failed", hint="its log says where")
 
 
 def retry_after(error: EnginehouseError) -> int | None:

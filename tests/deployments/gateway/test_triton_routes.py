@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deployments.gateway.contract import Contract
 from deployments.gateway.keys import Keys
 from deployments.gateway.state import TargetState
 from tests.deployments.gateway.house import MODEL, House, house, node, post, until
@@ -88,6 +89,8 @@ def test_a_stream_is_events_and_ends(served: House) -> None:
         (b'{"text_input": "a", "max_tokens": 1, "temperature": 1e300}', "'temperature' has a number that does not fit"),
         (b'{"text_input": "a", "max_tokens": 1, "mine": {"a": 1}}', "'mine' is no input"),
         (b'{"text_input": "a", "max_tokens": 1, "mine": 1' + b"0" * 40 + b"}", "'mine' cannot be a parameter"),
+        (b'{"text_input": "a", "id": "\\ud800"}', "'id' is text"),
+        (b'{"text_input": "a", "\\ud800": 1}', "cannot be a parameter"),
         (b'{"text_input": "a", "parameters": 1}', "'parameters' is an object"),
         (b'{"text_input": "a", "max_tokens": [1, 2]}', "max_tokens"),
     ],
@@ -158,6 +161,7 @@ def test_infer_with_bytes_behind_the_json_both_ways(served: House) -> None:
         ([{"name": "text_input", "shape": [-1, 1], "datatype": "BYTES", "data": []}], "shape"),
         ([{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["one"]}], "has the shape [1]"),
         ([{"name": "text_input", "shape": [1, 1], "datatype": "INT32", "data": [1]}], "is BYTES, not INT32"),
+        ([{"name": "\ud800", "shape": [1, 1], "datatype": "INT32", "data": [1]}], "inputs.0.name"),
         ([{"name": "other", "shape": [1, 1], "datatype": "INT32", "data": [1]}], "'other' is no input"),
         ([{"name": "max_tokens", "shape": [1, 1], "datatype": "INT32", "data": [[[1]]]}], "nested deeper"),
         (
@@ -328,6 +332,19 @@ def test_thirty_two_at_once(served: House) -> None:
     for thread in threads:
         thread.join(60)
     assert got == ["".join(f"{number} " for number in range(20))] * 32
+
+
+def test_a_mistake_of_ours_is_logged_without_the_prompt(
+    served: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, request: object) -> None:
+        raise RuntimeError(str(request))
+
+    monkeypatch.setattr(Contract, "check", broken)
+    answer = served.generate("secret words")
+    assert (answer.status_code, answer.json()["code"]) == (500, "gateway") and "secret" not in answer.text
+    assert "RuntimeError in the gateway" in caplog.text and "in broken" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_without_keys_nothing_is_asked_of_the_caller(served: House) -> None:
