@@ -109,9 +109,9 @@ class Front:
         Raises GatewayError, code `model-unknown` or `release-not-loaded`; also for what the key may not ask.
         """
         name = Name.parse(text)
-        places = self.known.places(name)
         if call.key is not None and not call.key.may_ask(name.model):
             raise unknown(text)
+        places = self.known.places(name)
         call.name = name
         return places
 
@@ -155,9 +155,9 @@ class Front:
         Raises GatewayError and TritonError, code `request-malformed` for tensors that the release does not have.
         """
         name = _name(call)
-        (await self.contract(call)).check(request)
         try:
             with self._limits.request(call.key), self.figures.running.labels(name.model).track_inprogress():
+                (await self.contract(call)).check(request)
                 async with aclosing(self._answered(call, name, request)) as responses:
                     async for response in responses:
                         self._limits.spend(call.key, call.note(response))

@@ -106,6 +106,8 @@ class Channels:
         Leaving early cancels the request on the node. Raises NodeFailed, and TritonError, code `triton-refused` or
         `deadline`.
         """
+        if self.is_cut:
+            raise ending()
         request.parameters[EMPTY_FINAL].bool_param = True
         call = self._to(node).stream_stream(
             f"/{SERVICE}/ModelStreamInfer",

@@ -96,8 +96,9 @@ def test_who_has_no_key_has_no_body_read(locked: Locked) -> None:
 
 def test_a_key_asks_its_models_alone(locked: Locked) -> None:
     assert locked.house.generate("x", headers=bearer(locked.free)).status_code == 200
-    refused = locked.house.generate("x", headers=bearer(locked.narrow))
-    assert (refused.status_code, refused.json()["code"]) == (404, "model-unknown")
+    for model in (MODEL, f"{MODEL}@1", f"{MODEL}@9", "nobody"):
+        refused = locked.house.generate("x", model=model, headers=bearer(locked.narrow))
+        assert (refused.status_code, refused.json()["code"]) == (404, "model-unknown"), "nor learns which there are"
     with locked.house.client() as client:
         assert client.get("/v2/models", headers=bearer(locked.narrow)).json() == {"models": []}
 
