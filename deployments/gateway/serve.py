@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import ipaddress
 import logging
@@ -190,7 +191,11 @@ def run_gateway(settings: Settings) -> int:
     options = Options.of(settings)
     bucket = Bucket.at(settings.store)
     targets = [Target(bucket, name) for name in settings.gateway_targets or (settings.target,)]
-    asyncio.run(_run(settings, options, Watch(targets), Keys(settings.gateway_keys or None)))
+    watch, keys = Watch(targets), Keys(settings.gateway_keys)
+    # Modules are no garbage: looking through all of them would hold up every stream for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    asyncio.run(_run(settings, options, watch, keys))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from deployments.gateway.messages import (
@@ -59,11 +60,37 @@ class NodeFailed(Exception):
         self.connection = connection
 
 
+@dataclass(frozen=True)
+class _Open:
+    """A channel, with what is called over it."""
+
+    address: str
+    channel: Any
+    infer: Any
+    metadata: Any
+
+    @classmethod
+    def to(cls, address: str) -> _Open:
+        channel = aio.insecure_channel(address, options=_OPTIONS)
+        # To Triton it is a stream of one request; so it is sent, and its end told, in one go.
+        infer = channel.unary_stream(
+            f"/{SERVICE}/ModelStreamInfer",
+            request_serializer=parse_type("ModelInferRequest").SerializeToString,
+            response_deserializer=parse_type("ModelStreamInferResponse").FromString,
+        )
+        metadata = channel.unary_unary(
+            f"/{SERVICE}/ModelMetadata",
+            request_serializer=parse_type("ModelMetadataRequest").SerializeToString,
+            response_deserializer=parse_type("ModelMetadataResponse").FromString,
+        )
+        return cls(address, channel, infer, metadata)
+
+
 class Channels:
     """The channels to nodes. A node's is replaced when its address changes, and closed when the node is gone."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], tuple[str, Any]] = {}
+        self._open: dict[tuple[str, str], _Open] = {}
         self._ending: set[asyncio.Future[Any]] = set()
         self._calls: set[Any] = set()
         self.is_cut = False
@@ -83,43 +110,31 @@ class Channels:
     async def close(self) -> None:
         for task in self._ending:
             task.cancel()
-        await asyncio.gather(*self._ending, *(each.close() for _, each in self._open.values()), return_exceptions=True)
+        channels = [each.channel.close() for each in self._open.values()]
+        await asyncio.gather(*self._ending, *channels, return_exceptions=True)
         self._open.clear()
 
     async def metadata(self, node: Node, model: str) -> ModelMetadata:
         """What a node's Triton says of a model. Raises NodeFailed, and TritonError if it refuses."""
-        call = self._to(node).unary_unary(
-            f"/{SERVICE}/ModelMetadata",
-            request_serializer=parse_type("ModelMetadataRequest").SerializeToString,
-            response_deserializer=parse_type("ModelMetadataResponse").FromString,
-        )
+        request = model_named("ModelMetadataRequest", model)
         try:
-            return cast(
-                ModelMetadata, await call(model_named("ModelMetadataRequest", model), timeout=_METADATA_SECONDS)
-            )
+            return cast(ModelMetadata, await self._to(node).metadata(request, timeout=_METADATA_SECONDS))
         except aio.AioRpcError as error:
-            raise _failure(error, begun=False) from error
+            raise _failure(error) from error
 
     async def ask(self, node: Node, request: InferRequest, timeout_s: float) -> AsyncGenerator[InferResponse]:
         """The responses of a model as they come; the last one says so by the parameter `triton_final_response`.
 
-        Leaving early cancels the request on the node. Raises NodeFailed, and TritonError, code `triton-refused` or
-        `deadline`.
+        Leaving early cancels the request on the node. Raises NodeFailed, TritonError, code `triton-refused` or
+        `deadline`, and GatewayError, code `gateway-ending`.
         """
         if self.is_cut:
             raise ending()
         request.parameters[EMPTY_FINAL].bool_param = True
-        call = self._to(node).stream_stream(
-            f"/{SERVICE}/ModelStreamInfer",
-            request_serializer=parse_type("ModelInferRequest").SerializeToString,
-            response_deserializer=parse_type("ModelStreamInferResponse").FromString,
-        )(timeout=timeout_s)
-        ended = begun = False
+        call = self._to(node).infer(request, timeout=timeout_s)
         self._calls.add(call)
+        ended = False
         try:
-            await call.write(request)
-            begun = True
-            await call.done_writing()
             while (response := await call.read()) is not aio.EOF:
                 piece = cast(StreamResponse, response)
                 if piece.error_message:
@@ -130,14 +145,9 @@ class Channels:
                 yield piece.infer_response
                 if ended:
                     return
-            ended = True
-            raise _failure(await _status(call), begun=True)
+            raise NodeFailed("the stream ended before the answer", begun=True, connection=True)
         except aio.AioRpcError as error:
-            ended = True
-            raise _failure(error, begun=begun) from error
-        except asyncio.InvalidStateError as error:  # the call has ended while it was written
-            ended = True
-            raise _failure(await _status(call), begun=begun) from error
+            raise _failure(error) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self.is_cut and task is not None and not task.cancelling():
@@ -155,16 +165,16 @@ class Channels:
         if not call.done():
             self._keep(asyncio.ensure_future(call.code()))
 
-    def _to(self, node: Node) -> Any:
+    def _to(self, node: Node) -> _Open:
         known = self._open.get(node.key)
-        if known is None or known[0] != node.grpc:
+        if known is None or known.address != node.grpc:
             self._leave(node.key)
-            known = self._open[node.key] = node.grpc, aio.insecure_channel(node.grpc, options=_OPTIONS)
-        return known[1]
+            known = self._open[node.key] = _Open.to(node.grpc)
+        return known
 
     def _leave(self, key: tuple[str, str]) -> None:
         if (known := self._open.pop(key, None)) is not None:
-            self._keep(asyncio.ensure_future(known[1].close(_LEAVE_SECONDS)))
+            self._keep(asyncio.ensure_future(known.channel.close(_LEAVE_SECONDS)))
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         """Until it is done: the event loop alone would let it go."""
@@ -179,12 +189,6 @@ def ending() -> GatewayError:
     )
 
 
-async def _status(call: Any) -> Any:
-    """The end of a call in the form of gRPC's own error."""
-    code, details = await call.code(), await call.details()
-    return aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
-
-
 def _is_final(response: InferResponse) -> bool:
     """Whether no other response of its request comes after it."""
     return FINAL in response.parameters and response.parameters[FINAL].bool_param
@@ -197,7 +201,7 @@ def _refusal(message: str) -> NodeFailed | TritonError:
     return TritonError(message, code="triton-refused")
 
 
-def _failure(error: Any, *, begun: bool) -> NodeFailed | TritonError:
+def _failure(error: Any) -> NodeFailed | TritonError:
     code, details = error.code(), str(error.details() or "")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TritonError("the answer did not come in time", code="deadline")
@@ -206,4 +210,4 @@ def _failure(error: Any, *, begun: bool) -> NodeFailed | TritonError:
     if code is grpc.StatusCode.NOT_FOUND:
         return NodeFailed(details, begun=False, connection=False)
     unreached = code is grpc.StatusCode.UNAVAILABLE and "connect" in details.lower() and "reset" not in details.lower()
-    return NodeFailed(details or str(code), begun=begun and not unreached, connection=True)
+    return NodeFailed(details or str(code), begun=not unreached, connection=True)
