@@ -115,7 +115,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, reply = Request(scope, receive), Reply(send, self._error_form)
         try:
-            with self._front.call(caller(request)) as call:
+            with self._front.call(_caller(request)) as call:
                 reply.id = call.id
                 async with self._bodies.read(request) as body:
                     await _while_here(receive, self._answer(call, request, body, reply))
@@ -125,7 +125,7 @@ class Door:
             await reply.refuse(unexpected(error))
 
 
-def caller(request: Request) -> Caller:
+def _caller(request: Request) -> Caller:
     headers = request.headers
     return Caller(headers.get("authorization"), headers.get(ID_HEADER), headers.get(SESSION_HEADER, ""))
 
