@@ -46,6 +46,7 @@ _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 Routes = Callable[[Front, Bodies], Iterable[BaseRoute]]
 """The routes of one protocol."""
+PROTOCOLS: tuple[Routes, ...] = (triton_routes,)
 
 _log = logging.getLogger("enginehouse.gateway")
 
@@ -107,7 +108,7 @@ class _Server(uvicorn.Server):
 class Gateway:
     """Both servers over one front."""
 
-    def __init__(self, front: Front, options: Options, routes: Iterable[Routes] = (triton_routes,)) -> None:
+    def __init__(self, front: Front, options: Options, routes: Iterable[Routes] = PROTOCOLS) -> None:
         self._front = front
         self._options = options
         bodies = Bodies(options.body_bytes, memory=options.bodies_bytes, patience_s=options.body_s)
