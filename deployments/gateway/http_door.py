@@ -37,10 +37,9 @@ def triton_error(error: EnginehouseError) -> JsonValue:
 class Reply:
     """The answer to one request: a document, or events as they come."""
 
-    def __init__(self, send: Send, error_form: ErrorForm, send_s: float = SEND_SECONDS) -> None:
+    def __init__(self, send: Send, error_form: ErrorForm) -> None:
         self._send = send
         self._error_form = error_form
-        self._send_s = send_s
         self._begun = self._streams = self._ended = False
         self.id = ""
 
@@ -93,7 +92,7 @@ class Reply:
 
     async def _part(self, body: bytes, *, more: bool) -> None:
         try:
-            async with asyncio.timeout(self._send_s):
+            async with asyncio.timeout(SEND_SECONDS):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError as error:
             raise GatewayError("the client takes nothing", code="client-left") from error

@@ -1,7 +1,7 @@
 """A stand-in for a node's Triton: a real gRPC server of the real service, as strict about requests as Triton is.
 
 What a model answers, its prompt says: `count N SECONDS` gives N pieces with a pause before each, `twice` the whole text
-once more, `refuse` an error, `stub` what Triton says of a model whose process has died.
+once more, `large` a hundred megabytes, `refuse` an error, `stub` what Triton says of a model whose process has died.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
                 async for answer in self._answers(request, prompt):
                     yield answer
                 self.finished.append(prompt)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while a piece is taken
                 self.cancelled.append(prompt)
                 raise
             finally:
@@ -100,10 +100,12 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         if word == "stub":
             yield self._error(request, "Failed to process the request(s), message: Stub process 'x' is not healthy.")
             return
-        pieces, pause = (int(rest[0]), float(rest[1])) if word == "count" else (1 + (word == "twice"), 0.0)
+        pieces, pause = {"twice": 2, "large": 1000}.get(word, 1), 0.0
+        if word == "count":
+            pieces, pause = int(rest[0]), float(rest[1])
         for number in range(pieces):
             await asyncio.sleep(pause)
-            yield self._piece(request, f"{number} " if word == "count" else prompt)
+            yield self._piece(request, {"count": f"{number} ", "large": "x" * 100_000}.get(word, prompt))
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             yield self._piece(request, None)
 

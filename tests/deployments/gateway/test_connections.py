@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
+from deployments.gateway import http_door
 from deployments.gateway.connections import HEAD_BYTES, MOST_CHUNKS
 from deployments.gateway.serve import Options
 from tests.deployments.gateway.house import MODEL, House, house, post, until
@@ -201,6 +202,16 @@ def test_a_thousand_idle_connections() -> None:
         assert [made.generate(f"others {number}").status_code for number in range(10)] == [200] * 10
         assert time.monotonic() - began < 5
         assert psutil.Process().memory_info().rss - before < 64 << 20
+
+
+def test_a_client_that_takes_nothing_of_its_answer(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_door, "SEND_SECONDS", 0.5)
+    one = served.nodes["one"]
+    with served.connect() as client:
+        body = json.dumps({"text_input": "large", "max_tokens": 4}).encode()
+        client.sendall(post(f"{PATH}_stream", body))
+        until(lambda: one.cancelled == ["large"], "cancellation", 15)
+        assert served.generate("others").status_code == 200
 
 
 def test_a_compressed_body_is_refused(served: House) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deployments.gateway import grpc_door
 from deployments.gateway.keys import Keys, new_key
 from deployments.gateway.serve import Options
 from tests.deployments.gateway.house import MODEL, House, house, until
@@ -225,6 +226,19 @@ def test_a_request_that_does_not_come(served: House) -> None:
         assert 0.8 < time.monotonic() - began < 5
         never.put(None)
         never.put(None)
+
+
+def test_a_client_that_takes_nothing_of_its_answer(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_door, "SEND_SECONDS", 0.5)
+    one = served.nodes["one"]
+    request = messages.ModelInferRequest(model_name=MODEL)
+    for tensor in inputs("large"):
+        request.inputs.append(tensor._get_tensor())
+        request.raw_input_contents.append(tensor._get_content())
+    with grpc.insecure_channel(served.grpc) as channel:
+        call = service.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]))
+        until(lambda: one.cancelled == ["large"], "cancellation", 15)
+        call.cancel()
 
 
 def test_a_node_that_dies_before_the_first_token_and_after(served: House, client: Any) -> None:
