@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pydantic import JsonValue
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -45,10 +46,16 @@ class _About:
         return Response(status_code=200)
 
     async def ready(self, request: Request) -> Response:
-        """200 if clients should come here. One model that answers nowhere does not take it from the others."""
+        """200 if clients should come here. One model that answers nowhere does not take it from the others.
+
+        Why the store cannot be read is in the log: the words name where it is. Models are named where everybody may
+        ask them.
+        """
         known, ready = self._front.known, self._front.ready
-        models = {model: len(places.nodes) for model, places in (known.models if known.reading else {}).items()}
-        document = {"ready": ready, "error": known.error, "nodes_by_model": models}
+        document: dict[str, JsonValue] = {"ready": ready, "store": bool(known.reading) and not known.error}
+        if not self._front.keys_required:
+            found = known.models if known.reading else {}
+            document["nodes_by_model"] = {model: len(places.nodes) for model, places in found.items()}
         return JSONResponse(document, 200 if ready else 503)
 
     async def triton_ready(self, request: Request) -> Response:

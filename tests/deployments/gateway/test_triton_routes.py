@@ -296,13 +296,14 @@ def test_before_the_store_has_said_anything_it_is_not_ready() -> None:
     with house() as made:
         with made.client() as client:
             assert client.get("/health").status_code == 200
+            assert client.get("/ready").json() == {"ready": False, "store": False, "nodes_by_model": {}}
             assert client.get("/ready").status_code == 503 and client.get("/v2/health/ready").status_code == 400
         early = made.generate("early")
         assert (early.status_code, early.json()["code"], early.headers["retry-after"]) == (503, "state-unknown", "2")
         made.add_node("one")
         made.public()
         with made.client() as client:
-            assert client.get("/ready").json() == {"ready": True, "error": "", "nodes_by_model": {MODEL: 1}}
+            assert client.get("/ready").json() == {"ready": True, "store": True, "nodes_by_model": {MODEL: 1}}
         assert made.generate("later").status_code == 200
 
 
