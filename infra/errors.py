@@ -18,6 +18,7 @@
     ├── SourceUnavailable     the hub or the index did not answer (retryable)
     ├── StepFailed            a step ran and failed
     ├── TritonError           Triton or a node refused or did not answer
+    ├── GatewayError          the gateway does not have a client's request answered
     └── GateRefused           a candidate did not pass its gates: exit code 3
 
 Each carries a stable `code`, the message, a `hint` (what to do next) and `retryable`: whether the same
@@ -117,6 +118,24 @@ class StepFailed(EnginehouseError):
 
 class TritonError(EnginehouseError):
     code = "triton"
+
+
+class GatewayError(EnginehouseError):
+    """`retry_after_s`: in how many seconds the same request may be answered; None if nobody knows."""
+
+    code = "gateway"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: str | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, code=code, retryable=retryable)
+        self.retry_after_s = retry_after_s
 
 
 class GateRefused(EnginehouseError):

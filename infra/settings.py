@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from pydantic.dataclasses import dataclass
 
 from infra.errors import SettingsError
+from infra.triton.command import EXIT_TIMEOUT_S
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -125,6 +126,30 @@ class Settings:
     """`TYPE/NAME` of the block on the Prefect server that notifies people of failures; empty for none."""
     webhook_secrets: Annotated[tuple[tuple[str, str, str], ...], BeforeValidator(_places)] = ()
     """Where the secret of each sender of webhooks is: `env` and a variable, or `block` and a Prefect Secret block."""
+    gateway_http: str = ""
+    """`http://host:port` where clients reach the gateway, which listens on this port, 8080 if none is set."""
+    gateway_grpc: str = ""
+    """`host:port` of the same gateway's gRPC; 8081 if none is set."""
+    gateway_address: str = "127.0.0.1"
+    """Address of this machine at which the gateway listens."""
+    gateway_targets: _Words = ()
+    """The targets that the gateway is the front of; empty for `target`. The first that has a model serves it."""
+    gateway_keys: Path | None = None
+    """File of the API keys' hashes; without one everybody may ask who reaches the gateway."""
+    gateway_open: bool = False
+    """Whether a gateway without keys may listen beyond loopback."""
+    gateway_certificate: str = ""
+    """File of the gateway's TLS certificate with its chain, in PEM form; empty for none."""
+    gateway_certificate_key: str = ""
+    """File of that certificate's private key, in PEM form."""
+    gateway_requests: _Count = 1000
+    """How many requests run at once through one gateway."""
+    gateway_body_bytes: _Count = 8 << 20
+    """The largest request, in bytes."""
+    gateway_deadline_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """After how long a request ends by an error."""
+    gateway_grace_seconds: Annotated[float, Field(ge=0)] = EXIT_TIMEOUT_S
+    """How long running answers have on SIGTERM."""
 
 
 _VARIABLES = {field.name: f"ENGINEHOUSE_{field.name.upper()}" for field in fields(Settings)}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from deployments.cli.command import Command, say
 from deployments.cli.flow_commands import add_flow_commands
+from deployments.cli.gateway_commands import add_gateway_commands
 from deployments.cli.machine_commands import add_machine_commands
 from deployments.cli.model_commands import add_model_commands
 from deployments.cli.prefect_commands import add_prefect_commands
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add_store_commands(add)
     add_prefect_commands(add)
     add_machine_commands(add)
+    add_gateway_commands(add)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The embedded stack of `enginehouse up`: S3, Prefect with two workers, and a node with its Triton.
+"""The embedded stack of `enginehouse up`: S3, Prefect with two workers, a node with its Triton, and a gateway.
 
 Its whole state lies under `settings.home`, as `home.py` describes it.
 """
@@ -16,6 +16,7 @@ from deployments.stack.registration import register
 from deployments.stack.services import (
     BUCKET,
     NAMES,
+    PORT_NAMES,
     WORKERS,
     Service,
     client_environment,
@@ -67,7 +68,8 @@ def up(settings: Settings, report: Report, *, needed_free_bytes: int = NEEDED_FR
         url, key, secret = client["AWS_ENDPOINT_URL_S3"], credentials.access_key, credentials.secret_key
         seaweedfs.wait_ready(url, key, secret, log=home.log("s3"))
         seaweedfs.create_bucket(url, key, secret, BUCKET)
-        start.wait(start.ensure("node"))
+        for service in [start.ensure("node"), start.ensure("gateway")]:
+            start.wait(service)
         start.wait(prefect)
         register(settings, client["PREFECT_API_URL"], service_environment(settings, ports, credentials))
         for worker in [start.ensure(name) for name in WORKERS]:
@@ -115,8 +117,11 @@ def _end_all(settings: Settings, home: Home, report: Report) -> None:
 
 
 def _known_services(settings: Settings, home: Home) -> list[Service]:
-    ports = home.known_ports()
-    return list(services(settings, ports, home.known_credentials()).values()) if ports else []
+    if not (known := home.known_ports()):
+        return []
+    # An earlier version had fewer services: what has no port yet was never started.
+    ports = {**dict.fromkeys(PORT_NAMES, 0), **known}
+    return list(services(settings, ports, home.known_credentials()).values())
 
 
 def _status(home: Home, service: Service) -> ServiceStatus:

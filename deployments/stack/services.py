@@ -22,21 +22,35 @@ from deployments.prefect_server.desired import POOLS
 from infra.processes import background, sessions
 from infra.s3 import seaweedfs
 from infra.settings import Settings
+from infra.triton.command import EXIT_TIMEOUT_S
 from infra.triton.supervisor import NODE_GRACE_S
 
 S3_PORTS = seaweedfs.PORT_NAMES
 PREFECT_PORTS = ("prefect",)
 NODE_PORTS = ("triton-http", "triton-grpc", "triton-metrics", "node-health")
-PORT_NAMES = (*S3_PORTS, *PREFECT_PORTS, *NODE_PORTS)
+GATEWAY_PORTS = ("gateway-http", "gateway-grpc")
+PORT_NAMES = (*S3_PORTS, *PREFECT_PORTS, *NODE_PORTS, *GATEWAY_PORTS)
 
 WORKERS = {f"worker-{pool}": pool for pool in POOLS}
-NAMES = ("s3", "prefect", *WORKERS, "node")
+NAMES = ("s3", "prefect", *WORKERS, "node", "gateway")
 """In the order of their needs: each needs at most those before it."""
 
 BUCKET = "enginehouse"
 
+GATEWAY_GRACE_S = EXIT_TIMEOUT_S + 10.0
+"""What a service manager has to grant a gateway between SIGTERM and SIGKILL: its answers end, then itself."""
+
 _NODE_MODULE = "deployments.node.agent"
+_GATEWAY_MODULE = "deployments.gateway.serve"
 _PREFECT_MODULE = "deployments.stack.prefect_on_loopback"
+# Whatever gateway of another place the shell is set up for. Keys may stay: then the stack's asks for them too.
+_ON_LOOPBACK = {
+    "ENGINEHOUSE_GATEWAY_ADDRESS": "127.0.0.1",
+    "ENGINEHOUSE_GATEWAY_TARGETS": "",
+    "ENGINEHOUSE_GATEWAY_CERTIFICATE": "",
+    "ENGINEHOUSE_GATEWAY_CERTIFICATE_KEY": "",
+    "ENGINEHOUSE_GATEWAY_GRACE_SECONDS": str(EXIT_TIMEOUT_S),
+}
 _HTTP_TIMEOUT_S = 2.0
 # The stack must not get what the shell is set up with for other servers: a session token or profile of AWS, a
 # Prefect API key. A private certificate authority may stay.
@@ -83,6 +97,8 @@ def client_environment(ports: Mapping[str, int], credentials: Credentials) -> di
         "PREFECT_API_AUTH_STRING": credentials.prefect,
         "ENGINEHOUSE_TRITON_HTTP": f"http://127.0.0.1:{ports['triton-http']}",
         "ENGINEHOUSE_TRITON_GRPC": f"127.0.0.1:{ports['triton-grpc']}",
+        "ENGINEHOUSE_GATEWAY_HTTP": f"http://127.0.0.1:{ports['gateway-http']}",
+        "ENGINEHOUSE_GATEWAY_GRPC": f"127.0.0.1:{ports['gateway-grpc']}",
     }
 
 
@@ -124,7 +140,7 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
     environment = service_environment(settings, ports, credentials)
     python = partial(_launch_python, settings.home, environment)
     api, credential = environment["PREFECT_API_URL"], environment["PREFECT_API_AUTH_STRING"]
-    triton = environment["ENGINEHOUSE_TRITON_HTTP"]
+    triton, gateway = environment["ENGINEHOUSE_TRITON_HTTP"], environment["ENGINEHOUSE_GATEWAY_HTTP"]
     server_environment = {**environment, **_server_environment(environment)}
     workers = (
         Service(
@@ -175,6 +191,15 @@ def services(settings: Settings, ports: Mapping[str, int], credentials: Credenti
             launch=partial(python, (_NODE_MODULE,)),
             is_healthy=lambda _: answers(f"{triton}/v2/health/ready"),
             adopts_leftovers=True,
+        ),
+        Service(
+            name="gateway",
+            address=gateway,
+            ports={name: ports[name] for name in GATEWAY_PORTS},
+            start_s=60,
+            stop_s=GATEWAY_GRACE_S,
+            launch=partial(_launch_python, settings.home, {**environment, **_ON_LOOPBACK}, (_GATEWAY_MODULE,)),
+            is_healthy=lambda _: answers(f"{gateway}/health"),
         ),
     )
     return {service.name: service for service in found}

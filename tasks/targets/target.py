@@ -27,6 +27,14 @@ from tasks.targets.view import TargetView
 
 
 @dataclass(frozen=True)
+class Listed:
+    """What one listing of a target shows: the ETags of the wanted states by model, of live nodes' reports by node."""
+
+    models: dict[str, str]
+    nodes: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Target:
     """The records of one target. A node counts as alive for `node_lifetime_s` seconds after its last report."""
 
@@ -203,12 +211,21 @@ class Target:
 
     def wanted(self) -> dict[str, str]:
         """Models with a wanted state, and its ETag: one listing, for nodes that look for changes."""
-        found: dict[str, str] = {}
+        return self.listed().models
+
+    def listed(self) -> Listed:
+        """Which records there are: one listing, for those who look for changes."""
+        models: dict[str, str] = {}
+        nodes: dict[str, str] = {}
         for entry in self.bucket.list(self.prefix):
             parts = entry.key.removeprefix(self.prefix).split("/")
-            if len(parts) == 2 and parts[1] == "current.json":
-                found[parts[0]] = entry.etag
-        return found
+            if len(parts) != 2:
+                continue
+            if parts[1] == "current.json":
+                models[parts[0]] = entry.etag
+            elif parts[0] == NODES and is_node(node := parts[1].removesuffix(".json")):
+                nodes |= {node: entry.etag} if entry.age <= self.node_lifetime_s else {}
+        return Listed(models, nodes)
 
     def _report(self, node: str) -> str:
         return f"{self.prefix}{NODES}/{node}.json"
@@ -233,6 +250,11 @@ class Target:
             return NodeReport.model_validate_json(record.body).instance, record.etag, record.age
         except (ValidationError, FormatNewer):
             return None, record.etag, record.age
+
+    def node_report(self, name: str) -> NodeReport | None:
+        """What a node last reported; None if it never did. Raises ValidationError of pydantic, and FormatNewer."""
+        record = self.bucket.get(self._report(name))
+        return None if record is None else NodeReport.read(record.body)
 
     def nodes(self) -> list[NodeReport]:
         """Reports of the nodes that are alive. One that is damaged does not count; the node soon writes another.

@@ -120,11 +120,13 @@ def end(kubernetes: Cluster, pod: dict[str, Any], phase: str, exit_code: int) ->
     )
 
 
-@pytest.mark.parametrize("app", ["enginehouse-default", "enginehouse-build-sm90", "enginehouse-node"])
+@pytest.mark.parametrize(
+    "app", ["enginehouse-default", "enginehouse-build-sm90", "enginehouse-node", "enginehouse-gateway"]
+)
 def test_the_server_takes_the_manifests_and_makes_their_pods(kubernetes: Cluster, app: str) -> None:
-    (pod,) = kubernetes.wait(PODS, lambda pods: pods["items"], labelSelector=f"app={app}")["items"]
-    (container,) = pod["spec"]["containers"]
-    assert container["securityContext"]["readOnlyRootFilesystem"] and pod["spec"]["securityContext"]["runAsNonRoot"]
+    for pod in kubernetes.wait(PODS, lambda pods: pods["items"], labelSelector=f"app={app}")["items"]:
+        (container,) = pod["spec"]["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] and pod["spec"]["securityContext"]["runAsNonRoot"]
 
 
 @pytest.mark.parametrize(

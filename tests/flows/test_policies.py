@@ -36,6 +36,7 @@ ROLES = {
     "collect_garbage": "gc",
     "deployments.cli.main gc": "gc",
     "-m deployments.node.agent": "node",
+    "-m deployments.gateway.serve": "gateway",
 }
 ACTIONS = {
     "GetObject": "s3:GetObject",

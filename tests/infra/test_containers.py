@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -12,7 +13,7 @@ import dockerfile_parse  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 import yaml
 
-from deployments.stack.services import PORT_NAMES, WORKERS, Credentials, service_environment
+from deployments.stack.services import GATEWAY_GRACE_S, PORT_NAMES, WORKERS, Credentials, service_environment
 from infra import settings
 from infra.processes.background import MARKER
 from infra.settings import CHECKOUT
@@ -22,7 +23,17 @@ from tasks.models.spec import Serving
 
 COMPOSE = CHECKOUT / "infra/compose.yaml"
 DOCKERFILE = CHECKOUT / "infra/Dockerfile"
-OURS = ("prefect", "bucket", "deploy", "s3", "worker-default", "worker-build-cpu", "worker-build-gpu", "node")
+OURS = (
+    "prefect",
+    "bucket",
+    "deploy",
+    "s3",
+    "worker-default",
+    "worker-build-cpu",
+    "worker-build-gpu",
+    "node",
+    "gateway",
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +96,23 @@ def test_a_node_ends_within_what_it_is_granted_and_is_ready_when_its_models_are(
     environment = {each["name"]: each.get("value") for each in container["env"]}
     assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "health"}
     assert environment["ENGINEHOUSE_NODE_HEALTH_PORT"] == ports["health"] == port
+
+
+def test_a_gateway_ends_within_what_it_is_granted(compose: dict[str, Any]) -> None:
+    gateway = compose["services"]["gateway"]
+    deployment, _ = yaml.safe_load_all((CHECKOUT / "infra/kubernetes/gateway.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert GATEWAY_GRACE_S > EXIT_TIMEOUT_S == settings.Settings().gateway_grace_seconds
+    assert gateway["stop_grace_period"] == f"{GATEWAY_GRACE_S:g}s"
+    (told,) = [
+        int(each) for each in re.findall(r"sleep\((\d+)\)", container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    ]
+    assert pod["terminationGracePeriodSeconds"] == GATEWAY_GRACE_S + told
+    # Beyond loopback it answers nobody without a key, unless that is said.
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["ENGINEHOUSE_GATEWAY_KEYS"] and "ENGINEHOUSE_GATEWAY_OPEN" not in environment
+    assert gateway["environment"]["ENGINEHOUSE_GATEWAY_OPEN"] == "true"
 
 
 def test_no_secret_stands_in_the_compose_file(compose: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def pod_specs() -> list[dict[str, Any]]:
 
 def test_every_pod_meets_the_restricted_standard_and_reads_its_root_only() -> None:
     specs = pod_specs()
-    assert len(specs) == 5
+    assert len(specs) == 6
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -78,7 +78,7 @@ def test_every_pod_meets_the_restricted_standard_and_reads_its_root_only() -> No
             assert "memory" in container["resources"]["limits"]
         # The volume types of the standard; a path of the host is none.
         for volume in spec["volumes"]:
-            assert volume.keys() <= {"name", "emptyDir", "persistentVolumeClaim"}
+            assert volume.keys() <= {"name", "emptyDir", "persistentVolumeClaim", "secret"}
         # A token of the cluster is only where one is used.
         assert spec.get("automountServiceAccountToken", True) is (spec["serviceAccountName"] == "enginehouse-worker")
 

@@ -109,18 +109,42 @@ def _socket_opens(url: str, protocols: Any) -> bool:
     return False
 
 
+_CONTROL = (
+    *(("POST", "repository/index"), ("POST", "repository/models/m/load"), ("POST", "repository/models/m/unload")),
+    *(("GET", "models/m/config"), ("GET", "models/stats"), ("GET", "trace/setting"), ("GET", "logging")),
+    *(("GET", "systemsharedmemory/status"), ("POST", "systemsharedmemory/region/m/register")),
+)
+"""What changes a Triton, or reveals its machine."""
+
+
 def triton_http(port: int, asked: dict[str, Any]) -> Iterator[str]:
-    for method, path in (
-        *(("POST", "repository/index"), ("POST", "repository/models/m/load"), ("POST", "repository/models/m/unload")),
-        *(("GET", "models/m/config"), ("GET", "models/stats"), ("GET", "trace/setting"), ("GET", "logging")),
-        *(("GET", "systemsharedmemory/status"), ("POST", "systemsharedmemory/region/m/register")),
-    ):
+    for method, path in _CONTROL:
         answer = _ask(method, f"http://127.0.0.1:{port}/v2/{path}")
         if answer.status_code != 403:
             yield f"{method} {path} {answer.status_code}"
 
 
+def gateway_http(port: int, asked: dict[str, Any]) -> Iterator[str]:
+    """The models may be asked, as at Triton's own port; of all that changes or reveals a server there is nothing."""
+    for method, path in _CONTROL:
+        answer = _ask(method, f"http://127.0.0.1:{port}/v2/{path}")
+        if answer.status_code not in (404, 405):
+            yield f"{method} {path} {answer.status_code}"
+    yield from _foreign_page(f"http://127.0.0.1:{port}/v2/models")
+    if _ask("GET", f"http://127.0.0.1:{port}/v2/models", {"Host": f"evil.example:{port}"}).status_code != 400:
+        yield "called by a foreign name"
+
+
 def triton_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
+    yield from _controlled_by_grpc(port, ("This protocol is restricted",))
+
+
+def gateway_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
+    yield from _controlled_by_grpc(port, ("Method not found", "does not exist"))
+
+
+def _controlled_by_grpc(port: int, refusals: tuple[str, ...]) -> Iterator[str]:
+    """What is done, or refused by other words than these."""
     client = triton.InferenceServerClient(f"127.0.0.1:{port}")
     calls: dict[str, Callable[[], Any]] = {
         "index": client.get_model_repository_index,
@@ -137,7 +161,7 @@ def triton_grpc(port: int, asked: dict[str, Any]) -> Iterator[str]:
             call()
             yield name
         except triton.InferenceServerException as error:
-            if "This protocol is restricted" not in str(error):
+            if not any(words in str(error) for words in refusals):
                 yield f"{name}: {error}"
 
 
@@ -165,6 +189,8 @@ KNOCKS: dict[str, Callable[[int, dict[str, Any]], Iterator[str]]] = {
     **dict.fromkeys(("worker-default", "worker-build-cpu"), control_channel),
     "triton-http": triton_http,
     "triton-grpc": triton_grpc,
+    "gateway-http": gateway_http,
+    "gateway-grpc": gateway_grpc,
     **dict.fromkeys(("triton-metrics", "node-health"), readable),
 }
 """By the name of the port. A new port of the stack needs its line here: what may a stranger do there?"""
@@ -172,7 +198,7 @@ KNOCKS: dict[str, Callable[[int, dict[str, Any]], Iterator[str]]] = {
 
 def _become_nobody() -> None:
     # What is imported late is imported by this: the interpreter may lie where the other user may not look.
-    for knock in (control_channel, closed, triton_http, triton_grpc):
+    for knock in (control_channel, closed, triton_http, triton_grpc, gateway_http):
         with suppress(OSError, httpx.TransportError):
             list(knock(_NOWHERE, {}))
     _socket_opens(f"ws://127.0.0.1:{_NOWHERE}", None)

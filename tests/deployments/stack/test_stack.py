@@ -26,14 +26,16 @@ from prefect.server.api.server import API_ROUTERS
 from deployments.stack import lifecycle
 from deployments.stack.home import Home
 from deployments.stack.registration import wanted_by
+from deployments.stack.services import PORT_NAMES
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes import background
+from infra.processes.sessions import free_ports
 from infra.settings import Settings
 from tests import prefect_api
 from tests.deployments.stack import stranger
 
-NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node")
+NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node", "gateway")
 
 
 @pytest.fixture
@@ -98,6 +100,8 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
         "AWS_DEFAULT_REGION",
         "AWS_ENDPOINT_URL_S3",
         "AWS_SECRET_ACCESS_KEY",
+        "ENGINEHOUSE_GATEWAY_GRPC",
+        "ENGINEHOUSE_GATEWAY_HTTP",
         "ENGINEHOUSE_STORE",
         "ENGINEHOUSE_TRITON_GRPC",
         "ENGINEHOUSE_TRITON_HTTP",
@@ -110,8 +114,12 @@ def test_the_variables_reach_every_service(running: Settings) -> None:
     assert _prefect(running, "/health") is True
     with urllib.request.urlopen(f"{variables['ENGINEHOUSE_TRITON_HTTP']}/v2/health/ready") as response:
         assert response.status == 200
-    host, _, port = variables["ENGINEHOUSE_TRITON_GRPC"].partition(":")
-    socket.create_connection((host, int(port)), timeout=5).close()
+    # No model is public, so none is without a node.
+    with urllib.request.urlopen(f"{variables['ENGINEHOUSE_GATEWAY_HTTP']}/ready") as response:
+        assert response.status == 200
+    for name in ("ENGINEHOUSE_TRITON_GRPC", "ENGINEHOUSE_GATEWAY_GRPC"):
+        host, _, port = variables[name].partition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _listening(stack: Settings) -> dict[str, tuple[str, int]]:
@@ -300,6 +308,15 @@ def test_nothing_runs_where_nothing_was_started(fresh: Settings) -> None:
     assert [(s.name, s.state, s.pid) for s in lifecycle.status(fresh)] == [(name, "stopped", None) for name in NAMES]
     lifecycle.down(fresh, print)
     assert not fresh.home.exists()
+
+
+def test_a_home_of_an_earlier_version_has_services_without_ports(fresh: Settings) -> None:
+    fresh.home.mkdir()
+    earlier = [name for name in PORT_NAMES if not name.startswith("gateway")]
+    (fresh.home / "ports.json").write_text(json.dumps(dict(zip(earlier, free_ports(len(earlier)), strict=True))))
+    assert [(s.name, s.state) for s in lifecycle.status(fresh)] == [(name, "stopped") for name in NAMES]
+    lifecycle.down(fresh, print)
+    assert set(Home(fresh.home).ports()) == set(PORT_NAMES)
 
 
 def test_a_taken_port_is_named_with_its_owner(fresh: Settings) -> None:

@@ -1,0 +1,245 @@
+"""One request through the gateway: its key, its model, its node, its responses. Every way in goes through here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
+
+from deployments.gateway.balance import Balance
+from deployments.gateway.call import Call, recorded, request_id
+from deployments.gateway.contract import Contract
+from deployments.gateway.figures import Figures
+from deployments.gateway.generate import Given, generate_request
+from deployments.gateway.keys import Key, Keys
+from deployments.gateway.limits import Limits
+from deployments.gateway.messages import InferRequest, InferResponse
+from deployments.gateway.names import Name, release_name, served_name, unknown
+from deployments.gateway.state import Known, Place, Places, Watch
+from deployments.gateway.tensors import Values, values_of
+from deployments.gateway.triton import Channels, NodeFailed, ending
+from infra.errors import GatewayError
+
+PATIENCE_SECONDS = 10.0
+"""How long a request waits for a node that can answer it: a Triton that died is back in about five seconds."""
+_LOOK_SECONDS = 0.05
+_MOST_LOST = 1
+"""How often a request is sent again that a node may have begun: one that ends each model that reads it ends two."""
+_MOST_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a client says of itself and its request, apart from the request. `timeout_s` is None if it names none."""
+
+    authorization: str | None = None
+    id: str | None = None
+    session: str = ""
+    timeout_s: float | None = None
+
+
+class Front:
+    """The gateway without its servers. All calls come from one event loop."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        keys: Keys,
+        *,
+        most_requests: int = 1000,
+        deadline_s: float = 600.0,
+        patience_s: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.figures = Figures()
+        self._watch = watch
+        self._keys = keys
+        self._limits = Limits(most_requests)
+        self._deadline_s = deadline_s
+        self._patience_s = patience_s
+        self._balance = Balance()
+        self._channels = Channels()
+        self._contracts: dict[tuple[str, str, int], Contract] = {}
+        self._draining = False
+        self._idle = asyncio.Event()
+        """Set whenever the last running request has ended."""
+
+    @property
+    def known(self) -> Known:
+        return self._watch.known
+
+    @property
+    def ready(self) -> bool:
+        """Whether clients should come here."""
+        return self.known.ready and not self._draining
+
+    @property
+    def keys_required(self) -> bool:
+        return self._keys.required
+
+    def note_state(self) -> None:
+        """Bring figures and channels up to what is known of the targets."""
+        known = self.known
+        self._channels.keep(known.nodes)
+        self.figures.store_errors.set(bool(known.error) or not known.reading)
+        for model, places in (known.models if known.reading else {}).items():
+            self.figures.nodes.labels(model).set(len(places.nodes))
+
+    def check(self, caller: Caller) -> None:
+        """Raise GatewayError, as `call` does, for one whose calls would all be refused."""
+        self._keys.find(caller.authorization)
+        if self._draining:
+            raise ending()
+
+    @contextmanager
+    def call(self, caller: Caller) -> Generator[Call]:
+        """A request from its first look at the key to its line in the log. Raises GatewayError."""
+        deadline = min(self._deadline_s, self._deadline_s if caller.timeout_s is None else caller.timeout_s)
+        made = Call(request_id(caller.id), time.monotonic() + deadline, caller.session[:256])
+        with recorded(made, self.figures):
+            made.key = self._keys.find(caller.authorization)
+            if self._draining:
+                raise ending()
+            yield made
+
+    def named(self, call: Call, text: str) -> Places:
+        """Where the model may be asked that a client names. The call is then one of this model.
+
+        Raises GatewayError, code `model-unknown` or `release-not-loaded`; also for what the key may not ask.
+        """
+        name = Name.parse(text)
+        if call.key is not None and not call.key.may_ask(name.model):
+            raise unknown(text)
+        places = self.known.places(name)
+        call.name = name
+        return places
+
+    def models(self, key: Key | None) -> list[str]:
+        """The public names that a key may ask."""
+        known = self.known
+        return [model for model in (known.models if known.reading else {}) if key is None or key.may_ask(model)]
+
+    async def contract(self, call: Call) -> Contract:
+        """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError."""
+        avoided: set[tuple[str, str]] = set()
+        for _ in range(_MOST_TRIES):
+            place = await self._place(call, avoided)
+            key = place.node.target, _name(call).model, place.release
+            if (known := self._contracts.get(key)) is not None:
+                return known
+            try:
+                found = await self._channels.metadata(place.node, release_name(key[1], place.release))
+            except NodeFailed as failure:
+                self._failed(place, failure, avoided)
+                continue
+            return self._contracts.setdefault(key, Contract.of(found))
+        raise _unanswered(_name(call))
+
+    async def generate(self, call: Call, given: Mapping[str, Given]) -> AsyncGenerator[Values]:
+        """The answers of the call's model to inputs by name, piece by piece.
+
+        A field that is no input becomes a parameter of the request, as Triton's generate extension has it.
+        Raises GatewayError and TritonError, code `request-malformed` for a value that its input cannot have.
+        """
+        request = generate_request(await self.contract(call), given)
+        async with aclosing(self.stream(call, request)) as responses:
+            async for response in responses:
+                if response.outputs:
+                    yield values_of(response)
+
+    async def stream(self, call: Call, request: InferRequest) -> AsyncGenerator[InferResponse]:
+        """The responses of the call's model as they come, the last of which may have no outputs.
+
+        Until the first one has come, the request goes to another node if its own dies. Leaving early cancels it.
+        Raises GatewayError and TritonError, code `request-malformed` for tensors that the release does not have.
+        """
+        name = _name(call)
+        try:
+            with self._limits.request(call.key), self.figures.running.labels(name.model).track_inprogress():
+                (await self.contract(call)).check(request)
+                async with aclosing(self._answered(call, name, request)) as responses:
+                    async for response in responses:
+                        self._limits.spend(call.key, call.note(response))
+                        yield response
+        finally:
+            if not self._limits.running:
+                self._idle.set()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more requests, and give those that run so many seconds; then they end by an error."""
+        self._draining = True
+        self._idle.clear()
+        if self._limits.running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+        self._channels.cut()
+
+    async def close(self) -> None:
+        self._watch.stop()
+        await self._channels.close()
+
+    async def _answered(self, call: Call, name: Name, request: InferRequest) -> AsyncGenerator[InferResponse]:
+        """Ask one node after the other until one has begun to answer."""
+        own_id, request.id = request.id, request.id or call.id
+        request.model_name, request.model_version = served_name(name), ""
+        avoided: set[tuple[str, str]] = set()
+        begun, lost = False, 0
+        for _ in range(_MOST_TRIES):
+            place = call.place = await self._place(call, avoided)
+            try:
+                with self._balance.running(place.node):
+                    asked = self._channels.ask(place.node, request, call.until - time.monotonic())
+                    async with aclosing(asked) as responses:
+                        async for response in responses:
+                            begun = True
+                            response.model_name, response.id = str(name), own_id
+                            yield response
+                return
+            except NodeFailed as failure:
+                self._failed(place, failure, avoided)
+                lost += failure.begun
+                if begun or lost > _MOST_LOST:
+                    raise GatewayError(
+                        f"the node stopped answering: {failure}", code="node-lost", retryable=True
+                    ) from failure
+        raise _unanswered(name)
+
+    async def _place(self, call: Call, avoided: set[tuple[str, str]]) -> Place:
+        """A node for the call, waited for if there is none now. After a fresh look no node is `avoided` any more."""
+        name, seen = _name(call), self.known.reading
+        until = min(call.until, time.monotonic() + self._patience_s)
+        while True:
+            known = self.known
+            place = self._balance.choose(known.places(name).nodes, call.session, avoided)
+            if place is not None:
+                return place
+            if self._channels.is_cut:
+                raise ending()
+            if time.monotonic() >= until:
+                raise _unanswered(name)
+            if known.reading > seen + 1:  # read as a whole since
+                seen = known.reading
+                avoided.clear()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _failed(self, place: Place, failure: NodeFailed, avoided: set[tuple[str, str]]) -> None:
+        avoided.add(place.node.key)
+        if failure.connection:
+            self._balance.failed(place.node)
+        self._watch.hurry()
+
+
+def _name(call: Call) -> Name:
+    assert call.name is not None, "the call has not been `named`"
+    return call.name
+
+
+def _unanswered(name: Name) -> GatewayError:
+    return GatewayError(
+        f"no node answers for '{name}' now",
+        hint="the nodes' /ready addresses say why",
+        code="model-not-ready",
+        retryable=True,
+        retry_after_s=2,
+    )

@@ -1,0 +1,157 @@
+"""The way in over HTTP: a request is called, read, answered while its client listens, and refused in its own form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from pydantic import JsonValue
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from deployments.gateway.bodies import Bodies
+from deployments.gateway.call import Call
+from deployments.gateway.front import Caller, Front
+from deployments.gateway.refusals import retry_after, status_of, unexpected
+from infra.errors import EnginehouseError, GatewayError
+
+SESSION_HEADER = "x-enginehouse-session"
+ID_HEADER = "x-request-id"
+SEND_SECONDS = 30.0
+"""How long a client may take nothing of an answer that is there; then it counts as gone."""
+
+# `json.dumps` makes one for each document.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+ErrorForm = Callable[[EnginehouseError], JsonValue]
+"""An error as the document that clients of a protocol expect."""
+
+
+def triton_error(error: EnginehouseError) -> JsonValue:
+    """As Triton says it, with the code and the hint beside."""
+    return {"error": error.message, "code": error.code, **({"hint": error.hint} if error.hint else {})}
+
+
+class Reply:
+    """The answer to one request: a document, or events as they come."""
+
+    def __init__(self, send: Send, error_form: ErrorForm) -> None:
+        self._send = send
+        self._error_form = error_form
+        self._begun = self._streams = self._ended = False
+        self.id = ""
+
+    async def document(self, document: JsonValue, status: int = 200) -> None:
+        await self.body(_json(document), "application/json", status)
+
+    async def body(
+        self, body: bytes, media_type: str, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        await self._start(status, media_type, (("content-length", str(len(body))), *headers))
+        await self._part(body, more=False)
+        self._ended = True
+
+    async def event(self, document: JsonValue, status: int = 200) -> None:
+        """One server-sent event. The first one decides on the status of the answer."""
+        await self.event_text(_json(document).decode(), status)
+
+    async def event_text(self, text: str, status: int = 200) -> None:
+        """The same with a text of one line, such as `[DONE]`."""
+        if not self._begun:
+            self._streams = True
+            await self._start(status, "text/event-stream; charset=utf-8", (("cache-control", "no-cache"),))
+        await self._part(b"data: " + text.encode() + b"\n\n", more=True)
+
+    async def end(self) -> None:
+        """The end of the events."""
+        if self._begun and not self._ended:
+            await self._part(b"", more=False)
+            self._ended = True
+
+    async def refuse(self, error: EnginehouseError) -> None:
+        """Say the error: as the answer, or as the last event of one that has begun."""
+        if error.code == "client-left" or self._ended:
+            return
+        if self._streams:
+            await self.event(self._error_form(error))
+            await self.end()
+            return
+        wait = retry_after(error)
+        headers = [] if wait is None else [("retry-after", str(wait))]
+        if error.code.startswith("key-"):
+            headers.append(("www-authenticate", "Bearer"))
+        await self.body(_json(self._error_form(error)), "application/json", status_of(error).http, tuple(headers))
+
+    async def _start(self, status: int, media_type: str, headers: tuple[tuple[str, str], ...]) -> None:
+        self._begun = True
+        named = (("content-type", media_type), (ID_HEADER, self.id), *headers)
+        raw = [(name.encode(), value.encode()) for name, value in named if value]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _part(self, body: bytes, *, more: bool) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError as error:
+            raise GatewayError("the client takes nothing", code="client-left") from error
+
+
+Answer = Callable[[Call, Request, bytes, Reply], Coroutine[Any, Any, None]]
+"""Answers one request with this body."""
+
+
+class Door:
+    """An ASGI endpoint. `answer` has the whole body, and is cancelled as soon as its client leaves."""
+
+    def __init__(self, front: Front, bodies: Bodies, answer: Answer, error_form: ErrorForm = triton_error) -> None:
+        self._front = front
+        self._bodies = bodies
+        self._answer = answer
+        self._error_form = error_form
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, reply = Request(scope, receive), Reply(send, self._error_form)
+        try:
+            with self._front.call(_caller(request)) as call:
+                reply.id = call.id
+                async with self._bodies.read(request) as body:
+                    await _while_here(receive, self._answer(call, request, body, reply))
+        except EnginehouseError as error:
+            await reply.refuse(error)
+        except Exception as error:
+            await reply.refuse(unexpected(error))
+
+
+def _caller(request: Request) -> Caller:
+    headers = request.headers
+    return Caller(headers.get("authorization"), headers.get(ID_HEADER), headers.get(SESSION_HEADER, ""))
+
+
+async def _while_here(receive: Receive, answer: Coroutine[Any, Any, None]) -> None:
+    """Answer; if the client leaves before the end, end too. Raises GatewayError, code `client-left`, then."""
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        raise GatewayError("the client left", code="client-left")
+    finally:
+        await _end(answering, leaving)
+
+
+async def _end(*tasks: asyncio.Future[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(document: JsonValue) -> bytes:
+    return _ENCODER.encode(document).encode(errors="replace")

@@ -1,0 +1,153 @@
+"""A stand-in for a node's Triton: a real gRPC server of the real service, as strict about requests as Triton is.
+
+What a model answers, its prompt says: `count N SECONDS` gives N pieces with a pause before each, `twice` the whole text
+once more, `large` a hundred megabytes, `refuse` an error, `stub` what Triton says of a model whose process has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.serving.contract import INPUTS, OUTPUTS
+
+grpc: Any = importlib.import_module("grpc")
+aio: Any = importlib.import_module("grpc.aio")
+messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
+service: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
+
+_SIZES = {"INT32": 4, "FP32": 4, "UINT64": 8, "BOOL": 1}
+
+
+def text(raw: bytes) -> str:
+    """The first element of a tensor of texts."""
+    return raw[4 : 4 + int.from_bytes(raw[:4], "little")].decode()
+
+
+@dataclass
+class FakeNode(service.GRPCInferenceServiceServicer):
+    """`models` are the names that it serves. What it was asked, and what was cancelled, it writes down."""
+
+    models: set[str] = field(default_factory=set[str])
+    counts_tokens: bool = False
+    asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    requests: list[Any] = field(default_factory=list[Any])
+    metadata_asked: list[str] = field(default_factory=list[str])
+    cancelled: list[str] = field(default_factory=list[str])
+    finished: list[str] = field(default_factory=list[str])
+    running: int = 0
+    port: int = 0
+    server: Any = None
+
+    async def start(self, port: int = 0) -> None:
+        self.server = aio.server(options=(("grpc.so_reuseport", 0),))
+        service.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """End at once, as a process that is killed."""
+        await self.server.stop(None)
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        self.metadata_asked.append(request.name)
+        if request.name not in self.models:
+            message = f"Request for unknown model: '{request.name}' is not found"
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+        answer = messages.ModelMetadataResponse(name=request.name, versions=["1"], platform="ensemble")
+        for each in INPUTS:
+            answer.inputs.add(name=each.name, datatype=each.data_type, shape=[-1, -1 if each.many else 1])
+        for output in OUTPUTS:
+            answer.outputs.add(name=output.name, datatype=output.data_type, shape=[-1, *output.dims])
+        if self.counts_tokens:
+            for name in ("num_input_tokens", "num_output_tokens"):
+                answer.outputs.add(name=name, datatype="INT32", shape=[-1, 1])
+        return answer
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for request in requests:
+            self.requests.append(request)
+            prompt = ""
+            self.running += 1
+            try:
+                if (problem := self._problem(request)) is not None:
+                    yield self._error(request, problem)
+                    continue
+                prompt = text(request.raw_input_contents[[each.name for each in request.inputs].index("text_input")])
+                self.asked.append((request.model_name, prompt))
+                async for answer in self._answers(request, prompt):
+                    yield answer
+                self.finished.append(prompt)
+            except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while a piece is taken
+                self.cancelled.append(prompt)
+                raise
+            finally:
+                self.running -= 1
+
+    async def _answers(self, request: Any, prompt: str) -> AsyncIterator[Any]:
+        word, *rest = prompt.split()
+        if word == "refuse":
+            yield self._error(request, "'temperature' is -1; the least is 0")
+            return
+        if word == "stub":
+            yield self._error(request, "Failed to process the request(s), message: Stub process 'x' is not healthy.")
+            return
+        pieces, pause = {"twice": 2, "large": 1000}.get(word, 1), 0.0
+        if word == "count":
+            pieces, pause = int(rest[0]), float(rest[1])
+        for number in range(pieces):
+            await asyncio.sleep(pause)
+            yield self._piece(request, {"count": f"{number} ", "large": "x" * 100_000}.get(word, prompt))
+        if request.parameters["triton_enable_empty_final_response"].bool_param:
+            yield self._piece(request, None)
+
+    def _piece(self, request: Any, said: str | None) -> Any:
+        answer = messages.ModelStreamInferResponse()
+        response = answer.infer_response
+        response.model_name, response.model_version, response.id = request.model_name, "1", request.id
+        response.parameters["triton_final_response"].bool_param = said is None
+        if said is not None:
+            response.parameters["sequence_id"].int64_param = 0
+            response.outputs.add(name="text_output", datatype="BYTES", shape=[1, 1])
+            response.raw_output_contents.append(len(said.encode()).to_bytes(4, "little") + said.encode())
+            if self.counts_tokens:
+                for name, count in (("num_input_tokens", 7), ("num_output_tokens", 3)):
+                    response.outputs.add(name=name, datatype="INT32", shape=[1, 1])
+                    response.raw_output_contents.append(count.to_bytes(4, "little"))
+        return answer
+
+    def _error(self, request: Any, message: str) -> Any:
+        answer = messages.ModelStreamInferResponse(error_message=message)
+        answer.infer_response.id = request.id
+        return answer
+
+    def _problem(self, request: Any) -> str | None:
+        """What Triton refuses before a model sees it."""
+        if request.model_name not in self.models:
+            return f"Request for unknown model: '{request.model_name}' is not found"
+        known = {each.name: each for each in INPUTS}
+        if len(request.raw_input_contents) != len(request.inputs):
+            return "expected raw contents of each input"
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+            entry = known.get(tensor.name)
+            if entry is None:
+                return f"unexpected inference input '{tensor.name}' for model '{request.model_name}'"
+            if tensor.datatype != entry.data_type:
+                return f"inference input '{tensor.name}' data-type is '{tensor.datatype}'"
+            if len(tensor.shape) != 2 or not (entry.many or tensor.shape[1] == 1):
+                return f"unexpected shape for input '{tensor.name}'"
+            size = _SIZES.get(tensor.datatype)
+            if size is not None and len(raw) != math.prod(tensor.shape) * size:
+                return f"input byte size mismatch for input '{tensor.name}'"
+        if len({tensor.shape[0] for tensor in request.inputs}) > 1:
+            return "input 'max_tokens' batch size does not match other inputs"
+        missing = {each.name for each in INPUTS if each.required} - {tensor.name for tensor in request.inputs}
+        return f"[request id: {request.id}] expected {sorted(missing)} inputs" if missing else None
