@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.gateway.bodies import Bodies
 from deployments.gateway.call import Call
 from deployments.gateway.front import Caller, Front
-from deployments.gateway.refusals import retry_after, status_of, unexpected
+from deployments.gateway.refusals import Refusal, triton_refusal, unexpected
 from infra.errors import EnginehouseError, GatewayError
 
 SESSION_HEADER = "x-enginehouse-session"
@@ -25,21 +25,16 @@ SEND_SECONDS = 30.0
 # `json.dumps` makes one for each document.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
-ErrorForm = Callable[[EnginehouseError], JsonValue]
-"""An error as the document that clients of a protocol expect."""
-
-
-def triton_error(error: EnginehouseError) -> JsonValue:
-    """As Triton says it, with the code and the hint beside."""
-    return {"error": error.message, "code": error.code, **({"hint": error.hint} if error.hint else {})}
+Refuse = Callable[[EnginehouseError], Refusal]
+"""An error as the clients of a protocol expect it."""
 
 
 class Reply:
     """The answer to one request: a document, or events as they come."""
 
-    def __init__(self, send: Send, error_form: ErrorForm) -> None:
+    def __init__(self, send: Send, refuse: Refuse) -> None:
         self._send = send
-        self._error_form = error_form
+        self._refuse = refuse
         self._begun = self._streams = self._ended = False
         self.id = ""
 
@@ -55,14 +50,14 @@ class Reply:
 
     async def event(self, document: JsonValue, status: int = 200) -> None:
         """One server-sent event. The first one decides on the status of the answer."""
-        await self.event_text(_json(document).decode(), status)
+        await self.event_bytes(b"data: " + _json(document) + b"\n\n", status)
 
-    async def event_text(self, text: str, status: int = 200) -> None:
-        """The same with a text of one line, such as `[DONE]`."""
+    async def event_bytes(self, event: bytes, status: int = 200) -> None:
+        """The same as it goes over the wire."""
         if not self._begun:
             self._streams = True
             await self._start(status, "text/event-stream; charset=utf-8", (("cache-control", "no-cache"),))
-        await self._part(b"data: " + text.encode() + b"\n\n", more=True)
+        await self._part(event, more=True)
 
     async def end(self) -> None:
         """The end of the events."""
@@ -75,14 +70,14 @@ class Reply:
         if error.code == "client-left" or self._ended:
             return
         if self._streams:
-            await self.event(self._error_form(error))
+            await self.event(self._refuse(error).document)
             await self.end()
             return
-        wait = retry_after(error)
-        headers = [] if wait is None else [("retry-after", str(wait))]
-        if error.code.startswith("key-"):
-            headers.append(("www-authenticate", "Bearer"))
-        await self.body(_json(self._error_form(error)), "application/json", status_of(error).http, tuple(headers))
+        refusal = self._refuse(error)
+        headers = refusal.headers
+        if refusal.status == 401:
+            headers = (*headers, ("www-authenticate", "Bearer"))
+        await self.body(_json(refusal.document), "application/json", refusal.status, headers)
 
     async def _start(self, status: int, media_type: str, headers: tuple[tuple[str, str], ...]) -> None:
         self._begun = True
@@ -105,14 +100,14 @@ Answer = Callable[[Call, Request, bytes, Reply], Coroutine[Any, Any, None]]
 class Door:
     """An ASGI endpoint. `answer` has the whole body, and is cancelled as soon as its client leaves."""
 
-    def __init__(self, front: Front, bodies: Bodies, answer: Answer, error_form: ErrorForm = triton_error) -> None:
+    def __init__(self, front: Front, bodies: Bodies, answer: Answer, refuse: Refuse = triton_refusal) -> None:
         self._front = front
         self._bodies = bodies
         self._answer = answer
-        self._error_form = error_form
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, reply = Request(scope, receive), Reply(send, self._error_form)
+        request, reply = Request(scope, receive), Reply(send, self._refuse)
         try:
             with self._front.call(_caller(request)) as call:
                 reply.id = call.id

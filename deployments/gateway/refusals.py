@@ -7,6 +7,8 @@ import math
 import traceback
 from dataclasses import dataclass
 
+from pydantic import JsonValue
+
 from infra.errors import EnginehouseError, GatewayError
 
 
@@ -43,11 +45,27 @@ _STATUS = {
 }
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """An error as an answer over HTTP."""
+
+    document: JsonValue
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 _log = logging.getLogger("enginehouse.gateway")
 
 
 def status_of(error: EnginehouseError) -> Status:
     return _STATUS.get(error.code, Status(500, "INTERNAL"))
+
+
+def triton_refusal(error: EnginehouseError) -> Refusal:
+    """As Triton says it, with the code and the hint beside."""
+    wait = retry_after(error)
+    document: JsonValue = {"error": error.message, "code": error.code, **({"hint": error.hint} if error.hint else {})}
+    return Refusal(document, status_of(error).http, () if wait is None else (("retry-after", str(wait)),))
 
 
 def unexpected(error: Exception) -> GatewayError:

@@ -25,6 +25,7 @@ from deployments.gateway.connections import HEAD_BYTES, HEAD_SECONDS, LINGER_SEC
 from deployments.gateway.front import Front
 from deployments.gateway.grpc_door import STREAM_SECONDS, GrpcLimits, grpc_server
 from deployments.gateway.keys import Keys
+from deployments.gateway.openai_routes import openai_routes
 from deployments.gateway.state import Watch
 from deployments.gateway.triton_routes import triton_routes
 from infra.errors import SettingsError
@@ -46,7 +47,7 @@ _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 Routes = Callable[[Front, Bodies], Iterable[BaseRoute]]
 """The routes of one protocol."""
-PROTOCOLS: tuple[Routes, ...] = (triton_routes,)
+PROTOCOLS: tuple[Routes, ...] = (triton_routes, openai_routes)
 
 _log = logging.getLogger("enginehouse.gateway")
 
