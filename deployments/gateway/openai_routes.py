@@ -137,7 +137,10 @@ class _Routes:
 
 
 def _failure(message: str) -> Failure:
-    return next((failure for words, failure in _FAILURES if words in message), "invalid")
+    for words, failure in _FAILURES:
+        if words in message:
+            return failure
+    return "invalid"
 
 
 def _given(generation: Generation) -> dict[str, Given]:

@@ -18,6 +18,7 @@ from packaging.version import Version
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
+from tasks.serving.contract import CONTRACT
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.triton.backend_config import BACKEND
 from tasks.triton.config import LLM, TENSORRT_LLM
@@ -85,6 +86,7 @@ def llamacpp(gguf: Path) -> Kind:
             role.chat_template,
             role.timeout_s,
             sampling=sampling,
+            contract=CONTRACT,
         )
         write_release(artifact, settings)
         # A copy each: Triton takes a new link to an engine's file, of which the change time tells, for a new engine.
@@ -109,7 +111,7 @@ def llamacpp(gguf: Path) -> Kind:
                 "'guided_decoding_guide'",
             ),
             ({"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"not": {}}'}, "every keyword"),
-            ({"text_input": "a" * 40_000}, "'text_input' has 40000 characters; of 511 tokens it may have 32704"),
+            ({"text_input": "a" * 40_000}, "the prompt has 40000 characters; of 511 tokens it may have 32704"),
         ),
         end_id=2,
         deadline_s=6.0,

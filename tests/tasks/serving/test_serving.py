@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 
@@ -178,8 +180,8 @@ def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
     party = {"text_input": "🎉🎊🥳🎉🎊🥳🎉🎊🥳🎉🎊🥳", "max_tokens": 12}
     pieces = streamed(client, RAW, **party)
     assert "".join(pieces) == ask(client, RAW, **party)
-    assert pieces
-    assert all(len(piece) == 1 and ord(piece) > 0xFFFF for piece in pieces)
+    # The last one only says why the answer ended.
+    assert pieces[-1] == "" and all(len(piece) == 1 and ord(piece) > 0xFFFF for piece in pieces[:-1])
     logged = {**party, "return_log_probs": True}
     if kind.log_probs_within_characters:
         assert len(client.generate(RAW, logged).log_probs) == party["max_tokens"]
@@ -191,7 +193,8 @@ def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
 def test_the_prompt_is_in_the_output_where_it_is_wanted(client: TritonClient) -> None:
     answer = ask(client, temperature=0.0)
     assert ask(client, temperature=0.0, exclude_input_in_output=False) == QUESTION["text_input"] + answer
-    assert "".join(streamed(client, temperature=0.0, exclude_input_in_output=False)) == QUESTION["text_input"] + answer
+    # A stream never has it.
+    assert "".join(streamed(client, temperature=0.0, exclude_input_in_output=False)) == answer
 
 
 def test_what_cannot_be_honoured_is_an_error(kind: Kind, client: TritonClient) -> None:
@@ -223,11 +226,47 @@ def test_an_answer_keeps_to_its_guide(kind: Kind, client: TritonClient) -> None:
         assert re.match(r'[\[{"\dtfn-]', begun) and begun != ask(client, max_tokens=8, temperature=0.0)
 
 
-def test_a_missing_input_is_named(client: TritonClient) -> None:
+def test_a_missing_prompt_is_named(client: TritonClient) -> None:
     with refused("'text_input'"):
         ask(client, RAW, text_input="")
-    with refused("max_tokens"):
-        client.generate(CHAT, {"text_input": "hello"})
+    with refused("send 'text_input' or 'messages'"):
+        client.generate(CHAT, {"max_tokens": 4})
+
+
+def outputs(triton: RunningTriton, **fields: Any) -> dict[str, Any]:
+    """All outputs of a whole answer, as Triton's own JSON has them."""
+    body = {"max_tokens": 12, "temperature": 0.0, **fields}
+    answer = httpx.post(f"http://127.0.0.1:{triton.ports.http}/v2/models/{CHAT}/generate", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_chat_is_what_the_template_makes_of_it(kind: Kind, triton: RunningTriton) -> None:
+    said = [{"role": "user", "content": QUESTION["text_input"]}]
+    one = outputs(triton, text_input=QUESTION["text_input"])
+    assert outputs(triton, messages=json.dumps(said))["text_output"] == one["text_output"]
+    longer = [
+        {"role": "system", "content": "You count in French."},
+        *said,
+        {"role": "assistant", "content": "un, deux"},
+        {"role": "user", "content": "Go on."},
+    ]
+    counted = outputs(triton, messages=json.dumps(longer), return_num_input_tokens=True)
+    assert (
+        counted["num_input_tokens"]
+        > outputs(triton, messages=json.dumps(said), return_num_input_tokens=True)["num_input_tokens"]
+    )
+
+
+def test_counts_and_the_reason_of_the_end(kind: Kind, triton: RunningTriton) -> None:
+    counts = {"return_num_input_tokens": True, "return_num_output_tokens": True}
+    limited = outputs(triton, text_input="1 2 3 4 5 6 7 8 9", max_tokens=5, **counts)
+    assert (limited["num_output_tokens"], limited["finish_reason"]) == (5, "length")
+    assert limited["num_input_tokens"] > 0 and (limited["batch_index"], limited["sequence_index"]) == (0, 0)
+    words = limited["text_output"].split()
+    stopped = outputs(triton, text_input="1 2 3 4 5 6 7 8 9", max_tokens=5, stop_words=[words[-1]], **counts)
+    assert stopped["finish_reason"] == "stop_words" and stopped["num_output_tokens"] <= 5
+    assert "num_input_tokens" not in outputs(triton, text_input="a")
 
 
 def test_values_that_change_nothing_are_accepted(kind: Kind, client: TritonClient) -> None:
