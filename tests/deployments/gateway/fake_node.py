@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.serving.contract import INPUTS, OUTPUTS
+from tasks.serving.contract import inputs_of, outputs_of
 
 grpc: Any = importlib.import_module("grpc")
 aio: Any = importlib.import_module("grpc.aio")
@@ -28,12 +29,21 @@ def text(raw: bytes) -> str:
     return raw[4 : 4 + int.from_bytes(raw[:4], "little")].decode()
 
 
+def _prompt(request: Any) -> str:
+    """What the client said, or said last."""
+    sent = {each.name: raw for each, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
+    if "text_input" in sent:
+        return text(sent["text_input"])
+    return json.loads(text(sent["messages"]))[-1]["content"]
+
+
 @dataclass
 class FakeNode(service.GRPCInferenceServiceServicer):
     """`models` are the names that it serves. What it was asked, and what was cancelled, it writes down."""
 
     models: set[str] = field(default_factory=set[str])
     counts_tokens: bool = False
+    contract: int = 1
     asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     requests: list[Any] = field(default_factory=list[Any])
     metadata_asked: list[str] = field(default_factory=list[str])
@@ -63,11 +73,11 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             message = f"Request for unknown model: '{request.name}' is not found"
             await context.abort(grpc.StatusCode.NOT_FOUND, message)
         answer = messages.ModelMetadataResponse(name=request.name, versions=["1"], platform="ensemble")
-        for each in INPUTS:
+        for each in inputs_of(self.contract):
             answer.inputs.add(name=each.name, datatype=each.data_type, shape=[-1, -1 if each.many else 1])
-        for output in OUTPUTS:
+        for output in outputs_of(self.contract):
             answer.outputs.add(name=output.name, datatype=output.data_type, shape=[-1, *output.dims])
-        if self.counts_tokens:
+        if self.counts_tokens and self.contract == 1:
             for name in ("num_input_tokens", "num_output_tokens"):
                 answer.outputs.add(name=name, datatype="INT32", shape=[-1, 1])
         return answer
@@ -81,7 +91,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
                 if (problem := self._problem(request)) is not None:
                     yield self._error(request, problem)
                     continue
-                prompt = text(request.raw_input_contents[[each.name for each in request.inputs].index("text_input")])
+                prompt = _prompt(request)
                 self.asked.append((request.model_name, prompt))
                 async for answer in self._answers(request, prompt):
                     yield answer
@@ -105,11 +115,12 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             pieces, pause = int(rest[0]), float(rest[1])
         for number in range(pieces):
             await asyncio.sleep(pause)
-            yield self._piece(request, {"count": f"{number} ", "large": "x" * 100_000}.get(word, prompt))
+            said = {"count": f"{number} ", "large": "x" * 100_000}.get(word, prompt)
+            yield self._piece(request, said, last=number + 1 == pieces)
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             yield self._piece(request, None)
 
-    def _piece(self, request: Any, said: str | None) -> Any:
+    def _piece(self, request: Any, said: str | None, *, last: bool = False) -> Any:
         answer = messages.ModelStreamInferResponse()
         response = answer.infer_response
         response.model_name, response.model_version, response.id = request.model_name, "1", request.id
@@ -118,6 +129,9 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             response.parameters["sequence_id"].int64_param = 0
             response.outputs.add(name="text_output", datatype="BYTES", shape=[1, 1])
             response.raw_output_contents.append(len(said.encode()).to_bytes(4, "little") + said.encode())
+            if self.contract > 1 and last:
+                response.outputs.add(name="finish_reason", datatype="BYTES", shape=[1, 1])
+                response.raw_output_contents.append(b"\4\0\0\0stop")
             if self.counts_tokens:
                 for name, count in (("num_input_tokens", 7), ("num_output_tokens", 3)):
                     response.outputs.add(name=name, datatype="INT32", shape=[1, 1])
@@ -133,7 +147,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         """What Triton refuses before a model sees it."""
         if request.model_name not in self.models:
             return f"Request for unknown model: '{request.model_name}' is not found"
-        known = {each.name: each for each in INPUTS}
+        known = {each.name: each for each in inputs_of(self.contract)}
         if len(request.raw_input_contents) != len(request.inputs):
             return "expected raw contents of each input"
         for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
@@ -149,5 +163,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
                 return f"input byte size mismatch for input '{tensor.name}'"
         if len({tensor.shape[0] for tensor in request.inputs}) > 1:
             return "input 'max_tokens' batch size does not match other inputs"
-        missing = {each.name for each in INPUTS if each.required} - {tensor.name for tensor in request.inputs}
+        missing = {each.name for each in inputs_of(self.contract) if each.required_until >= self.contract} - {
+            tensor.name for tensor in request.inputs
+        }
         return f"[request id: {request.id}] expected {sorted(missing)} inputs" if missing else None
