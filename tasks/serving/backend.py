@@ -60,7 +60,7 @@ class TensorRtLlm:
         responses = self._model.call(request_id, inputs, READ if request.return_log_probs else _TOKENS)
         try:
             answer = pieces(
-                _tokens(responses),
+                tokens_of(responses),
                 prompts.tokenizer,
                 stop_words=request.stop_words,
                 end_ids=() if end_id is None else (end_id,),
@@ -99,7 +99,7 @@ class TensorRtLlm:
                 triton.Logger.log_warn(f"the engine does not stop {request_id}: {failure}")
 
 
-async def _tokens(responses: Mailbox[Response]) -> AsyncGenerator[list[Tokens]]:
+async def tokens_of(responses: Mailbox[Response]) -> AsyncGenerator[list[Tokens]]:
     """The best beam's new tokens; the beams come sorted."""
     count = 0
     async for batch in responses:

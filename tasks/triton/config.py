@@ -23,9 +23,7 @@ ENGINE_FOLDER = "engine"
 """The engine's files: in an artifact's configuration, and in the version folder of an `llm` that has an engine."""
 
 
-def llm_config(
-    *, contract: int = CONTRACT, instances: int = 1, calls: str = "", engine_in_place: bool = False
-) -> str:
+def llm_config(*, contract: int = CONTRACT, instances: int = 1, calls: str = "", engine_in_place: bool = False) -> str:
     """The model `llm`: the Python backend, decoupled. With `calls` it has no engine and calls the model of that name.
 
     The engine lies in the model's own folder, or with `engine_in_place` where the node keeps it. Each instance is a

@@ -48,9 +48,7 @@ def write_release(
     version = output / LLM / "1"
     version.mkdir(parents=True)
     calls = TENSORRT_LLM if tensorrt_llm else ""
-    config = llm_config(
-        contract=serving.contract, instances=instances, calls=calls, engine_in_place=engine_in_place
-    )
+    config = llm_config(contract=serving.contract, instances=instances, calls=calls, engine_in_place=engine_in_place)
     (output / LLM / "config.pbtxt").write_text(config)
     (version / FILE_NAME).write_text(serving.to_json())
     for path in _serving_code():

@@ -5,24 +5,22 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from packaging.version import Version
 
-from tasks.serving.backend import BackendTokens
-from tasks.serving.backend_inputs import GUIDES, SENT, backend_inputs, input_name
-from tasks.serving.called import KEPT_S, ModelHere
+from tasks.serving.backend import TensorRtLlm, tokens_of
+from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, SENT, backend_inputs, input_name
+from tasks.serving.called import CALLED_MODEL, Response
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
+from tasks.serving.mailbox import Mailbox
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.serving.tokens import Prompts, Tokens
 from tasks.triton.backend_config import tensorrt_llm_config
@@ -35,10 +33,10 @@ from tests.tasks.serving.small_tokenizers import byte_level
 SETTINGS = ServingSettings(
     "tensorrt_llm", "tokenizer", 8, 512, False, 60.0, tensorrt_llm="1.2.1", max_input_tokens=300, max_beam_width=4
 )
-PLAIN = GenerationRequest("How are you?", 16)
+PLAIN = GenerationRequest("How are you?", max_tokens=16)
 FULL = GenerationRequest(
     "How are you?",
-    16,
+    max_tokens=16,
     bad_words=("bad",),
     stop_words=("STOP", "\n\n"),
     end_id=7,
@@ -54,8 +52,8 @@ FULL = GenerationRequest(
     stream=True,
     return_log_probs=True,
 )
-GUIDED = GenerationRequest("How?", 16, guided_decoding_guide_type="regex", guided_decoding_guide="a+")
-BEAMS = GenerationRequest("How are you?", 16, beam_width=4, length_penalty=2.0)
+GUIDED = GenerationRequest("How?", max_tokens=16, guided_decoding_guide_type="regex", guided_decoding_guide="a+")
+BEAMS = GenerationRequest("How are you?", max_tokens=16, beam_width=4, length_penalty=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Prompts:
 
 
 def asked(prompts: Prompts, request: GenerationRequest, settings: ServingSettings = SETTINGS) -> dict[str, Tensor]:
-    return backend_inputs(request, prompts.ids(request.text_input), prompts, settings)
+    return backend_inputs(request, prompts.ids(request), prompts, settings)
 
 
 @pytest.mark.parametrize("minor", MINORS)
@@ -106,7 +104,7 @@ def test_a_guide_is_refused_where_the_engine_would_not_follow_it(prompts: Prompt
 def test_a_plain_request_sends_no_more_than_it_needs(prompts: Prompts) -> None:
     inputs = asked(prompts, PLAIN)
     assert {name: array.tolist() for name, array in inputs.items() if name not in ("input_ids", "seed")} == {
-        "input_lengths": [[len(prompts.ids(PLAIN.text_input))]],
+        "input_lengths": [[len(prompts.ids(PLAIN))]],
         "request_output_len": [[16]],
         "runtime_top_k": [[0]],
         "runtime_top_p": [[1.0]],
@@ -147,118 +145,35 @@ def test_what_the_engine_cannot_do_is_refused(
         asked(prompts, replace(PLAIN, **fields), replace(SETTINGS, **settings))
 
 
-@dataclass
-class Reply:
-    """One response of the scripted backend."""
-
-    ids: Sequence[int] = ()
-    log_probs: Sequence[float] | None = None
-    failure: str = ""
-
-    def has_error(self) -> bool:
-        return bool(self.failure)
-
-    def error(self) -> Any:
-        return SimpleNamespace(message=lambda: self.failure)
-
-    def output_tensors(self) -> list[Any]:
-        tensors: dict[str, Any] = {"output_ids": [[[*self.ids, -1]]], "sequence_length": [[len(self.ids)]]}
-        if self.log_probs is not None:
-            tensors["output_log_probs"] = [[self.log_probs]]
-        return [_tensor(name, np.array(value)) for name, value in tensors.items()]
+def response(ids: Sequence[int], log_probs: Sequence[float] | None = None) -> Response:
+    """As the backend gives it: `output_ids` may be longer than what counts."""
+    tensors = {"output_ids": np.array([[[*ids, -1]]]), "sequence_length": np.array([[len(ids)]])}
+    if log_probs is not None:
+        tensors["output_log_probs"] = np.array([[log_probs]])
+    return Response("", tensors)
 
 
-def _tensor(name: str, value: Tensor) -> Any:
-    return SimpleNamespace(name=lambda: name, as_numpy=lambda: value)
+def read(*responses: Response) -> list[Tokens]:
+    """The tokens of responses that came one after the other."""
+
+    async def reading() -> list[Tokens]:
+        mailbox: Mailbox[Response] = Mailbox()
+        for each in responses:
+            mailbox.put(each)
+        mailbox.end()
+        return [tokens async for batch in tokens_of(mailbox) for tokens in batch]
+
+    return asyncio.run(reading())
 
 
-class Backend:
-    """Answers calls with `replies`, the last only once it is told to stop where `endless`; counts what it is told."""
-
-    def __init__(self, replies: Sequence[Reply], *, endless: bool = False) -> None:
-        self.replies = replies
-        self.stops: list[str] = []
-        self.calls = 0
-        self.read = 0
-        self._stopped = threading.Event()
-        if not endless:
-            self._stopped.set()
-
-    def __call__(self, *, request_id: str, inputs: Sequence[Any], **_: Any) -> Any:
-        def execute(**_: object) -> Iterator[Reply]:
-            return self._exec(request_id, inputs)
-
-        return SimpleNamespace(exec=execute)
-
-    def _exec(self, request_id: str, inputs: Sequence[Any]) -> Iterator[Reply]:
-        if any(tensor.name() == "stop" for tensor in inputs):
-            self.stops.append(request_id)
-            # The first is lost.
-            if len(self.stops) > 1:
-                self._stopped.set()
-            return iter(())
-        self.calls += 1
-        return self.answers()
-
-    def answers(self) -> Iterator[Reply]:
-        for index, reply in enumerate(self.replies):
-            if index == len(self.replies) - 1:
-                assert self._stopped.wait(5)
-            self.read += 1
-            yield reply
-
-
-Call = Callable[..., tuple[BackendTokens, Backend]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Call:
-    def make(
-        *replies: Reply,
-        endless: bool = False,
-        places: threading.Semaphore | None = None,
-        model: ModelHere | None = None,
-    ) -> tuple[BackendTokens, Backend]:
-        backend = Backend(replies, endless=endless)
-        library = SimpleNamespace(InferenceRequest=backend, Tensor=_tensor, TritonModelException=RuntimeError)
-        monkeypatch.setitem(sys.modules, "triton_python_backend_utils", library)
-        return BackendTokens(
-            places or threading.Semaphore(), model or ModelHere("backend"), {}, ["output_ids"]
-        ), backend
-
-    return make
-
-
-def test_log_probabilities_go_with_their_tokens_however_they_come(call: Call) -> None:
+def test_log_probabilities_go_with_their_tokens_however_they_come() -> None:
     """0.10 and later give those of all tokens so far, 0.8 may give only the new ones; an end token's comes alone."""
     wanted = [Tokens((5,), (-1.0,)), Tokens((6, 7), (-2.0, -3.0)), Tokens((), ())]
     for last in ([-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0, -4.0]):
-        so_far, _ = call(Reply([5], [-1.0]), Reply([6, 7], [-1.0, -2.0, -3.0]), Reply([], last))
-        assert list(so_far) == wanted
-    only_new, _ = call(Reply([5], [-1.0]), Reply([6, 7], [-2.0, -3.0]), Reply([], []))
-    assert list(only_new) == wanted
+        assert read(response([5], [-1.0]), response([6, 7], [-1.0, -2.0, -3.0]), response([], last)) == wanted
+    assert read(response([5], [-1.0]), response([6, 7], [-2.0, -3.0]), response([], [])) == wanted
     with pytest.raises(EngineFailed, match="1 log probabilities for 2 tokens"):
-        list(call(Reply([5, 6], [-1.0]))[0])
-
-
-def test_what_was_read_stays_until_the_python_backend_has_let_go_of_it(
-    call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, model = [100.0], ModelHere("backend")
-    monkeypatch.setattr("tasks.serving.called.time.monotonic", lambda: clock[0])
-    made: list[weakref.ref[Any]] = []
-    answers = Backend.answers
-
-    def noted(backend: Backend) -> Iterator[Reply]:
-        responses = answers(backend)
-        made.append(weakref.ref(responses))
-        return responses
-
-    monkeypatch.setattr(Backend, "answers", noted)
-    for seconds, alive in ((0, [True]), (KEPT_S, [True, True]), (1, [False, True, True])):
-        clock[0] += seconds
-        assert list(call(Reply([5]), model=model)[0]) == [Tokens((5,))]
-        assert [responses() is not None for responses in made] == alive
+        read(response([5, 6], [-1.0]))
 
 
 @pytest.mark.parametrize(
@@ -269,52 +184,54 @@ def test_what_was_read_stays_until_the_python_backend_has_let_go_of_it(
         ("CUDA error: out of memory", EngineFailed),
     ],
 )
-def test_failures_blame_whom_they_concern_and_are_read_to_the_end(call: Call, text: str, kind: type[Exception]) -> None:
-    tokens, backend = call(Reply([5]), Reply(failure=text), Reply([6]))
+def test_failures_blame_whom_they_concern(text: str, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=r"length|config|memory"):
-        list(tokens)
-    assert backend.read == 3
+        read(response([5]), Response(text, {}))
 
 
-def test_a_cancelled_request_is_told_to_stop_until_it_ends(call: Call) -> None:
-    tokens, backend = call(Reply([5]), Reply([6]), endless=True)
-    found = iter(tokens)
-    assert next(found).ids == (5,)
-    for _ in range(3):
-        tokens.cancel()
-    assert list(found) == []
-    assert len(backend.stops) == 2 and len(set(backend.stops)) == 1
-    assert backend.stops[0].isdigit()
-    tokens.cancel()
-    time.sleep(0.2)
-    assert len(backend.stops) == 2
+class Endless:
+    """A model whose answer ends once it was told to stop twice: the first time is lost."""
+
+    def __init__(self, *responses: Response) -> None:
+        self.mailbox: Mailbox[Response] = Mailbox()
+        self.ids: list[str] = []
+        self._responses = responses
+
+    def call(self, request_id: str, inputs: object, outputs: object) -> Mailbox[Response]:
+        self.ids.append(request_id)
+        for each in self._responses:
+            self.mailbox.put(each)
+        return self.mailbox
+
+    async def call_alone(self, request_id: str, inputs: dict[str, Tensor], outputs: object) -> AsyncGenerator[Response]:
+        assert inputs.keys() == {*ALWAYS_SENT, "stop"}
+        self.ids.append(request_id)
+        if len(self.ids) > 2:
+            self.mailbox.end()
+        return
+        yield Response("", {})
+
+    async def close(self) -> None: ...
 
 
-def test_whoever_stops_reading_frees_the_place(call: Call) -> None:
-    tokens, backend = call(Reply([5]), Reply([6]), Reply([7]), endless=True)
-    for _ in tokens:
-        break
-    assert backend.stops and backend.read == 3
+@pytest.mark.parametrize("leaves", ["reads no more", "is cancelled"])
+def test_who_leaves_has_the_backend_told_until_it_ends(prompts: Prompts, tmp_path: Path, leaves: str) -> None:
+    write_tokenizer(tmp_path / "tokenizer", byte_level().tokenizer)
+    engine = TensorRtLlm(tmp_path, SETTINGS, {CALLED_MODEL: "backend"})
+    model = Endless(response(prompts.tokenizer.encode("un", add_special_tokens=False)))
+    engine._model = model  # pyright: ignore
 
+    async def asking() -> None:
+        answer = engine.generate(replace(PLAIN, stream=True))
+        assert (await anext(answer)).text == "un"
+        if leaves == "reads no more":
+            await answer.aclose()
+        else:
+            waiting = asyncio.ensure_future(anext(answer))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        await engine.close()
 
-def test_what_is_cancelled_before_its_turn_is_never_asked(call: Call) -> None:
-    places = threading.Semaphore(0)
-    tokens, backend = call(Reply([5]), places=places)
-    thread = threading.Thread(target=lambda: list(tokens))
-    thread.start()
-    tokens.cancel()
-    places.release()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert (backend.calls, backend.stops) == (0, [])
-
-
-def test_what_triton_does_not_take_is_a_failure(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens, backend = call()
-
-    def refuse(*_: object) -> Iterator[Reply]:
-        raise RuntimeError("no such model")
-
-    monkeypatch.setattr(backend, "_exec", refuse)
-    with pytest.raises(EngineFailed, match="'backend': no such model"):
-        list(tokens)
+    asyncio.run(asking())
+    assert len(model.ids) == 3 and len(set(model.ids)) == 1 and model.ids[0].isdigit()

@@ -1,80 +1,69 @@
-"""The backend's model in a server of its own: what goes over the wire and comes back, from a server of gRPC's own."""
+"""The backend's model over gRPC: what goes over the wire and comes back, from a server of gRPC's own."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
 from infra.processes.sessions import free_ports
-from tasks.serving.backend import BackendTokens
-from tasks.serving.called import CALLED_MODEL, CALLED_SERVER, ModelElsewhere, ModelHere, called_model
-from tasks.serving.contract import RequestRefused
+from tasks.serving.called import CALLED_MODEL, CALLED_SERVER, CalledModel, Response
 from tasks.serving.engine import EngineFailed
-from tasks.serving.tokens import Tokens
+from tasks.serving.mailbox import Mailbox
 
-grpc: Any = importlib.import_module("grpc")
+aio: Any = importlib.import_module("grpc.aio")
 library: Any = importlib.import_module("tritonclient.grpc")
 messages, service = library.service_pb2, library.service_pb2_grpc
+OUTPUTS = ("output_ids", "sequence_length")
+Work = Callable[["Server", CalledModel], Coroutine[Any, Any, None]]
 
 
 class Server(service.GRPCInferenceServiceServicer):
-    """Answers every stream with `replies`, the last one only after a request to stop where `endless`."""
+    """Answers each request of a stream with `replies`, beside the others. The last of them waits for `go_on`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.came: asyncio.Queue[Any] = asyncio.Queue()
+        self.streams = 0
         self.replies: Sequence[Any] = ()
-        self.endless = False
-        self._stopped = threading.Event()
-        self._server = grpc.server(ThreadPoolExecutor(4))
-        service.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        assert self._server.add_insecure_port(f"127.0.0.1:{port}") == port
-        self._server.start()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
 
-    def ModelStreamInfer(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        for request in requests:
-            self.asked.append(request)
-            if any(entry.name == "stop" for entry in request.inputs):
-                self._stopped.set()
-                return
-            yield from self.replies[:-1]
-            if self.endless:
-                assert self._stopped.wait(5)
-            yield from self.replies[-1:]
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        self.streams += 1
+        answers: asyncio.Queue[Any] = asyncio.Queue()
 
-    def stop(self) -> None:
-        self._server.stop(None).wait(5)
+        async def answer(request: Any) -> None:
+            for index, reply in enumerate(self.replies):
+                if index == len(self.replies) - 1:
+                    await self.go_on.wait()
+                answers.put_nowait(answered(request.id, reply))
 
+        async def read() -> None:
+            async for request in requests:
+                self.asked.append(request)
+                self.came.put_nowait(request)
+                running.append(asyncio.create_task(answer(request)))
 
-@pytest.fixture
-def port() -> int:
-    return free_ports(1)[0]
-
-
-@pytest.fixture
-def start(port: int) -> Iterator[Callable[[], Server]]:
-    started: list[Server] = []
-
-    def start() -> Server:
-        started.append(Server(port))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()
+        running = [asyncio.create_task(read())]
+        try:
+            while True:
+                yield await answers.get()
+        finally:
+            for task in running:
+                task.cancel()
 
 
-@pytest.fixture
-def model(port: int) -> Iterator[ModelElsewhere]:
-    made = called_model({CALLED_MODEL: "m--r7--tensorrt_llm", CALLED_SERVER: f"127.0.0.1:{port}"})
-    assert isinstance(made, ModelElsewhere)
-    yield made
-    made.close()
+def answered(request_id: str, reply: Any) -> Any:
+    message = messages.ModelStreamInferResponse()
+    message.CopyFrom(reply)
+    message.infer_response.id = request_id
+    return message
 
 
 def reply(*ids: int) -> Any:
@@ -82,81 +71,138 @@ def reply(*ids: int) -> Any:
     for name, shape, value in (("output_ids", (1, 1, len(ids)), ids), ("sequence_length", (1, 1), [len(ids)])):
         answer.outputs.add(name=name, datatype="INT32", shape=shape)
         answer.raw_output_contents.append(np.array(value, dtype=np.int32).tobytes())
+    answer.parameters["triton_final_response"].bool_param = False
     return messages.ModelStreamInferResponse(infer_response=answer)
+
+
+def final() -> Any:
+    message = messages.ModelStreamInferResponse()
+    message.infer_response.parameters["triton_final_response"].bool_param = True
+    return message
 
 
 def failure(text: str) -> Any:
     return messages.ModelStreamInferResponse(error_message=text)
 
 
-def tokens(model: ModelElsewhere, **inputs: Any) -> BackendTokens:
-    return BackendTokens(threading.Semaphore(), model, inputs, ["output_ids", "sequence_length"])
+@asynccontextmanager
+async def serving(port: int) -> AsyncGenerator[Server]:
+    made, server = Server(), aio.server(options=(("grpc.so_reuseport", 0),))
+    service.add_GRPCInferenceServiceServicer_to_server(made, server)
+    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
+    await server.start()
+    try:
+        yield made
+    finally:
+        await server.stop(None)
 
 
-def test_without_a_server_it_is_a_model_of_this_triton() -> None:
-    assert isinstance(called_model({CALLED_MODEL: "m--r7--tensorrt_llm"}), ModelHere)
+def run(work: Work) -> None:
+    async def running() -> None:
+        port = free_ports(1)[0]
+        model = CalledModel({CALLED_MODEL: "m--r7--tensorrt_llm", CALLED_SERVER: f"127.0.0.1:{port}"})
+        async with serving(port) as server:
+            await work(server, model)
+            await model.close()
+
+    asyncio.run(running())
 
 
-def test_a_request_goes_out_as_it_is_and_its_tokens_come_one_after_the_other(
-    start: Callable[[], Server], model: ModelElsewhere
-) -> None:
-    server = start()
-    server.replies = [reply(5), reply(6, 7), reply()]
+async def ids(mailbox: Mailbox[Response]) -> list[list[int]]:
+    return [response.tensors["output_ids"][0, 0].tolist() async for batch in mailbox for response in batch]
+
+
+def test_a_request_goes_out_as_it_is_and_its_tokens_come_one_after_the_other() -> None:
     inputs = {
         "input_ids": np.array([[1, 2, 3]], dtype=np.int32),
         "streaming": np.array([[True]]),
         "guided_decoding_guide": np.array([[b"a+"]], dtype=np.object_),
     }
-    assert list(tokens(model, **inputs)) == [Tokens((5,)), Tokens((6, 7)), Tokens(())]
-    (request,) = server.asked
-    assert request.model_name == "m--r7--tensorrt_llm" and request.id.isdigit()
-    told = [(entry.name, entry.datatype, list(entry.shape)) for entry in request.inputs]
-    assert told == [
-        ("input_ids", "INT32", [1, 3]),
-        ("streaming", "BOOL", [1, 1]),
-        ("guided_decoding_guide", "BYTES", [1, 1]),
-    ]
-    assert list(request.raw_input_contents) == [inputs["input_ids"].tobytes(), b"\1", b"\2\0\0\0a+"]
-    assert [entry.name for entry in request.outputs] == ["output_ids", "sequence_length"]
+
+    async def work(server: Server, model: CalledModel) -> None:
+        server.replies = [reply(5), reply(6, 7), reply(), final()]
+        assert await ids(model.call("17", inputs, OUTPUTS)) == [[5], [6, 7], []]
+        (request,) = server.asked
+        assert (request.model_name, request.id) == ("m--r7--tensorrt_llm", "17")
+        told = [(entry.name, entry.datatype, list(entry.shape)) for entry in request.inputs]
+        assert told == [
+            ("input_ids", "INT32", [1, 3]),
+            ("streaming", "BOOL", [1, 1]),
+            ("guided_decoding_guide", "BYTES", [1, 1]),
+        ]
+        assert list(request.raw_input_contents) == [inputs["input_ids"].tobytes(), b"\1", b"\2\0\0\0a+"]
+        assert [entry.name for entry in request.outputs] == list(OUTPUTS)
+        assert request.parameters["triton_enable_empty_final_response"].bool_param
+
+    run(work)
 
 
-def test_failures_of_the_engine_are_what_they_are_in_this_triton(
-    start: Callable[[], Server], model: ModelElsewhere
-) -> None:
-    server = start()
-    server.replies = [reply(5), failure("Prompt length (9) exceeds maximum input length (8).")]
-    with pytest.raises(RequestRefused, match="length"):
-        list(tokens(model))
-    server.replies = [failure("CUDA error")]
-    with pytest.raises(EngineFailed, match="the engine failed: CUDA error"):
-        list(tokens(model))
+def test_requests_share_a_stream_and_each_has_its_own_answer() -> None:
+    async def work(server: Server, model: CalledModel) -> None:
+        server.replies, server.go_on = [reply(5), reply(6), final()], asyncio.Event()
+        first, second = model.call("1", {}, OUTPUTS), model.call("2", {}, OUTPUTS)
+        assert {(await server.came.get()).id, (await server.came.get()).id} == {"1", "2"}
+        assert not first.ended and not second.ended
+        server.go_on.set()
+        assert await asyncio.gather(ids(first), ids(second)) == [[[5], [6]]] * 2
+        assert server.streams == 1 and first.ended and second.ended
+
+    run(work)
 
 
-def test_a_cancelled_request_is_told_to_stop_under_its_own_number(
-    start: Callable[[], Server], model: ModelElsewhere
-) -> None:
-    server = start()
-    server.replies, server.endless = [reply(5), reply(6)], True
-    running = tokens(model)
-    found = iter(running)
-    assert next(found).ids == (5,)
-    running.cancel()
-    assert list(found) == []
-    assert len({request.id for request in server.asked}) == 1 and len(server.asked) >= 2
+def test_what_is_not_decoupled_ends_with_its_one_response() -> None:
+    async def work(server: Server, model: CalledModel) -> None:
+        whole = reply(5, 6)
+        del whole.infer_response.parameters["triton_final_response"]
+        server.replies = [whole]
+        assert await ids(model.call("1", {}, OUTPUTS)) == [[5, 6]]
+
+    run(work)
 
 
-def test_servers_that_end_are_a_failure_and_those_that_come_back_are_asked_at_once(
-    start: Callable[[], Server], model: ModelElsewhere
-) -> None:
-    first = start()
-    first.replies, first.endless = [reply(5), reply(6)], True
-    found = iter(tokens(model))
-    assert next(found).ids == (5,)
-    first.stop()
-    for ended in (found, iter(tokens(model))):
-        with pytest.raises(EngineFailed, match="own servers do not answer"):
-            list(ended)
-    start().replies = [reply(7)]
-    # Not before gRPC has tried again, which it would put off for seconds by itself.
-    grpc.channel_ready_future(model._channel).result(2)  # pyright: ignore[reportPrivateUsage]
-    assert list(tokens(model)) == [Tokens((7,))]
+def test_a_failure_is_the_last_response() -> None:
+    async def work(server: Server, model: CalledModel) -> None:
+        server.replies = [reply(5), failure("CUDA error")]
+        responses = [response async for batch in model.call("1", {}, OUTPUTS) for response in batch]
+        assert [response.failure for response in responses] == ["", "CUDA error"]
+
+    run(work)
+
+
+def test_a_request_with_the_number_of_another_has_a_stream_of_its_own() -> None:
+    async def work(server: Server, model: CalledModel) -> None:
+        server.replies, server.go_on = [reply(5), final()], asyncio.Event()
+        running = model.call("1", {}, OUTPUTS)
+        await server.came.get()
+        server.go_on.set()
+        assert len([response async for response in model.call_alone("1", {}, OUTPUTS)]) == 1
+        assert await ids(running) == [[5]] and server.streams == 2
+
+    run(work)
+
+
+def test_a_server_that_ends_is_a_failure_and_one_that_comes_back_is_asked_again() -> None:
+    async def running() -> None:
+        port = free_ports(1)[0]
+        model = CalledModel({CALLED_MODEL: "m", CALLED_SERVER: f"127.0.0.1:{port}"})
+        async with serving(port) as server:
+            server.replies, server.go_on = [reply(5), final()], asyncio.Event()
+            begun = model.call("1", {}, OUTPUTS)
+            assert await anext(aiter(begun))
+        with pytest.raises(EngineFailed, match="the engine's server does not answer"):
+            await ids(begun)
+        with pytest.raises(EngineFailed, match="the engine's server does not answer"):
+            await ids(model.call("2", {}, OUTPUTS))
+        async with serving(port) as server:
+            server.replies = [reply(7), final()]
+            # gRPC tries again within half a second, which it would put off for seconds by itself.
+            for _ in range(20):
+                with suppress(EngineFailed):
+                    assert await ids(model.call("3", {}, OUTPUTS)) == [[7]]
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                raise AssertionError("it is not asked again")
+            await model.close()
+
+    asyncio.run(running())
