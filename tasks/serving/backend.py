@@ -37,6 +37,9 @@ _CLIENT_IS_TO_BLAME = ("exceeds maximum input length", "Incorrect sampling confi
 """In what the backend answers to a request that `llm` lets pass and it does not (llmRequest.h of 0.8 to 1.2)."""
 
 
+_NOT_LOADED = "Request for unknown model: "
+
+
 class TensorRtLlm:
     """The backend's model; `parameters` are those of the model that calls it. Nothing is loaded but the tokenizer."""
 
@@ -116,6 +119,9 @@ def _read(response: Response, before: int) -> Tokens:
     if message := response.failure:
         if any(text in message for text in _CLIENT_IS_TO_BLAME):
             raise RequestRefused(f"the engine refuses the request: {message}")
+        if message.startswith(_NOT_LOADED):
+            # In other words than Triton's, which are for whoever asked for an unknown model himself.
+            raise EngineFailed(f"the engine is not loaded: {message.removeprefix(_NOT_LOADED)}")
         raise EngineFailed(f"the engine failed: {message}")
     tensors = response.tensors
     if "output_ids" not in tensors:
