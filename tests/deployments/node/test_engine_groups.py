@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from packaging.version import Version
 from deployments.node.engine_groups import EngineGroup, EngineGroups
 from infra.errors import TritonError
 from tasks.models.recipe import TrtEngineRecipe
-from tasks.serving.called import ModelElsewhere
+from tasks.serving.called import CALLED_MODEL, CALLED_SERVER, CalledModel
 from tasks.serving.settings import ServingSettings
 from tasks.triton.backend_config import tensorrt_llm_config
 from tasks.triton.placement import place_release
@@ -79,7 +80,6 @@ def placed(groups: EngineGroups, folder: Path, processes: int) -> EngineGroup:
 
 
 def answer(group: EngineGroup) -> list[int]:
-    model = ModelElsewhere(group.server.grpc, ENGINE)
     inputs = {
         "input_ids": np.array([[4, 5, 6]], dtype=np.int32),
         "input_lengths": np.array([[3]], dtype=np.int32),
@@ -87,12 +87,18 @@ def answer(group: EngineGroup) -> list[int]:
         "runtime_top_k": np.array([[1]], dtype=np.int32),
         "streaming": np.array([[True]]),
     }
-    found: list[int] = []
-    for response in model.call("1", inputs, ["output_ids", "sequence_length"]):
-        assert not response.failure
-        found += response.tensors["output_ids"][0, 0].tolist()
-    model.close()
-    return found
+
+    async def asking() -> list[int]:
+        model = CalledModel({CALLED_MODEL: ENGINE, CALLED_SERVER: group.server.grpc})
+        found: list[int] = []
+        async for responses in model.call("1", inputs, ["output_ids", "sequence_length"]):
+            for response in responses:
+                assert not response.failure
+                found += response.tensors["output_ids"][0, 0].tolist()
+        await model.close()
+        return found
+
+    return asyncio.run(asking())
 
 
 def test_an_engine_answers_as_long_as_each_of_its_ranks_lives(groups: EngineGroups, root: Path, tmp_path: Path) -> None:

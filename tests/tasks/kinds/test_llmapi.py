@@ -281,7 +281,7 @@ def test_the_checkpoint_is_read_where_the_node_keeps_it(tmp_path: Path) -> None:
     LlmApiKind(model()).assemble(checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
     (tmp_path / "models").mkdir()
     place_release(tmp_path / "release", checkpoint, tmp_path / "models", "tiny", 7, grpc="")
-    assert placed_models(tmp_path / "models", "tiny", 7, grpc="") == ("tiny--r7--llm", "tiny--r7")
+    assert placed_models(tmp_path / "models", "tiny", 7) == ("tiny--r7--llm", "tiny--r7")
     llm = tmp_path / "models/tiny--r7--llm"
     assert parse_config((llm / "config.pbtxt").read_text()).parameters[ENGINE_PATH].string_value == str(checkpoint)
     assert {path.name for path in (llm / "1").iterdir() if path.suffix != ".py"} == {"serving.json"}
