@@ -23,7 +23,8 @@ from infra.s3 import seaweedfs
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, Kind, Manifest, ManifestFile, Producer
 from tasks.store.identity import Identity
-from tasks.store.inventory import in_parallel, note_output
+from tasks.store.inventory import in_parallel
+from tasks.store.notes import note_output
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 

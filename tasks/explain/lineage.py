@@ -6,7 +6,7 @@ about an artifact also what was noted beside it: what was made from it, and unde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -21,10 +21,9 @@ from tasks.store.inventory import (
     in_parallel,
     manifest_at,
     manifests,
-    outputs,
     recorded_artifact,
-    released_as,
 )
+from tasks.store.notes import outputs, released_as
 from tasks.targets.references import PublicName, Reference, ReleaseRef
 from tasks.targets.release import Intent
 from tasks.targets.target import Target, targets
@@ -132,33 +131,34 @@ class _Reading:
     def add_what_was_made_from(self, root: ArtifactRef) -> None:
         """What was made from the graph's root, what was made of that, and so on to the releases."""
         before = families_before(self.bucket)
-        looked: set[ArtifactRef] = set()
+        models: dict[ArtifactRef, list[str]] = {}
         below = {self.name_of(root)}
-        while near := {ref for ref, name in self.names.items() if name in below} - looked:
-            looked |= near
-            found = in_parallel(lambda ref: [*outputs(self.bucket, ref), *self._outputs_before(ref, before)], near)
+        while near := {ref for ref, name in self.names.items() if name in below} - models.keys():
+            having = dict(zip(near, in_parallel(lambda ref: self._models_before(ref, before), near), strict=True))
+            models |= having
+            found = in_parallel(lambda item: self._outputs(*item), having.items())
             new = [ref for refs in found for ref in refs if self.names.get(ref) not in self.graph.entities]
             self.add(manifests(self.bucket, new))
             below |= self.graph.reached(up=False)
-        repositories = [ref for ref in looked if ref.kind == "repository"]
-        places = {place for ref in repositories for place in released_as(self.bucket, ref)}
-        models = {model for ref in repositories for model in self._models_before(ref, before)}
-        if models:
-            places |= {(target.name, model) for target in targets(self.bucket) for model in models}
+        repositories = [ref for ref in models if ref.kind == "repository"]
+        noted = in_parallel(lambda ref: released_as(self.bucket, ref), repositories)
+        places = {place for each in noted for place in each}
+        if had := {model for ref in repositories for model in models[ref]}:
+            places |= {(target.name, model) for target in targets(self.bucket) for model in had}
         for target, model in sorted(places):
-            self.add_releases(Target(self.bucket, target), model, lambda intent: intent.artifact in looked)
+            self.add_releases(Target(self.bucket, target), model, lambda intent: intent.artifact in models)
 
     def _models_before(self, ref: ArtifactRef, before: list[tuple[Kind, str]]) -> list[str]:
         """The models that have it in the layout of before."""
-        models = [model for kind, model in before if kind == ref.kind]
-        places = [ArtifactRef(ref.kind, ref.identity, model) for model in models]
+        places = [ArtifactRef(kind, ref.identity, model) for kind, model in before if kind == ref.kind]
         return [place.model for place in places if manifest_at(self.bucket, place) is not None]
 
-    def _outputs_before(self, ref: ArtifactRef, before: list[tuple[Kind, str]]) -> Iterator[ArtifactRef]:
-        """What may be made from it there: everything of the later kinds, of the models that have it there."""
-        for model in self._models_before(ref, before):
-            for later in KINDS[KINDS.index(ref.kind) + 1 :]:
-                yield from identities(self.bucket, later, model)
+    def _outputs(self, ref: ArtifactRef, models: list[str]) -> list[ArtifactRef]:
+        """What was made from it, and of `models`, which have it in the layout of before, all that may be."""
+        later: list[tuple[Kind, str]] = [
+            (kind, model) for kind in KINDS[KINDS.index(ref.kind) + 1 :] for model in models
+        ]
+        return [*outputs(self.bucket, ref), *(each for place in later for each in identities(self.bucket, *place))]
 
     def add_releases(self, target: Target, model: str, wanted: Callable[[Intent], bool]) -> None:
         current, etag = target.current(model)

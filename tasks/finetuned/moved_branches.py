@@ -13,7 +13,7 @@ from tasks.sources.resolved import NO_ACCESS, Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights
 from tasks.store.artifact import ArtifactRef
-from tasks.store.inventory import has_fetched
+from tasks.store.notes import has_fetched
 from tasks.targets.target import Target
 
 

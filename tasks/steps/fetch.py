@@ -9,7 +9,7 @@ from tasks.steps.context import Context, Done
 from tasks.steps.plan import Plan
 from tasks.store.artifact import ArtifactRef
 from tasks.store.identity import Identity
-from tasks.store.inventory import note_model
+from tasks.store.notes import note_model
 
 _VERSION = 1
 

@@ -4,9 +4,7 @@ artifacts/KIND/IDENTITY/manifest.json      created once; names the attempt that 
 artifacts/KIND/IDENTITY/ATTEMPT/…files…    no two writers share a key
 artifacts/KIND/IDENTITY/signatures/ATTEMPT.json   if a signing key is set
 artifacts/KIND/IDENTITY/damaged/….json     manifests of artifacts that were replaced
-artifacts/KIND/IDENTITY/outputs/KIND/IDENTITY.json   the other artifact was made from this one
-artifacts/KIND/IDENTITY/releases/TARGET/MODEL.json   of repositories: released under this name
-artifacts/KIND/IDENTITY/models/MODEL.json  of snapshots: this model was fetched from it
+artifacts/KIND/IDENTITY/{outputs,releases,models}/   notes, see `notes`
 
 Models with equal weights and recipes share an artifact. Before, each had its own, below artifacts/KIND/MODEL/IDENTITY/.
 That layout is read, signed and collected, and nothing new is written into it.

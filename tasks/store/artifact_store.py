@@ -21,7 +21,8 @@ from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest, Manifest
 from tasks.store.attempt import Attempt, attempt_for
 from tasks.store.cell import attempts, contended, written
 from tasks.store.identity import Identity
-from tasks.store.inventory import in_parallel, models_before, note_output
+from tasks.store.inventory import in_parallel, models_before
+from tasks.store.notes import note_output
 from tasks.store.signing import Sign, artifact_statement
 
 

@@ -10,8 +10,9 @@ from typing import TypeVar, get_args
 from pydantic import ValidationError
 
 from infra.s3.bucket import CONNECTIONS, Bucket, Entry
-from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest, recorded
+from tasks.store.artifact import Artifact, ArtifactRef, Kind, Manifest
 from tasks.store.names import is_identity
+from tasks.store.notes import NOTES
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order of making: each kind is made from the one before."""
@@ -95,58 +96,6 @@ def all_identities(bucket: Bucket, kinds: Iterable[Kind] = KINDS, start: str = "
     return [ref for part in in_parallel(lambda place: identities(bucket, *place, start=start), places) for ref in part]
 
 
-def note_model(bucket: Bucket, snapshot: ArtifactRef, model: str) -> None:
-    """Write down that `model` was fetched from this snapshot, which other models may share."""
-    bucket.put(_model_key(snapshot, model), b"{}")
-
-
-def has_fetched(bucket: Bucket, snapshot: ArtifactRef, model: str) -> bool:
-    """Whether `model` was ever fetched from this snapshot, whatever became of its files since."""
-    before = ArtifactRef(snapshot.kind, snapshot.identity, model)
-    keys = (_model_key(snapshot, model), before.folder + "manifest.json")
-    return any(bucket.get(key) is not None for key in keys)
-
-
-def _model_key(snapshot: ArtifactRef, model: str) -> str:
-    return f"{snapshot.own.folder}models/{model}.json"
-
-
-def note_output(bucket: Bucket, output: ArtifactRef, inputs: Iterable[ArtifactRef]) -> None:
-    """Write down beside each of `inputs` that `output` is made from it, which its manifest says the other way round."""
-    for ref in inputs:
-        bucket.put(f"{_outputs(ref)}{output.own}.json", b"{}")
-
-
-def outputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:
-    """What was made from `ref`, or begun to be, in the layout of now."""
-    folder = _outputs(ref)
-    names = [entry.key.removeprefix(folder).removesuffix(".json") for entry in bucket.list(folder)]
-    return [recorded(name) for name in names]
-
-
-def _outputs(ref: ArtifactRef) -> str:
-    return f"{ref.own.folder}outputs/"
-
-
-def note_release(bucket: Bucket, repository: ArtifactRef, target: str, model: str) -> None:
-    """Write down that this repository is released under `model` on `target`."""
-    bucket.put(f"{_releases(repository)}{target}/{model}.json", b"{}")
-
-
-def released_as(bucket: Bucket, repository: ArtifactRef) -> list[tuple[str, str]]:
-    """The targets and models that this repository was released on, or was about to be.
-
-    A release of a repository in the layout of before is not noted: it is of the model that has it there.
-    """
-    folder = _releases(repository)
-    names = [entry.key.removeprefix(folder).removesuffix(".json") for entry in bucket.list(folder)]
-    return [(target, model) for target, _, model in (name.partition("/") for name in names)]
-
-
-def _releases(repository: ArtifactRef) -> str:
-    return f"{repository.own.folder}releases/"
-
-
 def identity_in(key: str) -> str:
     """The identity in the key of an object of an artifact; empty if the key has none."""
     return next((part for part in key.split("/")[2:4] if is_identity(part)), "")
@@ -190,6 +139,6 @@ def _sort_in(stored: Stored, entry: Entry, rest: str) -> None:
         stored.manifest = entry
     elif folder == "damaged":
         stored.damaged.append(entry)
-    elif folder not in ("models", "outputs", "releases"):
+    elif folder not in NOTES:
         attempt = name.removesuffix(".json") if folder == "signatures" else folder
         stored.attempts.setdefault(attempt, []).append(entry)

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from infra.errors import ArtifactDamaged, FormatNewer, UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
-from tasks.store.inventory import in_parallel, note_release
+from tasks.store.inventory import in_parallel
 from tasks.store.names import NODES, collision, is_node
+from tasks.store.notes import note_release
 from tasks.store.record import record_bytes
 from tasks.store.signing import Sign, record_statement, require_signed
 from tasks.targets.current import Current
@@ -148,7 +149,10 @@ class Target:
     def history(
         self, model: str, wanted: Callable[[Intent], bool] = lambda _: True
     ) -> list[tuple[Intent, Result | None]]:
-        """The releases of a model that are `wanted`, with their verdicts, in the order of their numbers."""
+        """The releases of a model that are `wanted`, with their verdicts, in the order of their numbers.
+
+        Reads every intent of the model, and the results of those alone.
+        """
         ages, concluded = self._listed(model)
         intents = [intent for intent in in_parallel(lambda number: self.intent(model, number), ages) if wanted(intent)]
         numbers = [intent.release for intent in intents]

@@ -35,7 +35,7 @@ from tasks.steps.resolve import ResolvedWeights
 from tasks.steps.roll_out import RollOut
 from tasks.store import cell
 from tasks.store.artifact import ArtifactRef
-from tasks.store.inventory import note_model
+from tasks.store.notes import note_model
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 from tests.flows.interleaved import Actor, MemoryBucket, Stage, drive

@@ -16,7 +16,7 @@ from tasks.explain.why import why
 from tasks.explain.why_text import document as why_document
 from tasks.explain.why_text import lines, summary
 from tasks.store.artifact import ArtifactRef
-from tasks.store.inventory import note_output, note_release
+from tasks.store.notes import note_output, note_release
 from tasks.targets.references import PublicName, ReleaseRef, find
 
 if TYPE_CHECKING:

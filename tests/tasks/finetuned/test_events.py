@@ -19,7 +19,7 @@ from tasks.sources.dispatch import resolve
 from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_weights
-from tasks.store.inventory import note_model
+from tasks.store.notes import note_model
 from tasks.store.record import record_bytes
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from tasks.garbage.keep import note_use, pin, unpin
 from tasks.steps.promote import roll_back
 from tasks.store.artifact import ArtifactRef
 from tasks.store.lease import Watch, held
+from tasks.store.notes import NOTES
 from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.references import PublicName, ReleaseRef
@@ -45,7 +46,7 @@ def names(made: Made) -> set[str]:
 
 
 def files(bucket: Bucket, ref: ArtifactRef) -> list[str]:
-    beside = tuple(ref.folder + name for name in ("manifest.json", "outputs/", "releases/"))
+    beside = tuple(ref.folder + name for name in ("manifest.json", *NOTES))
     return [entry.key for entry in bucket.list(ref.folder) if not entry.key.startswith(beside)]
 
 

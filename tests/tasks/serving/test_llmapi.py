@@ -275,8 +275,9 @@ def test_cancelling_ends_at_once_and_frees_the_place(load: Load) -> None:
 
 def test_an_llm_that_ends_answers_before_their_time_has_failed(load: Load) -> None:
     engine = load()
-    generation = engine.start(request(LONG, 400, stream=True, temperature=0.0))
-    threading.Timer(0.1, engine.engine._llm.shutdown).start()  # pyright: ignore[reportPrivateUsage]
+    generation = iter(engine.start(request(LONG, 400, stream=True, temperature=0.0)))
+    next(generation)
+    threading.Thread(target=engine.engine._llm.shutdown).start()  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(EngineFailed, match="ended the answer before its time: cancelled"):
         list(generation)
     with pytest.raises(EngineFailed, match="LLM is shutting down"):

@@ -15,7 +15,8 @@ from tasks.garbage.collect import collect, survey
 from tasks.garbage.keep import pin, unpin
 from tasks.store.artifact import ArtifactRef, signature_key
 from tasks.store.artifact_store import ArtifactStore
-from tasks.store.inventory import everything, has_fetched, identity_in, note_model
+from tasks.store.inventory import everything, identity_in
+from tasks.store.notes import has_fetched, note_model
 from tasks.store.signing import artifact_statement, require_signed_artifact, signer
 from tasks.store.verify import bring, problems_in_store
 from tasks.targets.references import ReleaseRef, find
