@@ -315,10 +315,17 @@ def test_grpc_streams_say_the_same(client: TritonClient) -> None:
         list(stream)
 
 
-def test_a_cancelled_grpc_stream_frees_its_slot(kind: Kind, client: TritonClient) -> None:
+@pytest.mark.parametrize("model", [RAW, f"{RAW}--r1", f"{RAW}--r1--llm"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_stream_whose_client_leaves_frees_its_slot(
+    kind: Kind, client: TritonClient, model: str, protocol: str
+) -> None:
     long = {"text_input": "1 2 3 4 5 6 7 8 9", "max_tokens": 1500, "stream": True, "bad_words": ["\n"]}
-    with client.stream(f"{RAW}--r1--llm", long) as stream:
-        next(iter(stream))
+    if protocol == "grpc":
+        with client.stream(model, long) as stream:
+            next(iter(stream))
+    else:
+        next(client.generate_stream(model, long))  # and close it
     # The one slot would be busy for its whole deadline.
     assert client.generate(RAW, {**QUESTION, "max_tokens": 2}).seconds < kind.deadline_s * 2 / 3
 
