@@ -62,6 +62,8 @@ class Spinning:
         self._before = self._now()
         self._quiet = 0
         self._released: threading.Event | None = None
+        # A model that is loaded is warmed up before anyone looks.
+        self._sleep()
 
     def look(self) -> None:
         """What has others kept busy since the last look? Their threads, and other machines on this hardware."""
@@ -70,12 +72,16 @@ class Spinning:
         self._before = now
         shared = others > (self._free + SHARED_CORES) * seconds
         self._quiet = 0 if shared else self._quiet + 1
-        if shared and self._released is None and self._openmp is not None:
-            self._released = threading.Event()
-            threading.Thread(target=self._hold, args=(self._openmp, self._released), daemon=True).start()
+        if shared and self._released is None:
+            self._sleep()
         elif self._released is not None and self._quiet >= _QUIET_LOOKS:
             self._released.set()
             self._released = None
+
+    def _sleep(self) -> None:
+        if self._openmp is not None:
+            self._released = threading.Event()
+            threading.Thread(target=self._hold, args=(self._openmp, self._released), daemon=True).start()
 
     def _hold(self, openmp: ctypes.CDLL, released: threading.Event) -> None:
         """Have one thread more than cores. They end with the thread that started them, this one."""
@@ -99,8 +105,10 @@ def main() -> None:
     # Whatever else is printed is a log.
     os.dup2(2, 1)
     wanted: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    library: Any = importlib.import_module("xllamacpp")
+    spinning = Spinning(wanted["threads"])
     try:
-        server = _serve(wanted)
+        server = _serve(library, wanted)
     except RuntimeError as error:
         print(json.dumps({"error": str(error)}), file=answer, flush=True)
         return
@@ -113,16 +121,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     address = str(server.listening_address).removeprefix("http://")
     print(json.dumps({"address": address}), file=answer, flush=True)
-    spinning = Spinning(wanted["threads"])
     while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
         spinning.look()
     # Threads of llama.cpp may be busy for ever; nothing waits for them.
     os._exit(0)
 
 
-def _serve(wanted: dict[str, Any]) -> Any:
+def _serve(library: Any, wanted: dict[str, Any]) -> Any:
     """The server of a `LlamaServer`'s parameters. Raises RuntimeError where llama.cpp cannot load the model."""
-    library: Any = importlib.import_module("xllamacpp")
     parameters = library.CommonParams()
     parameters.model.path = wanted["model"]
     parameters.n_parallel = wanted["slots"]
