@@ -179,9 +179,10 @@ def test_log_probabilities_are_one_a_token_and_add_up(client: TritonClient) -> N
 def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
     party = {"text_input": "🎉🎊🥳🎉🎊🥳🎉🎊🥳🎉🎊🥳", "max_tokens": 12}
     pieces = streamed(client, RAW, **party)
-    assert "".join(pieces) == ask(client, RAW, **party)
-    # The last one only says why the answer ended.
-    assert pieces[-1] == "" and all(len(piece) == 1 and ord(piece) > 0xFFFF for piece in pieces[:-1])
+    answer = "".join(pieces)
+    assert answer == ask(client, RAW, **party)
+    # However many come at once, where the machine is busy.
+    assert answer and all(ord(character) > 0xFFFF for character in answer)
     logged = {**party, "return_log_probs": True}
     if kind.log_probs_within_characters:
         assert len(client.generate(RAW, logged).log_probs) == party["max_tokens"]
