@@ -13,7 +13,11 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from deployments.gateway.figures import Figures
+from deployments.node.figures import figures
+from deployments.node.health import Health
 from infra.settings import CHECKOUT
+from tasks.serving.figures import CACHE, METRICS, RUNNING, WAITING
 
 MONITORING = CHECKOUT / "infra/monitoring"
 ALERTS = MONITORING / "alerts.yaml"
@@ -175,3 +179,55 @@ def test_the_panels_of_the_dashboard_fit_and_ask_its_own_variables() -> None:
             assert target["datasource"] == panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables
     assert len(ids) == len(set(ids)) > 10
+
+
+PROTOCOL = {
+    "TotalQueuedRequests": (WAITING.name, "nv_trt_llm_request_metrics{request_type=waiting}"),
+    "TotalRunningRequests": (RUNNING.name, "nv_trt_llm_request_metrics{request_type=scheduled}"),
+    "KVCacheUtilization": (CACHE.name, "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}"),
+    "BlockSize": ("not given", "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}"),
+    "NumGPUBlocks": ("not given", "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}"),
+    "LoRA": ("not given", "not given"),
+}
+"""Each line of the model server protocol of the Gateway API Inference Extension (proposal 003): what our engines give,
+and what it asks of a Triton with TensorRT-LLM's backend."""
+
+
+def test_the_inference_extension_finds_each_line_of_its_protocol_or_is_told_that_it_is_not_there() -> None:
+    rows = {
+        cells[0].split(" ")[0].rstrip(":"): cells
+        for line in (CHECKOUT / "docs/how-to/figures.md").read_text().partition("## The Gateway API")[2].splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split(" | ")]) == 3
+    }
+    for line, (ours, of_backend) in PROTOCOL.items():
+        assert ours in rows[line][1] and of_backend in rows[line][2], line
+    gauges = {metric.name for metric in METRICS if not metric.buckets and not metric.is_counter}
+    assert {ours for ours, _ in PROTOCOL.values()} - {"not given"} <= gauges, "the protocol wants gauges"
+
+
+def names_of_ours() -> set[str]:
+    """Every figure, by the name of its family."""
+    told = Figures().text().decode() + figures(Health(node="one", target="local", ready=True)).decode()
+    found = {line.split()[2] for line in told.splitlines() if line.startswith("# TYPE ")}
+    return {metric.name for metric in METRICS} | {name for name in found if not name.endswith("_created")}
+
+
+def test_the_page_has_every_figure_and_no_other() -> None:
+    page = (CHECKOUT / "docs/how-to/figures.md").read_text().partition("## The Gateway API")[0]
+    named = {
+        name
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert named == names_of_ours()
+
+
+def test_rules_and_panels_ask_for_figures_that_there_are() -> None:
+    expressions = [rule["expr"] for rule in rules()]
+    expressions += [target["expr"] for panel in panels() for target in panel.get("targets", ())]
+    known = names_of_ours() | {"up", "nv_trt_llm_kv_cache_block_metrics"}
+    for expression in expressions:
+        bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)", " ", expression)
+        asked = {re.sub(r"_bucket$", "", name) for name in re.findall(r"\b[a-z][a-z0-9]*_[a-z0-9_]+\b", bare)}
+        assert asked - {"histogram_quantile"} <= known, expression
