@@ -48,6 +48,15 @@ class Call:
         return self.answers[-1]
 
     @property
+    def first_at(self) -> float | None:
+        """When the first token of any answer came."""
+        return min((each.first_at for each in self.answers if each.first_at is not None), default=None)
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        return tuple(reason for each in self.answers for reason in each.reasons)
+
+    @property
     def tokens_in(self) -> int:
         return sum(each.tokens_in for each in self.answers)
 

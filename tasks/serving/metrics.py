@@ -6,11 +6,15 @@ what has changed.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import re
+import socket
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 from .figures import (
@@ -50,13 +54,15 @@ class Metrics:
         self._written: dict[tuple[Metric, str], float] = {}
         self._families: list[Any] = []
         self._metrics: dict[tuple[Metric, str], Any] = {}
+        self._place: socket.socket | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         try:
+            self._place, labels = take_place(args)
             histograms = hasattr(triton.MetricFamily, "HISTOGRAM")
             for metric in METRICS:
                 if (histograms or not metric.buckets) and (metric is not CACHE or cache_usage() is not None):
-                    self._add(triton.MetricFamily, metric, labels_of(args))
+                    self._add(triton.MetricFamily, metric, labels)
         except Exception as error:
             _say(f"this Triton takes no figures of requests: {error}")
             self._clear()
@@ -82,9 +88,11 @@ class Metrics:
             self._metrics[metric, ending] = family.Metric(labels=own, **buckets)
 
     def _clear(self) -> None:
-        # A metric that outlives its family takes Triton's process with it.
+        # Triton drops a figure once nothing here refers to it or its family.
         self._metrics.clear()
         self._families.clear()
+        if self._place is not None:
+            self._place.close()
 
     def _run(self) -> None:
         try:
@@ -103,9 +111,9 @@ class Metrics:
         endings = Counter[str]()
         while figures.ended:
             endings[figures.ended.popleft()] += 1
-        for ending, count in endings.items():
-            self._metrics[FINISHED, ending].increment(count)
-            self._metrics[SUCCESS if ending in ANSWERED else FAILURE, ""].increment(count)
+        for ending, number in endings.items():
+            self._metrics[FINISHED, ending].increment(number)
+            self._metrics[SUCCESS if ending in ANSWERED else FAILURE, ""].increment(number)
         self._grown(PROMPT_TOTAL, figures.prompt_tokens)
         self._grown(GENERATION_TOTAL, figures.generated_tokens)
         self._set(RUNNING, len(figures.running))
@@ -129,17 +137,35 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def labels_of(args: Mapping[str, str]) -> dict[str, str]:
-    """The labels of an instance of a release's `llm`; `args` are those of Triton's `initialize`.
+def take_place(args: Mapping[str, str]) -> tuple[socket.socket, dict[str, str]]:
+    """Labels that no other living process has, and what holds them; `args` are those of Triton's `initialize`.
 
-    Each instance has figures of its own. If two shared one, the first to end would take it from the other, and Triton
-    would write into memory that it has freed (`MetricFamily::Remove` of its `core/src/metric_family.cc`).
+    If two processes shared a figure, the first to end would take it from the other, and Triton 2.51 would write into
+    memory that it has freed, and die (`MetricFamily::Remove` of its `core/src/metric_family.cc`): so instances have
+    figures of their own, and a model that is loaded again while the one of before still ends. One whose process has
+    died goes on counting where that stopped: the kernel frees a socket's abstract name with its process.
     """
-    name = args["model_name"]
+    instance = args["model_instance_name"]
+    replica = instance.removeprefix(f"{args['model_name']}_")
+    for number in count():
+        name = hashlib.sha256(f"{args['model_repository']} {instance} {number}".encode()).hexdigest()
+        place = socket.socket(socket.AF_UNIX)
+        try:
+            place.bind(f"\0enginehouse-{name[:32]}")
+        except OSError as error:
+            place.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return place, {**labels_of(args["model_name"]), "replica": f"{replica}-{number}" if number else replica}
+    raise AssertionError("numbers have no end")
+
+
+def labels_of(name: str) -> dict[str, str]:
+    """The labels of an `llm` by its name on the server."""
     found = _RELEASE.fullmatch(name)
     return {
         "model": found["model"] if found else name,
         "release": found["release"] if found else "",
         "adapter": "",
-        "replica": args["model_instance_name"].removeprefix(f"{name}_"),
     }

@@ -63,6 +63,7 @@ class Scraped:
     triton_grpc: str
     gateway: str
     gateway_grpc: str
+    node: Served
 
     def ask(self, path: str, **query: str) -> Any:
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=query, timeout=30, trust_env=False).json()
@@ -142,6 +143,7 @@ def scraped(
                 grpc,
                 gateway.url,
                 gateway.grpc,
+                node,
             )
             node.wait(lambda: gateway.generate("Hi", model=MODEL).status_code == 200, "answer", 240)
             with prometheus(program, folder, made):
@@ -388,3 +390,23 @@ def test_a_node_s_own_requests_are_in_no_figure(scraped: Scraped) -> None:
     until(lambda: of_triton() > before, "request of the node's own", 90)
     time.sleep(2.5)
     assert grown(totals(scraped), counted).get("request_success_total", 0) == 0
+
+
+def test_a_model_that_is_loaded_again_takes_no_figures_from_itself_and_ends_no_triton(scraped: Scraped) -> None:
+    """Triton loads the new one before the old one ends, and what is deleted twice ends Triton."""
+    llm = release_names(MODEL, RELEASE)[LLM]
+    (triton,) = scraped.node.tritons()
+    program = scraped.node.models / llm / "1" / "model.py"
+    program.chmod(0o644)
+    program.write_text(program.read_text() + "\n")
+    scraped.node.triton.load(llm)
+
+    def replicas() -> set[str]:
+        own = scraped.query(f'num_request_max{{model="{MODEL}"}}')
+        return {labels["replica"] for labels, _ in own}
+
+    until(lambda: replicas() == {"0_0-1"}, "figures of the new one alone", 60)
+    before = totals(scraped)
+    generate(scraped.triton, Sent(), gateway=False)
+    until(lambda: grown(totals(scraped), before).get("request_success_total") == 1, "request that is counted", 60)
+    assert triton.is_running() and scraped.node.tritons() == [triton]

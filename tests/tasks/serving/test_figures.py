@@ -25,12 +25,16 @@ from tasks.serving.figures import (
     Figures,
     Metric,
 )
-from tasks.serving.metrics import Metrics, labels_of
+from tasks.serving.metrics import Metrics, labels_of, take_place
 from tasks.serving.runner import Runner
 from tests.tasks.serving.test_runner import Recorder, ScriptEngine
 from tests.waiting import wait
 
-ARGS = {"model_name": "chat--r7--llm", "model_instance_name": "chat--r7--llm_0_1"}
+ARGS = {
+    "model_name": "chat--r7--llm",
+    "model_instance_name": "chat--r7--llm_0_1",
+    "model_repository": "/nowhere/chat--r7--llm",
+}
 
 
 def observed(figures: Figures) -> dict[Metric, list[float]]:
@@ -231,10 +235,17 @@ def test_a_triton_without_metrics_serves_without_figures(capfd: pytest.CaptureFi
 
 
 def test_labels_are_those_of_the_release() -> None:
-    assert labels_of({"model_name": "llm", "model_instance_name": "llm_0"}) == {
-        "model": "llm",
-        "release": "",
-        "adapter": "",
-        "replica": "0",
-    }
-    assert labels_of(ARGS)["release"] == "7"
+    assert labels_of("llm") == {"model": "llm", "release": "", "adapter": ""}
+    assert labels_of("chat--r7--llm") == {"model": "chat", "release": "7", "adapter": ""}
+
+
+def test_two_living_processes_never_share_a_figure_and_a_dead_one_leaves_its_place() -> None:
+    places = [take_place(ARGS) for _ in range(3)]
+    assert [labels["replica"] for _, labels in places] == ["0_1", "0_1-1", "0_1-2"]
+    places[0][0].close()
+    again, labels = take_place(ARGS)
+    assert labels["replica"] == "0_1"
+    other, labels = take_place({**ARGS, "model_repository": "/elsewhere"})
+    assert labels["replica"] == "0_1"
+    for place in (again, other, places[1][0], places[2][0]):
+        place.close()
