@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from deployments.gateway.figures import Figures
+from deployments.gateway.heard import Heard
 from deployments.gateway.keys import Key
-from deployments.gateway.messages import InferResponse
 from deployments.gateway.names import Name
 from deployments.gateway.state import Place
 from infra.errors import EnginehouseError
@@ -38,38 +38,31 @@ class Call:
     name: Name | None = None
     place: Place | None = None
     """Where it runs, or ran last."""
-    tokens_in: int = 0
-    tokens_out: int = 0
     begun: float = field(default_factory=time.monotonic)
-    first_at: float | None = None
-    """When the first response of a model came."""
+    answers: list[Heard] = field(default_factory=list[Heard])
+    """Of most calls one; none of those that are refused, or only ask about a model."""
 
-    def note(self, response: InferResponse) -> int:
-        """Count what a response has; returns its tokens, of the input too where the release says them."""
-        if self.first_at is None:
-            self.first_at = time.monotonic()
-        has_text = tokens_in = 0
-        tokens_out: int | None = None
-        for index, tensor in enumerate(response.outputs):
-            match tensor.name:
-                case "text_output":
-                    # A text is its length in four bytes, then itself.
-                    has_text = len(response.raw_output_contents[index]) > 4
-                case "num_output_tokens":
-                    tokens_out = _sum(response.raw_output_contents[index])
-                case "num_input_tokens" if not self.tokens_in:
-                    tokens_in = _sum(response.raw_output_contents[index])
-                case _:
-                    pass
-        tokens_out = int(has_text) if tokens_out is None else tokens_out
-        self.tokens_in += tokens_in
-        self.tokens_out += tokens_out
-        return tokens_in + tokens_out
+    def answer(self) -> Heard:
+        """One more answer that is asked for."""
+        self.answers.append(Heard(self.begun))
+        return self.answers[-1]
 
+    @property
+    def first_at(self) -> float | None:
+        """When the first token of any answer came."""
+        return min((each.first_at for each in self.answers if each.first_at is not None), default=None)
 
-def _sum(raw: bytes) -> int:
-    """The sum of an INT32 tensor."""
-    return sum(int.from_bytes(raw[at : at + 4], "little", signed=True) for at in range(0, len(raw), 4))
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        return tuple(reason for each in self.answers for reason in each.reasons)
+
+    @property
+    def tokens_in(self) -> int:
+        return sum(each.tokens_in for each in self.answers)
+
+    @property
+    def tokens_out(self) -> int:
+        return sum(each.tokens_out for each in self.answers)
 
 
 @contextmanager
@@ -89,12 +82,9 @@ def recorded(call: Call, figures: Figures) -> Generator[Call]:
         seconds = time.monotonic() - call.begun
         model = "" if call.name is None else call.name.model
         release = "" if call.place is None else str(call.place.release)
-        figures.requests.labels(model, release, outcome).inc()
-        figures.duration.labels(model).observe(seconds)
-        if call.first_at is not None:
-            figures.first_response.labels(model).observe(call.first_at - call.begun)
-            figures.tokens.labels(model, release, "input").inc(call.tokens_in)
-            figures.tokens.labels(model, release, "output").inc(call.tokens_out)
+        figures.ended(model, release, outcome)
+        for answer in call.answers:
+            figures.heard(model, release, answer)
         _log.info(
             "request=%s key=%s model=%s release=%s node=%s outcome=%s seconds=%.3f tokens_in=%d tokens_out=%d",
             call.id,

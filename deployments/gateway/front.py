@@ -13,6 +13,7 @@ from deployments.gateway.call import Call, recorded, request_id
 from deployments.gateway.contract import Contract
 from deployments.gateway.figures import Figures
 from deployments.gateway.generate import Given, generate_request
+from deployments.gateway.heard import Heard
 from deployments.gateway.keys import Key, Keys
 from deployments.gateway.limits import Limits
 from deployments.gateway.messages import InferRequest, InferResponse
@@ -82,9 +83,12 @@ class Front:
         """Bring figures and channels up to what is known of the targets."""
         known = self.known
         self._channels.keep(known.nodes)
-        self.figures.store_errors.set(bool(known.error) or not known.reading)
-        for model, places in (known.models if known.reading else {}).items():
-            self.figures.nodes.labels(model).set(len(places.nodes))
+        models = known.models if known.reading else {}
+        self.figures.state(
+            {model: len(places.nodes) for model, places in models.items()},
+            known.releases,
+            stale=bool(known.error) or not known.reading,
+        )
 
     def check(self, caller: Caller) -> None:
         """Raise GatewayError, as `call` does, for one whose calls would all be refused."""
@@ -154,14 +158,15 @@ class Front:
         Until the first one has come, the request goes to another node if its own dies. Leaving early cancels it.
         Raises GatewayError and TritonError, code `request-malformed` for tensors that the release does not have.
         """
-        name = _name(call)
+        name, heard = _name(call), call.answer()
         try:
             with self._limits.request(call.key), self.figures.running.labels(name.model).track_inprogress():
                 (await self.contract(call)).check(request)
-                async with aclosing(self._answered(call, name, request)) as responses:
+                async with aclosing(self._answered(call, name, request, heard)) as responses:
                     async for response in responses:
-                        self._limits.spend(call.key, call.note(response))
+                        self._limits.spend(call.key, heard.note(response))
                         yield response
+                heard.ended()
         finally:
             if not self._limits.running:
                 self._idle.set()
@@ -179,7 +184,9 @@ class Front:
         self._watch.stop()
         await self._channels.close()
 
-    async def _answered(self, call: Call, name: Name, request: InferRequest) -> AsyncGenerator[InferResponse]:
+    async def _answered(
+        self, call: Call, name: Name, request: InferRequest, heard: Heard
+    ) -> AsyncGenerator[InferResponse]:
         """Ask one node after the other until one has begun to answer."""
         own_id, request.id = request.id, request.id or call.id
         request.model_name, request.model_version = served_name(name), ""
@@ -187,6 +194,7 @@ class Front:
         begun, lost = False, 0
         for _ in range(_MOST_TRIES):
             place = call.place = await self._place(call, avoided)
+            heard.asked_at = heard.asked_at or time.monotonic()
             try:
                 with self._balance.running(place.node):
                     asked = self._channels.ask(place.node, request, call.until - time.monotonic())

@@ -136,6 +136,13 @@ class Known:
         return {model: self.places(Name(model)) for model in names}
 
     @property
+    def releases(self) -> frozenset[tuple[str, str]]:
+        """Model and number of every release that answers on a node, or should."""
+        held = {(model, str(n)) for node in self.nodes for model, numbers in node.ready.items() for n in numbers}
+        wanted = {(model, str(n)) for target in self.targets for model, n in target.public.items()}
+        return frozenset(held | wanted)
+
+    @property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(node for target in self.targets for node in target.nodes)
 

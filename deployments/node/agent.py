@@ -27,6 +27,7 @@ from deployments.node.converging import Converging, is_loading, watched
 from deployments.node.copies import Copies, remove
 from deployments.node.engine_groups import EngineGroups
 from deployments.node.facts import Facts
+from deployments.node.figures import figures
 from deployments.node.folder import only_agent
 from deployments.node.health import Health, HealthServer
 from deployments.node.known import KnownModel, follow
@@ -104,7 +105,7 @@ class Node:
         self._health_port = health_port
         self._turned: tuple[Health, float] | None = None
         self._stopping = False
-        self._health_server = HealthServer(self._health, ports.bind, health_port)
+        self._health_server = HealthServer(self._health, figures, ports.bind, health_port)
         self._instance = ""
         self._triton = Supervisor(
             folder, self._models_folder, ports, root=facts.triton, orchestrated_gpus=facts.orchestrated_gpus
@@ -172,7 +173,14 @@ class Node:
         is_ready = (
             runs and self._wanted.reading.is_known and all(each.answered or each.given_up for each in known.values())
         )
-        health = Health(node=self.name, target=self._target.name, ready=is_ready, error=self._error, models=known)
+        health = Health(
+            node=self.name,
+            target=self._target.name,
+            ready=is_ready,
+            stale=bool(self._wanted.reading.error) or not self._wanted.reading.fresh,
+            error=self._error,
+            models=known,
+        )
         self._turned = health, time.monotonic()
         self._offer()
 

@@ -5,8 +5,11 @@ Triton calls a model ready whose process has died.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
+from tasks.serving.figures import UNCOUNTED
 from tasks.targets.release import Intent
 
 _TOKEN = {"text_input": "a", "max_tokens": 1}
@@ -26,18 +29,31 @@ def patience(intent: Intent | None) -> float:
     return (float(deadline) if isinstance(deadline, int | float) else _DEADLINE_SECONDS) + _LATE_SECONDS
 
 
-def ask(triton: TritonClient, name: str, seconds: float) -> Completion:
+def takes_ids(intent: Intent | None) -> bool:
+    """Whether a release takes a request that has an id, by which its figures leave it out.
+
+    Before there was a second contract, an id that came by /generate was refused as a field that nobody knows.
+    """
+    contract = intent.serving.get("contract") if intent is not None else None
+    return isinstance(contract, int) and contract > 1
+
+
+def ask(triton: TritonClient, name: str, seconds: float, *, by_id: bool) -> Completion:
     """One token of the model `name` on the server. Raises TritonError."""
-    return triton.within(seconds).generate(name, _TOKEN)
+    return triton.within(seconds).generate(name, _with_id(_TOKEN, by_id))
 
 
-def dead(triton: TritonClient, name: str, seconds: float) -> str:
+def dead(triton: TritonClient, name: str, seconds: float, *, by_id: bool) -> str:
     """Why the model `name` is taken for dead; empty if its process refuses a request as it should."""
     try:
-        triton.within(seconds).generate(name, _REFUSED)
+        triton.within(seconds).generate(name, _with_id(_REFUSED, by_id))
     except TritonError as error:
         return f"it does not answer: {error.message}" if is_gone(error) or error.retryable else ""
     return ""
+
+
+def _with_id(request: Mapping[str, str | int], by_id: bool) -> Mapping[str, str | int]:
+    return {**request, "id": UNCOUNTED} if by_id else request
 
 
 def is_gone(error: TritonError) -> bool:

@@ -6,7 +6,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from deployments.node.asking import patience
+from deployments.node.asking import patience, takes_ids
 from deployments.node.known import KnownModel, KnownRelease
 from deployments.node.loading import Loading, Servers
 from deployments.node.orphans import Orphans
@@ -149,6 +149,7 @@ def watched(models: dict[str, KnownModel]) -> tuple[Watched, ...]:
             if release.state == "ready" and not release.busy and number in known.wanted.loaded:
                 name = release_names(model, number)[RELEASE]
                 public = known.public == number and not known.moving
-                seconds = patience(known.intents.get(number))
-                found.append(Watched(known, release, name, model if public else name, seconds))
+                intent = known.intents.get(number)
+                asked = model if public else name
+                found.append(Watched(known, release, name, asked, patience(intent), takes_ids(intent)))
     return tuple(found)

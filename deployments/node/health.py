@@ -1,4 +1,5 @@
-"""The one address of a node that says whether what it is to serve answers: `GET /ready`, for load balancers and people.
+"""The one address of a node that says whether what it is to serve answers: `GET /ready`, for load balancers and people,
+and `GET /metrics`, for Prometheus.
 
 Triton's own `/v2/health/ready` says that Triton runs, with or without models.
 """
@@ -45,15 +46,20 @@ class Health(BaseModel):
     node: str
     target: str
     ready: bool
+    stale: bool = False
+    """Whether the store cannot be read: the last wanted state goes on."""
     error: str = ""
     models: dict[str, ModelHealth] = {}
 
 
 class HealthServer:
-    """Serves what `health` returns on `address` and `port`; with port 0 it serves nothing."""
+    """Serves what `health` returns on `address` and `port`, and the `figures` of it; with port 0 it serves nothing."""
 
-    def __init__(self, health: Callable[[], Health], address: str, port: int) -> None:
+    def __init__(
+        self, health: Callable[[], Health], figures: Callable[[Health], bytes], address: str, port: int
+    ) -> None:
         self._health = health
+        self._figures = figures
         self._address = address
         self._port = port
         self._server: ThreadingHTTPServer | None = None
@@ -62,19 +68,26 @@ class HealthServer:
         """A port that is taken is logged: a node serves without this address rather than not at all."""
         if not self._port:
             return
-        health = self._health
+        health, figures = self._health, self._figures
 
         class Handler(BaseHTTPRequestHandler):
             timeout = _CLIENT_SECONDS
 
             def do_GET(self) -> None:
-                if self.path != "/ready":
-                    self.send_error(404)
-                    return
                 now = health()
-                body = now.model_dump_json(indent=2).encode()
-                self.send_response(200 if now.ready else 503)
-                self.send_header("Content-Type", "application/json")
+                match self.path:
+                    case "/ready":
+                        self._answer(
+                            200 if now.ready else 503, "application/json", now.model_dump_json(indent=2).encode()
+                        )
+                    case "/metrics":
+                        self._answer(200, "text/plain; version=0.0.4; charset=utf-8", figures(now))
+                    case _:
+                        self.send_error(404)
+
+            def _answer(self, status: int, kind: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

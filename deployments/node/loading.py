@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deployments.node.asking import ask, patience
+from deployments.node.asking import ask, patience, takes_ids
 from deployments.node.copies import Copies
 from deployments.node.engine_groups import EngineGroups
 from deployments.node.known import KnownModel, KnownRelease
@@ -101,7 +101,7 @@ class Loading:
     ) -> None:
         """Ask a release that an earlier agent has loaded; load it again if it does not answer."""
         try:
-            ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+            _ask(servers, model, number, intent)
         except Exception:
             _log.exception("%s release %d does not answer", model, number)
             self.load_again(servers, model, number, intent, known, release)
@@ -133,7 +133,7 @@ class Loading:
             pauses = list(_FIRST_ASKED_AGAIN_SECONDS if intent.ranks else ())
             while True:
                 try:
-                    ask(servers.triton, release_names(model, number)[RELEASE], patience(intent))
+                    _ask(servers, model, number, intent)
                     return
                 except TritonError:
                     if not pauses:
@@ -212,6 +212,11 @@ def _passes(error: Exception) -> bool:
 def _is_of_the_disk(error: Exception) -> bool:
     """Whether the release itself is not to blame: a disk may be freed."""
     return isinstance(error, OSError) or (isinstance(error, EnginehouseError) and error.code == "disk-full")
+
+
+def _ask(servers: Servers, model: str, number: int, intent: Intent) -> None:
+    """One token of the release by its own name. Raises TritonError."""
+    ask(servers.triton, release_names(model, number)[RELEASE], patience(intent), by_id=takes_ids(intent))
 
 
 def _load_models(servers: Servers, names: Sequence[str]) -> None:

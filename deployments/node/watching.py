@@ -40,6 +40,7 @@ class Watched:
     release: str
     name: str
     patience_s: float
+    takes_ids: bool
 
     @property
     def is_public(self) -> bool:
@@ -154,13 +155,13 @@ class Watch:
         late = memory.asking is not None and now - memory.asked_at > _SOON_SECONDS
         if (failing or late) and memory.pinging is None:
             memory.pings = 1
-            memory.pinging = self._askers.submit(dead, triton, watched.name, _SOON_SECONDS)
+            memory.pinging = self._askers.submit(dead, triton, watched.name, _SOON_SECONDS, by_id=watched.takes_ids)
         lately = min(max(_LATELY_SECONDS, _SHARE * memory.cost_s), _SELDOM_SECONDS)
         due = now - max(memory.answered_at, memory.asked_at) >= lately or watched.name not in memory.asked
         if memory.asking is None and due:
             memory.asked_at, memory.name = now, watched.name
             memory.unanswered_at = memory.unanswered_at or now
-            memory.asking = self._askers.submit(ask, triton, watched.name, watched.patience_s)
+            memory.asking = self._askers.submit(ask, triton, watched.name, watched.patience_s, by_id=watched.takes_ids)
         return ""
 
     def _heard(self, asked: Future[Completion], watched: Watched, memory: _Memory) -> str:

@@ -79,6 +79,9 @@ class TensorRtLlm:
                 self._stopping.add(task)
                 task.add_done_callback(self._stopping.discard)
 
+    def cache_usage(self) -> None:
+        """Triton has it of the backend's own model: `nv_trt_llm_kv_cache_block_metrics`."""
+
     async def close(self) -> None:
         await asyncio.gather(*self._stopping)
         await self._model.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .contract import FinishReason, GenerationRequest
@@ -25,7 +26,7 @@ class Piece:
     """Some text of an answer, with one log probability (natural logarithm) a token where they are wanted.
 
     `output_tokens` are those that came since the last piece, but for one that only ends the answer. `input_tokens` are
-    those of the prompt. `finish_reason` is set in the last piece alone.
+    those of the prompt. `finish_reason` is set in the last piece alone. `at` is when it came, by the monotonic clock.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Piece:
     output_tokens: int = 0
     input_tokens: int = 0
     finish_reason: FinishReason | None = None
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 class Engine(Protocol):
@@ -44,6 +46,11 @@ class Engine(Protocol):
         What has come at once is one piece. A generator that is closed, or whose task is cancelled, frees what the
         request holds, waiting or running. Raises RequestRefused for what this engine cannot honour, and EngineFailed.
         """
+        ...
+
+    def cache_usage(self) -> float | None:
+        """The part of its cache of keys and values that running requests use; None where it does not tell. From any
+        thread."""
         ...
 
     async def close(self) -> None:

@@ -42,6 +42,8 @@ class LlamaCpp:
 
     def __init__(self, folder: Path, settings: ServingSettings) -> None:
         self._settings = settings
+        self._cached: dict[object, int] = {}
+        """Tokens of each running request in llama.cpp's cache, which keeps none of others (see `llama_program`)."""
         self._servers = LlamaServers(
             {
                 "model": str(folder / settings.engine_path),
@@ -68,6 +70,9 @@ class LlamaCpp:
         async with contextlib.aclosing(self._complete(body, request)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    def cache_usage(self) -> float:
+        return sum(list(self._cached.values())) / (self._settings.slots * self._settings.context_tokens)
 
     async def close(self) -> None:
         self._servers.close()
@@ -157,7 +162,7 @@ class LlamaCpp:
         for last in (False, True):
             server = await self._server()
             try:
-                async with contextlib.aclosing(_pieces(server, body, request)) as pieces:
+                async with contextlib.aclosing(_pieces(server, body, request, self._cached)) as pieces:
                     if request.stream:
                         async for piece in pieces:
                             begun = True
@@ -177,7 +182,9 @@ class LlamaCpp:
                     raise
 
 
-async def _pieces(server: LlamaServer, body: Mapping[str, Any], request: GenerationRequest) -> AsyncGenerator[Piece]:
+async def _pieces(
+    server: LlamaServer, body: Mapping[str, Any], request: GenerationRequest, cached: dict[object, int]
+) -> AsyncGenerator[Piece]:
     words, count = StopWords(request.stop_words), 0
     watched = server.guided() if "grammar" in body or "json_schema" in body else contextlib.nullcontext()
     try:
@@ -189,8 +196,11 @@ async def _pieces(server: LlamaServer, body: Mapping[str, Any], request: Generat
                     if piece.finish_reason is not None:
                         return
                     count += piece.output_tokens
+                    cached[words] = piece.input_tokens + count
     except (OSError, TimeoutError) as error:
         raise await asyncio.to_thread(server.failed, f"llama.cpp closed the connection: {error}") from error
+    finally:
+        cached.pop(words, None)
 
 
 def _piece(batch: Sequence[Event], words: StopWords, request: GenerationRequest, before: int) -> Piece:

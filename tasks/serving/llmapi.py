@@ -86,6 +86,9 @@ class LlmApi:
             if not result.finished:
                 result.abort()
 
+    def cache_usage(self) -> None:
+        """The LLM tells it to who asked for statistics of each pass, which cost time."""
+
     async def close(self) -> None:
         self._llm.shutdown()
 

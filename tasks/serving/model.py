@@ -13,6 +13,8 @@ import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImp
 from .answers import encode_answers
 from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import Engine
+from .figures import UNCOUNTED, Figures
+from .metrics import Metrics
 from .parsing import parse_request
 from .runner import FailureCode, Runner
 from .settings import ServingSettings
@@ -40,11 +42,15 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in configured.items()}
         self._contract = settings.contract
         self._tickets = Tickets(_ticket)
-        self._runner = Runner(load_engine(folder, settings, parameters), settings.request_timeout_s)
+        engine = load_engine(folder, settings, parameters)
+        self._runner = Runner(engine, settings.request_timeout_s)
+        self._figures = Figures(settings.slots)
+        self._metrics = Metrics(_triton, args, self._figures, engine.cache_usage)
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
+            figures = Figures() if request.request_id() == UNCOUNTED else self._figures
             try:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
                 if TICKET in tensors:
@@ -53,14 +59,16 @@ class TritonPythonModel:
                     continue
                 rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
             except RequestRefused as error:
+                figures.refused("invalid")
                 TritonReply(sender, (), self._contract).fail("invalid", str(error))
             else:
                 if set(request.requested_output_names()) == {TICKET}:
                     sender = self._tickets.take(sender, len(rows))
-                self._runner.submit(rows, TritonReply(sender, rows, self._contract))
+                self._runner.submit(rows, TritonReply(sender, rows, self._contract), figures)
 
     def finalize(self) -> None:
         self._runner.close()
+        self._metrics.close()
 
 
 class TritonReply:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 import traceback
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, Protocol
 
 from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import MAX_RUNNING, Engine, EngineFailed, EngineUnavailable
+from .figures import Ending, Figures, Row
 
 WATCH_INTERVAL_S = 0.2
 """How late a cancellation may be noticed. Each look asks Triton once for every request that runs."""
@@ -54,12 +57,16 @@ class Runner:
         self._thread.start()
         self._watcher = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
-    def submit(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
-        """Start a request of one or several rows, from any thread, and return at once; `reply` hears the rest."""
+    def submit(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures | None = None) -> None:
+        """Start a request of one or several rows, from any thread, and return at once; `reply` hears the rest.
+
+        `figures` are those that count it, always the same ones, or none.
+        """
+        counted = figures or Figures()
         try:
-            self._loop.call_soon_threadsafe(self._start, requests, reply)
+            self._loop.call_soon_threadsafe(self._start, requests, reply, counted, time.monotonic())
         except RuntimeError:  # the loop is closed
-            reply.fail("unavailable", GOING_DOWN)
+            self._refuse(requests, reply, counted, GOING_DOWN)
 
     def close(self) -> None:
         """Fail what still runs, then free the engine. Again it does nothing."""
@@ -70,54 +77,69 @@ class Runner:
         self._thread.join()
         self._loop.close()
 
-    def _start(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
+    def _start(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures, arrived: float) -> None:
         if self._closed:
-            reply.fail("unavailable", GOING_DOWN)
+            self._refuse(requests, reply, figures, GOING_DOWN)
         elif self._rows + len(requests) > MAX_RUNNING:
-            reply.fail("unavailable", f"{self._rows} requests are running or waiting; at most {MAX_RUNNING} may")
+            message = f"{self._rows} requests are running or waiting; at most {MAX_RUNNING} may"
+            self._refuse(requests, reply, figures, message)
         else:
             self._rows += len(requests)
-            task = self._loop.create_task(self._run(requests, reply))
+            rows = [figures.row(arrived) for _ in requests]
+            task = self._loop.create_task(self._run(requests, reply, rows))
             self._jobs[task] = reply
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, rows))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _refuse(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures, message: str) -> None:
+        for _ in requests:
+            figures.refused("unavailable")
+        reply.fail("unavailable", message)
+
+    def _ended(self, rows: Sequence[Row], task: asyncio.Task[None]) -> None:
         del self._jobs[task]
+        for row in rows:
+            row.end("cancelled")  # a task that is cancelled before it runs never does
 
-    async def _run(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
+    async def _run(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
+        def fail(code: FailureCode, message: str, ending: Ending | None = None) -> None:
+            for row in rows:
+                row.end(ending or code)
+            reply.fail(code, message)
+
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._answer(requests, reply)
+                await self._answer(requests, reply, rows)
         except RequestRefused as error:
-            reply.fail("invalid", str(error))
+            fail("invalid", str(error))
         except EngineUnavailable as error:
-            reply.fail("unavailable", f"{error}; ask again")
+            fail("unavailable", f"{error}; ask again")
         except EngineFailed as error:
-            reply.fail("internal", str(error))
+            fail("internal", str(error))
         except TimeoutError:
-            reply.fail("unavailable", f"not answered within the deadline of {self._timeout_s:g} s")
+            fail("unavailable", f"not answered within the deadline of {self._timeout_s:g} s", "deadline")
         except asyncio.CancelledError:
             if self._closed:
-                reply.fail("unavailable", GOING_DOWN)
+                fail("unavailable", GOING_DOWN)
             else:
-                reply.fail("cancelled", "the client cancelled the request")
+                fail("cancelled", "the client cancelled the request")
         except Exception as error:
             # A fault of this code must not leave a client waiting; its trace goes to the server's log.
-            reply.fail("internal", f"{type(error).__name__}: {error}")
+            fail("internal", f"{type(error).__name__}: {error}")
             traceback.print_exc()
         finally:
             self._rows -= len(requests)
 
-    async def _answer(self, requests: Sequence[GenerationRequest], reply: Reply) -> None:
+    async def _answer(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
         if requests[0].stream:
-            async with aclosing(self._answers(requests[0])) as answers:
+            async with aclosing(self._answers(requests[0], rows[0])) as answers:
                 async for answer in answers:
                     reply.send([answer], final=answer.finish_reason is not None)
         else:
-            reply.send(await _together([self._whole(request) for request in requests]), final=True)
+            whole = [self._whole(request, row) for request, row in zip(requests, rows, strict=True)]
+            reply.send(await _together(whole), final=True)
 
-    async def _whole(self, request: GenerationRequest) -> Answer:
-        async with aclosing(self._answers(request)) as answers:
+    async def _whole(self, request: GenerationRequest, row: Row) -> Answer:
+        async with aclosing(self._answers(request, row)) as answers:
             pieces = [piece async for piece in answers]
         before = "" if request.exclude_input_in_output else request.text_input
         return Answer(
@@ -129,10 +151,11 @@ class Runner:
             pieces[-1].finish_reason,
         )
 
-    async def _answers(self, request: GenerationRequest) -> AsyncGenerator[Answer]:
+    async def _answers(self, request: GenerationRequest, row: Row) -> AsyncGenerator[Answer]:
         cum_log_prob = 0.0
         async with aclosing(self._engine.generate(request)) as pieces:
             async for piece in pieces:
+                row.came(piece, streams=request.stream)
                 cum_log_prob += math.fsum(piece.log_probs)
                 yield Answer(
                     piece.text,

@@ -272,13 +272,15 @@ def metrics(served: House) -> str:
 
 
 def test_figures(served: House) -> None:
-    line = f'enginehouse_gateway_requests_total{{model="{MODEL}",outcome="ok",release="1"}} '
+    line = f'enginehouse_gateway_requests_total{{adapter="",model="{MODEL}",outcome="ok",release="1"}} '
     before = metrics(served).partition(line)[2].partition("\n")[0]
     served.stream("count 4 0")
     text = metrics(served)
     assert float(text.partition(line)[2].partition("\n")[0]) == float(before or 0) + 1
-    assert f'enginehouse_gateway_first_response_seconds_count{{model="{MODEL}"}}' in text
-    assert f'enginehouse_gateway_requests_running{{model="{MODEL}"}} 0.0' in text
+    of_release = f'{{adapter="",model="{MODEL}",release="1"}}'
+    for name in ("time_to_first_token", "time_per_output_token", "e2e_request_latency", "request_queue_time"):
+        assert f"enginehouse_gateway_{name}_seconds_count{of_release}" in text
+    assert f'enginehouse_gateway_num_requests_running{{model="{MODEL}"}} 0.0' in text
     assert 'model="nobody"' not in text, "a client makes no label"
 
 
@@ -288,8 +290,9 @@ def test_tokens_are_those_that_a_release_counts() -> None:
         made.public()
         made.stream("count 2 0")
         text = metrics(made)
-        assert f'enginehouse_gateway_tokens_total{{direction="input",model="{MODEL}",release="1"}} 7.0' in text
-        assert f'enginehouse_gateway_tokens_total{{direction="output",model="{MODEL}",release="1"}} 6.0' in text
+        of_release = f'{{adapter="",model="{MODEL}",release="1"}}'
+        assert f"enginehouse_gateway_prompt_tokens_total{of_release} 7.0" in text
+        assert f"enginehouse_gateway_generation_tokens_total{of_release} 6.0" in text
 
 
 def test_before_the_store_has_said_anything_it_is_not_ready() -> None:

@@ -38,6 +38,9 @@ class ScriptEngine:
         finally:
             self.freed += 1
 
+    def cache_usage(self) -> None:
+        return None
+
     async def close(self) -> None:
         self.closed = True
 
