@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
 from .answers import encode_answers
@@ -67,15 +69,16 @@ class TritonReply:
                 ("cum_log_probs", any(row.return_log_probs for row in rows)),
                 ("num_input_tokens", any(row.return_num_input_tokens for row in rows)),
                 ("num_output_tokens", any(row.return_num_output_tokens for row in rows)),
-                ("batch_index", contract > 1),
-                ("sequence_index", contract > 1),
+                ("batch_index", contract > 1 and len(rows) > 1),
+                ("sequence_index", contract > 1 and len(rows) > 1),
             )
             if wanted
         }
-        self._begun = False
+        self._begun = self._ended = False
 
     def send(self, answers: Sequence[Answer], *, final: bool) -> None:
         flags = _FINAL if final else 0
+        self._ended = final
         if final and self._contract == 1 and self._begun and not answers[0].text:
             self._sender.send(flags=flags)
             return
@@ -83,14 +86,25 @@ class TritonReply:
         outputs = {*self._outputs, "finish_reason"} if final and self._contract > 1 else self._outputs
         encoded = encode_answers(answers, outputs, self._contract)
         tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
+        if self._contract > 1 and len(answers) == 1:
+            tensors += _indexes_of_one()
         self._sender.send(_triton.InferenceResponse(tensors), flags=flags)
 
     def fail(self, code: FailureCode, message: str) -> None:
+        self._ended = True
         error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))
         self._sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)
 
     def is_cancelled(self) -> bool:
-        return self._sender.is_cancelled()
+        # Triton frees what it would look at with the last response, and 2.51 dies of the question.
+        return not self._ended and self._sender.is_cancelled()
+
+
+@cache
+def _indexes_of_one() -> tuple[Any, ...]:
+    """The indexes of an answer with one row, which are the same in each: Triton copies a tensor once, and it lasts."""
+    zero = np.zeros((1, 1), dtype=np.int32)
+    return (_triton.Tensor("batch_index", zero), _triton.Tensor("sequence_index", zero))
 
 
 def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:
