@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from .contract import Tensor
 from .engine import EngineFailed
+from .grpc_stream import GrpcStream
 from .mailbox import Mailbox
 
 CALLED_MODEL = "tensorrt_llm_model_name"
@@ -27,14 +28,7 @@ CALLED_SERVER = "tensorrt_llm_server"
 DEFAULT_SERVER = "127.0.0.1:8001"
 """Triton's own default."""
 
-_CHANNEL = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    # The engine's servers are started again when they die; gRPC by itself would take up to two minutes to look again.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-)
+_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 _DTYPES: Mapping[str, Any] = {"INT32": np.int32, "FP32": np.float32}
@@ -58,24 +52,21 @@ class CalledModel:
     def __init__(self, parameters: Mapping[str, str]) -> None:
         self._name = parameters[CALLED_MODEL]
         self._address = parameters.get(CALLED_SERVER, DEFAULT_SERVER)
-        self._aio: Any = importlib.import_module("grpc.aio")
-        self._library: Any = importlib.import_module("tritonclient.grpc")
+        self._messages: Any = importlib.import_module("tritonclient.grpc").service_pb2
         self._utilities: Any = importlib.import_module("tritonclient.utils")
-        self._channel: Any = None
-        self._stub: Any = None
         self._stream: _Stream | None = None
 
     def call(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Mailbox[Response]:
         """Hand a request over, on the event loop: its responses as they come."""
         if self._stream is None or self._stream.broken:
-            self._stream = _Stream(self._open())
+            self._stream = self._open()
         return self._stream.send(self._request(request_id, inputs, outputs))
 
     async def call_alone(
         self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]
     ) -> AsyncGenerator[Response]:
         """The same on a stream of its own, for a request that has the id of another. Raises EngineFailed."""
-        stream = _Stream(self._open())
+        stream = self._open()
         try:
             async for responses in stream.send(self._request(request_id, inputs, outputs)):
                 for response in responses:
@@ -87,17 +78,12 @@ class CalledModel:
         """No call is running any more."""
         if self._stream is not None:
             self._stream.close()
-        if self._channel is not None:
-            await self._channel.close()
 
-    def _open(self) -> Any:
-        if self._channel is None:
-            self._channel = self._aio.insecure_channel(self._address, options=_CHANNEL)
-            self._stub = self._library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        return self._stub
+    def _open(self) -> _Stream:
+        return _Stream(self._address, self._messages.ModelStreamInferResponse.FromString)
 
     def _request(self, request_id: str, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Any:
-        request = self._library.service_pb2.ModelInferRequest(model_name=self._name, id=request_id)
+        request = self._messages.ModelInferRequest(model_name=self._name, id=request_id)
         request.parameters[_EMPTY_FINAL].bool_param = True
         for name, value in inputs.items():
             data_type = self._utilities.np_to_triton_dtype(value.dtype)
@@ -112,37 +98,36 @@ class CalledModel:
 class _Stream:
     """One stream of requests, and of their responses in any order."""
 
-    def __init__(self, stub: Any) -> None:
+    def __init__(self, address: str, parse: Callable[[bytes], Any]) -> None:
         self.broken = False
+        self._parse = parse
         self._mailboxes: dict[str, Mailbox[Response]] = {}
-        self._requests: asyncio.Queue[Any] = asyncio.Queue()
-        self._call: Any = stub.ModelStreamInfer(self._sent())
-        self._reading = asyncio.create_task(self._read())
+        self._call = GrpcStream(address, _METHOD, self._read, self._ended)
+        self._connecting = asyncio.create_task(self._connect(*address.rsplit(":", 1)))
 
     def send(self, request: Any) -> Mailbox[Response]:
         mailbox = self._mailboxes[request.id] = Mailbox[Response]()
-        self._requests.put_nowait(request)
+        self._call.send(request.SerializeToString())
         return mailbox
 
     def close(self) -> None:
-        self._reading.cancel()
-        self._call.cancel()
+        self._connecting.cancel()
+        self._call.close()
 
-    async def _sent(self) -> AsyncGenerator[Any]:
-        while True:
-            yield await self._requests.get()
-
-    async def _read(self) -> None:
-        what = "the stream ended"
+    async def _connect(self, host: str, port: str) -> None:
         try:
-            async for message in self._call:
-                self._hand_on(message)
-        except Exception as error:
-            what = str(error)
-        finally:
-            self.broken = True
-            for mailbox in self._mailboxes.values():
-                mailbox.end(EngineFailed(f"the engine's server does not answer: {what}"))
+            await asyncio.get_running_loop().create_connection(lambda: self._call, host.strip("[]"), int(port))
+        except OSError as error:
+            self._call.fail(str(error))
+
+    def _read(self, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            self._hand_on(self._parse(message))
+
+    def _ended(self, reason: str) -> None:
+        self.broken = True
+        for mailbox in self._mailboxes.values():
+            mailbox.end(EngineFailed(f"the engine's server does not answer: {reason}"))
 
     def _hand_on(self, message: Any) -> None:
         answer = message.infer_response

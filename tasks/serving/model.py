@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ class TritonReply:
                 ("cum_log_probs", any(row.return_log_probs for row in rows)),
                 ("num_input_tokens", any(row.return_num_input_tokens for row in rows)),
                 ("num_output_tokens", any(row.return_num_output_tokens for row in rows)),
-                ("batch_index", contract > 1),
-                ("sequence_index", contract > 1),
+                ("batch_index", contract > 1 and len(rows) > 1),
+                ("sequence_index", contract > 1 and len(rows) > 1),
             )
             if wanted
         }
@@ -101,6 +102,8 @@ class TritonReply:
         outputs = {*self._outputs, "finish_reason"} if final and self._contract > 1 else self._outputs
         encoded = encode_answers(answers, outputs, self._contract)
         tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
+        if self._contract > 1 and len(answers) == 1:
+            tensors += _indexes_of_one()
         self._sender.send(_triton.InferenceResponse(tensors), flags=flags)
 
     def fail(self, code: FailureCode, message: str) -> None:
@@ -115,6 +118,13 @@ class TritonReply:
 
 def _ticket(number: int, rows: int) -> Any:
     return _triton.InferenceResponse([_triton.Tensor(TICKET, np.full((rows, 1), number, dtype=np.uint64))])
+
+
+@cache
+def _indexes_of_one() -> tuple[Any, ...]:
+    """The indexes of an answer with one row, which are the same in each: Triton copies a tensor once, and it lasts."""
+    zero = np.zeros((1, 1), dtype=np.int32)
+    return (_triton.Tensor("batch_index", zero), _triton.Tensor("sequence_index", zero))
 
 
 def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:

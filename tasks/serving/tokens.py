@@ -7,6 +7,7 @@ import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,14 @@ async def pieces(
     finish: FinishReason | None = None
     async for batch in batches:
         text, log_probs = "", list[float]()
-        for token_id, its_log_probs in _each(batch):
-            if token_id in end_ids:
-                ended = True
+        for ids, its_log_probs in _each(batch) if stop_words else _parts(batch):
+            new = [token_id for token_id in ids if token_id not in end_ids]
+            ended |= len(new) < len(ids)
+            if not new:
                 continue
-            count += 1
+            count += len(new)
             unsent += its_log_probs
-            if certain := detokenizer.push([token_id]):
+            if certain := detokenizer.push(new):
                 released = words.push(Piece(certain, tuple(unsent)))
                 unsent.clear()
                 text += released.text
@@ -127,8 +129,15 @@ async def pieces(
     yield Piece(last.text + rest.text, last.log_probs + rest.log_probs, count - said, input_tokens, finish)
 
 
-def _each(batch: Sequence[Tokens]) -> Iterator[tuple[int, tuple[float, ...]]]:
+def _parts(batch: Sequence[Tokens]) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Tokens that are decoded together: all that came at once, unless each has a log probability."""
+    if any(tokens.log_probs for tokens in batch):
+        return _each(batch)
+    return iter([(tuple(chain.from_iterable(tokens.ids for tokens in batch)), ())])
+
+
+def _each(batch: Sequence[Tokens]) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
     """Tokens one by one, so that each log probability goes with its own text."""
     for tokens in batch:
         for index, token_id in enumerate(tokens.ids):
-            yield token_id, tokens.log_probs[index : index + 1]
+            yield (token_id,), tokens.log_probs[index : index + 1]

@@ -14,6 +14,7 @@ import pytest
 from infra.processes.sessions import free_ports
 from tasks.serving.called import CALLED_MODEL, CALLED_SERVER, CalledModel, Response
 from tasks.serving.engine import EngineFailed
+from tasks.serving.grpc_stream import GrpcStream
 from tasks.serving.mailbox import Mailbox
 
 aio: Any = importlib.import_module("grpc.aio")
@@ -206,3 +207,40 @@ def test_a_server_that_ends_is_a_failure_and_one_that_comes_back_is_asked_again(
             await model.close()
 
     asyncio.run(running())
+
+
+def test_prompts_and_answers_may_be_of_any_size() -> None:
+    """More than gRPC's first windows and frames take."""
+    prompt, answer = np.arange(1_000_000, dtype=np.int32).reshape(1, -1), range(500_000)
+
+    async def work(server: Server, model: CalledModel) -> None:
+        server.replies = [reply(*answer), reply(7), final()]
+        said = await asyncio.gather(
+            *(ids(model.call(str(number), {"input_ids": prompt}, OUTPUTS)) for number in range(3))
+        )
+        assert said == [[list(answer), [7]]] * 3
+        assert {bytes(request.raw_input_contents[0]) for request in server.asked} == {prompt.tobytes()}
+
+    run(work)
+
+
+def test_what_has_come_is_handed_over_together() -> None:
+    """However the bytes fall into what is read from the connection, and frames into messages."""
+    message = b"\0\0\0\0\3abc"
+    frames = (message * 2 + message[:4], message[4:], b"\0" * 5)
+    data = b"".join(len(frame).to_bytes(3, "big") + b"\0\0\0\0\0\1" + frame for frame in frames)
+    for size in (1, 7, len(data)):
+        came: list[Sequence[bytes]] = []
+        stream = GrpcStream("host:1", "/method", came.append, pytest.fail)
+        for start in range(0, len(data), size):
+            stream.data_received(data[start : start + size])
+        assert [one for each in came for one in each] == [b"abc", b"abc", b"abc", b""]
+        assert size < len(data) or len(came) == 1
+
+
+def test_a_server_that_goes_away_ends_only_what_it_no_longer_answers() -> None:
+    for last, ended in ((2**31 - 1, []), (0, ["the server ended the call"])):
+        reasons: list[str] = []
+        stream = GrpcStream("host:1", "/method", lambda _: None, reasons.append)
+        stream.data_received(b"\0\0\x08\7\0\0\0\0\0" + last.to_bytes(4, "big") + b"\0" * 4)
+        assert reasons == ended
