@@ -45,6 +45,7 @@ bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 1
 	@$(BIN)/python -m tests.bench_lineage
 	@$(BIN)/python -m tests.bench_fleet
 	@$(BIN)/python -m tests.bench_transfers
+	@$(BIN)/python -m tests.bench_gateway
 
 lock: $(VENV)/dev.installed ## Renew both locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

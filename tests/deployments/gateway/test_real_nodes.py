@@ -20,6 +20,7 @@ import pytest
 
 from deployments.gateway.state import Watch
 from tests.deployments.gateway.house import House, house, until
+from tests.deployments.gateway.test_grpc_door import Stream
 from tests.deployments.node.served import Served, served
 from tests.fleet import Fleet
 
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.slow
 triton_http: Any = importlib.import_module("tritonclient.http")
 triton_grpc: Any = importlib.import_module("tritonclient.grpc")
 MODEL = "tiny"
+OF_ENSEMBLES = ("sequence_id", "sequence_start", "sequence_end")
+"""Triton adds them to what an ensemble answers. The gateway asks the model inside."""
 
 
 @contextmanager
@@ -88,9 +91,11 @@ def test_answers_are_those_of_triton(one: Served) -> None:
             for url in (f"http://127.0.0.1:{one.ports[0]}", gateway.url):
                 for each in (body, bad, odd):
                     answer = httpx.post(f"{url}/v2/models/{MODEL}/{path}", json=each, trust_env=False, timeout=30)
-                    text = answer.text.removeprefix("data: ").strip()
+                    found = json.loads(answer.text.removeprefix("data: ").strip())
+                    for mark in OF_ENSEMBLES:
+                        found.pop(mark, None)
                     kind = answer.headers["content-type"]
-                    answers.append((answer.status_code, kind, json.loads(text) if answer.status_code == 200 else None))
+                    answers.append((answer.status_code, kind, found if answer.status_code == 200 else None))
             assert answers[0] == answers[3], "an answer"
             assert answers[1][0] == answers[4][0] == 400, "what the model refuses"
             assert (answers[2][0], answers[5][0]) == (500, 400), "text for a number, which Triton calls its own fault"
@@ -102,9 +107,7 @@ def test_answers_are_those_of_triton(one: Served) -> None:
                 {each["name"]: list(map(int, each["shape"])) for each in found[side]} for found in (of_triton, ours)
             ]
             assert shapes[0] == shapes[1]
-        assert {key: ours[key] for key in ("name", "versions", "platform")} == {
-            key: of_triton[key] for key in ("name", "versions", "platform")
-        }
+        assert (ours["name"], ours["versions"]) == (of_triton["name"], of_triton["versions"])
 
 
 def test_clients_of_triton_get_unary_answers_over_http_and_grpc(one: Served) -> None:
@@ -121,43 +124,75 @@ def test_clients_of_triton_get_unary_answers_over_http_and_grpc(one: Served) -> 
             client.close()
 
 
-def test_no_request_is_lost_by_promotions_which_move_at_once_and_old_releases_are_unloaded(one: Served) -> None:
+def _generate(gateway: House) -> list[str]:
+    answer = ask(gateway)
+    return [answer.json()["text_output"]] if answer.status_code == 200 else [answer.text]
+
+
+def _generate_stream(gateway: House) -> list[str]:
+    return [piece.get("text_output", str(piece)) for piece in gateway.stream("count 3 0.05")]
+
+
+def _model_infer(gateway: House) -> list[str]:
+    with triton_grpc.InferenceServerClient(gateway.grpc) as client:
+        return [client.infer(MODEL, _inputs(triton_grpc, "what")).as_numpy("text_output").item().decode()]
+
+
+def _model_stream_infer(gateway: House) -> list[str]:
+    with triton_grpc.InferenceServerClient(gateway.grpc) as client:
+        stream = Stream(client)
+        client.async_stream_infer(MODEL, _inputs(triton_grpc, "count 3 0.05"))
+        return stream.texts(3)
+
+
+def test_no_request_of_32_clients_is_lost_by_30_promotions_which_move_at_once(one: Served) -> None:
+    ways = (_generate, _generate_stream, _model_infer, _model_stream_infer)
     one.release(MODEL)
     with before(one) as gateway:
         wait_ready(gateway, one, release=1)
-        got: Counter[tuple[int, str]] = Counter()
+        got: list[tuple[float, str, list[str]]] = []
         stop = threading.Event()
 
-        def keep_asking() -> None:
-            with gateway.client() as client:
-                while not stop.is_set():
-                    answer = client.post(f"/v2/models/{MODEL}/generate", json={"text_input": "x", "max_tokens": 1})
-                    got[answer.status_code, answer.json().get("text_output", answer.text)] += 1
+        def keep_asking(number: int) -> None:
+            way = ways[number % len(ways)]
+            while not stop.is_set():
+                began = time.monotonic()
+                try:
+                    answer = way(gateway)
+                except Exception as error:
+                    answer = [f"{type(error).__name__}: {error}"]
+                got.append((time.monotonic() - began, way.__name__, answer))
+                stop.wait(0.2)
 
-        askers = [threading.Thread(target=keep_asking) for _ in range(4)]
+        askers = [threading.Thread(target=keep_asking, args=(number,)) for number in range(32)]
         for asker in askers:
             asker.start()
-        slowest = 0.0
+        moves: list[float] = []
         try:
-            for _ in range(5):
+            for _ in range(30):
                 number = one.release(MODEL, public=False)
                 one.wait(lambda number=number: one.state(MODEL, number) == "ready", "candidate")
                 by_number = f"{MODEL}@{number}"
                 until(lambda name=by_number: ask(gateway, model=name).status_code == 200, "look at the candidate")
-                assert ask(gateway, model=by_number).json()["text_output"] == by_number
                 one.target.move(MODEL, lambda current, number=number: current.promoted(number))
                 began = time.monotonic()
-                until(lambda number=number: ask(gateway).json()["text_output"] == f"{MODEL}@{number}", "promotion")
-                slowest = max(slowest, time.monotonic() - began)
+                answer = f"{MODEL}@{number}"
+                until(lambda answer=answer: _generate(gateway) == [answer], "promotion", 60)
+                moves.append(time.monotonic() - began)
         finally:
             stop.set()
             for asker in askers:
                 asker.join(30)
-        assert {status for status, _ in got} == {200}, got
-        assert slowest < 2.0
+        names = {f"{MODEL}@{number}" for number in range(1, 32)}
+        wrong = [(way, answer) for _, way, answer in got if len(set(answer)) != 1 or answer[0] not in names]
+        assert not wrong, wrong[:5]
+        assert {way for _, way, _ in got} == {way.__name__ for way in ways}
         # A finished request that was cancelled would keep its release loaded for ever.
-        one.wait(lambda: not any(one.processes(MODEL, number) for number in range(1, 5)), "end of old releases")
-        print(f"{sum(got.values())} requests, slowest promotion {slowest:.2f} s")
+        one.wait(lambda: not any(one.processes(MODEL, number) for number in range(1, 31)), "end of old releases")
+        slow, moved = sorted(seconds for seconds, _, _ in got), sorted(moves)
+        print(f"\n{len(got)} requests, 0 failed; p50 {slow[len(slow) // 2]:.2f} s, the slowest {slow[-1]:.2f} s")
+        print(f"a promotion is followed after {moved[15]:.2f} s, the latest after {moved[-1]:.2f} s")
+        assert moved[15] < 2.0
 
 
 def test_triton_is_killed_and_whoever_was_told_nothing_is_answered(one: Served) -> None:

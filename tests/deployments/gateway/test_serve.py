@@ -80,7 +80,7 @@ def test_the_command_serves_what_the_store_says_and_ends_on_sigterm(fleet: Fleet
         body = {"text_input": "hello", "max_tokens": 4}
         url = f"http://127.0.0.1:{port}/v2/models/{MODEL}/generate"
         answer = httpx.post(url, json=body, trust_env=False, headers={"x-request-id": "mine"})
-        assert answer.json()["text_output"] == "hello" and one.asked == [(MODEL, "hello")]
+        assert answer.json()["text_output"] == "hello" and one.asked == [(f"{MODEL}--r1--llm", "hello")]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, log.read_text()
     written = log.read_text()
