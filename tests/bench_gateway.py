@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def by_grpc(address: str) -> Ask:
     channel = aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),))
     infer = channel.unary_stream(
         f"/{SERVICE}/ModelStreamInfer",
-        request_serializer=lambda request: request.SerializeToString(),
+        request_serializer=parse_type("ModelInferRequest").SerializeToString,
         response_deserializer=parse_type("ModelStreamInferResponse").FromString,
     )
     request = infer_request()
@@ -159,7 +159,7 @@ def serve_gateway(grpc: str) -> None:
 
 
 @contextlib.contextmanager
-def triton(folder: Path) -> Iterator[Ports]:
+def triton(folder: Path) -> Generator[Ports]:
     """A Triton with the model as release 1 and under its public name."""
     repository, work = folder / "repository", folder / "work"
     names = release_names(MODEL, 1, (LLM, RELEASE))
@@ -184,7 +184,7 @@ def triton(folder: Path) -> Iterator[Ports]:
 
 
 @contextlib.contextmanager
-def gateway(grpc: str) -> Iterator[tuple[psutil.Process, str, str]]:
+def gateway(grpc: str) -> Generator[tuple[psutil.Process, str, str]]:
     """A gateway in a process of its own: it, and its addresses over HTTP and gRPC."""
     command = [sys.executable, "-m", "tests.bench_gateway", "gateway", grpc]
     pipe = subprocess.PIPE

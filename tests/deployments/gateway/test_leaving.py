@@ -113,7 +113,7 @@ def generate_stream(stack: Stack) -> None:
 
 
 def openai(stack: Stack) -> None:
-    body = {"model": MODEL, "max_tokens": TOKENS, "stream": True}
+    body: dict[str, Any] = {"model": MODEL, "max_tokens": TOKENS, "stream": True}
     if stack.chats:
         body["messages"] = [{"role": "user", "content": stack.long}]
         drop(stack, "/v1/chat/completions", body, lambda piece: piece["choices"][0]["delta"].get("content"))
