@@ -110,19 +110,18 @@ def by_http(address: str) -> Ask:
     body = json.dumps({"text_input": "hello", "max_tokens": 1, "stream": True}).encode()
     head = f"POST /v2/models/{MODEL}/generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
 
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
     async def ask() -> AsyncIterator[None]:
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            writer.write(head.encode() + body)
-            left = TOKENS
-            while left:
-                line = await reader.readline()
-                assert line, "the answer ended early"
-                if line.startswith(b"data: "):
-                    left -= 1
-                    yield
-        finally:
-            writer.close()
+        """Over a connection that is kept, as clients do."""
+        reader, writer = free.pop() if free else await asyncio.open_connection(host, int(port))
+        writer.write(head.encode() + body)
+        while (line := await reader.readline()) != b"0\r\n":
+            assert line, "the answer ended early"
+            if line.startswith(b"data: "):
+                yield
+        await reader.readline()
+        free.append((reader, writer))
 
     return ask
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.gateway import grpc_door
+from deployments.gateway import sending
 from deployments.gateway.keys import Keys, new_key
 from deployments.gateway.serve import Options
 from tests.deployments.gateway.house import MODEL, House, house, until
@@ -232,7 +232,7 @@ def test_a_request_that_does_not_come(served: House) -> None:
 
 
 def test_a_client_that_takes_nothing_of_its_answer(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_door, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(sending, "SEND_SECONDS", 0.5)
     one = served.nodes["one"]
     request = messages.ModelInferRequest(model_name=MODEL)
     for tensor in inputs("large"):
