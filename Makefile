@@ -37,7 +37,7 @@ fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 10,000 artifacts, a fleet of 500 models
+bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 10,000 artifacts, a fleet of 500 models, the gateway
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BYTECODE)

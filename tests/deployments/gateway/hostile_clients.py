@@ -31,6 +31,7 @@ class Clients:
         self.grpc = grpc
         self.until = time.monotonic() + seconds
         self.connections = 0
+        self._tasks: list[asyncio.Future[None]] = []
 
     async def heads(self) -> None:
         """Two hundred heads, a byte at a time."""
@@ -66,7 +67,7 @@ class Clients:
         await self._many(16, self._stream)
 
     async def _many(self, count: int, work: Callable[[], Awaitable[None]]) -> None:
-        self._tasks = [*getattr(self, "_tasks", ()), *(asyncio.ensure_future(self._again(work)) for _ in range(count))]
+        self._tasks += [asyncio.ensure_future(self._again(work)) for _ in range(count)]
 
     async def end(self) -> None:
         await asyncio.gather(*self._tasks)

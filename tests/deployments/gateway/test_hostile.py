@@ -24,7 +24,7 @@ from tests.fleet import Fleet
 
 pytestmark = pytest.mark.slow
 
-_SECONDS = 4.0
+_SECONDS = 3.0
 _MIB = 1 << 20
 
 
@@ -99,13 +99,13 @@ def test_others_are_answered_meanwhile_and_memory_is_bounded(attacked: Attacked)
     attacked.probe(0.5)
     print()
     for what in ("heads", "bodies", "chunks", "large", "idle", "mute"):
-        p50, p99, _ = attacked.probe(1.5)
+        p50, p99, _ = attacked.probe(0.7)
         with attacked.watched() as memory:
             arguments = [sys.executable, "-m", "tests.deployments.gateway.hostile_clients", what]
             arguments += [str(attacked.http), str(attacked.grpc), str(_SECONDS)]
             clients = subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=CHECKOUT, start_new_session=True)
             try:
-                time.sleep(1.5)
+                time.sleep(1.0)
                 hit_p50, hit_p99, answered = attacked.probe(_SECONDS - 1)
                 connections = int(clients.communicate(timeout=60)[0])
             finally:

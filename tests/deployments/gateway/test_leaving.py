@@ -235,12 +235,12 @@ def test_a_release_is_unloaded_after_many_cancellations(stack: Stack) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         for done in [
-            pool.submit(leave, bool(number % 2), max(0.001, moments.uniform(0, 4 * whole))) for number in range(200)
+            pool.submit(leave, bool(number % 2), max(0.001, moments.uniform(0, 1.5 * whole))) for number in range(200)
         ]:
             done.result(60)
     stack.load(2)
     stack.promote(2)
     stack.tell(2)
     seconds = stack.unload(1)
-    print(f"200 left at random moments of {4 * whole:.2f} s; unloaded in {seconds:.2f} s")
+    print(f"200 left at random moments of {1.5 * whole:.2f} s; unloaded in {seconds:.2f} s")
     assert stack.short() < 5
