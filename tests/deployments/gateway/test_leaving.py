@@ -155,7 +155,7 @@ def test_two_dropped_streams_free_both_slots(stack: Stack, leave: Callable[[Stac
                 done.result(60)
         after = stack.short()
         print(f"\n{leave.__name__}: idle {idle:.2f} s, after two dropped streams {after:.2f} s")
-        if after < idle + 1.0:
+        if after < idle + max(1.0, idle):  # of a machine so busy that it takes more than a second, twice as much
             return
     pytest.fail("the slots were not free")
 
