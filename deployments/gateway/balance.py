@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 
-from deployments.gateway.state import Node, Place
+from deployments.gateway.state import Node, Place, PlaceKey
 
 REST_SECONDS = 1.0
 """How long a node is left out whose connection has failed. Its report says so only after four that did not come."""
@@ -31,12 +31,10 @@ class Balance:
         self._running: Counter[NodeKey] = Counter()
         self._resting: dict[NodeKey, float] = {}
 
-    def choose(self, places: Sequence[Place], session: str, avoided: Collection[NodeKey]) -> Place | None:
+    def choose(self, places: Sequence[Place], session: str, avoided: Collection[PlaceKey]) -> Place | None:
         """The place to ask; None if all are `avoided` or rest. With a `session`, equal ones go to the same node."""
         now = time.monotonic()
-        able = [
-            place for place in places if place.node.key not in avoided and self._resting.get(place.node.key, now) <= now
-        ]
+        able = [place for place in places if place.key not in avoided and self._resting.get(place.node.key, now) <= now]
         if not able:
             return None
         if not session:

@@ -33,15 +33,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Contract:
-    """Inputs and outputs of one release by name."""
+    """Inputs and outputs of one release by name; `model` is what Triton calls the model that has them."""
 
+    model: str
     platform: str
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, metadata: ModelMetadata) -> Contract:
-        return cls(metadata.platform, _tensors(metadata.inputs), _tensors(metadata.outputs))
+        return cls(metadata.name, metadata.platform, _tensors(metadata.inputs), _tensors(metadata.outputs))
 
     @property
     def max_batch_size(self) -> int:

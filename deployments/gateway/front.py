@@ -17,8 +17,8 @@ from deployments.gateway.heard import Heard
 from deployments.gateway.keys import Key, Keys
 from deployments.gateway.limits import Limits
 from deployments.gateway.messages import InferRequest, InferResponse
-from deployments.gateway.names import Name, release_name, served_name, unknown
-from deployments.gateway.state import Known, Place, Places, Watch
+from deployments.gateway.names import Name, asked_names, unknown
+from deployments.gateway.state import Known, Place, PlaceKey, Places, Watch
 from deployments.gateway.tensors import Values, values_of
 from deployments.gateway.triton import Channels, NodeFailed, ending
 from infra.errors import GatewayError
@@ -26,6 +26,8 @@ from infra.errors import GatewayError
 PATIENCE_SECONDS = 10.0
 """How long a request waits for a node that can answer it: a Triton that died is back in about five seconds."""
 _LOOK_SECONDS = 0.05
+_STALE_SECONDS = 1.0
+"""How long what the nodes say now is waited for before they are asked by what they said last."""
 _MOST_LOST = 1
 """How often a request is sent again that a node may have begun: one that ends each model that reads it ends two."""
 _MOST_TRIES = 8
@@ -126,18 +128,13 @@ class Front:
 
     async def contract(self, call: Call) -> Contract:
         """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError."""
-        avoided: set[tuple[str, str]] = set()
+        avoided: set[PlaceKey] = set()
         for _ in range(_MOST_TRIES):
             place = await self._place(call, avoided)
-            key = place.node.target, _name(call).model, place.release
-            if (known := self._contracts.get(key)) is not None:
-                return known
             try:
-                found = await self._channels.metadata(place.node, release_name(key[1], place.release))
+                return await self._contract(place, _name(call).model)
             except NodeFailed as failure:
                 self._failed(place, failure, avoided)
-                continue
-            return self._contracts.setdefault(key, Contract.of(found))
         raise _unanswered(_name(call))
 
     async def generate(self, call: Call, given: Mapping[str, Given]) -> AsyncGenerator[Values]:
@@ -189,13 +186,17 @@ class Front:
     ) -> AsyncGenerator[InferResponse]:
         """Ask one node after the other until one has begun to answer."""
         own_id, request.id = request.id, request.id or call.id
-        request.model_name, request.model_version = served_name(name), ""
-        avoided: set[tuple[str, str]] = set()
+        request.model_version = ""
+        avoided: set[PlaceKey] = set()
+        gone: set[PlaceKey] = set()
         begun, lost = False, 0
         for _ in range(_MOST_TRIES):
             place = call.place = await self._place(call, avoided)
             heard.asked_at = heard.asked_at or time.monotonic()
             try:
+                # A node that has moved on may not have said so yet, and cannot while the store is away.
+                follows = name.release is None and place.key in gone
+                request.model_name = name.model if follows else (await self._contract(place, name.model)).model
                 with self._balance.running(place.node):
                     asked = self._channels.ask(place.node, request, call.until - time.monotonic())
                     async with aclosing(asked) as responses:
@@ -206,6 +207,8 @@ class Front:
                 return
             except NodeFailed as failure:
                 self._failed(place, failure, avoided)
+                if failure.absent:
+                    gone.add(place.key)
                 lost += failure.begun
                 if begun or lost > _MOST_LOST:
                     raise GatewayError(
@@ -213,10 +216,19 @@ class Front:
                     ) from failure
         raise _unanswered(name)
 
-    async def _place(self, call: Call, avoided: set[tuple[str, str]]) -> Place:
-        """A node for the call, waited for if there is none now. After a fresh look no node is `avoided` any more."""
+    async def _contract(self, place: Place, model: str) -> Contract:
+        """That of the release there. Raises NodeFailed and TritonError."""
+        key = place.node.target, model, place.release
+        if (known := self._contracts.get(key)) is None:
+            found = await self._channels.metadata(place.node, *asked_names(model, place.release))
+            known = self._contracts.setdefault(key, Contract.of(found))
+        return known
+
+    async def _place(self, call: Call, avoided: set[PlaceKey]) -> Place:
+        """A node for the call, waited for if there is none now. After a fresh look no place is `avoided` any more."""
         name, seen = _name(call), self.known.reading
-        until = min(call.until, time.monotonic() + self._patience_s)
+        looked = time.monotonic()
+        until = min(call.until, looked + self._patience_s)
         while True:
             known = self.known
             place = self._balance.choose(known.places(name).nodes, call.session, avoided)
@@ -224,15 +236,16 @@ class Front:
                 return place
             if self._channels.is_cut:
                 raise ending()
-            if time.monotonic() >= until:
+            now = time.monotonic()
+            if now >= until:
                 raise _unanswered(name)
-            if known.reading > seen + 1:  # read as a whole since
-                seen = known.reading
+            if known.reading > seen + 1 or now > looked + _STALE_SECONDS:  # read as a whole since, or not to be read
+                seen, looked = known.reading, now
                 avoided.clear()
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _failed(self, place: Place, failure: NodeFailed, avoided: set[tuple[str, str]]) -> None:
-        avoided.add(place.node.key)
+    def _failed(self, place: Place, failure: NodeFailed, avoided: set[PlaceKey]) -> None:
+        avoided.add(place.key)
         if failure.connection:
             self._balance.failed(place.node)
         self._watch.hurry()

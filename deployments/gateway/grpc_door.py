@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from deployments.gateway.bodies import BODY_SECONDS
 from deployments.gateway.front import Caller, Front
-from deployments.gateway.http_door import ID_HEADER, SEND_SECONDS, SESSION_HEADER
+from deployments.gateway.http_door import ID_HEADER, SESSION_HEADER
 from deployments.gateway.messages import (
     EMPTY_FINAL,
     SERVICE,
@@ -24,6 +24,7 @@ from deployments.gateway.messages import (
     stream_response,
 )
 from deployments.gateway.refusals import retry_after, status_of, unexpected
+from deployments.gateway.sending import Sending
 from deployments.gateway.triton import LARGEST_ANSWER
 from deployments.gateway.triton_routes import EXTENSIONS, only_response, require_version, version
 from infra.errors import EnginehouseError, GatewayError
@@ -118,6 +119,9 @@ class _Service:
         caller = _caller(context)
         self._front.check(caller)
         stream = _Stream(context)
+        await stream.sending.watch(self._requests_of_stream(requests, caller, stream))
+
+    async def _requests_of_stream(self, requests: AsyncIterator[InferRequest], caller: Caller, stream: _Stream) -> None:
         room = asyncio.Semaphore(_MOST_OF_A_STREAM)
         try:
             async with asyncio.TaskGroup() as group:
@@ -191,14 +195,14 @@ class _Stream:
     def __init__(self, context: Any) -> None:
         self._context = context
         self._lock = asyncio.Lock()
+        self.sending = Sending()
         self.running = 0
 
     async def write(self, message: Message) -> None:
-        try:
-            async with self._lock, asyncio.timeout(SEND_SECONDS):
-                await self._context.write(message)
-        except TimeoutError as error:
-            raise GatewayError("the client takes nothing", code="client-left") from error
+        async with self._lock:
+            self.sending.begin()
+            await self._context.write(message)
+            self.sending.end()
 
 
 def _refusing(handle: Callable[[Any, Any], Coroutine[Any, Any, Message | None]]) -> Callable[[Any, Any], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from pydantic import JsonValue
@@ -15,12 +16,11 @@ from deployments.gateway.bodies import Bodies
 from deployments.gateway.call import Call
 from deployments.gateway.front import Caller, Front
 from deployments.gateway.refusals import Refusal, triton_refusal, unexpected
+from deployments.gateway.sending import Sending
 from infra.errors import EnginehouseError, GatewayError
 
 SESSION_HEADER = "x-enginehouse-session"
 ID_HEADER = "x-request-id"
-SEND_SECONDS = 30.0
-"""How long a client may take nothing of an answer that is there; then it counts as gone."""
 
 # `json.dumps` makes one for each document.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -35,6 +35,7 @@ class Reply:
     def __init__(self, send: Send, refuse: Refuse) -> None:
         self._send = send
         self._refuse = refuse
+        self.sending = Sending()
         self._begun = self._streams = self._ended = False
         self.id = ""
 
@@ -86,11 +87,9 @@ class Reply:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _part(self, body: bytes, *, more: bool) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError as error:
-            raise GatewayError("the client takes nothing", code="client-left") from error
+        self.sending.begin()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.sending.end()
 
 
 Answer = Callable[[Call, Request, bytes, Reply], Coroutine[Any, Any, None]]
@@ -112,11 +111,12 @@ class Door:
             with self._front.call(_caller(request)) as call:
                 reply.id = call.id
                 async with self._bodies.read(request) as body:
-                    await _while_here(receive, self._answer(call, request, body, reply))
+                    leaving = asyncio.ensure_future(_left(receive))
+                    await reply.sending.watch(self._answer(call, request, body, reply), leaving)
         except EnginehouseError as error:
-            await reply.refuse(error)
+            await _say(reply, error)
         except Exception as error:
-            await reply.refuse(unexpected(error))
+            await _say(reply, unexpected(error))
 
 
 def _caller(request: Request) -> Caller:
@@ -124,23 +124,9 @@ def _caller(request: Request) -> Caller:
     return Caller(headers.get("authorization"), headers.get(ID_HEADER), headers.get(SESSION_HEADER, ""))
 
 
-async def _while_here(receive: Receive, answer: Coroutine[Any, Any, None]) -> None:
-    """Answer; if the client leaves before the end, end too. Raises GatewayError, code `client-left`, then."""
-    answering = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_left(receive))
-    try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return answering.result()
-        raise GatewayError("the client left", code="client-left")
-    finally:
-        await _end(answering, leaving)
-
-
-async def _end(*tasks: asyncio.Future[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _say(reply: Reply, error: EnginehouseError) -> None:
+    with suppress(GatewayError):  # the client takes nothing
+        await reply.sending.watch(reply.refuse(error))
 
 
 async def _left(receive: Callable[[], Awaitable[Any]]) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from infra.errors import GatewayError
-from tasks.triton.config import RELEASE
+from tasks.triton.config import LLM, RELEASE
 from tasks.triton.placement import release_names
 
 _NAME = re.compile(r"(?P<model>[A-Za-z0-9_][A-Za-z0-9._-]{0,199})(@(?P<release>[0-9]{1,9}))?")
@@ -31,14 +31,14 @@ class Name:
         return self.model if self.release is None else f"{self.model}@{self.release}"
 
 
-def served_name(name: Name) -> str:
-    """The model that a node is asked for: a public name by itself, a release by the name that only it has."""
-    return name.model if name.release is None else release_name(name.model, name.release)
+def asked_names(model: str, release: int) -> tuple[str, str]:
+    """What a node's Triton calls the model that runs a release's requests, and the release's ensemble around it.
 
-
-def release_name(model: str, release: int) -> str:
-    """What a node's Triton calls a release. What it answers of it never changes."""
-    return release_names(model, release)[RELEASE]
+    What they answer never changes. Triton 2.51 cancels a request of the model that it is asked for, and none that an
+    ensemble makes of it; so the ensemble is asked only where a release has no such model.
+    """
+    names = release_names(model, release)
+    return names[LLM], names[RELEASE]
 
 
 def unknown(name: str) -> GatewayError:

@@ -30,6 +30,9 @@ _SILENT_SECONDS = 5.0
 _log = logging.getLogger("enginehouse.gateway")
 
 
+PlaceKey = tuple[tuple[str, str], int]
+
+
 @dataclass(frozen=True)
 class Node:
     """A node that is alive, by its last report."""
@@ -68,6 +71,11 @@ class Place:
 
     node: Node
     release: int
+
+    @property
+    def key(self) -> PlaceKey:
+        """What tells it from other nodes, and from the same node with another release."""
+        return self.node.key, self.release
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ class NodeFailed(Exception):
         self.begun = begun
         self.connection = connection
 
+    @property
+    def absent(self) -> bool:
+        """Whether the node lives and only does not have the model, or has it no more."""
+        return not self.begun and not self.connection
+
 
 @dataclass(frozen=True)
 class _Open:
@@ -114,8 +119,21 @@ class Channels:
         await asyncio.gather(*self._ending, *channels, return_exceptions=True)
         self._open.clear()
 
-    async def metadata(self, node: Node, model: str) -> ModelMetadata:
-        """What a node's Triton says of a model. Raises NodeFailed, and TritonError if it refuses."""
+    async def metadata(self, node: Node, *models: str) -> ModelMetadata:
+        """What a node's Triton says of the first of these models that it knows.
+
+        Raises NodeFailed, and TritonError if it refuses.
+        """
+        *others, last = models
+        for model in others:
+            try:
+                return await self._metadata(node, model)
+            except NodeFailed as failure:
+                if not failure.absent:
+                    raise
+        return await self._metadata(node, last)
+
+    async def _metadata(self, node: Node, model: str) -> ModelMetadata:
         request = model_named("ModelMetadataRequest", model)
         try:
             return cast(ModelMetadata, await self._to(node).metadata(request, timeout=_METADATA_SECONDS))

@@ -19,6 +19,7 @@ from deployments.gateway.front import Front
 from deployments.gateway.keys import Keys
 from deployments.gateway.serve import Gateway, Options
 from deployments.gateway.state import Known, Node, TargetState, Watch
+from tasks.triton.placement import release_names
 from tests.deployments.gateway.fake_node import FakeNode
 
 _T = TypeVar("_T")
@@ -65,7 +66,7 @@ class House:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
 
     def add_node(self, name: str, *, release: int = 1, port: int = 0, **options: Any) -> FakeNode:
-        made = FakeNode({MODEL, f"{MODEL}--r{release}"}, **options)
+        made = FakeNode({MODEL, *release_names(MODEL, release).values()}, **options)
         self.run(made.start(port))
         self.nodes[name] = made
         return made

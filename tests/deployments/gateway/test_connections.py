@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
-from deployments.gateway import http_door
+from deployments.gateway import sending
 from deployments.gateway.connections import HEAD_BYTES, MOST_CHUNKS
 from deployments.gateway.serve import Options
 from tests.deployments.gateway.house import MODEL, House, house, post, until
@@ -205,7 +205,7 @@ def test_a_thousand_idle_connections() -> None:
 
 
 def test_a_client_that_takes_nothing_of_its_answer(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_door, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(sending, "SEND_SECONDS", 0.5)
     one = served.nodes["one"]
     with served.connect() as client:
         body = json.dumps({"text_input": "large", "max_tokens": 4}).encode()

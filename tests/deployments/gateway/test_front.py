@@ -126,13 +126,41 @@ def test_a_node_that_moved_is_asked_at_its_new_address(two: House) -> None:
 
 def test_a_promotion_moves_requests_to_nodes_that_have_moved(two: House) -> None:
     for each in two.nodes.values():
-        each.models.add(f"{MODEL}--r2")
+        each.models.add(f"{MODEL}--r2--llm")
     two.public(2, on={"one": 1, "two": 1})
     assert two.generate("before any has moved").status_code == 200
     two.public(2, on={"one": 1, "two": 2})
     asked = len(two.nodes["two"].asked)
     assert [two.generate("moved").status_code for _ in range(4)] == [200] * 4
     assert len(two.nodes["two"].asked) == asked + 4
+
+
+def test_a_release_that_its_node_has_just_unloaded_is_followed_to_the_next(two: House) -> None:
+    one = two.nodes["one"]
+    two.public(on={"one": 1})
+    assert two.generate("before").status_code == 200
+    one.models = {MODEL, f"{MODEL}--r2", f"{MODEL}--r2--llm"}
+    assert two.generate("unsaid").json()["model_name"] == MODEL
+    assert one.asked[1:] == [(MODEL, "unsaid")], "the public name follows though no report says so yet"
+    two.public(2, on={"one": 2})
+    assert two.generate("said").status_code == 200
+    assert one.asked[2:] == [(f"{MODEL}--r2--llm", "said")]
+
+
+def test_a_release_that_is_gone_is_not_answered_for_by_another(two: House) -> None:
+    one = two.nodes["one"]
+    two.watch.tell(TargetState("test", {MODEL: 1}, (node("one", one.grpc, {MODEL: 1}, {MODEL: [7]}),)))
+    answer = two.generate("the old one", model=f"{MODEL}@7")
+    assert (answer.status_code, answer.json()["code"]) == (503, "model-not-ready")
+    assert one.asked == []
+
+
+def test_a_release_without_a_model_of_its_own_is_asked_by_its_ensemble(two: House) -> None:
+    one = two.nodes["one"]
+    one.models = {MODEL, f"{MODEL}--r1"}
+    two.public(on={"one": 1})
+    assert two.generate("hello").json()["model_name"] == MODEL
+    assert one.asked == [(f"{MODEL}--r1", "hello")]
 
 
 def test_nobody_answers(two: House) -> None:

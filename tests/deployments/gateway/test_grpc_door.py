@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.gateway import grpc_door
+from deployments.gateway import sending
 from deployments.gateway.keys import Keys, new_key
 from deployments.gateway.serve import Options
 from tests.deployments.gateway.house import MODEL, House, house, until
@@ -40,8 +40,9 @@ def inputs(prompt: str, **more: int) -> list[Any]:
     text.set_data_from_numpy(np.array([[prompt.encode()]], dtype=np.object_))
     found = [text]
     for name, value in {"max_tokens": 4, **more}.items():
-        tensor = triton.InferInput(name, [1, 1], "INT32")
-        tensor.set_data_from_numpy(np.array([[value]], dtype=np.int32))
+        is_bool = isinstance(value, bool)
+        tensor = triton.InferInput(name, [1, 1], "BOOL" if is_bool else "INT32")
+        tensor.set_data_from_numpy(np.array([[value]], dtype=np.bool_ if is_bool else np.int32))
         found.append(tensor)
     return found
 
@@ -185,7 +186,9 @@ def test_a_request_that_is_too_large(served: House, client: Any) -> None:
     with pytest.raises(exceptions.InferenceServerException) as refused:
         client.infer(MODEL, inputs("x" * (2 << 20)))
     assert str(refused.value.status()) == "StatusCode.RESOURCE_EXHAUSTED"
-    assert client.infer(MODEL, inputs("small")) is not None and served.nodes["one"].asked == [(MODEL, "small")]
+    assert client.infer(MODEL, inputs("small")) is not None and served.nodes["one"].asked == [
+        (f"{MODEL}--r1--llm", "small")
+    ]
 
 
 def test_keys_are_looked_at_before_the_request_is_read(tmp_path: Path) -> None:
@@ -229,7 +232,7 @@ def test_a_request_that_does_not_come(served: House) -> None:
 
 
 def test_a_client_that_takes_nothing_of_its_answer(served: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_door, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(sending, "SEND_SECONDS", 0.5)
     one = served.nodes["one"]
     request = messages.ModelInferRequest(model_name=MODEL)
     for tensor in inputs("large"):

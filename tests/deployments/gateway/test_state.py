@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deployments.gateway.names import Name, served_name
+from deployments.gateway.names import Name, asked_names
 from deployments.gateway.state import Known, Watch
 from infra.errors import GatewayError
 from infra.s3.bucket import Bucket
@@ -210,7 +210,7 @@ def _through(bucket: Bucket, door: Door) -> Bucket:
 
 
 def test_what_a_node_is_asked_for() -> None:
-    assert served_name(Name.parse("tiny")) == "tiny"
-    assert served_name(Name.parse("tiny@7")) == "tiny--r7"
+    assert Name.parse("tiny") == Name("tiny") and Name.parse("tiny@7") == Name("tiny", 7)
+    assert asked_names("tiny", 7) == ("tiny--r7--llm", "tiny--r7")
     for odd in ("", "a/b", "tiny@", "tiny@-1", "tiny@7@8", "tiny@1e3", "a" * 300, "tiny\n", "tiny@99999999999"):
         assert code_of(lambda odd=odd: Name.parse(odd)) == "model-unknown"

@@ -33,7 +33,7 @@ def test_generate_answers_as_triton_does(served: House) -> None:
     answer = served.generate("hello")
     assert answer.status_code == 200, answer.text
     assert answer.json() == {"model_name": MODEL, "model_version": "1", "sequence_id": 0, "text_output": "hello"}
-    assert served.nodes["one"].asked[-1] == (MODEL, "hello")
+    assert served.nodes["one"].asked[-1] == (f"{MODEL}--r1--llm", "hello")
     assert len(answer.headers["x-request-id"]) == 32
 
 
@@ -202,7 +202,7 @@ def test_metadata_config_and_readiness(served: House) -> None:
     assert ask(served, "/v2/health/ready", None, "GET").status_code == 200
     assert "binary_tensor_data" in ask(served, "/v2", None, "GET").json()["extensions"]
     assert ask(served, "/v2/models", None, "GET").json() == {"models": [{"name": MODEL}]}
-    assert served.nodes["one"].metadata_asked == [f"{MODEL}--r1"], "what a release takes is asked once"
+    assert served.nodes["one"].metadata_asked == [f"{MODEL}--r1--llm"], "what a release takes is asked once"
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,12 @@ def test_everything_else_is_refused(served: House, method: str, path: str, statu
 def test_a_release_is_asked_by_its_number(served: House) -> None:
     with house() as made:
         one = made.add_node("one", release=2)
-        one.models.add(f"{MODEL}--r1")
+        one.models.add(f"{MODEL}--r1--llm")
         held = node("one", one.grpc, {MODEL: 2}, {MODEL: (1,)})
         made.watch.tell(TargetState("test", {MODEL: 2}, (held,)))
         answer = made.generate("older", model=f"{MODEL}@1")
         assert answer.status_code == 200 and answer.json()["model_name"] == f"{MODEL}@1"
-        assert one.asked == [(f"{MODEL}--r1", "older")]
+        assert one.asked == [(f"{MODEL}--r1--llm", "older")]
 
 
 def test_request_ids_and_log_lines_without_prompts(served: House, caplog: pytest.LogCaptureFixture) -> None:

@@ -36,8 +36,9 @@ from tasks.triton.config import LLM, RELEASE, llm_config, release_config
 from tasks.triton.placement import release_names
 from tests.fleet import Fleet
 
-# Answers with its own text, after as many seconds as the request says; what the others do, the request or `INITIALIZE`
-# says. Requests of which `max_tokens` is no number above 0 are refused at once, as the real models do.
+# Answers with its own text, after as many seconds as the request says, or in as many pieces with a pause before each
+# (`count N SECONDS`); what the others do, the request or `INITIALIZE` says. Requests of which `max_tokens` is no number
+# above 0 are refused at once, as the real models do.
 MODEL = """
 import os, signal, threading, time
 import numpy as np
@@ -48,12 +49,17 @@ TEXT, BEGIN = {text!r}, {begin!r}
 def answer(sender, text):
     if text.startswith("wait "):
         time.sleep(float(text.split()[1]))
-    tensors = [
+    pieces, pause = (int(text.split()[1]), float(text.split()[2])) if text.startswith("count ") else (1, 0.0)
+    for number in range(pieces):
+        time.sleep(pause)
+        sender.send(triton.InferenceResponse(tensors()), flags=int(number + 1 == pieces))
+
+def tensors():
+    return [
         triton.Tensor("text_output", np.array([[TEXT.encode()]], dtype=np.object_)),
         triton.Tensor("cum_log_probs", np.zeros((1, 1), dtype=np.float32)),
         triton.Tensor("output_log_probs", np.zeros((1, 1, 1), dtype=np.float32)),
     ]
-    sender.send(triton.InferenceResponse(tensors), flags=1)
 
 class TritonPythonModel:
     def initialize(self, arguments):
