@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,8 @@ from deployments.gateway.names import Name
 from deployments.gateway.state import Place
 from infra.errors import EnginehouseError
 
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""Of W3C's Trace Context, as metadata of gRPC too."""
 _PLAIN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 _log = logging.getLogger("enginehouse.gateway")
@@ -25,6 +27,21 @@ _log = logging.getLogger("enginehouse.gateway")
 def request_id(given: str | None) -> str:
     """The client's own id if it is short and plain, else a fresh one."""
     return given if given is not None and _PLAIN.fullmatch(given) else uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a client says of itself and its request, apart from the request. `timeout_s` is None if it names none.
+
+    `path` is that of HTTP, and `trace` has the headers that say where the request is in a trace.
+    """
+
+    authorization: str | None = None
+    id: str | None = None
+    session: str = ""
+    timeout_s: float | None = None
+    path: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -38,8 +55,11 @@ class Call:
     name: Name | None = None
     place: Place | None = None
     """Where it runs, or ran last."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """Metadata that tell a node where it is in a trace; none outside of one."""
     tokens_in: int = 0
     tokens_out: int = 0
+    finish_reasons: tuple[str, ...] = ()
     begun: float = field(default_factory=time.monotonic)
     first_at: float | None = None
     """When the first response of a model came."""
@@ -59,6 +79,8 @@ class Call:
                     tokens_out = _sum(response.raw_output_contents[index])
                 case "num_input_tokens" if not self.tokens_in:
                     tokens_in = _sum(response.raw_output_contents[index])
+                case "finish_reason":
+                    self.finish_reasons += _texts(response.raw_output_contents[index])
                 case _:
                     pass
         tokens_out = int(has_text) if tokens_out is None else tokens_out
@@ -70,6 +92,17 @@ class Call:
 def _sum(raw: bytes) -> int:
     """The sum of an INT32 tensor."""
     return sum(int.from_bytes(raw[at : at + 4], "little", signed=True) for at in range(0, len(raw), 4))
+
+
+def _texts(raw: bytes) -> tuple[str, ...]:
+    """The elements of a tensor of texts."""
+    found: list[str] = []
+    at = 0
+    while at < len(raw):
+        length = int.from_bytes(raw[at : at + 4], "little")
+        found.append(raw[at + 4 : at + 4 + length].decode(errors="replace"))
+        at += 4 + length
+    return tuple(found)
 
 
 @contextmanager

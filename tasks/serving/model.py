@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
@@ -13,8 +14,11 @@ from .answers import encode_answers
 from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import Engine
 from .parsing import parse_request
-from .runner import FailureCode, Runner
+from .runner import FailureCode, Reply, Runner
 from .settings import ServingSettings
+
+if TYPE_CHECKING:
+    from .traces import Traces
 
 _triton: Any = triton
 _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -37,7 +41,11 @@ class TritonPythonModel:
         configured: dict[str, dict[str, str]] = json.loads(args["model_config"])["parameters"]
         parameters = {key: value["string_value"] for key, value in configured.items()}
         self._contract = settings.contract
-        self._runner = Runner(load_engine(folder, settings, parameters), settings.request_timeout_s)
+        engine = load_engine(folder, settings, parameters)
+        self._traces = load_traces(args["model_name"])
+        if self._traces is not None:
+            engine = self._traces.traced_engine(engine)
+        self._runner = Runner(engine, settings.request_timeout_s)
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
@@ -46,12 +54,17 @@ class TritonPythonModel:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
                 rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
             except RequestRefused as error:
-                TritonReply(sender, (), self._contract).fail("invalid", str(error))
+                self._traced(request, TritonReply(sender, (), self._contract)).fail("invalid", str(error))
             else:
-                self._runner.submit(rows, TritonReply(sender, rows, self._contract))
+                self._runner.submit(rows, self._traced(request, TritonReply(sender, rows, self._contract)))
 
     def finalize(self) -> None:
         self._runner.close()
+        if self._traces is not None:
+            self._traces.close()
+
+    def _traced(self, request: Any, reply: Reply) -> Reply:
+        return reply if self._traces is None else self._traces.traced(request.trace(), reply)
 
 
 class TritonReply:
@@ -91,6 +104,15 @@ class TritonReply:
 
     def is_cancelled(self) -> bool:
         return self._sender.is_cancelled()
+
+
+def load_traces(release: str) -> Traces | None:
+    """Those of this process. Imported only where its variables name a collector, which a node passes on to Triton."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return None
+    from .traces import Traces
+
+    return Traces(os.environ, release, _triton.Logger.log_warn)
 
 
 def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:
