@@ -53,7 +53,7 @@ class RequestTraces:
             if call.place is not None or failure is not None:  # else it asked no model anything
                 self._describe(span, call, caller, operation, failure)
                 if call.first_at is not None:
-                    span.add_event("first token", timestamp=began + int((call.first_at - call.begun) * 1e9))
+                    span.add_event("first response", timestamp=began + int((call.first_at - call.begun) * 1e9))
                 self._end(span, call)
 
     def _describe(self, span: Span, call: Call, caller: Caller, operation: str, failure: BaseException | None) -> None:

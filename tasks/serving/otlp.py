@@ -98,6 +98,7 @@ class Sender:
                 if not self._away:
                     self._say(f"the collector of traces takes none ({error}): they are dropped while that is so")
                 self._away = True
+                return
 
     def _batch(self) -> Iterator[Span]:
         for _ in range(_MOST_AT_ONCE):

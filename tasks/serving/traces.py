@@ -63,11 +63,11 @@ class TracedReply:
         self._first = 0
         self._input_tokens = self._output_tokens = 0
 
-    def came(self, piece: Piece, *, first: bool) -> None:
-        """Count a piece of an answer, the `first` one of its row. An answer that comes whole tells no first token."""
+    def came(self, piece: Piece, *, first: bool, streams: bool) -> None:
+        """Count a piece of an answer, the `first` one of its row. One that `streams` not may tell no first token."""
         if first:
             self._input_tokens += piece.input_tokens
-            if not self._first and (piece.finish_reason is None or piece.output_tokens == 1):
+            if not self._first and (streams or piece.output_tokens == 1):
                 self._first = self._now()
         self._output_tokens += piece.output_tokens
 
@@ -114,7 +114,7 @@ class TracedEngine:
         async with aclosing(self._engine.generate(request)) as pieces:
             async for piece in pieces:
                 if traced is not None:
-                    traced.came(piece, first=first)
+                    traced.came(piece, first=first, streams=request.stream)
                     first = False
                 yield piece
 

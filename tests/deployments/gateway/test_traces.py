@@ -60,8 +60,8 @@ def test_a_request_over_http_goes_on_with_its_trace_and_says_what_it_was(one: Ho
     spans.wait(lambda: spans.of(TRACE), "span")
     (span,) = spans.of(TRACE).values()
     assert (span.name, span.parent, span.service, span.kind) == (f"text_completion {MODEL}", CALLER, "gateway", 2)
-    assert began <= span.began <= span.events["first token"] <= span.ended <= ended
-    assert 0.05 <= span.events["first token"] - span.began <= span.ended - span.began - 0.1
+    assert began <= span.began <= span.events["first response"] <= span.ended <= ended
+    assert 0.05 <= span.events["first response"] - span.began <= span.ended - span.began - 0.1
     assert span.attributes.pop("gen_ai.response.time_to_first_chunk") >= 0.05
     assert span.attributes == {
         "gen_ai.operation.name": "text_completion",
@@ -93,7 +93,7 @@ def test_a_request_over_grpc_has_the_same(one: House, spans: Collector) -> None:
     client.close()
     spans.wait(lambda: spans.of(f"{2:032x}"), "span")
     (span,) = spans.of(f"{2:032x}").values()
-    assert (span.parent, span.attributes["enginehouse.node"]) == (CALLER, "one") and "first token" in span.events
+    assert (span.parent, span.attributes["enginehouse.node"]) == (CALLER, "one") and "first response" in span.events
     assert one.nodes["one"].traceparents[-1] == f"00-{2:032x}-{span.id}-01"
 
 
