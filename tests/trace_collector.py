@@ -10,10 +10,10 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 _messages: Any = importlib.import_module("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 _json: Any = importlib.import_module("google.protobuf.json_format")
@@ -75,7 +75,7 @@ class Collector:
 
 
 @contextmanager
-def collector() -> Iterator[Collector]:
+def collector() -> Generator[Collector]:
     made = Collector()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -118,10 +118,10 @@ def _read(media_type: str, body: bytes) -> Any:
 
 def _with_base64_ids(value: Any) -> Any:
     if isinstance(value, list):
-        return [_with_base64_ids(each) for each in value]
+        return [_with_base64_ids(each) for each in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
-    found = {name: _with_base64_ids(each) for name, each in value.items()}
+    found = {name: _with_base64_ids(each) for name, each in cast("dict[str, Any]", value).items()}
     for name in ("traceId", "spanId", "parentSpanId"):
         if found.get(name):
             assert _ID.fullmatch(found[name]), found[name]

@@ -134,9 +134,11 @@ def ask_grpc(stack: Stack) -> None:
         inputs[-1].set_data_from_numpy(np.array([[value]], dtype=types[datatype]))
     client = triton_grpc.InferenceServerClient(stack.address("ENGINEHOUSE_GATEWAY_GRPC"))
     heard: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-    client.start_stream(
-        lambda result, error: heard.put((result, error)), headers={"traceparent": f"00-{GRPC}-{CALLER}-01"}
-    )
+
+    def hear(result: Any, error: Any) -> None:
+        heard.put((result, error))
+
+    client.start_stream(hear, headers={"traceparent": f"00-{GRPC}-{CALLER}-01"})
     client.async_stream_infer(MODEL, inputs, enable_empty_final_response=True)
     final = False
     while not final:
@@ -153,7 +155,13 @@ def test_a_request_is_one_trace_from_the_gateway_to_its_tokens(
 ) -> None:
     ask(stack)
     spans = stack.spans
-    spans.wait(lambda: {"llm", "InferRequest"} <= set(spans.of(trace)) and len(spans.of(trace)) >= 7, "trace")
+    senders = {"enginehouse-gateway", "enginehouse-triton", "enginehouse-llm"}
+
+    def is_whole() -> bool:
+        seen = spans.of(trace)
+        return {span.service for span in seen.values()} == senders and {"InferRequest", "generation"} <= set(seen)
+
+    spans.wait(is_whole, "trace")
     found = spans.of(trace)
     gateway = next(span for span in found.values() if span.service == "enginehouse-gateway")
     assert gateway.parent == CALLER and found["InferRequest"].parent == gateway.id
