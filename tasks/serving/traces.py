@@ -64,10 +64,10 @@ class TracedReply:
         self._input_tokens = self._output_tokens = 0
 
     def came(self, piece: Piece, *, first: bool, streams: bool) -> None:
-        """Count a piece of an answer, the `first` one of its row. One that `streams` not may tell no first token."""
+        """Count a piece of an answer, the `first` one of its row. Those of one that `streams` not may come late."""
         if first:
             self._input_tokens += piece.input_tokens
-            if not self._first and (streams or piece.output_tokens == 1):
+            if streams and not self._first:
                 self._first = self._now()
         self._output_tokens += piece.output_tokens
 

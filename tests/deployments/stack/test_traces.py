@@ -161,7 +161,7 @@ def test_a_request_is_one_trace_from_the_gateway_to_its_tokens(
         seen = spans.of(trace)
         return {span.service for span in seen.values()} == senders and {"InferRequest", "generation"} <= set(seen)
 
-    spans.wait(is_whole, "trace")
+    spans.wait(is_whole, "trace", 60)
     found = spans.of(trace)
     gateway = next(span for span in found.values() if span.service == "enginehouse-gateway")
     assert gateway.parent == CALLER and found["InferRequest"].parent == gateway.id
