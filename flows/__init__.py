@@ -12,6 +12,7 @@
     build_on_pool         start the child flow, or attach to one that runs; `build_waiters` knows who else waits
     current_rebuild       what a rebuild keeps of itself; `report` is what its caller sees
     lost_runs             runs whose process or parent died
+    traces                the spans of runs, where traces are wanted
     failure, patience, run_filters, ui
 
 `deployments` may import this package. It stands on `tasks` and `infra`. Each flow's docstring is its text in the UI of

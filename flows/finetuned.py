@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from flows import steps
 from flows.failure import failed
 from flows.names import REBUILD
+from flows.traces import trace_labels
 from infra import settings
 from infra.errors import EnginehouseError, EventRefused, SourceError
 from infra.s3.bucket import Bucket
@@ -115,6 +116,7 @@ async def _brought(bucket: Bucket, arrival: Arrival, event: Event, models: Mappi
         order=arrival.order,
         series=event.series or "",
         version=event.version or 0,
+        traceparent=event.traceparent or "",
     )
     # An event without a number came before there were numbers, and has its place by the clock, as all had then.
     return brought if arrival.order else brought.model_copy(update={"accepted": arrival.received})
@@ -126,11 +128,12 @@ async def rebuild_with(weights: TunedWeights, again: str = "") -> str:
     There is one run for these weights, and one more for each value of `again`.
     """
     key = f"finetuned:{weights.model}:{weights.revision}"
-    return await start_rebuild(weights.model, f"{key}:{again}" if again else key, f"event:{weights.event}")
+    again_key = f"{key}:{again}" if again else key
+    return await start_rebuild(weights.model, again_key, f"event:{weights.event}", traceparent=weights.traceparent)
 
 
-async def start_rebuild(model: str, key: str, *tags: str) -> str:
-    """Start a rebuild, once for `key`. Returns the run's id."""
+async def start_rebuild(model: str, key: str, *tags: str, traceparent: str = "") -> str:
+    """Start a rebuild, once for `key`; it goes on with the trace of `traceparent`. Returns the run's id."""
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(REBUILD.deployment)
         run = await client.create_flow_run_from_deployment(
@@ -139,5 +142,6 @@ async def start_rebuild(model: str, key: str, *tags: str) -> str:
             name=f"rebuild {model}",
             tags=[FINETUNED_TAG, *tags],
             idempotency_key=key,
+            labels={**trace_labels(traceparent)},
         )
     return str(run.id)

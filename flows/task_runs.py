@@ -20,11 +20,15 @@ from prefect.tasks import exponential_backoff
 
 from flows import ui
 from flows.report import Report, StepReport
+from flows.traces import begin_traces
 from infra import settings
 from infra.errors import EnginehouseError
 from infra.progress import Progress
 from tasks.steps.context import Context, Done
 from tasks.store.reporter import Reporter
+
+# Prefect makes the span of a flow run before the flow begins: the last moment is when the flow is imported.
+begin_traces()
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from infra.errors import UsageError
+from infra.traces.collector import prefect_environment
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -91,6 +92,7 @@ def importing_prefect(settings: Settings) -> Generator[None]:
     # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
     os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.update(prefect_environment(os.environ))
     # The automation `lost-runs` takes a run whose heartbeats are rarer for dead.
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(settings.heartbeat_seconds))
     gc.disable()

@@ -81,6 +81,7 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
 
     with importing_prefect(settings):
         from deployments.prefect_server.announce import send
+        from infra.traces.propagation import is_traceparent
         from tasks.finetuned.event import changed_by, read_event
         from tasks.models.catalogue import load_catalogue
 
@@ -90,6 +91,8 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
         "revision": options.revision,
         "recipe": dict(overrides(options)),
         "sender": "command",
+        # Where whoever calls is in a trace, as OpenTelemetry's programs hand it on to others.
+        "traceparent": found if is_traceparent(found := os.environ.get("TRACEPARENT", "")) else None,
     }
     event = read_event({name: value for name, value in payload.items() if value is not None})
     _, uri = changed_by(event, load_catalogue(settings.catalogue))

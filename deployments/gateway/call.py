@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,8 @@ from deployments.gateway.names import Name
 from deployments.gateway.state import Place
 from infra.errors import EnginehouseError
 
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""Of W3C's Trace Context, as metadata of gRPC too."""
 _PLAIN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 _log = logging.getLogger("enginehouse.gateway")
@@ -25,6 +27,21 @@ _log = logging.getLogger("enginehouse.gateway")
 def request_id(given: str | None) -> str:
     """The client's own id if it is short and plain, else a fresh one."""
     return given if given is not None and _PLAIN.fullmatch(given) else uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What a client says of itself and its request, apart from the request. `timeout_s` is None if it names none.
+
+    `path` is that of HTTP, and `trace` has the headers that say where the request is in a trace.
+    """
+
+    authorization: str | None = None
+    id: str | None = None
+    session: str = ""
+    timeout_s: float | None = None
+    path: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -38,6 +55,8 @@ class Call:
     name: Name | None = None
     place: Place | None = None
     """Where it runs, or ran last."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """Metadata that tell a node where it is in a trace; none outside of one."""
     begun: float = field(default_factory=time.monotonic)
     answers: list[Heard] = field(default_factory=list[Heard])
     """Of most calls one; none of those that are refused, or only ask about a model."""

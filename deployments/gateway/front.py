@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext, suppress
 
 from deployments.gateway.balance import Balance
-from deployments.gateway.call import Call, recorded, request_id
+from deployments.gateway.call import Call, Caller, recorded, request_id
 from deployments.gateway.contract import Contract
 from deployments.gateway.figures import Figures
 from deployments.gateway.generate import Given, generate_request
@@ -33,14 +32,13 @@ _MOST_LOST = 1
 _MOST_TRIES = 8
 
 
-@dataclass(frozen=True)
-class Caller:
-    """What a client says of itself and its request, apart from the request. `timeout_s` is None if it names none."""
+Traced = Callable[[Call, Caller], AbstractContextManager[None]]
+"""What is around a call, so that it has a span."""
 
-    authorization: str | None = None
-    id: str | None = None
-    session: str = ""
-    timeout_s: float | None = None
+
+def untraced(call: Call, caller: Caller) -> AbstractContextManager[None]:
+    """Nothing around a call."""
+    return nullcontext()
 
 
 class Front:
@@ -54,6 +52,7 @@ class Front:
         most_requests: int = 1000,
         deadline_s: float = 600.0,
         patience_s: float = PATIENCE_SECONDS,
+        traced: Traced = untraced,
     ) -> None:
         self.figures = Figures()
         self._watch = watch
@@ -61,6 +60,7 @@ class Front:
         self._limits = Limits(most_requests)
         self._deadline_s = deadline_s
         self._patience_s = patience_s
+        self._traced = traced
         self._balance = Balance()
         self._channels = Channels()
         self._contracts: dict[tuple[str, str, int], Contract] = {}
@@ -103,7 +103,7 @@ class Front:
         """A request from its first look at the key to its line in the log. Raises GatewayError."""
         deadline = min(self._deadline_s, self._deadline_s if caller.timeout_s is None else caller.timeout_s)
         made = Call(request_id(caller.id), time.monotonic() + deadline, caller.session[:256])
-        with recorded(made, self.figures):
+        with recorded(made, self.figures), self._traced(made, caller):
             made.key = self._keys.find(caller.authorization)
             if self._draining:
                 raise ending()
@@ -198,7 +198,7 @@ class Front:
                 follows = name.release is None and place.key in gone
                 request.model_name = name.model if follows else (await self._contract(place, name.model)).model
                 with self._balance.running(place.node):
-                    asked = self._channels.ask(place.node, request, call.until - time.monotonic())
+                    asked = self._channels.ask(place.node, request, call.until - time.monotonic(), call.trace)
                     async with aclosing(asked) as responses:
                         async for response in responses:
                             begun = True

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from deployments.gateway.bodies import BODY_SECONDS
-from deployments.gateway.front import Caller, Front
+from deployments.gateway.call import TRACE_HEADERS, Caller
+from deployments.gateway.front import Front
 from deployments.gateway.http_door import ID_HEADER, SESSION_HEADER
 from deployments.gateway.messages import (
     EMPTY_FINAL,
@@ -226,5 +227,9 @@ def _caller(context: Any) -> Caller:
     given = cast("dict[str, str | bytes]", dict(context.invocation_metadata() or ()))
     text = {name: value for name, value in given.items() if isinstance(value, str)}
     return Caller(
-        text.get("authorization"), text.get(ID_HEADER), text.get(SESSION_HEADER, ""), context.time_remaining()
+        text.get("authorization"),
+        text.get(ID_HEADER),
+        text.get(SESSION_HEADER, ""),
+        context.time_remaining(),
+        trace={name: text[name] for name in TRACE_HEADERS if name in text},
     )

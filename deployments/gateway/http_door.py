@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from deployments.gateway.bodies import Bodies
-from deployments.gateway.call import Call
-from deployments.gateway.front import Caller, Front
+from deployments.gateway.call import TRACE_HEADERS, Call, Caller
+from deployments.gateway.front import Front
 from deployments.gateway.refusals import Refusal, triton_refusal, unexpected
 from deployments.gateway.sending import Sending
 from infra.errors import EnginehouseError, GatewayError
@@ -121,7 +121,13 @@ class Door:
 
 def _caller(request: Request) -> Caller:
     headers = request.headers
-    return Caller(headers.get("authorization"), headers.get(ID_HEADER), headers.get(SESSION_HEADER, ""))
+    return Caller(
+        headers.get("authorization"),
+        headers.get(ID_HEADER),
+        headers.get(SESSION_HEADER, ""),
+        path=request.url.path,
+        trace={name: headers[name] for name in TRACE_HEADERS if name in headers},
+    )
 
 
 async def _say(reply: Reply, error: EnginehouseError) -> None:

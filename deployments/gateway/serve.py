@@ -8,10 +8,11 @@ import gc
 import importlib
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from starlette.routing import BaseRoute
 from deployments.gateway.app import application
 from deployments.gateway.bodies import BODY_SECONDS, MEMORY_BYTES, Bodies
 from deployments.gateway.connections import HEAD_BYTES, HEAD_SECONDS, LINGER_SECONDS, Connections
-from deployments.gateway.front import Front
+from deployments.gateway.front import Front, Traced, untraced
 from deployments.gateway.grpc_door import STREAM_SECONDS, GrpcLimits, grpc_server
 from deployments.gateway.keys import Keys
 from deployments.gateway.openai_routes import openai_routes
@@ -31,6 +32,7 @@ from deployments.gateway.triton_routes import triton_routes
 from infra.errors import SettingsError
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
+from infra.traces.collector import collector_url, require_sdk
 from infra.triton.command import EXIT_TIMEOUT_S
 from tasks.targets.target import Target
 
@@ -197,7 +199,8 @@ def run_gateway(settings: Settings) -> int:
     # Modules are no garbage: looking through all of them would hold up every stream for tens of milliseconds.
     gc.collect()
     gc.freeze()
-    asyncio.run(_run(settings, options, watch, keys))
+    with tracing(targets) as traced:
+        asyncio.run(_run(settings, options, watch, keys, traced))
     return 0
 
 
@@ -209,8 +212,27 @@ def main() -> None:
     run_gateway(settings.load())
 
 
-async def _run(settings: Settings, options: Options, watch: Watch, keys: Keys) -> None:
-    front = Front(watch, keys, most_requests=options.requests, deadline_s=settings.gateway_deadline_seconds)
+@contextlib.contextmanager
+def tracing(targets: Sequence[Target]) -> Generator[Traced]:
+    """What makes the spans of requests. Without a collector it is nothing, and nothing is imported."""
+    url = collector_url(os.environ)
+    if not url:
+        yield untraced
+        return
+    require_sdk()
+    from deployments.gateway.traces import RequestTraces
+    from infra.traces.sending import Sending
+
+    sending = Sending(url, "enginehouse-gateway")
+    try:
+        yield RequestTraces(sending.provider, targets).traced
+    finally:
+        sending.end()
+
+
+async def _run(settings: Settings, options: Options, watch: Watch, keys: Keys, traced: Traced) -> None:
+    deadline_s = settings.gateway_deadline_seconds
+    front = Front(watch, keys, most_requests=options.requests, deadline_s=deadline_s, traced=traced)
     gateway = Gateway(front, options)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, gateway.end)

@@ -140,7 +140,9 @@ class Channels:
         except aio.AioRpcError as error:
             raise _failure(error) from error
 
-    async def ask(self, node: Node, request: InferRequest, timeout_s: float) -> AsyncGenerator[InferResponse]:
+    async def ask(
+        self, node: Node, request: InferRequest, timeout_s: float, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> AsyncGenerator[InferResponse]:
         """The responses of a model as they come; the last one says so by the parameter `triton_final_response`.
 
         Leaving early cancels the request on the node. Raises NodeFailed, TritonError, code `triton-refused` or
@@ -149,7 +151,7 @@ class Channels:
         if self.is_cut:
             raise ending()
         request.parameters[EMPTY_FINAL].bool_param = True
-        call = self._to(node).infer(request, timeout=timeout_s)
+        call = self._to(node).infer(request, timeout=timeout_s, metadata=metadata)
         self._calls.add(call)
         ended = False
         try:

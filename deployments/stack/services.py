@@ -22,6 +22,7 @@ from deployments.prefect_server.desired import POOLS
 from infra.processes import background, sessions
 from infra.s3 import seaweedfs
 from infra.settings import Settings
+from infra.traces.collector import prefect_environment
 from infra.triton.command import EXIT_TIMEOUT_S
 from infra.triton.supervisor import NODE_GRACE_S
 
@@ -123,6 +124,7 @@ def service_environment(settings: Settings, ports: Mapping[str, int], credential
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_COLORS": "false",
         "PYTHONUNBUFFERED": "1",
+        **prefect_environment(os.environ),
     }
 
 

@@ -160,6 +160,7 @@ def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:
         "source": tags.get("source", version.source),
         "recipe": dict(_below("recipe.", tags)),
         **({} if version.version is None else {"series": f"mlflow:{version.name}", "version": version.version}),
+        **({"traceparent": tags["traceparent"]} if "traceparent" in tags else {}),
     }
     yield read_event(payload)
 

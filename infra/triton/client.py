@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from infra.errors import TritonError
+from infra.traces.propagation import trace_headers
 from infra.triton.command import CONTROL_HEADER
 
 Value = str | bytes | int | float
@@ -162,7 +163,8 @@ class TritonClient:
         connection = http.client.HTTPConnection(self._http, timeout=timeout_s or self._timeout_s)
         with contextlib.closing(connection):
             with _reaching(self._http):
-                connection.request(method, "/" + path, None if body is None else json.dumps(body), self._headers)
+                headers = {**self._headers, **(trace_headers() if body else {})}
+                connection.request(method, "/" + path, None if body is None else json.dumps(body), headers)
                 response = connection.getresponse()
                 text = "" if response.status == 200 else response.read().decode(errors="replace")
             if response.status != 200:
@@ -194,7 +196,7 @@ class GrpcStream:
                 tensor = library.InferInput(name, [1, len(values)], types[name])
                 tensor.set_data_from_numpy(np.array([encoded], dtype=utilities.triton_to_np_dtype(types[name])))
                 inputs.append(tensor)
-            self._client.start_stream(callback=self._receive)
+            self._client.start_stream(callback=self._receive, headers=trace_headers())
             self._client.async_stream_infer(model, inputs, enable_empty_final_response=True)
         except utilities.InferenceServerException as error:
             self._client.close()

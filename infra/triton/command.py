@@ -41,7 +41,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Server:
-    """One Triton process. `shared_memory` begins the names of its shared memory regions."""
+    """One Triton process. `shared_memory` begins the names of its shared memory regions; `options` come beside ours."""
 
     binary: Path
     models: Path
@@ -50,6 +50,7 @@ class Server:
     ports: Ports
     control_key: str
     exit_timeout_s: int
+    options: tuple[str, ...] = ()
 
     def argv(self, *load: str) -> tuple[str, ...]:
         """The command line: every control endpoint needs the key, and only the models `load` are loaded."""
@@ -72,6 +73,7 @@ class Server:
             f"--grpc-restricted-protocol={restriction}",
             f"--metrics-address={self.ports.bind}",
             f"--metrics-port={self.ports.metrics}",
+            *self.options,
             *(f"--load-model={name}" for name in load),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from infra.processes import sessions
 from infra.triton import command, installation
 from infra.triton.command import Group, Ports, Server
+from infra.triton.tracing import Tracing
 
 
 def start_server(
@@ -34,8 +36,9 @@ def start_server(
     `environment`, a session of its own, and at most `exit_timeout_s` seconds for running requests on SIGTERM.
 
     The key shows in the process list of this machine: it keeps clients out, not other users of the machine.
-    Raises SettingsError if parts of the installation are missing.
+    Raises SettingsError if parts of the installation are missing, and code `traces`.
     """
+    tracing = Tracing.of(os.environ)
     found = installation.of_image(root, work) if root is not None else installation.of_wheel(work)
     shared_memory = shared_memory_prefix(work)
     _clear_shared_memory(shared_memory)
@@ -47,6 +50,7 @@ def start_server(
         ports=ports,
         control_key=control_key,
         exit_timeout_s=exit_timeout_s,
+        options=tracing.options,
     )
     if group is not None:
         started = command.leader(server, group.others, group.engine, ())
@@ -61,6 +65,7 @@ def start_server(
         environment={
             **found.environment,
             **started.environment,
+            **tracing.environment,
             # For processes that a model starts; the stub itself ignores it.
             "PYTHONDONTWRITEBYTECODE": "1",
             **(environment or {}),

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from infra.errors import EventRefused, SourceError, SpecError
 from infra.frozen import Spec, problems
+from infra.traces.propagation import is_traceparent
 from tasks.finetuned.plain_json import require_plain
 from tasks.models.overrides import override
 from tasks.models.source_uri import HubUri, SourceUri, parse_source
@@ -30,6 +31,12 @@ LARGEST_CHARACTERS = 16 * 1024
 """Of a payload as JSON. A real one has a few hundred."""
 
 _COMMIT = re.compile(r"(?P<repository>hf://[^@]+)@(?P<commit>[0-9a-f]{40})")
+
+
+def _traceparent(text: str) -> str:
+    if not is_traceparent(text):
+        raise ValueError("a traceparent is 00-TRACE-SPAN-FLAGS, in hexadecimal")
+    return text
 
 
 class Event(Spec):
@@ -48,6 +55,8 @@ class Event(Spec):
     """The number of these weights. They never take the place of a higher one of the same series."""
     sender: str = Field(default="", max_length=40, pattern=r"^[a-z]*$")
     """Who sent the event, for people: `command`, `huggingface`, …"""
+    traceparent: Annotated[str, AfterValidator(_traceparent)] | None = None
+    """Where the sender is in a trace, as W3C writes that. The rebuild goes on with it."""
 
     @model_validator(mode="after")
     def _names_weights(self) -> Self:

@@ -48,6 +48,8 @@ class TunedWeights(Record):
     event: str
     order: int = 0
     """Number of the event among those of its model; 0 if it came before there were numbers."""
+    traceparent: str = ""
+    """Where the event's sender is in a trace; empty if it has not said."""
     series: str = ""
     version: int = 0
     """Its number in the `series` that it belongs to, such as a registered model of MLflow."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
@@ -17,9 +18,12 @@ from .engine import Engine
 from .figures import UNCOUNTED, Figures
 from .metrics import Metrics
 from .parsing import parse_request
-from .runner import FailureCode, Runner
+from .runner import FailureCode, Reply, Runner
 from .settings import ServingSettings
 from .tickets import TICKET, Tickets
+
+if TYPE_CHECKING:
+    from .traces import Traces
 
 _triton: Any = triton
 _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -44,9 +48,12 @@ class TritonPythonModel:
         self._contract = settings.contract
         self._tickets = Tickets(_ticket)
         engine = load_engine(folder, settings, parameters)
-        self._runner = Runner(engine, settings.request_timeout_s)
         self._figures = Figures(settings.slots)
         self._metrics = Metrics(_triton, args, self._figures, engine.cache_usage)
+        self._traces = load_traces(args["model_name"])
+        if self._traces is not None:
+            engine = self._traces.traced_engine(engine)
+        self._runner = Runner(engine, settings.request_timeout_s)
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
@@ -61,15 +68,20 @@ class TritonPythonModel:
                 rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
             except RequestRefused as error:
                 figures.refused("invalid")
-                TritonReply(sender, (), self._contract).fail("invalid", str(error))
+                self._traced(request, TritonReply(sender, (), self._contract)).fail("invalid", str(error))
             else:
                 if set(request.requested_output_names()) == {TICKET}:
                     sender = self._tickets.take(sender, len(rows))
-                self._runner.submit(rows, TritonReply(sender, rows, self._contract), figures)
+                self._runner.submit(rows, self._traced(request, TritonReply(sender, rows, self._contract)), figures)
 
     def finalize(self) -> None:
         self._runner.close()
         self._metrics.close()
+        if self._traces is not None:
+            self._traces.close()
+
+    def _traced(self, request: Any, reply: Reply) -> Reply:
+        return reply if self._traces is None else self._traces.traced(request.trace(), reply)
 
 
 class TritonReply:
@@ -125,6 +137,15 @@ def _indexes_of_one() -> tuple[Any, ...]:
     """The indexes of an answer with one row, which are the same in each: Triton copies a tensor once, and it lasts."""
     zero = np.zeros((1, 1), dtype=np.int32)
     return (_triton.Tensor("batch_index", zero), _triton.Tensor("sequence_index", zero))
+
+
+def load_traces(release: str) -> Traces | None:
+    """Those of this process. Imported only where its variables name a collector, which a node passes on to Triton."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return None
+    from .traces import Traces
+
+    return Traces(os.environ, release, _triton.Logger.log_warn)
 
 
 def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from infra.errors import EnginehouseError, GateRefused, TritonError
 from infra.s3.bucket import Bucket
+from infra.traces.propagation import current_traceparent
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.steps.context import Context
 from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
@@ -176,6 +177,7 @@ class _Candidate:
             lost=dict(lost),
             source=model.origin,
             flow_run=self.context.flow_run,
+            traceparent=current_traceparent(),
         )
 
 

@@ -46,6 +46,8 @@ class Intent(Record):
     """Fields that have no counterpart in the kind that the recipe was translated to, with their old values."""
     source: str
     flow_run: str
+    traceparent: str = ""
+    """Where the run that made it is in its trace, as W3C writes that; empty if none was recorded."""
     created: datetime = Field(default_factory=_now)
 
     @property

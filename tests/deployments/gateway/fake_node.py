@@ -48,6 +48,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
     requests: list[Any] = field(default_factory=list[Any])
     metadata_asked: list[str] = field(default_factory=list[str])
     cancelled: list[str] = field(default_factory=list[str])
+    traceparents: list[str] = field(default_factory=list[str])
     finished: list[str] = field(default_factory=list[str])
     running: int = 0
     port: int = 0
@@ -83,6 +84,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         return answer
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        self.traceparents.append(dict(context.invocation_metadata()).get("traceparent", ""))
         async for request in requests:
             self.requests.append(request)
             prompt = ""

@@ -327,3 +327,12 @@ def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub:
     assert found(adapted) == [head("hf://org/base@main", tuned=False), head("hf://org/lora@next")]
     hub.unavailable = 99
     assert found(ours) == []
+
+
+def test_an_event_may_say_where_its_sender_is_in_a_trace() -> None:
+    payload: dict[str, Any] = {"model": "tiny", "revision": "v2"}
+    assert "traceparent" not in read_event(payload).model_dump(exclude_none=True)
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    assert read_event({**payload, "traceparent": traceparent}).traceparent == traceparent
+    with pytest.raises(EventRefused, match=r"traceparent: .*00-TRACE-SPAN-FLAGS"):
+        read_event({**payload, "traceparent": "00-abc"})
