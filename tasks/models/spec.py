@@ -23,7 +23,7 @@ from infra.frozen import Spec
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
-from tasks.store.names import RELEASE_MARK, collision
+from tasks.store.names import RELEASE_MARK, Alias, collision
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -124,8 +124,20 @@ class Serving(Spec):
     contract: Literal[1, 2] = Field(
         default=2, description="What clients send and get. 1: without chats, counts and the reason of the end."
     )
+    aliases: tuple[Alias, ...] = Field(
+        default=(),
+        description="Further public names of the model, which NVIDIA's published clients ask for. "
+        "Each is one model's alone on a target.",
+    )
     defaults: SamplingDefaults = SamplingDefaults()
     tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
+
+    @field_validator("aliases")
+    @classmethod
+    def _each_once(cls, aliases: tuple[Alias, ...]) -> tuple[Alias, ...]:
+        if len(set(aliases)) < len(aliases):
+            raise ValueError("names one twice")
+        return aliases
 
 
 class Expectations(Spec):

@@ -81,9 +81,12 @@ class TritonReply:
             return
         self._begun = True
         outputs = {*self._outputs, "finish_reason"} if final and self._contract > 1 else self._outputs
-        encoded = encode_answers(answers, outputs, self._contract)
-        tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
-        self._sender.send(_triton.InferenceResponse(tensors), flags=flags)
+        # The published clients read one row of each response, and where it belongs in `batch_index`.
+        responses = [answers] if self._contract == 1 else [[answer] for answer in answers]
+        for index, rows in enumerate(responses):
+            encoded = encode_answers(rows, outputs, self._contract, index)
+            tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
+            self._sender.send(_triton.InferenceResponse(tensors), flags=flags if index == len(responses) - 1 else 0)
 
     def fail(self, code: FailureCode, message: str) -> None:
         error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))
