@@ -144,7 +144,9 @@ class Expectations(Spec):
     """What the answer to a prompt must be like. Each expectation that is given must hold."""
 
     min_tokens: int | None = Field(
-        default=None, ge=1, description="Asked as a stream, at least as many pieces, each of one token or more."
+        default=None,
+        ge=1,
+        description="At least so many tokens; with contract 1 pieces of a stream, of a token or more each.",
     )
     contains: tuple[Text, ...] = Field(
         default=(), description="Each of these, letter by letter, somewhere in the answer."

@@ -72,10 +72,11 @@ class TritonReply:
             )
             if wanted
         }
-        self._begun = False
+        self._begun = self._ended = False
 
     def send(self, answers: Sequence[Answer], *, final: bool) -> None:
         flags = _FINAL if final else 0
+        self._ended = final
         if final and self._contract == 1 and self._begun and not answers[0].text:
             self._sender.send(flags=flags)
             return
@@ -89,11 +90,13 @@ class TritonReply:
             self._sender.send(_triton.InferenceResponse(tensors), flags=flags if index == len(responses) - 1 else 0)
 
     def fail(self, code: FailureCode, message: str) -> None:
+        self._ended = True
         error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))
         self._sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)
 
     def is_cancelled(self) -> bool:
-        return self._sender.is_cancelled()
+        # Triton frees what it would look at with the last response, and 2.51 dies of the question.
+        return not self._ended and self._sender.is_cancelled()
 
 
 def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:
