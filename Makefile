@@ -37,7 +37,7 @@ fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 10,000 artifacts, a fleet of 500 models
+bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 10,000 artifacts, a fleet of 500 models, llama.cpp
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BYTECODE)
@@ -45,6 +45,7 @@ bench: $(VENV)/dev.installed ## Measure an idle rebuild, transfers, a store of 1
 	@$(BIN)/python -m tests.bench_lineage
 	@$(BIN)/python -m tests.bench_fleet
 	@$(BIN)/python -m tests.bench_transfers
+	@$(BIN)/python -m tests.bench_llamacpp
 
 lock: $(VENV)/dev.installed ## Renew both locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

@@ -17,7 +17,18 @@ from infra.processes.background import MARKER
 from infra.triton import wheel
 
 # The variables that a child inherits. All others, credentials above all, stay with the parent.
-_INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", MARKER)
+_INHERITED = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    MARKER,
+)
 
 # Variables of NVIDIA's images, without which their TensorRT-LLM does not find CUDA, TensorRT, Open MPI and UCX. Those
 # of NCCL and TensorRT-LLM help people who search for the reason of a failure. Source: Dockerfile.triton.trt_llm_backend

@@ -33,10 +33,6 @@ STOP_GRACE_S = EXIT_TIMEOUT_S + 5.0
 """How long an ending Triton lives at most: it ends by itself once running requests have had their time."""
 NODE_GRACE_S = STOP_GRACE_S + 20.0
 """What a service manager has to grant a node between SIGTERM and SIGKILL: its Triton ends first."""
-# Engines on the CPU share cores with each other and with builds, and threads that spin while they wait then halt one
-# another. 64 tokens beside two busy processes on 2 cores: 1 to 2 tokens/s spinning, 23 to 60 waiting. Without other
-# processes, waiting costs about a third: 80 to 85 tokens/s, and 95 to 150 spinning.
-_OPENMP_WAIT = "PASSIVE"
 
 _log = logging.getLogger("enginehouse.triton")
 
@@ -175,7 +171,6 @@ class Supervisor:
             root=self._root,
             orchestrated_gpus=self._orchestrated_gpus,
             group=self._group,
-            environment={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", _OPENMP_WAIT)},
         )
         started = psutil.Process(process.pid)
         self.client = client = self._new_client(key)

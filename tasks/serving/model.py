@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
 from .answers import encode_answers
@@ -15,6 +16,7 @@ from .engine import Engine
 from .parsing import parse_request
 from .runner import FailureCode, Runner
 from .settings import ServingSettings
+from .tickets import TICKET, Tickets
 
 _triton: Any = triton
 _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -37,6 +39,7 @@ class TritonPythonModel:
         configured: dict[str, dict[str, str]] = json.loads(args["model_config"])["parameters"]
         parameters = {key: value["string_value"] for key, value in configured.items()}
         self._contract = settings.contract
+        self._tickets = Tickets(_ticket)
         self._runner = Runner(load_engine(folder, settings, parameters), settings.request_timeout_s)
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -44,10 +47,16 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+                if TICKET in tensors:
+                    number = int(tensors[TICKET].flat[0])
+                    self._tickets.bring(number, sender, cancelled=request.is_cancelled(), final=_FINAL)
+                    continue
                 rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
             except RequestRefused as error:
                 TritonReply(sender, (), self._contract).fail("invalid", str(error))
             else:
+                if set(request.requested_output_names()) == {TICKET}:
+                    sender = self._tickets.take(sender, len(rows))
                 self._runner.submit(rows, TritonReply(sender, rows, self._contract))
 
     def finalize(self) -> None:
@@ -97,6 +106,10 @@ class TritonReply:
     def is_cancelled(self) -> bool:
         # Triton frees what it would look at with the last response, and 2.51 dies of the question.
         return not self._ended and self._sender.is_cancelled()
+
+
+def _ticket(number: int, rows: int) -> Any:
+    return _triton.InferenceResponse([_triton.Tensor(TICKET, np.full((rows, 1), number, dtype=np.uint64))])
 
 
 def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> Engine:

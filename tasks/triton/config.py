@@ -2,7 +2,7 @@
 
 A repository artifact uses relative model names (`tensorrt_llm`, `llm`, `release`) and a relative engine folder; on a
 node, `instantiate` replaces them by the names of the release and the node's own folder. Clients speak to the public
-name, an ensemble whose one step is the release's ensemble.
+name, an ensemble with the steps of the release's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from infra.errors import UsageError
 from tasks.serving.called import CALLED_MODEL, CALLED_SERVER
 from tasks.serving.contract import CONTRACT, MAX_BATCH_SIZE, inputs_of, outputs_of
 from tasks.serving.llmapi import ENGINE_PATH
+from tasks.serving.tickets import TICKET
 from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, parse_config, render
 
 TENSORRT_LLM = "tensorrt_llm"
@@ -30,6 +31,11 @@ def llm_config(*, contract: int = CONTRACT, instances: int = 1, calls: str = "",
     process that batches by itself; if the engine runs in it, each has its own copy of the weights.
     """
     config = _with_contract(LLM, contract)
+    for tensor in config.input:
+        # One that brings a ticket has no other. `llm` itself refuses a request without what its contract requires.
+        tensor.optional = True
+    config.input.add(name=TICKET, data_type=data_type("UINT64"), dims=[1], optional=True)
+    config.output.add(name=TICKET, data_type=data_type("UINT64"), dims=[1])
     config.backend = "python"
     config.model_transaction_policy.decoupled = True
     # Its engine decides on devices, so Triton need not.
@@ -41,25 +47,31 @@ def llm_config(*, contract: int = CONTRACT, instances: int = 1, calls: str = "",
     return render(config)
 
 
-def release_config(contract: int = CONTRACT) -> str:
-    """The ensemble `release` with its one step, `llm`, which gets the whole contract, optional inputs included."""
+def release_config(contract: int = CONTRACT, *, instances: int = 1) -> str:
+    """The ensemble `release`, which passes the whole contract to `llm`, optional inputs included.
+
+    Its two steps are one request, as `tasks/serving/tickets.py` has it. With several `instances` it has one step, and
+    does not tell when a client leaves: the second would come to any of them.
+    """
     config = _with_contract(RELEASE, contract)
     config.platform = "ensemble"
-    only = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
+    taking = carrying = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
+    if instances == 1:
+        carrying = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
+        taking.output_map[TICKET] = carrying.input_map[TICKET] = TICKET
     for tensor in inputs_of(contract):
-        only.input_map[tensor.name] = tensor.name
+        taking.input_map[tensor.name] = tensor.name
     for tensor in outputs_of(contract):
-        only.output_map[tensor.name] = tensor.name
+        carrying.output_map[tensor.name] = tensor.name
     return render(config)
 
 
 def public_config(name: str, release_config_text: str) -> str:
-    """The public ensemble `name`, which passes everything to the ensemble of that configuration (such as `NAME--r7`).
+    """The public ensemble `name`, with the steps of the ensemble of that configuration (such as `NAME--r7`).
 
     It has the contract of the release: a release of an earlier Enginehouse may have fewer fields.
     """
     config = parse_config(release_config_text)
-    config.ensemble_scheduling.step[0].model_name = config.name
     config.name = name
     return render(config)
 

@@ -54,7 +54,7 @@ def write_release(
     for path in _serving_code():
         shutil.copyfile(path, version / path.name)
     (output / RELEASE).mkdir()
-    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract))
+    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, instances=instances))
 
 
 def models_of(repository: Path) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ def test_by_hand_has_the_published_values(tmp_path: Path, capsys: pytest.Capture
 def test_a_repository_that_triton_loads_as_it_is(tmp_path: Path) -> None:
     output = assemble(tmp_path, "1.2.1", model="llama3-8b-instruct")
     configs = read(output)
-    assert [step.model_name for step in configs["llama3-8b-instruct"].ensemble_scheduling.step] == ["llm"]
+    assert [step.model_name for step in configs["llama3-8b-instruct"].ensemble_scheduling.step] == ["llm", "llm"]
     assert parameters(configs["llm"]) == {"tensorrt_llm_model_name": "tensorrt_llm"}
     assert configs["tensorrt_llm"].model_transaction_policy.decoupled
     assert all((output / name / "1").is_dir() for name in configs)

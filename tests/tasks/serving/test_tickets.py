@@ -1,0 +1,109 @@
+"""Requests that have a ticket, on senders of the test as strict as those of Triton's Python backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.serving import tickets
+from tasks.serving.tickets import Tickets
+
+FINAL = 1
+
+
+class Step:
+    """A step of an ensemble: what it was sent, and nothing after its end."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.ended = False
+
+    def send(self, *response: Any, flags: int = 0) -> None:
+        assert not self.ended, "the sender has been closed"
+        self.sent += response
+        self.ended = flags == FINAL
+
+    def is_cancelled(self) -> bool:
+        raise AssertionError("Triton never tells a step that runs")
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(tickets, "time", made)
+    return made
+
+
+def given(number: int, rows: int) -> tuple[int, int]:
+    return number, rows
+
+
+def test_what_comes_before_the_second_step_waits_for_it(clock: Clock) -> None:
+    held, first, second = Tickets(given), Step(), Step()
+    request = held.take(first, 3)
+    ((number, rows),) = first.sent
+    request.send("one")
+    held.bring(number, second, cancelled=False, final=FINAL)
+    request.send("two")
+    assert rows == 3 and second.sent == ["one", "two"] and not second.ended
+    request.send("three", flags=FINAL)
+    assert second.sent == ["one", "two", "three"]
+    assert first.sent == [(number, 3)] and first.ended and second.ended
+
+
+def test_an_answer_that_ended_before_its_second_step_is_its_whole_answer(clock: Clock) -> None:
+    held, first, second, late = Tickets(given), Step(), Step(), Step()
+    held.take(first, 1).send("all", flags=FINAL)
+    assert first.ended
+    held.bring(first.sent[0][0], second, cancelled=False, final=FINAL)
+    assert second.sent == ["all"] and second.ended
+    held.bring(first.sent[0][0], late, cancelled=False, final=FINAL)
+    assert not late.sent and late.ended
+
+
+def test_a_running_request_gives_its_ticket_again_and_hears_that_its_client_left(clock: Clock) -> None:
+    held, first, second = Tickets(given), Step(), Step()
+    request = held.take(first, 1)
+    number = first.sent[0][0]
+    held.bring(number, second, cancelled=False, final=FINAL)
+    assert not request.is_cancelled() and len(first.sent) == 1
+    for look, cancelled in enumerate([False, True], start=2):
+        clock.now += tickets.TICKET_INTERVAL_S
+        assert not request.is_cancelled() and len(first.sent) == look
+        again = Step()
+        held.bring(number, again, cancelled=cancelled, final=FINAL)
+        assert not again.sent and again.ended
+    assert request.is_cancelled()
+    assert not second.ended
+    request.send("error", flags=FINAL)
+    clock.now += tickets.TICKET_INTERVAL_S
+    assert request.is_cancelled() and len(first.sent) == 3, "the first step has ended"
+
+
+def test_a_ticket_that_nobody_gave_out_ends_without_an_answer() -> None:
+    second = Step()
+    Tickets(given).bring(5, second, cancelled=False, final=FINAL)
+    assert not second.sent and second.ended
+
+
+def test_tickets_differ_and_none_is_kept_of_requests_that_ended(clock: Clock) -> None:
+    held = Tickets(given)
+    numbers: set[int] = set()
+    for _ in range(100):
+        first, second = Step(), Step()
+        request = held.take(first, 1)
+        number = first.sent[0][0]
+        numbers.add(number)
+        held.bring(number, second, cancelled=False, final=FINAL)
+        request.send(flags=FINAL)
+        assert first.ended and second.ended
+    assert len(numbers) == 100
+    assert not held._requests  # pyright: ignore[reportPrivateUsage]
