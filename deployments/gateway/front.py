@@ -114,7 +114,7 @@ class Front:
 
         Raises GatewayError, code `model-unknown` or `release-not-loaded`; also for what the key may not ask.
         """
-        name = Name.parse(text)
+        name = self.known.model_of(Name.parse(text))
         if call.key is not None and not call.key.may_ask(name.model):
             raise unknown(text)
         places = self.known.places(name)
@@ -122,9 +122,10 @@ class Front:
         return places
 
     def models(self, key: Key | None) -> list[str]:
-        """The public names that a key may ask."""
+        """The public names that a key may ask, aliases behind the others."""
         known = self.known
-        return [model for model in (known.models if known.reading else {}) if key is None or key.may_ask(model)]
+        names = {model: model for model in known.models} | known.aliases if known.reading else {}
+        return [name for name, model in names.items() if key is None or key.may_ask(model)]
 
     async def contract(self, call: Call) -> Contract:
         """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError."""

@@ -14,10 +14,11 @@ _NAME = re.compile(r"(?P<model>[A-Za-z0-9_][A-Za-z0-9._-]{0,199})(@(?P<release>[
 
 @dataclass(frozen=True)
 class Name:
-    """`MODEL`, or `MODEL@7` for one release whether it is public or not."""
+    """`MODEL`, or `MODEL@7` for one release whether it is public or not. With `alias` the client calls the model so."""
 
     model: str
     release: int | None = None
+    alias: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Name:
@@ -28,7 +29,8 @@ class Name:
         return cls(found["model"], None if found["release"] is None else int(found["release"]))
 
     def __str__(self) -> str:
-        return self.model if self.release is None else f"{self.model}@{self.release}"
+        asked = self.alias or self.model
+        return asked if self.release is None else f"{asked}@{self.release}"
 
 
 def asked_names(model: str, release: int) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from deployments.gateway.names import Name, unknown
 from infra.errors import EnginehouseError, GatewayError
-from tasks.store.names import collision
+from tasks.store.names import ALIASES, collision
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 
@@ -45,6 +45,8 @@ class Node:
     """By model, the releases that answer there."""
     public: Mapping[str, int]
     """By model, the release that the public name answers with there. Models whose public name answers nobody lack."""
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By alias, the model whose public release asks for it."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -62,7 +64,8 @@ class Node:
             for model, each in report.models.items()
             if each.public is not None and each.public in ready[model]
         }
-        return cls(report.target, report.node, report.grpc, ready, public)
+        aliases = {alias: model for model, each in report.models.items() for alias in each.aliases if alias in ALIASES}
+        return cls(report.target, report.node, report.grpc, ready, public, aliases)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class TargetState:
     name: str
     public: Mapping[str, int]
     nodes: tuple[Node, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By alias, its model, as the nodes say, or the last ones said."""
 
     def places(self, name: Name) -> Places | None:
         """None if this target does not serve the name."""
@@ -116,6 +121,15 @@ class Known:
     targets: tuple[TargetState, ...] = ()
     reading: int = 0
     error: str = ""
+
+    def model_of(self, name: Name) -> Name:
+        """The same name, with the model that it stands for if it is an alias."""
+        for target in self.targets:
+            if name.model in target.public:
+                break
+            if (model := target.aliases.get(name.model)) is not None:
+                return replace(name, model=model, alias=name.model)
+        return name
 
     def places(self, name: Name) -> Places:
         """Where to ask for a name: on the first target that serves it.
@@ -151,6 +165,12 @@ class Known:
         return frozenset(held | wanted)
 
     @property
+    def aliases(self) -> dict[str, str]:
+        """Every alias with its model."""
+        found = {alias: self.model_of(Name(alias)) for target in self.targets for alias in target.aliases}
+        return {alias: name.model for alias, name in found.items()}
+
+    @property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(node for target in self.targets for node in target.nodes)
 
@@ -169,6 +189,7 @@ class _Read:
 
     public: dict[str, tuple[str, int | None]] = field(default_factory=dict[str, tuple[str, int | None]])
     nodes: dict[str, tuple[str, Node]] = field(default_factory=dict[str, tuple[str, Node]])
+    aliases: dict[str, str] = field(default_factory=dict[str, str])
     retry_at: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -235,7 +256,10 @@ class Watch:
                     if (report := target.node_report(name)) is not None:
                         read.nodes[name] = etag, Node.of(report)
         public = {model: number for model, (_, number) in read.public.items() if number is not None}
-        return TargetState(target.name, public, tuple(node for _, node in read.nodes.values()))
+        nodes = tuple(node for _, node in read.nodes.values())
+        if nodes:
+            read.aliases = {alias: model for node in nodes for alias, model in node.aliases.items()}
+        return TargetState(target.name, public, nodes, read.aliases)
 
     def _is_due(self, what: str, etag: str, known: tuple[str, object] | None, read: _Read) -> bool:
         self._asked = time.monotonic()

@@ -21,6 +21,7 @@ from deployments.gateway.http_door import Answer, Door, Reply
 from deployments.gateway.infer import HEADER_LENGTH, answer_infer, parse_infer
 from deployments.gateway.json_body import parse_object
 from deployments.gateway.messages import InferRequest, InferResponse, Message
+from deployments.gateway.rows import ask_for_rows, merged, rows_of
 from infra.errors import GatewayError
 
 _json_format: Any = importlib.import_module("google.protobuf.json_format")
@@ -118,20 +119,27 @@ def require_version(given: str) -> None:
 
 
 async def only_response(front: Front, call: Call, request: InferRequest) -> InferResponse:
-    """The one response of a model. Raises GatewayError, code `answers-many`, if it has another one."""
-    found: InferResponse | None = None
+    """The one response of a model, or one made of those of its rows.
+
+    Raises GatewayError, code `answers-many`, if it has more than one for each row.
+    """
+    rows = rows_of(request)
+    added = rows > 1 and ask_for_rows(request, await front.contract(call))
+    found: list[InferResponse] = []
+    last: InferResponse | None = None
     async with aclosing(front.stream(call, request)) as responses:
-        async for response in responses:
-            if response.outputs and found is not None:
+        async for last in responses:
+            found += [last] if last.outputs else []
+            if len(found) > rows:
                 raise GatewayError(
                     "the model answers in several pieces",
                     hint="ask generate_stream or ModelStreamInfer, or without `stream`",
                     code="answers-many",
                 )
-            if response.outputs or found is None:
-                found = response
-    assert found is not None  # a stream ends by a response, or by an error
-    return found
+    if len(found) > 1:
+        return merged(found, without_row=added)
+    assert last is not None  # a stream ends by a response, or by an error
+    return found[0] if found else last
 
 
 def version() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from deployments.node.asking import patience, takes_ids
@@ -37,7 +38,7 @@ class Converging:
         for model, known in models.items():
             try:
                 condemned = self._mend(servers, model, known) or condemned
-                self._move(servers, orphans, model, known)
+                self._move(servers, orphans, model, known, held_by_others(models, model))
             except Exception as error:  # the next model has its turn
                 _log.exception("%s could not be brought to what is wanted", model)
                 known.error = " ".join(str(error).split())
@@ -69,8 +70,11 @@ class Converging:
         self._restarted[name] = time.monotonic()
         return f"{name} could not be loaded again"
 
-    def _move(self, servers: Servers, orphans: Orphans, model: str, known: KnownModel) -> None:
-        """Start loading what is wanted, move the public name, unload what is no longer wanted."""
+    def _move(self, servers: Servers, orphans: Orphans, model: str, known: KnownModel, held: Collection[str]) -> None:
+        """Start loading what is wanted, move the public name, unload what is no longer wanted.
+
+        The name waits for its aliases while they are `held` by other models.
+        """
         loaded, public = known.wanted.loaded, known.wanted.public
         may_move = not known.moving and time.monotonic() >= known.retry_at
         if (
@@ -88,6 +92,8 @@ class Converging:
         elif public is not None and public in loaded and (release := known.releases.get(public)) is not None:
             if release.state != "ready":
                 known.error = release.error
+            elif still := {*known.aliases_of(public)} & {*held}:
+                known.error = f"another model has not let go of {', '.join(sorted(still))}"
             elif may_move:
                 known.mover = self._movers.submit(self._loading.publish, servers, model, public, known)
         for number, release in list(known.releases.items()):
@@ -132,6 +138,13 @@ class Converging:
         work, release.how = how[release.how], "load"
         release.state, release.retry_at, release.cut_off = "loading", None, False
         release.loader = self._loaders.submit(work, servers, model, number, known.intents[number], known, release)
+
+
+def held_by_others(models: dict[str, KnownModel], model: str) -> set[str]:
+    """The names beside its own that a model cannot have now: other models answer by them, or are just moving there."""
+    others = {name: known for name, known in models.items() if name != model}
+    moving = {alias for known in others.values() for alias in (known.named if known.moving else known.aliases)}
+    return moving | others.keys()
 
 
 def is_loading(models: dict[str, KnownModel]) -> bool:

@@ -108,6 +108,8 @@ class KnownModel:
     wanted: Current = field(default_factory=Current)
     intents: dict[int, Intent] = field(default_factory=dict[int, Intent])
     public: int | None = None
+    aliases: tuple[str, ...] = ()
+    """The further names that answer with it."""
     error: str = ""
     unread: str = ""
     """Why its record cannot be read; what was wanted before still is."""
@@ -121,6 +123,21 @@ class KnownModel:
     @property
     def moving(self) -> bool:
         return self.mover is not None and not self.mover.done()
+
+    @property
+    def says_its_aliases(self) -> bool:
+        """Whether it is known which further names are to answer with it."""
+        return not self.unread and (self.wanted.public is None or self.wanted.public in self.intents)
+
+    @property
+    def named(self) -> set[str]:
+        """The further names that answer with it, or are to."""
+        return {*self.aliases, *self.aliases_of(self.wanted.public)}
+
+    def aliases_of(self, number: int | None) -> tuple[str, ...]:
+        """The further names that a release asks for, if its record is known."""
+        intent = None if number is None else self.intents.get(number)
+        return () if intent is None else intent.aliases
 
     @property
     def given_up(self) -> bool:
@@ -174,7 +191,12 @@ class KnownModel:
             number: ReleaseReport(state=release.state, error=release.error, hint=release.hint, starts=release.starts)
             for number, release in self.releases.items()
         }
-        return ModelReport(public=self.public, error=self.error or self.unread, releases=releases)
+        return ModelReport(
+            public=self.public,
+            aliases=self.aliases_of(self.wanted.public),
+            error=self.error or self.unread,
+            releases=releases,
+        )
 
 
 def follow(models: dict[str, KnownModel], reading: Reading) -> None:

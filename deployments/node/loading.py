@@ -181,28 +181,39 @@ class Loading:
         _log.info("%s release %d is unloaded", model, number)
 
     def publish(self, servers: Servers, model: str, number: int, known: KnownModel) -> None:
-        """Point the public name at a release that is ready."""
+        """Point the public name at a release that is ready, and after it the aliases, which come and go with it."""
+        aliases = known.aliases_of(number)
         try:
             write_public(self.models, model, number)
             servers.triton.load(model, _PUBLISH_SECONDS)
+            for alias in aliases:
+                write_public(self.models, model, number, alias)
+                servers.triton.load(alias, _PUBLISH_SECONDS)
+            for alias in {*known.aliases} - {*aliases}:
+                self.take_away(servers, alias)
         except Exception as error:
             known.error, known.retry_at = str(error), time.monotonic() + self.retry_seconds
             _log.exception("%s cannot answer with release %d", model, number)
             return
-        known.public, known.error = number, ""
-        _log.info("%s answers with release %d", model, number)
+        known.aliases, known.public, known.error = aliases, number, ""
+        _log.info("%s answers with release %d", " and ".join((model, *aliases)), number)
 
     def withdraw(self, servers: Servers, model: str, known: KnownModel) -> None:
-        """Take the public name away."""
+        """Take the public name away, and its aliases."""
         try:
-            servers.triton.unload(model)
-            remove_tree(self.models / model)
+            for name in (*known.aliases, model):
+                self.take_away(servers, name)
         except Exception as error:
             known.error, known.retry_at = str(error), time.monotonic() + self.retry_seconds
             _log.exception("the public name %s could not be taken away", model)
             return
-        known.public = None
+        known.public, known.aliases = None, ()
         _log.info("%s answers nobody", model)
+
+    def take_away(self, servers: Servers, name: str) -> None:
+        """Let a public name or an alias answer nobody. Raises TritonError and OSError."""
+        servers.triton.unload(name)
+        remove_tree(self.models / name)
 
 
 def _passes(error: Exception) -> bool:

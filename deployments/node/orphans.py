@@ -11,6 +11,7 @@ from pathlib import Path
 from deployments.node.copies import remove
 from deployments.node.known import KnownModel, KnownRelease
 from infra.triton.client import ModelState, TritonClient
+from tasks.store.names import ALIASES
 from tasks.triton.placement import placed_folders, placed_models, release_of
 
 _EVERY_SECONDS = 5.0
@@ -58,8 +59,11 @@ class Orphans:
             return
         asked, self._asked, self._ask_at = self._asked, None, time.monotonic() + _EVERY_SECONDS
         active = {entry.name: entry.state for entry in asked.result() if entry.state not in ("", "UNAVAILABLE")}
+        named = {alias for each in known.values() for alias in each.named}
+        if not all(each.says_its_aliases for each in known.values()):
+            named.update(ALIASES)
         for name, state in active.items():
-            if state == "READY":
+            if state == "READY" and name not in named:
                 _claim(name, known)
         self._remove_folders(active.keys(), known, movers)
         self.looked = True

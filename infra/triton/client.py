@@ -38,12 +38,13 @@ _UNLOAD_TIMEOUT_S = 300.0
 class Completion:
     """The answer of a model, or one streamed piece of it. `seconds` is the time since the request was sent.
 
-    `log_probs` holds one natural logarithm for each token, if the request asked for them.
+    `log_probs` holds one natural logarithm for each token, and `tokens` is their number, if the request asked for them.
     """
 
     text: str
     log_probs: tuple[float, ...]
     seconds: float
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,7 @@ def _answer(body: Mapping[str, Any], started: float) -> Completion:
         # Triton writes a tensor of one element as a bare number.
         log_probs=(log_probs,) if isinstance(log_probs, float) else tuple(log_probs),
         seconds=time.monotonic() - started,
+        tokens=body.get("num_output_tokens"),
     )
 
 

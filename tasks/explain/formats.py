@@ -8,6 +8,7 @@ from tasks.finetuned.arrivals import Arrival, Sequence
 from tasks.finetuned.records import CurrentWeights, TunedWeights
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
+from tasks.targets.aliases import Aliases
 from tasks.targets.current import Current
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
@@ -42,6 +43,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "intent": Intent,
     "result": Result,
     "current": Current,
+    "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,
     "pin": Pin,

@@ -103,7 +103,7 @@ class LlamaCppKind:
             REPOSITORY_VERSION,
             inputs={"engine": engine},
             fields={
-                "serving": self.model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
+                "serving": self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),
                 "code": f"sha256:{serving_code_digest()}",
                 "runtime": {"xllamacpp": _installed("xllamacpp")},
             },

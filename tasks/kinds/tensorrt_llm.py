@@ -53,7 +53,7 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
             fields={
                 "kind": self.recipe.kind,
                 "serving": {
-                    **self.model.serving.model_dump(mode="json", exclude={"tensorrt_llm"}),
+                    **self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),
                     "tensorrt_llm": self.parameters.model_dump(mode="json", exclude=set(UPSTREAM_ONLY)),
                 },
                 "code": f"sha256:{serving_code_digest()}",

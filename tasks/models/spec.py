@@ -23,7 +23,7 @@ from infra.frozen import Spec
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
-from tasks.store.names import RELEASE_MARK, collision
+from tasks.store.names import RELEASE_MARK, Alias, collision
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -124,15 +124,29 @@ class Serving(Spec):
     contract: Literal[1, 2] = Field(
         default=2, description="What clients send and get. 1: without chats, counts and the reason of the end."
     )
+    aliases: tuple[Alias, ...] = Field(
+        default=(),
+        description="Further public names of the model, which NVIDIA's published clients ask for. "
+        "Each is one model's alone on a target.",
+    )
     defaults: SamplingDefaults = SamplingDefaults()
     tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
+
+    @field_validator("aliases")
+    @classmethod
+    def _each_once(cls, aliases: tuple[Alias, ...]) -> tuple[Alias, ...]:
+        if len(set(aliases)) < len(aliases):
+            raise ValueError("names one twice")
+        return aliases
 
 
 class Expectations(Spec):
     """What the answer to a prompt must be like. Each expectation that is given must hold."""
 
     min_tokens: int | None = Field(
-        default=None, ge=1, description="Asked as a stream, at least as many pieces, each of one token or more."
+        default=None,
+        ge=1,
+        description="At least so many tokens; with contract 1 pieces of a stream, of a token or more each.",
     )
     contains: tuple[Text, ...] = Field(
         default=(), description="Each of these, letter by letter, somewhere in the answer."

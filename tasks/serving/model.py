@@ -112,11 +112,14 @@ class TritonReply:
             return
         self._begun = True
         outputs = {*self._outputs, "finish_reason"} if final and self._contract > 1 else self._outputs
-        encoded = encode_answers(answers, outputs, self._contract)
-        tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
-        if self._contract > 1 and len(answers) == 1:
-            tensors += _indexes_of_one()
-        self._sender.send(_triton.InferenceResponse(tensors), flags=flags)
+        # The published clients read one row of each response, and where it belongs in `batch_index`.
+        responses = [answers] if self._contract == 1 else [[answer] for answer in answers]
+        for index, rows in enumerate(responses):
+            encoded = encode_answers(rows, outputs, self._contract, index)
+            tensors = [_triton.Tensor(name, value) for name, value in encoded.items()]
+            if self._contract > 1 and len(responses) == 1:
+                tensors += _indexes_of_one()
+            self._sender.send(_triton.InferenceResponse(tensors), flags=flags if index == len(responses) - 1 else 0)
 
     def fail(self, code: FailureCode, message: str) -> None:
         self._ended = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from infra.errors import ArtifactDamaged, UsageError
@@ -11,7 +12,9 @@ from tasks.steps.node_fit import require_readable
 from tasks.steps.nodes import wait_until_public
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
+from tasks.targets.aliases import claim, require_free
 from tasks.targets.current import Current
+from tasks.targets.release import Intent
 from tasks.targets.target import Target
 
 
@@ -34,7 +37,8 @@ def promote(
     more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
 
     Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
-    bring it any more, `release-moved` if another one is public than `instead_of`, EnginehouseError `node-older` if a
+    bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved` if another
+    one is public than `instead_of`, EnginehouseError `node-older` if a
     live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
     seconds.
     """
@@ -45,21 +49,42 @@ def promote(
             hint=f"`enginehouse releases {model}` shows which releases have",
             code="release-not-passed",
         )
-    _require_servable(target, model, release)
+    aliases = _require_servable(target, model, release).aliases
 
     def change(current: Current) -> Current:
         if instead_of is not None and current.public not in (instead_of, release):
             raise _moved(target, model, instead_of, current.public)
         return current.without_candidates(release) if unless() else current.promoted(release)
 
-    if target.move(model, change).public != release:
-        return False
+    with _claimed(target, model, release, aliases):
+        if target.move(model, change).public != release:
+            return False
     wait_until_public(target, model, release, timeout_s)
     return True
 
 
-def _require_servable(target: Target, model: str, release: int) -> None:
-    """Raises as `promote` does, if no node could bring the artifacts of the release, or some node cannot read them."""
+@contextmanager
+def _claimed(target: Target, model: str, release: int, aliases: Collection[str]) -> Generator[None]:
+    """Claim what the release asks for before it is public. Until then it is a candidate, as a claim needs it."""
+    require_free(target, model, aliases)
+    current, _ = target.current(model)
+    asks_newly = bool(aliases) and release not in (current.public, *current.candidates)
+    if asks_newly:
+        target.move(model, lambda current: current.with_candidate(release, alone=current.alone))
+    try:
+        claim(target, model, aliases)
+        yield
+    except UsageError:
+        if asks_newly:
+            target.move(model, lambda current: current.without_candidates(release))
+        raise
+
+
+def _require_servable(target: Target, model: str, release: int) -> Intent:
+    """What the release is.
+
+    Raises as `promote` does, if no node could bring its artifacts, or some node cannot read them.
+    """
     store = ArtifactStore(target.bucket)
     intent = target.intent(model, release)
     repository = intent.artifact
@@ -75,6 +100,7 @@ def _require_servable(target: Target, model: str, release: int) -> None:
             code="release-not-in-store",
         ) from error
     require_readable(target.name, target.nodes(), intent.schema_version, found, engine)
+    return intent
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from infra.errors import EnginehouseError, GateRefused, TritonError
+from infra.errors import EnginehouseError, GateRefused, TritonError, UsageError
 from infra.s3.bucket import Bucket
 from infra.traces.propagation import current_traceparent
 from tasks.kinds.protocol import LIMITS_FILE
@@ -19,6 +19,7 @@ from tasks.steps.plan import Plan
 from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
+from tasks.targets.aliases import claim, require_free
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
 from tasks.targets.view import TargetView
@@ -67,13 +68,15 @@ def roll_out(
 
     The caller has the `turn` of this model on this target.
 
-    A repository identity equal to the live one makes no release, unless `refresh` is set and the bytes differ. If
+    A repository identity equal to the live one makes no release, unless other aliases are asked for, or `refresh` is
+    set and the bytes differ. If
     memory does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
     `lost` goes into the release's record: fields that the recipe had before it was translated to this kind.
 
-    Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable), and
-    EnginehouseError with code `memory-short`, `runtime-differs` (a node is not what the engine was built for),
-    `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
+    Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable),
+    UsageError `alias-taken` if another model has an alias that this one asks for, and EnginehouseError with code
+    `memory-short`, `runtime-differs` (a node is not what the engine was built for), `leader-mode`, `node-older`, or
+    `release-withdrawn` (a rollback took the place that it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
@@ -134,7 +137,8 @@ class _Candidate:
         return cls(context, plan, repository, engine, digest)
 
     def equals(self, live: Intent, bytes_too: bool) -> bool:
-        return live.artifact == self.repository.ref and (not bytes_too or live.digest == self.digest)
+        same = live.artifact == self.repository.ref and {*live.aliases} == {*self.plan.model.serving.aliases}
+        return same and (not bytes_too or live.digest == self.digest)
 
     def begun(self, view: TargetView) -> int | None:
         """The release that an earlier run has begun with the same bytes, and against the same live one."""
@@ -147,7 +151,9 @@ class _Candidate:
         self, target: Target, view: TargetView, known: int | None, *, recreate: bool, lost: Mapping[str, JsonValue]
     ) -> int:
         """Have it loaded, as the release `known` or as a new one."""
+        aliases = self.plan.model.serving.aliases
         require_some(target.name, view.nodes)
+        require_free(target, view.model, aliases)
         require_readable(target.name, view.nodes, _version(self.repository.ref), self.repository, self.engine)
         require_fit(self.plan, self.engine, view.nodes)
         if known is not None and known in view.current.candidates:
@@ -159,6 +165,12 @@ class _Candidate:
             known = target.reserve(view.model, lambda number: self._intent(number, view.live, lost)).release
         release = known
         target.move(view.model, lambda current: current.with_candidate(release, alone=alone))
+        try:
+            claim(target, view.model, aliases)
+        except UsageError as error:  # another model was quicker
+            target.move(view.model, lambda current: current.without_candidates(release))
+            target.conclude(view.model, Result(release=release, state="refused", reason=error.message))
+            raise
         return release
 
     def _intent(self, number: int, live: Intent | None, lost: Mapping[str, JsonValue]) -> Intent:

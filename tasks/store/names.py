@@ -7,7 +7,7 @@ and no model's name is one that Enginehouse makes itself.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator
 
@@ -18,10 +18,13 @@ RELEASE_MARK = "--"
 """It separates the parts of a release's name on a Triton: `NAME--r7--llm`."""
 NODES = "nodes"
 """Beside the folders of a target's models lies this one, with the reports of its nodes."""
+Alias = Literal["ensemble", "tensorrt_llm_bls"]
+"""A further public name that a model may ask for: NVIDIA's published clients know no others."""
+ALIASES: tuple[Alias, ...] = get_args(Alias)
 _RESERVED = {
     NODES: "the reports of a target's nodes lie there",
     # Of NVIDIA's templates, whose other names no model can have, since they have underscores.
-    **dict.fromkeys(("ensemble", "preprocessing", "postprocessing"), "a model of NVIDIA's templates has it"),
+    **dict.fromkeys((*ALIASES, "preprocessing", "postprocessing"), "a model of NVIDIA's templates has it"),
 }
 
 

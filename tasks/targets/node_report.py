@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from tasks.store.artifact import Manifest
+from tasks.store.names import Segment
 from tasks.store.record import Record
 from tasks.targets.current import Current
 from tasks.targets.release import Intent
@@ -40,7 +41,9 @@ class ModelReport(Record):
     """The state of one model on a node."""
 
     public: int | None
-    """The release that the public name answers with on this node."""
+    """The release that the public name answers with on this node, and its aliases."""
+    aliases: tuple[Segment, ...] = ()
+    """The further public names that the wanted release asks for."""
     error: str = ""
     """Why that is not the wanted one."""
     releases: dict[int, ReleaseReport] = Field(default_factory=dict[int, ReleaseReport])

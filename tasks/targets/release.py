@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from tasks.store.artifact import ArtifactRef, recorded
-from tasks.store.names import Segment
+from tasks.store.names import ALIASES, Alias, Segment
 from tasks.store.record import Record
 from tasks.targets.changes import FieldChange, changes
 
@@ -54,6 +54,12 @@ class Intent(Record):
     def artifact(self) -> ArtifactRef:
         """The repository artifact. Raises ArtifactDamaged, code `record-invalid`, if `repository` names none."""
         return recorded(self.repository)
+
+    @property
+    def aliases(self) -> tuple[Alias, ...]:
+        """The further public names that the release asks for."""
+        asked = self.serving.get("aliases")
+        return tuple(name for name in ALIASES if isinstance(asked, list) and name in asked)
 
 
 class PromptResult(Record):

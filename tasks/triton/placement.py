@@ -110,14 +110,18 @@ def withdraw_everything(models: Path) -> None:
         remove_tree(folder)
 
 
-def write_public(models: Path, model: str, release: int) -> None:
-    """Point the public name at a release: one file, replaced in one step. Triton reads it at the next load."""
-    folder = models / model
+def write_public(models: Path, model: str, release: int, alias: str = "") -> None:
+    """Point the public name, or an alias of it, at a release: one file, replaced in one step.
+
+    Triton reads it at the next load.
+    """
+    name = alias or model
+    folder = models / name
     (folder / "1").mkdir(parents=True, exist_ok=True)
-    fresh = models.parent / "placing" / f"{model}.pbtxt"
+    fresh = models.parent / "placing" / f"{name}.pbtxt"
     fresh.parent.mkdir(exist_ok=True)
     placed = models / release_names(model, release)[RELEASE]
-    fresh.write_text(public_config(model, (placed / "config.pbtxt").read_text()))
+    fresh.write_text(public_config(name, (placed / "config.pbtxt").read_text()))
     fresh.replace(folder / "config.pbtxt")
 
 

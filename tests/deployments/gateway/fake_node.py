@@ -10,7 +10,8 @@ import asyncio
 import importlib
 import json
 import math
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,11 @@ _SIZES = {"INT32": 4, "FP32": 4, "UINT64": 8, "BOOL": 1}
 def text(raw: bytes) -> str:
     """The first element of a tensor of texts."""
     return raw[4 : 4 + int.from_bytes(raw[:4], "little")].decode()
+
+
+def texts(raw: bytes) -> list[str]:
+    """All of them."""
+    return [text(raw), *texts(raw[4 + int.from_bytes(raw[:4], "little") :])] if raw else []
 
 
 def _prompt(request: Any) -> str:
@@ -112,6 +118,10 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         if word == "stub":
             yield self._error(request, "Failed to process the request(s), message: Stub process 'x' is not healthy.")
             return
+        if self.contract > 1 and request.inputs[0].shape[0] > 1:
+            for answer in self._rows(request):
+                yield answer
+            return
         pieces, pause = {"twice": 2, "large": 1000}.get(word, 1), 0.0
         if word == "count":
             pieces, pause = int(rest[0]), float(rest[1])
@@ -121,6 +131,25 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             yield self._piece(request, said, last=number + 1 == pieces)
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             yield self._piece(request, None)
+
+    def _rows(self, request: Any) -> Iterator[Any]:
+        """A response for each row, the last row first, with what was asked for, or all."""
+        sent = {each.name: raw for each, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
+        asked = {each.name for each in request.outputs}
+        for row, said in reversed(list(enumerate(texts(sent["text_input"])))):
+            answer = self._piece(request, said)
+            response = answer.infer_response
+            for name, datatype, values in (
+                ("output_log_probs", "FP32", [-1.0] * len(said)),
+                ("batch_index", "INT32", [row]),
+            ):
+                if not asked or name in asked:
+                    shape = [1, len(values)] if name == "batch_index" else [1, 1, len(values)]
+                    response.outputs.add(name=name, datatype=datatype, shape=shape)
+                    form = "f" if datatype == "FP32" else "i"
+                    response.raw_output_contents.append(struct.pack(f"<{len(values)}{form}", *values))
+            yield answer
+        yield self._piece(request, None)
 
     def _piece(self, request: Any, said: str | None, *, last: bool = False) -> Any:
         answer = messages.ModelStreamInferResponse()

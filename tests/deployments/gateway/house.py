@@ -47,10 +47,16 @@ class Told(Watch):
         self.told, self.told_at = Known(targets, self.told.reading + 1), time.monotonic()
 
 
-def node(name: str, grpc: str, public: Mapping[str, int], held: Mapping[str, Sequence[int]] | None = None) -> Node:
-    """A report in which each public release is ready, and those that are `held` beside."""
+def node(
+    name: str,
+    grpc: str,
+    public: Mapping[str, int],
+    held: Mapping[str, Sequence[int]] | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Node:
+    """A report in which each public release is ready, and those that are `held` beside; `aliases` with their models."""
     ready = {model: frozenset((number, *(held or {}).get(model, ()))) for model, number in public.items()}
-    return Node("test", name, grpc, ready, dict(public))
+    return Node("test", name, grpc, ready, dict(public), dict(aliases or {}))
 
 
 @dataclass

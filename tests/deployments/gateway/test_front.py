@@ -238,3 +238,18 @@ def test_after_the_grace_time_an_answer_ends_by_an_error() -> None:
         assert got[0][-1]["code"] == "gateway-ending" and got[0][0]["text_output"] == "0 "
         until(lambda: one.cancelled == ["count 500 0.05"], "cancellation")
         assert made.serving is not None and made.serving.result(10) is None
+
+
+def test_an_alias_is_asked_as_the_model_it_stands_for_and_answers_by_its_own_name(two: House) -> None:
+    answering = node("one", two.nodes["one"].grpc, {MODEL: 1}, aliases={"ensemble": MODEL})
+    two.watch.tell(TargetState("test", {MODEL: 1}, (answering,), {"ensemble": MODEL}))
+    answer = two.generate("x", model="ensemble")
+    assert (answer.status_code, answer.json()["model_name"]) == (200, "ensemble")
+    assert two.generate("x", model="ensemble@1").json()["model_name"] == "ensemble@1"
+    assert {asked.partition("--")[0] for asked, _ in two.nodes["one"].asked} == {MODEL}
+    assert two.generate("x", model="tensorrt_llm_bls").status_code == 404
+    with two.client() as client:
+        assert client.get("/v2/models").json() == {"models": [{"name": MODEL}, {"name": "ensemble"}]}
+        assert client.get("/v2/models/ensemble/ready").status_code == 200
+        assert client.get("/v2/models/ensemble").json()["name"] == "ensemble"
+        assert 'model="ensemble"' not in client.get("/metrics").text, "figures are the model's"

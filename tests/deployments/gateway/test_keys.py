@@ -15,8 +15,9 @@ import yaml
 from deployments.gateway import keys as module
 from deployments.gateway.keys import Key, Keys, entry_text, new_key
 from deployments.gateway.limits import Limits
+from deployments.gateway.state import TargetState
 from infra.errors import GatewayError, SettingsError
-from tests.deployments.gateway.house import MODEL, House, house, until
+from tests.deployments.gateway.house import MODEL, House, house, node, until
 from tests.deployments.gateway.test_front import in_thread
 
 
@@ -101,6 +102,18 @@ def test_a_key_asks_its_models_alone(locked: Locked) -> None:
         assert (refused.status_code, refused.json()["code"]) == (404, "model-unknown"), "nor learns which there are"
     with locked.house.client() as client:
         assert client.get("/v2/models", headers=bearer(locked.narrow)).json() == {"models": []}
+
+
+def test_a_key_asks_the_aliases_of_its_models(locked: Locked) -> None:
+    grpc = locked.house.nodes["one"].grpc
+    aliases = {"ensemble": MODEL, "tensorrt_llm_bls": "other"}
+    answering = node("one", grpc, {MODEL: 1, "other": 1}, aliases=aliases)
+    locked.house.watch.tell(TargetState("test", {MODEL: 1, "other": 1}, (answering,), aliases))
+    assert locked.house.generate("x", model="ensemble", headers=bearer(locked.free)).status_code == 200
+    assert locked.house.generate("x", model="ensemble", headers=bearer(locked.narrow)).status_code == 404
+    with locked.house.client() as client:
+        found = client.get("/v2/models", headers=bearer(locked.narrow)).json()
+    assert found == {"models": [{"name": "other"}, {"name": "tensorrt_llm_bls"}]}
 
 
 def test_the_file_is_read_again_and_mistakes_change_nothing(locked: Locked) -> None:

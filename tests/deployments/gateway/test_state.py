@@ -22,7 +22,13 @@ from tests.fleet import Fleet
 from tests.waiting import wait
 
 
-def report(target: Target, name: str, models: dict[str, tuple[int | None, dict[int, Any]]], port: int = 8001) -> None:
+def report(
+    target: Target,
+    name: str,
+    models: dict[str, tuple[int | None, dict[int, Any]]],
+    port: int = 8001,
+    aliases: tuple[str, ...] = (),
+) -> None:
     """A node's report: of each model the release that its public name answers with, and the states of releases."""
     target.report(
         NodeReport(
@@ -35,7 +41,9 @@ def report(target: Target, name: str, models: dict[str, tuple[int | None, dict[i
             memory_available_bytes=1,
             models={
                 model: ModelReport(
-                    public=public, releases={number: ReleaseReport(state=state) for number, state in states.items()}
+                    public=public,
+                    aliases=aliases,
+                    releases={number: ReleaseReport(state=state) for number, state in states.items()},
                 )
                 for model, (public, states) in models.items()
             },
@@ -214,3 +222,19 @@ def test_what_a_node_is_asked_for() -> None:
     assert asked_names("tiny", 7) == ("tiny--r7--llm", "tiny--r7")
     for odd in ("", "a/b", "tiny@", "tiny@-1", "tiny@7@8", "tiny@1e3", "a" * 300, "tiny\n", "tiny@99999999999"):
         assert code_of(lambda odd=odd: Name.parse(odd)) == "model-unknown"
+
+
+def test_an_alias_is_known_as_long_as_a_node_says_so_or_none_does(fleet: Fleet) -> None:
+    fleet.release(fleet.rebuild())
+    target = replace(fleet.target, node_lifetime_s=1.0)
+    report(target, "one", {"tiny": (1, {1: "ready"})}, aliases=("ensemble", "tiny", "odd"))
+    with watching(target) as watch:
+        wait(lambda: watch.known.aliases != {}, "alias")
+        assert watch.known.aliases == {"ensemble": "tiny"}, "no other name becomes one"
+        name = watch.known.model_of(Name.parse("ensemble@1"))
+        assert (name.model, name.release, str(name), served_name(name)) == ("tiny", 1, "ensemble@1", "tiny--r1")
+        wait(lambda: watch.known.nodes == (), "end of the node")
+        assert watch.known.places(watch.known.model_of(Name("ensemble"))).nodes == ()
+        report(target, "one", {"tiny": (1, {1: "ready"})})
+        wait(lambda: watch.known.aliases == {}, "end of the alias")
+        assert code_of(lambda: watch.known.places(watch.known.model_of(Name("ensemble")))) == "model-unknown"

@@ -354,3 +354,29 @@ def test_a_mistake_of_ours_is_logged_without_the_prompt(
 def test_without_keys_nothing_is_asked_of_the_caller(served: House) -> None:
     assert not Keys(None).required
     assert served.generate("x", headers={"Authorization": "Bearer anything"}).status_code == 200
+
+
+@pytest.fixture
+def newer() -> Iterator[House]:
+    """A gateway before a release of contract 2, which answers a batch row by row."""
+    with house() as made:
+        made.add_node("one", contract=2)
+        made.public()
+        yield made
+
+
+def test_rows_of_a_batch_are_one_answer_in_their_order(newer: House) -> None:
+    inputs = [
+        {"name": "text_input", "shape": [3, 1], "datatype": "BYTES", "data": ["a", "bb", "ccc"]},
+        {"name": "max_tokens", "shape": [3, 1], "datatype": "INT32", "data": [1, 2, 3]},
+    ]
+    everything = ask(newer, f"/v2/models/{MODEL}/infer", {"inputs": inputs}).json()["outputs"]
+    asked = [{"name": name} for name in ("output_log_probs", "text_output")]
+    some = ask(newer, f"/v2/models/{MODEL}/infer", {"inputs": inputs, "outputs": asked}).json()["outputs"]
+    for outputs, has_rows in ((everything, True), (some, False)):
+        found = {each["name"]: (each["shape"], each["data"]) for each in outputs}
+        assert found.pop("text_output") == ([3, 1], ["a", "bb", "ccc"])
+        assert found.pop("output_log_probs") == ([3, 1, 3], [-1, 0, 0, -1, -1, 0, -1, -1, -1]), "filled up with 0"
+        assert found == ({"batch_index": ([3, 1], [0, 1, 2])} if has_rows else {}), "none that was not asked for"
+    body = {"text_input": ["a", "bb"], "max_tokens": [1, 1]}
+    assert ask(newer, f"/v2/models/{MODEL}/generate", body).json()["text_output"] == ["a", "bb"]

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -195,7 +195,9 @@ class Served:
     def processes(self, model: str, release: int) -> list[psutil.Process]:
         return model_processes(self.models / release_names(model, release)[LLM])
 
-    def release(self, model: str, *, begin: str = "", public: bool = True, passed: bool = True) -> int:
+    def release(
+        self, model: str, *, begin: str = "", public: bool = True, passed: bool = True, aliases: Sequence[str] = ()
+    ) -> int:
         """A release whose model answers with `MODEL@N`. Its candidate is wanted, and `public` if that is said."""
         self.made += 1
         number = max(self.target.releases(model), default=0) + 1
@@ -223,6 +225,7 @@ class Served:
             repository=str(refs["repository"]),
             digest=Identity(dict(digests)).digest,
             recipe={},
+            serving={"aliases": list(aliases)},
             source="file:///nowhere",
             flow_run="some-run",
         )

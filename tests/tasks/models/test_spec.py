@@ -153,6 +153,15 @@ def test_names_that_a_release_could_not_carry(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("aliases", "where"), [(["chat"], "0"), (["ensemble", "ensemble"], ""), (["ensemble", "preprocessing"], "1")]
+)
+def test_aliases_that_no_published_client_asks_for_or_that_are_named_twice(aliases: list[str], where: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Model.model_validate(entry(serving={"aliases": aliases}))
+    assert mistakes(caught.value).keys() == {f"serving.aliases.{where}".rstrip(".")}
+
+
+@pytest.mark.parametrize(
     ("source", "where", "kind"),
     [
         ({"uri": "hf://org/repo"}, "source.uri", "value_error"),

@@ -25,11 +25,11 @@ def test_log_probabilities_are_filled_up() -> None:
 
 def test_every_output_of_the_contract_can_be_made() -> None:
     answers = [Answer("a", (-1.0,), -1.0, 5, 1, "length"), Answer("b", (-2.0,), -2.0, 6, 2)]
-    tensors = encode_answers(answers, [entry.name for entry in outputs_of(CONTRACT)], CONTRACT)
+    tensors = encode_answers(answers, [entry.name for entry in outputs_of(CONTRACT)], CONTRACT, 3)
     assert tensors.keys() == {entry.name for entry in outputs_of(CONTRACT)}
     assert {name: tensor.tolist() for name, tensor in tensors.items() if "log" not in name} == {
         "text_output": [b"a", b"b"],
-        "batch_index": [[0], [1]],
+        "batch_index": [[3], [4]],
         "sequence_index": [[0], [0]],
         "num_input_tokens": [[5], [6]],
         "num_output_tokens": [[1], [2]],

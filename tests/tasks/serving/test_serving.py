@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,21 @@ import httpx
 import psutil
 import pytest
 
+from deployments.gateway.state import TargetState
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
 from tasks.triton.placement import place_release, placed_models, write_public
+from tests.deployments.gateway.house import house, node
 from tests.tasks.kinds.served_kinds import CHAT, KINDS, QUESTION, RAW, SLOW, TRT_ENGINES, Fields, Kind, Role
+from tests.tasks.serving.published import ALWAYS, NEUTRAL, inputs, read
+from tests.tasks.serving.published import streamed as streamed_by
 from tests.tasks.serving.small_tokenizers import byte_level
 
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
+
+triton_http: Any = importlib.import_module("tritonclient.http")
+triton_grpc: Any = importlib.import_module("tritonclient.grpc")
 
 
 def marked(names: Iterable[str]) -> list[Any]:
@@ -54,6 +62,8 @@ def triton(
         each.result()
     for model in (CHAT, RAW):
         point(started, model, 1)
+    write_public(started.repository, CHAT, 1, "ensemble")
+    started.client.load("ensemble")
     yield started
     started.process.terminate()
     started.process.wait(20)
@@ -282,14 +292,74 @@ def test_values_that_change_nothing_are_accepted(kind: Kind, client: TritonClien
     assert ask(client, temperature=0.0, **neutral) == ask(client, temperature=0.0)
 
 
-def test_rows_of_a_batch_are_answered_in_order(client: TritonClient) -> None:
+def published(triton: RunningTriton, *prompts: str, outputs: Sequence[str] = (), **fields: Any) -> list[Any]:
+    """The responses to what NVIDIA's published client sends, at the name that it knows."""
+    given = inputs(triton_grpc, prompts, QUESTION["max_tokens"], {**ALWAYS, **fields})
+    return streamed_by(triton.client.grpc, "ensemble", given, outputs)
+
+
+def test_published_clients_read_their_answers(triton: RunningTriton, client: TritonClient, kind: Kind) -> None:
+    prompt, words = QUESTION["text_input"], {"stop_words": ["zzz", "yyy"], "bad_words": ["xxx"]}
+    answer = ask(client, temperature=0.0)
+    assert read(published(triton, prompt)) == [answer]
+    assert read(published(triton, prompt, **NEUTRAL, end_id=kind.end_id)) == [prompt + answer]
+    (logged,) = published(
+        triton, prompt, **words, return_log_probs=True, outputs=["text_output", "cum_log_probs", "output_log_probs"]
+    )
+    assert [logged.as_numpy(name).shape for name in ("cum_log_probs", "output_log_probs")] == [(1, 1), (1, 1, 24)]
+    pieces = published(triton, prompt, stream=True, exclude_input_in_output=False)
+    assert len(pieces) > 8 and read(pieces) == [answer], "a stream never has the prompt"
+
+
+def test_published_clients_read_each_row_of_a_batch(triton: RunningTriton, client: TritonClient) -> None:
     prompts = ["One two three", "Paris is the capital of", "The sky is"]
-    batch = {"text_input": prompts, "max_tokens": [6, 7, 8], "temperature": [0.0] * 3}
-    answers: Any = client.generate(CHAT, batch).text
-    alone = [ask(client, text_input=text, max_tokens=6 + row, temperature=0.0) for row, text in enumerate(prompts)]
-    assert [text[:8] for text in answers] == [text[:8] for text in alone]
-    with refused("'stream'"):
-        list(client.generate_stream(CHAT, {**batch, "stream": [True] * 3}))
+    alone = [ask(client, text_input=text, temperature=0.0) for text in prompts]
+    for outputs in ((), ("text_output", "batch_index", "sequence_index")):
+        rows = read(published(triton, *prompts, outputs=outputs), rows=3)
+        assert [text[:8] for text in rows] == [text[:8] for text in alone]
+    with pytest.raises(Exception, match="'stream'"):
+        published(triton, *prompts, stream=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_return_sequences", 2),
+        ("return_context_logits", True),
+        ("return_generation_logits", True),
+        ("return_perf_metrics", True),
+        ("return_kv_cache_reuse_stats", True),
+        ("embedding_bias_words", ["x"]),
+        ("embedding_bias_weights", [1.0]),
+    ],
+)
+def test_published_clients_hear_the_name_of_what_no_kind_here_can_do(
+    triton: RunningTriton, field: str, value: Any
+) -> None:
+    with pytest.raises(Exception, match=f"'{field}' cannot be honoured"):
+        published(triton, "a", **{field: value})
+
+
+@pytest.mark.parametrize("library", [triton_http, triton_grpc])
+def test_published_unary_clients_are_answered_at_the_gateway(
+    triton: RunningTriton, client: TritonClient, library: Any
+) -> None:
+    """Triton alone has no unary answers of a model that can stream."""
+    prompts = [QUESTION["text_input"], "The sky is"]
+    known = {"ensemble": CHAT}
+    with house() as gateway:
+        place = node("one", triton.client.grpc, {CHAT: 1}, aliases=known)
+        gateway.watch.tell(TargetState("test", {CHAT: 1}, (place,), known))
+        url = gateway.grpc if library is triton_grpc else gateway.url.removeprefix("http://")
+        with library.InferenceServerClient(url) as asking:
+            given = inputs(library, prompts, 8, {"bad_words": [""], "stop_words": [""], "temperature": 0.0})
+            answer = asking.infer("ensemble", given, outputs=[library.InferRequestedOutput("text_output")])
+            texts = [text.decode() for text in answer.as_numpy("text_output")]
+            alone = [ask(client, text_input=text, max_tokens=8, temperature=0.0) for text in prompts]
+            assert [text[:8] for text in texts] == [text[:8] for text in alone] and len(texts) == 2
+            assert answer.as_numpy("batch_index") is None
+            name = answer.get_response()
+            assert (name["model_name"] if isinstance(name, dict) else name.model_name) == "ensemble"
 
 
 def test_eight_streams_run_at_once(client: TritonClient) -> None:

@@ -44,7 +44,7 @@ def model() -> Model:
     return load_model(CATALOGUE / "smollm2-135m.yaml")
 
 
-ANSWER = Completion("one two", (-0.1, -0.2), 0.5)
+ANSWER = Completion("one two", (-0.1, -0.2), 0.5, tokens=2)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,14 @@ def test_expectations(model: Model, expect: dict[str, Any], client: Scripted, fa
     assert {request["seed"] for request in client.requests} == {7}
 
 
-def test_tokens_are_counted_by_the_pieces_of_a_stream(model: Model) -> None:
-    client = Scripted(ANSWER)
+def test_tokens_are_counted_by_the_release_or_by_the_pieces_of_its_stream(model: Model) -> None:
     prompt = Prompt(name="p", text="Count.", max_tokens=8, expect=Expectations(min_tokens=2))
-    assert check_prompt(client, "tiny--r1", model, prompt).passed
     question = {"text_input": "Count.", "max_tokens": 8}
+    client = Scripted(ANSWER)
+    assert check_prompt(client, "tiny--r1", model, prompt).passed
+    assert client.requests == [{**question, "return_num_output_tokens": True}]
+    # A release of contract 1 has no counts.
+    client = Scripted(Completion("one two", (), 0.5))
+    first = model.model_copy(update={"serving": model.serving.model_copy(update={"contract": 1})})
+    assert check_prompt(client, "tiny--r1", first, prompt).passed
     assert client.requests == [question, {**question, "stream": True}]

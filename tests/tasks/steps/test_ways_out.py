@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from infra.errors import EnginehouseError, TritonError, UsageError
 from infra.s3.bucket import Bucket
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.models.catalogue import load_model
+from tasks.models.spec import Model
 from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
@@ -26,6 +27,8 @@ from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Producer
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
+from tasks.store.names import Alias
+from tasks.targets.aliases import claim
 from tasks.targets.current import Current
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.release import Intent, Result
@@ -132,13 +135,14 @@ def begun(target: Target, plan: Plan, *, alone: bool) -> int:
     return number
 
 
-def intent(model: str, release: int) -> Intent:
+def intent(model: str, release: int, aliases: Sequence[str] = ()) -> Intent:
     return Intent(
         model=model,
         release=release,
         repository=f"repository/{'0' * 64}",
         digest="d",
         recipe={},
+        serving={"aliases": list(aliases)},
         source="s",
         flow_run="",
     )
@@ -290,3 +294,35 @@ def test_two_rollbacks_do_not_undo_each_other(target: Target, fleet: Fleet) -> N
         assert target.current("tiny")[0].public == 2
         assert roll_back(target, "tiny", 3, instead_of=2) == RolledBack(3, instead_of=2)
     assert numbers == [1, 2, 3]
+
+
+def test_an_alias_of_another_model_is_refused_before_anything_moves(
+    context: Context, plan: Plan, target: Target, node: FollowingNode
+) -> None:
+    aliased = replace(plan, model=with_aliases(plan.model, "ensemble"))
+    assert aliased.repository_ref == plan.repository_ref, "what only a name is makes no other artifact"
+    target.reserve("other", lambda number: intent("other", number, aliases=["ensemble"]))
+    target.move("other", lambda current: current.with_candidate(1))
+    claim(target, "other", ["ensemble"])
+    with pytest.raises(UsageError) as caught:
+        roll_out(context, aliased, "test")
+    assert caught.value.code == "alias-taken" and "'ensemble'" in caught.value.message
+    assert target.releases(plan.model.name) == [] and target.current(plan.model.name) == (Current(), None)
+
+
+def test_other_aliases_are_another_release_of_the_same_bytes(
+    context: Context, plan: Plan, target: Target, node: FollowingNode
+) -> None:
+    first = live(context, plan)
+    second = live(context, replace(plan, model=with_aliases(plan.model, "ensemble")))
+    intents = [target.intent(plan.model.name, number) for number in (first, second)]
+    assert first != second and intents[0].repository == intents[1].repository
+    assert [each.aliases for each in intents] == [(), ("ensemble",)]
+    assert [str(change) for change in intents[1].changes] == ['serving.aliases: nothing → ["ensemble"]']
+    assert roll_out(context, replace(plan, model=with_aliases(plan.model, "ensemble")), "test").unchanged
+    third = live(context, plan)
+    assert target.intent(plan.model.name, third).aliases == ()
+
+
+def with_aliases(model: Model, *aliases: Alias) -> Model:
+    return model.model_copy(update={"serving": model.serving.model_copy(update={"aliases": aliases})})
