@@ -12,8 +12,9 @@ import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImp
 from .answers import encode_answers
 from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import Engine
+from .failures import FailureCode, with_code
 from .parsing import parse_request
-from .runner import FailureCode, Runner
+from .runner import Runner
 from .settings import ServingSettings
 
 _triton: Any = triton
@@ -22,7 +23,9 @@ _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # By name: Triton adds TritonError to its module only after it has imported this one.
 _CODES: dict[FailureCode, str] = {
     "invalid": "INVALID_ARG",
+    "context-length": "INVALID_ARG",
     "unavailable": "UNAVAILABLE",
+    "deadline": "UNAVAILABLE",
     "cancelled": "CANCELLED",
     "internal": "INTERNAL",
 }
@@ -65,6 +68,9 @@ class TritonReply:
             for name, wanted in (
                 ("output_log_probs", any(row.return_log_probs for row in rows)),
                 ("cum_log_probs", any(row.return_log_probs for row in rows)),
+                ("output_tokens", any(row.return_output_tokens for row in rows)),
+                ("top_tokens", any(row.num_top_log_probs for row in rows)),
+                ("top_log_probs", any(row.num_top_log_probs for row in rows)),
                 ("num_input_tokens", any(row.return_num_input_tokens for row in rows)),
                 ("num_output_tokens", any(row.return_num_output_tokens for row in rows)),
                 ("batch_index", contract > 1),
@@ -86,7 +92,8 @@ class TritonReply:
         self._sender.send(_triton.InferenceResponse(tensors), flags=flags)
 
     def fail(self, code: FailureCode, message: str) -> None:
-        error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))
+        said = message if self._contract == 1 else with_code(message, code)
+        error = _triton.TritonError(said, getattr(_triton.TritonError, _CODES[code]))
         self._sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)
 
     def is_cancelled(self) -> bool:

@@ -13,17 +13,16 @@ import traceback
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from .contract import Answer, GenerationRequest, RequestRefused
+from .contract import Answer, GenerationRequest, PromptTooLong, RequestRefused
 from .engine import MAX_RUNNING, Engine, EngineFailed, EngineUnavailable
+from .failures import FailureCode
 
 WATCH_INTERVAL_S = 0.2
 """How late a cancellation may be noticed. Each look asks Triton once for every request that runs."""
 
 GOING_DOWN = "the server is going down"
-
-FailureCode = Literal["invalid", "unavailable", "cancelled", "internal"]
 
 
 class Reply(Protocol):
@@ -88,6 +87,8 @@ class Runner:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._answer(requests, reply)
+        except PromptTooLong as error:
+            reply.fail("context-length", str(error))
         except RequestRefused as error:
             reply.fail("invalid", str(error))
         except EngineUnavailable as error:
@@ -95,7 +96,7 @@ class Runner:
         except EngineFailed as error:
             reply.fail("internal", str(error))
         except TimeoutError:
-            reply.fail("unavailable", f"not answered within the deadline of {self._timeout_s:g} s")
+            reply.fail("deadline", f"not answered within the deadline of {self._timeout_s:g} s")
         except asyncio.CancelledError:
             if self._closed:
                 reply.fail("unavailable", GOING_DOWN)
