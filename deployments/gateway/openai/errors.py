@@ -105,4 +105,6 @@ def of_failure(error: GenerationFailed) -> ApiError:
     """What a client is told of a generation that failed. The input that an invalid one names becomes `param`."""
     named = _NAMED.search(error.message) if error.failure == "invalid" else None
     param = _PARAMS.get(named[1], named[1]) if named else error.param
-    return ApiError(_OF_FAILURE[error.failure], error.message, param=param)
+    # LangChain and LiteLLM know these words, and make an error of their own of it.
+    begin = "the prompt is too long: " if error.failure == "context-length" else ""
+    return ApiError(_OF_FAILURE[error.failure], begin + error.message, param=param)

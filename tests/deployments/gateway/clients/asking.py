@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 BASE = os.environ.get("GATEWAY", "") + "/v1"
 KEY = os.environ.get("KEY", "")
@@ -52,7 +53,7 @@ def refused(kind: type[Exception], call: Callable[[], object], **expected: objec
         raise AssertionError(f"no {kind.__name__}")
 
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -65,8 +66,11 @@ WEATHER = {
         },
     },
 }
-CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
-NAMED = {"type": "function", "function": {"name": "weather"}}
+CLOCK: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}},
+}
+NAMED: dict[str, Any] = {"type": "function", "function": {"name": "weather"}}
 
 
 def require_weather(arguments: str) -> None:

@@ -126,7 +126,8 @@ def tools() -> None:
         require_weather(call.function.arguments)
         parts: list[str] = []
         for chunk in chat(**fields, stream=True):
-            for part in chunk.choices[0].delta.tool_calls or []:
+            calls: Any = chunk.choices[0].delta.tool_calls or ()
+            for part in calls:
                 assert part.index == 0 and (part.function.name == "weather") == (not parts)
                 parts.append(part.function.arguments or "")
         assert "".join(parts) == call.function.arguments and len(parts) > 2
