@@ -42,11 +42,11 @@ def run() -> None:
 
 
 def refused(kind: type[Exception], call: Callable[[], object], **expected: object) -> None:
-    """The call raises exactly this kind of error, with these attributes."""
+    """The call raises this kind of error, with these attributes."""
     try:
         call()
     except Exception as error:
-        assert type(error) is kind, repr(error)
+        assert isinstance(error, kind), repr(error)
         found = {name: getattr(error, name) for name in expected}
         assert found == expected, f"{found}: {error}"
     else:
