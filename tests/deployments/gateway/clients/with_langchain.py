@@ -19,6 +19,7 @@ SAID: list[Any] = [messages.SystemMessage("Be brief."), messages.HumanMessage("T
 class Person(pydantic.BaseModel):
     """A person."""
 
+    model_config: Any = pydantic.ConfigDict(extra="forbid")
     name: str = pydantic.Field(max_length=12)
     age: int = pydantic.Field(ge=0, le=120)
 
@@ -52,7 +53,7 @@ def stop_seed_and_log_probs() -> None:
 @check
 def structured_output() -> None:
     for method in ("json_schema", "function_calling"):
-        asked = model(max_tokens=64).with_structured_output(Person, method=method, include_raw=True)
+        asked = model(max_tokens=96).with_structured_output(Person, method=method, include_raw=True)
         answer = asked.invoke(SAID)
         assert isinstance(answer["parsed"], Person), (method, answer)
 
