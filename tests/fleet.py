@@ -96,7 +96,9 @@ class Fleet:
             self.store.publish(ref, identity, folder, inputs=inputs, producer=producer, model=model)
         return ref
 
-    def release(self, made: Made, *, passed: bool = True, public: bool = True) -> int:
+    def release(
+        self, made: Made, *, passed: bool = True, public: bool = True, serving: dict[str, JsonValue] | None = None
+    ) -> int:
         """A release of the rebuild; public, or only tested."""
         model = made.model
         number = self.target.reserve(
@@ -107,6 +109,7 @@ class Fleet:
                 repository=str(made.repository),
                 digest="d",
                 recipe={},
+                serving=serving or {},
                 source="hf://org/tiny",
                 flow_run="some-run",
             ),

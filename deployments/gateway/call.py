@@ -53,6 +53,8 @@ class Call:
     session: str = ""
     key: Key | None = None
     name: Name | None = None
+    pinned: int | None = None
+    """The release that its requests are made for; None: any that answers to the name."""
     place: Place | None = None
     """Where it runs, or ran last."""
     trace: tuple[tuple[str, str], ...] = ()

@@ -17,6 +17,7 @@ from deployments.gateway.messages import (
 )
 from deployments.gateway.tensors import malformed, size_of
 from tasks.serving.contract import MAX_BATCH_SIZE
+from tasks.serving.tickets import TICKET
 
 VERSION = "1"
 """Of every model of a release: a release that differs is another release."""
@@ -101,4 +102,4 @@ def _refuse_shared_memory(tensor: str, parameters: Parameters) -> None:
 
 
 def _tensors(found: Iterable[TensorMetadata]) -> dict[str, Tensor]:
-    return {each.name: Tensor(each.name, each.datatype, tuple(each.shape)) for each in found}
+    return {each.name: Tensor(each.name, each.datatype, tuple(each.shape)) for each in found if each.name != TICKET}

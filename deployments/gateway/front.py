@@ -21,6 +21,7 @@ from deployments.gateway.state import Known, Place, PlaceKey, Places, Watch
 from deployments.gateway.tensors import Values, values_of
 from deployments.gateway.triton import Channels, NodeFailed, ending
 from infra.errors import GatewayError
+from tasks.targets.parsers import ModelParsers
 
 PATIENCE_SECONDS = 10.0
 """How long a request waits for a node that can answer it: a Triton that died is back in about five seconds."""
@@ -129,11 +130,24 @@ class Front:
 
     async def contract(self, call: Call) -> Contract:
         """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError."""
+        return (await self._chosen(call))[1]
+
+    async def pin(self, call: Call) -> tuple[Contract, ModelParsers]:
+        """Choose the release that the call's requests are made for: no other one answers them.
+
+        They raise GatewayError, code `release-not-loaded`, once no node has it any more. Raises as `contract` does.
+        """
+        call.pinned = None
+        place, contract = await self._chosen(call)
+        call.pinned = place.release
+        return contract, self.known.parsers(place, _name(call).model)
+
+    async def _chosen(self, call: Call) -> tuple[Place, Contract]:
         avoided: set[PlaceKey] = set()
         for _ in range(_MOST_TRIES):
             place = await self._place(call, avoided)
             try:
-                return await self._contract(place, _name(call).model)
+                return place, await self._contract(place, _name(call).model)
             except NodeFailed as failure:
                 self._failed(place, failure, avoided)
         raise _unanswered(_name(call))
@@ -141,14 +155,15 @@ class Front:
     async def generate(self, call: Call, given: Mapping[str, Given]) -> AsyncGenerator[Values]:
         """The answers of the call's model to inputs by name, piece by piece.
 
-        A field that is no input becomes a parameter of the request, as Triton's generate extension has it.
+        Bytes that are no text become surrogates (`surrogateescape`). A field that is no input becomes a
+        parameter of the request, as Triton's generate extension has it.
         Raises GatewayError and TritonError, code `request-malformed` for a value that its input cannot have.
         """
         request = generate_request(await self.contract(call), given)
         async with aclosing(self.stream(call, request)) as responses:
             async for response in responses:
                 if response.outputs:
-                    yield values_of(response)
+                    yield values_of(response, "surrogateescape")
 
     async def stream(self, call: Call, request: InferRequest) -> AsyncGenerator[InferResponse]:
         """The responses of the call's model as they come, the last of which may have no outputs.
@@ -156,7 +171,7 @@ class Front:
         Until the first one has come, the request goes to another node if its own dies. Leaving early cancels it.
         Raises GatewayError and TritonError, code `request-malformed` for tensors that the release does not have.
         """
-        name, heard = _name(call), call.answer()
+        name, heard = _asked(call), call.answer()
         try:
             with self._limits.request(call.key), self.figures.running.labels(name.model).track_inprogress():
                 (await self.contract(call)).check(request)
@@ -227,7 +242,7 @@ class Front:
 
     async def _place(self, call: Call, avoided: set[PlaceKey]) -> Place:
         """A node for the call, waited for if there is none now. After a fresh look no place is `avoided` any more."""
-        name, seen = _name(call), self.known.reading
+        name, seen = _asked(call), self.known.reading
         looked = time.monotonic()
         until = min(call.until, looked + self._patience_s)
         while True:
@@ -255,6 +270,12 @@ class Front:
 def _name(call: Call) -> Name:
     assert call.name is not None, "the call has not been `named`"
     return call.name
+
+
+def _asked(call: Call) -> Name:
+    """The name that the call's requests go to."""
+    name = _name(call)
+    return name if call.pinned is None else Name(name.model, call.pinned)
 
 
 def _unanswered(name: Name) -> GatewayError:

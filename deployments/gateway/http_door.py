@@ -39,6 +39,11 @@ class Reply:
         self._begun = self._streams = self._ended = False
         self.id = ""
 
+    @property
+    def begun(self) -> bool:
+        """Whether its client has got any of it."""
+        return self._begun
+
     async def document(self, document: JsonValue, status: int = 200) -> None:
         await self.body(_json(document), "application/json", status)
 

@@ -23,6 +23,8 @@ class Name:
     @classmethod
     def parse(cls, text: str) -> Name:
         """Raises GatewayError, code `model-unknown`, for what can be no name."""
+        if ":" in text:
+            raise unknown(text, ": behind ':' stands an adapter, and none is served yet")
         found = _NAME.fullmatch(text)
         if found is None:
             raise unknown(text)
@@ -43,10 +45,10 @@ def asked_names(model: str, release: int) -> tuple[str, str]:
     return names[LLM], names[RELEASE]
 
 
-def unknown(name: str) -> GatewayError:
+def unknown(name: str, why: str = "") -> GatewayError:
     """The error for a model that no target has, or that the caller's key may not know."""
     return GatewayError(
-        f"the model {name[:200]!r} does not exist",
+        f"the model {name[:200]!r} does not exist{why}",
         hint="GET /v2/models lists what this key may ask",
         code="model-unknown",
     )

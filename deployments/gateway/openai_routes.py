@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from typing import cast
 
@@ -17,17 +17,19 @@ from deployments.gateway.front import Front
 from deployments.gateway.generate import Given
 from deployments.gateway.http_door import Door, Reply
 from deployments.gateway.openai.bodies import Document, parse_body
-from deployments.gateway.openai.chat import ModelParsers, parse_chat
+from deployments.gateway.openai.chat import parse_chat
 from deployments.gateway.openai.chat_answers import chat_answer, chat_stream
 from deployments.gateway.openai.completion_answers import completion_answer, completion_stream
 from deployments.gateway.openai.completions import parse_completion
-from deployments.gateway.openai.errors import ApiError, Code
-from deployments.gateway.openai.generation import Failure, FinishReason, Generation, GenerationFailed, Piece
+from deployments.gateway.openai.errors import ApiError, Code, invalid
+from deployments.gateway.openai.generation import FinishReason, Generation, GenerationFailed, Piece
 from deployments.gateway.openai.models import model_entry, model_list
 from deployments.gateway.openai.streams import Head, Numbered, together
 from deployments.gateway.refusals import Refusal, retry_after
 from deployments.gateway.tensors import Values
 from infra.errors import EnginehouseError
+from tasks.serving.failures import FailureCode
+from tasks.targets.parsers import ModelParsers
 
 _CODES: Mapping[str, Code] = {
     "body-large": "request-large",
@@ -43,20 +45,25 @@ _CODES: Mapping[str, Code] = {
     "requests-limit": "requests-limited",
     "state-unknown": "unavailable",
     "tokens-limit": "tokens-limited",
-    "triton-refused": "request-invalid",
 }
 """The gateway's codes as those of the API; all others are `internal`."""
 
-_FAILURES: tuple[tuple[str, Failure], ...] = (
-    ("not answered within the deadline", "deadline"),
-    ("requests are running or waiting", "unavailable"),
-    ("; ask again", "unavailable"),
-    ("the server is going down", "unavailable"),
-    ("the engine failed", "internal"),
-    ("the LLM failed", "internal"),
-    ("llama.cpp", "internal"),
-)
-"""What a release says of a request that it did not refuse. Errors in a stream of Triton have no code."""
+_FAILURES: Mapping[str, FailureCode] = {
+    "context-length": "context-length",
+    "deadline": "deadline",
+    "model-busy": "unavailable",
+    "model-cancelled": "cancelled",
+    "model-failed": "internal",
+    "triton-refused": "invalid",
+}
+"""What a release says of a request."""
+
+_CONTRACT_1 = "serving.contract of its file is 1"
+
+_MOST_PINS = 3
+"""Releases that a request is made for, one after the other, where each is gone before it can answer."""
+
+_Send = Callable[[Document, ModelParsers, Call, Reply], Coroutine[None, None, None]]
 
 
 def openai_routes(front: Front, bodies: Bodies) -> list[Route]:
@@ -93,35 +100,50 @@ class _Routes:
         await reply.document(cast(JsonValue, model_entry(name, 0)))
 
     async def chat(self, call: Call, request: Request, body: bytes, reply: Reply) -> None:
-        document = self._document(call, body)
-        wanted = parse_chat(document, ModelParsers())
-        head, pieces = await self._begun(call, "chatcmpl", wanted.model, wanted.generations)
+        await self._answer(call, body, reply, self._chat)
+
+    async def complete(self, call: Call, request: Request, body: bytes, reply: Reply) -> None:
+        await self._answer(call, body, reply, self._complete)
+
+    async def _chat(self, document: Document, parsers: ModelParsers, call: Call, reply: Reply) -> None:
+        wanted = parse_chat(document, parsers)
+        head, pieces = self._begun(call, "chatcmpl", wanted.model, wanted.generations)
         if wanted.stream:
             await _send(chat_stream(wanted, head, pieces), reply)
         else:
             await reply.document(cast(JsonValue, await chat_answer(wanted, head, pieces)))
 
-    async def complete(self, call: Call, request: Request, body: bytes, reply: Reply) -> None:
-        wanted = parse_completion(self._document(call, body))
-        head, pieces = await self._begun(call, "cmpl", wanted.model, wanted.generations)
+    async def _complete(self, document: Document, parsers: ModelParsers, call: Call, reply: Reply) -> None:
+        wanted = parse_completion(document)
+        head, pieces = self._begun(call, "cmpl", wanted.model, wanted.generations)
         if wanted.stream:
             await _send(completion_stream(wanted, head, pieces), reply)
         else:
             await reply.document(cast(JsonValue, await completion_answer(wanted, head, pieces)))
 
-    def _document(self, call: Call, body: bytes) -> Document:
+    async def _answer(self, call: Call, body: bytes, reply: Reply, send: _Send) -> None:
+        """Read the request as the release has it that answers it, and once more if that one goes before it could."""
         document = parse_body(body)
         if not call.session and isinstance(user := document.get("user"), str):
             call.session = user[:256]
-        return document
+        model = document.get("model")
+        if not isinstance(model, str):
+            raise invalid("'model' is missing, or no text", "model")
+        self._front.named(call, model)
+        for left in reversed(range(_MOST_PINS)):
+            contract, parsers = await self._front.pin(call)
+            if "messages" not in contract.inputs:
+                raise ApiError("request-invalid", f"'{model}' is served without this API ({_CONTRACT_1})")
+            try:
+                await send(document, parsers, call, reply)
+                return
+            except EnginehouseError as error:
+                if error.code != "release-not-loaded" or reply.begun or not left:
+                    raise
 
-    async def _begun(
+    def _begun(
         self, call: Call, kind: str, model: str, generations: tuple[Generation, ...]
     ) -> tuple[Head, AsyncGenerator[Numbered]]:
-        self._front.named(call, model)
-        inputs = (await self._front.contract(call)).inputs
-        if generations[0].messages is not None and "messages" not in inputs:
-            raise ApiError("request-invalid", f"'{model}' is served without chats (serving.contract of its file is 1)")
         answers = [self._pieces(call, generation) for generation in generations]
         return Head(f"{kind}-{call.id}", model, int(time.time())), together(answers)
 
@@ -131,16 +153,11 @@ class _Routes:
                 async for values in responses:
                     yield _piece(values)
         except EnginehouseError as error:
-            if error.code != "triton-refused":
+            if (failure := _FAILURES.get(error.code)) is None:
                 raise
-            raise GenerationFailed(_failure(error.message), error.message) from error
-
-
-def _failure(message: str) -> Failure:
-    for words, failure in _FAILURES:
-        if words in message:
-            return failure
-    return "invalid"
+            prompt = "prompt" if generation.messages is None else "messages"
+            param = prompt if failure == "context-length" else None
+            raise GenerationFailed(failure, error.message, param=param) from error
 
 
 def _given(generation: Generation) -> dict[str, Given]:
@@ -149,20 +166,38 @@ def _given(generation: Generation) -> dict[str, Given]:
     for name, value in vars(generation).items():
         if isinstance(value, tuple):
             value = list(cast(tuple[Given, ...], value))
-        if value is not None and value is not False and value != "" and value != []:
+        if value is not None and value != "" and value != [] and (value is not False or name == "skip_special_tokens"):
             given[name] = value
     return given
 
 
 def _piece(values: Values) -> Piece:
     reason = str(next(iter(values.get("finish_reason", [])), ""))
+    tokens = tuple(_bytes(values, "output_tokens"))
+    likeliest = tuple(zip(_bytes(values, "top_tokens"), _floats(values, "top_log_probs"), strict=True))
+    width = len(likeliest) // len(tokens) if tokens else 0
     return Piece(
         text=str(values["text_output"][0]),
         num_input_tokens=_number(values, "num_input_tokens"),
         num_output_tokens=_number(values, "num_output_tokens"),
-        log_probs=tuple(float(value) for value in values.get("output_log_probs", [])),
+        log_probs=tuple(_floats(values, "output_log_probs")),
+        tokens=tokens,
+        top=tuple(_told(likeliest[at : at + width]) for at in range(0, len(likeliest), width)) if width else (),
         finish_reason=cast(FinishReason, reason) if reason else None,
     )
+
+
+def _told(likeliest: tuple[tuple[bytes, float], ...]) -> tuple[tuple[bytes, float], ...]:
+    """Without those that only fill a row up."""
+    return tuple(each for each in likeliest if each != (b"", 0.0))
+
+
+def _bytes(values: Values, name: str) -> Iterator[bytes]:
+    return (str(value).encode(errors="surrogateescape") for value in values.get(name, []))
+
+
+def _floats(values: Values, name: str) -> Iterator[float]:
+    return (float(value) for value in values.get(name, []))
 
 
 def _number(values: Values, name: str) -> int:

@@ -17,6 +17,7 @@ from deployments.gateway.names import Name, unknown
 from infra.errors import EnginehouseError, GatewayError
 from tasks.store.names import ALIASES, collision
 from tasks.targets.node_report import NodeReport
+from tasks.targets.parsers import ModelParsers
 from tasks.targets.target import Target
 
 POLL_SECONDS = 1.0
@@ -99,6 +100,8 @@ class TargetState:
     nodes: tuple[Node, ...]
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     """By alias, its model, as the nodes say, or the last ones said."""
+    parsers: Mapping[tuple[str, int], ModelParsers] = field(default_factory=dict[tuple[str, int], ModelParsers])
+    """How answers are written, by model and release, of those that any node has."""
 
     def places(self, name: Name) -> Places | None:
         """None if this target does not serve the name."""
@@ -151,6 +154,11 @@ class Known:
             code="release-not-loaded",
         )
 
+    def parsers(self, place: Place, model: str) -> ModelParsers:
+        """How the release there writes its answers. None where its record cannot be read."""
+        targets = (target for target in self.targets if target.name == place.node.target)
+        return next((each.parsers.get((model, place.release), ModelParsers()) for each in targets), ModelParsers())
+
     @property
     def models(self) -> dict[str, Places]:
         """Every public name with where it may be asked, in the order of the alphabet."""
@@ -190,6 +198,7 @@ class _Read:
     public: dict[str, tuple[str, int | None]] = field(default_factory=dict[str, tuple[str, int | None]])
     nodes: dict[str, tuple[str, Node]] = field(default_factory=dict[str, tuple[str, Node]])
     aliases: dict[str, str] = field(default_factory=dict[str, str])
+    parsers: dict[tuple[str, int], ModelParsers] = field(default_factory=dict[tuple[str, int], ModelParsers])
     retry_at: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -259,7 +268,18 @@ class Watch:
         nodes = tuple(node for _, node in read.nodes.values())
         if nodes:
             read.aliases = {alias: model for node in nodes for alias, model in node.aliases.items()}
-        return TargetState(target.name, public, nodes, read.aliases)
+        self._look_at_releases(target, nodes, read)
+        return TargetState(target.name, public, nodes, read.aliases, read.parsers)
+
+    def _look_at_releases(self, target: Target, nodes: Sequence[Node], read: _Read) -> None:
+        """Read the records of releases that are new; they never change."""
+        held = {(model, number) for node in nodes for model, numbers in node.ready.items() for number in numbers}
+        read.parsers = {release: each for release, each in read.parsers.items() if release in held}
+        for model, number in sorted(held - read.parsers.keys()):
+            what = f"release {number} of {model}"
+            if time.monotonic() >= read.retry_at.get(what, 0.0):
+                with _one_record(what, read):
+                    read.parsers[model, number] = ModelParsers.of(target.intent(model, number).serving)
 
     def _is_due(self, what: str, etag: str, known: tuple[str, object] | None, read: _Read) -> bool:
         self._asked = time.monotonic()

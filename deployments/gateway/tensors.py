@@ -38,10 +38,13 @@ def encode(name: str, datatype: str, values: Sequence[JsonValue]) -> bytes:
         raise malformed(f"'{name}' has a number that does not fit into {datatype}") from None
 
 
-def decode(datatype: str, raw: bytes) -> list[Scalar]:
-    """The elements of an output. Raises GatewayError, code `answer-malformed`."""
+def decode(datatype: str, raw: bytes, errors: str = "replace") -> list[Scalar]:
+    """The elements of an output. `errors` is what becomes of bytes that are no text, as `bytes.decode` has it.
+
+    Raises GatewayError, code `answer-malformed`.
+    """
     if datatype == "BYTES":
-        return list(_texts(raw))
+        return list(_texts(raw, errors))
     if datatype not in _FORMATS:
         raise GatewayError(
             f"JSON has no form for an output of the type {datatype}",
@@ -56,10 +59,10 @@ def size_of(datatype: str) -> int:
     return struct.calcsize(f"<{_FORMATS[datatype]}") if datatype in _FORMATS else 0
 
 
-def values_of(response: InferResponse) -> Values:
+def values_of(response: InferResponse, errors: str = "replace") -> Values:
     """The outputs of a response by name."""
     raw = response.raw_output_contents
-    return {tensor.name: decode(tensor.datatype, raw[index]) for index, tensor in enumerate(response.outputs)}
+    return {tensor.name: decode(tensor.datatype, raw[index], errors) for index, tensor in enumerate(response.outputs)}
 
 
 def for_json(values: Sequence[Scalar]) -> list[JsonValue]:
@@ -81,13 +84,13 @@ def _text(name: str, value: JsonValue) -> bytes:
     return _LENGTH.pack(len(encoded)) + encoded
 
 
-def _texts(raw: bytes) -> Sequence[str]:
+def _texts(raw: bytes, errors: str) -> Sequence[str]:
     found: list[str] = []
     at = 0
     while at < len(raw):
         (length,) = _LENGTH.unpack_from(raw, at)
         at += _LENGTH.size + length
-        found.append(raw[at - length : at].decode(errors="replace"))
+        found.append(raw[at - length : at].decode(errors=errors))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from deployments.gateway.messages import (
 )
 from deployments.gateway.state import Node
 from infra.errors import GatewayError, TritonError
+from tasks.serving.failures import FailureCode, without_code
 
 grpc: Any = importlib.import_module("grpc")
 aio: Any = importlib.import_module("grpc.aio")
@@ -49,6 +50,16 @@ Source: `GetModel` of Triton's `core/src/server.cc`, and `pb_stub` of its Python
 """
 _GONE = ("is not healthy",)
 """Of these, what a request may hear that a model had begun to answer."""
+
+
+_CODES: Mapping[FailureCode, str] = {
+    "invalid": "triton-refused",
+    "context-length": "context-length",
+    "unavailable": "model-busy",
+    "deadline": "deadline",
+    "cancelled": "model-cancelled",
+    "internal": "model-failed",
+}
 
 
 class NodeFailed(Exception):
@@ -218,7 +229,8 @@ def _refusal(message: str) -> NodeFailed | TritonError:
     """What an error in a stream means."""
     if any(words in message for words in _NOT_THERE):
         return NodeFailed(message, begun=any(words in message for words in _GONE), connection=False)
-    return TritonError(message, code="triton-refused")
+    said, code = without_code(message)
+    return TritonError(said, code=_CODES[code] if code else "triton-refused")
 
 
 def _failure(error: Any) -> NodeFailed | TritonError:

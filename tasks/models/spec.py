@@ -24,6 +24,7 @@ from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
 from tasks.store.names import RELEASE_MARK, Alias, collision
+from tasks.targets.parsers import ReasoningParserName, ToolParserName
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -129,6 +130,12 @@ class Serving(Spec):
         description="Further public names of the model, which NVIDIA's published clients ask for. "
         "Each is one model's alone on a target.",
     )
+    tool_parser: ToolParserName | None = Field(
+        default=None, description="How the model writes calls of tools. None: OpenAI's clients get none by `auto`."
+    )
+    reasoning_parser: ReasoningParserName | None = Field(
+        default=None, description="How the model marks its reasoning, which OpenAI's clients get apart from the answer."
+    )
     defaults: SamplingDefaults = SamplingDefaults()
     tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
 
@@ -138,6 +145,12 @@ class Serving(Spec):
         if len(set(aliases)) < len(aliases):
             raise ValueError("names one twice")
         return aliases
+
+    @model_validator(mode="after")
+    def _has_chats_for_its_parsers(self) -> Self:
+        if self.contract == 1 and (self.tool_parser or self.reasoning_parser):
+            raise ValueError("contract 1 has no chats, so tool_parser and reasoning_parser need contract 2")
+        return self
 
 
 class Expectations(Spec):

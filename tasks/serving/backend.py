@@ -20,6 +20,7 @@ from .called import CalledModel, Response
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed, Piece
 from .mailbox import Mailbox
+from .reasoning import beginning_with, opened_by_tokens
 from .settings import ServingSettings
 from .tokens import Prompts, Tokens, pieces
 
@@ -69,7 +70,10 @@ class TensorRtLlm:
                 end_ids=() if end_id is None else (end_id,),
                 input_tokens=len(prompt),
                 most_tokens=self._settings.most_output_tokens(request, len(prompt)),
+                skip_special_tokens=request.skip_special_tokens,
             )
+            if not request.skip_special_tokens:
+                answer = beginning_with(opened_by_tokens(prompts.tokenizer, prompt), answer)
             async with contextlib.aclosing(answer):
                 async for piece in answer:
                     yield piece

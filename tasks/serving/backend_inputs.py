@@ -144,6 +144,13 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
     if request.stream and not settings.decoupled:
         raise RequestRefused("'stream' must be false: this model is served without streams (not decoupled)")
     check_guide(request, settings)
+    check_top_log_probs(request)
+
+
+def check_top_log_probs(request: GenerationRequest) -> None:
+    """Raise RequestRefused for the likeliest tokens: the backend tells of the chosen one alone, the LLM of one more."""
+    if request.num_top_log_probs:
+        raise RequestRefused("'num_top_log_probs' must be 0: this engine tells of the tokens of the answer alone")
 
 
 def check_guide(request: GenerationRequest, settings: ServingSettings) -> None:

@@ -36,12 +36,35 @@ MAX_WORD_CHARACTERS = 2000
 MAX_CHARACTERS_PER_TOKEN = 64
 """Of a prompt, on the average: longer texts are refused before their tokens are counted. Real ones have about four."""
 
+MAX_TOP_LOG_PROBS = 20
+"""The likeliest tokens that are told beside each; OpenAI's limit."""
+
 FinishReason = Literal["stop", "length", "stop_words"]
 """Why an answer ended: the model's end token, the limit of tokens, or a stop word. Every other end is an error."""
 
 
 class RequestRefused(ValueError):
     """The client asked for something that does not exist or cannot be honoured; the message names the field."""
+
+
+class PromptTooLong(RequestRefused):
+    """The prompt has more than the model takes; the message has both numbers."""
+
+
+class LogProb(float):
+    """The log probability (natural logarithm) of a token of an answer, and what else is known of this token.
+
+    `token` is its bytes, which may be part of a character. `top` has the likeliest tokens in its place, each with its
+    log probability, the likeliest first, where they are wanted.
+    """
+
+    token: bytes
+    top: tuple[tuple[bytes, float], ...]
+
+    def __new__(cls, value: float, token: bytes = b"", top: tuple[tuple[bytes, float], ...] = ()) -> LogProb:
+        made = super().__new__(cls, value)
+        made.token, made.top = token, top
+        return made
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,9 @@ _INPUTS: tuple[Input, ...] = (
     Input("random_seed", "UINT64", alias_of="seed"),
     Input("stream", "BOOL"),
     Input("return_log_probs", "BOOL"),
+    Input("return_output_tokens", "BOOL", since=2),
+    Input("num_top_log_probs", "INT32", minimum=0, maximum=MAX_TOP_LOG_PROBS, since=2),
+    Input("skip_special_tokens", "BOOL", since=2),
     Input("return_num_input_tokens", "BOOL", since=2),
     Input("return_num_output_tokens", "BOOL", since=2),
     Input("exclude_input_in_output", "BOOL"),
@@ -122,6 +148,9 @@ _OUTPUTS: tuple[Output, ...] = (
     Output("text_output", "BYTES", (-1,)),
     Output("cum_log_probs", "FP32", (-1,)),
     Output("output_log_probs", "FP32", (-1, -1)),
+    Output("output_tokens", "BYTES", (-1, -1), since=2),
+    Output("top_tokens", "BYTES", (-1, -1), since=2),
+    Output("top_log_probs", "FP32", (-1, -1), since=2),
     Output("batch_index", "INT32", (1,), since=2),
     Output("sequence_index", "INT32", (1,), since=2),
     Output("num_input_tokens", "INT32", (1,), since=2),
@@ -144,7 +173,8 @@ def outputs_of(contract: int) -> tuple[Output, ...]:
 class GenerationRequest:
     """One row of a request. None means the model's own default, for `seed` a random one.
 
-    It has `messages`, or a `text_input`.
+    It has `messages`, or a `text_input`. Without `skip_special_tokens` the special tokens that mark calls and reasoning
+    stay in the text, and an answer whose prompt ends within reasoning begins with the mark that opened it.
     """
 
     text_input: str = ""
@@ -168,6 +198,9 @@ class GenerationRequest:
     seed: int | None = None
     stream: bool = False
     return_log_probs: bool = False
+    return_output_tokens: bool = False
+    num_top_log_probs: int = 0
+    skip_special_tokens: bool = True
     return_num_input_tokens: bool = False
     return_num_output_tokens: bool = False
     exclude_input_in_output: bool = True
@@ -179,7 +212,8 @@ class GenerationRequest:
 class Answer:
     """What a client gets of one row: all of it, or one streamed piece.
 
-    `log_probs` has one natural logarithm a token of `text`; `cum_log_prob` is their sum from the first piece on.
+    `log_probs` has one a token of `text`, a LogProb where tokens are wanted; `cum_log_prob` is their sum from the first
+    piece on.
     `output_tokens` are those of `text`, and of the words that were cut off behind it. `finish_reason` is set in the
     last piece alone.
     """
@@ -195,4 +229,4 @@ class Answer:
 def check_length(text: str, most_tokens: int) -> None:
     """Raise RequestRefused for a prompt with more text than so many tokens hold."""
     if len(text) > (most := most_tokens * MAX_CHARACTERS_PER_TOKEN):
-        raise RequestRefused(f"the prompt has {len(text)} characters; of {most_tokens} tokens it may have {most}")
+        raise PromptTooLong(f"the prompt has {len(text)} characters; of {most_tokens} tokens it may have {most}")

@@ -8,19 +8,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 from .contract import FinishReason
 from .engine import MAX_RUNNING, Piece
+from .failures import FailureCode
 
 UNCOUNTED = "enginehouse-asks"
 """The id of the requests by which a node sees whether a model answers. They are nobody's, and in no figure."""
 
-Ending = FinishReason | Literal["cancelled", "deadline", "invalid", "unavailable", "internal"]
+Ending = FinishReason | FailureCode
 """How a request ends: by its answer, or by an error."""
 
 ANSWERED: tuple[Ending, ...] = ("stop", "length", "stop_words")
-ENDINGS: tuple[Ending, ...] = (*ANSWERED, "cancelled", "deadline", "invalid", "unavailable", "internal")
+ENDINGS: tuple[Ending, ...] = (*ANSWERED, *get_args(FailureCode))
 
 _MOST_KEPT = 1 << 16
 """Of what nobody takes: more than come between two times that somebody does."""

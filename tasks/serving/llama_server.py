@@ -21,7 +21,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-from .contract import RequestRefused
+from .contract import PromptTooLong, RequestRefused
 from .engine import MAX_RUNNING, EngineFailed, EngineUnavailable
 
 HTTP_THREADS = MAX_RUNNING + 16
@@ -263,7 +263,7 @@ def refusal(status: int, body: bytes) -> RequestRefused | EngineFailed:
     except (ValueError, KeyError, TypeError):
         return EngineFailed(f"llama.cpp answered {status}: {text[:200]}")
     if error.get("type") == "exceed_context_size_error":
-        return RequestRefused(f"the prompt has {error['n_prompt_tokens']} tokens; it may have {error['n_ctx'] - 1}")
+        return PromptTooLong(f"the prompt has {error['n_prompt_tokens']} tokens; it may have {error['n_ctx'] - 1}")
     if status == 400:
         named = "'guided_decoding_guide' cannot be honoured: " if "grammar" in error["message"] else ""
         return RequestRefused(named + error["message"])

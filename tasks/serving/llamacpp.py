@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .contract import FinishReason, GenerationRequest, RequestRefused, check_length
+from .contract import FinishReason, GenerationRequest, LogProb, RequestRefused, check_length
 from .engine import EngineUnavailable, Piece
 from .llama_events import Event, events
 from .llama_server import LlamaServer, LlamaServers
+from .reasoning import beginning_with, opened_by
 from .settings import Sampling, ServingSettings
 from .words import StopWords, grammar_without
 
@@ -29,6 +30,10 @@ RANDOM_SEED = 2**32 - 1
 
 MAX_FOLLOWED = 100
 """Schemas that are remembered as ones that this model's engine follows; others cost a token more."""
+
+MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"]
+"""Of reasoning and calls, which some vocabularies have as special tokens. llama.cpp keeps those in an answer that it is
+told; of one that is no token of a vocabulary it knows nothing."""
 
 _CALLING_THREADS = 32
 """For what llama.cpp answers at once, or not at all for some seconds: templates, and a server that starts again."""
@@ -67,7 +72,10 @@ class LlamaCpp:
         body["prompt"] = await self._prompt(request)
         if request.guided_decoding_guide_type == "json_schema":
             await self._check_schema(request.guided_decoding_guide)
-        async with contextlib.aclosing(self._complete(body, request)) as pieces:
+        answer = self._complete(body, request)
+        if not request.skip_special_tokens:
+            answer = beginning_with(opened_by(body["prompt"]), answer)
+        async with contextlib.aclosing(answer) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -89,13 +97,15 @@ class LlamaCpp:
             raise RequestRefused("'min_tokens' must be 0: this engine cannot keep an answer from ending")
         if request.end_id is not None and [request.end_id] != self._end_of_text:
             raise RequestRefused(f"'end_id' must be the model's own, {self._end_of_text[0]}")
-        body = {
+        body: dict[str, Any] = {
             "n_predict": -1 if request.max_tokens is None else request.max_tokens,
             "stream": True,
             "seed": secrets.randbelow(RANDOM_SEED) if request.seed is None else request.seed % RANDOM_SEED,
         }
         if request.return_log_probs:
-            body["n_probs"] = 1
+            body["n_probs"] = max(1, request.num_top_log_probs)
+        if not request.skip_special_tokens:
+            body["preserved_tokens"] = MARKS
         return body | _samplers(sampling, self._settings.context_tokens) | _grammar(request)
 
     async def _check_schema(self, schema: str) -> None:
@@ -226,7 +236,7 @@ def _piece(batch: Sequence[Event], words: StopWords, request: GenerationRequest,
 def _log_probs(event: Event, tokens: int, request: GenerationRequest) -> tuple[float, ...]:
     if not (event["content"] and request.return_log_probs):
         return ()
-    log_probs = tuple(entry["logprob"] for entry in event["completion_probabilities"])
+    log_probs = tuple(_log_prob(entry, request) for entry in event["completion_probabilities"])
     if len(log_probs) != tokens:
         raise RequestRefused(
             f"'return_log_probs' cannot be honoured: {event['content']!r} fell into {tokens} tokens,"
@@ -260,6 +270,11 @@ def _samplers(sampling: Sampling, context_tokens: int) -> dict[str, Any]:
             # After the temperature, as in TensorRT-LLM.
             used["top_p"] = {"top_p": sampling.top_p}
     return {"samplers": list(used)} | {name: value for fields in used.values() for name, value in fields.items()}
+
+
+def _log_prob(entry: Event, request: GenerationRequest) -> LogProb:
+    likeliest = entry["top_logprobs"][: request.num_top_log_probs]
+    return LogProb(entry["logprob"], bytes(entry["bytes"]), tuple((bytes(e["bytes"]), e["logprob"]) for e in likeliest))
 
 
 def _grammar(request: GenerationRequest) -> dict[str, Any]:

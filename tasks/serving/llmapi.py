@@ -16,10 +16,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .backend_inputs import MAX_TOP_K, check_guide
+from .backend_inputs import MAX_TOP_K, check_guide, check_top_log_probs
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed, Piece
 from .mailbox import Mailbox
+from .reasoning import beginning_with, opened_by_tokens
 from .settings import ServingSettings
 from .tokens import Prompts, Tokens, pieces
 from .word_ids import word_sequences
@@ -76,7 +77,10 @@ class LlmApi:
                 end_ids={parameters.end_id, *(parameters.stop_token_ids or ())},
                 input_tokens=len(prompt),
                 most_tokens=parameters.max_tokens,
+                skip_special_tokens=request.skip_special_tokens,
             )
+            if not request.skip_special_tokens:
+                answer = beginning_with(opened_by_tokens(self._prompts.tokenizer, prompt), answer)
             async with contextlib.aclosing(answer):
                 async for piece in answer:
                     yield piece
@@ -173,6 +177,7 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
     if beams > 1 and request.return_log_probs:
         raise RequestRefused("'return_log_probs' must be false with a 'beam_width': the LLM has none for many beams")
     check_guide(request, settings)
+    check_top_log_probs(request)
     sampling = settings.sampling.of(request)
     if not _samples_all(arguments):
         ignored = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImp
 from .answers import encode_answers
 from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import Engine
+from .failures import FailureCode, with_code
 from .figures import UNCOUNTED, Figures
 from .metrics import Metrics
 from .parsing import parse_request
-from .runner import FailureCode, Reply, Runner
+from .runner import Reply, Runner
 from .settings import ServingSettings
 from .tickets import TICKET, Tickets
 
@@ -31,7 +32,9 @@ _FINAL = _triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # By name: Triton adds TritonError to its module only after it has imported this one.
 _CODES: dict[FailureCode, str] = {
     "invalid": "INVALID_ARG",
+    "context-length": "INVALID_ARG",
     "unavailable": "UNAVAILABLE",
+    "deadline": "UNAVAILABLE",
     "cancelled": "CANCELLED",
     "internal": "INTERNAL",
 }
@@ -70,9 +73,13 @@ class TritonPythonModel:
                 figures.refused("invalid")
                 self._traced(request, TritonReply(sender, (), self._contract)).fail("invalid", str(error))
             else:
+                ticketed = None
                 if set(request.requested_output_names()) == {TICKET}:
-                    sender = self._tickets.take(sender, len(rows))
-                self._runner.submit(rows, self._traced(request, TritonReply(sender, rows, self._contract)), figures)
+                    sender = ticketed = self._tickets.take(sender, len(rows))
+                reply = self._traced(request, TritonReply(sender, rows, self._contract))
+                if ticketed is not None:
+                    ticketed.when_cancelled = partial(self._runner.cancel, reply)
+                self._runner.submit(rows, reply, figures)
 
     def finalize(self) -> None:
         self._runner.close()
@@ -95,6 +102,9 @@ class TritonReply:
             for name, wanted in (
                 ("output_log_probs", any(row.return_log_probs for row in rows)),
                 ("cum_log_probs", any(row.return_log_probs for row in rows)),
+                ("output_tokens", any(row.return_output_tokens for row in rows)),
+                ("top_tokens", any(row.num_top_log_probs for row in rows)),
+                ("top_log_probs", any(row.num_top_log_probs for row in rows)),
                 ("num_input_tokens", any(row.return_num_input_tokens for row in rows)),
                 ("num_output_tokens", any(row.return_num_output_tokens for row in rows)),
                 ("batch_index", contract > 1 and len(rows) > 1),
@@ -123,7 +133,8 @@ class TritonReply:
 
     def fail(self, code: FailureCode, message: str) -> None:
         self._ended = True
-        error = _triton.TritonError(message, getattr(_triton.TritonError, _CODES[code]))
+        said = message if self._contract == 1 else with_code(message, code)
+        error = _triton.TritonError(said, getattr(_triton.TritonError, _CODES[code]))
         self._sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)
 
     def is_cancelled(self) -> bool:

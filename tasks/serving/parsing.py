@@ -84,6 +84,9 @@ def _check(request: GenerationRequest, contract: int) -> None:
     _check_guide(request)
     if contract == 1:
         return
+    for name in ("return_output_tokens", "num_top_log_probs"):
+        if getattr(request, name) and not request.return_log_probs:
+            raise RequestRefused(f"'{name}' needs 'return_log_probs'")
     if request.max_tokens is not None and request.min_tokens > request.max_tokens:
         raise RequestRefused(f"'min_tokens' is {request.min_tokens}, and 'max_tokens' {request.max_tokens}")
     if not request.messages:

@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 TICKET = "ticket"
 """The tensor, `[batch, 1]`: the output of the first step, and the one input of the second."""
-
-TICKET_INTERVAL_S = 0.4
-"""How often a running request gives out its ticket, and so how late it may be cancelled."""
 
 
 class Sender(Protocol):
@@ -35,17 +31,17 @@ class Tickets:
 
     def __init__(self, given: Callable[[int, int], Any]) -> None:
         self._given = given
-        self._requests: dict[int, _Ticketed] = {}
+        self._requests: dict[int, Ticketed] = {}
 
-    def take(self, first: Sender, rows: int) -> Sender:
+    def take(self, first: Sender, rows: int) -> Ticketed:
         """Give out a ticket for a request of so many rows; its answers go to whoever brings it."""
         number = secrets.randbits(63)
 
-        def forget() -> None:
-            self._requests.pop(number, None)
+        def give() -> None:
+            first.send(self._given(number, rows))
 
-        made = self._requests[number] = _Ticketed(first, lambda: self._given(number, rows), forget)
-        made.give()
+        made = self._requests[number] = Ticketed(first, give, lambda: self._requests.pop(number, None))
+        give()
         return made
 
     def bring(self, number: int, second: Sender, *, cancelled: bool, final: int) -> None:
@@ -55,27 +51,21 @@ class Tickets:
             second.send(flags=final)
 
 
-class _Ticketed:
+class Ticketed:
     """The sender of a request that has a ticket. What is sent before the ticket has been brought waits for it."""
 
-    def __init__(self, first: Sender, ticket: Callable[[], Any], forget: Callable[[], None]) -> None:
+    def __init__(self, first: Sender, give: Callable[[], object], forget: Callable[[], object]) -> None:
+        self.when_cancelled: Callable[[], object] = lambda: None
+        """Called when a second step says that the client has left."""
         self._first = first
-        self._ticket = ticket
+        self._give = give
         self._forget = forget
-        self._given_at = 0.0
-        self._cancelled = False
-        self._ended = False
         self._lock = threading.Lock()
         self._second: Sender | None = None
         self._waiting: list[tuple[tuple[Any, ...], int]] = []
 
-    def give(self) -> None:
-        self._given_at = time.monotonic()
-        self._first.send(self._ticket())
-
     def send(self, *response: Any, flags: int = 0) -> None:
         if flags:
-            self._ended = True
             # Before the other, so that the last response is the end of both.
             self._first.send(flags=flags)
         with self._lock:
@@ -87,13 +77,14 @@ class _Ticketed:
             self._forget()
 
     def is_cancelled(self) -> bool:
-        if not self._ended and time.monotonic() - self._given_at >= TICKET_INTERVAL_S:
-            self.give()
-        return self._cancelled
+        """Give out the ticket once more: who brings it knows. Not after the last response."""
+        self._give()
+        return False
 
     def brought(self, second: Sender, cancelled: bool) -> bool:
         """Whether it is the first that has brought the ticket: then the answers are its own."""
-        self._cancelled |= cancelled
+        if cancelled:
+            self.when_cancelled()
         with self._lock:
             if self._second is not None:
                 return False

@@ -11,9 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .contract import FinishReason, GenerationRequest, RequestRefused, check_length
+from .contract import FinishReason, GenerationRequest, LogProb, PromptTooLong, RequestRefused, check_length
 from .detokenize import Detokenizer
 from .engine import Piece
+from .messages import for_template
+from .token_bytes import token_bytes
 from .tokenizer import Tokenizer
 from .words import StopWords
 
@@ -60,7 +62,7 @@ class Prompts:
         if not ids or not text:
             raise RequestRefused("'text_input' is empty")
         if len(ids) > self._most_tokens:
-            raise RequestRefused(f"the prompt has {len(ids)} tokens; it may have {self._most_tokens}")
+            raise PromptTooLong(f"the prompt has {len(ids)} tokens; it may have {self._most_tokens}")
         return ids
 
     def _rendered(self, request: GenerationRequest) -> str:
@@ -69,7 +71,7 @@ class Prompts:
         check_length("".join(texts), self._most_tokens)
         if self._loaded.chat_template is None:
             raise RequestRefused("'messages' cannot be honoured: this model has no chat template")
-        messages = list(request.messages) or [{"role": "user", "content": request.text_input}]
+        messages = for_template(request.messages) or [{"role": "user", "content": request.text_input}]
         try:
             # Rendered first: what it returns as tokens has another type from transformers 5 on.
             return self._loaded.apply_chat_template(
@@ -91,18 +93,19 @@ async def pieces(
     end_ids: Collection[int],
     input_tokens: int,
     most_tokens: int,
+    skip_special_tokens: bool = True,
 ) -> AsyncGenerator[Piece]:
     """Whole characters, without the stop words and what follows them: a piece for each batch that completes some.
 
     `most_tokens` is how many the engine was asked for; an answer of fewer has ended by itself.
     """
-    detokenizer, words = Detokenizer(tokenizer), StopWords(stop_words)
+    detokenizer, words = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens), StopWords(stop_words)
     unsent, count, ended = list[float](), 0, False
     said = 0
     finish: FinishReason | None = None
     async for batch in batches:
         text, log_probs = "", list[float]()
-        for ids, its_log_probs in _each(batch) if stop_words else _parts(batch):
+        for ids, its_log_probs in _each(batch, tokenizer) if stop_words else _parts(batch, tokenizer):
             new = [token_id for token_id in ids if token_id not in end_ids]
             ended |= len(new) < len(ids)
             if not new:
@@ -129,15 +132,16 @@ async def pieces(
     yield Piece(last.text + rest.text, last.log_probs + rest.log_probs, count - said, input_tokens, finish)
 
 
-def _parts(batch: Sequence[Tokens]) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
+def _parts(batch: Sequence[Tokens], tokenizer: Tokenizer) -> Iterator[tuple[tuple[int, ...], tuple[LogProb, ...]]]:
     """Tokens that are decoded together: all that came at once, unless each has a log probability."""
     if any(tokens.log_probs for tokens in batch):
-        return _each(batch)
+        return _each(batch, tokenizer)
     return iter([(tuple(chain.from_iterable(tokens.ids for tokens in batch)), ())])
 
 
-def _each(batch: Sequence[Tokens]) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
+def _each(batch: Sequence[Tokens], tokenizer: Tokenizer) -> Iterator[tuple[tuple[int, ...], tuple[LogProb, ...]]]:
     """Tokens one by one, so that each log probability goes with its own text."""
     for tokens in batch:
         for index, token_id in enumerate(tokens.ids):
-            yield (token_id,), tokens.log_probs[index : index + 1]
+            chosen = tokens.log_probs[index : index + 1]
+            yield (token_id,), tuple(LogProb(value, token_bytes(tokenizer, token_id)) for value in chosen)

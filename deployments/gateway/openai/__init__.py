@@ -20,5 +20,5 @@ answers and streams are read by the same code, so they say the same; `answers.py
 `log_probs.py` says what is known of tokens, and
 `usage.py` counts them.
 
-Only the gateway imports it. It imports `infra.errors` and the limits of `tasks.serving`.
+Only the gateway imports it. It imports `infra.errors`, limits and codes of `tasks.serving`, and the names of parsers.
 """

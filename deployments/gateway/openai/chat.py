@@ -9,6 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tasks.serving.contract import MAX_TOP_LOG_PROBS
+from tasks.targets.parsers import ModelParsers
+
 from .bodies import Document, Neutral, moved_up, validated, without_neutral
 from .errors import invalid
 from .fields import NEUTRAL, Common, sampled
@@ -16,8 +19,8 @@ from .generation import Generation
 from .guides import NESTED, Guide, check, guide_of
 from .messages import MOST_MESSAGES, Message, contract_messages
 from .reading import AnswerForm
-from .reasoning import ReasoningParserName, ThinkParser, begins_inside
-from .tool_formats.choice import TOOL_PARSERS, ToolParserName, arguments_key
+from .reasoning import ThinkParser
+from .tool_formats.choice import TOOL_PARSERS, arguments_key
 from .tool_formats.forced import NamedCall, required
 from .tools import MOST_TOOLS, NamedChoice, Schemas, Tool, ToolChoice, contract_tools, forced_call, schemas_of
 
@@ -34,7 +37,6 @@ _NEUTRAL: Mapping[str, Neutral] = {
     "moderation": (),
     "functions": ([],),
     "function_call": ("none",),
-    "top_logprobs": (0,),
     "include_reasoning": (True,),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
@@ -42,14 +44,6 @@ _NEUTRAL: Mapping[str, Neutral] = {
     "chat_template": (),
     "documents": ([],),
 }
-
-
-@dataclass(frozen=True)
-class ModelParsers:
-    """What a model's file says of the form of its answers."""
-
-    tool_parser: ToolParserName | None = None
-    reasoning_parser: ReasoningParserName | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,7 @@ class _Fields(Common):
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOG_PROBS)
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -80,6 +75,9 @@ def parse_chat(document: Document, parsers: ModelParsers) -> ChatRequest:
     schemas = schemas_of(fields.tools or [])
     choice = _choice(fields, schemas)
     guide = _guide(fields, choice, schemas, parsers)
+    if fields.top_logprobs and not fields.logprobs:
+        raise invalid("'top_logprobs' needs 'logprobs'", "top_logprobs")
+    form = _form(fields, choice, schemas, parsers)
     prompt = Generation(
         messages=contract_messages(fields.messages),
         tools=contract_tools(fields.tools) if fields.tools and choice != "none" else None,
@@ -92,6 +90,10 @@ def parse_chat(document: Document, parsers: ModelParsers) -> ChatRequest:
             tools=prompt.tools,
             chat_template_kwargs=prompt.chat_template_kwargs,
             return_log_probs=bool(fields.logprobs),
+            return_output_tokens=bool(fields.logprobs),
+            num_top_log_probs=fields.top_logprobs or None,
+            # A guide holds from the first token on, so a guided answer has no marks, and nothing that would end one.
+            skip_special_tokens=None if guide or not form.has_marks else False,
             guided_decoding_guide_type=guide.type if guide else "",
             guided_decoding_guide=guide.guide if guide else "",
         )
@@ -100,7 +102,7 @@ def parse_chat(document: Document, parsers: ModelParsers) -> ChatRequest:
     return ChatRequest(
         model=fields.model,
         generations=generations,
-        form=_form(fields, choice, schemas, parsers, guided=guide is not None),
+        form=form,
         stream=bool(fields.stream),
         include_usage=fields.include_usage,
         log_probs=bool(fields.logprobs),
@@ -147,12 +149,6 @@ def _guide(fields: _Fields, choice: ToolChoice, schemas: Schemas, parsers: Model
 
 def _check_auto(fields: _Fields) -> None:
     """Raise ApiError for what only a guide could see to."""
-    if fields.parallel_tool_calls is False:
-        raise invalid(
-            "nothing keeps the model from several calls; 'parallel_tool_calls' can be false where 'tool_choice' is "
-            "'required', or names a tool",
-            "parallel_tool_calls",
-        )
     for position, tool in enumerate(fields.tools or []):
         if tool.function.strict:
             raise invalid(
@@ -162,10 +158,9 @@ def _check_auto(fields: _Fields) -> None:
             )
 
 
-def _form(fields: _Fields, choice: ToolChoice, schemas: Schemas, parsers: ModelParsers, *, guided: bool) -> AnswerForm:
-    inside = begins_inside(parsers.reasoning_parser, fields.chat_template_kwargs or {}, guided=guided)
+def _form(fields: _Fields, choice: ToolChoice, schemas: Schemas, parsers: ModelParsers) -> AnswerForm:
     form = AnswerForm(
-        think_parser=(lambda: ThinkParser(inside=inside)) if parsers.reasoning_parser else None,
+        think_parser=ThinkParser if parsers.reasoning_parser else None,
         short_ids=parsers.tool_parser == "mistral",
     )
     if choice == "none":
@@ -182,4 +177,4 @@ def _form(fields: _Fields, choice: ToolChoice, schemas: Schemas, parsers: ModelP
             "tools",
         )
     parser = TOOL_PARSERS[parsers.tool_parser]
-    return replace(form, tool_parser=lambda: parser(schemas))
+    return replace(form, tool_parser=lambda: parser(schemas), one_call=fields.parallel_tool_calls is False)

@@ -57,7 +57,7 @@ class _Choice:
         """The chunk that a piece makes. OpenAI's last chunk may have text as well."""
         self.read(piece)
         yield self._body(self._reason)
-        self._offset += sum(len(token.text) for token in self._tokens)
+        self._offset += sum(token.characters for token in self._tokens)
         self._text.clear()
         self._tokens.clear()
 

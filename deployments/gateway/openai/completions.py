@@ -35,7 +35,7 @@ class CompletionRequest:
 
 class _Fields(Common):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-    # How many of the likeliest tokens are told beside the one that was chosen. Only that one is known.
+    # How many of the likeliest tokens are told beside the one that was chosen.
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
 
@@ -43,8 +43,6 @@ def parse_completion(document: Document) -> CompletionRequest:
     """What a body asks for. Raises ApiError, which names the field that is wrong or cannot be honoured."""
     _refuse_tokens(document.get("prompt"))
     fields = validated(_Fields, without_neutral(moved_up(document, NESTED), _NEUTRAL))
-    if fields.logprobs:
-        raise invalid("'logprobs' can be 0: of each token, only the one that was chosen is known", "logprobs")
     prompts = [fields.prompt] if isinstance(fields.prompt, str) else fields.prompt
     if (answers := len(prompts) * fields.choices) > MOST_ANSWERS:
         raise invalid(
@@ -58,6 +56,8 @@ def parse_completion(document: Document) -> CompletionRequest:
                 sampled(fields, fields.max_tokens, number),
                 text_input=prompt,
                 return_log_probs=fields.logprobs is not None,
+                return_output_tokens=fields.logprobs is not None,
+                num_top_log_probs=fields.logprobs or None,
                 guided_decoding_guide_type=guide.type if guide else "",
                 guided_decoding_guide=guide.guide if guide else "",
             )

@@ -6,11 +6,13 @@ import re
 from typing import Literal, NamedTuple, TypeAlias
 
 from infra.errors import EnginehouseError
+from tasks.serving.failures import FailureCode
 
-from .generation import Failure, GenerationFailed
+from .generation import GenerationFailed
 
 Code: TypeAlias = Literal[
     "request-invalid",
+    "context-length",
     "request-large",
     "model-unknown",
     "key-invalid",
@@ -31,6 +33,7 @@ class _Form(NamedTuple):
 
 _FORMS: dict[Code, _Form] = {
     "request-invalid": _Form(400, "invalid_request_error", None),
+    "context-length": _Form(400, "invalid_request_error", "context_length_exceeded"),
     "request-large": _Form(413, "invalid_request_error", "request_too_large"),
     "model-unknown": _Form(404, "invalid_request_error", "model_not_found"),
     "key-invalid": _Form(401, "invalid_request_error", "invalid_api_key"),
@@ -42,8 +45,9 @@ _FORMS: dict[Code, _Form] = {
     "internal": _Form(500, "server_error", "internal_error"),
 }
 
-_OF_FAILURE: dict[Failure, Code] = {
+_OF_FAILURE: dict[FailureCode, Code] = {
     "invalid": "request-invalid",
+    "context-length": "context-length",
     "unavailable": "unavailable",
     "cancelled": "cancelled",
     "deadline": "deadline",
@@ -54,6 +58,7 @@ _PARAMS = {
     "text_input": "prompt",
     "stop_words": "stop",
     "return_log_probs": "logprobs",
+    "num_top_log_probs": "top_logprobs",
     "guided_decoding_guide": "response_format",
     "guided_decoding_guide_type": "response_format",
 }
@@ -99,5 +104,7 @@ def invalid(message: str, param: str | None) -> ApiError:
 def of_failure(error: GenerationFailed) -> ApiError:
     """What a client is told of a generation that failed. The input that an invalid one names becomes `param`."""
     named = _NAMED.search(error.message) if error.failure == "invalid" else None
-    param = _PARAMS.get(named[1], named[1]) if named else None
-    return ApiError(_OF_FAILURE[error.failure], error.message, param=param)
+    param = _PARAMS.get(named[1], named[1]) if named else error.param
+    # LangChain and LiteLLM know these words, and make an error of their own of it.
+    begin = "the prompt is too long: " if error.failure == "context-length" else ""
+    return ApiError(_OF_FAILURE[error.failure], begin + error.message, param=param)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from infra.errors import EnginehouseError
+from tasks.serving.failures import FailureCode
 
 FinishReason: TypeAlias = Literal["stop", "length", "stop_words"]
 """Why an answer ended: the model's end token, `max_tokens`, or a stop word."""
 
 GuideType: TypeAlias = Literal["", "json", "json_schema", "regex", "ebnf_grammar"]
-
-Failure: TypeAlias = Literal["invalid", "unavailable", "cancelled", "deadline", "internal"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class Generation:
     frequency_penalty: float | None = None
     stream: bool = False
     return_log_probs: bool = False
+    return_output_tokens: bool = False
+    num_top_log_probs: int | None = None
+    skip_special_tokens: bool | None = None
     return_num_input_tokens: bool = True
     return_num_output_tokens: bool = True
     guided_decoding_guide_type: GuideType = ""
@@ -51,21 +53,23 @@ class Piece:
     """One response of a row: all of its answer, or a streamed part.
 
     `num_output_tokens` counts the tokens of this piece, `num_input_tokens` those of the prompt. `log_probs` has one
-    natural logarithm a token. `token_texts` says which part of `text` each of them is; it is empty where the release
-    does not say. `finish_reason` is set in the last piece, and only there.
+    natural logarithm a token, `tokens` the bytes of each, which may be part of a character, and `top` the likeliest in
+    its place. `finish_reason` is set in the last piece, and only there.
     """
 
     text: str
     num_input_tokens: int
     num_output_tokens: int
     log_probs: tuple[float, ...] = ()
-    token_texts: tuple[str, ...] = ()
+    tokens: tuple[bytes, ...] = ()
+    top: tuple[tuple[tuple[bytes, float], ...], ...] = ()
     finish_reason: FinishReason | None = None
 
 
 class GenerationFailed(EnginehouseError):
     """Raised by an iterator of pieces. `failure` says which kind; the message of `invalid` names the input."""
 
-    def __init__(self, failure: Failure, message: str) -> None:
+    def __init__(self, failure: FailureCode, message: str, *, param: str | None = None) -> None:
         super().__init__(message, code=f"generation-{failure}", retryable=failure == "unavailable")
-        self.failure: Failure = failure
+        self.failure: FailureCode = failure
+        self.param = param

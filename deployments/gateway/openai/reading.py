@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from .generation import FinishReason
 from .reasoning import ThinkParser
-from .tool_formats.events import CallStart, Content, Event, ToolParser, joined
+from .tool_formats.events import CallArguments, CallStart, Content, Event, ToolParser, joined
 
 CallReason: TypeAlias = Literal["tool_calls", "stop"]
 
@@ -20,14 +20,21 @@ ChatReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 class AnswerForm:
     """What an answer may have in it. The functions make a parser for each answer; None where there is nothing to find.
 
-    `call_reason` is the `finish_reason` of an answer with calls. `short_ids`: the templates of Mistral take ids of
-    nine letters and digits alone, and get them back with the next request.
+    `one_call`: calls behind the first one are left out. `call_reason` is the `finish_reason` of an answer with calls.
+    `short_ids`: the templates of Mistral take ids of nine letters and digits alone, and get them back with the next
+    request.
     """
 
     think_parser: Callable[[], ThinkParser] | None = None
     tool_parser: Callable[[], ToolParser] | None = None
+    one_call: bool = False
     call_reason: CallReason = "tool_calls"
     short_ids: bool = False
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether an answer is read by marks, which may be special tokens."""
+        return self.think_parser is not None or self.tool_parser is not None
 
     def call_id(self, answer: str, choice: int, index: int) -> str:
         """The id of a call: of an answer's id, and where in it the call is."""
@@ -41,6 +48,7 @@ class AnswerReader:
     def __init__(self, form: AnswerForm) -> None:
         self._think = form.think_parser() if form.think_parser else None
         self._tools = form.tool_parser() if form.tool_parser else None
+        self._one_call = form.one_call
         self._call_reason: CallReason = form.call_reason
         self._called = False
 
@@ -68,5 +76,7 @@ class AnswerReader:
         return self._noted(found)
 
     def _noted(self, events: list[Event]) -> list[Event]:
+        if self._one_call:
+            events = [event for event in events if not isinstance(event, CallStart | CallArguments) or event.index == 0]
         self._called = self._called or any(isinstance(event, CallStart) for event in events)
         return joined(events)

@@ -1,39 +1,24 @@
-"""Reasoning apart from content, for answers with `<think>…</think>`.
+"""Reasoning apart from content, for answers that begin with `<think>…</think>`.
 
-White space around the tags is the format's. Reasoning that is never closed is reasoning to the end.
+An answer to a template that ends with the tag begins with it too: the serving contract sees to that. White space
+around the tags is the format's. Reasoning that is never closed is reasoning to the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from .tool_formats.events import Content, Event, Reasoning
-
-ReasoningParserName: TypeAlias = Literal["think", "think_open"]
-"""`think`: an answer that reasons begins with the tag. `think_open`: the template ends with the tag, as DeepSeek-R1's
-does, so that an answer begins inside."""
 
 _OPENING = "<think>"
 _CLOSING = "</think>"
 _MOST_SPACE = 64
 
 
-def begins_inside(name: ReasoningParserName | None, template_arguments: Mapping[str, object], *, guided: bool) -> bool:
-    """Whether an answer is reasoning from its first character on.
-
-    Templates of this kind have `enable_thinking` or `thinking` to close the tag at once. A guide holds from the first
-    token on, so a guided answer has no reasoning, and no tag that would end it.
-    """
-    off = template_arguments.get("enable_thinking") is False or template_arguments.get("thinking") is False
-    return name == "think_open" and not off and not guided
-
-
 class ThinkParser:
-    """Splits one answer. `inside`: it begins with reasoning; the tag may come again and is left out."""
+    """Splits one answer."""
 
-    def __init__(self, *, inside: bool) -> None:
-        self._inside = inside
+    def __init__(self) -> None:
         self._part: Literal["beginning", "opened", "reasoning", "closed", "content"] = "beginning"
         self._held = ""
 
@@ -59,8 +44,7 @@ class ThinkParser:
         held, self._held = self._held, ""
         if not held:
             return []
-        reasoning = self._part == "reasoning" or (self._part == "beginning" and self._inside)
-        return [Reasoning(held) if reasoning else Content(held)]
+        return [Reasoning(held) if self._part == "reasoning" else Content(held)]
 
     def _begin(self) -> None:
         text = self._held.lstrip()
@@ -70,7 +54,7 @@ class ThinkParser:
                 return
             if _OPENING.startswith(text):
                 return
-        self._part = "opened" if self._inside else "content"
+        self._part = "content"
 
     def _skip_space(self, then: Literal["reasoning", "content"]) -> None:
         self._held = self._held.lstrip()

@@ -1,7 +1,8 @@
 """A stand-in for a node's Triton: a real gRPC server of the real service, as strict about requests as Triton is.
 
 What a model answers, its prompt says: `count N SECONDS` gives N pieces with a pause before each, `twice` the whole text
-once more, `large` a hundred megabytes, `refuse` an error, `stub` what Triton says of a model whose process has died.
+once more, `large` a hundred megabytes, `refuse` an error, `fail CODE` one with this code, `stub` what Triton says of a
+model whose process has died, `say TEXT` that text.
 """
 
 from __future__ import annotations
@@ -115,6 +116,9 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         if word == "refuse":
             yield self._error(request, "'temperature' is -1; the least is 0")
             return
+        if word == "fail":
+            yield self._error(request, f"what happened [{rest[0]}]")
+            return
         if word == "stub":
             yield self._error(request, "Failed to process the request(s), message: Stub process 'x' is not healthy.")
             return
@@ -127,7 +131,7 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             pieces, pause = int(rest[0]), float(rest[1])
         for number in range(pieces):
             await asyncio.sleep(pause)
-            said = {"count": f"{number} ", "large": "x" * 100_000}.get(word, prompt)
+            said = {"count": f"{number} ", "large": "x" * 100_000, "say": prompt[4:]}.get(word, prompt)
             yield self._piece(request, said, last=number + 1 == pieces)
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             yield self._piece(request, None)

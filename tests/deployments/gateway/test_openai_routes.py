@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments.gateway.call import Call
 from deployments.gateway.keys import Keys
+from deployments.gateway.state import TargetState
+from infra.errors import GatewayError
+from tasks.targets.parsers import ModelParsers
 from tests.deployments.gateway.fake_node import text
-from tests.deployments.gateway.house import MODEL, House, house, until
+from tests.deployments.gateway.house import MODEL, House, house, node, until
 
 
 @pytest.fixture
@@ -103,6 +108,91 @@ def test_errors_have_the_form_of_the_api(
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["param"] == param and word in error["message"] and error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "name", "param"),
+    [
+        ("invalid", 400, None, None),
+        ("context-length", 400, "context_length_exceeded", "messages"),
+        ("unavailable", 503, "unavailable", None),
+        ("deadline", 504, "deadline_exceeded", None),
+        ("cancelled", 503, "cancelled", None),
+        ("internal", 500, "internal_error", None),
+    ],
+)
+def test_what_a_release_says_of_a_failure_has_its_status(
+    gateway: House, code: str, status: int, name: str | None, param: str | None
+) -> None:
+    for stream in (False, True):
+        answer = chat(gateway, f"fail {code}", stream=stream)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (status, name, param)
+        assert error["message"].removeprefix("the prompt is too long: ") == "what happened"
+    assert gateway.generate(f"fail {code}").status_code == status
+
+
+def serve(gateway: House, public: int, parsers: ModelParsers, *held: int) -> None:
+    """The release is public, and the node has those that are held beside it."""
+    numbers = frozenset((public, *held))
+    gateway.nodes["one"].models |= {f"{MODEL}--r{number}" for number in numbers}
+    known = node("one", gateway.nodes["one"].grpc, {MODEL: public}, {MODEL: list(held)})
+    gateway.watch.tell(
+        TargetState("test", {MODEL: public}, (known,), parsers={(MODEL, each): parsers for each in numbers})
+    )
+
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def test_the_parsers_are_those_of_the_release(gateway: House) -> None:
+    said = 'say <think>\nHm.</think><tool_call>{"name": "clock", "arguments": {}}</tool_call>'
+    refused = chat(gateway, said, tools=[TOOL])
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "tools"
+    serve(gateway, 1, ModelParsers("hermes", "think"))
+    message = chat(gateway, said, tools=[TOOL]).json()["choices"][0]["message"]
+    assert message["reasoning_content"] == "Hm." and message["tool_calls"][0]["function"]["name"] == "clock"
+    assert inputs(gateway)["skip_special_tokens"] == b"\0"
+    # A guide leaves no room for marks.
+    chat(gateway, said, response_format={"type": "json_object"})
+    assert "skip_special_tokens" not in inputs(gateway)
+    serve(gateway, 2, ModelParsers())
+    assert "<think>" in chat(gateway, said).json()["choices"][0]["message"]["content"]
+
+
+def test_of_two_calls_the_first_one_stays_where_one_is_wanted(gateway: House) -> None:
+    serve(gateway, 1, ModelParsers("hermes"))
+    said = 'say <tool_call>{"name": "clock", "arguments": {}}</tool_call>'
+    for fields, calls in (({}, 2), ({"parallel_tool_calls": False}, 1)):
+        (choice,) = chat(gateway, said + said[4:], tools=[TOOL], **fields).json()["choices"]
+        assert len(choice["message"]["tool_calls"]) == calls and choice["finish_reason"] == "tool_calls"
+
+
+def test_a_request_goes_to_the_release_that_it_was_made_for(gateway: House) -> None:
+    async def ask(call: Call) -> None:
+        async for _ in gateway.front.generate(call, {"text_input": "what"}):
+            pass
+
+    serve(gateway, 1, ModelParsers("hermes"))
+    call = Call("id", time.monotonic() + 10)
+    gateway.front.named(call, MODEL)
+    assert gateway.run(gateway.front.pin(call))[1] == ModelParsers("hermes")
+    serve(gateway, 2, ModelParsers(), 1)
+    gateway.run(ask(call))
+    assert gateway.nodes["one"].asked[-1][0].startswith(f"{MODEL}--r1")
+    serve(gateway, 2, ModelParsers())
+    with pytest.raises(GatewayError, match="loaded on no node"):
+        gateway.run(ask(call))
+    assert gateway.run(gateway.front.pin(call))[1] == ModelParsers()
+
+
+def test_an_adapter_is_refused_by_name(gateway: House) -> None:
+    with gateway.client() as client:
+        answer = client.post("/v1/completions", json={"model": f"{MODEL}:lora", "prompt": "a"})
+    assert answer.status_code == 404 and "adapter" in answer.json()["error"]["message"]
 
 
 def test_a_key_that_is_none_is_refused_in_the_form_of_the_api(tmp_path: Any) -> None:

@@ -16,6 +16,7 @@ from deployments.gateway.state import Known, Watch
 from infra.errors import GatewayError
 from infra.s3.bucket import Bucket
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
+from tasks.targets.parsers import ModelParsers
 from tasks.targets.target import Target
 from tests.deployments.node.served import Door
 from tests.fleet import Fleet
@@ -104,6 +105,18 @@ def test_a_promotion_is_known_within_the_poll_interval(fleet: Fleet) -> None:
             began = time.monotonic()
             wait(lambda number=number: asked(watch.known) == [("one", number)], "promotion")
             assert time.monotonic() - began < 2.0
+
+
+def test_a_release_brings_its_parsers_and_they_are_read_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    fleet.release(fleet.rebuild(), serving={"tool_parser": "hermes", "reasoning_parser": "of a later version"})
+    report(fleet.target, "one", {"tiny": (1, {1: "ready", 7: "ready"})})
+    with watching(fleet.target) as watch:
+        wait(lambda: watch.known.reading > 2, "readings")
+        (place,) = watch.known.places(Name("tiny")).nodes
+        assert watch.known.parsers(place, "tiny") == ModelParsers("hermes")
+        # One whose record is missing is served without.
+        assert watch.known.parsers(replace(place, release=7), "tiny") == ModelParsers()
+    assert caplog.text.count("release 7 of tiny") == 1
 
 
 def test_an_unchanged_state_is_one_listing(fleet: Fleet) -> None:
@@ -232,7 +245,7 @@ def test_an_alias_is_known_as_long_as_a_node_says_so_or_none_does(fleet: Fleet) 
         wait(lambda: watch.known.aliases != {}, "alias")
         assert watch.known.aliases == {"ensemble": "tiny"}, "no other name becomes one"
         name = watch.known.model_of(Name.parse("ensemble@1"))
-        assert (name.model, name.release, str(name), served_name(name)) == ("tiny", 1, "ensemble@1", "tiny--r1")
+        assert (name.model, name.release, str(name)) == ("tiny", 1, "ensemble@1")
         wait(lambda: watch.known.nodes == (), "end of the node")
         assert watch.known.places(watch.known.model_of(Name("ensemble"))).nodes == ()
         report(target, "one", {"tiny": (1, {1: "ready"})})

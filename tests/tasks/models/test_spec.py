@@ -11,7 +11,7 @@ from infra.errors import SpecError, UsageError
 from tasks.models.catalogue import json_schema, load_catalogue, load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import LlamaCppRecipe, TrtEngineRecipe
-from tasks.models.spec import Model
+from tasks.models.spec import Model, Serving
 from tests.tasks.models.mistakes import mistakes
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
@@ -287,3 +287,11 @@ def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:
         "trt-engine",
         "llmapi",
     }
+
+
+def test_parsers_need_a_contract_with_chats() -> None:
+    assert Serving(tool_parser="hermes", reasoning_parser="think").contract == 2
+    with pytest.raises(ValidationError, match="need contract 2"):
+        Serving(contract=1, tool_parser="hermes")
+    with pytest.raises(ValidationError, match="'llama3', 'mistral'"):
+        Serving.model_validate({"tool_parser": "lama3"})

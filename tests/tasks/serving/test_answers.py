@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.serving.answers import encode_answers
-from tasks.serving.contract import CONTRACT, Answer, outputs_of
+from tasks.serving.contract import CONTRACT, Answer, LogProb, outputs_of
 
 LOG_PROBS = ("output_log_probs", "cum_log_probs")
 
@@ -24,14 +24,20 @@ def test_log_probabilities_are_filled_up() -> None:
 
 
 def test_every_output_of_the_contract_can_be_made() -> None:
-    answers = [Answer("a", (-1.0,), -1.0, 5, 1, "length"), Answer("b", (-2.0,), -2.0, 6, 2)]
+    told = LogProb(-1.0, b"a", ((b"a", -1.0), (b"\xc3", -2.0)))
+    answers = [Answer("a", (told, LogProb(-2.0, b"b")), -3.0, 5, 1, "length"), Answer("b", (-2.0,), -2.0, 6, 2)]
     tensors = encode_answers(answers, [entry.name for entry in outputs_of(CONTRACT)], CONTRACT, 3)
     assert tensors.keys() == {entry.name for entry in outputs_of(CONTRACT)}
     assert {name: tensor.tolist() for name, tensor in tensors.items() if "log" not in name} == {
         "text_output": [b"a", b"b"],
+        "output_tokens": [[[b"a", b"b"]], [[b"", b""]]],
+        "top_tokens": [[[b"a", b"\xc3"], [b"", b""]], [[b"", b""], [b"", b""]]],
         "batch_index": [[3], [4]],
         "sequence_index": [[0], [0]],
         "num_input_tokens": [[5], [6]],
         "num_output_tokens": [[1], [2]],
         "finish_reason": [[b"length"], [b""]],
     }
+    assert tensors["output_log_probs"].tolist() == [[[-1.0, -2.0]], [[-2.0, 0.0]]]
+    assert tensors["top_log_probs"].tolist() == [[[-1.0, -2.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    assert tensors["top_log_probs"].dtype == np.dtype(np.float32)

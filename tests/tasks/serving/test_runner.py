@@ -147,7 +147,7 @@ def test_a_deadline_ends_a_stream_with_an_error(make_runner: Callable[[float], R
     client = ask(make_runner(0.2), "a ...", stream=True)
     assert client.ended.wait(5)
     assert client.heard[0] == [Answer("a", (-0.5,), -0.5, 7, 1)]
-    assert client.heard[1] == ("unavailable", "not answered within the deadline of 0.2 s")
+    assert client.heard[1] == ("deadline", "not answered within the deadline of 0.2 s")
 
 
 def test_a_cancelled_request_ends_and_frees_what_it_holds(

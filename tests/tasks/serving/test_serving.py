@@ -186,6 +186,27 @@ def test_log_probabilities_are_one_a_token_and_add_up(client: TritonClient) -> N
     assert client.generate(CHAT, {**QUESTION, "max_tokens": 3}).log_probs == ()
 
 
+def test_log_probabilities_say_of_which_tokens_they_are(triton: RunningTriton, kind: Kind) -> None:
+    asked = {**QUESTION, "temperature": 0.0, "return_log_probs": True}
+    address = f"http://127.0.0.1:{triton.ports.http}/v2/models/{CHAT}/generate"
+
+    def ask(**fields: Any) -> dict[str, Any]:
+        answer = httpx.post(address, json={**asked, **fields}, trust_env=False, timeout=60)
+        return json.loads(answer.content.decode(errors="replace"))
+
+    answer = ask(return_output_tokens=True, skip_special_tokens=False)
+    assert "".join(answer["output_tokens"]).lstrip() == answer["text_output"].lstrip()
+    assert len(answer["output_tokens"]) == len(answer["output_log_probs"]) and "top_tokens" not in answer
+    told = ask(return_output_tokens=True, num_top_log_probs=2)
+    if kind.name != "llamacpp":
+        assert "'num_top_log_probs'" in told["error"] and told["error"].endswith("[invalid]")
+        return
+    assert told["top_tokens"][::2] == told["output_tokens"] == answer["output_tokens"]
+    assert len(told["top_log_probs"]) == 2 * len(told["output_tokens"])
+    needs = ask(num_top_log_probs=2, return_log_probs=False)
+    assert "'num_top_log_probs' needs 'return_log_probs'" in needs["error"]
+
+
 def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
     party = {"text_input": "🎉🎊🥳🎉🎊🥳🎉🎊🥳🎉🎊🥳", "max_tokens": 12}
     pieces = streamed(client, RAW, **party)

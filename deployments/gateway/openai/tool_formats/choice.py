@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import TypeAlias
+
+from tasks.targets.parsers import ToolParserName
 
 from .events import ToolParser
 from .hermes import hermes
@@ -11,7 +13,6 @@ from .llama3 import llama3
 from .mistral import mistral
 from .qwen3_coder import qwen3_coder
 
-ToolParserName: TypeAlias = Literal["llama3", "mistral", "qwen", "hermes", "qwen3_coder"]
 Schemas: TypeAlias = Mapping[str, Mapping[str, object]]
 
 TOOL_PARSERS: Mapping[ToolParserName, Callable[[Schemas], ToolParser]] = {

@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from deployments.gateway.openai.chat import ModelParsers, parse_chat
+from deployments.gateway.openai.chat import parse_chat
 from deployments.gateway.openai.chat_answers import chat_answer, chat_stream
 from deployments.gateway.openai.completion_answers import completion_answer, completion_stream
 from deployments.gateway.openai.completions import parse_completion
 from deployments.gateway.openai.generation import FinishReason, Piece
 from deployments.gateway.openai.streams import Head, encoded, together
+from tasks.targets.parsers import ModelParsers
 
 HEAD = Head("chatcmpl-1", "llama", 1_700_000_000)
 

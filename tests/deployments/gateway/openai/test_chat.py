@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from deployments.gateway.openai.chat import ChatRequest, ModelParsers, parse_chat
+from deployments.gateway.openai.chat import ChatRequest, parse_chat
 from deployments.gateway.openai.errors import ApiError
 from deployments.gateway.openai.generation import Generation
 from tasks.serving.contract import MAX_WORD_CHARACTERS
+from tasks.targets.parsers import ModelParsers
 
 USER: dict[str, Any] = {"role": "user", "content": "Hello"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -82,6 +83,7 @@ def test_sampling_fields_have_the_names_of_the_contract() -> None:
         "bad_words": ("c",),
         "stream": True,
         "return_log_probs": True,
+        "return_output_tokens": True,
         "chat_template_kwargs": '{"enable_thinking": false}',
     }
     assert changed(stop="x" * MAX_WORD_CHARACTERS) == {"stop_words": ("x" * MAX_WORD_CHARACTERS,)}
@@ -118,7 +120,8 @@ def test_what_asks_for_nothing_changes_nothing(fields: Mapping[str, Any]) -> Non
         ({"foo": None}, "foo"),
         ({"x" * 100_000: 1}, "x" * 64),
         ({"logit_bias": {"50256": -100}}, "logit_bias"),
-        ({"top_logprobs": 2, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"stop_token_ids": [2]}, "stop_token_ids"),
         ({"ignore_eos": True}, "ignore_eos"),
         ({"echo": True}, "echo"),
@@ -350,7 +353,6 @@ def test_a_named_tool_guides_to_its_arguments() -> None:
         ({"tools": [tool(str(number)) for number in range(129)]}, "tools"),
         ({"tools": [tool(parameters="x")]}, "tools[0].function.parameters"),
         ({"tools": [tool(strict=True)]}, "tools[0].function.strict"),
-        ({"tools": [tool()], "parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"tools": [tool()], "tool_choice": "maybe"}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": named("other")}, "tool_choice.function.name"),
         ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),

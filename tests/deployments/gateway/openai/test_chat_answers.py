@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deployments.gateway.openai.chat import ModelParsers
 from deployments.gateway.openai.errors import ApiError
 from deployments.gateway.openai.generation import FinishReason, GenerationFailed, Piece
+from tasks.targets.parsers import ModelParsers
 from tests.deployments.gateway.openai.answering import chat, chat_events, pieces
 
 TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": name}} for name in ("weather", "time")]
@@ -134,7 +134,7 @@ def test_content_is_null_where_there_are_only_calls() -> None:
     ],
 )
 def test_forced_calls(choice: Any, texts: Sequence[str], reason: FinishReason, expected: str) -> None:
-    for parsers in (ModelParsers(), ModelParsers("qwen", "think_open")):
+    for parsers in (ModelParsers(), ModelParsers("qwen", "think")):
         (answer,) = chat(pieces(*texts, reason=reason), parsers=parsers, tools=TOOLS, tool_choice=choice)["choices"]
         (call,) = answer["message"]["tool_calls"]
         assert call["function"] == {"name": "time", "arguments": '{"z": 1}'}
@@ -149,8 +149,8 @@ def test_mistral_gets_ids_that_its_templates_take() -> None:
 
 
 def test_an_answer_that_begins_inside_its_reasoning() -> None:
-    parsers = ModelParsers(reasoning_parser="think_open")
-    (choice,) = chat(pieces("Hm", ".\n</think>\n", "Yes."), parsers=parsers)["choices"]
+    parsers = ModelParsers(reasoning_parser="think")
+    (choice,) = chat(pieces("<think>\nHm", ".\n</think>\n", "Yes."), parsers=parsers)["choices"]
     assert (choice["message"]["reasoning_content"], choice["message"]["content"]) == ("Hm.", "Yes.")
     for fields in ({"chat_template_kwargs": {"enable_thinking": False}}, {"response_format": {"type": "json_object"}}):
         (choice,) = chat(pieces('{"a": 1}'), parsers=parsers, **fields)["choices"]
@@ -159,21 +159,22 @@ def test_an_answer_that_begins_inside_its_reasoning() -> None:
 
 def test_log_probs() -> None:
     given = [
-        Piece("He", 5, 1, (-0.5,)),
-        Piece("", 5, 1, (-0.25,)),
-        Piece("é!", 5, 2, (-1.0, float("-inf")), ("é", "!")),
-        Piece(" you", 5, 2, (-0.5, -0.25)),
-        Piece("", 5, 1, (-0.125,), finish_reason="stop"),
+        Piece("He", 5, 1, (-0.5,), (b"He",), (((b"He", -0.5), (b"Ha", -3.0)),)),
+        Piece("", 5, 1, (-0.25,), (b"\xc3",), (((b"\xc3", -0.25), (b"", float("-inf"))),)),
+        Piece("é!", 5, 2, (-1.0, float("-inf")), (b"\xa9", b"!"), ((), ())),
+        Piece("", 5, 1, (-0.125,), (b"<|end|>",), finish_reason="stop"),
     ]
-    expected = [("He", -0.5), ("", -0.25), ("é", -1.0), ("!", -9999.0), (" you", -0.75), ("", -0.125)]
-    (whole,) = chat(given, logprobs=True)["choices"]
+    expected = [("He", -0.5), ("\ufffd", -0.25), ("\ufffd", -1.0), ("!", -9999.0), ("<|end|>", -0.125)]
+    (whole,) = chat(given, logprobs=True, top_logprobs=2)["choices"]
     tokens = whole["logprobs"]["content"]
     assert [(token["token"], token["logprob"]) for token in tokens] == expected
-    assert tokens[2] == {"token": "é", "logprob": -1.0, "bytes": [195, 169], "top_logprobs": []}
-    streamed = choices(chat_events(given, logprobs=True))
+    assert tokens[2] == {"token": "\ufffd", "logprob": -1.0, "bytes": [169], "top_logprobs": []}
+    assert tokens[0]["top_logprobs"][1] == {"token": "Ha", "logprob": -3.0, "bytes": [72, 97]}
+    assert bytes(value for token in tokens[:4] for value in token["bytes"]).decode() == "Heé!"
+    streamed = choices(chat_events(given, logprobs=True, top_logprobs=2))
     assert [token for choice in streamed if choice["logprobs"] for token in choice["logprobs"]["content"]] == tokens
     # The log probability of text that is held comes with the next chunk.
-    held = [Piece("<tool", 5, 1, (-0.5,)), *pieces("x")]
+    held = [Piece("<tool", 5, 1, (-0.5,), (b"<tool",)), *pieces("x")]
     _, text, _ = choices(chat_events(held, logprobs=True, tools=TOOLS, parsers=ModelParsers("qwen")))
     assert text["delta"] == {"content": "<toolx"}
     assert [token["token"] for token in text["logprobs"]["content"]] == ["<tool"]

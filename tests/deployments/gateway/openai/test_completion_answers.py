@@ -41,15 +41,15 @@ def test_a_stream() -> None:
 
 def test_log_probs_say_where_each_token_begins() -> None:
     given = [
-        Piece("He", 5, 1, (-0.5,)),
-        Piece("llo", 5, 2, (-1.0, -2.0), ("l", "lo")),
-        Piece("!", 5, 1, (-0.25,), finish_reason="length"),
+        Piece("He", 5, 1, (-0.5,), (b"He",)),
+        Piece("lé", 5, 2, (-1.0, -2.0), (b"l\xc3", b"\xa9")),
+        Piece("!", 5, 1, (-0.25,), (b"!",), (((b"?", -0.125),),), finish_reason="length"),
     ]
     expected = {
-        "tokens": ["He", "l", "lo", "!"],
+        "tokens": ["He", "l\ufffd", "\ufffd", "!"],
         "token_logprobs": [-0.5, -1.0, -2.0, -0.25],
-        "text_offset": [0, 2, 3, 5],
-        "top_logprobs": None,
+        "text_offset": [0, 2, 4, 4],
+        "top_logprobs": [{"He": -0.5}, {"l\ufffd": -1.0}, {"\ufffd": -2.0}, {"?": -0.125, "!": -0.25}],
     }
     assert completion(given, logprobs=0)["choices"][0]["logprobs"] == expected
     *chunks, _ = completion_events(given, logprobs=0)

@@ -53,7 +53,6 @@ def test_guides_and_neutral_fields_are_those_of_a_chat() -> None:
         ({"prompt": ["a", 1.5]}, "prompt[1]"),
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"prompt": ["a"] * 33, "n": 2}, "n"),
-        ({"prompt": "a", "logprobs": 1}, "logprobs"),
         ({"prompt": "a", "logprobs": 6}, "logprobs"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
         ({"prompt": "a", "echo": True}, "echo"),

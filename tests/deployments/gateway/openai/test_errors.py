@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from deployments.gateway.openai.errors import ApiError, Code, of_failure
-from deployments.gateway.openai.generation import Failure, GenerationFailed
+from deployments.gateway.openai.generation import GenerationFailed
 from deployments.gateway.openai.models import model_entry, model_list, unknown_model
+from tasks.serving.failures import FailureCode
 
 
 @pytest.mark.parametrize(
     ("code", "status", "kind", "openai_code", "again"),
     [
         ("request-invalid", 400, "invalid_request_error", None, False),
+        ("context-length", 400, "invalid_request_error", "context_length_exceeded", False),
         ("key-invalid", 401, "invalid_request_error", "invalid_api_key", False),
         ("model-unknown", 404, "invalid_request_error", "model_not_found", False),
         ("request-large", 413, "invalid_request_error", "request_too_large", False),
@@ -49,9 +51,14 @@ def test_a_limit_says_when_to_come_again() -> None:
         ("internal", "out of memory", 500, None),
     ],
 )
-def test_a_generation_that_failed(failure: Failure, message: str, status: int, param: str | None) -> None:
+def test_a_generation_that_failed(failure: FailureCode, message: str, status: int, param: str | None) -> None:
     error = of_failure(GenerationFailed(failure, message))
     assert (error.status, error.param, error.message) == (status, param, message)
+
+
+def test_a_prompt_that_is_too_long_names_itself() -> None:
+    error = of_failure(GenerationFailed("context-length", "the prompt has 9 tokens; it may have 7", param="messages"))
+    assert error.body()["error"]["code"] == "context_length_exceeded" and error.param == "messages"
 
 
 def test_models() -> None:

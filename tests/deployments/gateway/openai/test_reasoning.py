@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from deployments.gateway.openai.reasoning import ThinkParser, begins_inside
+from deployments.gateway.openai.reasoning import ThinkParser
 from deployments.gateway.openai.tool_formats.events import Content, Event, Reasoning, joined
 from tests.deployments.gateway.openai.tool_formats.reading import split_at_random
 
 
-def read(text: str, *, inside: bool) -> list[Event]:
+def read(text: str) -> list[Event]:
     def in_parts(parts: list[str]) -> list[Event]:
-        parser = ThinkParser(inside=inside)
+        parser = ThinkParser()
         events = [event for part in parts for event in parser.feed(part)]
         return joined([*events, *parser.end()])
 
@@ -33,47 +33,23 @@ def read(text: str, *, inside: bool) -> list[Event]:
         ("<think>a</thin </think>", "a</thin", ""),
         ("<think>cut off </thi", "cut off </thi", ""),
         ("<think>", "", ""),
+        ("<think>\n\nWell.\n\nSo:\n</think>\n\n Yes.", "Well.\n\nSo:", "Yes."),
+        ("<think>\n</think>Yes.", "", "Yes."),
     ],
 )
-@pytest.mark.parametrize("inside", [False, True])
-def test_the_tag_is_in_the_answer(text: str, reasoning: str, content: str, inside: bool) -> None:
-    assert read(text, inside=inside) == joined([Reasoning(reasoning), Content(content)])
-
-
-@pytest.mark.parametrize(
-    ("text", "reasoning", "content"),
-    [
-        ("\nWell.\n\nSo:\n</think>\n\n Yes.", "Well.\n\nSo:", "Yes."),
-        ("</think>Yes.", "", "Yes."),
-        ("never closed", "never closed", ""),
-        ("<thin", "<thin", ""),
-        ("", "", ""),
-    ],
-)
-def test_the_tag_is_in_the_prompt(text: str, reasoning: str, content: str) -> None:
-    assert read(text, inside=True) == joined([Reasoning(reasoning), Content(content)])
+def test_the_tag_is_in_the_answer(text: str, reasoning: str, content: str) -> None:
+    assert read(text) == joined([Reasoning(reasoning), Content(content)])
 
 
 @pytest.mark.parametrize(
     "text", ["Yes. <think>x</think>", "\n Yes.", "<thin", "<thing>", "</think>", " " * 100 + "<think>x", ""]
 )
 def test_without_the_tag_all_is_content(text: str) -> None:
-    assert read(text, inside=False) == joined([Content(text)])
+    assert read(text) == joined([Content(text)])
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_any_mixture_reads_the_same_however_it_is_split(inside: bool) -> None:
+def test_any_mixture_reads_the_same_however_it_is_split() -> None:
     for seed in range(300):
         chance = random.Random(seed)
         pieces = ("<think>", "</think>", "<", "think", ">", "/", "\n", " " * 70, "a", "é")
-        read("".join(chance.choice(pieces) for _ in range(chance.randrange(12))), inside=inside)
-
-
-def test_when_an_answer_begins_inside() -> None:
-    assert begins_inside("think_open", {}, guided=False)
-    assert begins_inside("think_open", {"enable_thinking": True}, guided=False)
-    assert not begins_inside("think_open", {"enable_thinking": False}, guided=False)
-    assert not begins_inside("think_open", {"thinking": False}, guided=False)
-    assert not begins_inside("think_open", {}, guided=True)
-    assert not begins_inside("think", {}, guided=False)
-    assert not begins_inside(None, {}, guided=False)
+        read("".join(chance.choice(pieces) for _ in range(chance.randrange(12))))
