@@ -211,7 +211,7 @@ class Front:
             heard.asked_at = heard.asked_at or time.monotonic()
             try:
                 # A node that has moved on may not have said so yet, and cannot while the store is away.
-                follows = name.release is None and place.key in gone
+                follows = _name(call).release is None and place.key in gone
                 request.model_name = name.model if follows else (await self._contract(place, name.model)).model
                 with self._balance.running(place.node):
                     asked = self._channels.ask(place.node, request, call.until - time.monotonic(), call.trace)
