@@ -73,7 +73,7 @@ def write_engine_release(
     configs = {
         TENSORRT_LLM: engine,
         LLM: llm_config(contract=serving.contract, instances=parameters.llm_instances, calls=TENSORRT_LLM),
-        RELEASE: release_config(serving.contract, instances=parameters.llm_instances),
+        RELEASE: release_config(serving.contract),
     }
     check_compatibility(
         {name: parse_config(text) for name, text in configs.items()},

@@ -24,18 +24,27 @@ ENGINE_FOLDER = "engine"
 """The engine's files: in an artifact's configuration, and in the version folder of an `llm` that has an engine."""
 
 
-def llm_config(*, contract: int = CONTRACT, instances: int = 1, calls: str = "", engine_in_place: bool = False) -> str:
+def llm_config(
+    *,
+    contract: int = CONTRACT,
+    instances: int = 1,
+    calls: str = "",
+    engine_in_place: bool = False,
+    tickets: bool = False,
+) -> str:
     """The model `llm`: the Python backend, decoupled. With `calls` it has no engine and calls the model of that name.
 
     The engine lies in the model's own folder, or with `engine_in_place` where the node keeps it. Each instance is a
-    process that batches by itself; if the engine runs in it, each has its own copy of the weights.
+    process that batches by itself; if the engine runs in it, each has its own copy of the weights. With `tickets` it
+    gives out and takes those of `tasks/serving/tickets.py`, of which another instance would know nothing.
     """
     config = _with_contract(LLM, contract)
-    for tensor in config.input:
-        # One that brings a ticket has no other. `llm` itself refuses a request without what its contract requires.
-        tensor.optional = True
-    config.input.add(name=TICKET, data_type=data_type("UINT64"), dims=[1], optional=True)
-    config.output.add(name=TICKET, data_type=data_type("UINT64"), dims=[1])
+    if tickets:
+        for tensor in config.input:
+            # One that brings a ticket has no other. `llm` itself refuses a request without what its contract requires.
+            tensor.optional = True
+        config.input.add(name=TICKET, data_type=data_type("UINT64"), dims=[1], optional=True)
+        config.output.add(name=TICKET, data_type=data_type("UINT64"), dims=[1])
     config.backend = "python"
     config.model_transaction_policy.decoupled = True
     # Its engine decides on devices, so Triton need not.
@@ -47,16 +56,15 @@ def llm_config(*, contract: int = CONTRACT, instances: int = 1, calls: str = "",
     return render(config)
 
 
-def release_config(contract: int = CONTRACT, *, instances: int = 1) -> str:
+def release_config(contract: int = CONTRACT, *, tickets: bool = False) -> str:
     """The ensemble `release`, which passes the whole contract to `llm`, optional inputs included.
 
-    Its two steps are one request, as `tasks/serving/tickets.py` has it. With several `instances` it has one step, and
-    does not tell when a client leaves: the second would come to any of them.
+    With `tickets` its two steps are one request, and a client that leaves ends it.
     """
     config = _with_contract(RELEASE, contract)
     config.platform = "ensemble"
     taking = carrying = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
-    if instances == 1:
+    if tickets:
         carrying = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
         taking.output_map[TICKET] = carrying.input_map[TICKET] = TICKET
     for tensor in inputs_of(contract):

@@ -48,13 +48,20 @@ def write_release(
     version = output / LLM / "1"
     version.mkdir(parents=True)
     calls = TENSORRT_LLM if tensorrt_llm else ""
-    config = llm_config(contract=serving.contract, instances=instances, calls=calls, engine_in_place=engine_in_place)
+    tickets = instances == 1
+    config = llm_config(
+        contract=serving.contract,
+        instances=instances,
+        calls=calls,
+        engine_in_place=engine_in_place,
+        tickets=tickets,
+    )
     (output / LLM / "config.pbtxt").write_text(config)
     (version / FILE_NAME).write_text(serving.to_json())
     for path in _serving_code():
         shutil.copyfile(path, version / path.name)
     (output / RELEASE).mkdir()
-    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, instances=instances))
+    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, tickets=tickets))
 
 
 def models_of(repository: Path) -> tuple[str, ...]:

@@ -219,7 +219,7 @@ class House:
 
     # What stands for Prefect, the hub, engines and nodes.
 
-    async def start_rebuild(self, model: str, key: str, *tags: str) -> str:
+    async def start_rebuild(self, model: str, key: str, *tags: str, traceparent: str = "") -> str:
         def note() -> None:
             if key not in self.runs:
                 self.runs.add(key)
@@ -354,7 +354,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rebuild_flow, "turn", at_its_turn)
     patch.setattr(reconcile, "give_up_abandoned", always([]))
     patch.setattr(promote_step, "wait_until_public", always(None))
-    patch.setattr(promote_step, "_require_servable", always(None))
+    patch.setattr(promote_step, "_require_servable", always(SimpleNamespace(aliases=())))
     patch.setattr(asyncio, "to_thread", at_once)
     patch.setattr(cell, "time", SimpleNamespace(sleep=always(None)))
     for module in (arrivals, records):

@@ -102,7 +102,7 @@ def test_rows_count_together_and_an_answer_that_does_not_stream_tells_no_first_t
 def test_how_a_request_fails_is_said_and_no_first_token_where_none_came(
     traces: Traces, runner: Runner, spans: Collector
 ) -> None:
-    wanted = {"refused": "invalid", "broken": "internal", "...": "unavailable"}
+    wanted = {"refused": "invalid", "broken": "internal", "...": "deadline"}
     for number, text in enumerate(wanted, start=10):
         ask(traces, runner, Trace(number), text)
 

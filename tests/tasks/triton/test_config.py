@@ -20,11 +20,11 @@ NAMES = {"llm": "m--r7--llm", "release": "m--r7"}
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("llm", llm_config()),
-        ("release", release_config()),
-        ("public", public_config("m", instantiate(release_config(), NAMES))),
-        ("llm-r7", instantiate(llm_config(), NAMES)),
-        ("release-r7", instantiate(release_config(), NAMES)),
+        ("llm", llm_config(tickets=True)),
+        ("release", release_config(tickets=True)),
+        ("public", public_config("m", instantiate(release_config(tickets=True), NAMES))),
+        ("llm-r7", instantiate(llm_config(tickets=True), NAMES)),
+        ("release-r7", instantiate(release_config(tickets=True), NAMES)),
     ],
 )
 def test_rendered_as_in_the_snapshot(name: str, text: str) -> None:
