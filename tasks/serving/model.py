@@ -66,7 +66,7 @@ class TritonPythonModel:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
                 if TICKET in tensors:
                     number = int(tensors[TICKET].flat[0])
-                    self._tickets.bring(number, sender, cancelled=request.is_cancelled(), final=_FINAL)
+                    self._runner.call(self._tickets.bring, number, sender, request.is_cancelled(), _FINAL)
                     continue
                 rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
             except RequestRefused as error:
@@ -79,6 +79,7 @@ class TritonPythonModel:
                 reply = self._traced(request, TritonReply(sender, rows, self._contract))
                 if ticketed is not None:
                     ticketed.when_cancelled = partial(self._runner.cancel, reply)
+                    self._runner.call(ticketed.give)
                 self._runner.submit(rows, reply, figures)
 
     def finalize(self) -> None:

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from itertools import chain
@@ -23,8 +23,10 @@ from .failures import FailureCode
 from .figures import Figures, Row
 
 WATCH_INTERVAL_S = 0.5
-"""How late it may be noticed that a client has left. Each look costs 0.2 ms for every request that runs, or 0.5 ms for
-those with a ticket."""
+WATCH_SHARE = 0.04
+_LOOK_S = 0.0004
+"""How late it may be noticed that a client has left: a look at every request that runs, for about so many seconds each,
+may take that share of the loop's time. Up to fifty requests are looked at twice a second, 256 every 2.6 s."""
 
 GOING_DOWN = "the server is going down"
 
@@ -68,10 +70,16 @@ class Runner:
         except RuntimeError:  # the loop is closed
             self._refuse(requests, reply, counted, GOING_DOWN)
 
+    def call(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do something on the event loop, from any thread; nothing once it is closed."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work, *arguments)
+
     def cancel(self, reply: Reply) -> None:
-        """End its request, from any thread, where it still runs: its client has left."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._cancel, reply)
+        """End its request, on the event loop, where it still runs: its client has left."""
+        for task, known in self._jobs.items():
+            if known is reply:
+                task.cancel()
 
     def close(self) -> None:
         """Fail what still runs, then free the engine. Again it does nothing."""
@@ -94,11 +102,6 @@ class Runner:
             task = self._loop.create_task(self._run(requests, reply, rows))
             self._jobs[task] = reply
             task.add_done_callback(partial(self._ended, rows))
-
-    def _cancel(self, reply: Reply) -> None:
-        for task, known in self._jobs.items():
-            if known is reply:
-                task.cancel()
 
     def _refuse(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures, message: str) -> None:
         for _ in requests:
@@ -180,7 +183,7 @@ class Runner:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
+            await asyncio.sleep(max(WATCH_INTERVAL_S, len(self._jobs) * _LOOK_S / WATCH_SHARE))
             for task in [task for task, reply in self._jobs.items() if reply.is_cancelled()]:
                 task.cancel()
 

@@ -10,7 +10,6 @@ ends without an answer, and is cancelled from the start if the client has left.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,24 +26,23 @@ class Sender(Protocol):
 
 
 class Tickets:
-    """Those of all requests that run. `given(number, rows)` is the response that holds one."""
+    """Those of all requests that run. `given(number, rows)` is the response that holds one.
+
+    All but `take` is called on the event loop: a response takes time, in which Triton's own thread takes no request.
+    """
 
     def __init__(self, given: Callable[[int, int], Any]) -> None:
         self._given = given
         self._requests: dict[int, Ticketed] = {}
 
     def take(self, first: Sender, rows: int) -> Ticketed:
-        """Give out a ticket for a request of so many rows; its answers go to whoever brings it."""
+        """A ticket for a request of so many rows, from any thread. Its answers go to whoever brings it."""
         number = secrets.randbits(63)
-
-        def give() -> None:
-            first.send(self._given(number, rows))
-
-        made = self._requests[number] = Ticketed(first, give, lambda: self._requests.pop(number, None))
-        give()
+        made = Ticketed(first, lambda: self._given(number, rows), lambda: self._requests.pop(number, None))
+        self._requests[number] = made
         return made
 
-    def bring(self, number: int, second: Sender, *, cancelled: bool, final: int) -> None:
+    def bring(self, number: int, second: Sender, cancelled: bool, final: int) -> None:
         """A second step has begun. `final` are the flags that end it, if it is not the first one with its ticket."""
         known = self._requests.get(number)
         if known is None or not known.brought(second, cancelled):
@@ -54,43 +52,52 @@ class Tickets:
 class Ticketed:
     """The sender of a request that has a ticket. What is sent before the ticket has been brought waits for it."""
 
-    def __init__(self, first: Sender, give: Callable[[], object], forget: Callable[[], object]) -> None:
+    def __init__(self, first: Sender, ticket: Callable[[], Any], forget: Callable[[], object]) -> None:
         self.when_cancelled: Callable[[], object] = lambda: None
         """Called when a second step says that the client has left."""
         self._first = first
-        self._give = give
+        self._ticket = ticket
         self._forget = forget
-        self._lock = threading.Lock()
+        self._given = False
         self._second: Sender | None = None
         self._waiting: list[tuple[tuple[Any, ...], int]] = []
 
+    def give(self) -> None:
+        """Give the ticket out, again too."""
+        self._given = True
+        self._first.send(self._ticket())
+
     def send(self, *response: Any, flags: int = 0) -> None:
+        if not self._given:
+            # An error: nothing has begun that could bring a ticket.
+            self._forget()
+            self._first.send(*response, flags=flags)
+            return
         if flags:
             # Before the other, so that the last response is the end of both.
             self._first.send(flags=flags)
-        with self._lock:
-            if self._second is None:
-                self._waiting.append((response, flags))
-                return
+        if self._second is None:
+            self._waiting.append((response, flags))
+            return
         self._second.send(*response, flags=flags)
         if flags:
             self._forget()
 
     def is_cancelled(self) -> bool:
         """Give out the ticket once more: who brings it knows. Not after the last response."""
-        self._give()
+        self.give()
         return False
 
     def brought(self, second: Sender, cancelled: bool) -> bool:
         """Whether it is the first that has brought the ticket: then the answers are its own."""
         if cancelled:
             self.when_cancelled()
-        with self._lock:
-            if self._second is not None:
-                return False
-            for response, flags in self._waiting:
-                second.send(*response, flags=flags)
-                if flags:
-                    self._forget()
-            self._second = second
+        if self._second is not None:
+            return False
+        self._second = second
+        for response, flags in self._waiting:
+            second.send(*response, flags=flags)
+            if flags:
+                self._forget()
+        self._waiting.clear()
         return True

@@ -32,9 +32,10 @@ def given(number: int, rows: int) -> tuple[int, int]:
 def test_what_comes_before_the_second_step_waits_for_it() -> None:
     held, first, second = Tickets(given), Step(), Step()
     request = held.take(first, 3)
+    request.give()
     ((number, rows),) = first.sent
     request.send("one")
-    held.bring(number, second, cancelled=False, final=FINAL)
+    held.bring(number, second, False, FINAL)
     request.send("two")
     assert rows == 3 and second.sent == ["one", "two"] and not second.ended
     request.send("three", flags=FINAL)
@@ -44,34 +45,44 @@ def test_what_comes_before_the_second_step_waits_for_it() -> None:
 
 def test_an_answer_that_ended_before_its_second_step_is_its_whole_answer() -> None:
     held, first, second, late = Tickets(given), Step(), Step(), Step()
-    held.take(first, 1).send("all", flags=FINAL)
+    request = held.take(first, 1)
+    request.give()
+    request.send("all", flags=FINAL)
     assert first.ended
-    held.bring(first.sent[0][0], second, cancelled=False, final=FINAL)
+    held.bring(first.sent[0][0], second, False, FINAL)
     assert second.sent == ["all"] and second.ended
-    held.bring(first.sent[0][0], late, cancelled=False, final=FINAL)
+    held.bring(first.sent[0][0], late, False, FINAL)
     assert not late.sent and late.ended
 
 
 def test_a_running_request_gives_its_ticket_again_and_hears_that_its_client_left() -> None:
     held, first, second = Tickets(given), Step(), Step()
     request = held.take(first, 1)
+    request.give()
     number = first.sent[0][0]
-    held.bring(number, second, cancelled=False, final=FINAL)
+    held.bring(number, second, False, FINAL)
     left: list[bool] = []
     request.when_cancelled = lambda: left.append(True)
     for looks, cancelled in enumerate([False, True], start=2):
         assert not request.is_cancelled() and first.sent == [(number, 1)] * looks
         again = Step()
-        held.bring(number, again, cancelled=cancelled, final=FINAL)
+        held.bring(number, again, cancelled, FINAL)
         assert not again.sent and again.ended and left == [True] * cancelled
     assert not second.ended
     request.send("error", flags=FINAL)
     assert first.ended and second.sent == ["error"] and second.ended
 
 
+def test_an_error_before_the_ticket_is_given_is_the_answer_of_the_first_step() -> None:
+    held, first = Tickets(given), Step()
+    held.take(first, 1).send("going down", flags=FINAL)
+    assert first.sent == ["going down"] and first.ended
+    assert not held._requests  # pyright: ignore[reportPrivateUsage]
+
+
 def test_a_ticket_that_nobody_gave_out_ends_without_an_answer() -> None:
     second = Step()
-    Tickets(given).bring(5, second, cancelled=False, final=FINAL)
+    Tickets(given).bring(5, second, False, FINAL)
     assert not second.sent and second.ended
 
 
@@ -81,9 +92,10 @@ def test_tickets_differ_and_none_is_kept_of_requests_that_ended() -> None:
     for _ in range(100):
         first, second = Step(), Step()
         request = held.take(first, 1)
+        request.give()
         number = first.sent[0][0]
         numbers.add(number)
-        held.bring(number, second, cancelled=False, final=FINAL)
+        held.bring(number, second, False, FINAL)
         request.send(flags=FINAL)
         assert first.ended and second.ended
     assert len(numbers) == 100
