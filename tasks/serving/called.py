@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ DEFAULT_SERVER = "127.0.0.1:8001"
 """Triton's own default."""
 
 _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+_END_SECONDS = 10.0
+"""How long a server may take to end a stream of which all is answered."""
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 _DTYPES: Mapping[str, Any] = {"INT32": np.int32, "FP32": np.float32}
@@ -71,6 +74,7 @@ class CalledModel:
             async for responses in stream.send(self._request(request_id, inputs, outputs)):
                 for response in responses:
                     yield response
+            await stream.end()
         finally:
             stream.close()
 
@@ -100,6 +104,7 @@ class _Stream:
 
     def __init__(self, address: str, parse: Callable[[bytes], Any]) -> None:
         self.broken = False
+        self._over = asyncio.Event()
         self._parse = parse
         self._mailboxes: dict[str, Mailbox[Response]] = {}
         self._call = GrpcStream(address, _METHOD, self._read, self._ended)
@@ -109,6 +114,15 @@ class _Stream:
         mailbox = self._mailboxes[request.id] = Mailbox[Response]()
         self._call.send(request.SerializeToString())
         return mailbox
+
+    async def end(self) -> None:
+        """Let the server end it, whose requests are all answered.
+
+        Triton 2.51 never unloads a model of which a stream was cancelled when its request had just ended.
+        """
+        self._call.end()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), _END_SECONDS)
 
     def close(self) -> None:
         self._connecting.cancel()
@@ -126,6 +140,7 @@ class _Stream:
 
     def _ended(self, reason: str) -> None:
         self.broken = True
+        self._over.set()
         for mailbox in self._mailboxes.values():
             mailbox.end(EngineFailed(f"the engine's server does not answer: {reason}"))
 

@@ -43,12 +43,17 @@ class GrpcStream(asyncio.Protocol):
         """Bytes that the server takes."""
         self._initial_window, self._frame_size = _DEFAULT_WINDOW, 2**14
         self._reason = "the connection was closed"
-        self._closed = False
+        self._closed = self._ending = False
         self._greeting = _greeting(address, method)
 
     def send(self, message: bytes) -> None:
         """At once, or once the server takes it."""
         self._unsent += _MESSAGE.pack(0, len(message)) + message
+        self._send()
+
+    def end(self) -> None:
+        """Nothing more is sent: the server ends the call by itself once it has answered."""
+        self._ending = True
         self._send()
 
     def close(self) -> None:
@@ -145,6 +150,9 @@ class GrpcStream(asyncio.Protocol):
             del self._unsent[:size]
             for stream in self._window:
                 self._window[stream] -= size
+        if self._ending and not self._unsent and self._transport is not None:
+            self._ending = False
+            self._write(_frame(_DATA, _END_STREAM, _CALL, b""))
 
     def _write(self, frames: bytes) -> None:
         if self._transport is not None:

@@ -31,6 +31,8 @@ class Server(service.GRPCInferenceServiceServicer):
         self.asked: list[Any] = []
         self.came: asyncio.Queue[Any] = asyncio.Queue()
         self.streams = 0
+        self.ended = 0
+        """Streams that were not cancelled: their client sent no more, and all was answered."""
         self.replies: Sequence[Any] = ()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -50,11 +52,14 @@ class Server(service.GRPCInferenceServiceServicer):
                 self.asked.append(request)
                 self.came.put_nowait(request)
                 running.append(asyncio.create_task(answer(request)))
+            await asyncio.gather(*running[1:])
+            answers.put_nowait(None)
 
         running = [asyncio.create_task(read())]
         try:
-            while True:
-                yield await answers.get()
+            while (message := await answers.get()) is not None:
+                yield message
+            self.ended += 1
         finally:
             for task in running:
                 task.cancel()
@@ -177,7 +182,7 @@ def test_a_request_with_the_number_of_another_has_a_stream_of_its_own() -> None:
         await server.came.get()
         server.go_on.set()
         assert len([response async for response in model.call_alone("1", {}, OUTPUTS)]) == 1
-        assert await ids(running) == [[5]] and server.streams == 2
+        assert await ids(running) == [[5]] and (server.streams, server.ended) == (2, 1)
 
     run(work)
 
