@@ -45,6 +45,7 @@ bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 a
 	@$(BIN)/python -m tests.bench_lineage
 	@$(BIN)/python -m tests.bench_fleet
 	@$(BIN)/python -m tests.bench_transfers
+	@$(BIN)/enginehouse down
 	@$(BIN)/python -m tests.bench_llamacpp
 	@$(BIN)/python -m tests.bench_layer
 	@$(BIN)/python -m tests.bench_gateway
