@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
@@ -32,6 +32,7 @@ from tasks.targets.target import Target
 from tasks.trtllm.images import known_report
 from tasks.watch.record import read_record
 from tests.tasks.steps.test_identities import MODELS
+from tests.upgrade import without_new_fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RECORDS: dict[str, str] = json.loads((FIXTURES / "home-060e017.json").read_text())
@@ -70,15 +71,6 @@ def test_each_record_is_read_and_says_the_same_when_it_is_written(key: str) -> N
     record = FORMATS[format_of(key)].model_validate_json(RECORDS[key])
     written, was = record.model_dump(mode="json", by_alias=True), json.loads(RECORDS[key])
     assert without_new_fields(written, was) == was
-
-
-def without_new_fields(written: JsonValue, was: JsonValue) -> JsonValue:
-    """`written` without the fields that `was` lacks, at every depth."""
-    if isinstance(written, dict) and isinstance(was, dict):
-        return {name: without_new_fields(written[name], was[name]) for name in was if name in written}
-    if isinstance(written, list) and isinstance(was, list) and len(written) == len(was):
-        return [without_new_fields(*pair) for pair in zip(written, was, strict=True)]
-    return written
 
 
 def test_every_format_is_among_them() -> None:
