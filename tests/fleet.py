@@ -97,7 +97,13 @@ class Fleet:
         return ref
 
     def release(
-        self, made: Made, *, passed: bool = True, public: bool = True, serving: dict[str, JsonValue] | None = None
+        self,
+        made: Made,
+        *,
+        passed: bool = True,
+        public: bool = True,
+        serving: dict[str, JsonValue] | None = None,
+        traceparent: str = "",
     ) -> int:
         """A release of the rebuild; public, or only tested."""
         model = made.model
@@ -110,6 +116,7 @@ class Fleet:
                 digest="d",
                 recipe={},
                 serving=serving or {},
+                traceparent=traceparent,
                 source="hf://org/tiny",
                 flow_run="some-run",
             ),

@@ -57,6 +57,8 @@ class Call:
     """The release that its requests are made for; None: any that answers to the name."""
     place: Place | None = None
     """Where it runs, or ran last."""
+    origin: str = ""
+    """The `traceparent` of the rebuild that made the release there, if it is known."""
     trace: tuple[tuple[str, str], ...] = ()
     """Metadata that tell a node where it is in a trace; none outside of one."""
     begun: float = field(default_factory=time.monotonic)

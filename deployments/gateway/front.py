@@ -208,6 +208,7 @@ class Front:
         begun, lost = False, 0
         for _ in range(_MOST_TRIES):
             place = call.place = await self._place(call, avoided)
+            call.origin = self.known.origin(place, name.model)
             heard.asked_at = heard.asked_at or time.monotonic()
             try:
                 # A node that has moved on may not have said so yet, and cannot while the store is away.

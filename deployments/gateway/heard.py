@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from deployments.gateway.messages import InferResponse
+from deployments.gateway.tensors import decode
 from tasks.serving.contract import FinishReason
 
 _REASONS = frozenset(get_args(FinishReason))
@@ -44,7 +45,9 @@ class Heard:
                 case "num_input_tokens" if not self.tokens_in:
                     tokens_in = _sum(response.raw_output_contents[index])
                 case "finish_reason":
-                    self.reasons += _reasons(response.raw_output_contents[index])
+                    said = decode("BYTES", response.raw_output_contents[index])
+                    # Of an answer's own words none becomes a label.
+                    self.reasons += [reason for reason in said if isinstance(reason, str) and reason in _REASONS]
                     self.ended()
                 case _:
                     pass
@@ -71,14 +74,3 @@ class Heard:
 def _sum(raw: bytes) -> int:
     """The sum of an INT32 tensor."""
     return sum(int.from_bytes(raw[at : at + 4], "little", signed=True) for at in range(0, len(raw), 4))
-
-
-def _reasons(raw: bytes) -> list[str]:
-    """The elements of a tensor of texts that are reasons of an end: an answer may have no others for labels."""
-    found: list[str] = []
-    at = 0
-    while at < len(raw):
-        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
-        found.append(raw[at + 4 : end].decode(errors="replace"))
-        at = end
-    return [reason for reason in found if reason in _REASONS]

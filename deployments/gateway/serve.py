@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def run_gateway(settings: Settings) -> int:
     # Modules are no garbage: looking through all of them would hold up every stream for tens of milliseconds.
     gc.collect()
     gc.freeze()
-    with tracing(targets) as traced:
+    with tracing() as traced:
         asyncio.run(_run(settings, options, watch, keys, traced))
     return 0
 
@@ -213,7 +213,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def tracing(targets: Sequence[Target]) -> Generator[Traced]:
+def tracing() -> Generator[Traced]:
     """What makes the spans of requests. Without a collector it is nothing, and nothing is imported."""
     url = collector_url(os.environ)
     if not url:
@@ -225,7 +225,7 @@ def tracing(targets: Sequence[Target]) -> Generator[Traced]:
 
     sending = Sending(url, "enginehouse-gateway")
     try:
-        yield RequestTraces(sending.provider, targets).traced
+        yield RequestTraces(sending.provider).traced
     finally:
         sending.end()
 

@@ -102,6 +102,8 @@ class TargetState:
     """By alias, its model, as the nodes say, or the last ones said."""
     parsers: Mapping[tuple[str, int], ModelParsers] = field(default_factory=dict[tuple[str, int], ModelParsers])
     """How answers are written, by model and release, of those that any node has."""
+    origins: Mapping[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    """The `traceparent` of the rebuild that made it, of the same; empty where none was recorded."""
 
     def places(self, name: Name) -> Places | None:
         """None if this target does not serve the name."""
@@ -159,6 +161,11 @@ class Known:
         targets = (target for target in self.targets if target.name == place.node.target)
         return next((each.parsers.get((model, place.release), ModelParsers()) for each in targets), ModelParsers())
 
+    def origin(self, place: Place, model: str) -> str:
+        """The `traceparent` of the rebuild that made the release there. Empty where nobody knows."""
+        targets = (target for target in self.targets if target.name == place.node.target)
+        return next((each.origins.get((model, place.release), "") for each in targets), "")
+
     @property
     def models(self) -> dict[str, Places]:
         """Every public name with where it may be asked, in the order of the alphabet."""
@@ -199,6 +206,7 @@ class _Read:
     nodes: dict[str, tuple[str, Node]] = field(default_factory=dict[str, tuple[str, Node]])
     aliases: dict[str, str] = field(default_factory=dict[str, str])
     parsers: dict[tuple[str, int], ModelParsers] = field(default_factory=dict[tuple[str, int], ModelParsers])
+    origins: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     retry_at: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -269,17 +277,20 @@ class Watch:
         if nodes:
             read.aliases = {alias: model for node in nodes for alias, model in node.aliases.items()}
         self._look_at_releases(target, nodes, read)
-        return TargetState(target.name, public, nodes, read.aliases, read.parsers)
+        return TargetState(target.name, public, nodes, read.aliases, read.parsers, read.origins)
 
     def _look_at_releases(self, target: Target, nodes: Sequence[Node], read: _Read) -> None:
         """Read the records of releases that are new; they never change."""
         held = {(model, number) for node in nodes for model, numbers in node.ready.items() for number in numbers}
         read.parsers = {release: each for release, each in read.parsers.items() if release in held}
+        read.origins = {release: each for release, each in read.origins.items() if release in held}
         for model, number in sorted(held - read.parsers.keys()):
             what = f"release {number} of {model}"
             if time.monotonic() >= read.retry_at.get(what, 0.0):
                 with _one_record(what, read):
-                    read.parsers[model, number] = ModelParsers.of(target.intent(model, number).serving)
+                    intent = target.intent(model, number)
+                    read.parsers[model, number] = ModelParsers.of(intent.serving)
+                    read.origins[model, number] = intent.traceparent
 
     def _is_due(self, what: str, etag: str, known: tuple[str, object] | None, read: _Read) -> bool:
         self._asked = time.monotonic()

@@ -8,7 +8,7 @@ link, since a release answers for months, and one trace of all that would be of 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -16,10 +16,8 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, se
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from deployments.gateway.call import Call, Caller
-from deployments.gateway.origins import Origins
 from deployments.gateway.refusals import status_of
 from infra.errors import EnginehouseError
-from tasks.targets.target import Target
 
 _W3C = TraceContextTextMapPropagator()
 
@@ -27,9 +25,8 @@ _W3C = TraceContextTextMapPropagator()
 class RequestTraces:
     """The spans of one gateway, which `provider` samples and sends."""
 
-    def __init__(self, provider: TracerProvider, targets: Sequence[Target]) -> None:
+    def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("enginehouse.gateway")
-        self._origins = Origins(targets)
 
     @contextmanager
     def traced(self, call: Call, caller: Caller) -> Generator[None]:
@@ -54,7 +51,10 @@ class RequestTraces:
                 self._describe(span, call, caller, operation, failure)
                 if call.first_at is not None:
                     span.add_event("first response", timestamp=began + int((call.first_at - call.begun) * 1e9))
-                self._end(span, call)
+                origin = get_current_span(_W3C.extract({"traceparent": call.origin})).get_span_context()
+                if origin.is_valid:
+                    span.add_link(origin, {"enginehouse.link": "rebuild"})
+                span.end()
 
     def _describe(self, span: Span, call: Call, caller: Caller, operation: str, failure: BaseException | None) -> None:
         span.set_attribute("gen_ai.operation.name", operation)
@@ -82,18 +82,3 @@ class RequestTraces:
             span.set_attribute("error.type", failure.code if known else "failed" if is_ours else "client-left")
             if is_ours and not (known and status_of(failure).http < 500):
                 span.set_status(StatusCode.ERROR)
-
-    def _end(self, span: Span, call: Call) -> None:
-        """At the time that it is now, though its origin may be heard of later."""
-        ended = time.time_ns()
-
-        def hear(origin: str) -> None:
-            context = get_current_span(_W3C.extract({"traceparent": origin})).get_span_context()
-            if context.is_valid:
-                span.add_link(context, {"enginehouse.link": "rebuild"})
-            span.end(ended)
-
-        if call.name is None or call.place is None:
-            hear("")
-        else:
-            self._origins.tell(call.name.model, call.place, hear)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from deployments.gateway.names import Name, asked_names
 from deployments.gateway.state import Known, Watch
@@ -107,15 +108,21 @@ def test_a_promotion_is_known_within_the_poll_interval(fleet: Fleet) -> None:
             assert time.monotonic() - began < 2.0
 
 
+TRACEPARENT = f"00-{1:032x}-{2:016x}-01"
+
+
 def test_a_release_brings_its_parsers_and_they_are_read_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
-    fleet.release(fleet.rebuild(), serving={"tool_parser": "hermes", "reasoning_parser": "of a later version"})
+    serving: dict[str, JsonValue] = {"tool_parser": "hermes", "reasoning_parser": "of a later version"}
+    fleet.release(fleet.rebuild(), serving=serving, traceparent=TRACEPARENT)
     report(fleet.target, "one", {"tiny": (1, {1: "ready", 7: "ready"})})
     with watching(fleet.target) as watch:
         wait(lambda: watch.known.reading > 2, "readings")
         (place,) = watch.known.places(Name("tiny")).nodes
         assert watch.known.parsers(place, "tiny") == ModelParsers("hermes")
+        assert watch.known.origin(place, "tiny") == TRACEPARENT
         # One whose record is missing is served without.
         assert watch.known.parsers(replace(place, release=7), "tiny") == ModelParsers()
+        assert watch.known.origin(replace(place, release=7), "tiny") == ""
     assert caplog.text.count("release 7 of tiny") == 1
 
 

@@ -6,18 +6,15 @@ import importlib
 import logging
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
 
+from deployments.gateway.state import TargetState
 from deployments.gateway.traces import RequestTraces
-from infra.s3.bucket import Bucket
 from infra.traces.sending import Sending
-from tasks.targets.release import Intent
-from tasks.targets.target import Target
-from tests.deployments.gateway.house import MODEL, House, house, until
+from tests.deployments.gateway.house import MODEL, House, house, node, until
 from tests.trace_collector import Collector, collector
 
 triton_grpc: Any = importlib.import_module("tritonclient.grpc")
@@ -43,7 +40,7 @@ def sending(spans: Collector) -> Iterator[Sending]:
 
 @pytest.fixture(scope="module")
 def one(sending: Sending) -> Iterator[House]:
-    with house(front={"traced": RequestTraces(sending.provider, []).traced}) as made:
+    with house(front={"traced": RequestTraces(sending.provider).traced}) as made:
         made.add_node("one", contract=2, counts_tokens=True)
         made.public()
         yield made
@@ -112,7 +109,7 @@ def test_what_is_refused_and_who_leaves_is_said_and_only_our_own_failures_are_fa
 
 
 def test_a_node_that_is_lost_is_a_failure(sending: Sending, spans: Collector) -> None:
-    with house(front={"traced": RequestTraces(sending.provider, []).traced, "patience_s": 0.2}) as lonely:
+    with house(front={"traced": RequestTraces(sending.provider).traced, "patience_s": 0.2}) as lonely:
         lonely.add_node("one")
         lonely.public(on={})
         assert lonely.generate("x", headers=trace(6)).status_code == 503
@@ -133,31 +130,14 @@ def test_what_asks_no_model_has_no_span_and_what_is_not_sampled_is_not_told_to_t
     assert not spans.of(f"{7:032x}") and not spans.of(f"{8:032x}")
 
 
-def test_a_request_is_linked_to_the_rebuild_that_made_its_release(
-    bucket: Bucket, sending: Sending, spans: Collector
-) -> None:
-    target = Target(bucket, "test")
-
-    def intent(number: int) -> Intent:
-        return Intent(
-            model=MODEL,
-            release=number,
-            repository="repository/" + "0" * 64,
-            digest="",
-            recipe={},
-            source="file:///x",
-            flow_run="",
-            traceparent=f"00-{REBUILD}-01" if number == 2 else "",
-            created=datetime.now(UTC),
-        )
-
-    for _ in range(2):
-        target.reserve(MODEL, intent)
-    with house(front={"traced": RequestTraces(sending.provider, [target]).traced}) as linked:
+def test_a_request_is_linked_to_the_rebuild_that_made_its_release(sending: Sending, spans: Collector) -> None:
+    origins = {(MODEL, 1): "", (MODEL, 2): f"00-{REBUILD}-01"}
+    with house(front={"traced": RequestTraces(sending.provider).traced}) as linked:
         linked.add_node("one")
-        linked.nodes["one"].models.add(f"{MODEL}--r2")
+        linked.nodes["one"].models |= {f"{MODEL}--r2", f"{MODEL}--r2--llm"}
         for release, number in ((1, 10), (2, 11)):
-            linked.public(release)
+            one = node("one", linked.nodes["one"].grpc, {MODEL: release})
+            linked.watch.tell(TargetState("test", {MODEL: release}, (one,), origins=origins))
             assert linked.generate("x", headers=trace(number)).status_code == 200
     spans.wait(lambda: spans.of(f"{11:032x}") and spans.of(f"{10:032x}"), "spans")
     name = f"text_completion {MODEL}"
@@ -183,7 +163,7 @@ def test_a_collector_that_is_away_holds_nobody_up_and_is_said_once() -> None:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
         spans.status = 400  # one that may be retried would be tried again for ten seconds
         made = Sending(f"{spans.endpoint}/v1/traces", "gateway")
-        with house(front={"traced": RequestTraces(made.provider, []).traced}) as gateway:
+        with house(front={"traced": RequestTraces(made.provider).traced}) as gateway:
             gateway.add_node("one")
             gateway.public()
             for _ in range(3):
