@@ -150,7 +150,7 @@ def test_every_check_of_the_client_passes(client: str, interpreter: Path, gatewa
 def test_promotions_lose_no_request(interpreter: Path, gateway: House, node: Served) -> None:
     moves: list[float] = []
     with started(interpreter, "keep_asking.py", gateway) as process:
-        time.sleep(3)
+        assert process.stdout is not None and process.stdout.readline() == "asking\n"
         for number in (2 - each % 2 for each in range(PROMOTIONS)):
             node.target.move(MODEL, lambda current, number=number: current.promoted(number).with_candidate(3 - number))
             begun = time.monotonic()

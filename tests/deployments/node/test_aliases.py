@@ -77,7 +77,12 @@ def test_another_model_has_an_alias_once_the_first_has_let_go(node: Served) -> N
     node.wait(lambda: node.ask("ensemble") == f"{MODEL}@1", "alias")
     node.release(OTHER, aliases=("ensemble",))
     node.wait(lambda: node.state(OTHER, 1) == "ready", "the other model")
-    time.sleep(1)
+
+    def refused() -> bool:
+        report = node.report()
+        return report is not None and "ensemble" in report.models[OTHER].error
+
+    node.wait(refused, "word of the alias that another model has")
     report = node.report()
     assert report is not None and "ensemble" in report.models[OTHER].error
     assert answers(node, "ensemble", MODEL) == [f"{MODEL}@1"] * 2, "whoever has it keeps it, whatever the store says"

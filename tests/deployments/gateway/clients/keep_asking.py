@@ -1,6 +1,6 @@
 """Asks by the `openai` package without a pause and without another try, whole and streamed, until stdin ends.
 
-Prints one line of JSON: how many were answered, and the failures.
+Prints `asking` once a request has ended, and at its end a line of JSON: how many were answered, and the failures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     client: Any = openai.OpenAI(base_url=BASE, api_key=KEY, max_retries=0, timeout=120)
     answered: list[int] = []
     failures: list[str] = []
-    stopped = threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
 
     def ask(number: int) -> None:
         fields = {"model": MODEL, "messages": [{"role": "user", "content": "Go on."}], "max_tokens": 6, "seed": 1}
@@ -35,10 +35,13 @@ def main() -> None:
                 answered.append(number)
             except Exception as error:
                 failures.append(f"{type(error).__name__}: {error}"[:500])
+            begun.set()
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
+    begun.wait()
+    print("asking", flush=True)
     sys.stdin.read()
     stopped.set()
     for thread in threads:
