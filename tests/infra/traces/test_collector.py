@@ -92,7 +92,7 @@ def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
 import sys
 import deployments.gateway.serve, infra.triton.server
 from infra.traces.propagation import current_traceparent
-with deployments.gateway.serve.tracing([]) as traced:
+with deployments.gateway.serve.tracing() as traced:
     assert traced is deployments.gateway.serve.untraced
 assert current_traceparent() == ""
 print([name for name in sys.modules if name.startswith("opentelemetry")])
