@@ -21,6 +21,7 @@ from .contract import Answer, GenerationRequest, PromptTooLong, RequestRefused
 from .engine import MAX_RUNNING, Engine, EngineFailed, EngineUnavailable
 from .failures import FailureCode
 from .figures import Figures, Row
+from .pace import Pace
 
 WATCH_INTERVAL_S = 0.5
 WATCH_SHARE = 0.04
@@ -52,6 +53,7 @@ class Runner:
         self._engine = engine
         self._timeout_s = timeout_s
         self._jobs: dict[asyncio.Task[None], Reply] = {}
+        self._pace = Pace()
         self._rows = 0
         self._closed = False
         self._loop = asyncio.new_event_loop()
@@ -147,8 +149,13 @@ class Runner:
     async def _answer(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
         if requests[0].stream:
             async with aclosing(self._answers(requests[0], rows[0])) as answers:
-                async for answer in answers:
-                    reply.send([answer], final=answer.finish_reason is not None)
+                with self._pace.stream() as stream:
+                    async for answer in answers:
+                        final = answer.finish_reason is not None
+                        with stream.response():
+                            reply.send([answer], final=final)
+                        if not final:
+                            await stream.rest()
         else:
             whole = [self._whole(request, row) for request, row in zip(requests, rows, strict=True)]
             reply.send(await _together(whole), final=True)
