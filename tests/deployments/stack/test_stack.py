@@ -34,6 +34,7 @@ from infra.processes.sessions import free_ports
 from infra.settings import Settings
 from tests import prefect_api
 from tests.deployments.stack import stranger
+from tests.waiting import wait
 
 NAMES = ("s3", "prefect", "worker-default", "worker-build-cpu", "node", "gateway")
 
@@ -283,7 +284,8 @@ def test_a_service_that_hangs_is_replaced(running: Settings) -> None:
     before = _pids(running)
     assert before["s3"] is not None
     os.kill(before["s3"], signal.SIGSTOP)
-    assert next(s.state for s in lifecycle.status(running) if s.name == "s3") == "unhealthy"
+    # Its threads stop one by one.
+    wait(lambda: next(s.state for s in lifecycle.status(running) if s.name == "s3") == "unhealthy", "sign of it")
     lifecycle.up(running, print)
     after = _pids(running)
     assert {name for name in NAMES if after[name] != before[name]} == {"s3"}
