@@ -16,8 +16,12 @@ from deployments.gateway.messages import (
     model_metadata,
 )
 from deployments.gateway.tensors import malformed, size_of
+from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.contract import MAX_BATCH_SIZE
 from tasks.serving.tickets import TICKET
+
+_OURS = (TICKET, CANCELLATION_ID)
+"""Tensors of `llm` that are for Enginehouse alone."""
 
 VERSION = "1"
 """Of every model of a release: a release that differs is another release."""
@@ -34,16 +38,22 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Contract:
-    """Inputs and outputs of one release by name; `model` is what Triton calls the model that has them."""
+    """Inputs and outputs of one release by name; `model` is what Triton calls the model that has them.
+
+    `cancels` says whether a request of it can be cancelled by its id.
+    """
 
     model: str
     platform: str
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+    cancels: bool = False
 
     @classmethod
     def of(cls, metadata: ModelMetadata) -> Contract:
-        return cls(metadata.name, metadata.platform, _tensors(metadata.inputs), _tensors(metadata.outputs))
+        inputs, outputs = _tensors(metadata.inputs), _tensors(metadata.outputs)
+        cancels = any(each.name == CANCELLATION_ID for each in metadata.inputs)
+        return cls(metadata.name, metadata.platform, inputs, outputs, cancels)
 
     @property
     def max_batch_size(self) -> int:
@@ -102,4 +112,4 @@ def _refuse_shared_memory(tensor: str, parameters: Parameters) -> None:
 
 
 def _tensors(found: Iterable[TensorMetadata]) -> dict[str, Tensor]:
-    return {each.name: Tensor(each.name, each.datatype, tuple(each.shape)) for each in found if each.name != TICKET}
+    return {each.name: Tensor(each.name, each.datatype, tuple(each.shape)) for each in found if each.name not in _OURS}

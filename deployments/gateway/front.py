@@ -213,9 +213,11 @@ class Front:
             try:
                 # A node that has moved on may not have said so yet, and cannot while the store is away.
                 follows = _name(call).release is None and place.key in gone
-                request.model_name = name.model if follows else (await self._contract(place, name.model)).model
+                contract = None if follows else await self._contract(place, name.model)
+                request.model_name = name.model if contract is None else contract.model
+                cancels = contract is not None and contract.cancels
                 with self._balance.running(place.node):
-                    asked = self._channels.ask(place.node, request, call.until - time.monotonic(), call.trace)
+                    asked = self._channels.ask(place.node, request, call.until, cancels=cancels, metadata=call.trace)
                     async with aclosing(asked) as responses:
                         async for response in responses:
                             begun = True

@@ -1,13 +1,15 @@
-"""Asks models on nodes over gRPC: one channel a node, one stream a request, cancelled as soon as nobody reads it."""
+"""Asks models on nodes over gRPC: one channel a node, one stream a request, ended as soon as nobody reads it."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from deployments.gateway.leaving import Reader, cancel
 from deployments.gateway.messages import (
     EMPTY_FINAL,
     FINAL,
@@ -15,12 +17,12 @@ from deployments.gateway.messages import (
     InferRequest,
     InferResponse,
     ModelMetadata,
-    StreamResponse,
     model_named,
     parse_type,
 )
 from deployments.gateway.state import Node
 from infra.errors import GatewayError, TritonError
+from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.failures import FailureCode, without_code
 
 grpc: Any = importlib.import_module("grpc")
@@ -152,26 +154,36 @@ class Channels:
             raise _failure(error) from error
 
     async def ask(
-        self, node: Node, request: InferRequest, timeout_s: float, metadata: tuple[tuple[str, str], ...] = ()
+        self,
+        node: Node,
+        request: InferRequest,
+        until: float,
+        *,
+        cancels: bool = False,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> AsyncGenerator[InferResponse]:
         """The responses of a model as they come; the last one says so by the parameter `triton_final_response`.
 
-        Leaving early cancels the request on the node. Raises NodeFailed, TritonError, code `triton-refused` or
-        `deadline`, and GatewayError, code `gateway-ending`.
+        `until` is the deadline on the monotonic clock. Leaving early cancels the request on the node: with `cancels` by
+        an id that it gets, else by its call. Raises NodeFailed, TritonError, code `triton-refused` or `deadline`, and
+        GatewayError, code `gateway-ending`.
         """
         if self.is_cut:
             raise ending()
+        key = uuid.uuid4().hex if cancels else ""
         request.parameters[EMPTY_FINAL].bool_param = True
-        call = self._to(node).infer(request, timeout=timeout_s, metadata=metadata)
-        self._calls.add(call)
+        request.parameters.pop(CANCELLATION_ID, None)
+        if key:
+            request.parameters[CANCELLATION_ID].string_param = key
+        opened = self._to(node)
+        reader = Reader(opened.infer(request, metadata=metadata))
+        self._calls.add(reader.call)
         ended = False
         try:
-            while (response := await call.read()) is not aio.EOF:
-                piece = cast(StreamResponse, response)
+            while (piece := await reader.read(until)) is not None:
                 if piece.error_message:
                     ended = True
                     raise _refusal(piece.error_message)
-                # Triton 2.51 never unloads a model if a finished request of it was cancelled: from here on it is not.
                 ended = _is_final(piece.infer_response)
                 yield piece.infer_response
                 if ended:
@@ -185,16 +197,11 @@ class Channels:
                 raise ending() from None
             raise
         finally:
-            self._calls.discard(call)
-            if ended:
-                self._finish(call)
-            else:
-                call.cancel()
-
-    def _finish(self, call: Any) -> None:
-        """Let a call whose last response has come end by itself: a call that is dropped is cancelled."""
-        if not call.done():
-            self._keep(asyncio.ensure_future(call.code()))
+            self._calls.discard(reader.call)
+            if not ended and not key:
+                reader.call.cancel()
+            left = cancel(opened.infer, request.model_name, key, reader) if key and not ended else reader.drain()
+            self._keep(asyncio.ensure_future(left))
 
     def _to(self, node: Node) -> _Open:
         known = self._open.get(node.key)

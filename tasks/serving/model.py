@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
 from .answers import encode_answers
+from .cancellation import CANCELLATION_ID
 from .contract import Answer, GenerationRequest, RequestRefused
 from .engine import Engine
 from .failures import FailureCode, with_code
@@ -68,25 +70,34 @@ class TritonPythonModel:
                     number = int(tensors[TICKET].flat[0])
                     self._runner.call(self._tickets.bring, number, sender, request.is_cancelled(), _FINAL)
                     continue
-                rows = parse_request(tensors, json.loads(request.parameters()), self._contract)
+                if CANCELLATION_ID in tensors:
+                    key = bytes(tensors[CANCELLATION_ID].flat[0]).decode(errors="replace")
+                    self._runner.call(self._cancel, key, sender)
+                    continue
+                parameters = json.loads(request.parameters())
+                key = parameters.pop(CANCELLATION_ID, None)
+                rows = parse_request(tensors, parameters, self._contract)
             except RequestRefused as error:
                 figures.refused("invalid")
                 self._traced(request, TritonReply(sender, (), self._contract)).fail("invalid", str(error))
             else:
-                ticketed = None
                 if set(request.requested_output_names()) == {TICKET}:
                     sender = ticketed = self._tickets.take(sender, len(rows))
-                reply = self._traced(request, TritonReply(sender, rows, self._contract))
-                if ticketed is not None:
-                    ticketed.when_cancelled = partial(self._runner.cancel, reply)
+                    key = secrets.token_hex()
+                    ticketed.when_cancelled = partial(self._runner.cancel, key)
                     self._runner.call(ticketed.give)
-                self._runner.submit(rows, reply, figures)
+                reply = self._traced(request, TritonReply(sender, rows, self._contract))
+                self._runner.submit(rows, reply, figures, key)
 
     def finalize(self) -> None:
         self._runner.close()
         self._metrics.close()
         if self._traces is not None:
             self._traces.close()
+
+    def _cancel(self, key: str, sender: Any) -> None:
+        self._runner.cancel(key)
+        sender.send(flags=_FINAL)
 
     def _traced(self, request: Any, reply: Reply) -> Reply:
         return reply if self._traces is None else self._traces.traced(request.trace(), reply)

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, Protocol
@@ -46,13 +47,21 @@ class Reply(Protocol):
     def is_cancelled(self) -> bool: ...
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A request that runs; without a `key` nobody cancels it by one."""
+
+    reply: Reply
+    key: str | None
+
+
 class Runner:
     """All requests of one model. `timeout_s` is the time from arrival to the end of the answer, waiting included."""
 
     def __init__(self, engine: Engine, timeout_s: float) -> None:
         self._engine = engine
         self._timeout_s = timeout_s
-        self._jobs: dict[asyncio.Task[None], Reply] = {}
+        self._jobs: dict[asyncio.Task[None], _Job] = {}
         self._pace = Pace()
         self._rows = 0
         self._closed = False
@@ -61,14 +70,20 @@ class Runner:
         self._thread.start()
         self._watcher = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
-    def submit(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures | None = None) -> None:
+    def submit(
+        self,
+        requests: Sequence[GenerationRequest],
+        reply: Reply,
+        figures: Figures | None = None,
+        key: str | None = None,
+    ) -> None:
         """Start a request of one or several rows, from any thread, and return at once; `reply` hears the rest.
 
-        `figures` are those that count it, always the same ones, or none.
+        `figures` are those that count it, always the same ones, or none. By its `key` it can be cancelled.
         """
         counted = figures or Figures()
         try:
-            self._loop.call_soon_threadsafe(self._start, requests, reply, counted, time.monotonic())
+            self._loop.call_soon_threadsafe(self._start, requests, _Job(reply, key), counted, time.monotonic())
         except RuntimeError:  # the loop is closed
             self._refuse(requests, reply, counted, GOING_DOWN)
 
@@ -77,11 +92,9 @@ class Runner:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(work, *arguments)
 
-    def cancel(self, reply: Reply) -> None:
-        """End its request, on the event loop, where it still runs: its client has left."""
-        for task, known in self._jobs.items():
-            if known is reply:
-                task.cancel()
+    def cancel(self, key: str) -> None:
+        """End the request of that key, on the event loop, where it still runs: its client has left."""
+        self._cancel(lambda job: job.key == key)
 
     def close(self) -> None:
         """Fail what still runs, then free the engine. Again it does nothing."""
@@ -92,35 +105,32 @@ class Runner:
         self._thread.join()
         self._loop.close()
 
-    def _start(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures, arrived: float) -> None:
+    def _start(self, requests: Sequence[GenerationRequest], job: _Job, figures: Figures, arrived: float) -> None:
         if self._closed:
-            self._refuse(requests, reply, figures, GOING_DOWN)
+            self._refuse(requests, job.reply, figures, GOING_DOWN)
         elif self._rows + len(requests) > MAX_RUNNING:
             message = f"{self._rows} requests are running or waiting; at most {MAX_RUNNING} may"
-            self._refuse(requests, reply, figures, message)
+            self._refuse(requests, job.reply, figures, message)
         else:
             self._rows += len(requests)
             rows = [figures.row(arrived) for _ in requests]
-            task = self._loop.create_task(self._run(requests, reply, rows))
-            self._jobs[task] = reply
-            task.add_done_callback(partial(self._ended, rows))
+            task = self._loop.create_task(self._run(requests, job.reply, rows))
+            self._jobs[task] = job
+            task.add_done_callback(partial(self._ended, rows, job.reply))
 
     def _refuse(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures, message: str) -> None:
         for _ in requests:
             figures.refused("unavailable")
         reply.fail("unavailable", message)
 
-    def _ended(self, rows: Sequence[Row], task: asyncio.Task[None]) -> None:
+    def _ended(self, rows: Sequence[Row], reply: Reply, task: asyncio.Task[None]) -> None:
         del self._jobs[task]
-        for row in rows:
-            row.end("cancelled")  # a task that is cancelled before it runs never does
+        self._rows -= len(rows)
+        if task.cancelled():  # before it ran, so it never did
+            self._fail(rows, reply, *self._why_cancelled())
 
     async def _run(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
-        def fail(code: FailureCode, message: str) -> None:
-            for row in rows:
-                row.end(code)
-            reply.fail(code, message)
-
+        fail = partial(self._fail, rows, reply)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._answer(requests, reply, rows)
@@ -135,16 +145,19 @@ class Runner:
         except TimeoutError:
             fail("deadline", f"not answered within the deadline of {self._timeout_s:g} s")
         except asyncio.CancelledError:
-            if self._closed:
-                fail("unavailable", GOING_DOWN)
-            else:
-                fail("cancelled", "the client cancelled the request")
+            fail(*self._why_cancelled())
         except Exception as error:
             # A fault of this code must not leave a client waiting; its trace goes to the server's log.
             fail("internal", f"{type(error).__name__}: {error}")
             traceback.print_exc()
-        finally:
-            self._rows -= len(requests)
+
+    def _fail(self, rows: Sequence[Row], reply: Reply, code: FailureCode, message: str) -> None:
+        for row in rows:
+            row.end(code)
+        reply.fail(code, message)
+
+    def _why_cancelled(self) -> tuple[FailureCode, str]:
+        return ("unavailable", GOING_DOWN) if self._closed else ("cancelled", "the client cancelled the request")
 
     async def _answer(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
         if requests[0].stream:
@@ -191,16 +204,20 @@ class Runner:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(max(WATCH_INTERVAL_S, len(self._jobs) * _LOOK_S / WATCH_SHARE))
-            for task in [task for task, reply in self._jobs.items() if reply.is_cancelled()]:
+            self._cancel(lambda job: job.reply.is_cancelled())
+
+    def _cancel(self, is_meant: Callable[[_Job], bool]) -> None:
+        """Each once: a second time would end what frees the engine."""
+        for task in [task for task, job in self._jobs.items() if is_meant(job)]:
+            if not task.cancelling():
                 task.cancel()
 
     async def _close(self) -> None:
         self._closed = True
         self._watcher.cancel()
         running = list(self._jobs)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running)
+        self._cancel(lambda job: True)
+        await asyncio.gather(*running, return_exceptions=True)
         await self._engine.close()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from infra.errors import UsageError
 from tasks.serving.called import CALLED_MODEL, CALLED_SERVER
+from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.contract import CONTRACT, MAX_BATCH_SIZE, inputs_of, outputs_of
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.tickets import TICKET
@@ -39,10 +40,12 @@ def llm_config(
     gives out and takes those of `tasks/serving/tickets.py`, of which another instance would know nothing.
     """
     config = _with_contract(LLM, contract)
+    for tensor in config.input:
+        # A request that cancels another, or brings a ticket, has none of them. `llm` itself refuses one that lacks what
+        # its contract requires.
+        tensor.optional = True
+    config.input.add(name=CANCELLATION_ID, data_type=data_type("BYTES"), dims=[1], optional=True)
     if tickets:
-        for tensor in config.input:
-            # One that brings a ticket has no other. `llm` itself refuses a request without what its contract requires.
-            tensor.optional = True
         config.input.add(name=TICKET, data_type=data_type("UINT64"), dims=[1], optional=True)
         config.output.add(name=TICKET, data_type=data_type("UINT64"), dims=[1])
     config.backend = "python"
