@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.contract import inputs_of, outputs_of
 
 grpc: Any = importlib.import_module("grpc")
@@ -46,11 +47,17 @@ def _prompt(request: Any) -> str:
 
 @dataclass
 class FakeNode(service.GRPCInferenceServiceServicer):
-    """`models` are the names that it serves. What it was asked, and what was cancelled, it writes down."""
+    """`models` are the names that it serves. What it was asked, and what was cancelled, it writes down.
+
+    With `cancels` a request can be cancelled by its id, as one of `llm`; and with `deaf` that comes to nothing.
+    """
 
     models: set[str] = field(default_factory=set[str])
     counts_tokens: bool = False
     contract: int = 1
+    cancels: bool = False
+    deaf: bool = False
+    cancelled_ids: list[str] = field(default_factory=list[str])
     asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     requests: list[Any] = field(default_factory=list[Any])
     metadata_asked: list[str] = field(default_factory=list[str])
@@ -83,6 +90,8 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         answer = messages.ModelMetadataResponse(name=request.name, versions=["1"], platform="ensemble")
         for each in inputs_of(self.contract):
             answer.inputs.add(name=each.name, datatype=each.data_type, shape=[-1, -1 if each.many else 1])
+        if self.cancels:
+            answer.inputs.add(name=CANCELLATION_ID, datatype="BYTES", shape=[-1, 1])
         for output in outputs_of(self.contract):
             answer.outputs.add(name=output.name, datatype=output.data_type, shape=[-1, *output.dims])
         if self.counts_tokens and self.contract == 1:
@@ -94,6 +103,10 @@ class FakeNode(service.GRPCInferenceServiceServicer):
         self.traceparents.append(dict(context.invocation_metadata()).get("traceparent", ""))
         async for request in requests:
             self.requests.append(request)
+            if self.cancels and [each.name for each in request.inputs] == [CANCELLATION_ID]:
+                self.cancelled_ids.append(text(request.raw_input_contents[0]))
+                yield self._piece(request, None)
+                continue
             prompt = ""
             self.running += 1
             try:
@@ -131,6 +144,9 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             pieces, pause = int(rest[0]), float(rest[1])
         for number in range(pieces):
             await asyncio.sleep(pause)
+            if not self.deaf and request.parameters[CANCELLATION_ID].string_param in self.cancelled_ids:
+                yield self._error(request, "the client cancelled the request [cancelled]")
+                return
             said = {"count": f"{number} ", "large": "x" * 100_000, "say": prompt[4:]}.get(word, prompt)
             yield self._piece(request, said, last=number + 1 == pieces)
         if request.parameters["triton_enable_empty_final_response"].bool_param:

@@ -159,6 +159,46 @@ def test_a_cancelled_request_ends_and_frees_what_it_holds(
     assert client.heard == [("cancelled", "the client cancelled the request")] and engine.freed == 1
 
 
+def test_a_request_is_cancelled_by_its_key_alone_before_it_runs_too(
+    make_runner: Callable[[float], Runner], engine: ScriptEngine
+) -> None:
+    runner = make_runner(10)
+    meant, other, unnamed = Recorder(), Recorder(), Recorder()
+
+    def all_at_once() -> None:
+        for client, key in ((meant, "meant"), (other, "other"), (unnamed, None)):
+            runner.submit([GenerationRequest("a ...", max_tokens=9)], client, key=key)
+        # Behind the submissions, before any of them has run.
+        runner.call(runner.cancel, "meant")
+        runner.call(runner.cancel, "meant")
+
+    runner.call(all_at_once)
+    assert meant.ended.wait(5)
+    assert meant.heard == [("cancelled", "the client cancelled the request")] and meant.ends == 1
+    assert engine.freed == 0 and not other.ended.is_set()
+    runner.call(runner.cancel, "other")
+    assert other.ended.wait(5) and engine.freed == 1 and not unnamed.ended.is_set()
+    for _ in range(MAX_RUNNING - 1):  # the places of both are free
+        assert ask(runner, "a").ended.wait(5)
+
+
+def test_a_request_that_never_ran_is_answered_when_the_runner_closes(
+    make_runner: Callable[[float], Runner], engine: ScriptEngine
+) -> None:
+    runner, client, closed = make_runner(10), Recorder(), threading.Thread()
+
+    def submit_and_close() -> None:
+        nonlocal closed
+        runner.submit([GenerationRequest("a ...", max_tokens=9)], client)
+        closed = threading.Thread(target=runner.close)
+        closed.start()
+
+    runner.call(submit_and_close)
+    assert client.ended.wait(5) and client.heard == [("unavailable", "the server is going down")]
+    closed.join(5)
+    assert engine.closed
+
+
 def test_closing_answers_everybody_and_then_frees_the_engine(
     engine: ScriptEngine, make_runner: Callable[[float], Runner]
 ) -> None:
