@@ -96,9 +96,9 @@ def test_each_end_of_a_request_counts_once() -> None:
         ("cancelled", ["..."]),
     ):
         clients.append(Recorder())
-        runner.submit([GenerationRequest(text) for text in texts], clients[-1], figures)
+        runner.submit([GenerationRequest(text) for text in texts], clients[-1], figures, key=ending)
         expected[ending] += len(texts)
-    clients[-1].cancelled = True
+    runner.call(runner.cancel, "cancelled")
     runner.submit([GenerationRequest("a")], Recorder())
     for client in clients:
         assert client.ended.wait(5)

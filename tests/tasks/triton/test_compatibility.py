@@ -59,6 +59,11 @@ def changed(sort: str, model: str, name: str, **values: Any) -> Callable[[Config
     return change
 
 
+def no_prompt(configs: Configs) -> None:
+    tensor(configs["llm"], "input", "text_input").optional = False
+    configs["release"].ensemble_scheduling.step[0].input_map.pop("text_input")
+
+
 def larger_batch(configs: Configs) -> None:
     configs["release"].max_batch_size = 65
 
@@ -84,7 +89,7 @@ def step(change: Callable[[Any], None]) -> Callable[[Configs], None]:
         (changed("input", "llm", "seed", dims=[2]), "UINT64 [1], and llm 'seed' of UINT64 [2]"),
         (changed("output", "release", "cum_log_probs", dims=[-1, -1]), "llm has 'cum_log_probs' of FP32 [-1]"),
         (changed("input", "llm", "seed", optional=False), "optional input 'seed', and llm needs its 'seed'"),
-        (step(lambda step: step.input_map.pop("text_input")), "llm needs text_input, and release does not give it"),
+        (no_prompt, "llm needs text_input, and release does not give it"),
         (step(lambda step: step.output_map.pop("text_output")), "output 'text_output', and none of its steps makes it"),
         (step(lambda step: setattr(step, "model_name", "other")), "release has a step 'other'"),
         (larger_batch, "takes batches of 65"),
