@@ -33,7 +33,9 @@ class Reader:
 
     async def read(self, until: float | None = None) -> StreamResponse | None:
         """The next message, None after the last one. Raises AioRpcError, and TritonError, code `deadline`."""
-        reading = self._reading = self._reading or asyncio.ensure_future(self.call.read())
+        if (reading := self._reading) is None:
+            reading = self._reading = asyncio.ensure_future(self.call.read())
+            reading.add_done_callback(_hear)
         await asyncio.wait((reading,), timeout=None if until is None else until - time.monotonic())
         if not reading.done():
             raise TritonError("the answer did not come in time", code="deadline")
@@ -46,6 +48,12 @@ class Reader:
         with suppress(aio.AioRpcError, asyncio.CancelledError):
             while await self.read() is not None:
                 pass
+
+
+def _hear(reading: asyncio.Future[Any]) -> None:
+    """Of the failure of what nobody waits for any more asyncio would write a line into the log."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 async def cancel(infer: Callable[..., Any], model: str, id: str, reader: Reader) -> None:

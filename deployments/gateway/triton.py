@@ -37,6 +37,9 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_ANSWER),
     ("grpc.max_send_message_length", -1),  # the gateway's own limit was before
     ("grpc.enable_http_proxy", 0),
+    # What a node may send ahead of a client that reads nothing. gRPC's own guess grew to 50 MB a stream.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -198,10 +201,12 @@ class Channels:
             raise
         finally:
             self._calls.discard(reader.call)
-            if not ended and not key:
+            if ended:
+                self._keep(asyncio.ensure_future(reader.drain()))
+            elif key:
+                self._keep(asyncio.ensure_future(cancel(opened.infer, request.model_name, key, reader)))
+            else:
                 reader.call.cancel()
-            left = cancel(opened.infer, request.model_name, key, reader) if key and not ended else reader.drain()
-            self._keep(asyncio.ensure_future(left))
 
     def _to(self, node: Node) -> _Open:
         known = self._open.get(node.key)
