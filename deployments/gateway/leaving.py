@@ -10,7 +10,6 @@ import asyncio
 import importlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, cast
 
 from deployments.gateway.messages import EMPTY_FINAL, StreamResponse, infer_request
@@ -45,9 +44,14 @@ class Reader:
 
     async def drain(self) -> None:
         """Let the call end by itself."""
-        with suppress(aio.AioRpcError, asyncio.CancelledError):
+        try:
             while await self.read() is not None:
                 pass
+        except aio.AioRpcError:
+            pass
+        except asyncio.CancelledError:
+            if not self.call.cancelled():
+                raise  # not the call is, but who waits for its end
 
 
 def _hear(reading: asyncio.Future[Any]) -> None:

@@ -21,16 +21,15 @@ def served() -> Iterator[House]:
         yield made
 
 
-@pytest.fixture
-def client(served: House) -> Iterator[Any]:
-    made = triton.InferenceServerClient(served.grpc)
-    yield made
-    made.close()
+def ending(served: House) -> set[Any]:
+    """The calls that the gateway has answered and not yet let go of."""
+    return served.front._channels._ending  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_client_that_leaves_ends_its_own_request_by_its_id(served: House, client: Any) -> None:
+def test_a_client_that_leaves_ends_its_own_request_by_its_id(served: House) -> None:
     one = served.nodes["one"]
-    leaver, stayer = triton.InferenceServerClient(served.grpc), Stream(client)
+    leaver, client = (triton.InferenceServerClient(served.grpc) for _ in range(2))
+    stayer = Stream(client)
     stream = Stream(leaver)
     leaver.async_stream_infer(MODEL, inputs("count 1000 0.01"))
     client.async_stream_infer(MODEL, inputs("count 20 0.02"))
@@ -39,15 +38,19 @@ def test_a_client_that_leaves_ends_its_own_request_by_its_id(served: House, clie
     assert until(lambda: one.finished[:1] == ["count 1000 0.01"], "end of the request") < 1
     leaver.close()
     assert stayer.texts(20) == [f"{number} " for number in range(20)]
+    client.close()
     ids = [request.parameters["cancellation_id"].string_param for request in one.requests[:2]]
     assert one.cancelled_ids and set(one.cancelled_ids) == {ids[0]} and ids[0] != ids[1]
     until(lambda: not one.running, "end")
     assert not one.cancelled  # no call was
 
 
-def test_a_deadline_ends_a_request_by_its_id(served: House, client: Any) -> None:
+def test_a_deadline_ends_a_request_by_its_id(served: House) -> None:
     one = served.nodes["one"]
-    with pytest.raises(exceptions.InferenceServerException, match=r"Deadline|in time"):
+    with (
+        triton.InferenceServerClient(served.grpc) as client,
+        pytest.raises(exceptions.InferenceServerException, match=r"Deadline|in time"),
+    ):
         client.infer(MODEL, inputs("count 1 0.8"), client_timeout=0.3)
     until(lambda: one.finished == ["count 1 0.8"], "end of the request")
     assert one.cancelled_ids and not one.cancelled
@@ -69,7 +72,7 @@ def test_an_answer_that_has_ended_is_not_cancelled(served: House) -> None:
     one = served.nodes["one"]
     for number in range(20):
         assert served.generate(f"done-{number}").status_code == 200
-    time.sleep(0.1)  # in which one that is cancelled would be heard of
+    until(lambda: not ending(served), "end of the calls")
     assert not one.cancelled and not one.cancelled_ids and len(one.finished) == 20
 
 
@@ -79,3 +82,14 @@ def test_a_client_names_no_id_of_another(served: House) -> None:
         body = {"text_input": "hello", "max_tokens": 4, "cancellation_id": "of another"}
         assert client.post(f"/v2/models/{MODEL}/generate", json=body).status_code == 200
     assert one.requests[0].parameters["cancellation_id"].string_param not in ("", "of another")
+
+
+def test_a_gateway_that_ends_waits_for_no_model_that_does_not_hear(served: House) -> None:
+    one = served.nodes["one"]
+    one.deaf = True
+    with served.client() as client, pytest.raises(Exception, match="timed out"):
+        client.post(f"/v2/models/{MODEL}/generate", json={"text_input": "count 1 30", "max_tokens": 4}, timeout=0.2)
+    until(lambda: bool(one.cancelled_ids), "cancellation")
+    began = time.monotonic()
+    served.run(served.front._channels.close())  # pyright: ignore[reportPrivateUsage]
+    assert time.monotonic() - began < leaving._SECONDS / 2  # pyright: ignore[reportPrivateUsage]

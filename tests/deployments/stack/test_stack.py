@@ -285,7 +285,7 @@ def test_a_service_that_hangs_is_replaced(running: Settings) -> None:
     assert before["s3"] is not None
     os.kill(before["s3"], signal.SIGSTOP)
     # Its threads stop one by one.
-    wait(lambda: next(s.state for s in lifecycle.status(running) if s.name == "s3") == "unhealthy", "sign of it")
+    wait(lambda: next(s.state for s in lifecycle.status(running) if s.name == "s3") == "unhealthy", "unhealthy s3")
     lifecycle.up(running, print)
     after = _pids(running)
     assert {name for name in NAMES if after[name] != before[name]} == {"s3"}
