@@ -32,8 +32,9 @@ def test_a_client_that_leaves_ends_its_own_request_by_its_id(served: House) -> N
     stayer = Stream(client)
     stream = Stream(leaver)
     leaver.async_stream_infer(MODEL, inputs("count 1000 0.01"))
-    client.async_stream_infer(MODEL, inputs("count 20 0.02"))
     assert stream.texts(1) == ["0 "]
+    client.async_stream_infer(MODEL, inputs("count 20 0.02"))
+    until(lambda: len(one.asked) == 2, "second request")
     leaver.stop_stream(cancel_requests=True)
     assert until(lambda: one.finished[:1] == ["count 1000 0.01"], "end of the request") < 1
     leaver.close()
