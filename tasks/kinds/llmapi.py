@@ -19,12 +19,13 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.trtllm.architectures import ArchitectureUnfit, check_llm_api
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import require_weights
+from tasks.trtllm.tools.check import architecture_unfit, require_weights, stored_architecture
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
 ARGUMENTS_FILE = "llm_args.json"
@@ -100,6 +101,14 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         recipe = self.recipe
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
+        try:
+            check_llm_api(
+                stored_architecture(snapshot, recipe.architecture),
+                recipe.runtime.version,
+                recipe.llm_args.get("backend"),
+            )
+        except ArchitectureUnfit as error:
+            raise architecture_unfit(error) from error
         if recipe.quantization == "none":
             _link_all(snapshot, output)
             require_weights(output)

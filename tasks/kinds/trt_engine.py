@@ -21,12 +21,20 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.trtllm.architectures import is_converted_as_llama
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.check import (
+    TOKENIZER,
+    architecture_unfit,
+    check_checkpoint,
+    check_engine,
+    copy_tokenizer,
+    stored_architecture,
+)
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
@@ -117,6 +125,9 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             fields["calibration"] = recipe.calibration.model_dump(mode="json")
         if recipe.quantization in AWQ:
             fields["awq_block_size"] = recipe.awq_block_size
+        if not calibrated and recipe.architecture is not None and not is_converted_as_llama(recipe.architecture):
+            # Llama's converter made every checkpoint before the others were known.
+            fields["architecture"] = recipe.architecture
         extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
         return Identity.of(
             "convert",
@@ -161,8 +172,12 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         recipe = self.recipe
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
+        architecture = stored_architecture(snapshot, recipe.architecture)
+        try:
+            command = commands.checkpoint_command(recipe, str(snapshot), str(output), architecture)
+        except ValueError as error:
+            raise architecture_unfit(error) from error
         place, _ = toolchain_for(recipe.runtime)
-        command = commands.checkpoint_command(recipe, str(snapshot), str(output))
         inputs = [snapshot, *recipe.calibration.local_folders]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         check_checkpoint(recipe, output)

@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema, PydanticKnownError
 
 from infra.errors import UsageError
 from infra.frozen import Spec
+from tasks.trtllm.architectures import check_llm_api
 from tasks.trtllm.backend.rules import check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
@@ -97,6 +98,12 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
 
 class LlmApiRecipe(LlmApiFields, Recipe):
     """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
+
+    @model_validator(mode="after")
+    def _is_loaded_by_the_version(self) -> Self:
+        if self.architecture is not None:
+            check_llm_api(self.architecture, self.runtime.version, self.llm_args.get("backend"))
+        return self
 
     @property
     def planned_runtime(self) -> Runtime:

@@ -122,6 +122,11 @@ class TensorRtLlmFields(Spec):
     """What the two kinds share. Lengths are tokens, sizes are counts."""
 
     runtime: Runtime
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="The class in the weights' config.json: Qwen2ForCausalLM. Planning goes by it without the weights.",
+    )
     dtype: Literal["float16", "bfloat16"] = "bfloat16"
     quantization: Quantization = "none"
     kv_cache_dtype: Literal["auto", "fp8", "int8", "nvfp4"] = Field(default="auto", description="auto: the dtype.")
@@ -165,7 +170,9 @@ class TensorRtLlmFields(Spec):
         reported = info.field_name == "cp_size" and size == 1
         if runtime is not None and world > runtime.gpus and not reported:
             product = " x ".join(f"{name} {value}" for name, value in known)
-            raise ValueError(f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}")
+            raise ValueError(
+                f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}: a model is served by one host"
+            )
         return size
 
     @field_validator("moe_ep_size")
@@ -219,7 +226,7 @@ class TrtEngineFields(TensorRtLlmFields):
     paged_context_fmha: bool = Field(default=True, description="Needed for KV reuse and chunked context.")
     fused_mlp: bool = Field(default=True, description="For unquantized and fp8 weights; others never have it.")
     fast_build: bool = Field(default=False, description="Build sooner; weights then lie beside the engine.")
-    plugins: dict[_Option, bool | str] = Field(
+    plugins: dict[_Option, bool | int | str] = Field(
         default={}, description="Further options of trtllm-build without their dashes; true is enable."
     )
     lora: Lora | None = None

@@ -1,0 +1,165 @@
+"""What a recipe asks of the tool that makes the checkpoint: its convert_checkpoint.py, or quantize.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from packaging.version import Version
+
+from tasks.trtllm.architectures import LLAMA, Architecture, engine_architecture
+from tasks.trtllm.recipe import AWQ, TrtEngineFields
+from tasks.trtllm.releases import LAST, in_span
+from tasks.trtllm.tools.options import CONVERTERS, OptionUnfit, Tool, Value, arguments, known_options, nearest, span
+
+# Options that some converters spell in another way. The first of a line that the version has is used.
+_SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "--model_dir": ("--model_dir", "--model-dir"),
+    "--output_dir": ("--output_dir", "--output-model-dir"),
+    "--tp_size": ("--tp_size", "--world-size", "--world_size"),
+}
+_WEIGHTS_ALONE = "--use-weight-only-with-precision"
+"""Gemma's one option, up to 1.1, for the two that the other converters have."""
+
+# Wishes that every converter grants without an option for them.
+_GRANTED: Mapping[str, Value] = {"--tp_size": 1, "--pp_size": 1, "--cp_size": 1}
+# Their scripts have --pp_size, and stop unless it is 1.
+_ONE_STAGE = frozenset({"bloom", "chatglm", "gptneox", "mamba", "opt", "phi"})
+_PASSED = frozenset(
+    {
+        *("--dtype", "--pp_size", "--cp_size", "--moe_tp_size", "--moe_ep_size", "--workers", _WEIGHTS_ALONE),
+        *("--use_weight_only", "--weight_only_precision", "--use_fp8_rowwise", "--int8_kv_cache", "--fp8_kv_cache"),
+        *("--calib_dataset", "--calib_size", "--calib_max_seq_length"),
+        *(spelling for spellings in _SPELLINGS.values() for spelling in spellings),
+    }
+)
+"""The options of converters that follow from a recipe's own fields."""
+
+
+def converter_arguments(recipe: TrtEngineFields, name: str, model: str, checkpoint: str) -> tuple[str, ...]:
+    """The arguments of the convert_checkpoint.py for architecture `name`; empty for one that nobody has named yet.
+
+    Raises ArchitectureUnfit and OptionUnfit.
+    """
+    version, further = recipe.runtime.version, recipe.extra_args.convert
+    known = engine_architecture(name or LLAMA, version)
+    if recipe.pp_size > 1 and known.converter in _ONE_STAGE:
+        raise OptionUnfit(f"the converter of {name} has one pipeline stage alone: divide by tp_size, not by pp_size")
+    wishes: dict[str, Value] = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe, known.converter)}
+    wishes |= {option: value for option, value in known.gives.items() if span(known.converter, option, version)}
+    spelled = {
+        _spelled(known.converter, option, version): value
+        for option, value in wishes.items()
+        if value != _GRANTED.get(option) or _has(known.converter, option, version)
+    }
+    _check_further(further, known if name else None, version)
+    if missing := [option for option in known.asks if option not in map(_option, further)]:
+        choices = span(known.converter, missing[0], version)
+        raise OptionUnfit(
+            f"several models are of {name}, and its converter must be told which: extra_args.convert: "
+            f"[{missing[0]}, {' or '.join(choices.choices) if choices else ''}]"
+        )
+    return arguments(known.converter, version, spelled) + further
+
+
+def quantizer_arguments(recipe: TrtEngineFields, model: str, checkpoint: str) -> tuple[str, ...]:
+    """The arguments of quantize.py. Raises OptionUnfit."""
+    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
+    return arguments("quantize", recipe.runtime.version, wishes) + recipe.extra_args.quantize
+
+
+def _check_further(words: Iterable[str], known: Architecture | None, version: Version) -> None:
+    """Raise OptionUnfit for an option of `extra_args.convert` that follows from the recipe, or that nobody has.
+
+    `known` None stands for an architecture that is not known yet: any converter may have the option.
+    """
+    converters = CONVERTERS if known is None else (known.converter,)
+    options = {option for converter in converters for option in known_options(converter, version)}
+    for option in filter(None, map(_option, words)):
+        if option in _PASSED or (known is not None and option in known.gives):
+            raise OptionUnfit(f"extra_args.convert: {option} follows from the recipe: use its field for that")
+        if option not in options:
+            whose = "any converter" if known is None else f"examples/{known.converter}/convert_checkpoint.py"
+            raise OptionUnfit(
+                f"extra_args.convert: {option} is not an option of {whose} of TensorRT-LLM {version}"
+                f"{nearest(option, options)}"
+            )
+
+
+def _option(word: str) -> str:
+    """`--group_size` of `--group_size=64`. Empty for a value, as a negative number is."""
+    return word.partition("=")[0] if re.match(r"--?[A-Za-z]", word) else ""
+
+
+def _has(converter: str, option: str, version: Version) -> bool:
+    return any(span(converter, spelling, version) for spelling in _SPELLINGS.get(option, (option,)))
+
+
+def _spelled(converter: str, option: str, version: Version) -> str:
+    return next((each for each in _SPELLINGS.get(option, ()) if span(converter, each, version)), option)
+
+
+def _convert(recipe: TrtEngineFields, converter: str) -> dict[str, Value]:
+    version = recipe.runtime.version
+    wishes: dict[str, Value] = {"--dtype": recipe.dtype, **_parallel(recipe, converter)}
+    if recipe.moe_tp_size is not None and recipe.moe_ep_size is not None:
+        wishes |= {"--moe_tp_size": recipe.moe_tp_size, "--moe_ep_size": recipe.moe_ep_size}
+    if span(converter, "--workers", version):
+        wishes["--workers"] = recipe.world_size
+    match recipe.quantization:
+        case "int8_wo" | "int4_wo":
+            bits = recipe.quantization.removesuffix("_wo")
+            if span(converter, "--use_weight_only", version) or not span(converter, _WEIGHTS_ALONE, version):
+                wishes |= {"--use_weight_only": True, "--weight_only_precision": bits}
+            else:
+                wishes[_WEIGHTS_ALONE] = bits
+        case "fp8_rowwise":
+            wishes["--use_fp8_rowwise"] = True
+        case _:
+            pass
+    match recipe.kv_cache_dtype:
+        case "fp8":
+            wishes["--fp8_kv_cache"] = True
+        case "int8":
+            wishes |= {"--int8_kv_cache": True, **_calibration(recipe, converter)}
+        case "nvfp4":
+            raise OptionUnfit("an nvfp4 KV cache needs weights that quantize.py quantizes: nvfp4 or fp8")
+        case "auto":
+            pass
+    return wishes
+
+
+def _quantize(recipe: TrtEngineFields) -> dict[str, Value]:
+    if recipe.moe_tp_size is not None:
+        raise OptionUnfit("quantize.py divides experts by itself: leave moe_tp_size and moe_ep_size out")
+    wishes: dict[str, Value] = {"--dtype": recipe.dtype, "--qformat": recipe.quantization}
+    if recipe.kv_cache_dtype != "auto":
+        wishes["--kv_cache_dtype"] = recipe.kv_cache_dtype
+    if recipe.quantization in AWQ:
+        wishes["--awq_block_size"] = recipe.awq_block_size
+    return wishes | _calibration(recipe, "quantize") | _parallel(recipe, "quantize")
+
+
+def _parallel(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
+    sizes: dict[str, Value] = {"--tp_size": recipe.tp_size, "--pp_size": recipe.pp_size}
+    if recipe.cp_size > 1 or span(tool, "--cp_size", recipe.runtime.version):
+        sizes["--cp_size"] = recipe.cp_size
+    return sizes
+
+
+def _calibration(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
+    """The calibration. What equals the tool's own default is left out if the version has no option for it."""
+    chosen, usual = recipe.calibration, type(recipe.calibration)()
+    wishes: dict[str, tuple[Value, Value]] = {
+        "--calib_dataset": (chosen.dataset, usual.dataset),
+        "--calib_size": (chosen.size, usual.size),
+        "--calib_max_seq_length": (chosen.max_seq_length, usual.max_seq_length),
+    }
+    if tool == "quantize":
+        wishes["--batch_size"] = (chosen.batch_size, usual.batch_size)
+    version, first = recipe.runtime.version, "0.11"
+    if chosen.local_folders and tool == "quantize" and not in_span(version, first):
+        raise OptionUnfit(f"quantize.py of TensorRT-LLM {version} takes no local calibration set: {first} to {LAST} do")
+    return {
+        option: value for option, (value, default) in wishes.items() if value != default or span(tool, option, version)
+    }
