@@ -128,6 +128,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         if not calibrated and recipe.architecture is not None and not is_converted_as_llama(recipe.architecture):
             # Llama's converter made every checkpoint before the others were known.
             fields["architecture"] = recipe.architecture
+        if not calibrated and recipe.variant is not None:
+            fields["variant"] = recipe.variant
         extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
         return Identity.of(
             "convert",

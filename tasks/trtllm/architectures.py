@@ -29,8 +29,8 @@ class ArchitectureUnfit(ValueError):
 class Architecture:
     """One class. A first version is empty where there never was one; engines end with LAST.
 
-    `gives` are options that the class decides, for versions whose converter has them; True is a switch. `asks` are
-    options that the class does not decide: several models share it, and the converter guesses by the folder's name.
+    `gives` are options that the class decides, for versions whose converter has them; True is a switch. Several models
+    share a class with a `variant`: the option that says which one it is, since the script guesses by the folder's name.
     """
 
     converter: str = ""
@@ -38,19 +38,20 @@ class Architecture:
     pytorch: str = ""
     autodeploy: str = ""
     gives: Mapping[str, str | bool] = field(default_factory=dict[str, str | bool])
-    asks: tuple[str, ...] = ()
+    variant: str = ""
 
 
 def _engine(
     converter: str,
     engine: str,
-    *asks: str,
+    *,
     pytorch: str = "",
     autodeploy: str = "",
+    variant: str = "",
     **gives: str | bool,
 ) -> Architecture:
     options = {f"--{name}": value for name, value in gives.items()}
-    return Architecture(converter, engine, pytorch, autodeploy, options, asks)
+    return Architecture(converter, engine, pytorch, autodeploy, options, variant)
 
 
 def _llm_api(pytorch: str = "", autodeploy: str = "") -> Architecture:
@@ -88,10 +89,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Starcoder2ForCausalLM": _engine("gpt", "0.9", pytorch="1.2", gpt_variant="starcoder2"),
     "NemotronForCausalLM": _engine("gpt", "0.15", pytorch="1.0", gpt_variant="nemotron"),
     "GLMModel": _engine("chatglm", "0.8", chatglm_version="glm"),
-    "ChatGLMModel": _engine("chatglm", "0.8", "--chatglm_version"),
-    "ChatGLMForConditionalGeneration": _engine("chatglm", "1.2", "--chatglm_version"),
-    "BaichuanForCausalLM": _engine("baichuan", "0.8", "--model_version"),
-    "BaiChuanForCausalLM": _engine("baichuan", "0.8", "--model_version"),
+    "ChatGLMModel": _engine("chatglm", "0.8", variant="--chatglm_version"),
+    "ChatGLMForConditionalGeneration": _engine("chatglm", "1.2", variant="--chatglm_version"),
+    "BaichuanForCausalLM": _engine("baichuan", "0.8", variant="--model_version"),
+    "BaiChuanForCausalLM": _engine("baichuan", "0.8", variant="--model_version"),
     "FalconForCausalLM": _engine("falcon", "0.8"),
     "RWForCausalLM": _engine("falcon", "0.12"),
     "CohereForCausalLM": _engine("commandr", "0.15"),

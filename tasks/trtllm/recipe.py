@@ -220,6 +220,11 @@ class TrtEngineFields(TensorRtLlmFields):
     """A TensorRT engine built ahead of time by trtllm-build."""
 
     kind: Literal["trt-engine"]
+    variant: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_]+$",
+        description="Which of the models of a class, where its converter must be told: glm4 of ChatGLMModel, or v2_7b.",
+    )
     portable: bool = Field(default=False, description="One engine for all products of an architecture, a bit slower.")
     kv_cache_type: Literal["paged", "continuous"] = "paged"
     tokens_per_block: int = Field(default=64, ge=8, description="Of the paged KV cache; a power of two.")

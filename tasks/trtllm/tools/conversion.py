@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from packaging.version import Version
 
@@ -43,23 +44,20 @@ def converter_arguments(recipe: TrtEngineFields, name: str, model: str, checkpoi
     """
     version, further = recipe.runtime.version, recipe.extra_args.convert
     known = engine_architecture(name or LLAMA, version)
-    if recipe.pp_size > 1 and known.converter in _ONE_STAGE:
+    converter = known.converter
+    if recipe.pp_size > 1 and converter in _ONE_STAGE:
         raise OptionUnfit(f"the converter of {name} has one pipeline stage alone: divide by tp_size, not by pp_size")
-    wishes: dict[str, Value] = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe, known.converter)}
-    wishes |= {option: value for option, value in known.gives.items() if span(known.converter, option, version)}
+    wishes: dict[str, Value] = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe, converter)}
+    wishes |= {option: value for option, value in known.gives.items() if span(converter, option, version)}
+    if name:
+        wishes |= _variant(recipe, name, known)
     spelled = {
-        _spelled(known.converter, option, version): value
+        _spelled(converter, option, version): value
         for option, value in wishes.items()
-        if value != _GRANTED.get(option) or _has(known.converter, option, version)
+        if value != _GRANTED.get(option) or _has(converter, option, version)
     }
     _check_further(further, known if name else None, version)
-    if missing := [option for option in known.asks if option not in map(_option, further)]:
-        choices = span(known.converter, missing[0], version)
-        raise OptionUnfit(
-            f"several models are of {name}, and its converter must be told which: extra_args.convert: "
-            f"[{missing[0]}, {' or '.join(choices.choices) if choices else ''}]"
-        )
-    return arguments(known.converter, version, spelled) + further
+    return arguments(converter, version, spelled) + further
 
 
 def quantizer_arguments(recipe: TrtEngineFields, model: str, checkpoint: str) -> tuple[str, ...]:
@@ -68,22 +66,48 @@ def quantizer_arguments(recipe: TrtEngineFields, model: str, checkpoint: str) ->
     return arguments("quantize", recipe.runtime.version, wishes) + recipe.extra_args.quantize
 
 
-def _check_further(words: Iterable[str], known: Architecture | None, version: Version) -> None:
+def _variant(recipe: TrtEngineFields, name: str, known: Architecture) -> dict[str, Value]:
+    """The option that says which model of a class it is. 0.12 spells glm4 as glm-4."""
+    if not known.variant:
+        if recipe.variant is not None:
+            raise OptionUnfit(f"variant: the converter of {name} asks for none")
+        return {}
+    version = recipe.runtime.version
+    option = span(known.converter, known.variant, version)
+    choices = [choice for choice in (option.choices if option is not None else ()) if choice != "None"]
+    chosen = next((choice for choice in choices if choice.replace("-", "") == recipe.variant), None)
+    if chosen is None:
+        problem = "must be told which" if recipe.variant is None else f"takes no variant {recipe.variant}"
+        raise OptionUnfit(
+            f"several models are of {name}, and its converter in TensorRT-LLM {version} {problem}: "
+            f"variant is one of {', '.join(choice.replace('-', '') for choice in choices)}"
+        )
+    return {known.variant: chosen}
+
+
+def _check_further(words: Sequence[str], known: Architecture | None, version: Version) -> None:
     """Raise OptionUnfit for an option of `extra_args.convert` that follows from the recipe, or that nobody has.
 
     `known` None stands for an architecture that is not known yet: any converter may have the option.
     """
     converters = CONVERTERS if known is None else (known.converter,)
-    options = {option for converter in converters for option in known_options(converter, version)}
-    for option in filter(None, map(_option, words)):
-        if option in _PASSED or (known is not None and option in known.gives):
+    options = {name: each for converter in converters for name, each in known_options(converter, version).items()}
+    decided = _PASSED | ({*known.gives, known.variant} if known is not None else set[str]())
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        if not (option := _option(word)):
+            continue
+        if option in decided:
             raise OptionUnfit(f"extra_args.convert: {option} follows from the recipe: use its field for that")
+        whose = "any converter" if known is None else f"examples/{known.converter}/convert_checkpoint.py"
         if option not in options:
-            whose = "any converter" if known is None else f"examples/{known.converter}/convert_checkpoint.py"
             raise OptionUnfit(
                 f"extra_args.convert: {option} is not an option of {whose} of TensorRT-LLM {version}"
                 f"{nearest(option, options)}"
             )
+        value = word.partition("=")[2] or following
+        choices = options[option].choices
+        if known is not None and choices and value not in choices:
+            raise OptionUnfit(f"extra_args.convert: {option} of {whose} takes {', '.join(choices)}, not '{value}'")
 
 
 def _option(word: str) -> str:

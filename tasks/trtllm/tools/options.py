@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from packaging.version import Version
@@ -185,10 +186,10 @@ def span(tool: Tool, option: str, version: Version) -> Span | None:
     return None if found is None or found.gone else found
 
 
-def known_options(tool: Tool, version: Version) -> set[str]:
-    """Every spelling of every option that `tool` has in `version`."""
+def known_options(tool: Tool, version: Version) -> Mapping[str, Span]:
+    """Every option that `tool` has in `version`, by each of its spellings."""
     spans = {option: span(tool, option, version) for option in OPTIONS[tool]}
-    return {name for option, known in spans.items() if known is not None for name in (option, *known.aliases)}
+    return {name: known for option, known in spans.items() if known is not None for name in (option, *known.aliases)}
 
 
 def nearest(option: str, options: Iterable[str]) -> str:
@@ -260,7 +261,7 @@ def _which_take(tool: Tool, option: str, text: str) -> str:
 
 
 def _with_next(spans: tuple[Span, ...]) -> list[tuple[Span, Span | None]]:
-    return list(zip(spans, (*spans[1:], None), strict=True))
+    return list(zip_longest(spans, spans[1:]))
 
 
 def _range(first: Span, following: Span | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Runs the argument parser of a script of TensorRT-LLM, and nothing else of it: `python real_parser.py CHECKOUT SCRIPT`.
+"""Runs the argument parser of a script of TensorRT-LLM, and nothing else: `python real_parser.py CHECKOUT SCRIPT`.
 
 Each line of standard input is a JSON list of arguments. The answer to each is a line of JSON: `null` if the script's
 own parser took them, else its error. A line `"options"` is answered with the options that the parser has.
@@ -79,12 +79,11 @@ def _constants(file: Path) -> Iterator[tuple[str, object]]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             with suppress(ValueError):
                 yield node.targets[0].id, ast.literal_eval(node.value)
-        bases = [ast.unparse(base) for base in node.bases] if isinstance(node, ast.ClassDef) else []
-        if any(base.endswith(("Enum", "StrEnum")) for base in bases):
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Enum") for base in node.bases):
             scope: dict[str, Any] = {**vars(enum), "enum": enum, "StrEnum": enum.StrEnum}
             with suppress(Exception):
                 exec(compile(ast.Module([node], []), str(file), "exec"), scope)
-                yield node.name, scope[node.name]  # pyright: ignore[reportAttributeAccessIssue]
+                yield node.name, scope[node.name]
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -187,7 +186,7 @@ def _text(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    return value if isinstance(value, str | int | float | bool | list) else str(value)
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def main() -> None:
