@@ -170,9 +170,9 @@ def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
             kind = getattr(action.type, "__name__", "str") if action.type is not None else "str"
             row |= {"type": kind} if kind in ("int", "float") else {}
             row |= {"choices": [_text(choice) for choice in action.choices]} if action.choices is not None else {}
-            row |= {"default": _plain(action.default)} if action.default is not None else {}
+            row |= {"default": action.default} if isinstance(action.default, str | int | float) else {}
             row |= {"nargs": action.nargs} if action.nargs is not None else {}
-            row |= {"const": _plain(action.const)} if action.const is not None else {}
+            row |= {"const": action.const} if isinstance(action.const, str) else {}
         if action.required:
             row["required"] = True
         if action.dest != long.lstrip("-").replace("-", "_"):
@@ -183,10 +183,6 @@ def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return str(value.value) if isinstance(value, enum.Enum) else str(value)
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str | int | float) else str(value)
 
 
 def main() -> None:
