@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace, context: Context, converter: str = "llama
     log = Log(arguments.log_level if context.since("0.12") and "log_level" in arguments else "warning")
     started = time.monotonic()
     given = argparse.Namespace(**_USUAL | {_PLAIN.get(name, name): each for name, each in vars(arguments).items()})
+    given.use_weight_only |= getattr(arguments, "use_weight_only_with_precision", None) is not None
     experts = _expert_ranks(given) if "moe_tp_size" in given else 1
     mapping = Mapping(given.tp_size, given.pp_size, given.cp_size, experts)
     folder = Path(given.output_dir)
@@ -187,9 +188,7 @@ def _quantization(arguments: argparse.Namespace, context: Context) -> Quantizati
     algorithm: str | None = None
     settings: dict[str, Any] = {}
     precision: str = arguments.weight_only_precision or ""
-    # Gemma has one option for both.
-    alone = "use_int8_weight_only_embedding" in arguments and precision != ""
-    if arguments.use_weight_only or alone:
+    if arguments.use_weight_only:
         algorithm = _WEIGHT_ONLY[precision]
     elif getattr(arguments, "use_fp8", False):
         algorithm = "FP8"

@@ -157,6 +157,8 @@ def ours(name: str) -> str:
         ("embed_tokens", "vocab_embedding"),
         ("transformer.norm", "transformer.ln_f"),
         ("self_attn.o_proj", "attention.dense"),
+        ("self_attn.q_norm", "attention.q_layernorm"),
+        ("self_attn.k_norm", "attention.k_layernorm"),
         ("self_attn", "attention"),
         ("mlp.gate_proj", "mlp.fc"),
         ("mlp.up_proj", "mlp.gate"),
