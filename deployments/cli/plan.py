@@ -16,6 +16,7 @@ from tasks.kinds.choice import engine_kind
 from tasks.kinds.protocol import EngineKind
 from tasks.models.overrides import in_image, override
 from tasks.models.spec import Model
+from tasks.trtllm.architectures import LLAMA
 from tasks.trtllm.images import reported_image
 from tasks.trtllm.llmapi.translate import Translation
 from tasks.trtllm.releases import LAST
@@ -68,6 +69,7 @@ def document(shown: Preview) -> dict[str, JsonValue]:
             "assumed": not shown.image,
             "image": runtime.image,
         }
+        found["architecture"] = model.recipe.planned_architecture
     if (release := kind.tool_release()) is not None:
         found["options"] = {"exact": release.exact, "read_in": release.read_in}
     found["serving"] = {
@@ -120,6 +122,10 @@ def lines(shown: Preview) -> Iterator[str]:
         if runtime.image is not None:
             yield f"in {runtime.image}"
     yield f"served in mode {mode.mode}: {mode.why}"
+    if (architecture := shown.model.recipe.planned_architecture) is not None:
+        yield f"architecture {architecture}"
+    elif kind.tool_release() is not None:
+        yield f"architecture not named in the recipe: shown for {LLAMA}, and convert goes by the weights' config.json"
     if (release := kind.tool_release()) is not None and not release.exact:
         yield f"its options are known only from the nearest sources: {release.read_in}"
     if (translation := shown.translation) is not None:

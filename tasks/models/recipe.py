@@ -42,6 +42,11 @@ class Recipe(Spec):
         """The TensorRT-LLM that the recipe is planned for. None for a kind without TensorRT-LLM."""
         return None
 
+    @property
+    def planned_architecture(self) -> str | None:
+        """The class of the weights' config.json that the recipe is planned for. None if it names none."""
+        return None
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         """Check `serving.tensorrt_llm` of the model's file. Raises UsageError for what this recipe cannot honour."""
         if parameters is not None:
@@ -80,6 +85,10 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
     def planned_runtime(self) -> Runtime:
         return self.runtime
 
+    @property
+    def planned_architecture(self) -> str | None:
+        return self.architecture
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
 
@@ -108,6 +117,10 @@ class LlmApiRecipe(LlmApiFields, Recipe):
     @property
     def planned_runtime(self) -> Runtime:
         return self.runtime
+
+    @property
+    def planned_architecture(self) -> str | None:
+        return self.architecture
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())

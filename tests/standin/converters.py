@@ -7,6 +7,7 @@ compares with them). Source of the refusals: the scripts, and `from_hugging_face
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,18 @@ def parser(converter: str, minor: tuple[int, ...]) -> argparse.ArgumentParser:
             options["choices"] = [options["type"](each) if "type" in options else each for each in row["choices"]]
         made.add_argument(option, *row.get("aliases", ()), **options)
     return made
+
+
+def require_imports(converter: str, context: Context) -> None:
+    """Raise ModuleNotFoundError as the script does where the environment lacks what it imports."""
+    wanted: tuple[str, ...] = ()
+    if converter == "gemma" and not context.since("0.13"):
+        wanted = ("flax", "h5py", "easydict")
+    elif converter == "recurrentgemma":
+        wanted = ("flax", "orbax", "recurrentgemma")
+    for name in wanted:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named '{name}'")
 
 
 def refuse(converter: str, given: dict[str, Any], config: dict[str, Any], context: Context) -> None:

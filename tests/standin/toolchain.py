@@ -128,6 +128,11 @@ class Toolchain:
         (script,) = self.examples.rglob("llama/convert_checkpoint.py" if tool == "convert_checkpoint.py" else tool)
         return [str(self.python), str(script)]
 
+    def install(self, *modules: str) -> None:
+        """Add empty modules, which some converters import."""
+        for module in modules:
+            (self.packages / f"{module}.py").touch()
+
     def fail(self, failure: str, tool: str | None = None) -> None:
         """Make every tool, or one, fail from now on. An empty name ends it."""
         (self.folder / failures.FILE).write_text(f"{tool}:{failure}" if tool and failure else failure)

@@ -26,8 +26,9 @@ def main(tool: str, context: Context) -> None:
 
     `qwen/convert_checkpoint.py` is another converter than Llama's.
     """
-    context.banner()
     converter, _, name = tool.rpartition("/")
+    converters.require_imports(converter, context)
+    context.banner()
     if name == convert.TOOL:
         print(context.version, flush=True)
     failures.mismatched_import(name, context)
