@@ -124,7 +124,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         from tasks.triton.repository import write_release
 
         recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits)
-        parameters = self.parameters
+        parameters = self.served(known)
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
             recipe,

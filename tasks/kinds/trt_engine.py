@@ -199,7 +199,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         from tasks.kinds.engine_release import write_engine_release
 
         version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
-        write_engine_release(output, version, self.model.serving, limits, tokens, tokenizer)
+        serving = self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)})
+        write_engine_release(output, version, serving, limits, tokens, tokenizer)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:
