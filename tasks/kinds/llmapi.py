@@ -26,6 +26,7 @@ from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.weights.config import facts_of
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
@@ -98,6 +99,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        self.require_weights(facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         if recipe.quantization == "none":

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Generic, TypeVar
 
 from infra.errors import UsageError
 from tasks.kinds.build_machine import BuildMachine
+from tasks.kinds.protocol import PlannedCache
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.planned_limits import planned_limits
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
+from tasks.trtllm.weights_fit import require_parallel
+from tasks.weights.facts import WeightsFacts
 
 RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
@@ -20,6 +26,7 @@ RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 class TensorRtLlmKind(Generic[RecipeOfKind]):
     """The base of both kinds. `parameters` is `serving.tensorrt_llm` of the model's file, or its defaults."""
 
+    reads_config: ClassVar[bool] = True
     takes_adapters = False
     """Whether requests can name a LoRA adapter, which then needs memory of its own."""
 
@@ -27,6 +34,21 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
         self.model = model
         self.recipe = recipe
         self.parameters = model.serving.tensorrt_llm or TensorRtServing()
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        require_parallel(self.recipe, facts)
+
+    def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
+        """Its tokens are known where the recipe leaves the weights as they are."""
+        limits = planned_limits(self.recipe, facts)
+        planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts)))
+        if facts.bytes is None or self.recipe.quantization != "none":
+            return planned
+        return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
+
+    def _notes(self, facts: WeightsFacts) -> Iterator[str]:
+        if facts.context is not None and self.recipe.max_seq_len > facts.context:
+            yield f"the model was made for {facts.context} tokens, and max_seq_len is {self.recipe.max_seq_len}"
 
     def pool(self) -> str:
         return f"build-{self.recipe.runtime.arch}"

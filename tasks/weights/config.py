@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.weights.classes import is_known, language_model
 from tasks.weights.facts import CacheLayer, WeightsFacts
-from tasks.weights.fields import Fields, parsed
+from tasks.weights.fields import Fields, parsed, unreadable
 from tasks.weights.layers import HEADS, HIDDEN, LAYERS, NotUnderstood, cache_layers, head_size
 from tasks.weights.quantized import QUANTIZATION_FILES, quantized
 
@@ -53,9 +53,10 @@ def read_facts(texts: Mapping[str, bytes]) -> WeightsFacts:
 
 
 def facts_of(folder: Path) -> WeightsFacts:
-    """The facts of the weights in `folder`. Raises SourceError `config-unreadable`; OSError without config.json."""
-    texts = {name: (folder / name).read_bytes() for name in CONFIG_FILES if (folder / name).is_file()}
-    return read_facts(texts if CONFIG in texts else {CONFIG: (folder / CONFIG).read_bytes()})
+    """The facts of the weights in `folder`. Raises SourceError `config-unreadable`, also without `config.json`."""
+    if not (folder / CONFIG).is_file():
+        raise unreadable(CONFIG, "is missing")
+    return read_facts({name: (folder / name).read_bytes() for name in CONFIG_FILES if (folder / name).is_file()})
 
 
 def _cache(model_type: str, whole: str, fields: Fields) -> tuple[tuple[CacheLayer | None, ...] | None, str]:

@@ -43,6 +43,8 @@ class WeightsFacts:
     """One a layer; None for a layer that keeps nothing by token. None altogether if that is not understood."""
     unclear: str = ""
     """Why it is not understood."""
+    bytes: int | None = None
+    """Of the files of weights, if the list of files was read."""
 
     @property
     def key_value_heads(self) -> tuple[int, ...]:

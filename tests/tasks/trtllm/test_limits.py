@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tasks.models.spec import Model
 from tasks.serving.settings import ServingSettings
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, cache_share, gpu_memory_bytes
 from tasks.trtllm.limits import EngineLimits, engine_limits
-from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits, limits_of
+from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.planned_limits import planned_limits
 from tasks.trtllm.recipe import LlmApiFields
 from tasks.weights.config import read_facts
 from tests.tasks.weights import configs
@@ -40,7 +42,7 @@ def model(kind: str, gpu: str = "NVIDIA H200", arch: str = "sm90", version: str 
 
 def limits(config: Config, weights: int, served: Model) -> EngineLimits:
     assert isinstance(served.recipe, LlmApiFields)
-    return limits_of(read_facts({"config.json": text(config)}), weights, served.recipe)
+    return planned_limits(served.recipe, replace(read_facts({"config.json": text(config)}), bytes=weights))
 
 
 def engine(**changes: Any) -> EngineLimits:
