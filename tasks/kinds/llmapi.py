@@ -25,8 +25,11 @@ from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import architecture_unfit, require_weights, stored_architecture
+from tasks.trtllm.tools.check import require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.trtllm.weights_fit import architecture_unfit, require_architecture
+from tasks.weights.config import facts_of
+from tasks.weights.facts import WeightsFacts
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
@@ -43,6 +46,15 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
     def serving_mode(self) -> ServingMode:
         return ServingMode("single", "the LLM API starts the workers of its GPUs itself")
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        recipe = self.recipe
+        architecture = require_architecture(recipe, facts)
+        try:
+            check_llm_api(architecture, recipe.runtime.version, recipe.llm_args.get("backend"))
+        except ArchitectureUnfit as error:
+            raise architecture_unfit(error) from error
+        super().require_weights(facts)
 
     def tool_release(self) -> None:
         return None
@@ -99,16 +111,9 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        self.require_weights(facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
-        try:
-            check_llm_api(
-                stored_architecture(snapshot, recipe.architecture),
-                recipe.runtime.version,
-                recipe.llm_args.get("backend"),
-            )
-        except ArchitectureUnfit as error:
-            raise architecture_unfit(error) from error
         if recipe.quantization == "none":
             _link_all(snapshot, output)
             require_weights(output)
@@ -133,7 +138,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         from tasks.triton.repository import write_release
 
         recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits)
-        parameters = self.parameters
+        parameters = self.served(known)
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
             recipe,

@@ -27,16 +27,12 @@ from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import (
-    TOKENIZER,
-    architecture_unfit,
-    check_checkpoint,
-    check_engine,
-    copy_tokenizer,
-    stored_architecture,
-)
+from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.trtllm.weights_fit import architecture_unfit, require_architecture
+from tasks.weights.config import facts_of
+from tasks.weights.facts import WeightsFacts
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
@@ -88,6 +84,14 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
     def gpus(self) -> tuple[int, ...]:
         chosen = {gpu for instance in self.parameters.gpu_device_ids for gpu in instance}
         return tuple(sorted(chosen)) or super().gpus()
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        architecture = require_architecture(self.recipe, facts)
+        try:
+            commands.checkpoint_command(self.recipe, "model", "checkpoint", architecture)
+        except ValueError as error:
+            raise architecture_unfit(error) from error
+        super().require_weights(facts)
 
     def tool_release(self) -> Release | None:
         return release_of(self.recipe.runtime.version)
@@ -172,13 +176,11 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        self.require_weights(facts := facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
-        architecture = stored_architecture(snapshot, recipe.architecture)
-        try:
-            command = commands.checkpoint_command(recipe, str(snapshot), str(output), architecture)
-        except ValueError as error:
-            raise architecture_unfit(error) from error
+        architecture = require_architecture(recipe, facts)
+        command = commands.checkpoint_command(recipe, str(snapshot), str(output), architecture)
         place, _ = toolchain_for(recipe.runtime)
         inputs = [snapshot, *recipe.calibration.local_folders]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
@@ -216,7 +218,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         from tasks.kinds.engine_release import write_engine_release
 
         version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
-        write_engine_release(output, version, self.model.serving, limits, tokens, tokenizer)
+        serving = self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)})
+        write_engine_release(output, version, serving, limits, tokens, tokenizer)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -47,6 +47,10 @@ class Recipe(Spec):
         """The class of the weights' config.json that the recipe is planned for. None if it names none."""
         return None
 
+    def for_architecture(self, name: str) -> Recipe:
+        """The recipe planned for an architecture, where it names none itself. The name is not checked."""
+        return self
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         """Check `serving.tensorrt_llm` of the model's file. Raises UsageError for what this recipe cannot honour."""
         if parameters is not None:
@@ -89,6 +93,9 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
     def planned_architecture(self) -> str | None:
         return self.architecture
 
+    def for_architecture(self, name: str) -> Recipe:
+        return self if self.architecture or not name else self.model_copy(update={"architecture": name})
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
 
@@ -121,6 +128,9 @@ class LlmApiRecipe(LlmApiFields, Recipe):
     @property
     def planned_architecture(self) -> str | None:
         return self.architecture
+
+    def for_architecture(self, name: str) -> Recipe:
+        return self if self.architecture or not name else self.model_copy(update={"architecture": name})
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())

@@ -42,39 +42,6 @@ _QUANTIZED = {
 }
 
 
-def stored_architecture(folder: Path, named: str | None) -> str:
-    """The architecture that the config.json of a model's folder names, which must be `named` where that is given.
-
-    Raises StepFailed `architecture-differs` if the two disagree, `checkpoint-unfit` if there is none.
-    """
-    classes = _config(folder, "checkpoint-unfit").get("architectures")
-    first = classes[0] if isinstance(classes, list) and classes else None
-    if not isinstance(first, str):
-        if named:
-            return named
-        raise StepFailed(
-            f"{CONFIG} names no architecture",
-            hint="name it in recipe.architecture: LlamaForCausalLM",
-            code="checkpoint-unfit",
-        )
-    if named and named != first:
-        raise StepFailed(
-            f"the recipe is for {named}, and {CONFIG} of the weights names {first}",
-            hint="correct recipe.architecture, or the source",
-            code="architecture-differs",
-        )
-    return first
-
-
-def architecture_unfit(problem: ValueError) -> StepFailed:
-    """The error of a step that finds weights which its version of TensorRT-LLM does not take as the recipe asks."""
-    return StepFailed(
-        str(problem),
-        hint="with recipe.architecture in the model's file, `enginehouse plan` says so before anything is fetched",
-        code="architecture-unfit",
-    )
-
-
 def check_checkpoint(recipe: TrtEngineFields, folder: Path) -> None:
     """Raise StepFailed `checkpoint-unfit` unless every rank has a file and the quantization is the recipe's."""
     config = _config(folder, "checkpoint-unfit")

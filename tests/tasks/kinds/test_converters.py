@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import StepFailed
+from infra.errors import StepFailed, UsageError
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
@@ -121,7 +121,7 @@ def test_experts_are_divided_between_ranks(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("named", [None, "Qwen2ForCausalLM"])
 def test_qwen_2_is_never_converted_as_llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None) -> None:
     workshop = Workshop(tmp_path, "0.9.0", monkeypatch)
-    with pytest.raises((StepFailed, ValueError)) as caught:
+    with pytest.raises((UsageError, ValueError)) as caught:
         workshop.convert(model("0.9.0", architecture=named), QWEN)
     text = str(caught.value)
     assert "TensorRT-LLM 0.9.0 builds no engines of Qwen2ForCausalLM" in text
@@ -146,7 +146,7 @@ def test_what_llamas_script_makes_of_qwen_2_fails_or_loses_its_biases(tmp_path: 
 
 def test_recipe_and_weights_must_name_the_same_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop = Workshop(tmp_path, "0.12.0", monkeypatch)
-    with pytest.raises(StepFailed) as caught:
+    with pytest.raises(UsageError) as caught:
         workshop.convert(model("0.12.0", architecture="LlamaForCausalLM"), QWEN)
     assert caught.value.code == "architecture-differs"
     assert "LlamaForCausalLM" in caught.value.message and "Qwen2ForCausalLM" in caught.value.message
@@ -157,9 +157,9 @@ def test_weights_that_name_none_need_the_recipe_to(tmp_path: Path, monkeypatch: 
     nameless = weights.make(tmp_path / "nameless")
     config = json.loads((nameless / "config.json").read_text())
     (nameless / "config.json").write_text(json.dumps({**config, "architectures": None}))
-    with pytest.raises(StepFailed) as caught:
+    with pytest.raises(UsageError) as caught:
         TrtEngineKind(model("0.12.0")).convert(nameless, None, tmp_path, tmp_path, Reporter())
-    assert caught.value.code == "checkpoint-unfit" and "recipe.architecture" in caught.value.hint
+    assert caught.value.code == "architecture-unknown" and "recipe.architecture" in caught.value.hint
     assert not workshop.lines
 
 
@@ -175,7 +175,7 @@ def test_quantize_makes_no_engine_that_the_builder_cannot_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workshop = Workshop(tmp_path, "0.12.0", monkeypatch)
-    with pytest.raises(StepFailed) as caught:
+    with pytest.raises(UsageError) as caught:
         workshop.convert(model("0.12.0", quantization="fp8"), GEMMA_2)
     assert caught.value.code == "architecture-unfit" and "from 0.13 to 1.2" in caught.value.message
 
@@ -186,7 +186,7 @@ def test_the_llm_api_refuses_what_it_does_not_load(tmp_path: Path) -> None:
     document = served.model_dump(by_alias=True)
     recipe = {"kind": "llmapi", "runtime": document["recipe"]["runtime"]}
     kind = LlmApiKind(Model.model_validate({**document, "recipe": recipe}))
-    with pytest.raises(StepFailed) as caught:
+    with pytest.raises(UsageError) as caught:
         kind.convert(snapshot, None, tmp_path / "checkpoint", tmp_path / "scratch", Reporter())
     assert caught.value.code == "architecture-unfit"
     assert "the LLM API of TensorRT-LLM 1.2.1 does not load FalconForCausalLM" in caught.value.message
