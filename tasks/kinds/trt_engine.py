@@ -30,7 +30,7 @@ from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
-from tasks.trtllm.weights_fit import architecture_unfit, require_architecture
+from tasks.trtllm.weights_fit import architecture_unfit, require_architecture, require_positions
 from tasks.weights.config import facts_of
 from tasks.weights.facts import WeightsFacts
 
@@ -91,6 +91,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             commands.checkpoint_command(self.recipe, "model", "checkpoint", architecture)
         except ValueError as error:
             raise architecture_unfit(error) from error
+        require_positions(self.recipe, facts)
         super().require_weights(facts)
 
     def tool_release(self) -> Release | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from infra.errors import UsageError
 from tasks.trtllm.planned_limits import has_attention_of_its_own
 from tasks.trtllm.recipe import TensorRtLlmFields, TrtEngineFields
+from tasks.trtllm.releases import LAST, in_span
 from tasks.weights.facts import WeightsFacts
+
+_FIRST_LLAMA3 = "0.12"
 
 
 def require_architecture(recipe: TensorRtLlmFields, facts: WeightsFacts) -> str:
@@ -26,6 +29,20 @@ def require_architecture(recipe: TensorRtLlmFields, facts: WeightsFacts) -> str:
             code="architecture-differs",
         )
     return found or named
+
+
+def require_positions(recipe: TrtEngineFields, facts: WeightsFacts) -> None:
+    """Raise UsageError `weights-unfit` if engines of the version do not scale positions as the weights need it.
+
+    Source: layers/attention.py, which up to 0.11 takes `linear` and `dynamic` alone. Llama 3.1 and later have `llama3`.
+    """
+    if facts.rope_scaling == "llama3" and not in_span(recipe.runtime.version, _FIRST_LLAMA3):
+        raise UsageError(
+            f"{facts.architecture}: TensorRT-LLM {recipe.runtime.tensorrt_llm} does not scale positions as these "
+            f"weights need it (rope_type llama3): {_FIRST_LLAMA3} to {LAST} do",
+            hint="choose another version with --runtime, or weights of Llama 3.0 or before",
+            code="weights-unfit",
+        )
 
 
 def architecture_unfit(problem: ValueError) -> UsageError:

@@ -49,6 +49,7 @@ def read_facts(texts: Mapping[str, bytes]) -> WeightsFacts:
         quantization=quantized(config, fields, *others),
         cache=cache,
         unclear=unclear,
+        rope_scaling=_rope_scaling(fields).text("rope_type", "type"),
     )
 
 
@@ -68,9 +69,13 @@ def _cache(model_type: str, whole: str, fields: Fields) -> tuple[tuple[CacheLaye
         return None, str(error)
 
 
+def _rope_scaling(fields: Fields) -> Fields:
+    return fields.object("rope_scaling") or fields.object("rope_parameters")
+
+
 def _context(model_type: str, fields: Fields) -> int | None:
     context = fields.integer(*_CONTEXT)
-    scaling = fields.object("rope_scaling") or fields.object("rope_parameters")
+    scaling = _rope_scaling(fields)
     kind, factor = scaling.text("rope_type", "type"), scaling.number("factor") or 1.0
     original = scaling.integer("original_max_position_embeddings")
     if context is None or model_type == "gemma3_text":  # whose file gives the context with its scaling

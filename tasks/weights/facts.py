@@ -43,6 +43,8 @@ class WeightsFacts:
     """One a layer; None for a layer that keeps nothing by token. None altogether if that is not understood."""
     unclear: str = ""
     """Why it is not understood."""
+    rope_scaling: str = ""
+    """How positions are scaled: `linear`, `llama3`, `yarn`. Empty where they are not."""
     bytes: int | None = None
     """Of the files of weights, if the list of files was read."""
 

@@ -15,7 +15,7 @@ from infra.errors import UsageError
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
-from tests.tasks.weights.configs import DEEPSEEK_V3, text
+from tests.tasks.weights.configs import CACHE_BYTES, DEEPSEEK_V3, text
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -153,3 +153,33 @@ def test_how_a_model_on_four_gpus_is_served(version: str, mode: str) -> None:
     assert len(engines) == (4 if mode == "leader" else 0)
     line = run("llama3-70b-instruct", "--runtime", version).stdout.splitlines()[2]
     assert line.startswith(f"served in mode {mode}")
+
+
+def test_the_converter_follows_from_what_the_weights_name(tmp_path: Path) -> None:
+    weights, folder = tmp_path / "weights", tmp_path / "models"
+    weights.mkdir()
+    folder.mkdir()
+    (weights / "config.json").write_bytes(text(CACHE_BYTES["qwen2.5-7b"][0] | {"architectures": ["Qwen2ForCausalLM"]}))
+    (weights / "model.safetensors").write_bytes(bytes(4096))
+    document = {
+        "name": "qwen",
+        "source": {"uri": f"file://{weights}"},
+        "recipe": {
+            "kind": "trt-engine",
+            "runtime": {"tensorrt_llm": "0.16.0", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 1},
+        },
+        "prompts": [{"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}],
+    }
+    (folder / "qwen.yaml").write_text(json.dumps(document))
+    catalogue = str(folder)
+    planned = plan("qwen", ENGINEHOUSE_CATALOGUE=catalogue)
+    assert planned["architecture"] == planned["weights"]["architecture"] == "Qwen2ForCausalLM"
+    assert planned["commands"][0][1] == "examples/qwen/convert_checkpoint.py"
+    unasked = run("qwen", "--offline", ENGINEHOUSE_CATALOGUE=catalogue).stdout
+    assert "architecture: not named in the recipe, so LlamaForCausalLM is shown" in unasked
+    for arguments, code, named in (
+        (("--runtime", "0.9.0"), "architecture-unfit", "builds no engines of Qwen2ForCausalLM"),
+        (("--recipe", "architecture=LlamaForCausalLM"), "architecture-differs", "names Qwen2ForCausalLM"),
+    ):
+        refused = run("qwen", *arguments, ENGINEHOUSE_CATALOGUE=catalogue)
+        assert refused.returncode == 2 and f"[{code}]" in refused.stderr and named in refused.stderr

@@ -152,6 +152,14 @@ def test_recipe_and_weights_must_name_the_same_architecture(tmp_path: Path, monk
     assert "LlamaForCausalLM" in caught.value.message and "Qwen2ForCausalLM" in caught.value.message
 
 
+def test_positions_that_a_version_does_not_scale_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llama_3_1 = {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}}
+    with pytest.raises(UsageError) as caught:
+        Workshop(tmp_path / "old", "0.11.0", monkeypatch).convert(model("0.11.0"), llama_3_1)
+    assert caught.value.code == "weights-unfit" and "llama3): 0.12 to 1.2 do" in caught.value.message
+    assert Workshop(tmp_path / "new", "0.12.0", monkeypatch).convert(model("0.12.0"), llama_3_1).is_dir()
+
+
 def test_weights_that_name_none_need_the_recipe_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop = Workshop(tmp_path, "0.12.0", monkeypatch)
     nameless = weights.make(tmp_path / "nameless")
