@@ -106,7 +106,7 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         planned = kind.planned_cache(shown.facts)
         found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
     found["pool"] = kind.pool()
-    found["commands"] = [list(argv) for argv in kind.commands()]
+    found["commands"] = [list(argv) for argv in kind.commands(shown.facts)]
     if (translation := shown.translation) is not None:
         found["translated"] = {"from": "trt-engine", "moved": dict(translation.moved), "lost": translation.lost}
     return found
@@ -114,8 +114,8 @@ def document(shown: Preview) -> dict[str, JsonValue]:
 
 def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
     document = asdict(facts)
-    document.pop("cache")
-    document.pop("unclear")
+    for name in ("cache", "unclear"):
+        del document[name]
     quantization = None if facts.quantization is None else str(facts.quantization)
     return {
         **document,
@@ -195,4 +195,4 @@ def lines(shown: Preview) -> Iterator[str]:
             yield f"  {old} is now {new}"
         for lost in translation.lost:
             yield f"  {lost} has no counterpart"
-    yield from (shlex.join(argv) for argv in kind.commands())
+    yield from (shlex.join(argv) for argv in kind.commands(shown.facts))

@@ -59,7 +59,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
     def tool_release(self) -> None:
         return None
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         recipe = self.recipe
         if recipe.quantization == "none":
             return ()

@@ -15,7 +15,7 @@ from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.weights.config import CONFIG, CONFIG_FILES, read_facts
 from tasks.weights.facts import WeightsFacts
-from tasks.weights.files import INDEX, require_shards, weight_bytes
+from tasks.weights.files import INDEX, require_shards, with_files
 
 _SMALL_FILES = frozenset({*CONFIG_FILES, INDEX})
 _LARGEST_POINTER_BYTES = 1024
@@ -57,7 +57,7 @@ def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: A
         texts = {each.path: (Path(folder) / each.path).read_bytes() for each in fetched}
     if INDEX in texts:
         require_shards(sizes.keys(), texts[INDEX])
-    return replace(read_facts(texts), bytes=weight_bytes(sizes))
+    return with_files(read_facts(texts), sizes)
 
 
 def _is_small(name: str, size: int | None) -> bool:

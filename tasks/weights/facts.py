@@ -45,8 +45,10 @@ class WeightsFacts:
     """Why it is not understood."""
     rope_scaling: str = ""
     """How positions are scaled: `linear`, `llama3`, `yarn`. Empty where they are not."""
+    files: tuple[str, ...] = ()
+    """Of weights, if the list of files was read."""
     bytes: int | None = None
-    """Of the files of weights, if the list of files was read."""
+    """Of these files; None if they are not known before the fetch."""
 
     @property
     def key_value_heads(self) -> tuple[int, ...]:

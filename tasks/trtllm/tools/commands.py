@@ -17,6 +17,7 @@ from tasks.trtllm.architectures import LLAMA, convert_script, engine_architectur
 from tasks.trtllm.recipe import CALIBRATED, LlmApiFields, TrtEngineFields
 from tasks.trtllm.tools.conversion import converter_arguments, quantizer_arguments
 from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Value, arguments, has_max_seq_len, span
+from tasks.weights.facts import WeightsFacts
 
 # Weights in these formats multiply in FP8. Up to 0.10 their networks need --strongly_typed to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
@@ -51,19 +52,21 @@ def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
     return recipe.quantization in CALIBRATED
 
 
-def checkpoint_command(recipe: TrtEngineFields, model: str, checkpoint: str, architecture: str = "") -> ToolCommand:
+def checkpoint_command(
+    recipe: TrtEngineFields, model: str, checkpoint: str, facts: WeightsFacts | None = None
+) -> ToolCommand:
     """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`.
 
-    `architecture` is the class that the model's config.json names. Without it the recipe's counts, and Llama's where
-    the recipe names none. Raises ArchitectureUnfit and OptionUnfit.
+    Without `facts` the weights are of the recipe's architecture, or of Llama's where it names none, and are not
+    quantized already. Raises ArchitectureUnfit, OptionUnfit, and UsageError `weights-quantized`.
     """
-    version, name = recipe.runtime.version, architecture or recipe.architecture or ""
+    version = recipe.runtime.version
+    name = (facts.architecture if facts is not None else "") or recipe.architecture or ""
     known = engine_architecture(name or LLAMA, version)
     if is_quantized_by_calibration(recipe):
         return ToolCommand("quantization/quantize.py", quantizer_arguments(recipe, model, checkpoint), version)
-    return ToolCommand(
-        convert_script(known.converter, version), converter_arguments(recipe, name, model, checkpoint), version
-    )
+    written = converter_arguments(recipe, name, model, checkpoint, facts)
+    return ToolCommand(convert_script(known.converter, version), written, version)
 
 
 def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolCommand:
@@ -77,9 +80,13 @@ def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolC
     return ToolCommand(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
 
 
-def build_command(recipe: TrtEngineFields, checkpoint: str, engine: str) -> ToolCommand:
+def build_command(
+    recipe: TrtEngineFields, checkpoint: str, engine: str, *, quantized_already: bool = False
+) -> ToolCommand:
     """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
     wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
+    if quantized_already:
+        wishes["--use_fused_mlp"] = False  # fused layers exist for unquantized and FP8 weights alone
     version = recipe.runtime.version
     return ToolCommand(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
 

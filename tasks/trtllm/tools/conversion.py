@@ -9,9 +9,11 @@ from itertools import zip_longest
 from packaging.version import Version
 
 from tasks.trtllm.architectures import LLAMA, Architecture, engine_architecture
+from tasks.trtllm.prequantized import convert_options
 from tasks.trtllm.recipe import AWQ, TrtEngineFields
 from tasks.trtllm.releases import LAST, in_span
 from tasks.trtllm.tools.options import CONVERTERS, OptionUnfit, Tool, Value, arguments, known_options, nearest, span
+from tasks.weights.facts import WeightsFacts
 
 # Options that some converters spell in another way. The first of a line that the version has is used.
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -37,10 +39,13 @@ _PASSED = frozenset(
 """The options of converters that follow from a recipe's own fields."""
 
 
-def converter_arguments(recipe: TrtEngineFields, name: str, model: str, checkpoint: str) -> tuple[str, ...]:
+def converter_arguments(
+    recipe: TrtEngineFields, name: str, model: str, checkpoint: str, facts: WeightsFacts | None = None
+) -> tuple[str, ...]:
     """The arguments of the convert_checkpoint.py for architecture `name`; empty for one that nobody has named yet.
 
-    Raises ArchitectureUnfit and OptionUnfit.
+    Without `facts` the weights are not quantized already. Raises ArchitectureUnfit, OptionUnfit, and UsageError
+    `weights-quantized`.
     """
     version, further = recipe.runtime.version, recipe.extra_args.convert
     known = engine_architecture(name or LLAMA, version)
@@ -51,6 +56,7 @@ def converter_arguments(recipe: TrtEngineFields, name: str, model: str, checkpoi
     wishes |= {option: value for option, value in known.gives.items() if span(converter, option, version)}
     if name:
         wishes |= _variant(recipe, name, known)
+    wishes |= convert_options(converter, facts, version, model)
     spelled = {
         _spelled(converter, option, version): value
         for option, value in wishes.items()
