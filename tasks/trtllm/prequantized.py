@@ -20,6 +20,7 @@ from tasks.weights.quantized import Quantized
 
 _SEEN_BY_ITSELF = "0.16"
 """The first release whose script of Llama, and of Qwen, reads GPTQ and AWQ in `config.json`."""
+_SEEING = ("llama", "qwen")
 _MANY_FILES = "0.13"
 """The first release that reads GPTQ weights from a folder. Before, its script opens one file."""
 
@@ -99,11 +100,17 @@ def convert_options(
     `weights-quantized` for a script that does not know how.
     """
     quantized = facts.quantization if facts is not None else None
-    if facts is None or quantized is None or quantized.method != "gptq" or in_span(version, _SEEN_BY_ITSELF):
+    if facts is None or quantized is None:
         return {}
-    if converter not in _TOLD:
+    if quantized.method == "fbgemm_fp8" and converter == "llama":
+        return {}
+    if converter in _SEEING and in_span(version, _SEEN_BY_ITSELF):
+        return {}
+    if converter not in _TOLD or quantized.method != "gptq":
         raise _not_taken(
-            f"examples/{converter}/convert_checkpoint.py of TensorRT-LLM {version} takes no GPTQ weights", _UNQUANTIZED
+            f"examples/{converter}/convert_checkpoint.py of TensorRT-LLM {version} takes no weights that are quantized "
+            f"already by {quantized}",
+            _UNQUANTIZED,
         )
     options: dict[str, str | int | bool] = {"--use_weight_only": True, "--weight_only_precision": "int4_gptq"}
     for word in _TOLD[converter]:

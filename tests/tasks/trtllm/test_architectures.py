@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from deployments.cli.plan import preview
-from infra.errors import SpecError
+from infra.errors import SpecError, UsageError
 from tasks.kinds.choice import engine_kind
 from tasks.models.overrides import override
 from tasks.trtllm.architectures import ARCHITECTURES, ArchitectureUnfit, check_llm_api, engine_architecture
 from tasks.trtllm.releases import LAST, in_span
 from tasks.trtllm.tools.options import CONVERTERS, span
+from tasks.weights.config import read_facts
 from tests.tasks.trtllm.model_files import ENGINES, LLM_API_ALONE, SERVED, Served, model_file
 
 
@@ -215,3 +217,30 @@ def test_a_named_llama_is_the_checkpoint_that_was_made_before_names(tmp_path: Pa
     llama, qwen = SERVED[:2]
     assert digest(llama) == digest(llama, architecture=None) == digest(qwen, architecture=None)
     assert digest(qwen) != digest(llama) and digest(qwen, quantization="fp8") == digest(llama, quantization="fp8")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "taken"),
+    [
+        ("qwen2.5", "0.12.0", "--use_weight_only --weight_only_precision int4_gptq --per_group"),
+        ("qwen2.5", "0.16.0", "--model_dir model --output_dir checkpoint"),
+        ("falcon", "0.12.0", ""),
+        ("falcon", "0.16.0", ""),
+        ("gemma-2", "1.2.1", ""),
+    ],
+)
+def test_weights_that_are_quantized_already_need_a_converter_that_knows_how(
+    name: str, version: str, taken: str
+) -> None:
+    served = next(each for each in SERVED if each.name == name)
+    quantized = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
+    config = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64}
+    config |= {"architectures": [served.architecture], "quantization_config": quantized}
+    kind = engine_kind(model_file(served, version))
+    facts = read_facts({"config.json": json.dumps(config).encode()})
+    if taken:
+        assert f" {taken} " in f" {' '.join(kind.commands(facts)[0])} "
+        return
+    with pytest.raises(UsageError) as caught:
+        kind.require_weights(facts)
+    assert caught.value.code == "weights-quantized" and f"examples/{served.folder}/" in caught.value.message

@@ -20,9 +20,11 @@ import pytest
 from packaging.version import Version
 from pydantic import ValidationError
 
+from infra.errors import UsageError
 from tasks.kinds.choice import engine_kind
 from tasks.trtllm.architectures import convert_script, moved_script
 from tasks.trtllm.tools.options import CONVERTERS, span
+from tasks.weights.config import read_facts
 from tests.tasks.trtllm.model_files import ENGINES, SERVED, model_file
 
 CHECKOUTS = os.environ.get("ENGINEHOUSE_TEST_TENSORRT_LLM", "")
@@ -30,6 +32,7 @@ REAL = tuple(version for version in ENGINES if Path(CHECKOUTS, version, "example
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # each script starts an interpreter of its own
     pytest.mark.skipif(not REAL, reason="ENGINEHOUSE_TEST_TENSORRT_LLM names no checkouts of TensorRT-LLM"),
 ]
 
@@ -37,6 +40,9 @@ pytestmark = [
 IDLE = {("0.8.0", "llama", "--fp8_kv_cache")}
 # The checkouts of 0.12 to 0.16 are the last ones before the release. These came with the release.
 RELEASED = {("0.13.0", "llama", "--weight_only_precision")}
+
+SMALL = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
 
 RECIPES: tuple[dict[str, Any], ...] = (
     {},
@@ -130,7 +136,7 @@ def test_the_table_has_the_options_of_each_parser(version: str, stack: ExitStack
 @pytest.mark.parametrize("version", REAL)
 def test_each_planned_command_is_taken_by_its_own_parser(version: str, stack: ExitStack) -> None:
     parsers: dict[str, RealParser] = {}
-    taken = refused_by_plan = 0
+    taken = refused_by_plan = quantized = 0
     for served in SERVED:
         for recipe in RECIPES:
             try:
@@ -143,5 +149,17 @@ def test_each_planned_command_is_taken_by_its_own_parser(version: str, stack: Ex
             parser = parsers.setdefault(script, RealParser(version, script, stack))
             assert parser.ask(list(argv[2:])) is None, (served.name, argv)
             taken += 1
+    for served in SERVED:
+        config = {**SMALL, "architectures": [served.architecture], "quantization_config": GPTQ}
+        facts = read_facts({"config.json": json.dumps(config).encode()})
+        try:
+            argv = engine_kind(model_file(served, version)).commands(facts)[0]
+        except (ValidationError, UsageError):
+            continue
+        script = argv[1].removeprefix("examples/")
+        parser = parsers.setdefault(script, RealParser(version, script, stack))
+        assert parser.ask(list(argv[2:])) is None, (served.name, argv)
+        quantized += 1
+    print(f"{version}: {quantized} commands for GPTQ weights taken")
     print(f"{version}: {taken} commands taken, {refused_by_plan} refused while planning")
     assert taken + refused_by_plan == len(SERVED) * len(RECIPES) and taken >= 30
