@@ -114,7 +114,7 @@ def document(shown: Preview) -> dict[str, JsonValue]:
 
 def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
     document = asdict(facts)
-    for name in ("cache", "unclear"):
+    for name in ("cache", "unclear", "files"):
         del document[name]
     quantization = None if facts.quantization is None else str(facts.quantization)
     return {
@@ -126,16 +126,7 @@ def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
 
 
 def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
-    sizes = {
-        "layers": facts.layers,
-        "heads": facts.heads,
-        "of keys and values": "/".join(map(str, facts.key_value_heads)),
-        "experts": facts.experts,
-        "tokens of context": facts.context,
-    }
-    quantization = "" if facts.quantization is None else f", quantized already: {facts.quantization}"
-    known = ", ".join(f"{value} {name}" for name, value in sizes.items() if value)
-    yield f"weights: {facts.architecture or facts.model_type}, {known}{quantization}"
+    yield f"weights: {facts}"
     if planned.bytes_per_token is None:
         yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
     else:
