@@ -170,9 +170,7 @@ class TensorRtLlmFields(Spec):
         reported = info.field_name == "cp_size" and size == 1
         if runtime is not None and world > runtime.gpus and not reported:
             product = " x ".join(f"{name} {value}" for name, value in known)
-            raise ValueError(
-                f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}: a model is served by one host"
-            )
+            raise ValueError(f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}: one host serves a model")
         return size
 
     @field_validator("moe_ep_size")
