@@ -1,24 +1,32 @@
-"""`enginehouse plan`: what a rebuild would run. It needs no GPU, no network and no TensorRT-LLM."""
+"""`enginehouse plan`: what a rebuild would run. It needs no GPU, no TensorRT-LLM, and of a network only small files."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
 from infra.triton.command import EXIT_TIMEOUT_S, Ports, Server, ServerCommand, leader, orchestrator, single
 from tasks.kinds.choice import engine_kind
-from tasks.kinds.protocol import EngineKind
-from tasks.models.overrides import in_image, override
+from tasks.kinds.protocol import EngineKind, PlannedCache
+from tasks.models.overrides import in_image, of_architecture, override
 from tasks.models.spec import Model
+from tasks.sources.resolved import Access
+from tasks.sources.survey import survey_source
+from tasks.trtllm.architectures import LLAMA
 from tasks.trtllm.images import reported_image
 from tasks.trtllm.llmapi.translate import Translation
 from tasks.trtllm.releases import LAST
+from tasks.weights.facts import WeightsFacts
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Preview:
     translation: Translation | None = None
     image: str = ""
     """Digest of the image that was reported to hold the TensorRT; empty where the TensorRT is assumed."""
+    facts: WeightsFacts | None = None
+    """What the weights say of themselves, where they could be asked."""
 
     @cached_property
     def kind(self) -> EngineKind:
@@ -50,6 +60,20 @@ def with_image(shown: Preview, bucket: Bucket) -> Preview:
     return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
 
 
+def with_weights(shown: Preview, s3: S3Client | None) -> Preview:
+    """The preview with the facts of the weights, for a kind that goes by them.
+
+    Raises UsageError `weights-unfit` if the recipe cannot be made of them, and as `survey_source` does.
+    """
+    if not shown.kind.reads_config:
+        return shown
+    facts = survey_source(shown.model.source, Access(s3=s3))
+    if facts is not None:
+        shown.kind.require_weights(facts)
+        shown = replace(shown, model=of_architecture(shown.model, facts.architecture))
+    return replace(shown, facts=facts)
+
+
 def document(shown: Preview) -> dict[str, JsonValue]:
     """The preview as `--json` prints it. Folders are called `model`, `checkpoint` and `engine`."""
     model, kind = shown.model, shown.kind
@@ -68,6 +92,7 @@ def document(shown: Preview) -> dict[str, JsonValue]:
             "assumed": not shown.image,
             "image": runtime.image,
         }
+        found["architecture"] = model.recipe.planned_architecture
     if (release := kind.tool_release()) is not None:
         found["options"] = {"exact": release.exact, "read_in": release.read_in}
     found["serving"] = {
@@ -76,11 +101,38 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         "launch": list(command.argv),
         "environment": dict(command.environment),
     }
+    if shown.facts is not None:
+        found["weights"] = _facts_document(shown.facts)
+        planned = kind.planned_cache(shown.facts)
+        found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
     found["pool"] = kind.pool()
-    found["commands"] = [list(argv) for argv in kind.commands()]
+    found["commands"] = [list(argv) for argv in kind.commands(shown.facts)]
     if (translation := shown.translation) is not None:
         found["translated"] = {"from": "trt-engine", "moved": dict(translation.moved), "lost": translation.lost}
     return found
+
+
+def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
+    document = asdict(facts)
+    for name in ("cache", "unclear", "files"):
+        del document[name]
+    quantization = None if facts.quantization is None else str(facts.quantization)
+    return {
+        **document,
+        "key_value_heads": [*facts.key_value_heads],
+        "windows": [*facts.windows],
+        "quantization": quantization,
+    }
+
+
+def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
+    yield f"weights: {facts}"
+    if planned.bytes_per_token is None:
+        yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
+    else:
+        tokens = "" if planned.tokens is None else f", {planned.tokens} tokens planned"
+        yield f"KV cache: {planned.bytes_per_token} bytes a token on each GPU{tokens}"
+    yield from planned.notes
 
 
 def _server_command(name: str, kind: EngineKind) -> ServerCommand:
@@ -120,6 +172,12 @@ def lines(shown: Preview) -> Iterator[str]:
         if runtime.image is not None:
             yield f"in {runtime.image}"
     yield f"served in mode {mode.mode}: {mode.why}"
+    if shown.facts is not None:
+        yield from _facts_lines(shown.facts, kind.planned_cache(shown.facts))
+    elif (architecture := shown.model.recipe.planned_architecture) is not None:
+        yield f"architecture: {architecture}, by the recipe"
+    elif kind.tool_release() is not None:
+        yield f"architecture: not named in the recipe, so {LLAMA} is shown; a rebuild goes by the weights' config.json"
     if (release := kind.tool_release()) is not None and not release.exact:
         yield f"its options are known only from the nearest sources: {release.read_in}"
     if (translation := shown.translation) is not None:
@@ -128,4 +186,4 @@ def lines(shown: Preview) -> Iterator[str]:
             yield f"  {old} is now {new}"
         for lost in translation.lost:
             yield f"  {lost} has no counterpart"
-    yield from (shlex.join(argv) for argv in kind.commands())
+    yield from (shlex.join(argv) for argv in kind.commands(shown.facts))

@@ -19,6 +19,7 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.trtllm.architectures import ArchitectureUnfit, check_llm_api
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
@@ -26,6 +27,9 @@ from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.trtllm.weights_fit import architecture_unfit, require_architecture
+from tasks.weights.config import facts_of
+from tasks.weights.facts import WeightsFacts
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
@@ -43,10 +47,19 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
     def serving_mode(self) -> ServingMode:
         return ServingMode("single", "the LLM API starts the workers of its GPUs itself")
 
+    def require_weights(self, facts: WeightsFacts) -> None:
+        recipe = self.recipe
+        architecture = require_architecture(recipe, facts)
+        try:
+            check_llm_api(architecture, recipe.runtime.version, recipe.llm_args.get("backend"))
+        except ArchitectureUnfit as error:
+            raise architecture_unfit(error) from error
+        super().require_weights(facts)
+
     def tool_release(self) -> None:
         return None
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         recipe = self.recipe
         if recipe.quantization == "none":
             return ()
@@ -98,6 +111,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        self.require_weights(facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         if recipe.quantization == "none":
@@ -124,7 +138,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         from tasks.triton.repository import write_release
 
         recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits)
-        parameters = self.parameters
+        parameters = self.served(known)
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
             recipe,
@@ -132,6 +146,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             max_batch_size=min(serving.slots, known.max_batch_size),
             max_seq_len=context_tokens,
             kv_cache_tokens=self.cache_tokens(known),
+            kv_cache_bytes=self.cache_bytes(known),
         )
         chunked = bool(arguments.get("enable_chunked_prefill"))
         write_release(

@@ -21,14 +21,18 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.trtllm.architectures import is_converted_as_llama
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer, quantization_of
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.trtllm.weights_fit import architecture_unfit, require_architecture, require_positions
+from tasks.weights.config import facts_of
+from tasks.weights.facts import WeightsFacts
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
@@ -81,14 +85,24 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         chosen = {gpu for instance in self.parameters.gpu_device_ids for gpu in instance}
         return tuple(sorted(chosen)) or super().gpus()
 
+    def require_weights(self, facts: WeightsFacts) -> None:
+        require_architecture(self.recipe, facts)
+        try:
+            commands.checkpoint_command(self.recipe, "model", "checkpoint", facts)
+        except ValueError as error:
+            raise architecture_unfit(error) from error
+        require_positions(self.recipe, facts)
+        super().require_weights(facts)
+
     def tool_release(self) -> Release | None:
         return release_of(self.recipe.runtime.version)
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         recipe, prompt = self.recipe, self.model.prompts[0]
+        already = facts is not None and facts.quantization is not None
         return (
-            commands.checkpoint_command(recipe, "model", "checkpoint").argv,
-            commands.build_command(recipe, "checkpoint", "engine").argv,
+            commands.checkpoint_command(recipe, "model", "checkpoint", facts).argv,
+            commands.build_command(recipe, "checkpoint", "engine", quantized_already=already).argv,
             commands.check_command(recipe, "engine", f"engine/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
         )
 
@@ -117,6 +131,11 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             fields["calibration"] = recipe.calibration.model_dump(mode="json")
         if recipe.quantization in AWQ:
             fields["awq_block_size"] = recipe.awq_block_size
+        if not calibrated and recipe.architecture is not None and not is_converted_as_llama(recipe.architecture):
+            # Llama's converter made every checkpoint before the others were known.
+            fields["architecture"] = recipe.architecture
+        if not calibrated and recipe.variant is not None:
+            fields["variant"] = recipe.variant
         extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
         return Identity.of(
             "convert",
@@ -159,20 +178,24 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        facts = facts_of(snapshot)
+        self.require_weights(facts)
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
+        command = commands.checkpoint_command(recipe, str(snapshot), str(output), facts)
         place, _ = toolchain_for(recipe.runtime)
-        command = commands.checkpoint_command(recipe, str(snapshot), str(output))
         inputs = [snapshot, *recipe.calibration.local_folders]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
-        check_checkpoint(recipe, output)
+        check_checkpoint(recipe, output, facts.quantization)
         copy_tokenizer(snapshot, output)
         return peak
 
     def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe, prompt = self.recipe, self.model.prompts[0]
         place, _ = toolchain_for(recipe.runtime)
-        command = commands.build_command(recipe, str(checkpoint), str(output))
+        # Of its own, or what the recipe asked for.
+        already = recipe.quantization == "none" and quantization_of(checkpoint) is not None
+        command = commands.build_command(recipe, str(checkpoint), str(output), quantized_already=already)
         peak, tail = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
         try:
             check_engine(recipe, output)
@@ -199,7 +222,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         from tasks.kinds.engine_release import write_engine_release
 
         version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
-        write_engine_release(output, version, self.model.serving, limits, tokens, tokenizer)
+        serving = self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)})
+        write_engine_release(output, version, serving, limits, tokens, tokenizer)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -75,6 +75,12 @@ def in_image(model: Model, report: ImageReport | None) -> Model:
     return model.model_copy(update={"recipe": model.recipe.model_copy(update={"runtime": planned})})
 
 
+def of_architecture(model: Model, architecture: str) -> Model:
+    """The model planned for the architecture that its weights name, unless its file names one."""
+    recipe = model.recipe.for_architecture(architecture)
+    return model if recipe is model.recipe else model.model_copy(update={"recipe": recipe})
+
+
 def _translated(model: Model, kind: str, fields: Mapping[str, str], tensorrt_llm: str | None) -> Overridden:
     runtime = model.recipe.planned_runtime
     version = tensorrt_llm or (runtime.tensorrt_llm if runtime is not None else "")

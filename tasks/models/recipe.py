@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema, PydanticKnownError
 
 from infra.errors import UsageError
 from infra.frozen import Spec
+from tasks.trtllm.architectures import check_llm_api
 from tasks.trtllm.backend.rules import check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
@@ -40,6 +41,15 @@ class Recipe(Spec):
     def planned_runtime(self) -> Runtime | None:
         """The TensorRT-LLM that the recipe is planned for. None for a kind without TensorRT-LLM."""
         return None
+
+    @property
+    def planned_architecture(self) -> str | None:
+        """The class of the weights' config.json that the recipe is planned for. None if it names none."""
+        return None
+
+    def for_architecture(self, name: str) -> Recipe:
+        """The recipe planned for an architecture, where it names none itself. The name is not checked."""
+        return self
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         """Check `serving.tensorrt_llm` of the model's file. Raises UsageError for what this recipe cannot honour."""
@@ -79,6 +89,13 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
     def planned_runtime(self) -> Runtime:
         return self.runtime
 
+    @property
+    def planned_architecture(self) -> str | None:
+        return self.architecture
+
+    def for_architecture(self, name: str) -> Recipe:
+        return self if self.architecture or not name else self.model_copy(update={"architecture": name})
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
 
@@ -98,9 +115,22 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
 class LlmApiRecipe(LlmApiFields, Recipe):
     """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
 
+    @model_validator(mode="after")
+    def _is_loaded_by_the_version(self) -> Self:
+        if self.architecture is not None:
+            check_llm_api(self.architecture, self.runtime.version, self.llm_args.get("backend"))
+        return self
+
     @property
     def planned_runtime(self) -> Runtime:
         return self.runtime
+
+    @property
+    def planned_architecture(self) -> str | None:
+        return self.architecture
+
+    def for_architecture(self, name: str) -> Recipe:
+        return self if self.architecture or not name else self.model_copy(update={"architecture": name})
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from infra.errors import UsageError
+from pydantic import JsonValue
+
+from infra.errors import SourceError, UsageError
 from tasks.trtllm.releases import FIRST, LAST
+from tasks.weights.facts import CacheLayer
+from tasks.weights.fields import Fields
 
 LogitsType = Literal["FP32", "FP16", "BF16"]
 
 # Bits of a number in the KV cache; an NVFP4 block of 16 has a scale of 8 bits beside them.
 _CACHE_BITS = {"FP8": 8.0, "INT8": 8.0, "NVFP4": 4.5}
+_WITHOUT_CACHE = frozenset({"recurrent", "linear", "no_op"})
+"""Types of layers of an engine without attention."""
 _LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
 class EngineLimits:
     """Lengths are tokens. The sizes are those of the GPU that takes the most: `cache_bytes_per_token` is one token in
-    its KV cache, keys and values of all its layers and heads; `weight_bytes` is its part of the engine.
+    its KV cache, keys and values of all its layers and heads, and None if that is not understood; `weight_bytes` is its
+    part of the engine.
     """
 
     max_batch_size: int
@@ -33,11 +41,17 @@ class EngineLimits:
     paged_kv_cache: bool
     paged_context_fmha: bool
     logits_type: LogitsType
-    cache_bytes_per_token: int
+    cache_bytes_per_token: int | None
     weight_bytes: int
+    state_bytes: int = 0
+    """Of each request that runs, beside the KV cache: layers without attention keep a state."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        """Without `state_bytes` where there are none, as those who wrote it before had none."""
+        document = asdict(self)
+        if not self.state_bytes:
+            del document["state_bytes"]
+        return json.dumps(document, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> EngineLimits:
@@ -65,14 +79,13 @@ class EngineLimits:
             paged_context_fmha=bool(plugins.get("use_paged_context_fmha")),
             logits_type=_LOGITS.get(model.get("logits_dtype", ""), "FP32"),
             cache_bytes_per_token=cache_bytes_per_token(
-                layers=model["num_hidden_layers"],
-                heads=model.get("num_key_value_heads") or model["num_attention_heads"],
-                head_size=model.get("head_size") or model["hidden_size"] // model["num_attention_heads"],
+                _engine_layers(model),
                 kept_as=quantization.get("kv_cache_quant_algo") if quantization else None,
                 tp_size=mapping["tp_size"],
                 pp_size=mapping["pp_size"],
             ),
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
+            state_bytes=_engine_state_bytes(model, mapping["pp_size"]),
         )
 
 
@@ -81,7 +94,7 @@ def engine_limits(folder: Path) -> EngineLimits:
     path = folder / "config.json"
     try:
         return EngineLimits.of(path.read_text(), {file.name: file.stat().st_size for file in folder.glob("rank*")})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SourceError) as error:
         raise UsageError(
             f"{path} does not describe an engine: {error!r}",
             hint=f"it must be the file that trtllm-build wrote, of version {FIRST} to {LAST}",
@@ -90,12 +103,54 @@ def engine_limits(folder: Path) -> EngineLimits:
 
 
 def cache_bytes_per_token(
-    *, layers: int, heads: int, head_size: int, kept_as: str | None, tp_size: int, pp_size: int
+    layers: Sequence[CacheLayer | None], *, kept_as: str | None, tp_size: int, pp_size: int
 ) -> int:
     """Bytes of one token on the GPU that holds the most. `kept_as` FP8, INT8 or NVFP4; any other number has 16 bits."""
     # With more GPUs than heads some hold the same head.
-    numbers = 2 * math.ceil(layers / pp_size) * math.ceil(heads / tp_size) * head_size
+    numbers = max(
+        sum(math.ceil(layer.heads / tp_size) * layer.numbers for layer in stage if layer is not None)
+        for stage in _stages(layers, pp_size)
+    )
     return math.ceil(numbers * _CACHE_BITS.get(kept_as or "", 16.0) / 8)
+
+
+def _stages(layers: Sequence[CacheLayer | None], pp_size: int) -> Iterable[Sequence[CacheLayer | None]]:
+    """The layers of each stage of the pipeline. The first ones take those that are left over."""
+    each, more = divmod(len(layers), pp_size)
+    starts = [stage * each + min(stage, more) for stage in range(pp_size + 1)]
+    return (layers[start:end] for start, end in pairwise(starts))
+
+
+def _engine_layers(model: Mapping[str, JsonValue]) -> list[CacheLayer | None]:
+    """The layers of an engine, read as `gptJsonConfig.cpp` of 0.16 does."""
+    fields = Fields(model)
+    heads, kinds = fields.needed("num_attention_heads"), _layer_types(fields)
+    if (latent := fields.integer("kv_lora_rank")) is not None:
+        # DeepSeek V2 names its heads too, and keeps one vector for all of them.
+        return [CacheLayer(1, latent + fields.needed("qk_rope_head_dim"))] * len(kinds)
+    size = fields.integer("head_size") or fields.needed("hidden_size") // heads
+    # Of those that have attention alone.
+    own = iter(fields.integers("num_kv_heads_per_layer"))
+    shared = fields.integer("num_key_value_heads") or heads
+    return [None if kind in _WITHOUT_CACHE else CacheLayer(next(own, shared), 2 * size) for kind in kinds]
+
+
+def _layer_types(fields: Fields) -> list[str]:
+    """The type of each layer. The file has those of a group of layers, which is repeated."""
+    group = fields.texts("layer_types") or ("attention",)
+    return [group[layer % len(group)] for layer in range(fields.needed("num_hidden_layers"))]
+
+
+def _engine_state_bytes(model: Mapping[str, JsonValue], pp_size: int) -> int:
+    """Bytes of one request in the recurrent layers of a GPU, as `rnnStateBuffers.cpp` of 0.16 makes room for them."""
+    fields = Fields(model)
+    layers = math.ceil(_layer_types(fields).count("recurrent") / pp_size)
+    if not layers:
+        return 0
+    # The states of RecurrentGemma are float32, and convolutions have two buffers.
+    kept_as = 4 if fields.text("architecture") == "RecurrentGemmaForCausalLM" else 2
+    state = fields.needed("state_size") * fields.needed("rnn_hidden_size") * kept_as
+    return layers * (state + 2 * 2 * (fields.needed("conv_kernel") - 1) * fields.needed("rnn_conv_dim_size"))
 
 
 def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:

@@ -122,6 +122,11 @@ class TensorRtLlmFields(Spec):
     """What the two kinds share. Lengths are tokens, sizes are counts."""
 
     runtime: Runtime
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="The class in the weights' config.json: Qwen2ForCausalLM. Planning goes by it without the weights.",
+    )
     dtype: Literal["float16", "bfloat16"] = "bfloat16"
     quantization: Quantization = "none"
     kv_cache_dtype: Literal["auto", "fp8", "int8", "nvfp4"] = Field(default="auto", description="auto: the dtype.")
@@ -165,7 +170,7 @@ class TensorRtLlmFields(Spec):
         reported = info.field_name == "cp_size" and size == 1
         if runtime is not None and world > runtime.gpus and not reported:
             product = " x ".join(f"{name} {value}" for name, value in known)
-            raise ValueError(f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}")
+            raise ValueError(f"{product} = {world} GPUs, and runtime.gpus is {runtime.gpus}: one host serves a model")
         return size
 
     @field_validator("moe_ep_size")
@@ -213,13 +218,18 @@ class TrtEngineFields(TensorRtLlmFields):
     """A TensorRT engine built ahead of time by trtllm-build."""
 
     kind: Literal["trt-engine"]
+    variant: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_]+$",
+        description="Which of the models of a class, where its converter must be told: glm4 of ChatGLMModel, or v2_7b.",
+    )
     portable: bool = Field(default=False, description="One engine for all products of an architecture, a bit slower.")
     kv_cache_type: Literal["paged", "continuous"] = "paged"
     tokens_per_block: int = Field(default=64, ge=8, description="Of the paged KV cache; a power of two.")
     paged_context_fmha: bool = Field(default=True, description="Needed for KV reuse and chunked context.")
     fused_mlp: bool = Field(default=True, description="For unquantized and fp8 weights; others never have it.")
     fast_build: bool = Field(default=False, description="Build sooner; weights then lie beside the engine.")
-    plugins: dict[_Option, bool | str] = Field(
+    plugins: dict[_Option, bool | int | str] = Field(
         default={}, description="Further options of trtllm-build without their dashes; true is enable."
     )
     lora: Lora | None = None

@@ -94,6 +94,50 @@ def test_engines_of_one_and_four_gpus(
     assert version == "0.8.0" or engine.manifest.producer.runtime["tensorrt"] in caches
 
 
+# Beside Llama's: the config of the weights, and the recipe.
+OTHERS: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
+    "0.12.0": [
+        ("Qwen2ForCausalLM", {"model_type": "qwen2"}, {}),
+        (
+            "MixtralForCausalLM",
+            {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+            {"tp_size": 2, "moe_tp_size": 1, "moe_ep_size": 2},
+        ),
+    ],
+    "0.16.0": [("Gemma2ForCausalLM", {"model_type": "gemma2", "query_pre_attn_scalar": 256}, {"tp_size": 2})],
+    "1.2.1": [("Qwen2ForCausalLM", {"model_type": "qwen2"}, {"architecture": "Qwen2ForCausalLM"})],
+}
+
+
+@pytest.mark.parametrize("version", list(OTHERS))
+def test_engines_of_other_architectures(house: House, pool: str, built: Any, tmp_path: Path, version: str) -> None:
+    with worker(house, tmp_path, version):
+        for architecture, config, recipe in OTHERS[version]:
+            name = f"tiny-{config['model_type']}-{version.replace('.', '-')}"
+            source = weights.make(tmp_path / name, seed=name, architectures=[architecture], **config)
+            report = rebuild(house, built(name, source, version, **recipe))
+            assert report["state"] == "built"
+            engine = house.store.need(ArtifactRef.parse(report["steps"][-1]["artifact"]))
+            found = json.loads(house.store.read(engine, "config.json"))["pretrained_config"]
+            assert found["architecture"] == architecture
+            assert found["mapping"].get("moe_ep_size", 1) == recipe.get("moe_ep_size", 1)
+
+
+def test_weights_that_are_quantized_already(house: House, pool: str, built: Any, tmp_path: Path) -> None:
+    source = weights.make(tmp_path / "gptq", shards=1, torch_dtype="float16", quantization_config=weights.GPTQ)
+    refused = rebuild(house, built("tiny-gptq", source, "0.12.0", quantization="int8_wo"), code=2)
+    assert refused["error"]["code"] == "weights-quantized" and "fetch" not in states(refused)
+    name = built("tiny-gptq", source, "0.12.0", dtype="float16")
+    with worker(house, tmp_path, "0.12.0"):
+        report = rebuild(house, name)
+    engine = house.store.need(ArtifactRef.parse(report["steps"][-1]["artifact"]))
+    config = json.loads(house.store.read(engine, "config.json"))
+    assert config["pretrained_config"]["quantization"]["quant_algo"] == "W4A16_GPTQ"
+    # An undivisible model is an error of its plan, before anything is fetched.
+    report = rebuild(house, built("tiny-gptq", source, "0.12.0", dtype="float16", tp_size=3), code=2)
+    assert report["error"]["code"] == "weights-unfit" and "fetch" not in states(report)
+
+
 def test_a_known_failure_reaches_the_user(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-failing", source, "0.12.0", max_batch_size=5)
     with worker(house, tmp_path, "0.12.0") as made:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.choice import KINDS
-from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.protocol import LIMITS_FILE, PlannedCache
 from tasks.kinds.serving_mode import ServingMode
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model
@@ -21,6 +21,7 @@ from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
+from tasks.weights.facts import WeightsFacts
 
 KIND = "parrot"
 PHRASE = "phrase.txt"
@@ -34,9 +35,17 @@ class ParrotRecipe(Recipe):
 
 
 class ParrotKind:
+    reads_config: ClassVar[bool] = False
+
     def __init__(self, model: Model) -> None:
         assert isinstance(model.recipe, ParrotRecipe)
         self.recipe = model.recipe
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        return None
+
+    def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
+        return PlannedCache()
 
     def pool(self) -> str:
         return "build-parrot"
@@ -44,7 +53,7 @@ class ParrotKind:
     def build_machine(self) -> BuildMachine:
         return BuildMachine()
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         return ()
 
     def tool_release(self) -> None:

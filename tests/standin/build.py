@@ -13,18 +13,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tests.standin import failures, safetensors
+from tests.standin import failures, layers, safetensors
 from tests.standin.build_config import build_config, fit
-from tests.standin.checkpoint import MATRICES, suffixes
+from tests.standin.checkpoint import suffixes
 from tests.standin.context import Context, Log, clock, tensorrt
 from tests.standin.facts import keys
+from tests.standin.layers import BUILT_SINCE
 from tests.standin.safetensors import Tensor
 
 TOOL = "trtllm-build"
 MAGIC = b"ftrt"
 """How an engine file begins. A line of JSON follows, with what the engine was built for."""
-
-_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     model: dict[str, Any] = json.loads((Path(source) if alone else Path(source) / "config.json").read_text())
     if arguments.logits_dtype is not None:
         model["logits_dtype"] = arguments.logits_dtype
+    quantization: dict[str, Any] = model.get("quantization") or {}
+    algorithm = quantization.get("quant_algo")
+    # From 0.13 on such a layer is left as it is.
+    if not context.since("0.13") and arguments.use_fused_mlp and algorithm not in (None, "FP8"):
+        raise ValueError(f"Unsupported quant algo: {algorithm}")
     job = Job(context, arguments, None if alone else Path(source), model, build)
     failures.hang_workers_if_chosen(TOOL)
     _each(model["mapping"]["world_size"], workers, job)
@@ -141,9 +145,15 @@ def _check_model(rank: int, job: Job) -> None:
             "PP reduce scatter is only supported in the mixtral model."
         )
     assert rank < job.model["mapping"]["world_size"]
-    if architecture not in _ARCHITECTURES:
+    if architecture not in BUILT_SINCE or not job.context.since(BUILT_SINCE[architecture]):
         words = f"Unsupported model architecture: {architecture}"
         raise AssertionError(words) if job.context.since("0.11") else RuntimeError(words)
+    # What the network of a family reads, and the config of another converter lacks.
+    for name in ("qwen_type", "seq_length") if architecture.startswith("Q") else ():
+        if name not in job.model:
+            raise AttributeError(f"'PretrainedConfig' object has no attribute '{name}'")
+    if architecture == "Gemma2ForCausalLM":
+        assert job.model.get("query_pre_attn_scalar") is not None
 
 
 def _weights(rank: int, job: Job, log: Log) -> dict[str, Tensor]:
@@ -174,7 +184,11 @@ def _weights(rank: int, job: Job, log: Log) -> dict[str, Tensor]:
 
 
 def _expected(rank: int, model: dict[str, Any]) -> set[str]:
-    """The names that the file of `rank` must have for a Llama."""
+    """The names that the file of `rank` must have."""
+    architecture = model["architecture"]
+    if model.get("qwen_type") == "qwen2":
+        architecture = "Qwen2ForCausalLM"
+    matrices = layers.matrices(model, architecture)
     stages = model["mapping"]["pp_size"]
     stage = rank // model["mapping"]["tp_size"]
     more = suffixes(model["quantization"]["quant_algo"])
@@ -183,8 +197,8 @@ def _expected(rank: int, model: dict[str, Any]) -> set[str]:
         wanted |= {"transformer.ln_f.weight", "lm_head.weight"}
     for layer in range(model["num_hidden_layers"] // stages):
         prefix = f"transformer.layers.{layer}."
-        wanted |= {prefix + name + ".weight" for name in ("input_layernorm", "post_layernorm", *MATRICES)}
-        wanted |= {f"{prefix}{name}.{suffix}" for name in MATRICES for suffix in more}
+        wanted |= {prefix + name for name in layers.others(model, architecture)}
+        wanted |= {f"{prefix}{name}.{suffix}" for name in matrices for suffix in ("weight", *more)}
     return wanted
 
 

@@ -1,21 +1,21 @@
-"""A TensorRT-LLM checkpoint: `config.json` and one `rankN.safetensors` for each rank, of a Llama."""
+"""A TensorRT-LLM checkpoint: `config.json` and one `rankN.safetensors` for each rank, of a Llama or its like."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.standin import failures, llama
+from tests.standin import failures, layers, llama
 from tests.standin.context import Context
 from tests.standin.facts import keys
 from tests.standin.llama import Llama
 from tests.standin.safetensors import ITEM_BYTES, Tensor, cast, part, stack, write
 
-MATRICES = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
-"""The matrices of each layer that are quantized."""
+_QUANTIZED = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Mapping:
     pipeline: int = 1
     context: int = 1
     experts: int = 1
-    """Parts of `tensor` that hold whole experts. A Llama has no experts; only its config shows the number."""
+    """Parts of `tensor` that hold whole experts. In a model without experts only its config shows the number."""
 
     @property
     def files(self) -> int:
@@ -75,14 +75,34 @@ def config(
         "kv_dtype": dtype,
         "mapping": _mapping(context, mapping),
         "quantization": _quantization(context, quantization),
-        "moe": keys("moe", context.version),
+        "moe": keys("moe", context.version) | _experts(hugging_face),
     }
     if not context.since("0.9"):
         # The script of 0.8 reads neither of these keys from Hugging Face's config: only its flags set them.
         values |= {"rotary_base": 10000.0, "rotary_scaling": None}
-    return keys("checkpoint", context.version) | {
-        key: value for key, value in (values | options).items() if key in keys("checkpoint", context.version)
-    }
+    known = keys("checkpoint", context.version)
+    found = known | {key: value for key, value in (values | options).items() if key in known}
+    return found | _of_family(hugging_face, context)
+
+
+def _experts(hugging_face: dict[str, Any]) -> dict[str, Any]:
+    count = layers.experts(hugging_face, hugging_face["architectures"][0])
+    return {"num_experts": count, "top_k": hugging_face["num_experts_per_tok"]} if count else {}
+
+
+def _of_family(hugging_face: dict[str, Any], context: Context) -> dict[str, Any]:
+    """What the configs of some families have beside those of Llama."""
+    architecture = hugging_face["architectures"][0]
+    if architecture.startswith("Qwen"):
+        # Up to 0.11 the converter names its own class.
+        named = {} if context.since("0.12") else {"architecture": "QWenForCausalLM"}
+        return {**named, "qwen_type": hugging_face["model_type"], "seq_length": 8192}
+    if architecture.startswith("Gemma"):
+        names = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
+        return {name: hugging_face[name] for name in names if name in hugging_face}
+    if layers.experts(hugging_face, architecture) and not context.since("0.11"):
+        return {"moe_num_experts": hugging_face["num_local_experts"], "moe_top_k": hugging_face["num_experts_per_tok"]}
+    return {}
 
 
 def _mapping(context: Context, mapping: Mapping) -> dict[str, Any]:
@@ -108,39 +128,71 @@ def _quantization(context: Context, quantization: Quantization) -> dict[str, Any
 def rank_tensors(model: Llama, rank: int, mapping: Mapping, dtype: str, algorithm: str | None) -> dict[str, Tensor]:
     """The file of `rank`: this rank's layers, numbered from 0, and its share of each matrix."""
     stage, share = divmod(rank, mapping.tensor)
-    layers = model.config["num_hidden_layers"] // mapping.pipeline
+    count = model.config["num_hidden_layers"] // mapping.pipeline
     plain = {name: cast(tensor, llama.tensor_dtype(dtype)) for name, tensor in model.tensors.items()}
     embedding = plain["model.embed_tokens.weight"]
     tensors: dict[str, Tensor] = {}
     if stage == 0:
         tensors["transformer.vocab_embedding.weight"] = embedding
-    for layer in range(layers):
-        theirs, mine = f"model.layers.{stage * layers + layer}.", f"transformer.layers.{layer}."
-        tensors[mine + "attention.qkv.weight"] = _attention(model.config, plain, theirs, share, mapping.tensor)
-        for name in ("self_attn.o_proj", "mlp.down_proj"):
-            tensors[mine + llama.ours(name) + ".weight"] = part(
-                plain[f"{theirs}{name}.weight"], 1, share, mapping.tensor
-            )
-        for name in ("mlp.gate_proj", "mlp.up_proj"):
-            tensors[mine + llama.ours(name) + ".weight"] = part(
-                plain[f"{theirs}{name}.weight"], 0, share, mapping.tensor
-            )
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[mine + llama.ours(name) + ".weight"] = plain[f"{theirs}{name}.weight"]
+    for layer in range(count):
+        theirs, mine = f"model.layers.{stage * count + layer}.", f"transformer.layers.{layer}."
+        for kind in ("weight", "bias"):
+            if f"{theirs}self_attn.q_proj.{kind}" in plain:
+                tensors[f"{mine}attention.qkv.{kind}"] = _attention(model.config, plain, theirs, kind, share, mapping)
+        tensors[mine + "attention.dense.weight"] = part(
+            plain[theirs + "self_attn.o_proj.weight"], 1, share, mapping.tensor
+        )
+        tensors |= _feed_forward(plain, theirs, mine, share, mapping)
+        for name in plain:
+            if name.startswith(theirs) and "norm" in name:
+                tensors[mine + llama.ours(name.removeprefix(theirs))] = plain[name]
     if stage == mapping.pipeline - 1:
         tensors["transformer.ln_f.weight"] = plain["model.norm.weight"]
         tensors["lm_head.weight"] = part(plain.get("lm_head.weight", embedding), 0, share, mapping.tensor)
     return _quantized(tensors, algorithm) if algorithm else tensors
 
 
-def _attention(config: dict[str, Any], plain: dict[str, Tensor], prefix: str, share: int, parts: int) -> Tensor:
-    pairs = llama.key_value_heads(config)
+def _feed_forward(plain: dict[str, Tensor], theirs: str, mine: str, share: int, mapping: Mapping) -> dict[str, Tensor]:
+    if f"{theirs}block_sparse_moe.gate.weight" not in plain:
+        halves = {"mlp.fc": ("gate_proj", 0), "mlp.gate": ("up_proj", 0), "mlp.proj": ("down_proj", 1)}
+        return {
+            f"{mine}{name}.weight": part(plain[f"{theirs}mlp.{stored}.weight"], dimension, share, mapping.tensor)
+            for name, (stored, dimension) in halves.items()
+        }
+    router = plain[f"{theirs}block_sparse_moe.gate.weight"]
+    held = router.shape[0] // mapping.experts
+    first, (part_of, parts) = (
+        share % mapping.experts * held,
+        (share // mapping.experts, mapping.tensor // mapping.experts),
+    )
+
+    def matrix(expert: int, name: str, dimension: int) -> Tensor:
+        return part(plain[f"{theirs}block_sparse_moe.experts.{expert}.{name}.weight"], dimension, part_of, parts)
+
+    mine_alone = range(first, first + held)
+    # Gate and up projection are one matrix, as TensorRT-LLM's kernels take them.
+    both = [stack(matrix(expert, "w3", 0), matrix(expert, "w1", 0)) for expert in mine_alone]
+    return {
+        f"{mine}mlp.router.weight": router,
+        f"{mine}mlp.fc.weight": _pile(both),
+        f"{mine}mlp.proj.weight": _pile([matrix(expert, "w2", 1) for expert in mine_alone]),
+    }
+
+
+def _pile(tensors: list[Tensor]) -> Tensor:
+    return Tensor(tensors[0].dtype, (len(tensors), *tensors[0].shape), b"".join(tensor.data for tensor in tensors))
+
+
+def _attention(
+    config: dict[str, Any], plain: dict[str, Tensor], prefix: str, kind: str, share: int, mapping: Mapping
+) -> Tensor:
+    pairs, parts = llama.key_value_heads(config), mapping.tensor
     # If there are more ranks than heads of keys and values, several ranks hold the same head.
     pair_parts, pair_share = (parts, share) if pairs >= parts else (pairs, share * pairs // parts)
     return stack(
-        part(plain[prefix + "self_attn.q_proj.weight"], 0, share, parts),
-        part(plain[prefix + "self_attn.k_proj.weight"], 0, pair_share, pair_parts),
-        part(plain[prefix + "self_attn.v_proj.weight"], 0, pair_share, pair_parts),
+        part(plain[f"{prefix}self_attn.q_proj.{kind}"], 0, share, parts),
+        part(plain[f"{prefix}self_attn.k_proj.{kind}"], 0, pair_share, pair_parts),
+        part(plain[f"{prefix}self_attn.v_proj.{kind}"], 0, pair_share, pair_parts),
     )
 
 
@@ -164,14 +216,16 @@ def _quantized(tensors: dict[str, Tensor], algorithm: str) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         matrix = name.removesuffix(".weight")
-        if not matrix.endswith(MATRICES):
+        if not matrix.endswith(_QUANTIZED):
             result[name] = tensor
             continue
-        rows, columns = tensor.shape
-        shape = (rows, columns // 2 if halved else columns)
-        result[name] = Tensor(dtype, shape, _bytes(tensor.data, shape[0] * shape[1] * ITEM_BYTES[dtype]))
+        *rows, columns = tensor.shape
+        shape = (*rows, columns // 2 if halved else columns)
+        result[name] = Tensor(dtype, shape, _bytes(tensor.data, math.prod(shape) * ITEM_BYTES[dtype]))
+        scales = math.prod(rows)
         for suffix in suffixes(algorithm):
-            result[f"{matrix}.{suffix}"] = Tensor("F32", (rows,), _bytes(suffix.encode() + tensor.data, rows * 4))
+            scale = _bytes(suffix.encode() + tensor.data, scales * 4)
+            result[f"{matrix}.{suffix}"] = Tensor("F32", tuple(rows), scale)
     return result
 
 

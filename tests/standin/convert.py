@@ -1,4 +1,4 @@
-"""`convert_checkpoint.py` of Llama."""
+"""`convert_checkpoint.py` of each converter."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from tests.standin import checkpoint, failures, llama
+from tests.standin import checkpoint, failures, gptq, llama
 from tests.standin.checkpoint import Mapping, Quantization
 from tests.standin.context import Context, Log, clock
+from tests.standin.converters import refuse
+from tests.standin.layers import FAMILIES
 from tests.standin.quantize import reach
 
 TOOL = "convert_checkpoint.py"
@@ -26,25 +28,29 @@ _WEIGHT_ONLY = {
 }
 
 
-def run(arguments: argparse.Namespace, context: Context) -> None:
-    log = Log(arguments.log_level if context.since("0.12") else "warning")
+def run(arguments: argparse.Namespace, context: Context, converter: str = "llama") -> None:
+    """Convert as the script of `converter` does, whose options are spelled in several ways."""
+    log = Log(arguments.log_level if context.since("0.12") and "log_level" in arguments else "warning")
     started = time.monotonic()
-    experts = _expert_ranks(arguments) if context.since("0.11") else 1
-    mapping = Mapping(arguments.tp_size, arguments.pp_size, getattr(arguments, "cp_size", 1), experts)
-    folder = Path(arguments.output_dir)
+    given = argparse.Namespace(**_USUAL | {_PLAIN.get(name, name): each for name, each in vars(arguments).items()})
+    given.use_weight_only |= getattr(arguments, "use_weight_only_with_precision", None) is not None
+    experts = _expert_ranks(given) if "moe_tp_size" in given else 1
+    mapping = Mapping(given.tp_size, given.pp_size, given.cp_size, experts)
+    folder = Path(given.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    quantization = _quantization(arguments, context)
-    if arguments.model_dir is None and arguments.meta_ckpt_dir is None:
+    quantization = _quantization(given, context)
+    if given.model_dir is None and given.meta_ckpt_dir is None:
+        assert converter == "llama", "the stand-in makes up weights of a Llama alone"
         # The real script prints nothing either.
-        made_up = checkpoint.config(_made_up(arguments), context, _dtype(arguments, {}), mapping, quantization, {})
+        made_up = checkpoint.config(_made_up(given), context, _dtype(given, {}), mapping, quantization, {})
         checkpoint.save_config(folder, made_up)
         if not context.since("0.9"):
             return
-    elif arguments.meta_ckpt_dir is not None:
-        assert arguments.model_dir is None, "Shall not specify both meta checkpoint dir and hugging face dir"
+    elif given.meta_ckpt_dir is not None:
+        assert given.model_dir is None, "Shall not specify both meta checkpoint dir and hugging face dir"
         raise NotImplementedError("the stand-in reads no Meta checkpoint")
     else:
-        _convert(arguments, context, log, folder, mapping, quantization)
+        _convert(given, context, log, folder, mapping, quantization, converter)
     print(f"Total time of converting checkpoints: {clock(time.monotonic() - started)}", flush=True)
 
 
@@ -55,18 +61,34 @@ def _convert(
     folder: Path,
     mapping: Mapping,
     quantization: Quantization,
+    converter: str,
 ) -> None:
-    _check(arguments, context)
+    if converter == "llama":
+        _check(arguments, context)
     source = Path(arguments.model_dir)
     hugging_face = llama.read_config(source)
+    refuse(converter, vars(arguments), hugging_face, context)
+    family = FAMILIES.get(converter)
+    if family is None:
+        raise NotImplementedError(f"the stand-in reads no weights for the converter of {converter}")
+    named = hugging_face["architectures"][0]
+    # A converter takes every model for one of its own family.
+    architecture = named if named in family else family[0]
     dtype = _dtype(arguments, hugging_face)
     if context.since("0.12"):
         quantization = _found(hugging_face, context, log) or quantization
     options = {name: value for name, value in vars(arguments).items() if name in _COPIED}
-    config = checkpoint.config(hugging_face, context, dtype, mapping, quantization, options)
+    taken_for = hugging_face | {"architectures": [architecture]}
+    config = checkpoint.config(taken_for, context, dtype, mapping, quantization, options)
+    if architecture != named and (not context.since("0.11") or context.since("0.14")):
+        config["architecture"] = named
     if not context.since("0.9"):
         checkpoint.save_config(folder, config)
-    loaded = llama.load(source, context, log, by_transformers=not context.since("0.12"))
+    by_transformers = not context.since("0.12")
+    if (quantization.algorithm or "").endswith("_GPTQ"):
+        loaded = gptq.load(source, _quantized_path(arguments, context), context)
+    else:
+        loaded = llama.load(source, context, log, by_transformers=by_transformers, architecture=architecture)
     assert config["num_attention_heads"] % mapping.tensor == 0, "num_attention_heads must be divisible by tp_size"
 
     def convert(rank: int) -> None:
@@ -88,6 +110,20 @@ def _convert(
     failures.hang_workers_if_chosen(TOOL)
     _each(mapping.files, arguments.workers, convert)
 
+
+_PLAIN = {
+    "output_model_dir": "output_dir",
+    "world_size": "tp_size",
+    "use_weight_only_with_precision": "weight_only_precision",
+}
+"""The usual name of an option that a converter spells in its own way."""
+_USUAL: dict[str, Any] = {
+    **dict.fromkeys(("tp_size", "pp_size", "cp_size", "workers"), 1),
+    **dict.fromkeys(("dtype", "meta_ckpt_dir", "weight_only_precision", "smoothquant")),
+    **dict.fromkeys(("use_weight_only", "int8_kv_cache", "per_channel", "per_token", "per_group"), False),
+    "group_size": 128,
+}
+"""The options that this stand-in reads, as a converter without them goes on."""
 
 _COPIED = (
     *("use_parallel_embedding", "embedding_sharding_dim", "disable_weight_only_quant_plugin", "use_prompt_tuning"),
@@ -119,8 +155,7 @@ def _check(arguments: argparse.Namespace, context: Context) -> None:
         reads = "gptq" in precision or arguments.use_qserve
         assert reads or arguments.quant_ckpt_path is None, "only gptq weights or qserve need this option"
     elif context.since("0.9"):
-        prefix = "ammo_" if not context.since("0.10") else "modelopt_" if not context.since("0.11") else ""
-        path = getattr(arguments, f"{prefix}quant_ckpt_path")
+        path = _quantized_path(arguments, context)
         assert precision == "int4_gptq" or path is None, "only gptq weights only needs this option"
     if arguments.smoothquant is None and not arguments.int8_kv_cache:
         return
@@ -132,6 +167,11 @@ def _check(arguments: argparse.Namespace, context: Context) -> None:
             "When using quantization, TRT-LLM needs to load the model to GPU"
         )
     reach(getattr(arguments, "calib_dataset", "ccdv/cnn_dailymail"))
+
+
+def _quantized_path(arguments: argparse.Namespace, context: Context) -> str | None:
+    prefix = "ammo_" if not context.since("0.10") else "modelopt_" if not context.since("0.11") else ""
+    return getattr(arguments, f"{prefix}quant_ckpt_path")
 
 
 def _expert_ranks(arguments: argparse.Namespace) -> int:
@@ -147,14 +187,14 @@ def _expert_ranks(arguments: argparse.Namespace) -> int:
 
 
 def _dtype(arguments: argparse.Namespace, hugging_face: dict[str, Any]) -> str:
-    return llama.dtype(hugging_face) if arguments.dtype == "auto" else arguments.dtype
+    return llama.dtype(hugging_face) if arguments.dtype in ("auto", None) else arguments.dtype
 
 
 def _quantization(arguments: argparse.Namespace, context: Context) -> Quantization:
     """The first flag that sets an algorithm wins; the others are ignored in silence."""
     algorithm: str | None = None
     settings: dict[str, Any] = {}
-    precision = arguments.weight_only_precision
+    precision: str = arguments.weight_only_precision or ""
     if arguments.use_weight_only:
         algorithm = _WEIGHT_ONLY[precision]
     elif getattr(arguments, "use_fp8", False):
@@ -192,8 +232,12 @@ def _found(hugging_face: dict[str, Any], context: Context, log: Log) -> Quantiza
         log.info("Load quantization configs from huggingface model_config.")
         bound = stored.get("activation_scale_ub", 1200.0)
         return Quantization("FP8_PER_CHANNEL_PER_TOKEN", None, (("clamp_val", [-bound, bound]),))
-    if method == "gptq" and stored.get("desc_act") and context.since("0.16"):
-        raise ValueError("GPTQ with desc_act=True is not implemented!")
+    if method == "gptq" and context.since("0.16"):
+        if stored.get("desc_act"):
+            raise ValueError("GPTQ with desc_act=True is not implemented!")
+        log.info("Load quantization configs from huggingface model_config.")
+        settings = {"group_size": stored.get("group_size", 128), "has_zero_point": stored.get("sym", False)}
+        return Quantization("W4A16_GPTQ", None, tuple(settings.items()))
     return None
 
 

@@ -1,4 +1,4 @@
-"""A Llama in Hugging Face form: its config, and the tensors that a Llama of this config needs."""
+"""A Llama, or a model of a family that is alike, in Hugging Face form: its config, and the tensors that it needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.standin import layers
 from tests.standin.context import Context, Log
 from tests.standin.safetensors import ITEM_BYTES, Tensor, read
 
@@ -52,38 +53,43 @@ def key_value_heads(config: dict[str, Any]) -> int:
     return config.get("num_key_value_heads") or config["num_attention_heads"]
 
 
-def names(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Each tensor and its shape."""
-    hidden, inner, size = config["hidden_size"], config["intermediate_size"], head_size(config)
-    queries, pairs = config["num_attention_heads"] * size, key_value_heads(config) * size
+def names(config: dict[str, Any], architecture: str = "") -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Each tensor and its shape, as a model of `architecture` has them; of the config's own, if that is empty."""
+    hidden, size = config["hidden_size"], head_size(config)
+    architecture = architecture or config["architectures"][0]
+    sizes = (config["num_attention_heads"] * size, key_value_heads(config) * size, size)
     yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
     for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        yield prefix + "input_layernorm.weight", (hidden,)
-        yield prefix + "self_attn.q_proj.weight", (queries, hidden)
-        yield prefix + "self_attn.k_proj.weight", (pairs, hidden)
-        yield prefix + "self_attn.v_proj.weight", (pairs, hidden)
-        yield prefix + "self_attn.o_proj.weight", (hidden, queries)
-        yield prefix + "post_attention_layernorm.weight", (hidden,)
-        yield prefix + "mlp.gate_proj.weight", (inner, hidden)
-        yield prefix + "mlp.up_proj.weight", (inner, hidden)
-        yield prefix + "mlp.down_proj.weight", (hidden, inner)
+        for name, shape in layers.stored(config, architecture, sizes):
+            yield f"model.layers.{layer}.{name}", shape
     yield "model.norm.weight", (hidden,)
     if not config.get("tie_word_embeddings"):
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
-def load(folder: Path, context: Context, log: Log, *, by_transformers: bool) -> Llama:
-    """Read a Llama as transformers does, or as TensorRT-LLM's own loader, which came with 0.12."""
+def stored_names(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], None]]:
+    """Each tensor and its shape, all of the model's own type."""
+    return ((name, shape, None) for name, shape in names(config))
+
+
+def load(folder: Path, context: Context, log: Log, *, by_transformers: bool, architecture: str = "") -> Llama:
+    """Read a model as transformers does, or as TensorRT-LLM's own loader, which came with 0.12.
+
+    `architecture` is the one that the reader takes it for; tensors that this one lacks are passed over.
+    """
     config = read_config(folder)
+    quantized: dict[str, Any] = config.get("quantization_config") or {}
+    if by_transformers and quantized.get("quant_method") == "gptq":
+        raise ImportError("Loading a GPTQ quantized model requires optimum (`pip install optimum`)")
+    taken_for = dict(names(config, architecture))
     found: dict[str, Tensor] = {}
     for path in _files(folder, by_transformers):
         found.update(read(path, sentences=context.since("1.0")))
     if by_transformers:
-        _fit_as_transformers(config, found, folder)
+        _fit_as_transformers(config, taken_for, found, folder)
     else:
-        _fit_as_loader(config, found, log)
-    return Llama(config, {name: found[name] for name, _ in names(config)})
+        _fit_as_loader(taken_for, found, log)
+    return Llama(config, {name: found[name] for name in taken_for})
 
 
 def _files(folder: Path, by_transformers: bool) -> list[Path]:
@@ -109,19 +115,22 @@ def _files(folder: Path, by_transformers: bool) -> list[Path]:
     raise NotImplementedError("Only safetensors/pickle/binary directories are supported.")
 
 
-def _fit_as_transformers(config: dict[str, Any], found: dict[str, Tensor], folder: Path) -> None:
+def _fit_as_transformers(
+    config: dict[str, Any], wanted: dict[str, tuple[int, ...]], found: dict[str, Tensor], folder: Path
+) -> None:
+    model = config["architectures"][0]
     wrong = [
         f"\tsize mismatch for {name}: copying a param with shape torch.Size({list(found[name].shape)}) from "
         f"checkpoint, the shape in current model is torch.Size({list(shape)})."
-        for name, shape in names(config)
+        for name, shape in wanted.items()
         if name in found and found[name].shape != shape
     ]
     if wrong:
-        raise RuntimeError("Error(s) in loading state_dict for LlamaForCausalLM:\n" + "\n".join(wrong))
-    missing = [(name, shape) for name, shape in names(config) if name not in found]
+        raise RuntimeError(f"Error(s) in loading state_dict for {model}:\n" + "\n".join(wrong))
+    missing = [(name, shape) for name, shape in wanted.items() if name not in found]
     if missing:
         print(
-            f"Some weights of LlamaForCausalLM were not initialized from the model checkpoint at {folder} and are "
+            f"Some weights of {model} were not initialized from the model checkpoint at {folder} and are "
             f"newly initialized: {[name for name, _ in missing]}",
             file=sys.stderr,
         )
@@ -129,8 +138,8 @@ def _fit_as_transformers(config: dict[str, Any], found: dict[str, Tensor], folde
         found[name] = _zeros(tensor_dtype(dtype(config)), shape)
 
 
-def _fit_as_loader(config: dict[str, Any], found: dict[str, Tensor], log: Log) -> None:
-    for name, shape in names(config):
+def _fit_as_loader(wanted: dict[str, tuple[int, ...]], found: dict[str, Tensor], log: Log) -> None:
+    for name, shape in wanted.items():
         if name not in found:
             # Query, key and value are joined before their existence is checked.
             if any(part in name for part in ("q_proj", "k_proj", "v_proj")):
@@ -156,6 +165,8 @@ def ours(name: str) -> str:
         ("embed_tokens", "vocab_embedding"),
         ("transformer.norm", "transformer.ln_f"),
         ("self_attn.o_proj", "attention.dense"),
+        ("self_attn.q_norm", "attention.q_layernorm"),
+        ("self_attn.k_norm", "attention.k_layernorm"),
         ("self_attn", "attention"),
         ("mlp.gate_proj", "mlp.fc"),
         ("mlp.up_proj", "mlp.gate"),

@@ -11,7 +11,7 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.standin import failures
+from tests.standin import converters, failures
 from tests.standin.facts import RELEASES, TOOLS, numbers
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -122,11 +122,16 @@ class Toolchain:
         return found
 
     def command(self, tool: str) -> list[str]:
-        """The command that starts `tool`, one of `facts.TOOLS`."""
+        """The command that starts `tool`, one of `facts.TOOLS`, or `qwen/convert_checkpoint.py`."""
         if tool == "trtllm-build":
             return [str(self.folder / "bin" / tool)]
-        (script,) = self.examples.rglob(tool)
+        (script,) = self.examples.rglob("llama/convert_checkpoint.py" if tool == "convert_checkpoint.py" else tool)
         return [str(self.python), str(script)]
+
+    def install(self, *modules: str) -> None:
+        """Add empty modules, which some converters import."""
+        for module in modules:
+            (self.packages / f"{module}.py").touch()
 
     def fail(self, failure: str, tool: str | None = None) -> None:
         """Make every tool, or one, fail from now on. An empty name ends it."""
@@ -158,7 +163,8 @@ def make(folder: Path, version: str, *, architecture: str = "sm90", gpus: int = 
     digits = architecture.removeprefix("sm")
     product = _PRODUCTS.get(architecture, f"NVIDIA {architecture}")
     _write(packages / "pynvml.py", _PYNVML.format(gpus=gpus, major=digits[:-1], minor=digits[-1], product=product))
-    for tool in TOOLS:
+    others = [f"{name}/convert_checkpoint.py" for name in converters.of_version(numbers(version)[:2])]
+    for tool in (*TOOLS, *(each for each in others if not each.startswith("llama/"))):
         text = _PROGRAM.format(
             python=made.python,
             tool=tool,
@@ -175,9 +181,8 @@ def make(folder: Path, version: str, *, architecture: str = "sm90", gpus: int = 
 def _place(tool: str, made: Toolchain, version: str) -> Path:
     if tool == "trtllm-build":
         return made.folder / "bin" / tool
-    if tool == "convert_checkpoint.py":
-        models = "models/core/llama" if numbers(version) >= (0, 20) else "llama"
-        return made.examples / models / tool
+    if tool.endswith("convert_checkpoint.py"):
+        return made.examples / converters.script(tool.rpartition("/")[0] or "llama", numbers(version)[:2])
     return made.examples / ("quantization" if tool == "quantize.py" else "") / tool
 
 

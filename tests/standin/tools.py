@@ -9,9 +9,9 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.standin import answer, build, convert, failures, quantize
+from tests.standin import answer, build, convert, converters, failures, quantize
 from tests.standin.context import Context
-from tests.standin.facts import parser
+from tests.standin.facts import numbers, parser
 
 _TOOLS: Mapping[str, Callable[[argparse.Namespace, Context], None]] = {
     convert.TOOL: convert.run,
@@ -22,10 +22,18 @@ _TOOLS: Mapping[str, Callable[[argparse.Namespace, Context], None]] = {
 
 
 def main(tool: str, context: Context) -> None:
-    """Run `tool` with this process's arguments. It returns, raises or exits as the real tool does."""
+    """Run `tool` with this process's arguments. It returns, raises or exits as the real tool does.
+
+    `qwen/convert_checkpoint.py` is another converter than Llama's.
+    """
+    converter, _, name = tool.rpartition("/")
+    converters.require_imports(converter, context)
     context.banner()
-    if tool == convert.TOOL:
+    if name == convert.TOOL:
         print(context.version, flush=True)
-    failures.mismatched_import(tool, context)
-    arguments = parser(tool, context.version).parse_args(sys.argv[1:])
-    _TOOLS[tool](arguments, context)
+    failures.mismatched_import(name, context)
+    if converter:
+        made = converters.parser(converter, numbers(context.version)[:2])
+        convert.run(made.parse_args(sys.argv[1:]), context, converter)
+    else:
+        _TOOLS[tool](parser(tool, context.version).parse_args(sys.argv[1:]), context)

@@ -16,7 +16,15 @@ from tasks.trtllm.serving import TensorRtServing
 
 _SAME = tuple(TensorRtLlmFields.model_fields)
 # The LLM API always does these, or leaves them to the weights.
-_WITHOUT_COUNTERPART = ("portable", "kv_cache_type", "paged_context_fmha", "fused_mlp", "fast_build", "plugins")
+_WITHOUT_COUNTERPART = (
+    "variant",
+    "portable",
+    "kv_cache_type",
+    "paged_context_fmha",
+    "fused_mlp",
+    "fast_build",
+    "plugins",
+)
 
 
 @dataclass(frozen=True)

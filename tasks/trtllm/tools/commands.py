@@ -13,13 +13,14 @@ from pathlib import Path
 from packaging.version import Version
 
 from infra.toolchains.toolchain import BUILD, under_mpi
-from tasks.trtllm.recipe import AWQ, CALIBRATED, LlmApiFields, TrtEngineFields
-from tasks.trtllm.releases import LAST, in_span
-from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Tool, Value, arguments, has_max_seq_len, span
+from tasks.trtllm.architectures import LLAMA, convert_script, engine_architecture, moved_script
+from tasks.trtllm.recipe import CALIBRATED, LlmApiFields, TrtEngineFields
+from tasks.trtllm.tools.conversion import converter_arguments, quantizer_arguments
+from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Value, arguments, has_max_seq_len, span
+from tasks.weights.facts import WeightsFacts
 
 # Weights in these formats multiply in FP8. Up to 0.10 their networks need --strongly_typed to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
-_CONVERT = "llama/convert_checkpoint.py"
 _MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
 TIMING_CACHE = "model.cache"
 """Where trtllm-build reads and leaves its timing cache, in its working directory. 0.8 has an option and no cache."""
@@ -42,8 +43,7 @@ class ToolCommand:
             return self.tool, *self.arguments
         if self.tool == str(_MODELOPT):
             return "python3", _MODELOPT.name, *self.arguments
-        moved = self.tool == _CONVERT and in_span(self.version, "0.20")
-        script = f"examples/{'models/core/' if moved else ''}{self.tool}"
+        script = f"examples/{moved_script(self.tool, self.version)}"
         return under_mpi(("python3", script, *self.arguments), self.ranks)
 
 
@@ -52,15 +52,21 @@ def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
     return recipe.quantization in CALIBRATED
 
 
-def checkpoint_command(recipe: TrtEngineFields, model: str, checkpoint: str) -> ToolCommand:
-    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`."""
+def checkpoint_command(
+    recipe: TrtEngineFields, model: str, checkpoint: str, facts: WeightsFacts | None = None
+) -> ToolCommand:
+    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`.
+
+    Without `facts` the weights are of the recipe's architecture, or of Llama's where it names none, and are not
+    quantized already. Raises ArchitectureUnfit, OptionUnfit, and UsageError `weights-quantized`.
+    """
     version = recipe.runtime.version
+    name = (facts.architecture if facts is not None else "") or recipe.architecture or ""
+    known = engine_architecture(name or LLAMA, version)
     if is_quantized_by_calibration(recipe):
-        wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
-        written = arguments("quantize", version, wishes)
-        return ToolCommand("quantization/quantize.py", written + recipe.extra_args.quantize, version)
-    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe)}
-    return ToolCommand(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
+        return ToolCommand("quantization/quantize.py", quantizer_arguments(recipe, model, checkpoint), version)
+    written = converter_arguments(recipe, name, model, checkpoint, facts)
+    return ToolCommand(convert_script(known.converter, version), written, version)
 
 
 def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolCommand:
@@ -74,9 +80,13 @@ def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolC
     return ToolCommand(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
 
 
-def build_command(recipe: TrtEngineFields, checkpoint: str, engine: str) -> ToolCommand:
+def build_command(
+    recipe: TrtEngineFields, checkpoint: str, engine: str, *, quantized_already: bool = False
+) -> ToolCommand:
     """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
     wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
+    if quantized_already:
+        wishes["--use_fused_mlp"] = False  # fused layers exist for unquantized and FP8 weights alone
     version = recipe.runtime.version
     return ToolCommand(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
 
@@ -103,72 +113,12 @@ def check_options(recipe: TrtEngineFields) -> None:
     """Raise OptionUnfit, a ValueError, for an option or a value that the recipe's version does not take."""
     checkpoint_command(recipe, "model", "checkpoint")
     build_command(recipe, "checkpoint", "engine")
-    for tool in ("convert", "quantize", "build"):
-        for word in getattr(recipe.extra_args, tool):
+    further = recipe.extra_args
+    for tool, words in (("quantize", further.quantize), ("build", further.build)):
+        for word in words:
             option = word.partition("=")[0]
             if option in OPTIONS[tool]:
                 raise OptionUnfit(f"extra_args.{tool}: {option} follows from the recipe: use its field for that")
-
-
-def _parallel(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
-    sizes: dict[str, Value] = {"--tp_size": recipe.tp_size, "--pp_size": recipe.pp_size}
-    if recipe.cp_size > 1 or span(tool, "--cp_size", recipe.runtime.version):
-        sizes["--cp_size"] = recipe.cp_size
-    return sizes
-
-
-def _convert(recipe: TrtEngineFields) -> dict[str, Value]:
-    wishes: dict[str, Value] = {"--dtype": recipe.dtype, **_parallel(recipe, "convert")}
-    if recipe.moe_tp_size is not None and recipe.moe_ep_size is not None:
-        wishes |= {"--moe_tp_size": recipe.moe_tp_size, "--moe_ep_size": recipe.moe_ep_size}
-    wishes["--workers"] = recipe.world_size
-    match recipe.quantization:
-        case "int8_wo" | "int4_wo":
-            wishes["--use_weight_only"] = True
-            wishes["--weight_only_precision"] = recipe.quantization.removesuffix("_wo")
-        case "fp8_rowwise":
-            wishes["--use_fp8_rowwise"] = True
-        case _:
-            pass
-    match recipe.kv_cache_dtype:
-        case "fp8":
-            wishes["--fp8_kv_cache"] = True
-        case "int8":
-            wishes |= {"--int8_kv_cache": True, **_calibration(recipe, "convert")}
-        case "nvfp4":
-            raise OptionUnfit("an nvfp4 KV cache needs weights that quantize.py quantizes: nvfp4 or fp8")
-        case "auto":
-            pass
-    return wishes
-
-
-def _quantize(recipe: TrtEngineFields) -> dict[str, Value]:
-    if recipe.moe_tp_size is not None:
-        raise OptionUnfit("quantize.py divides experts by itself: leave moe_tp_size and moe_ep_size out")
-    wishes: dict[str, Value] = {"--dtype": recipe.dtype, "--qformat": recipe.quantization}
-    if recipe.kv_cache_dtype != "auto":
-        wishes["--kv_cache_dtype"] = recipe.kv_cache_dtype
-    if recipe.quantization in AWQ:
-        wishes["--awq_block_size"] = recipe.awq_block_size
-    return wishes | _calibration(recipe, "quantize") | _parallel(recipe, "quantize")
-
-
-def _calibration(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
-    """The calibration. What equals the tool's own default is left out if the version has no option for it."""
-    chosen, usual = recipe.calibration, type(recipe.calibration)()
-    wishes: dict[str, tuple[Value, Value]] = {
-        "--calib_dataset": (chosen.dataset, usual.dataset),
-        "--calib_size": (chosen.size, usual.size),
-        "--calib_max_seq_length": (chosen.max_seq_length, usual.max_seq_length),
-    }
-    if tool == "quantize":
-        wishes["--batch_size"] = (chosen.batch_size, usual.batch_size)
-    version, first = recipe.runtime.version, "0.11"
-    if chosen.local_folders and tool == "quantize" and not in_span(version, first):
-        raise OptionUnfit(f"quantize.py of TensorRT-LLM {version} takes no local calibration set: {first} to {LAST} do")
-    return {
-        option: value for option, (value, default) in wishes.items() if value != default or span(tool, option, version)
-    }
 
 
 def _build(recipe: TrtEngineFields) -> dict[str, Value]:

@@ -64,6 +64,13 @@ FAILURES = (
         "tp_size x pp_size x cp_size must be the number of ranks, and each needs a GPU",
     ),
     Failure(
+        "module-missing",
+        # Converters of some models import what TensorRT-LLM itself does not need: Gemma's up to 0.12 flax.
+        r"(ModuleNotFoundError: No module named '(?!tensorrt_llm|tensorrt|torch).+')",
+        "the script needs a Python package that the toolchain lacks: {0}",
+        "install the requirements.txt that lies beside the script into the toolchain",
+    ),
+    Failure(
         "script-mismatch",
         r"((?:ImportError: cannot import name|ModuleNotFoundError: No module named"
         r"|AttributeError: (?:module|type object)|TypeError: .*unexpected keyword argument) ?.*)",

@@ -1,20 +1,25 @@
 """The options of TensorRT-LLM's command line tools, version by version: the table that planning goes by.
 
-It holds the options that Enginehouse passes or that a recipe may name. Source: the argument parsers of the releases up
-to 0.16 and, after that, the sources that `releases` names. A worker also reads the tool's own `--help`.
+It holds the options of quantize.py and trtllm-build that Enginehouse passes or that a recipe may name, and all options
+of each convert_checkpoint.py (`converters.json`, by the converter's folder). Source: the argument parsers of the
+releases up to 0.16 and, after that, the sources that `releases` names. A worker also reads the tool's own `--help`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import zip_longest
+from pathlib import Path
 
 from packaging.version import Version
+from pydantic import ConfigDict, TypeAdapter
 
 from tasks.trtllm.releases import FIRST, LAST, MINORS, minor
 
-Tool = Literal["convert", "quantize", "build"]
+Tool = str
+"""`quantize`, `build`, or the folder of a convert_checkpoint.py: `llama`."""
 Value = str | int | bool | tuple[str, ...]
 
 
@@ -31,6 +36,7 @@ class Span:
     choices: tuple[str, ...] = ()
     switch: bool = False
     gone: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 class OptionUnfit(ValueError):
@@ -57,34 +63,7 @@ _FP8 = "fp8 disable"
 _SPECULATIVE = "draft_tokens_external medusa"
 _QFORMATS = "fp8 int8_sq int4_awq w4a8_awq int8_wo int4_wo full_prec"
 
-OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
-    "convert": {
-        "--model_dir": (at("0.8"),),
-        "--output_dir": (at("0.8", "tllm_checkpoint"),),
-        "--dtype": (
-            at("0.8", "float16", "float32 bfloat16 float16"),
-            at("0.15", "auto", "auto float16 bfloat16 float32"),
-        ),
-        "--tp_size": (at("0.8", 1),),
-        "--pp_size": (at("0.8", 1),),
-        "--cp_size": (at("0.16", 1),),
-        "--moe_tp_size": (at("0.11", -1),),
-        "--moe_ep_size": (at("0.11", -1),),
-        "--workers": (at("0.8", 1),),
-        "--use_weight_only": (switch("0.8"),),
-        "--weight_only_precision": (
-            at("0.8", "int8", "int8 int4 int4_gptq"),
-            at("0.13", "int8", "int8 int4 int4_gptq int4_awq"),
-            at("0.15", "int8", "int8 int4 int8_gptq int4_gptq int4_awq"),
-        ),
-        "--use_fp8_rowwise": (switch("0.12"),),
-        "--int8_kv_cache": (switch("0.8"),),
-        # 0.8 has it without any effect; 0.9 to 0.11 do not have it.
-        "--fp8_kv_cache": (switch("0.12"),),
-        "--calib_dataset": (at("0.10", "ccdv/cnn_dailymail"),),
-        "--calib_size": (at("0.14", 512),),
-        "--calib_max_seq_length": (at("0.14", 512),),
-    },
+_TOOLS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
     "quantize": {
         "--model_dir": (at("0.8"),),
         "--output_dir": (at("0.8", "exported_model"),),
@@ -187,6 +166,17 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
 }
 
 
+CONVERTERS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = TypeAdapter(
+    dict[str, dict[str, tuple[Span, ...]]], config=ConfigDict(coerce_numbers_to_str=True)
+).validate_json(Path(__file__).with_name("converters.json").read_bytes())
+"""The options of each convert_checkpoint.py. The file holds more than planning needs, which the tests' stand-in reads.
+
+Llama's --fp8_kv_cache begins at 0.12: 0.8 takes it without any effect.
+"""
+
+OPTIONS = {**_TOOLS, **CONVERTERS}
+
+
 def span(tool: Tool, option: str, version: Version) -> Span | None:
     """How `option` reads in `version`. Returns None if the version has no such option."""
     found = None
@@ -194,6 +184,18 @@ def span(tool: Tool, option: str, version: Version) -> Span | None:
         if minor(Version(each.since)) <= minor(version):
             found = each
     return None if found is None or found.gone else found
+
+
+def known_options(tool: Tool, version: Version) -> Mapping[str, Span]:
+    """Every option that `tool` has in `version`, by each of its spellings."""
+    spans = {option: span(tool, option, version) for option in OPTIONS[tool]}
+    return {name: known for option, known in spans.items() if known is not None for name in (option, *known.aliases)}
+
+
+def nearest(option: str, options: Iterable[str]) -> str:
+    """`: did you mean --group_size?`, or nothing if none of `options` is like `option`."""
+    near = difflib.get_close_matches(option, sorted(options), n=1, cutoff=0.7)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def has_max_seq_len(version: Version) -> bool:
@@ -210,7 +212,7 @@ def arguments(tool: Tool, version: Version, wishes: Mapping[str, Value]) -> tupl
     for option, value in wishes.items():
         known = span(tool, option, version)
         if known is None:
-            raise OptionUnfit(f"{option} is not an option of TensorRT-LLM {version}: {_where(tool, option)}")
+            raise OptionUnfit(f"{option} is not an option of {_of(tool)} {version}: {_where(tool, option)}")
         if known.switch:
             if not isinstance(value, bool):
                 raise OptionUnfit(f"{option} takes no value in TensorRT-LLM {version}, and '{value}' is one")
@@ -220,12 +222,17 @@ def arguments(tool: Tool, version: Version, wishes: Mapping[str, Value]) -> tupl
         for text in texts:
             if known.choices and text not in known.choices:
                 raise OptionUnfit(
-                    f"{option} of TensorRT-LLM {version} takes {', '.join(known.choices)}, not '{text}'"
+                    f"{option} of {_of(tool)} {version} takes {', '.join(known.choices)}, not '{text}'"
                     f"{_which_take(tool, option, text)}"
                 )
         if texts != [_lasting_default(tool, option)]:
             written += [option, *texts]
     return tuple(written)
+
+
+def _of(tool: Tool) -> str:
+    whose = "" if tool in ("llama", *_TOOLS) else f"the converter of {tool} in "
+    return f"{whose}TensorRT-LLM"
 
 
 def _text(value: str | int | bool) -> str:
@@ -254,7 +261,7 @@ def _which_take(tool: Tool, option: str, text: str) -> str:
 
 
 def _with_next(spans: tuple[Span, ...]) -> list[tuple[Span, Span | None]]:
-    return list(zip(spans, (*spans[1:], None), strict=True))
+    return list(zip_longest(spans, spans[1:]))
 
 
 def _range(first: Span, following: Span | None) -> tuple[str, str]:

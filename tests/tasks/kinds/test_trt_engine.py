@@ -104,6 +104,20 @@ def test_quantized_by_the_weights_alone(
     assert config["pretrained_config"]["quantization"]["quant_algo"] == algorithm
 
 
+# The words of its option differ, up to 0.12 it names one file, and from 0.16 on there is none.
+@pytest.mark.parametrize(("version", "shards"), [("0.8.0", 1), ("0.12.0", 1), ("0.15.0", 2), ("0.16.0", 2)])
+def test_weights_that_are_quantized_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, shards: int
+) -> None:
+    snapshot = weights.make(
+        tmp_path / "snapshot", shards=shards, torch_dtype="float16", quantization_config=weights.GPTQ
+    )
+    image(tmp_path, monkeypatch, version)
+    engine = make(model(version, dtype="float16"), snapshot, tmp_path)
+    quantization = json.loads((engine / "config.json").read_text())["pretrained_config"]["quantization"]
+    assert quantization["quant_algo"] == "W4A16_GPTQ" and quantization["group_size"] == 32
+
+
 @pytest.mark.parametrize(
     ("failure", "version", "code"),
     [

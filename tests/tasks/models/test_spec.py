@@ -83,7 +83,7 @@ prompts:
     assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
         f"{path}:2: source.sha256: a pip:// source needs the sha256 of its wheel",
         f"{path}:2: source.trust: needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256",
-        f"{path}:3: recipe.pp_size: tp_size 2 x pp_size 1 = 2 GPUs, and runtime.gpus is 1",
+        f"{path}:3: recipe.pp_size: tp_size 2 x pp_size 1 = 2 GPUs, and runtime.gpus is 1: one host serves a model",
         f"{path}:6: recipe.quantization: fp8 needs sm89 or later, and NVIDIA L4 is sm86",
         f"{path}:8: recipe.tp_size: is given before, in line 7",
         f"{path}:9: recipe.speed: Extra inputs are not permitted",
