@@ -43,7 +43,7 @@ class EngineKind(Protocol):
         ...
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
-        """What a release of these weights is planned to keep in its KV cache. Raises UsageError."""
+        """What a release of these weights is planned to keep in its KV cache, or a note of why it cannot be served."""
         ...
 
     def pool(self) -> str:

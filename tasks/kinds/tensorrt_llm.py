@@ -46,7 +46,11 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
         planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts)))
         if facts.bytes is None or self.recipe.quantization != "none":
             return planned
-        return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
+        try:
+            return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
+        except UsageError as error:
+            # What cannot be served can still be built; its roll-out is refused.
+            return replace(planned, notes=(*planned.notes, f"it cannot be served: {error}; {error.hint}"))
 
     def _notes(self, facts: WeightsFacts) -> Iterator[str]:
         if facts.context is not None and self.recipe.max_seq_len > facts.context:

@@ -124,6 +124,15 @@ def test_deepseek_v3_on_eight_h200() -> None:
     assert LlmApiKind(served).cache_tokens(known) == 524_288
 
 
+def test_a_plan_says_what_cannot_be_served() -> None:
+    facts = replace(read_facts({"config.json": text(configs.DEEPSEEK_V3)}), bytes=671 * 10**9)
+    planned = LlmApiKind(model("llmapi", tp_size=4, max_seq_len=200_000)).planned_cache(facts)
+    assert planned.bytes_per_token == 70_272 and planned.tokens is None
+    assert "163840 tokens" in planned.notes[0] and "[gpu-too-small]" in planned.notes[1]
+    # Quantization changes the size of the weights, and what is left for the cache.
+    assert LlmApiKind(model("llmapi", quantization="fp8")).planned_cache(facts).tokens is None
+
+
 def test_deepseek_v3_on_a_b300() -> None:
     served = model("llmapi", "NVIDIA B300 SXM6 AC", "sm103", max_seq_len=131_072)
     assert LlmApiKind(served).cache_tokens(limits(configs.DEEPSEEK_V3, 100 * GIB, served)) == 131_072
