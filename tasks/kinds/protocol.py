@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.serving_mode import ServingMode
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
@@ -81,11 +82,11 @@ class EngineKind(Protocol):
         """Fill the empty folder `output` with an engine. `scratch` is for the tools alone. Raises StepFailed."""
         ...
 
-    def assemble(self, limits: bytes, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path) -> None:
         """Fill the empty folder `output` with the Triton models of a release, without the engine.
 
-        Model names are relative. `limits` is the engine's own LIMITS_FILE. Raises UsageError if the engine cannot serve
-        as the model's file asks.
+        Model names are relative. `engine` reads small files of it, LIMITS_FILE among them. Raises UsageError if the
+        engine cannot serve as the model's file asks.
         """
         ...
 
@@ -99,3 +100,10 @@ class EngineKind(Protocol):
 
 LIMITS_FILE = "limits.json"
 """The file beside the engine's files from which memory is planned without reading the engine. `build` writes it."""
+
+
+def limits_in(engine: Files) -> bytes:
+    """The LIMITS_FILE of an engine, which each has."""
+    limits = engine(LIMITS_FILE)
+    assert limits is not None, "build writes it"
+    return limits

@@ -35,6 +35,16 @@ class EngineLimits:
     logits_type: LogitsType
     cache_bytes_per_token: int
     weight_bytes: int
+    max_num_tokens: int | None = None
+    """Tokens of a forward pass. None in what was written before it was read."""
+
+    def prompt_tokens(self, *, chunked: bool) -> int:
+        """What a prompt may have: one that is not cut into chunks goes through the model in one pass.
+
+        From 0.12 on the runtime itself takes `min(max_seq_len - 1, max_num_tokens)`, whatever the engine was built for
+        (its log: `TRTGptModel maxInputLen`). Here the limit of the recipe stays one.
+        """
+        return self.max_input_len if chunked else min(self.max_input_len, self.max_num_tokens or self.max_input_len)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -73,6 +83,7 @@ class EngineLimits:
                 pp_size=mapping["pp_size"],
             ),
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
+            max_num_tokens=build.get("max_num_tokens"),
         )
 
 
