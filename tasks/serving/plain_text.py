@@ -8,12 +8,15 @@ does alike where it is asked to (`sanitize_control_tokens` of 5.24); vLLM and ll
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from .contract import Json
+
+_LONGEST = 100
+"""Characters of a special token. Real ones have thirty; a longer one stays what it is."""
 
 _MARKS = range(0xE000, 0xF8FF)
 """Characters for private use: the first that is in no text of a request marks its special tokens."""
@@ -21,15 +24,14 @@ _MARKS = range(0xE000, 0xF8FF)
 
 @dataclass(frozen=True)
 class PlainText:
-    """`tokens` are the special ones, as text. One of a single character cannot be told from text: it stays one."""
+    """`tokens` are the special ones, as text. One of a single character cannot be written otherwise: it stays one."""
 
     tokens: Collection[str]
 
     @cached_property
     def _token(self) -> re.Pattern[str]:
-        longest_first = sorted((token for token in self.tokens if len(token) > 1), key=len, reverse=True)
         # The second never matches.
-        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        return re.compile(_any_of(token for token in self.tokens if 1 < len(token) <= _LONGEST) or "(?!)")
 
     def mark_for(self, messages: Collection[Json]) -> str:
         """What marks the special tokens in the texts of these messages; empty where they have none."""
@@ -80,6 +82,21 @@ def special_tokens(loaded: Any, templates: Collection[str]) -> PlainText:
             *(token.content for token in added if token.content in written and not token.content.isspace()),
         }
     )
+
+
+def _any_of(tokens: Iterable[str]) -> str:
+    """A pattern of the longest of these texts, which looks at each character of a text once.
+
+    Vocabularies have thousands of special tokens that begin alike; one after the other they take seconds.
+    """
+    after: dict[str, list[str]] = {}
+    for token in tokens:
+        after.setdefault(token[:1], []).append(token[1:])
+    ends = after.pop("", None) is not None
+    choices = [re.escape(first) + _any_of(rests) for first, rests in after.items()]
+    if not choices:
+        return ""
+    return f"(?:{'|'.join(choices)}){'?' if ends else ''}" if ends or len(choices) > 1 else choices[0]
 
 
 def _is_written(message: Json) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,17 @@ def test_what_needs_no_mark_has_none(message: dict[str, Any]) -> None:
     assert CHATML.mark_for([message]) == ""
     assert CHATML.marked(message, "\ue000" if message["role"] == "assistant" else "") == message
     assert list(CHATML.parts("<|im_end|>", "")) == [("<|im_end|>", True)]
+
+
+def test_thousands_of_tokens_cost_no_more_than_a_few() -> None:
+    many = PlainText([f"<unused{number}>" for number in range(6000)] + ["<|end|>", "a" * 1000])
+    text = "<unused" * 20_000
+    started = time.process_time()
+    assert many.mark_for([{"role": "user", "content": text}]) == ""
+    message = {"role": "user", "content": f"{text}5999><unused12>"}
+    assert many.marked(message, "#")["content"] == f"{text[:-7]}#<unused5999>##<unused12>#"
+    # One after the other they take minutes.
+    assert time.process_time() - started < 2
 
 
 def test_a_template_may_cut_what_is_marked() -> None:
