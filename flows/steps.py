@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from prefect import get_run_logger
 from pydantic import JsonValue
 
 from flows import ui
@@ -32,7 +33,7 @@ from tasks.steps import upload as upload_step
 from tasks.steps import validate as validate_step
 from tasks.steps.context import Done
 from tasks.steps.plan import Plan
-from tasks.steps.resolve import ResolvedWeights, resolve_weights, with_weights
+from tasks.steps.resolve import ResolvedWeights, resolve_weights, surveyed, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
@@ -52,9 +53,14 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
         access = Access(s3=bucket.client)  # of the store's own endpoint and credentials
         chosen = with_weights(model, brought, access) if brought else model
         report = reported_image(bucket, chosen.recipe.planned_runtime)
-        return in_image(chosen, report), resolve_weights(chosen, access)
+        return in_image(chosen, report), surveyed(chosen, resolve_weights(chosen, access), access)
 
-    return await asyncio.to_thread(pin)
+    planned, weights = await asyncio.to_thread(pin)
+    if weights.facts is not None:
+        get_run_logger().info("the weights: %s", weights.facts)
+        if weights.facts.unclear:
+            get_run_logger().warning("the KV cache gets a share of the memory: %s", weights.facts.unclear)
+    return planned, weights
 
 
 @step("fetch", "fetch {resolved.uri}")

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import Add, add_recipe, overrides, print_json, say
-from infra.errors import StoreUnavailable, UsageError
+from infra.errors import SettingsError, SourceError, SourceUnavailable, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from infra.settings import Settings
 
+_AWAY = ("source-missing", "source-gated", "source-revision", "source-mirror")
+"""Errors of a source that cannot be seen from here. Its worker may see it."""
+
 
 def add_model_commands(add: Add) -> None:
-    sub = add("plan", _plan, "what a rebuild would run; needs no GPU, network or TensorRT-LLM", json=True)
+    sub = add("plan", _plan, "what a rebuild would run; needs no GPU and no TensorRT-LLM", json=True)
     add_recipe(sub)
     sub.add_argument("--runtime", metavar="VERSION", help="build with this version of TensorRT-LLM")
+    sub.add_argument("--offline", action="store_true", help="do not ask the source what its weights are")
 
     sub = add("assemble", _assemble, "a Triton repository for an engine on this disk; needs no server and no store")
     sub.add_argument("model", help="name in the catalogue")
@@ -42,7 +46,7 @@ def add_model_commands(add: Add) -> None:
 
 
 def _plan(options: argparse.Namespace, settings: Settings) -> int:
-    from deployments.cli.plan import document, lines, preview, with_image
+    from deployments.cli.plan import document, lines, preview, with_image, with_weights
     from infra.s3.bucket import Bucket
     from tasks.models.catalogue import catalogue_entry
 
@@ -52,6 +56,13 @@ def _plan(options: argparse.Namespace, settings: Settings) -> int:
             planned = with_image(planned, Bucket.at(settings.store))
         except StoreUnavailable as error:
             say(f"{error}: what an image holds is assumed")
+    if not options.offline:
+        try:
+            planned = with_weights(planned, Bucket.at(settings.store).client if settings.store else None)
+        except (SourceError, SourceUnavailable, SettingsError) as error:
+            if isinstance(error, SourceError) and error.code not in _AWAY:
+                raise
+            say(f"{error}: what its weights are is not known")
     if options.json:
         print_json(document(planned))
     else:

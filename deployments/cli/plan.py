@@ -1,24 +1,31 @@
-"""`enginehouse plan`: what a rebuild would run. It needs no GPU, no network and no TensorRT-LLM."""
+"""`enginehouse plan`: what a rebuild would run. It needs no GPU, no TensorRT-LLM, and of a network only small files."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
 from infra.triton.command import EXIT_TIMEOUT_S, Ports, Server, ServerCommand, leader, orchestrator, single
 from tasks.kinds.choice import engine_kind
-from tasks.kinds.protocol import EngineKind
+from tasks.kinds.protocol import EngineKind, PlannedCache
 from tasks.models.overrides import in_image, override
 from tasks.models.spec import Model
+from tasks.sources.resolved import Access
+from tasks.sources.survey import survey_source
 from tasks.trtllm.images import reported_image
 from tasks.trtllm.llmapi.translate import Translation
 from tasks.trtllm.releases import LAST
+from tasks.weights.facts import WeightsFacts
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Preview:
     translation: Translation | None = None
     image: str = ""
     """Digest of the image that was reported to hold the TensorRT; empty where the TensorRT is assumed."""
+    facts: WeightsFacts | None = None
+    """What the weights say of themselves, where they could be asked."""
 
     @cached_property
     def kind(self) -> EngineKind:
@@ -48,6 +57,19 @@ def with_image(shown: Preview, bucket: Bucket) -> Preview:
     report = reported_image(bucket, shown.model.recipe.planned_runtime)
     model = in_image(shown.model, report)
     return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
+
+
+def with_weights(shown: Preview, s3: S3Client | None) -> Preview:
+    """The preview with the facts of the weights, for a kind that goes by them.
+
+    Raises UsageError `weights-unfit` if the recipe cannot be made of them, and as `survey_source` does.
+    """
+    if not shown.kind.reads_config:
+        return shown
+    facts = survey_source(shown.model.source, Access(s3=s3))
+    if facts is not None:
+        shown.kind.require_weights(facts)
+    return replace(shown, facts=facts)
 
 
 def document(shown: Preview) -> dict[str, JsonValue]:
@@ -76,11 +98,47 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         "launch": list(command.argv),
         "environment": dict(command.environment),
     }
+    if shown.facts is not None:
+        found["weights"] = _facts_document(shown.facts)
+        planned = kind.planned_cache(shown.facts)
+        found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
     found["pool"] = kind.pool()
     found["commands"] = [list(argv) for argv in kind.commands()]
     if (translation := shown.translation) is not None:
         found["translated"] = {"from": "trt-engine", "moved": dict(translation.moved), "lost": translation.lost}
     return found
+
+
+def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
+    document = asdict(facts)
+    document.pop("cache")
+    document.pop("unclear")
+    quantization = None if facts.quantization is None else str(facts.quantization)
+    return {
+        **document,
+        "key_value_heads": [*facts.key_value_heads],
+        "windows": [*facts.windows],
+        "quantization": quantization,
+    }
+
+
+def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
+    sizes = {
+        "layers": facts.layers,
+        "heads": facts.heads,
+        "of keys and values": "/".join(map(str, facts.key_value_heads)),
+        "experts": facts.experts,
+        "tokens of context": facts.context,
+    }
+    quantization = "" if facts.quantization is None else f", quantized already: {facts.quantization}"
+    known = ", ".join(f"{value} {name}" for name, value in sizes.items() if value)
+    yield f"weights: {facts.architecture or facts.model_type}, {known}{quantization}"
+    if planned.bytes_per_token is None:
+        yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
+    else:
+        tokens = "" if planned.tokens is None else f", {planned.tokens} tokens planned"
+        yield f"KV cache: {planned.bytes_per_token} bytes a token on each GPU{tokens}"
+    yield from planned.notes
 
 
 def _server_command(name: str, kind: EngineKind) -> ServerCommand:
@@ -120,6 +178,8 @@ def lines(shown: Preview) -> Iterator[str]:
         if runtime.image is not None:
             yield f"in {runtime.image}"
     yield f"served in mode {mode.mode}: {mode.why}"
+    if shown.facts is not None:
+        yield from _facts_lines(shown.facts, kind.planned_cache(shown.facts))
     if (release := kind.tool_release()) is not None and not release.exact:
         yield f"its options are known only from the nearest sources: {release.read_in}"
     if (translation := shown.translation) is not None:

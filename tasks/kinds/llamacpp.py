@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 from infra.errors import SettingsError, StepFailed
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import LIMITS_FILE, limits_in
+from tasks.kinds.protocol import LIMITS_FILE, PlannedCache, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.models.recipe import LlamaCppRecipe
 from tasks.models.spec import Model
@@ -19,6 +20,7 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.weights.facts import WeightsFacts
 
 MODEL_FILE = "model.gguf"
 
@@ -40,10 +42,18 @@ def _installed(distribution: str) -> str:
 
 
 class LlamaCppKind:
+    reads_config: ClassVar[bool] = False
+
     def __init__(self, model: Model) -> None:
         assert isinstance(model.recipe, LlamaCppRecipe)
         self.model = model
         self.recipe = model.recipe
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        return None
+
+    def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
+        return PlannedCache()
 
     def pool(self) -> str:
         return "build-cpu"

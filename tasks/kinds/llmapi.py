@@ -27,6 +27,7 @@ from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import add_tokenizer, require_tokenizer, require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.weights.config import facts_of
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
@@ -99,6 +100,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        self.require_weights(facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         if recipe.quantization == "none":
@@ -130,7 +132,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
 
         recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits_in(engine))
         require_template(serving, engine)
-        parameters = self.parameters
+        parameters = self.served(known)
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
             recipe,

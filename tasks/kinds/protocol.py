@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.serving_mode import ServingMode
@@ -14,10 +15,37 @@ from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
 from tasks.trtllm.releases import Release
+from tasks.weights.facts import WeightsFacts
+
+
+@dataclass(frozen=True)
+class PlannedCache:
+    """The KV cache of a release. `bytes_per_token` is one token on the GPU that holds the most.
+
+    All are None where nothing is known before the build.
+    """
+
+    bytes_per_token: int | None = None
+    tokens: int | None = None
+    fraction: float | None = None
+    """Of the memory that weights leave free, in place of tokens."""
+    notes: tuple[str, ...] = ()
+    """What its planner should know."""
 
 
 class EngineKind(Protocol):
     """One model as its kind sees it: the steps, identity fields and Triton models of what can be served."""
+
+    reads_config: ClassVar[bool]
+    """Whether it goes by the `config.json` of its weights, which is then read before anything large is fetched."""
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        """Raise UsageError `weights-unfit` if the recipe cannot be made of these weights."""
+        ...
+
+    def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
+        """What a release of these weights is planned to keep in its KV cache. Raises UsageError."""
+        ...
 
     def pool(self) -> str:
         """The work pool that converts and builds: `build-ARCHITECTURE`."""

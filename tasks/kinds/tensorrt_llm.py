@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Generic, TypeVar
 
+from infra.errors import UsageError
 from tasks.kinds.build_machine import BuildMachine
+from tasks.kinds.protocol import PlannedCache
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
-from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
+from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.planned_limits import planned_limits
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
+from tasks.trtllm.weights_fit import require_parallel
+from tasks.weights.facts import WeightsFacts
 
 RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
@@ -19,6 +26,7 @@ RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 class TensorRtLlmKind(Generic[RecipeOfKind]):
     """The base of both kinds. `parameters` is `serving.tensorrt_llm` of the model's file, or its defaults."""
 
+    reads_config: ClassVar[bool] = True
     takes_adapters = False
     """Whether requests can name a LoRA adapter, which then needs memory of its own."""
 
@@ -26,6 +34,21 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
         self.model = model
         self.recipe = recipe
         self.parameters = model.serving.tensorrt_llm or TensorRtServing()
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        require_parallel(self.recipe, facts)
+
+    def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
+        """Its tokens are known where the recipe leaves the weights as they are."""
+        limits = planned_limits(self.recipe, facts)
+        planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts)))
+        if facts.bytes is None or self.recipe.quantization != "none":
+            return planned
+        return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
+
+    def _notes(self, facts: WeightsFacts) -> Iterator[str]:
+        if facts.context is not None and self.recipe.max_seq_len > facts.context:
+            yield f"the model was made for {facts.context} tokens, and max_seq_len is {self.recipe.max_seq_len}"
 
     def pool(self) -> str:
         return f"build-{self.recipe.runtime.arch}"
@@ -66,7 +89,7 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
         )
 
     def cache_tokens(self, limits: EngineLimits) -> int | None:
-        """Tokens of the KV cache. None if the model's file leaves it to a fraction of the free memory.
+        """Tokens of the KV cache. None if a fraction of the free memory decides it: `cache_fraction`.
 
         It holds all slots with all their context, and at least one sequence of the engine's full length, without which
         the backend does not load. Raises UsageError if the GPU is too small or unknown.
@@ -74,9 +97,15 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
         parameters, serving, runtime = self.parameters, self.model.serving, self.recipe.runtime
         if parameters.kv_cache_tokens is not None:
             return parameters.kv_cache_tokens
-        if parameters.kv_cache_bytes is not None:
+        if parameters.kv_cache_bytes is not None and limits.cache_bytes_per_token != 0:
+            if limits.cache_bytes_per_token is None:
+                raise UsageError(
+                    "how many tokens kv_cache_bytes are is not known: the layers of this model are not understood",
+                    hint="give serving.tensorrt_llm.kv_cache_tokens or kv_cache_fraction instead",
+                    code="cache-unknown",
+                )
             return parameters.kv_cache_bytes // limits.cache_bytes_per_token
-        if parameters.kv_cache_fraction is not None:
+        if parameters.kv_cache_fraction is not None or limits.cache_bytes_per_token is None:
             return None
 
         def blocks(tokens: int) -> int:
@@ -96,16 +125,35 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
             lora_fraction=self._lora_fraction,
         )
 
+    def cache_fraction(self, limits: EngineLimits) -> float | None:
+        """The fraction of the free memory for a KV cache without a size in tokens.
+
+        Where nobody knows what a token of the model takes, it is a share, and not a number that would be wrong. Raises
+        UsageError as `cache_tokens` does.
+        """
+        if self.parameters.kv_cache_fraction is not None or self.cache_tokens(limits) is not None:
+            return self.parameters.kv_cache_fraction
+        return self._cache_share(limits)
+
+    def served(self, limits: EngineLimits) -> TensorRtServing:
+        """`parameters` as a release gets them."""
+        return self.parameters.model_copy(update={"kv_cache_fraction": self.cache_fraction(limits)})
+
     def memory_bytes(self, engine_bytes: int, limits: bytes) -> int:
         """Weights, workspace, KV cache and the cache of LoRA adapters, in bytes on each GPU of the release."""
         known = EngineLimits.from_json(limits)
         taken = known.weight_bytes + WORKSPACE_BYTES
         memory = self._gpu_memory_bytes or taken
-        if (tokens := self.cache_tokens(known)) is not None:
+        if (tokens := self.cache_tokens(known)) is not None and known.cache_bytes_per_token is not None:
             taken += tokens * known.cache_bytes_per_token
         else:
-            taken += int((self.parameters.kv_cache_fraction or 0) * max(0, memory - taken))
+            fraction = self.parameters.kv_cache_fraction or self._cache_share(known)
+            taken += int(fraction * max(0, memory - taken))
         return taken + int(self._lora_fraction * max(0, memory - taken))
+
+    def _cache_share(self, limits: EngineLimits) -> float:
+        runtime = self.recipe.runtime
+        return cache_share(weight_bytes=limits.weight_bytes, gpu=runtime.gpu, memory_bytes=runtime.gpu_memory_bytes)
 
     @property
     def _gpu_memory_bytes(self) -> int | None:

@@ -30,6 +30,7 @@ from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
+from tasks.weights.config import facts_of
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
@@ -160,6 +161,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
+        self.require_weights(facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         place, _ = toolchain_for(recipe.runtime)
@@ -203,7 +205,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         from tasks.kinds.engine_release import write_engine_release
 
         version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
-        write_engine_release(output, version, self.model.serving, limits, tokens, files, tokenizer)
+        serving = self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)})
+        write_engine_release(output, version, serving, limits, tokens, files, tokenizer)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -19,6 +19,20 @@ from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pin
 
 def resolve(source: Source, uri: FileUri) -> ResolvedSource:
     """Pin every file by its sha256, which reads all files. The pin holds their bytes' digests and not their folder."""
+    base, names = _selected(source, uri)
+    files = [_pin(base, name) for name in names]
+    if source.sha256 is not None and files[0].digest != f"sha256:{source.sha256}":
+        raise SourceError(f"{uri} has {files[0].digest}, and the model's file says {source.sha256}", code="source-hash")
+    return pinned(source, {"scheme": "file"}, files)
+
+
+def sizes(source: Source, uri: FileUri) -> dict[str, int]:
+    """The bytes of every file that `resolve` pins, by name. Reads none. Raises as `resolve` does."""
+    base, names = _selected(source, uri)
+    return {name: (base / name).lstat().st_size for name in names}
+
+
+def _selected(source: Source, uri: FileUri) -> tuple[Path, list[str]]:
     root = Path(uri.path)
     if not root.exists():
         raise SourceError(f"{uri} does not exist", code="source-missing", hint="Look at the path.")
@@ -27,11 +41,7 @@ def resolve(source: Source, uri: FileUri) -> ResolvedSource:
             f"{uri} is a folder, and a sha256 belongs to one file", hint="Name the file, or drop the sha256."
         )
     base = root if root.is_dir() else root.parent
-    names = select(source, list(_names(root, base)))
-    files = [_pin(base, name) for name in names]
-    if source.sha256 is not None and files[0].digest != f"sha256:{source.sha256}":
-        raise SourceError(f"{uri} has {files[0].digest}, and the model's file says {source.sha256}", code="source-hash")
-    return pinned(source, {"scheme": "file"}, files)
+    return base, select(source, list(_names(root, base)))
 
 
 def fetch(resolved: ResolvedSource, uri: FileUri, destination: Path, progress: Progress) -> tuple[SnapshotFile, ...]:

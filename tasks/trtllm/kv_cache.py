@@ -5,6 +5,8 @@ A fraction of the free memory would give a candidate beside a live release anoth
 
 from __future__ import annotations
 
+import math
+
 from infra.errors import UsageError
 
 SHARE_ALONE = 0.9
@@ -57,6 +59,20 @@ def gpu_memory_bytes(gpu: str) -> int | None:
     return None if found is None else found * 2**20
 
 
+def cache_share(*, weight_bytes: int, gpu: str, memory_bytes: int | None = None) -> float:
+    """The fraction of the memory that weights leave free, for a cache of which nobody knows what a token takes.
+
+    With it the release has SHARE_BESIDE of the GPU, or SHARE_ALONE if that leaves the cache less than a tenth of it.
+    Raises UsageError: `gpu-unknown`, `gpu-too-small`.
+    """
+    memory = _memory(gpu, memory_bytes)
+    for share in (SHARE_BESIDE, SHARE_ALONE):
+        room = int(memory * share) - weight_bytes - WORKSPACE_BYTES
+        if room >= memory // 10:
+            return math.floor(1000 * room / (memory - weight_bytes - WORKSPACE_BYTES)) / 1000
+    raise _too_small(weight_bytes, gpu, memory, "a KV cache")
+
+
 def kv_cache_tokens(
     *,
     bytes_per_token: int,
@@ -74,6 +90,18 @@ def kv_cache_tokens(
     for more than the product in `gpu`. The release's cache of adapters, `lora_fraction` of the memory that the rest of
     it leaves free, counts as part of the release. Raises UsageError: `gpu-unknown`, `gpu-too-small`.
     """
+    memory = _memory(gpu, memory_bytes)
+    for share in (SHARE_BESIDE, SHARE_ALONE):
+        # So much that this and the adapters' fraction of the rest are the share.
+        taken = int(memory * max(0.0, share - lora_fraction) / (1 - lora_fraction))
+        room = taken - weight_bytes - WORKSPACE_BYTES
+        if room >= sequence_tokens * bytes_per_token:
+            # Models without attention keep nothing by token.
+            return min(wanted_tokens, room // bytes_per_token) if bytes_per_token else wanted_tokens
+    raise _too_small(weight_bytes, gpu, memory, f"a sequence of {sequence_tokens} tokens")
+
+
+def _memory(gpu: str, memory_bytes: int | None) -> int:
     memory = memory_bytes or gpu_memory_bytes(gpu)
     if memory is None:
         raise UsageError(
@@ -81,15 +109,12 @@ def kv_cache_tokens(
             hint="give recipe.runtime.gpu_memory_bytes, or serving.tensorrt_llm.kv_cache_tokens",
             code="gpu-unknown",
         )
-    for share in (SHARE_BESIDE, SHARE_ALONE):
-        # So much that this and the adapters' fraction of the rest are the share.
-        taken = int(memory * max(0.0, share - lora_fraction) / (1 - lora_fraction))
-        room = taken - weight_bytes - WORKSPACE_BYTES
-        if room >= sequence_tokens * bytes_per_token:
-            return min(wanted_tokens, room // bytes_per_token)
-    raise UsageError(
-        f"{weight_bytes >> 20} MiB of weights leave a {gpu} with {memory >> 20} MiB no room for a sequence of "
-        f"{sequence_tokens} tokens",
+    return memory
+
+
+def _too_small(weight_bytes: int, gpu: str, memory: int, needed: str) -> UsageError:
+    return UsageError(
+        f"{weight_bytes >> 20} MiB of weights leave a {gpu} with {memory >> 20} MiB no room for {needed}",
         hint="lower max_seq_len, or divide the model over more GPUs with tp_size",
         code="gpu-too-small",
     )

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from infra.errors import UsageError
+from pydantic import JsonValue
+
+from infra.errors import SourceError, UsageError
 from tasks.trtllm.releases import FIRST, LAST
+from tasks.weights.facts import CacheLayer
+from tasks.weights.fields import Fields
 
 LogitsType = Literal["FP32", "FP16", "BF16"]
 
 # Bits of a number in the KV cache; an NVFP4 block of 16 has a scale of 8 bits beside them.
 _CACHE_BITS = {"FP8": 8.0, "INT8": 8.0, "NVFP4": 4.5}
+_WITHOUT_CACHE = frozenset({"recurrent", "linear", "no_op"})
+"""Types of layers of an engine without attention."""
 _LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
 class EngineLimits:
     """Lengths are tokens. The sizes are those of the GPU that takes the most: `cache_bytes_per_token` is one token in
-    its KV cache, keys and values of all its layers and heads; `weight_bytes` is its part of the engine.
+    its KV cache, keys and values of all its layers and heads, and None if that is not understood; `weight_bytes` is its
+    part of the engine.
     """
 
     max_batch_size: int
@@ -33,7 +41,7 @@ class EngineLimits:
     paged_kv_cache: bool
     paged_context_fmha: bool
     logits_type: LogitsType
-    cache_bytes_per_token: int
+    cache_bytes_per_token: int | None
     weight_bytes: int
     max_num_tokens: int | None = None
     """Tokens of a forward pass. None in what was written before it was read."""
@@ -75,9 +83,7 @@ class EngineLimits:
             paged_context_fmha=bool(plugins.get("use_paged_context_fmha")),
             logits_type=_LOGITS.get(model.get("logits_dtype", ""), "FP32"),
             cache_bytes_per_token=cache_bytes_per_token(
-                layers=model["num_hidden_layers"],
-                heads=model.get("num_key_value_heads") or model["num_attention_heads"],
-                head_size=model.get("head_size") or model["hidden_size"] // model["num_attention_heads"],
+                _engine_layers(model),
                 kept_as=quantization.get("kv_cache_quant_algo") if quantization else None,
                 tp_size=mapping["tp_size"],
                 pp_size=mapping["pp_size"],
@@ -92,7 +98,7 @@ def engine_limits(folder: Path) -> EngineLimits:
     path = folder / "config.json"
     try:
         return EngineLimits.of(path.read_text(), {file.name: file.stat().st_size for file in folder.glob("rank*")})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SourceError) as error:
         raise UsageError(
             f"{path} does not describe an engine: {error!r}",
             hint=f"it must be the file that trtllm-build wrote, of version {FIRST} to {LAST}",
@@ -101,12 +107,38 @@ def engine_limits(folder: Path) -> EngineLimits:
 
 
 def cache_bytes_per_token(
-    *, layers: int, heads: int, head_size: int, kept_as: str | None, tp_size: int, pp_size: int
+    layers: Sequence[CacheLayer | None], *, kept_as: str | None, tp_size: int, pp_size: int
 ) -> int:
     """Bytes of one token on the GPU that holds the most. `kept_as` FP8, INT8 or NVFP4; any other number has 16 bits."""
     # With more GPUs than heads some hold the same head.
-    numbers = 2 * math.ceil(layers / pp_size) * math.ceil(heads / tp_size) * head_size
+    numbers = max(
+        sum(math.ceil(layer.heads / tp_size) * layer.numbers for layer in stage if layer is not None)
+        for stage in _stages(layers, pp_size)
+    )
     return math.ceil(numbers * _CACHE_BITS.get(kept_as or "", 16.0) / 8)
+
+
+def _stages(layers: Sequence[CacheLayer | None], pp_size: int) -> Iterable[Sequence[CacheLayer | None]]:
+    """The layers of each stage of the pipeline. The first ones take those that are left over."""
+    each, more = divmod(len(layers), pp_size)
+    starts = [stage * each + min(stage, more) for stage in range(pp_size + 1)]
+    return (layers[start:end] for start, end in pairwise(starts))
+
+
+def _engine_layers(model: Mapping[str, JsonValue]) -> list[CacheLayer | None]:
+    """The layers of an engine, read as `gptJsonConfig.cpp` of 0.16 does."""
+    fields = Fields(model)
+    count, heads = fields.needed("num_hidden_layers"), fields.needed("num_attention_heads")
+    if (latent := fields.integer("kv_lora_rank")) is not None:
+        # DeepSeek V2 names its heads too, and keeps one vector for all of them.
+        return [CacheLayer(1, latent + fields.needed("qk_rope_head_dim"))] * count
+    size = fields.integer("head_size") or fields.needed("hidden_size") // heads
+    kinds = fields.texts("layer_types") or ("attention",)  # a group of layers, repeated
+    with_cache = [kinds[layer % len(kinds)] not in _WITHOUT_CACHE for layer in range(count)]
+    # Of those that have attention alone.
+    own = iter(fields.integers("num_kv_heads_per_layer"))
+    shared = fields.integer("num_key_value_heads") or heads
+    return [CacheLayer(next(own, shared), 2 * size) if kept else None for kept in with_cache]
 
 
 def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:

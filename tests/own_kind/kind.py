@@ -8,19 +8,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.choice import KINDS
-from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.protocol import LIMITS_FILE, PlannedCache
 from tasks.kinds.serving_mode import ServingMode
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
+from tasks.weights.facts import WeightsFacts
 
 KIND = "parrot"
 PHRASE = "phrase.txt"
@@ -34,9 +36,17 @@ class ParrotRecipe(Recipe):
 
 
 class ParrotKind:
+    reads_config: ClassVar[bool] = False
+
     def __init__(self, model: Model) -> None:
         assert isinstance(model.recipe, ParrotRecipe)
         self.recipe = model.recipe
+
+    def require_weights(self, facts: WeightsFacts) -> None:
+        return None
+
+    def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
+        return PlannedCache()
 
     def pool(self) -> str:
         return "build-parrot"
@@ -87,7 +97,7 @@ class ParrotKind:
         (output / LIMITS_FILE).write_text("{}")
         return Peak()
 
-    def assemble(self, limits: bytes, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path) -> None:
         version = output / LLM / "1"
         version.mkdir(parents=True)
         (output / LLM / "config.pbtxt").write_text(llm_config(engine_in_place=True))

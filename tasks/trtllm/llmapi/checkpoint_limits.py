@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
+from dataclasses import replace
 from pathlib import Path
 
-from infra.errors import StepFailed
-from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
+from infra.errors import SourceError, StepFailed
+from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.planned_limits import planned_limits
 from tasks.trtllm.recipe import LlmApiFields
-
-TOKENS_PER_BLOCK = 32
-"""The block size of the KV cache: the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
+from tasks.weights.config import facts_of
 
 
 def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
-    """The limits of the checkpoint in `folder`, with its weights divided evenly over the GPUs.
-
-    Raises StepFailed `checkpoint-unfit` if `config.json` does not give the size of the KV cache.
-    """
+    """The limits of the checkpoint in `folder`. Raises StepFailed `checkpoint-unfit` if it has no `config.json`."""
     try:
-        cache_bytes = _cache_bytes(folder, recipe)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        facts = facts_of(folder)
+    except SourceError as error:
         raise StepFailed(
-            f"config.json of the checkpoint does not give the size of the KV cache: {error!r}",
-            hint="kind llmapi reads num_hidden_layers, num_attention_heads and hidden_size in it",
+            f"the config.json of the checkpoint cannot be read: {error}",
+            hint="kind llmapi takes what transformers wrote: config.json names the type and the sizes of the model",
             code="checkpoint-unfit",
         ) from error
-    cache = recipe.llm_args.get("kv_cache_config")
-    block = cache.get("tokens_per_block") if isinstance(cache, dict) else None
     weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    return EngineLimits(
-        max_batch_size=recipe.max_batch_size,
-        max_input_len=recipe.max_input_len,
-        max_seq_len=recipe.max_seq_len,
-        max_beam_width=recipe.max_beam_width,
-        tokens_per_block=block if isinstance(block, int) else TOKENS_PER_BLOCK,
-        paged_kv_cache=True,
-        paged_context_fmha=True,
-        logits_type="FP32",
-        cache_bytes_per_token=cache_bytes,
-        weight_bytes=math.ceil(weights / (recipe.tp_size * recipe.pp_size)),
-    )
-
-
-def _cache_bytes(folder: Path, recipe: LlmApiFields) -> int:
-    config = json.loads((folder / "config.json").read_text())
-    # A multimodal model keeps the sizes of its language part in an object of their own.
-    model = config.get("text_config") or config
-    return cache_bytes_per_token(
-        layers=model["num_hidden_layers"],
-        heads=model.get("num_key_value_heads") or model["num_attention_heads"],
-        head_size=model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"],
-        kept_as=recipe.kv_cache_dtype.upper() if recipe.kv_cache_dtype != "auto" else _quantized_cache(folder),
-        tp_size=recipe.tp_size,
-        pp_size=recipe.pp_size,
-    )
-
-
-def _quantized_cache(folder: Path) -> str | None:
-    """The cache format that ModelOpt wrote beside its weights. The LLM API uses it if no argument names another."""
-    path = folder / "hf_quant_config.json"
-    return json.loads(path.read_text())["quantization"].get("kv_cache_quant_algo") if path.is_file() else None
+    return planned_limits(recipe, replace(facts, bytes=weights))

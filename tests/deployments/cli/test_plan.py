@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,22 +15,30 @@ from infra.errors import UsageError
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
+from tests.tasks.weights.configs import DEEPSEEK_V3, text
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     foreign = ("AWS_", "PREFECT_", "ENGINEHOUSE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return subprocess.run(
         [sys.executable, "-m", "deployments.cli.main", "plan", *arguments],
-        env={**kept, "ENGINEHOUSE_HOME": "/nonexistent", "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        env={
+            **kept,
+            "ENGINEHOUSE_HOME": "/nonexistent",
+            "PREFECT_API_URL": "http://127.0.0.1:9/api",
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            **environment,
+        },
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def plan(*arguments: str) -> dict[str, Any]:
-    done = run(*arguments, "--json")
+def plan(*arguments: str, **environment: str) -> dict[str, Any]:
+    """The plan, without its weights where no source can be asked."""
+    done = run(*arguments, "--json", *([] if environment else ["--offline"]), **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -62,11 +71,45 @@ def test_from_1_3_on_there_is_nothing_to_build(version: str) -> None:
 
 def test_for_people() -> None:
     done = run("llama3-8b-instruct", "--runtime", "0.19.0", "--recipe", "quantization=int8_wo")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "[source-unavailable]: what its weights are is not known" in done.stderr
     lines = done.stdout.splitlines()
     assert any("known only from the nearest sources" in line for line in lines)
     assert any(line.startswith("python3 examples/llama/convert_checkpoint.py ") for line in lines)
     assert "kind llamacpp, built on pool build-cpu" in run("smollm2-135m").stdout
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    """A model with 671 GB of weights: holes, of which nobody reads a byte."""
+    weights, folder = tmp_path / "weights", tmp_path / "models"
+    weights.mkdir()
+    folder.mkdir()
+    (weights / "config.json").write_bytes(text(DEEPSEEK_V3))
+    with (weights / "model.safetensors").open("wb") as file:
+        file.truncate(671 * 10**9)
+    runtime = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 8}
+    document = {
+        "name": "deepseek",
+        "source": {"uri": f"file://{weights}"},
+        "recipe": {"kind": "llmapi", "runtime": runtime, "tp_size": 8},
+        "serving": {"slots": 64, "context_tokens": 8192},
+        "prompts": [{"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}],
+    }
+    (folder / "deepseek.yaml").write_text(json.dumps(document))
+    return folder
+
+
+def test_what_weights_say_is_part_of_the_plan(catalogue: Path) -> None:
+    document = plan("deepseek", ENGINEHOUSE_CATALOGUE=str(catalogue))
+    weights = document["weights"]
+    assert weights["architecture"] == "DeepseekV3ForCausalLM" and weights["bytes"] == 671 * 10**9
+    assert weights["quantization"] == "fp8 (blocks of 128 x 128)" and weights["experts"] == 256
+    assert document["kv_cache"]["bytes_per_token"] == 70_272 and document["kv_cache"]["tokens"] == 524_288
+    shown = run("deepseek", ENGINEHOUSE_CATALOGUE=str(catalogue)).stdout
+    assert "DeepseekV3ForCausalLM, 61 layers, 128 heads" in shown and "524288 tokens planned" in shown
+    assert "weights" not in plan("deepseek", "--offline", ENGINEHOUSE_CATALOGUE=str(catalogue))
+    refused = run("deepseek", "--recipe", "tp_size=6", ENGINEHOUSE_CATALOGUE=str(catalogue))
+    assert refused.returncode == 2 and "[weights-unfit]" in refused.stderr and "tp_size 1, 2, 4, 8" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def write(catalogue: Path, document: dict[str, Any]) -> None:
 
 
 def planned(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    assert main(["plan", "tiny", "--json"]) == 0
+    assert main(["plan", "tiny", "--offline", "--json"]) == 0
     return json.loads(capsys.readouterr().out)["runtime"]
 
 
@@ -148,7 +148,7 @@ def test_what_a_probe_finds_is_planned_with(
     assert image_key(DIGEST) in told
     after = planned(capsys)
     assert (after["tensorrt"], after["assumed"]) == ("9.2.0.post12.dev5", False)
-    assert main(["plan", "tiny"]) == 0
+    assert main(["plan", "tiny", "--offline"]) == 0
     assert "TensorRT 9.2.0.post12.dev5\n" in capsys.readouterr().out
 
     # A worker in that image says the same of itself, and one that only claims to be it is told so.
@@ -171,12 +171,12 @@ def test_planning_and_probing_go_on_without_a_store(
     monkeypatch.setenv("ENGINEHOUSE_TOOLCHAIN", toolchain.make(tmp_path / "image", "0.12.0").setting)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     write(catalogue, entry(image=IMAGE))
-    assert main(["plan", "tiny"]) == 0
+    assert main(["plan", "tiny", "--offline"]) == 0
     output, told = capsys.readouterr()
     assert "(assumed)" in output and "[store-unavailable]: what an image holds is assumed" in told
     monkeypatch.setenv("ENGINEHOUSE_STORE", "")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # no embedded stack either
     monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", DIGEST)
-    assert main(["plan", "tiny"]) == main(["probe"]) == 0
+    assert main(["plan", "tiny", "--offline"]) == main(["probe"]) == 0
     monkeypatch.setenv("ENGINEHOUSE_CONTAINER_DIGEST", "25.01-py3")
     assert main(["probe"]) == 2

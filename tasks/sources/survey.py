@@ -1,0 +1,66 @@
+"""The facts of a source's weights, from its list of files and its small files, before anything large is fetched."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.models.source_uri import FileUri, PipUri, parse_source
+from tasks.models.spec import Source
+from tasks.sources import file
+from tasks.sources.contents import LARGEST_JSON_BYTES
+from tasks.sources.dispatch import fetch, resolve
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
+from tasks.weights.config import CONFIG, CONFIG_FILES, read_facts
+from tasks.weights.facts import WeightsFacts
+from tasks.weights.files import INDEX, require_shards, weight_bytes
+
+_SMALL_FILES = frozenset({*CONFIG_FILES, INDEX})
+_LARGEST_POINTER_BYTES = 1024
+"""Git LFS's own limit of a pointer. No file of weights is as small."""
+
+
+def survey(resolved: ResolvedSource, access: Access = NO_ACCESS) -> WeightsFacts | None:
+    """The facts of a resolved source. None for one without `config.json`, such as a GGUF.
+
+    Raises SourceError `config-unreadable` and `shards-missing`, UntrustedFile `lfs-pointer`, and as `fetch` does.
+    """
+    return _survey(resolved, {each.path: each.size for each in resolved.files}, access)
+
+
+def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | None:
+    """The facts of a source that nobody has resolved. It reads no large file, which the pin of a folder would need.
+
+    Raises as `survey` and `resolve` do.
+    """
+    match parse_source(source.uri):
+        case PipUri():
+            return None  # one member of a wheel, which only its download shows
+        case FileUri() as uri:
+            sizes = file.sizes(source, uri)
+            small = tuple(name for name, size in sizes.items() if _is_small(name, size))
+            if CONFIG not in small:
+                return None
+            return _survey(resolve(source.model_copy(update={"include": small}), access), sizes, access)
+        case _:
+            return survey(resolve(source, access), access)
+
+
+def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: Access) -> WeightsFacts | None:
+    if CONFIG not in sizes:
+        return None
+    wanted = tuple(each for each in resolved.files if _is_small(each.path, each.size))
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = fetch(replace(resolved, files=wanted), Path(folder), lambda done, total: None, access)
+        texts = {each.path: (Path(folder) / each.path).read_bytes() for each in fetched}
+    if INDEX in texts:
+        require_shards(sizes.keys(), texts[INDEX])
+    return replace(read_facts(texts), bytes=weight_bytes(sizes))
+
+
+def _is_small(name: str, size: int | None) -> bool:
+    if size is None or size > LARGEST_JSON_BYTES:
+        return False
+    return name in _SMALL_FILES or (name.endswith((".safetensors", ".bin")) and size <= _LARGEST_POINTER_BYTES)

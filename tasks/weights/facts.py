@@ -1,0 +1,58 @@
+"""The facts of weights that a plan goes by, known before anything large is fetched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.weights.quantized import Quantized
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """What one layer keeps of a token: `heads` times `numbers`, keys and values together.
+
+    Heads are divided over the GPUs of tensor parallelism. `window` are the tokens that the layer looks back; None: all.
+    """
+
+    heads: int
+    numbers: int
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """What `config.json` says, with the values that its class has by itself. None and 0 where neither says anything."""
+
+    architecture: str
+    """The class that it names first: `Qwen2ForCausalLM`."""
+    model_type: str
+    """Of the language model: `gemma3_text` in a `gemma3`."""
+    dtype: str
+    layers: int | None
+    heads: int | None
+    """Of queries."""
+    head_size: int | None
+    hidden_size: int | None
+    vocabulary: int | None
+    context: int | None
+    """Tokens, with what the scaling of its positions adds."""
+    experts: int
+    tied_embeddings: bool
+    quantization: Quantized | None
+    cache: tuple[CacheLayer | None, ...] | None
+    """One a layer; None for a layer that keeps nothing by token. None altogether if that is not understood."""
+    unclear: str = ""
+    """Why it is not understood."""
+    bytes: int | None = None
+    """Of the files of weights, if the list of files was read."""
+
+    @property
+    def key_value_heads(self) -> tuple[int, ...]:
+        """Heads of keys and values, as numbers that occur: one, unless layers differ. Empty without attention."""
+        return tuple(sorted({layer.heads for layer in self.cache or () if layer is not None}))
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The attention window of each layer that has a cache. Empty if every layer looks back to the first token."""
+        found = tuple(layer.window for layer in self.cache or () if layer is not None)
+        return found if any(found) else ()
