@@ -17,14 +17,19 @@ def sampling_of(serving: Serving, files: Files) -> Sampling:
     `files` are those of the tokenizer. Raises UsageError `generation-unfit` for values that make no sense.
     """
     try:
-        weights = GenerationConfig.of(files).sampling
+        generation = GenerationConfig.of(files)
     except ValueError as error:
         raise UsageError(
             f"the weights say of their answers what nobody can follow: {error}",
             hint=f"mend {FILE} where the weights come from, or leave it out with `source.include`",
             code="generation-unfit",
         ) from error
-    values: dict[str, Any] = {**weights, **serving.defaults.model_dump(exclude_none=True)}
+    return planned_sampling(serving, generation)
+
+
+def planned_sampling(serving: Serving, generation: GenerationConfig) -> Sampling:
+    """The same by what is known of the weights."""
+    values: dict[str, Any] = {**generation.sampling, **serving.defaults.model_dump(exclude_none=True)}
     return Sampling(**values)
 
 

@@ -40,7 +40,7 @@ class EngineKind(Protocol):
     """Whether it goes by the `config.json` of its weights, which is then read before anything large is fetched."""
 
     def require_weights(self, facts: WeightsFacts) -> None:
-        """Raise UsageError `weights-unfit` if the recipe cannot be made of these weights."""
+        """Raise UsageError `weights-unfit` or `template-missing` if these weights cannot give what the file asks."""
         ...
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:

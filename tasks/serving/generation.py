@@ -13,10 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from .contract import Json
-
 FILE = "generation_config.json"
 _MODEL_FILE = "config.json"
+
+_FITS: Mapping[str, Callable[[float], bool]] = {
+    "temperature": lambda value: value >= 0,
+    # -1 is another way to say that all tokens count.
+    "top_k": lambda value: value >= -1 and value == int(value),
+    "top_p": lambda value: 0 < value <= 1,
+    "repetition_penalty": lambda value: value > 0,
+}
 
 Files: TypeAlias = Callable[[str], bytes | None]
 """The bytes of a file by its name; None for one that does not exist."""
@@ -44,7 +50,7 @@ def files_in(folder: Path) -> Files:
     return lambda name: path.read_bytes() if (path := folder / name).is_file() else None
 
 
-def _read(files: Files, name: str) -> Json | None:
+def _read(files: Files, name: str) -> Mapping[str, object] | None:
     text = files(name)
     if text is None:
         return None
@@ -54,7 +60,7 @@ def _read(files: Files, name: str) -> Json | None:
         raise ValueError(f"{name} is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{name} holds no object")
-    return cast(Json, document)
+    return cast("dict[str, object]", document)
 
 
 def _end_ids(name: str, value: object) -> tuple[int, ...]:
@@ -65,25 +71,13 @@ def _end_ids(name: str, value: object) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _sampling(document: Json) -> dict[str, float]:
+def _sampling(document: Mapping[str, object]) -> dict[str, float]:
     """The values that the serving contract has too, but for those that are null."""
     found: dict[str, float] = {}
-    for name, least, may_be_least, most in (
-        ("temperature", 0, True, math.inf),
-        # -1 is another way to say that all tokens count.
-        ("top_k", -1, True, math.inf),
-        ("top_p", 0, False, 1),
-        ("repetition_penalty", 0, False, math.inf),
-    ):
+    for name, fits in _FITS.items():
         if (value := document.get(name)) is None:
             continue
-        number = isinstance(value, int if name == "top_k" else int | float) and not isinstance(value, bool)
-        if (
-            not number
-            or not math.isfinite(value)
-            or not least <= value <= most
-            or (value == least and not may_be_least)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
             raise ValueError(f"{FILE}: {name} is {json.dumps(value)}, which cannot be")
-        found[name] = max(value, 0) if name == "top_k" else float(value)
+        found[name] = max(int(value), 0) if name == "top_k" else float(value)
     return found

@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 """The template that renders a chat, but for one with tools where there is `tool_use`."""
 
+TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_template.json")
+"""Where it is looked for: what a file before another has counts."""
+
 FURTHER = "additional_chat_templates"
 """The folder of those with other names."""
 
 
 def read_templates(files: Files, further: Sequence[str] = ()) -> Mapping[str, str]:
     """The templates in `files`; `further` are the names of those in their folder. Raises ValueError."""
-    found = _named("chat_template.json", files) | _named("tokenizer_config.json", files)
-    for name, path in ((DEFAULT, "chat_template.jinja"), *((name, f"{FURTHER}/{name}.jinja") for name in further)):
+    own, *others = TEMPLATE_FILES
+    found: dict[str, str] = {}
+    for path in reversed(others):
+        found |= _named(path, files)
+    for name, path in ((DEFAULT, own), *((name, f"{FURTHER}/{name}.jinja") for name in further)):
         if (text := files(path)) is not None:
             found[name] = text.decode()
     return found

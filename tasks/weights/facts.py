@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.serving.generation import GenerationConfig
 from tasks.weights.quantized import Quantized
 
 
@@ -45,6 +46,10 @@ class WeightsFacts:
     """Why it is not understood."""
     bytes: int | None = None
     """Of the files of weights, if the list of files was read."""
+    generation: GenerationConfig | None = None
+    """What ends an answer and how it is sampled, if the files that say it were read."""
+    has_template: bool | None = None
+    """Whether there is a chat template, if the files that may hold it were read."""
 
     @property
     def key_value_heads(self) -> tuple[int, ...]:
