@@ -106,7 +106,7 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
     found["answers"] = _answers_document(model, shown.facts)
     found["pool"] = kind.pool()
-    found["commands"] = [list(argv) for argv in kind.commands()]
+    found["commands"] = [list(argv) for argv in kind.commands(shown.facts)]
     if (translation := shown.translation) is not None:
         found["translated"] = {"from": "trt-engine", "moved": dict(translation.moved), "lost": translation.lost}
     return found
@@ -146,8 +146,8 @@ def _answers_line(shown: Preview) -> str:
 
 def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
     document = asdict(facts)
-    for said_apart in ("cache", "unclear", "generation"):
-        document.pop(said_apart)
+    for name in ("cache", "unclear", "generation"):
+        del document[name]
     quantization = None if facts.quantization is None else str(facts.quantization)
     return {
         **document,
@@ -224,4 +224,4 @@ def lines(shown: Preview) -> Iterator[str]:
             yield f"  {old} is now {new}"
         for lost in translation.lost:
             yield f"  {lost} has no counterpart"
-    yield from (shlex.join(argv) for argv in kind.commands())
+    yield from (shlex.join(argv) for argv in kind.commands(shown.facts))

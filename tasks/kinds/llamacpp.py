@@ -61,7 +61,7 @@ class LlamaCppKind:
     def build_machine(self) -> BuildMachine:
         return BuildMachine()
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         return ()
 
     def require_worker(self) -> None:

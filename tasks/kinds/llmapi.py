@@ -28,6 +28,7 @@ from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import add_tokenizer, require_tokenizer, require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 from tasks.weights.config import facts_of
+from tasks.weights.facts import WeightsFacts
 
 ARGUMENTS_FILE = "llm_args.json"
 """The keyword arguments of `tensorrt_llm.LLM`, without the model's path, which is the node's."""
@@ -48,7 +49,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
     def tool_release(self) -> None:
         return None
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         recipe = self.recipe
         if recipe.quantization == "none":
             return ()

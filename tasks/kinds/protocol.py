@@ -55,8 +55,11 @@ class EngineKind(Protocol):
         """What a worker of that pool must have, for pools that choose their machines."""
         ...
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
-        """The command lines that convert and build would run, in order. They are known without the tools."""
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
+        """The command lines that convert and build would run, in order. They are known without the tools.
+
+        `facts` are those of the weights, where they are known.
+        """
         ...
 
     def tool_release(self) -> Release | None:

@@ -27,10 +27,11 @@ from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer, quantization_of
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 from tasks.weights.config import facts_of
+from tasks.weights.facts import WeightsFacts
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 2
@@ -86,11 +87,12 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
     def tool_release(self) -> Release | None:
         return release_of(self.recipe.runtime.version)
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         recipe, prompt = self.recipe, self.model.prompts[0]
+        already = facts is not None and facts.quantization is not None
         return (
-            commands.checkpoint_command(recipe, "model", "checkpoint").argv,
-            commands.build_command(recipe, "checkpoint", "engine").argv,
+            commands.checkpoint_command(recipe, "model", "checkpoint", facts).argv,
+            commands.build_command(recipe, "checkpoint", "engine", quantized_already=already).argv,
             commands.check_command(recipe, "engine", f"engine/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
         )
 
@@ -161,21 +163,24 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
 
     def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe = self.recipe
-        self.require_weights(facts_of(snapshot))
+        facts = facts_of(snapshot)
+        self.require_weights(facts)
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
         place, _ = toolchain_for(recipe.runtime)
-        command = commands.checkpoint_command(recipe, str(snapshot), str(output))
+        command = commands.checkpoint_command(recipe, str(snapshot), str(output), facts)
         inputs = [snapshot, *recipe.calibration.local_folders]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
-        check_checkpoint(recipe, output)
+        check_checkpoint(recipe, output, facts.quantization)
         copy_tokenizer(snapshot, output)
         return peak
 
     def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
         recipe, prompt = self.recipe, self.model.prompts[0]
         place, _ = toolchain_for(recipe.runtime)
-        command = commands.build_command(recipe, str(checkpoint), str(output))
+        # Of its own, or what the recipe asked for.
+        already = recipe.quantization == "none" and quantization_of(checkpoint) is not None
+        command = commands.build_command(recipe, str(checkpoint), str(output), quantized_already=already)
         peak, tail = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)
         try:
             check_engine(recipe, output)

@@ -19,7 +19,7 @@ from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.weights.config import CONFIG, CONFIG_FILES, read_facts
 from tasks.weights.facts import WeightsFacts
-from tasks.weights.files import INDEX, require_shards, weight_bytes
+from tasks.weights.files import INDEX, require_shards, with_files
 
 _SMALL_FILES = frozenset({*CONFIG_FILES, INDEX, GENERATION, *TEMPLATE_FILES})
 _LARGEST_POINTER_BYTES = 1024
@@ -70,9 +70,8 @@ def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: A
             code="generation-unfit",
             hint="mend the file where the weights come from, or leave it out with `include:`",
         ) from error
-    return replace(
-        read_facts(texts), bytes=weight_bytes(sizes), generation=generation, has_template=DEFAULT in templates
-    )
+    facts = with_files(read_facts(texts), sizes)
+    return replace(facts, generation=generation, has_template=DEFAULT in templates)
 
 
 def _is_small(name: str, size: int | None) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tasks.weights.classes import is_known, language_model
 from tasks.weights.facts import CacheLayer, WeightsFacts
 from tasks.weights.fields import Fields, parsed, unreadable
+from tasks.weights.files import with_files
 from tasks.weights.layers import HEADS, HIDDEN, LAYERS, NotUnderstood, cache_layers, head_size
 from tasks.weights.quantized import QUANTIZATION_FILES, quantized
 
@@ -56,7 +57,9 @@ def facts_of(folder: Path) -> WeightsFacts:
     """The facts of the weights in `folder`. Raises SourceError `config-unreadable`, also without `config.json`."""
     if not (folder / CONFIG).is_file():
         raise unreadable(CONFIG, "is missing")
-    return read_facts({name: (folder / name).read_bytes() for name in CONFIG_FILES if (folder / name).is_file()})
+    texts = {name: (folder / name).read_bytes() for name in CONFIG_FILES if (folder / name).is_file()}
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.safetensors")}
+    return with_files(read_facts(texts), files)
 
 
 def _cache(model_type: str, whole: str, fields: Fields) -> tuple[tuple[CacheLayer | None, ...] | None, str]:

@@ -44,8 +44,10 @@ class WeightsFacts:
     """One a layer; None for a layer that keeps nothing by token. None altogether if that is not understood."""
     unclear: str = ""
     """Why it is not understood."""
+    files: tuple[str, ...] = ()
+    """Of weights, if the list of files was read."""
     bytes: int | None = None
-    """Of the files of weights, if the list of files was read."""
+    """Of these files; None if they are not known before the fetch."""
     generation: GenerationConfig | None = None
     """What ends an answer and how it is sampled, if the files that say it were read."""
     has_template: bool | None = None

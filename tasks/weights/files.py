@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from infra.errors import SourceError
+from tasks.weights.facts import WeightsFacts
 from tasks.weights.fields import parsed
 
 INDEX = "model.safetensors.index.json"
@@ -26,7 +28,8 @@ def require_shards(names: Collection[str], index: bytes) -> None:
         )
 
 
-def weight_bytes(sizes: Mapping[str, int | None]) -> int | None:
-    """Bytes of all weights in a list of files, each with its size. None if there are none, or a size is not known."""
-    found = [size for name, size in sizes.items() if name.endswith(".safetensors")]
-    return sum(size for size in found if size is not None) if found and None not in found else None
+def with_files(facts: WeightsFacts, sizes: Mapping[str, int | None]) -> WeightsFacts:
+    """The facts with the files of weights in a list of files, each with its size in bytes or None."""
+    names = sorted(name for name in sizes if name.endswith(".safetensors"))
+    known = [size for name in names if (size := sizes[name]) is not None]
+    return replace(facts, files=tuple(names), bytes=sum(known) if names and len(known) == len(names) else None)

@@ -94,6 +94,21 @@ def test_engines_of_one_and_four_gpus(
     assert version == "0.8.0" or engine.manifest.producer.runtime["tensorrt"] in caches
 
 
+def test_weights_that_are_quantized_already(house: House, pool: str, built: Any, tmp_path: Path) -> None:
+    source = weights.make(tmp_path / "gptq", shards=1, torch_dtype="float16", quantization_config=weights.GPTQ)
+    refused = rebuild(house, built("tiny-gptq", source, "0.12.0", quantization="int8_wo"), code=1)
+    assert refused["error"]["code"] == "weights-quantized" and "fetch" not in states(refused)
+    name = built("tiny-gptq", source, "0.12.0", dtype="float16")
+    with worker(house, tmp_path, "0.12.0"):
+        report = rebuild(house, name)
+    engine = house.store.need(ArtifactRef.parse(report["steps"][-1]["artifact"]))
+    config = json.loads(house.store.read(engine, "config.json"))
+    assert config["pretrained_config"]["quantization"]["quant_algo"] == "W4A16_GPTQ"
+    # An undivisible model is an error of its plan, before anything is fetched.
+    report = rebuild(house, built("tiny-gptq", source, "0.12.0", dtype="float16", tp_size=3), code=1)
+    assert report["error"]["code"] == "weights-unfit" and "fetch" not in states(report)
+
+
 def test_a_known_failure_reaches_the_user(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-failing", source, "0.12.0", max_batch_size=5)
     with worker(house, tmp_path, "0.12.0") as made:

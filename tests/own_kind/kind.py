@@ -54,7 +54,7 @@ class ParrotKind:
     def build_machine(self) -> BuildMachine:
         return BuildMachine()
 
-    def commands(self) -> tuple[tuple[str, ...], ...]:
+    def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         return ()
 
     def tool_release(self) -> None:

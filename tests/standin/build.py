@@ -51,6 +51,11 @@ def run(arguments: argparse.Namespace, context: Context) -> None:
     model: dict[str, Any] = json.loads((Path(source) if alone else Path(source) / "config.json").read_text())
     if arguments.logits_dtype is not None:
         model["logits_dtype"] = arguments.logits_dtype
+    quantization: dict[str, Any] = model.get("quantization") or {}
+    algorithm = quantization.get("quant_algo")
+    # From 0.13 on such a layer is left as it is.
+    if not context.since("0.13") and arguments.use_fused_mlp and algorithm not in (None, "FP8"):
+        raise ValueError(f"Unsupported quant algo: {algorithm}")
     job = Job(context, arguments, None if alone else Path(source), model, build)
     failures.hang_workers_if_chosen(TOOL)
     _each(model["mapping"]["world_size"], workers, job)

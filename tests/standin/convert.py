@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from tests.standin import checkpoint, failures, llama
+from tests.standin import checkpoint, failures, gptq, llama
 from tests.standin.checkpoint import Mapping, Quantization
 from tests.standin.context import Context, Log, clock
 from tests.standin.quantize import reach
@@ -66,7 +66,10 @@ def _convert(
     config = checkpoint.config(hugging_face, context, dtype, mapping, quantization, options)
     if not context.since("0.9"):
         checkpoint.save_config(folder, config)
-    loaded = llama.load(source, context, log, by_transformers=not context.since("0.12"))
+    if (quantization.algorithm or "").endswith("_GPTQ"):
+        loaded = gptq.load(source, _quantized_path(arguments, context), context)
+    else:
+        loaded = llama.load(source, context, log, by_transformers=not context.since("0.12"))
     assert config["num_attention_heads"] % mapping.tensor == 0, "num_attention_heads must be divisible by tp_size"
 
     def convert(rank: int) -> None:
@@ -119,8 +122,7 @@ def _check(arguments: argparse.Namespace, context: Context) -> None:
         reads = "gptq" in precision or arguments.use_qserve
         assert reads or arguments.quant_ckpt_path is None, "only gptq weights or qserve need this option"
     elif context.since("0.9"):
-        prefix = "ammo_" if not context.since("0.10") else "modelopt_" if not context.since("0.11") else ""
-        path = getattr(arguments, f"{prefix}quant_ckpt_path")
+        path = _quantized_path(arguments, context)
         assert precision == "int4_gptq" or path is None, "only gptq weights only needs this option"
     if arguments.smoothquant is None and not arguments.int8_kv_cache:
         return
@@ -132,6 +134,11 @@ def _check(arguments: argparse.Namespace, context: Context) -> None:
             "When using quantization, TRT-LLM needs to load the model to GPU"
         )
     reach(getattr(arguments, "calib_dataset", "ccdv/cnn_dailymail"))
+
+
+def _quantized_path(arguments: argparse.Namespace, context: Context) -> str | None:
+    prefix = "ammo_" if not context.since("0.10") else "modelopt_" if not context.since("0.11") else ""
+    return getattr(arguments, f"{prefix}quant_ckpt_path")
 
 
 def _expert_ranks(arguments: argparse.Namespace) -> int:
@@ -192,8 +199,12 @@ def _found(hugging_face: dict[str, Any], context: Context, log: Log) -> Quantiza
         log.info("Load quantization configs from huggingface model_config.")
         bound = stored.get("activation_scale_ub", 1200.0)
         return Quantization("FP8_PER_CHANNEL_PER_TOKEN", None, (("clamp_val", [-bound, bound]),))
-    if method == "gptq" and stored.get("desc_act") and context.since("0.16"):
-        raise ValueError("GPTQ with desc_act=True is not implemented!")
+    if method == "gptq" and context.since("0.16"):
+        if stored.get("desc_act"):
+            raise ValueError("GPTQ with desc_act=True is not implemented!")
+        log.info("Load quantization configs from huggingface model_config.")
+        settings = {"group_size": stored.get("group_size", 128), "has_zero_point": stored.get("sym", False)}
+        return Quantization("W4A16_GPTQ", None, tuple(settings.items()))
     return None
 
 

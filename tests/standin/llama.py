@@ -73,9 +73,17 @@ def names(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
+def stored_names(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], None]]:
+    """Each tensor and its shape, all of the model's own type."""
+    return ((name, shape, None) for name, shape in names(config))
+
+
 def load(folder: Path, context: Context, log: Log, *, by_transformers: bool) -> Llama:
     """Read a Llama as transformers does, or as TensorRT-LLM's own loader, which came with 0.12."""
     config = read_config(folder)
+    quantized: dict[str, Any] = config.get("quantization_config") or {}
+    if by_transformers and quantized.get("quant_method") == "gptq":
+        raise ImportError("Loading a GPTQ quantized model requires optimum (`pip install optimum`)")
     found: dict[str, Tensor] = {}
     for path in _files(folder, by_transformers):
         found.update(read(path, sentences=context.since("1.0")))

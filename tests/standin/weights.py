@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tests.standin import llama, safetensors
+from tests.standin import gptq, llama, safetensors
 from tests.standin.safetensors import Tensor
 
 CONFIG: dict[str, Any] = {
@@ -39,8 +39,15 @@ _BEGIN, _END = "<|begin_of_text|>", "<|end_of_text|>"
 _WORDS = ("the", "and", "count", "to", "nine", "in", "French", "how", "do", "I", "one", "two", "three", "un", "deux")
 
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+"""`quantization_config` of weights that AutoGPTQ has quantized."""
+
+
 def make(folder: Path, *, shards: int = 2, seed: int | str = 0, **changes: Any) -> Path:
-    """Write a Llama to `folder`. `changes` replace values of its config; another `seed` gives other weights."""
+    """Write a Llama to `folder`. `changes` replace values of its config; another `seed` gives other weights.
+
+    With `quantization_config=GPTQ` its matrices are quantized as AutoGPTQ leaves them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_file()
     config = CONFIG | {"vocab_size": len(tokenizer["model"]["vocab"])} | changes
@@ -65,7 +72,8 @@ def make(folder: Path, *, shards: int = 2, seed: int | str = 0, **changes: Any) 
 
 def _write_weights(folder: Path, config: dict[str, Any], shards: int, seed: int | str) -> None:
     dtype = llama.tensor_dtype(config["torch_dtype"])
-    tensors = {name: _tensor(f"{seed} {name}", shape, dtype) for name, shape in llama.names(config)}
+    stored = gptq.stored_names if config.get("quantization_config") else llama.stored_names
+    tensors = {name: _tensor(f"{seed} {name}", shape, kind or dtype) for name, shape, kind in stored(config)}
     index: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05}-of-{shards:05}.safetensors" if shards > 1 else "model.safetensors"
@@ -81,6 +89,8 @@ def _write_weights(folder: Path, config: dict[str, Any], shards: int, seed: int 
 def _tensor(seed: str, shape: tuple[int, ...], dtype: str) -> Tensor:
     """Numbers between -0.02 and 0.02."""
     count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    if dtype == "I32":
+        return Tensor(dtype, shape, hashlib.shake_128(seed.encode()).digest(4 * count))
     digest = hashlib.shake_128(seed.encode()).digest(2 * count)
     numbers = struct.pack(
         f"<{count}f", *((pair - 32768) * 0.02 / 32768 for (pair,) in struct.iter_unpack("<H", digest))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from infra.errors import SourceError, StepFailed
@@ -22,5 +21,4 @@ def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
             hint="kind llmapi takes what transformers wrote: config.json names the type and the sizes of the model",
             code="checkpoint-unfit",
         ) from error
-    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    return planned_limits(recipe, replace(facts, bytes=weights))
+    return planned_limits(recipe, facts)

@@ -11,8 +11,10 @@ from typing import cast
 from pydantic import JsonValue
 
 from infra.errors import StepFailed
+from tasks.trtllm.prequantized import ALGORITHMS
 from tasks.trtllm.recipe import TrtEngineFields
 from tasks.trtllm.tools.options import has_max_seq_len
+from tasks.weights.quantized import Quantized
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -45,12 +47,28 @@ _QUANTIZED = {
 }
 
 
-def check_checkpoint(recipe: TrtEngineFields, folder: Path) -> None:
-    """Raise StepFailed `checkpoint-unfit` unless every rank has a file and the quantization is the recipe's."""
+def check_checkpoint(recipe: TrtEngineFields, folder: Path, quantized: Quantized | None = None) -> None:
+    """Raise StepFailed `checkpoint-unfit` unless every rank has a file and the quantization is the recipe's.
+
+    `quantized` is how the weights were before, which the checkpoint then has kept.
+    """
     config = _config(folder, "checkpoint-unfit")
     # Context parallelism shares weights, so it adds no files.
     _require_files(folder, (f"rank{rank}.safetensors" for rank in range(recipe.tp_size * recipe.pp_size)), "checkpoint")
     _require_agreement(recipe, config, folder, "checkpoint-unfit")
+    found = quantization_of(folder)
+    if quantized is not None and found not in ALGORITHMS.get(quantized.method, ()):
+        raise StepFailed(
+            f"the weights are quantized by {quantized}, and {folder.name}/{CONFIG} holds {found}",
+            hint="the log of the convert script shows what it did instead",
+            code="checkpoint-unfit",
+        )
+
+
+def quantization_of(folder: Path) -> str | None:
+    """`quantization.quant_algo` of a checkpoint. Raises StepFailed `checkpoint-unfit` without `config.json`."""
+    found = _object(_config(folder, "checkpoint-unfit"), "quantization").get("quant_algo")
+    return found if isinstance(found, str) else None
 
 
 def check_engine(recipe: TrtEngineFields, folder: Path) -> None:

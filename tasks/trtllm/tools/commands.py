@@ -13,14 +13,18 @@ from pathlib import Path
 from packaging.version import Version
 
 from infra.toolchains.toolchain import BUILD, under_mpi
+from tasks.trtllm.prequantized import convert_options
 from tasks.trtllm.recipe import AWQ, CALIBRATED, LlmApiFields, TrtEngineFields
 from tasks.trtllm.releases import LAST, in_span
 from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Tool, Value, arguments, has_max_seq_len, span
+from tasks.weights.facts import WeightsFacts
 
 # Weights in these formats multiply in FP8. Up to 0.10 their networks need --strongly_typed to keep to it.
 _FP8 = frozenset({"fp8", "fp8_rowwise", "w4a8_awq"})
 _CONVERT = "llama/convert_checkpoint.py"
 _MODELOPT = Path(__file__).with_name("modelopt_quantize.py")
+# What follows from weights that are quantized already, and other weights may need by hand (--use_qserve).
+_ALSO_BY_HAND = frozenset({"--per_group", "--group_size", "--quant_ckpt_path"})
 TIMING_CACHE = "model.cache"
 """Where trtllm-build reads and leaves its timing cache, in its working directory. 0.8 has an option and no cache."""
 
@@ -52,14 +56,20 @@ def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
     return recipe.quantization in CALIBRATED
 
 
-def checkpoint_command(recipe: TrtEngineFields, model: str, checkpoint: str) -> ToolCommand:
-    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`."""
+def checkpoint_command(
+    recipe: TrtEngineFields, model: str, checkpoint: str, facts: WeightsFacts | None = None
+) -> ToolCommand:
+    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`.
+
+    Without `facts` the weights are not quantized already. Raises UsageError `weights-quantized`.
+    """
     version = recipe.runtime.version
     if is_quantized_by_calibration(recipe):
         wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
         written = arguments("quantize", version, wishes)
         return ToolCommand("quantization/quantize.py", written + recipe.extra_args.quantize, version)
-    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe)}
+    already = convert_options(_CONVERT.partition("/")[0], facts, version, model)
+    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe), **already}
     return ToolCommand(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
 
 
@@ -74,9 +84,13 @@ def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolC
     return ToolCommand(str(_MODELOPT), tuple(map(str, words)), recipe.runtime.version)
 
 
-def build_command(recipe: TrtEngineFields, checkpoint: str, engine: str) -> ToolCommand:
+def build_command(
+    recipe: TrtEngineFields, checkpoint: str, engine: str, *, quantized_already: bool = False
+) -> ToolCommand:
     """The command that turns the checkpoint in `checkpoint` into an engine in `engine`."""
     wishes = {"--checkpoint_dir": checkpoint, "--output_dir": engine, **_build(recipe)}
+    if quantized_already:
+        wishes["--use_fused_mlp"] = False  # fused layers exist for unquantized and FP8 weights alone
     version = recipe.runtime.version
     return ToolCommand(BUILD, arguments("build", version, wishes) + recipe.extra_args.build, version)
 
@@ -106,7 +120,7 @@ def check_options(recipe: TrtEngineFields) -> None:
     for tool in ("convert", "quantize", "build"):
         for word in getattr(recipe.extra_args, tool):
             option = word.partition("=")[0]
-            if option in OPTIONS[tool]:
+            if option in OPTIONS[tool] and option not in _ALSO_BY_HAND:
                 raise OptionUnfit(f"extra_args.{tool}: {option} follows from the recipe: use its field for that")
 
 

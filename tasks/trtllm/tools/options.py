@@ -77,6 +77,11 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
             at("0.13", "int8", "int8 int4 int4_gptq int4_awq"),
             at("0.15", "int8", "int8 int4 int8_gptq int4_gptq int4_awq"),
         ),
+        "--per_group": (switch("0.8"),),
+        "--group_size": (at("0.8", 128),),
+        "--ammo_quant_ckpt_path": (at("0.8"), gone("0.10")),
+        "--modelopt_quant_ckpt_path": (at("0.10"), gone("0.11")),
+        "--quant_ckpt_path": (at("0.11"),),
         "--use_fp8_rowwise": (switch("0.12"),),
         "--int8_kv_cache": (switch("0.8"),),
         # 0.8 has it without any effect; 0.9 to 0.11 do not have it.

@@ -106,6 +106,17 @@ def test_quantized_by_the_weights_alone(
 
 
 @pytest.mark.parametrize(
+    "version", ["0.8.0", "0.9.0", "0.10.0", "0.11.0", "0.12.0", "0.13.0", "0.15.0", "0.16.0", "1.2.1"]
+)
+def test_weights_that_are_quantized_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    snapshot = weights.make(tmp_path / "snapshot", shards=1, torch_dtype="float16", quantization_config=weights.GPTQ)
+    image(tmp_path, monkeypatch, version)
+    engine = make(model(version, dtype="float16"), snapshot, tmp_path)
+    quantization = json.loads((engine / "config.json").read_text())["pretrained_config"]["quantization"]
+    assert quantization["quant_algo"] == "W4A16_GPTQ" and quantization["group_size"] == 32
+
+
+@pytest.mark.parametrize(
     ("failure", "version", "code"),
     [
         ("convert_checkpoint.py:host-memory", "0.12.0", "host-memory"),

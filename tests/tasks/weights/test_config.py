@@ -11,7 +11,7 @@ from infra.errors import SourceError
 from tasks.trtllm.limits import cache_bytes_per_token
 from tasks.weights.config import read_facts
 from tasks.weights.facts import WeightsFacts
-from tasks.weights.files import require_shards, weight_bytes
+from tasks.weights.files import require_shards, with_files
 from tests.tasks.weights import configs
 from tests.tasks.weights.configs import CACHE_BYTES, Config, text
 
@@ -204,6 +204,9 @@ def test_shards_that_are_missing() -> None:
     assert caught.value.code == "shards-missing" and "model-00002-of-00002" in caught.value.message
 
 
-def test_the_bytes_of_all_weights() -> None:
-    assert weight_bytes({"config.json": 7, "a.safetensors": 10, "b.safetensors": 20}) == 30
-    assert weight_bytes({"a.safetensors": None}) is None and weight_bytes({"config.json": 7}) is None
+def test_the_files_of_weights() -> None:
+    found = with_files(facts(configs.LLAMA_3_1_8B), {"config.json": 7, "b.safetensors": 20, "a.safetensors": 10})
+    assert found.files == ("a.safetensors", "b.safetensors") and found.bytes == 30
+    assert (
+        with_files(found, {"a.safetensors": None}).bytes is None and with_files(found, {"config.json": 7}).bytes is None
+    )
