@@ -44,10 +44,11 @@ def path(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2, as if its tokenizer added the token that begins a text, as those of Llama and Gemma do."""
     path = tmp_path_factory.mktemp("begins") / "model.gguf"
     shutil.copyfile(smollm2_gguf, path)
-    reader: Any = gguf.GGUFReader(path, "r+")
-    field = reader.fields["tokenizer.ggml.add_bos_token"]
-    field.parts[field.data[0]][0] = 1
-    reader.data.flush()
+    key = b"tokenizer.ggml.add_bos_token"
+    with path.open("r+b") as file:
+        # Behind the key stands the type of its value, in four bytes.
+        file.seek(file.read(2**25).index(key) + len(key) + 4)
+        file.write(b"\1")
     return path
 
 
@@ -85,17 +86,16 @@ def test_the_turns_in_the_text_of_a_user_end_none(loaded: Loaded) -> None:
 
 
 def test_control_tokens_are_those_of_the_file(path: Path, tmp_path: Path) -> None:
-    reader: Any = gguf.GGUFReader(path)
-    tokens, types = (reader.fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type"))
-    control = [index for index, kind in enumerate(types.contents()) if kind == 3]
-    assert control_tokens(path) == {bytes(tokens.parts[tokens.data[index]]).decode() for index in control}
-    assert {BEGIN, "<|im_end|>", "<|endoftext|>"} <= control_tokens(path)
-    writer = gguf.GGUFWriter(tmp_path / "bare.gguf", "llama")
-    writer.add_array("test.nested", [["a", "b"], ["c"]])
-    writer.add_array("test.floats", [0.5])
-    writer.add_bool("test.bool", True)
-    writer.add_token_list(["a", "<x>"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    assert control_tokens(tmp_path / "bare.gguf") == frozenset()
+    assert {BEGIN, "<|im_end|>", "<|endoftext|>"} <= control_tokens(path) and "hello" not in control_tokens(path)
+    for name, types, found in (("typed", [1, 3, 4, 3], {"<x>", "ä"}), ("bare", None, set[str]())):
+        writer = gguf.GGUFWriter(tmp_path / name, "llama")
+        writer.add_array("test.nested", [["a", "b"], ["c"]])
+        writer.add_array("test.floats", [0.5])
+        writer.add_bool("test.bool", True)
+        writer.add_token_list(["a", "<x>", "<y>", "ä"])
+        if types is not None:
+            writer.add_token_types(types)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        assert control_tokens(tmp_path / name) == found
