@@ -146,7 +146,7 @@ def _answers_line(shown: Preview) -> str:
 
 def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
     document = asdict(facts)
-    for name in ("cache", "unclear", "generation"):
+    for name in ("cache", "unclear", "files", "generation"):
         del document[name]
     quantization = None if facts.quantization is None else str(facts.quantization)
     return {
@@ -158,16 +158,7 @@ def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
 
 
 def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
-    sizes = {
-        "layers": facts.layers,
-        "heads": facts.heads,
-        "of keys and values": "/".join(map(str, facts.key_value_heads)),
-        "experts": facts.experts,
-        "tokens of context": facts.context,
-    }
-    quantization = "" if facts.quantization is None else f", quantized already: {facts.quantization}"
-    known = ", ".join(f"{value} {name}" for name, value in sizes.items() if value)
-    yield f"weights: {facts.architecture or facts.model_type}, {known}{quantization}"
+    yield f"weights: {facts}"
     if planned.bytes_per_token is None:
         yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
     else:

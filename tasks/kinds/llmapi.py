@@ -141,6 +141,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             max_batch_size=min(serving.slots, known.max_batch_size),
             max_seq_len=context_tokens,
             kv_cache_tokens=self.cache_tokens(known),
+            kv_cache_bytes=self.cache_bytes(known),
         )
         chunked = bool(arguments.get("enable_chunked_prefill"))
         write_release(

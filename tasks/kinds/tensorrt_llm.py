@@ -118,17 +118,21 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
 
         window = max(parameters.attention_window, default=limits.max_seq_len)
         sequence = blocks(min(limits.max_seq_len, window))
-        # The engine runs no more requests at once than it was built for. Requests that wait need no cache.
-        running = min(serving.slots, limits.max_batch_size)
+        running = self._running(limits)
         return kv_cache_tokens(
             bytes_per_token=limits.cache_bytes_per_token,
-            weight_bytes=limits.weight_bytes,
+            weight_bytes=limits.weight_bytes + running * limits.state_bytes,
             wanted_tokens=max(sequence, running * blocks(min(serving.context_tokens, limits.max_seq_len))),
             gpu=runtime.gpu,
             memory_bytes=runtime.gpu_memory_bytes,
             sequence_tokens=sequence,
             lora_fraction=self._lora_fraction,
         )
+
+    def cache_bytes(self, limits: EngineLimits) -> int | None:
+        """Bytes of these tokens on the GPU that holds the most. None if they are not known."""
+        tokens, each = self.cache_tokens(limits), limits.cache_bytes_per_token
+        return None if tokens is None or each is None else tokens * each
 
     def cache_fraction(self, limits: EngineLimits) -> float | None:
         """The fraction of the free memory for a KV cache without a size in tokens.
@@ -147,14 +151,18 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def memory_bytes(self, engine_bytes: int, limits: bytes) -> int:
         """Weights, workspace, KV cache and the cache of LoRA adapters, in bytes on each GPU of the release."""
         known = EngineLimits.from_json(limits)
-        taken = known.weight_bytes + WORKSPACE_BYTES
+        taken = known.weight_bytes + self._running(known) * known.state_bytes + WORKSPACE_BYTES
         memory = self._gpu_memory_bytes or taken
-        if (tokens := self.cache_tokens(known)) is not None and known.cache_bytes_per_token is not None:
-            taken += tokens * known.cache_bytes_per_token
+        if (cache := self.cache_bytes(known)) is not None:
+            taken += cache
         else:
             fraction = self.parameters.kv_cache_fraction or self._cache_share(known)
             taken += int(fraction * max(0, memory - taken))
         return taken + int(self._lora_fraction * max(0, memory - taken))
+
+    def _running(self, limits: EngineLimits) -> int:
+        """Requests that run at once: no more than the engine was built for. Those that wait need no memory."""
+        return min(self.model.serving.slots, limits.max_batch_size)
 
     def _cache_share(self, limits: EngineLimits) -> float:
         runtime = self.recipe.runtime

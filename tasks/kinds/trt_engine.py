@@ -198,8 +198,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
 
     def assemble(self, engine: Files, output: Path) -> None:
         limits = EngineLimits.from_json(limits_in(engine))
-        if limits.max_num_tokens is None:
-            limits = replace(limits, max_num_tokens=self.recipe.max_num_tokens)
+        limits = replace(limits, max_num_tokens=self.recipe.max_num_tokens)
         self.write_release(limits, lambda name: engine(f"{TOKENIZER}/{name}"), output)
 
     def write_release(self, limits: EngineLimits, files: Files, output: Path, tokenizer: str | None = None) -> None:

@@ -43,8 +43,10 @@ class EngineLimits:
     logits_type: LogitsType
     cache_bytes_per_token: int | None
     weight_bytes: int
+    state_bytes: int = 0
+    """Of each request that runs, beside the KV cache: layers without attention keep a state."""
     max_num_tokens: int | None = None
-    """Tokens of a forward pass. None in what was written before it was read."""
+    """Tokens of a forward pass. Not in `to_json`, whose readers of before do not know it: the recipe has it too."""
 
     def prompt_tokens(self, *, chunked: bool) -> int:
         """What a prompt may have: one that is not cut into chunks goes through the model in one pass.
@@ -55,7 +57,12 @@ class EngineLimits:
         return self.max_input_len if chunked else min(self.max_input_len, self.max_num_tokens or self.max_input_len)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        """Without `state_bytes` where there are none, as those who wrote it before had none."""
+        document = asdict(self)
+        del document["max_num_tokens"]
+        if not self.state_bytes:
+            del document["state_bytes"]
+        return json.dumps(document, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> EngineLimits:
@@ -89,6 +96,7 @@ class EngineLimits:
                 pp_size=mapping["pp_size"],
             ),
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
+            state_bytes=_engine_state_bytes(model, mapping["pp_size"]),
             max_num_tokens=build.get("max_num_tokens"),
         )
 
@@ -128,17 +136,33 @@ def _stages(layers: Sequence[CacheLayer | None], pp_size: int) -> Iterable[Seque
 def _engine_layers(model: Mapping[str, JsonValue]) -> list[CacheLayer | None]:
     """The layers of an engine, read as `gptJsonConfig.cpp` of 0.16 does."""
     fields = Fields(model)
-    count, heads = fields.needed("num_hidden_layers"), fields.needed("num_attention_heads")
+    heads, kinds = fields.needed("num_attention_heads"), _layer_types(fields)
     if (latent := fields.integer("kv_lora_rank")) is not None:
         # DeepSeek V2 names its heads too, and keeps one vector for all of them.
-        return [CacheLayer(1, latent + fields.needed("qk_rope_head_dim"))] * count
+        return [CacheLayer(1, latent + fields.needed("qk_rope_head_dim"))] * len(kinds)
     size = fields.integer("head_size") or fields.needed("hidden_size") // heads
-    kinds = fields.texts("layer_types") or ("attention",)  # a group of layers, repeated
-    with_cache = [kinds[layer % len(kinds)] not in _WITHOUT_CACHE for layer in range(count)]
     # Of those that have attention alone.
     own = iter(fields.integers("num_kv_heads_per_layer"))
     shared = fields.integer("num_key_value_heads") or heads
-    return [CacheLayer(next(own, shared), 2 * size) if kept else None for kept in with_cache]
+    return [None if kind in _WITHOUT_CACHE else CacheLayer(next(own, shared), 2 * size) for kind in kinds]
+
+
+def _layer_types(fields: Fields) -> list[str]:
+    """The type of each layer. The file has those of a group of layers, which is repeated."""
+    group = fields.texts("layer_types") or ("attention",)
+    return [group[layer % len(group)] for layer in range(fields.needed("num_hidden_layers"))]
+
+
+def _engine_state_bytes(model: Mapping[str, JsonValue], pp_size: int) -> int:
+    """Bytes of one request in the recurrent layers of a GPU, as `rnnStateBuffers.cpp` of 0.16 makes room for them."""
+    fields = Fields(model)
+    layers = math.ceil(_layer_types(fields).count("recurrent") / pp_size)
+    if not layers:
+        return 0
+    # The states of RecurrentGemma are float32, and convolutions have two buffers.
+    kept_as = 4 if fields.text("architecture") == "RecurrentGemmaForCausalLM" else 2
+    state = fields.needed("state_size") * fields.needed("rnn_hidden_size") * kept_as
+    return layers * (state + 2 * 2 * (fields.needed("conv_kernel") - 1) * fields.needed("rnn_conv_dim_size"))
 
 
 def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:

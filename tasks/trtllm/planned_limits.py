@@ -29,12 +29,18 @@ def planned_limits(recipe: TensorRtLlmFields, facts: WeightsFacts) -> EngineLimi
         logits_type="FP32",
         cache_bytes_per_token=_cache_bytes(recipe, facts),
         weight_bytes=math.ceil((facts.bytes or 0) / (recipe.tp_size * recipe.pp_size)),
+        # Each stage of a pipeline has room for the requests of all stages.
+        state_bytes=math.ceil(facts.state_bytes / _attention_parts(recipe)),
     )
 
 
 def has_attention_of_its_own(recipe: TensorRtLlmFields) -> bool:
     """Whether each GPU runs the attention of its own requests, with all heads (the LLM API's `enable_attention_dp`)."""
     return isinstance(recipe, LlmApiFields) and recipe.llm_args.get("enable_attention_dp") is True
+
+
+def _attention_parts(recipe: TensorRtLlmFields) -> int:
+    return 1 if has_attention_of_its_own(recipe) else recipe.tp_size
 
 
 def _block(recipe: TensorRtLlmFields) -> int:
@@ -51,6 +57,6 @@ def _cache_bytes(recipe: TensorRtLlmFields, facts: WeightsFacts) -> int | None:
     return cache_bytes_per_token(
         facts.cache,
         kept_as=recipe.kv_cache_dtype.upper() if recipe.kv_cache_dtype != "auto" else stored,
-        tp_size=1 if has_attention_of_its_own(recipe) else recipe.tp_size,
+        tp_size=_attention_parts(recipe),
         pp_size=recipe.pp_size,
     )

@@ -10,8 +10,9 @@ from tasks.weights.classes import is_known, language_model
 from tasks.weights.facts import CacheLayer, WeightsFacts
 from tasks.weights.fields import Fields, parsed, unreadable
 from tasks.weights.files import with_files
-from tasks.weights.layers import HEADS, HIDDEN, LAYERS, NotUnderstood, cache_layers, head_size
+from tasks.weights.layers import HEADS, HIDDEN, LAYERS, NotUnderstood, cache_layers, head_size, state_layers
 from tasks.weights.quantized import QUANTIZATION_FILES, quantized
+from tasks.weights.states import state_bytes
 
 CONFIG = "config.json"
 CONFIG_FILES = (CONFIG, *QUANTIZATION_FILES)
@@ -49,6 +50,7 @@ def read_facts(texts: Mapping[str, bytes]) -> WeightsFacts:
         tied_embeddings=tied.flag("tie_word_embeddings"),
         quantization=quantized(config, fields, *others),
         cache=cache,
+        state_bytes=state_bytes(model_type, fields, state_layers(model_type, fields)) if cache is not None else 0,
         unclear=unclear,
     )
 

@@ -42,6 +42,8 @@ class WeightsFacts:
     quantization: Quantized | None
     cache: tuple[CacheLayer | None, ...] | None
     """One a layer; None for a layer that keeps nothing by token. None altogether if that is not understood."""
+    state_bytes: int = 0
+    """Of one request, in layers that keep a state in place of tokens."""
     unclear: str = ""
     """Why it is not understood."""
     files: tuple[str, ...] = ()
@@ -52,6 +54,19 @@ class WeightsFacts:
     """What ends an answer and how it is sampled, if the files that say it were read."""
     has_template: bool | None = None
     """Whether there is a chat template, if the files that may hold it were read."""
+
+    def __str__(self) -> str:
+        """In one line, for people."""
+        sizes = {
+            "layers": self.layers,
+            "heads": self.heads,
+            "of keys and values": "/".join(map(str, self.key_value_heads)),
+            "experts": self.experts,
+            "tokens of context": self.context,
+        }
+        known = [f"{value} {name}" for name, value in sizes.items() if value]
+        already = [] if self.quantization is None else [f"quantized already: {self.quantization}"]
+        return ", ".join([self.architecture or self.model_type or "a model without a name", *known, *already])
 
     @property
     def key_value_heads(self) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ def require_shards(names: Collection[str], index: bytes) -> None:
 
 def with_files(facts: WeightsFacts, sizes: Mapping[str, int | None]) -> WeightsFacts:
     """The facts with the files of weights in a list of files, each with its size in bytes or None."""
-    names = sorted(name for name in sizes if name.endswith(".safetensors"))
+    names = sorted(name for name in sizes if name.endswith(".safetensors") and "/" not in name)
+    # Mistral's repositories have the same weights once more, in its own form, which no tool reads beside these.
+    names = [name for name in names if "consolidated" not in name] or names
     known = [size for name in names if (size := sizes[name]) is not None]
     return replace(facts, files=tuple(names), bytes=sum(known) if names and len(known) == len(names) else None)

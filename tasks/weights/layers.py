@@ -26,7 +26,8 @@ _WITHOUT_ATTENTION = frozenset({"mamba", "mamba2", "falcon_mamba"})
 
 _FULL = frozenset({"full_attention", "attention", "*"})
 _SLIDING = frozenset({"sliding_attention", "chunked_attention"})
-_NOTHING = frozenset({"linear_attention", "mamba", "recurrent", "linear", "no_op", "mlp", "moe", "M", "-", "E"})
+_STATE = frozenset({"linear_attention", "mamba", "recurrent", "M"})
+_NOTHING = _STATE | {"linear", "no_op", "mlp", "moe", "-", "E"}
 # Fields by which a model keeps something else than these rules say: layers that share a cache, heads whose size differs
 # by layer, keys of an indexer beside, cross attention.
 _OTHER_RULES = (
@@ -55,6 +56,11 @@ def cache_layers(model_type: str, fields: Fields) -> tuple[CacheLayer | None, ..
     heads, numbers = _head(model_type, fields)
     windows = _windows(model_type, fields, count)
     return tuple(None if window == 0 else CacheLayer(heads, numbers, window) for window in windows)
+
+
+def state_layers(model_type: str, fields: Fields) -> int:
+    """How many layers keep a state of each request in place of its tokens."""
+    return sum(kind in _STATE for kind in _layer_types(model_type, fields, layer_count(fields)) or ())
 
 
 def layer_count(fields: Fields) -> int:

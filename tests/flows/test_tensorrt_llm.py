@@ -96,7 +96,7 @@ def test_engines_of_one_and_four_gpus(
 
 def test_weights_that_are_quantized_already(house: House, pool: str, built: Any, tmp_path: Path) -> None:
     source = weights.make(tmp_path / "gptq", shards=1, torch_dtype="float16", quantization_config=weights.GPTQ)
-    refused = rebuild(house, built("tiny-gptq", source, "0.12.0", quantization="int8_wo"), code=1)
+    refused = rebuild(house, built("tiny-gptq", source, "0.12.0", quantization="int8_wo"), code=2)
     assert refused["error"]["code"] == "weights-quantized" and "fetch" not in states(refused)
     name = built("tiny-gptq", source, "0.12.0", dtype="float16")
     with worker(house, tmp_path, "0.12.0"):
@@ -105,7 +105,7 @@ def test_weights_that_are_quantized_already(house: House, pool: str, built: Any,
     config = json.loads(house.store.read(engine, "config.json"))
     assert config["pretrained_config"]["quantization"]["quant_algo"] == "W4A16_GPTQ"
     # An undivisible model is an error of its plan, before anything is fetched.
-    report = rebuild(house, built("tiny-gptq", source, "0.12.0", dtype="float16", tp_size=3), code=1)
+    report = rebuild(house, built("tiny-gptq", source, "0.12.0", dtype="float16", tp_size=3), code=2)
     assert report["error"]["code"] == "weights-unfit" and "fetch" not in states(report)
 
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from infra.errors import UsageError
 from tasks.trtllm.recipe import LlmApiFields
+from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import TensorRtServing
 
 CACHE_SHARE = 0.99
@@ -24,6 +25,9 @@ The LLM takes the smaller of size and share. Its default share is 0.9, and it re
 _TORCH_SAMPLER_ALONE = Version("1.3.0rc26")
 """The first version without `sampler_type`. In older ones the PyTorch sampler ignores penalties, bad words or seeds in
 silence, until pull requests 16052, 16485 and 17172 of July and August 2026."""
+
+_FIRST_BYTES = "1.1"
+"""The first release with `max_gpu_total_bytes`."""
 
 # Fields of `serving.tensorrt_llm` that the LLM API has no argument for, and why.
 WITHOUT_COUNTERPART = {
@@ -60,17 +64,18 @@ def release_arguments(
     max_batch_size: int,
     max_seq_len: int,
     kv_cache_tokens: int | None,
+    kv_cache_bytes: int | None = None,
 ) -> dict[str, JsonValue]:
     """The arguments of the recipe with those of one release on top. The recipe's own `llm_args` come last.
 
-    At most `max_batch_size` requests run at once, each of `max_seq_len` tokens. The KV cache holds `kv_cache_tokens`;
-    None leaves it to a fraction of the free memory.
+    At most `max_batch_size` requests run at once, each of `max_seq_len` tokens. The KV cache holds `kv_cache_tokens`,
+    which take `kv_cache_bytes` on a GPU if that is known; None leaves it to a fraction of the free memory.
     """
     arguments: dict[str, JsonValue] = {
         "max_batch_size": max_batch_size,
         "max_seq_len": max_seq_len,
         "max_beam_width": serving.max_beam_width,
-        "kv_cache_config": _cache(serving, kv_cache_tokens),
+        "kv_cache_config": _cache(serving, kv_cache_tokens, _bound(recipe, serving, kv_cache_bytes)),
         **_sampler(recipe.runtime.version),
     }
     if serving.max_beam_width > 1:
@@ -147,7 +152,16 @@ def _sampler(version: Version) -> dict[str, JsonValue]:
     return {"sampler_type": "TRTLLMSampler"} if version < _TORCH_SAMPLER_ALONE else {}
 
 
-def _cache(serving: TensorRtServing, tokens: int | None) -> dict[str, JsonValue]:
+def _bound(recipe: LlmApiFields, serving: TensorRtServing, kv_cache_bytes: int | None) -> int | None:
+    """The bytes that bound a cache with several windows, which has a pool for each and heeds no number of tokens.
+
+    1.0 bounds each pool by the tokens. Source: `calculate_max_num_blocks_for_vswa` in resource_manager.py.
+    """
+    several = len(set(serving.attention_window)) > 1
+    return kv_cache_bytes if several and in_span(recipe.runtime.version, _FIRST_BYTES) else None
+
+
+def _cache(serving: TensorRtServing, tokens: int | None, most_bytes: int | None) -> dict[str, JsonValue]:
     share = serving.kv_cache_fraction or (CACHE_SHARE if tokens is not None else None)
     given: dict[str, JsonValue] = {
         "max_tokens": tokens,
@@ -155,6 +169,7 @@ def _cache(serving: TensorRtServing, tokens: int | None) -> dict[str, JsonValue]
         "enable_block_reuse": serving.kv_cache_reuse,
         "host_cache_size": serving.host_cache_bytes,
         "max_attention_window": [*serving.attention_window] or None,
+        "max_gpu_total_bytes": most_bytes,
     }
     return {key: value for key, value in given.items() if value is not None}
 

@@ -14,6 +14,7 @@ from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.serving.settings import ServingSettings
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, cache_share, gpu_memory_bytes
 from tasks.trtllm.limits import EngineLimits, engine_limits
@@ -25,6 +26,7 @@ from tests.tasks.weights import configs
 from tests.tasks.weights.configs import Config, text
 
 GIB = 2**30
+RECURRENT: Config = {"state_size": 16, "conv_kernel": 4, "rnn_hidden_size": 5120, "rnn_conv_dim_size": 5120}
 
 
 def model(kind: str, gpu: str = "NVIDIA H200", arch: str = "sm90", version: str = "1.2.1", **more: Any) -> Model:
@@ -44,6 +46,11 @@ def model(kind: str, gpu: str = "NVIDIA H200", arch: str = "sm90", version: str 
 def limits(config: Config, weights: int, served: Model) -> EngineLimits:
     assert isinstance(served.recipe, LlmApiFields)
     return planned_limits(served.recipe, replace(read_facts({"config.json": text(config)}), bytes=weights))
+
+
+def files(limits: bytes) -> Files:
+    """Those of an engine with these limits."""
+    return {LIMITS_FILE: limits, "chat_template.jinja": b"{{ messages[0].content }}"}.get
 
 
 def engine(**changes: Any) -> EngineLimits:
@@ -75,9 +82,17 @@ def engine(**changes: Any) -> EngineLimits:
         ({}, 12_288),
         ({"num_kv_heads_per_layer": [2, *[1] * 23]}, 6_400),
         # A group of layers is repeated, and heads are those of layers with attention alone.
-        ({"num_hidden_layers": 6, "num_key_value_heads": 8, "layer_types": ["recurrent"] * 2 + ["attention"]}, 4_096),
+        (
+            {
+                "num_hidden_layers": 6,
+                "num_key_value_heads": 8,
+                "layer_types": ["recurrent", "recurrent", "attention"],
+                **RECURRENT,
+            },
+            4_096,
+        ),
         ({"num_hidden_layers": 4, "layer_types": ["attention", "no_op"], "num_kv_heads_per_layer": [4, 1]}, 1_280),
-        ({"layer_types": ["recurrent"]}, 0),
+        ({"layer_types": ["recurrent"], **RECURRENT}, 0),
         ({"num_key_value_heads": 16, "head_size": 128, "num_hidden_layers": 27}, 221_184),
         (
             {
@@ -137,10 +152,9 @@ def test_a_model_that_is_not_understood_gets_a_share(tmp_path: Path) -> None:
     assert EngineLimits.from_json(text) == known
     # It stands beside another release, as one with a known cache does.
     assert kind.memory_bytes(0, text) == pytest.approx(memory * SHARE_BESIDE, rel=1e-2)
-    template = b"{{ messages[0].content }}"
-    kind.assemble({LIMITS_FILE: text, "chat_template.jinja": template}.get, tmp_path / "release")
-    cache = ServingSettings.read(tmp_path / "release/llm/1").llm_arguments["kv_cache_config"]
-    assert isinstance(cache, dict) and "max_tokens" not in cache
+    kind.assemble(files(text), tmp_path / "release")
+    cache: Any = ServingSettings.read(tmp_path / "release/llm/1").llm_arguments["kv_cache_config"]
+    assert "max_tokens" not in cache
     assert cache["free_gpu_memory_fraction"] == kind.cache_fraction(known)
     own = model("llmapi", serving={"tensorrt_llm": {"kv_cache_fraction": 0.7}})
     assert LlmApiKind(own).cache_fraction(known) == 0.7
@@ -166,10 +180,23 @@ def test_the_share_of_a_model_that_is_not_understood() -> None:
 
 
 def test_an_engine_without_attention_needs_no_cache() -> None:
-    known = engine(layer_types=["recurrent"])
-    kind = TrtEngineKind(model("trt-engine", version="0.16.0"))
-    assert kind.cache_tokens(known) == 16384  # as many as are asked for
-    assert kind.memory_bytes(0, known.to_json().encode()) == WORKSPACE_BYTES
+    known = engine(layer_types=["recurrent"], **RECURRENT)
+    kind = TrtEngineKind(model("trt-engine", version="0.16.0", serving={"slots": 4}))
+    assert kind.cache_tokens(known) == 8192  # as many as are asked for
+    states = 4 * 24 * (16 * 5120 * 2 + 2 * 2 * 3 * 5120)
+    assert kind.memory_bytes(0, known.to_json().encode()) == WORKSPACE_BYTES + states
+
+
+def test_states_take_memory_beside_the_cache() -> None:
+    served = model("llmapi", tp_size=2, max_batch_size=16, serving={"slots": 64})
+    known = limits(configs.NEMOTRON_NANO_30B, 60 * GIB, served)
+    states = read_facts({"config.json": text(configs.NEMOTRON_NANO_30B)}).state_bytes
+    assert known.state_bytes == states // 2 and EngineLimits.from_json(known.to_json()) == known
+    kind = LlmApiKind(served)
+    cache = (kind.cache_tokens(known) or 0) * 3072
+    assert kind.memory_bytes(0, known.to_json().encode()) == 30 * GIB + WORKSPACE_BYTES + cache + 16 * states // 2
+    # Who wrote limits before knew of no states.
+    assert "state_bytes" not in limits(configs.LLAMA_3_1_8B, GIB, served).to_json()
 
 
 def test_a_checkpoint_without_a_config(tmp_path: Path) -> None:
@@ -178,3 +205,23 @@ def test_a_checkpoint_without_a_config(tmp_path: Path) -> None:
     with pytest.raises(StepFailed) as caught:
         checkpoint_limits(tmp_path, served.recipe)
     assert caught.value.code == "checkpoint-unfit"
+
+
+@pytest.mark.parametrize(
+    ("version", "windows", "bound"),
+    [
+        ("1.2.1", [1024, 2048], True),
+        ("1.1.0", [1024, 2048], True),
+        ("1.0.0", [1024, 2048], False),
+        ("1.2.1", [64], False),
+    ],
+)
+def test_a_cache_with_several_windows_is_bound_by_its_bytes(
+    tmp_path: Path, version: str, windows: list[int], bound: bool
+) -> None:
+    served = model("llmapi", version=version, serving={"tensorrt_llm": {"attention_window": windows}})
+    known = limits(configs.GEMMA_3_4B, 8 * GIB, served)
+    LlmApiKind(served).assemble(files(known.to_json().encode()), tmp_path / "release")
+    cache: Any = ServingSettings.read(tmp_path / "release/llm/1").llm_arguments["kv_cache_config"]
+    assert cache["max_tokens"] == LlmApiKind(served).cache_tokens(known) == 16384
+    assert cache.get("max_gpu_total_bytes") == (16384 * 139_264 if bound else None)

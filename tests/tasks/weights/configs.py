@@ -74,9 +74,24 @@ NEMOTRON_NANO_30B = plain(
     *(52, 32, 2, 2688),
     head_dim=128,
     hybrid_override_pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    mamba_num_heads=64,
+    mamba_head_dim=64,
+    ssm_state_size=128,
+    n_groups=8,
+    conv_kernel=4,
 )
 QWEN3_NEXT_80B = plain(
-    "Qwen3NextForCausalLM", "qwen3_next", 48, 16, 2, 2048, head_dim=256, full_attention_interval=4, num_experts=512
+    "Qwen3NextForCausalLM",
+    "qwen3_next",
+    *(48, 16, 2, 2048),
+    head_dim=256,
+    full_attention_interval=4,
+    num_experts=512,
+    linear_num_value_heads=32,
+    linear_num_key_heads=16,
+    linear_value_head_dim=128,
+    linear_key_head_dim=128,
+    linear_conv_kernel_dim=4,
 )
 LLAMA_4_SCOUT: Config = {
     "architectures": ["Llama4ForConditionalGeneration"],

@@ -47,6 +47,16 @@ def test_the_first_stages_hold_what_is_left_over() -> None:
     assert [cache_bytes(configs.NEMOTRON_NANO_30B, pp_size=size) for size in (2, 3, 4)] == [3072, 3072, 2048]
 
 
+def test_the_states_of_layers_without_attention() -> None:
+    # 23 layers with 64 heads of 64 x 128 numbers, and a convolution over 64 x 64 + 2 x 8 x 128.
+    state, convolution = 64 * 64 * 128, (64 * 64 + 2 * 8 * 128) * 3
+    assert facts(configs.NEMOTRON_NANO_30B).state_bytes == 23 * (2 * state + 2 * convolution)
+    wider = configs.NEMOTRON_NANO_30B | {"mamba_ssm_cache_dtype": "float32"}
+    assert facts(wider).state_bytes == 23 * (4 * state + 2 * convolution)
+    assert facts(configs.QWEN3_NEXT_80B).state_bytes == 36 * 2 * (32 * 128 * 128 + 8192 * 3)
+    assert facts(configs.LLAMA_3_1_8B).state_bytes == facts(configs.GEMMA_3_4B).state_bytes == 0
+
+
 def test_the_windows_of_the_layers() -> None:
     assert facts(configs.GEMMA_3_4B).windows[:7] == (1024,) * 5 + (None, 1024)
     assert facts(configs.GPT_OSS_20B).windows[:2] == (128, None)
