@@ -35,6 +35,7 @@ from infra.triton.command import Ports
 from infra.triton.server import start_server
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
+from tasks.serving.generation import files_in
 from tasks.triton.backend_config import BACKEND
 from tasks.triton.config import TENSORRT_LLM
 from tasks.triton.placement import place_release, placed_models, write_public
@@ -93,7 +94,7 @@ def at(values: Sequence[float], share: float) -> float:
 def ours(folder: Path, models: Path, client: TritonClient) -> None:
     """A release of kind trt-engine, placed and public."""
     engine, artifact = folder / "engine", folder / "artifact"
-    TrtEngineKind(spec()).write_release(limits(), artifact)
+    TrtEngineKind(spec()).write_release(limits(), files_in(engine / TOKENIZER_FOLDER), artifact)
     stand_in(artifact / TENSORRT_LLM)
     place_release(artifact, engine, models, "bench", 1, grpc=client.grpc)
     write_public(models, "bench", 1)

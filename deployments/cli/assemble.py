@@ -12,6 +12,7 @@ from infra.errors import UsageError
 from infra.files import whole_folder
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
+from tasks.serving.generation import files_in
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
 from tasks.triton.placement import write_model
 from tasks.triton.repository import models_of
@@ -34,7 +35,7 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
         raise UsageError(f"the public name is '{LLM}', and so is one of its models", hint="rename the model")
     with tempfile.TemporaryDirectory() as folder, whole_folder(output) as whole:
         relative = Path(folder) / "relative"
-        kind.write_release(engine_limits(engine), relative, str(tokenizer.absolute()))
+        kind.write_release(engine_limits(engine), files_in(tokenizer), relative, str(tokenizer.absolute()))
         for name in models_of(relative):
             write_model(relative / name, whole / names[name], names, engine)
 

@@ -13,10 +13,12 @@ from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
 from infra.triton.command import EXIT_TIMEOUT_S, Ports, Server, ServerCommand, leader, orchestrator, single
+from tasks.kinds.answers import planned_sampling
 from tasks.kinds.choice import engine_kind
 from tasks.kinds.protocol import EngineKind, PlannedCache
 from tasks.models.overrides import in_image, of_architecture, override
 from tasks.models.spec import Model
+from tasks.serving.generation import FILE, GenerationConfig
 from tasks.sources.resolved import Access
 from tasks.sources.survey import survey_source
 from tasks.trtllm.architectures import LLAMA
@@ -105,6 +107,7 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         found["weights"] = _facts_document(shown.facts)
         planned = kind.planned_cache(shown.facts)
         found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
+    found["answers"] = _answers_document(model, shown.facts)
     found["pool"] = kind.pool()
     found["commands"] = [list(argv) for argv in kind.commands(shown.facts)]
     if (translation := shown.translation) is not None:
@@ -112,9 +115,41 @@ def document(shown: Preview) -> dict[str, JsonValue]:
     return found
 
 
+def _answers_document(model: Model, facts: WeightsFacts | None) -> dict[str, JsonValue]:
+    """How answers are sampled, and by whose word; what ends them beside the end token of the tokenizer.
+
+    Without the facts of the weights it is what the model's file says. What lies in the artifact decides.
+    """
+    generation = None if facts is None else facts.generation
+    return {
+        "sampling": asdict(planned_sampling(model.serving, generation or GenerationConfig())),
+        "of_weights": None if generation is None else dict(generation.sampling),
+        "end_ids": None if generation is None else [*generation.end_ids],
+    }
+
+
+def _answers_line(shown: Preview) -> str:
+    own: dict[str, float] = shown.model.serving.defaults.model_dump(exclude_none=True)
+    generation = None if shown.facts is None else shown.facts.generation
+    known: Mapping[str, float] = {} if generation is None else generation.sampling
+    weights = {name: value for name, value in known.items() if name not in own}
+    said = [
+        f"{', '.join(f'{name} {value:g}' for name, value in values.items())} by {whom}"
+        for values, whom in ((own, "the model's file"), (weights, FILE))
+        if values
+    ]
+    sampled = f"answers: {', '.join(said) or 'sampled as the engine does by itself'}"
+    if not shown.kind.reads_config:
+        return sampled
+    if generation is None:
+        return f"{sampled}; what {FILE} of the weights says is known once it is read"
+    ends = ", ".join(map(str, generation.end_ids))
+    return f"{sampled}; they end at the tokenizer's own end{f' and at {ends}' if ends else ''}"
+
+
 def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
     document = asdict(facts)
-    for name in ("cache", "unclear", "files"):
+    for name in ("cache", "unclear", "files", "generation"):
         del document[name]
     quantization = None if facts.quantization is None else str(facts.quantization)
     return {
@@ -172,6 +207,7 @@ def lines(shown: Preview) -> Iterator[str]:
         if runtime.image is not None:
             yield f"in {runtime.image}"
     yield f"served in mode {mode.mode}: {mode.why}"
+    yield _answers_line(shown)
     if shown.facts is not None:
         yield from _facts_lines(shown.facts, kind.planned_cache(shown.facts))
     elif (architecture := shown.model.recipe.planned_architecture) is not None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from tasks.kinds.answers import require_template, sampling_of
 from tasks.models.spec import Serving
 from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, READ, SENT, input_name
-from tasks.serving.settings import Sampling, ServingSettings
+from tasks.serving.generation import Files
+from tasks.serving.settings import ServingSettings
 from tasks.triton.backend_config import tensorrt_llm_config
 from tasks.triton.compatibility import CalledTensor, Calls, check_compatibility
 from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
@@ -25,14 +27,16 @@ def write_engine_release(
     serving: Serving,
     limits: EngineLimits,
     kv_cache_tokens: int | None,
+    files: Files,
     tokenizer: str | None = None,
 ) -> None:
     """Check that `tensorrt_llm`, `llm` and `release` agree, and write them to `output`.
 
     `version` is the engine's TensorRT-LLM. `kv_cache_tokens` None leaves the KV cache to a fraction of the free memory.
-    `tokenizer` is an absolute folder, by default TOKENIZER_FOLDER in the version folder of `llm`. Raises UsageError if
-    the engine cannot serve as `serving` asks.
+    `files` are those of the tokenizer. `tokenizer` is its folder, absolute, by default TOKENIZER_FOLDER in the version
+    folder of `llm`. Raises UsageError if the engine cannot serve as `serving` asks.
     """
+    require_template(serving, files)
     parameters = serving.tensorrt_llm or TensorRtServing()
     # `enginehouse assemble` takes engines that were not built by the recipe.
     check_against_engine(
@@ -62,11 +66,11 @@ def write_engine_release(
         chat_template=serving.chat_template,
         request_timeout_s=serving.request_timeout_s,
         tensorrt_llm=str(version),
-        max_input_tokens=limits.max_input_len,
+        max_input_tokens=limits.prompt_tokens(chunked=bool(parameters.chunked_context)),
         max_beam_width=parameters.max_beam_width,
         decoupled=parameters.decoupled,
         guided_decoding=parameters.guided_decoding is not None,
-        sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+        sampling=sampling_of(serving, files),
         max_tokens=serving.max_tokens,
         contract=serving.contract,
     )

@@ -11,10 +11,11 @@ from typing import ClassVar
 
 from infra.errors import SettingsError, StepFailed
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import LIMITS_FILE, PlannedCache
+from tasks.kinds.protocol import LIMITS_FILE, PlannedCache, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.models.recipe import LlamaCppRecipe
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
@@ -154,12 +155,14 @@ class LlamaCppKind:
         (output / LIMITS_FILE).write_text(json.dumps(asdict(limits), indent=1, sort_keys=True))
         return Peak()
 
-    def assemble(self, limits: bytes, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path) -> None:
+        from tasks.kinds.answers import require_one
         from tasks.serving.settings import Sampling, ServingSettings
         from tasks.triton.config import ENGINE_FOLDER
         from tasks.triton.repository import write_release
 
         serving = self.model.serving
+        require_one(serving, has_one=bool(json.loads(limits_in(engine))["has_chat_template"]))
         write_release(
             output,
             ServingSettings(

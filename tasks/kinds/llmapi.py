@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.protocol import LIMITS_FILE, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
 from tasks.lora.merge import merged
 from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
@@ -25,7 +26,7 @@ from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import require_weights
+from tasks.trtllm.tools.check import add_tokenizer, require_tokenizer, require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 from tasks.trtllm.weights_fit import architecture_unfit, require_architecture
 from tasks.weights.config import facts_of
@@ -117,12 +118,15 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         if recipe.quantization == "none":
             _link_all(snapshot, output)
             require_weights(output)
+            require_tokenizer(output)
             return Peak()
         place, _ = toolchain_for(recipe.runtime)
         command = commands.modelopt_command(recipe, str(snapshot), str(output))
         inputs = [snapshot, *recipe.calibration.local_folders]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         require_weights(output)
+        # transformers saves what it has loaded: neither templates that it does not read, nor a generation config.
+        add_tokenizer(snapshot, output)
         return peak
 
     def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
@@ -132,12 +136,14 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, self.recipe).to_json())
         return Peak()
 
-    def assemble(self, limits: bytes, output: Path) -> None:
-        from tasks.serving.settings import Sampling, ServingSettings
+    def assemble(self, engine: Files, output: Path) -> None:
+        from tasks.kinds.answers import require_template, sampling_of
+        from tasks.serving.settings import ServingSettings
         from tasks.triton.config import ENGINE_FOLDER
         from tasks.triton.repository import write_release
 
-        recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits)
+        recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits_in(engine))
+        require_template(serving, engine)
         parameters = self.served(known)
         context_tokens = min(serving.context_tokens, known.max_seq_len)
         arguments = release_arguments(
@@ -164,7 +170,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
                 max_beam_width=parameters.max_beam_width,
                 guided_decoding="guided_decoding_backend" in arguments,
                 llm_arguments=arguments,
-                sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
+                sampling=sampling_of(serving, engine),
                 max_tokens=serving.max_tokens,
                 contract=serving.contract,
             ),

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.serving_mode import ServingMode
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
@@ -39,7 +40,7 @@ class EngineKind(Protocol):
     """Whether it goes by the `config.json` of its weights, which is then read before anything large is fetched."""
 
     def require_weights(self, facts: WeightsFacts) -> None:
-        """Raise UsageError `weights-unfit` if the recipe cannot be made of these weights."""
+        """Raise UsageError `weights-unfit` or `template-missing` if these weights cannot give what the file asks."""
         ...
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
@@ -112,11 +113,11 @@ class EngineKind(Protocol):
         """Fill the empty folder `output` with an engine. `scratch` is for the tools alone. Raises StepFailed."""
         ...
 
-    def assemble(self, limits: bytes, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path) -> None:
         """Fill the empty folder `output` with the Triton models of a release, without the engine.
 
-        Model names are relative. `limits` is the engine's own LIMITS_FILE. Raises UsageError if the engine cannot serve
-        as the model's file asks.
+        Model names are relative. `engine` reads small files of it, LIMITS_FILE among them. Raises UsageError if the
+        engine cannot serve as the model's file asks.
         """
         ...
 
@@ -130,3 +131,10 @@ class EngineKind(Protocol):
 
 LIMITS_FILE = "limits.json"
 """The file beside the engine's files from which memory is planned without reading the engine. `build` writes it."""
+
+
+def limits_in(engine: Files) -> bytes:
+    """The LIMITS_FILE of an engine, which each has."""
+    limits = engine(LIMITS_FILE)
+    assert limits is not None, "build writes it"
+    return limits

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar
 
 from infra.errors import UsageError
+from tasks.kinds.answers import require_one
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import PlannedCache
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
@@ -39,6 +40,8 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def require_weights(self, facts: WeightsFacts) -> None:
         require_parallel(self.recipe, facts)
         require_taken(self.recipe, facts)
+        if facts.has_template is not None:
+            require_one(self.model.serving, has_one=facts.has_template)
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
         """Its tokens are known where the recipe leaves the weights as they are."""

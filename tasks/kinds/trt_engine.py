@@ -11,12 +11,13 @@ from pydantic import JsonValue
 
 from infra.errors import StepFailed, UsageError
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.protocol import LIMITS_FILE, limits_in
 from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
 from tasks.lora.merge import merged
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
@@ -211,19 +212,21 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         _require_answer(answer)
         return peak | asked
 
-    def assemble(self, limits: bytes, output: Path) -> None:
-        self.write_release(EngineLimits.from_json(limits), output)
+    def assemble(self, engine: Files, output: Path) -> None:
+        limits = EngineLimits.from_json(limits_in(engine))
+        limits = replace(limits, max_num_tokens=self.recipe.max_num_tokens)
+        self.write_release(limits, lambda name: engine(f"{TOKENIZER}/{name}"), output)
 
-    def write_release(self, limits: EngineLimits, output: Path, tokenizer: str | None = None) -> None:
+    def write_release(self, limits: EngineLimits, files: Files, output: Path, tokenizer: str | None = None) -> None:
         """Fill `output` with `tensorrt_llm`, `llm` and `release`. Raises UsageError if they do not go together.
 
-        `tokenizer` is an absolute folder, by default the one in the engine's own folder.
+        `files` are those of the tokenizer. `tokenizer` is its folder, absolute, by default the one in the engine's own.
         """
         from tasks.kinds.engine_release import write_engine_release
 
         version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
         serving = self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)})
-        write_engine_release(output, version, serving, limits, tokens, tokenizer)
+        write_engine_release(output, version, serving, limits, tokens, files, tokenizer)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .backend_inputs import ALWAYS_SENT, READ, as_input, backend_inputs, end_id_of
+from .backend_inputs import ALWAYS_SENT, READ, as_input, backend_inputs
 from .called import CalledModel, Response
 from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed, Piece
@@ -58,7 +58,6 @@ class TensorRtLlm:
         prompts = self._prompts
         prompt = await prompts.of(request)
         inputs = backend_inputs(request, prompt, prompts, self._settings)
-        end_id = end_id_of(request, prompts)
         # A number: until 0.9 the backend takes the leading digits of other names for one.
         request_id = str(1 + secrets.randbits(63))
         responses = self._model.call(request_id, inputs, READ if request.return_log_probs else _TOKENS)
@@ -67,7 +66,7 @@ class TensorRtLlm:
                 tokens_of(responses),
                 prompts.tokenizer,
                 stop_words=request.stop_words,
-                end_ids=() if end_id is None else (end_id,),
+                end_ids=prompts.ends(request),
                 input_tokens=len(prompt),
                 most_tokens=self._settings.most_output_tokens(request, len(prompt)),
                 skip_special_tokens=request.skip_special_tokens,

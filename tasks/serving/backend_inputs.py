@@ -70,7 +70,8 @@ def backend_inputs(
     greedy = sampling.temperature == 0
     if sampling.top_k > MAX_TOP_K:
         raise RequestRefused(f"'top_k' is {sampling.top_k}; the most is {MAX_TOP_K}, and 0 means all tokens")
-    end_id = end_id_of(request, prompts)
+    # The engine knows one, of which no answer with `min_tokens` has any before its time; others end it as words do.
+    end_id, *other_ends = prompts.ends(request) or (None,)
     wanted: dict[str, object] = {
         "input_ids": prompt,
         "input_lengths": len(prompt),
@@ -94,7 +95,7 @@ def backend_inputs(
         "beam_width": None if request.beam_width == 1 else request.beam_width,
         "len_penalty": None if request.length_penalty == 1 else request.length_penalty,
         "return_log_probs": request.return_log_probs,
-        "stop_words_list": _words(prompts, request.stop_words),
+        "stop_words_list": _words(prompts, request.stop_words, other_ends),
         "bad_words_list": _words(prompts, request.bad_words),
         "guided_decoding_guide_type": request.guided_decoding_guide_type.encode() or None,
         "guided_decoding_guide": request.guided_decoding_guide.encode() or None,
@@ -107,11 +108,6 @@ def input_name(name: str, version: str) -> str:
     """What a version of TensorRT-LLM calls the input that is `name` in 0.20 and later."""
     major, minor = version.split(".")[:2]
     return name if (int(major), int(minor)) >= (0, 20) else _UNTIL_0_19.get(name, name)
-
-
-def end_id_of(request: GenerationRequest, prompts: Prompts) -> int | None:
-    """The token that ends the answer: the tokenizer's, unless the request has one of its own."""
-    return prompts.end_id if request.end_id is None else request.end_id
 
 
 def streams(request: GenerationRequest, settings: ServingSettings) -> bool:
@@ -128,8 +124,8 @@ def as_input(name: str, value: object) -> Tensor:
     return np.array(value, dtype=_DTYPES[data_type]).reshape(1, *dims)
 
 
-def _words(prompts: Prompts, words: Sequence[str]) -> Tensor | None:
-    array = word_ids(prompts.tokenizer, words)
+def _words(prompts: Prompts, words: Sequence[str], tokens: Sequence[int] = ()) -> Tensor | None:
+    array = word_ids(prompts.tokenizer, words, tokens)
     return array if array.size else None
 
 

@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .contract import FinishReason, GenerationRequest, LogProb, RequestRefused, check_length
+from .contract import FinishReason, GenerationRequest, LogProb, RequestRefused
 from .engine import EngineUnavailable, Piece
+from .gguf_vocabulary import control_tokens
 from .llama_events import Event, events
+from .llama_prompts import LlamaPrompts
 from .llama_server import LlamaServer, LlamaServers
 from .reasoning import beginning_with, opened_by
 from .settings import Sampling, ServingSettings
@@ -60,21 +62,23 @@ class LlamaCpp:
         self._threads = ThreadPoolExecutor(_CALLING_THREADS)
         server = self._servers.get()
         properties = server.call("/props", None)
-        self._has_template = bool(properties.get("chat_template"))
         end_of_text = properties["eos_token"]
         self._end_of_text = server.call("/tokenize", {"content": end_of_text, "parse_special": True})["tokens"]
         pieces = server.call("/tokenize", {"content": _NO_JSON, "add_special": False, "with_pieces": True})["tokens"]
         self._no_json: int = pieces[-1]["id"]
         self._followed: dict[str, None] = {}
+        self._prompts = LlamaPrompts(
+            self._servers, self._threads, settings, control_tokens(folder / settings.engine_path)
+        )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
         body = self._completion(request)
-        body["prompt"] = await self._prompt(request)
+        text, body["prompt"] = await self._prompts.of(request)
         if request.guided_decoding_guide_type == "json_schema":
             await self._check_schema(request.guided_decoding_guide)
         answer = self._complete(body, request)
         if not request.skip_special_tokens:
-            answer = beginning_with(opened_by(body["prompt"]), answer)
+            answer = beginning_with(opened_by(text), answer)
         async with contextlib.aclosing(answer) as pieces:
             async for piece in pieces:
                 yield piece
@@ -135,33 +139,6 @@ class LlamaCpp:
         self._followed[schema] = None
         if len(self._followed) > MAX_FOLLOWED:
             del self._followed[next(iter(self._followed))]
-
-    async def _prompt(self, request: GenerationRequest) -> str:
-        texts = [request.text_input, *(str(message["content"]) for message in request.messages)]
-        check_length("".join(texts), self._settings.most_prompt_tokens)
-        if not (request.messages or self._settings.chat_template):
-            if not request.text_input:
-                raise RequestRefused("'text_input' is empty")
-            return request.text_input
-        if not self._has_template:
-            raise RequestRefused("'messages' cannot be honoured: this model has no chat template")
-        body: dict[str, Any] = {
-            "messages": list(request.messages) or [{"role": "user", "content": request.text_input}],
-            "chat_template_kwargs": dict(request.chat_template_kwargs),
-        }
-        if request.tools:
-            body["tools"] = list(request.tools)
-        try:
-            return await self._rendered(body)
-        except EngineUnavailable:
-            # It ended of another request.
-            return await self._rendered(body)
-
-    async def _rendered(self, body: Mapping[str, Any]) -> str:
-        def call() -> str:
-            return self._servers.get().call("/apply-template", body)["prompt"]
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def _server(self) -> LlamaServer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._servers.get)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import json
 import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -48,7 +47,6 @@ class LlmApi:
             checkpoint, chat_template=settings.chat_template, most_tokens=settings.most_prompt_tokens
         )
         self._settings = settings
-        self._model_end_ids = _end_ids(checkpoint)
         library: Any = importlib.import_module("tensorrt_llm")
         self._sampling_params: Callable[..., Any] = library.SamplingParams
         self._guided_decoding_params: Callable[..., Any] = library.llmapi.GuidedDecodingParams
@@ -74,7 +72,7 @@ class LlmApi:
                 aiter(tokens),
                 self._prompts.tokenizer,
                 stop_words=request.stop_words,
-                end_ids={parameters.end_id, *(parameters.stop_token_ids or ())},
+                end_ids=self._prompts.ends(request),
                 input_tokens=len(prompt),
                 most_tokens=parameters.max_tokens,
                 skip_special_tokens=request.skip_special_tokens,
@@ -100,12 +98,12 @@ class LlmApi:
         """The request as the LLM's SamplingParams, in tokens alone."""
         sampling = self._settings.sampling.of(request)
         greedy = sampling.temperature == 0
-        own_end = request.end_id is not None
-        end_id = request.end_id if own_end else self._prompts.end_id
+        # -1 is none: without an end_id the LLM looks for a tokenizer of its own.
+        end_id, *other_ends = self._prompts.ends(request) or (-1,)
         parameters = self._sampling_params(
             end_id=end_id,
             pad_id=self._prompts.pad_id if request.pad_id is None else request.pad_id,
-            stop_token_ids=None if own_end else [other for other in self._model_end_ids if other != end_id] or None,
+            stop_token_ids=other_ends or None,
             max_tokens=self._settings.most_output_tokens(request, prompt_tokens),
             min_tokens=request.min_tokens or None,
             # The best token is asked for by top_k, since 1.0 has no temperature of 0.
@@ -202,10 +200,3 @@ def _samples_all(arguments: Mapping[str, Any]) -> bool:
     return arguments.get("sampler_type", "TRTLLMSampler") == "TRTLLMSampler" and arguments.get(
         "enable_trtllm_sampler", True
     )
-
-
-def _end_ids(checkpoint: Path) -> tuple[int, ...]:
-    """What ends an answer of this model, by its own generation config: often more than the tokenizer knows."""
-    path = checkpoint / "generation_config.json"
-    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-    return (found,) if isinstance(found, int) else tuple(found or ())

@@ -18,6 +18,16 @@ def for_template(messages: Sequence[Json]) -> list[Json]:
     return [_with_objects(message) for message in messages]
 
 
+def in_parts(messages: Sequence[Json]) -> list[Json]:
+    """The messages, the content of each as a list of one part: templates of models that also see may take no other."""
+    return [
+        {**message, "content": [{"type": "text", "text": text}]}
+        if isinstance(text := message.get("content"), str)
+        else message
+        for message in messages
+    ]
+
+
 def _with_objects(message: Json) -> Json:
     calls: object = message.get("tool_calls")
     if not isinstance(calls, list):

@@ -7,16 +7,19 @@ import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
-from .contract import FinishReason, GenerationRequest, LogProb, PromptTooLong, RequestRefused, check_length
+from .chats import Chats
+from .contract import FinishReason, GenerationRequest, Json, LogProb, PromptTooLong, RequestRefused, check_length
 from .detokenize import Detokenizer
 from .engine import Piece
-from .messages import for_template
+from .generation import GenerationConfig, files_in
+from .plain_text import special_tokens
+from .templates import further_in, read_templates
 from .token_bytes import token_bytes
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, encoded_after
 from .words import StopWords
 
 _TOKENIZING_THREADS = 4
@@ -35,21 +38,36 @@ class Tokens:
 
 
 class Prompts:
-    """The tokenizer in `folder`, and how a request's text becomes a prompt. Nothing is fetched, no code is run."""
+    """The tokenizer in `folder`, and how a request's text becomes a prompt. Nothing is fetched, no code is run.
+
+    `end_ids` are the tokens that end an answer: the tokenizer's own first, then those that the model names besides.
+    """
 
     def __init__(self, folder: Path, *, chat_template: bool, most_tokens: int) -> None:
         transformers: Any = importlib.import_module("transformers")
         self._loaded: Any = transformers.AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
+        templates = read_templates(files_in(folder), further_in(folder))
+        self._plain_text = special_tokens(self._loaded, templates.values())
+        self._chats = Chats(self._loaded, templates, self._plain_text)
         self._chat_template = chat_template
         self._most_tokens = most_tokens
         self._threads = ThreadPoolExecutor(_TOKENIZING_THREADS)
         self.tokenizer: Tokenizer = self._loaded
-        self.end_id: int | None = self._loaded.eos_token_id
+        own: list[int] = [] if self._loaded.eos_token_id is None else [self._loaded.eos_token_id]
+        self.end_ids = tuple(dict.fromkeys([*own, *GenerationConfig.of(files_in(folder)).end_ids]))
         # The first call resets what the file says of truncation and padding, which no other thread may be in.
         self.tokenizer.encode("", add_special_tokens=False)
-        self.pad_id: int | None = self.end_id if self._loaded.pad_token_id is None else self._loaded.pad_token_id
+        pad_id: int | None = self._loaded.pad_token_id
+        self.pad_id = next(iter(self.end_ids), None) if pad_id is None else pad_id
+
+    def ends(self, request: GenerationRequest) -> tuple[int, ...]:
+        """The tokens that end the answer to `request`: those of the model, or a token of its own alone.
+
+        One of the model's own is sent by clients that always send it, and changes nothing.
+        """
+        return self.end_ids if request.end_id in (None, *self.end_ids) else (request.end_id,)
 
     async def of(self, request: GenerationRequest) -> list[int]:
         """The tokens of a request's prompt, those of a long one made on another thread. Raises as `ids` does."""
@@ -59,35 +77,40 @@ class Prompts:
 
     def ids(self, request: GenerationRequest) -> list[int]:
         """The tokens of a prompt. Raises RequestRefused where there are none or too many."""
-        text, special = request.text_input, True
-        if request.messages or self._chat_template:
-            text, special = self._rendered(request), False
-        check_length(text, self._most_tokens)
-        ids = self.tokenizer.encode(text, add_special_tokens=special)
-        if not ids or not text:
+        check_length("".join([request.text_input, *map(_content, request.messages)]), self._most_tokens)
+        rendered = bool(request.messages) or self._chat_template
+        ids = self._rendered(request) if rendered else self._raw(request.text_input)
+        if not ids or not (rendered or request.text_input):
             raise RequestRefused("'text_input' is empty")
         if len(ids) > self._most_tokens:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens; it may have {self._most_tokens}")
         return ids
 
-    def _rendered(self, request: GenerationRequest) -> str:
-        """What the chat template makes of the messages, or of the text as the one message of a user."""
-        texts = [request.text_input, *(str(message["content"]) for message in request.messages)]
-        check_length("".join(texts), self._most_tokens)
-        if self._loaded.chat_template is None:
-            raise RequestRefused("'messages' cannot be honoured: this model has no chat template")
-        messages = for_template(request.messages) or [{"role": "user", "content": request.text_input}]
-        try:
-            # Rendered first: what it returns as tokens has another type from transformers 5 on.
-            return self._loaded.apply_chat_template(
-                messages,
-                tools=list(request.tools) or None,
-                add_generation_prompt=True,
-                tokenize=False,
-                **request.chat_template_kwargs,
-            )
-        except Exception as error:
-            raise RequestRefused(f"the chat template cannot render 'messages': {error}") from error
+    def _raw(self, text: str) -> list[int]:
+        """The tokens of a prompt that the client has rendered, which may begin with the token that begins a text."""
+        ids = self.tokenizer.encode(text, add_special_tokens=True)
+        begin: int | None = self._loaded.bos_token_id
+        return ids[1:] if ids[:2] == [begin, begin] else ids
+
+    def _rendered(self, request: GenerationRequest) -> list[int]:
+        """The tokens of what the chat template renders. It writes the token that begins a text, or wants none."""
+        text, mark = self._chats.rendered(request)
+        check_length(text, self._most_tokens)
+        ids: list[int] = []
+        for part, of_template in self._plain_text.parts(text, mark):
+            if of_template:
+                ids += self._encoded(part) if ids else self.tokenizer.encode(part, add_special_tokens=False)
+            else:
+                ids += self._plain_text.ids(part, self._encoded)
+        return ids
+
+    def _encoded(self, text: str) -> list[int]:
+        after = encoded_after(self.tokenizer, text)
+        return self.tokenizer.encode(text, add_special_tokens=False) if after is None else after
+
+
+def _content(message: Json) -> str:
+    return str(message["content"])
 
 
 async def pieces(
@@ -100,7 +123,7 @@ async def pieces(
     most_tokens: int,
     skip_special_tokens: bool = True,
 ) -> AsyncGenerator[Piece]:
-    """Whole characters, without the stop words and what follows them: a piece for each batch that completes some.
+    """Whole characters, up to a token that ends the answer or a stop word: a piece for each batch that completes some.
 
     `most_tokens` is how many the engine was asked for; an answer of fewer has ended by itself.
     """
@@ -111,10 +134,11 @@ async def pieces(
     async for batch in batches:
         text, log_probs = "", list[float]()
         for ids, its_log_probs in _each(batch, tokenizer) if stop_words else _parts(batch, tokenizer):
-            new = [token_id for token_id in ids if token_id not in end_ids]
-            ended |= len(new) < len(ids)
+            # Engines may give the token that ends an answer, and a batch may hold what they made after it.
+            new = list(takewhile(lambda token_id: token_id not in end_ids, ids))
+            ended = len(new) < len(ids)
             if not new:
-                continue
+                break
             count += len(new)
             unsent += its_log_probs
             if certain := detokenizer.push(new):
@@ -125,12 +149,16 @@ async def pieces(
                 if words.stopped:
                     finish = "stop_words"
                     break
+            if ended:
+                break
         if finish is not None:
             yield Piece(text, tuple(log_probs), count - said, input_tokens, finish)
             return
         if text:
             yield Piece(text, tuple(log_probs), count - said, input_tokens)
             said = count
+        if ended:
+            break
     last = words.push(Piece(detokenizer.flush(), tuple(unsent)))
     rest = Piece("") if words.stopped else words.flush()
     finish = "stop_words" if words.stopped else "stop" if ended or count < most_tokens else "length"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from .tokenizer import Tokenizer
-
-_BEFORE = ("\n", ".", "a")
-"""Text to put before a word, to see its tokens there. One does, unless it melts into one token with the word."""
+from .tokenizer import Tokenizer, encoded_after
 
 
-def word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> npt.NDArray[np.int32]:
-    """The sequences of the words as an array `[2, n]`, n the number of all their tokens; `[2, 0]` for none.
+def word_ids(tokenizer: Tokenizer, words: Sequence[str], tokens: Sequence[int] = ()) -> npt.NDArray[np.int32]:
+    """The sequences of the words, and `tokens` as one each, as an array `[2, n]`, n the number of all their tokens.
 
     The first row holds the tokens of one sequence after the other, the second where each sequence ends, filled up
     with -1: the form of TensorRT-LLM's `to_word_list_format`.
     """
-    sequences = word_sequences(tokenizer, words)
+    sequences = [*word_sequences(tokenizer, words), *((token,) for token in tokens)]
     array = np.full((2, sum(map(len, sequences))), -1, dtype=np.int32)
     if sequences:
         array[0] = np.concatenate(sequences)
@@ -38,21 +35,9 @@ def word_sequences(tokenizer: Tokenizer, words: Sequence[str]) -> list[tuple[int
 
 
 def _spellings(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
-    found = [
-        tuple(tokenizer.encode(word, add_special_tokens=False)),
-        *_after(tokenizer, word),
-        *_after(tokenizer, f" {word}"),
-    ]
+    after = (encoded_after(tokenizer, text) for text in (word, f" {word}"))
+    found = [tuple(tokenizer.encode(word, add_special_tokens=False)), *(tuple(ids) for ids in after if ids is not None)]
     return [one for one in found if one and not any(other and other != one and _ends(one, other) for other in found)]
-
-
-def _after(tokenizer: Tokenizer, text: str) -> Iterator[tuple[int, ...]]:
-    for before in _BEFORE:
-        first = tokenizer.encode(before, add_special_tokens=False)
-        ids = tokenizer.encode(before + text, add_special_tokens=False)
-        if first and ids[: len(first)] == first:
-            yield tuple(ids[len(first) :])
-            return
 
 
 def _ends(sequence: tuple[int, ...], end: tuple[int, ...]) -> bool:

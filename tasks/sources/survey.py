@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from infra.errors import SourceError
 from tasks.models.source_uri import FileUri, PipUri, parse_source
 from tasks.models.spec import Source
+from tasks.serving.generation import FILE as GENERATION
+from tasks.serving.generation import GenerationConfig
+from tasks.serving.templates import DEFAULT, TEMPLATE_FILES, read_templates
 from tasks.sources import file
 from tasks.sources.contents import LARGEST_JSON_BYTES
 from tasks.sources.dispatch import fetch, resolve
@@ -17,7 +21,7 @@ from tasks.weights.config import CONFIG, CONFIG_FILES, read_facts
 from tasks.weights.facts import WeightsFacts
 from tasks.weights.files import INDEX, require_shards, with_files
 
-_SMALL_FILES = frozenset({*CONFIG_FILES, INDEX})
+_SMALL_FILES = frozenset({*CONFIG_FILES, INDEX, GENERATION, *TEMPLATE_FILES})
 _LARGEST_POINTER_BYTES = 1024
 """Git LFS's own limit of a pointer. No file of weights is as small."""
 
@@ -25,7 +29,8 @@ _LARGEST_POINTER_BYTES = 1024
 def survey(resolved: ResolvedSource, access: Access = NO_ACCESS) -> WeightsFacts | None:
     """The facts of a resolved source. None for one without `config.json`, such as a GGUF.
 
-    Raises SourceError `config-unreadable` and `shards-missing`, UntrustedFile `lfs-pointer`, and as `fetch` does.
+    Raises SourceError `config-unreadable`, `generation-unfit` and `shards-missing`, UntrustedFile `lfs-pointer`, and as
+    `fetch` does.
     """
     return _survey(resolved, {each.path: each.size for each in resolved.files}, access)
 
@@ -57,7 +62,16 @@ def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: A
         texts = {each.path: (Path(folder) / each.path).read_bytes() for each in fetched}
     if INDEX in texts:
         require_shards(sizes.keys(), texts[INDEX])
-    return with_files(read_facts(texts), sizes)
+    try:
+        generation, templates = GenerationConfig.of(texts.get), read_templates(texts.get)
+    except ValueError as error:
+        raise SourceError(
+            f"what the weights say of their answers cannot be followed: {error}",
+            code="generation-unfit",
+            hint="mend the file where the weights come from, or leave it out with `include:`",
+        ) from error
+    facts = with_files(read_facts(texts), sizes)
+    return replace(facts, generation=generation, has_template=DEFAULT in templates)
 
 
 def _is_small(name: str, size: int | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.kinds.protocol import LIMITS_FILE
 from tasks.steps.context import Context, Done
 from tasks.steps.plan import Plan
 
@@ -13,8 +12,9 @@ def assemble(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
     """Return the repository in the store, `cached` if the store had it. Raises StoreError and UsageError."""
 
     def work(output: Path) -> None:
-        limits = context.store.read(context.store.need(plan.engine_ref), LIMITS_FILE)
-        plan.kind.assemble(limits, output)
+        engine = context.store.need(plan.engine_ref)
+        names = {file.path for file in engine.manifest.files}
+        plan.kind.assemble(lambda name: context.store.read(engine, name) if name in names else None, output)
 
     return context.make_once(
         plan.repository_ref,

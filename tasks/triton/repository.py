@@ -10,7 +10,7 @@ from tasks.serving.settings import FILE_NAME, ServingSettings
 from tasks.store.identity import canonical
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
 
-REPOSITORY_VERSION = 2
+REPOSITORY_VERSION = 3
 """Raise it when `write_release` or the tables behind it change what is written beside the serving code."""
 
 LOAD_ORDER = (TENSORRT_LLM, LLM, RELEASE)

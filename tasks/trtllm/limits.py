@@ -45,10 +45,21 @@ class EngineLimits:
     weight_bytes: int
     state_bytes: int = 0
     """Of each request that runs, beside the KV cache: layers without attention keep a state."""
+    max_num_tokens: int | None = None
+    """Tokens of a forward pass. Not in `to_json`, whose readers of before do not know it: the recipe has it too."""
+
+    def prompt_tokens(self, *, chunked: bool) -> int:
+        """What a prompt may have: one that is not cut into chunks goes through the model in one pass.
+
+        From 0.12 on the runtime itself takes `min(max_seq_len - 1, max_num_tokens)`, whatever the engine was built for
+        (its log: `TRTGptModel maxInputLen`). Here the limit of the recipe stays one.
+        """
+        return self.max_input_len if chunked else min(self.max_input_len, self.max_num_tokens or self.max_input_len)
 
     def to_json(self) -> str:
         """Without `state_bytes` where there are none, as those who wrote it before had none."""
         document = asdict(self)
+        del document["max_num_tokens"]
         if not self.state_bytes:
             del document["state_bytes"]
         return json.dumps(document, indent=1, sort_keys=True)
@@ -86,6 +97,7 @@ class EngineLimits:
             ),
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
             state_bytes=_engine_state_bytes(model, mapping["pp_size"]),
+            max_num_tokens=build.get("max_num_tokens"),
         )
 
 

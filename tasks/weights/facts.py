@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.serving.generation import GenerationConfig
 from tasks.weights.quantized import Quantized
 
 
@@ -51,6 +52,10 @@ class WeightsFacts:
     """Of weights, if the list of files was read."""
     bytes: int | None = None
     """Of these files; None if they are not known before the fetch."""
+    generation: GenerationConfig | None = None
+    """What ends an answer and how it is sampled, if the files that say it were read."""
+    has_template: bool | None = None
+    """Whether there is a chat template, if the files that may hold it were read."""
 
     def __str__(self) -> str:
         """In one line, for people."""

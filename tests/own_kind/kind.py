@@ -16,6 +16,7 @@ from tasks.kinds.protocol import LIMITS_FILE, PlannedCache
 from tasks.kinds.serving_mode import ServingMode
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
@@ -96,7 +97,7 @@ class ParrotKind:
         (output / LIMITS_FILE).write_text("{}")
         return Peak()
 
-    def assemble(self, limits: bytes, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path) -> None:
         version = output / LLM / "1"
         version.mkdir(parents=True)
         (output / LLM / "config.pbtxt").write_text(llm_config(engine_in_place=True))

@@ -67,8 +67,8 @@ class TritonPythonModel:
         self._world = _join_world(engine["pretrained_config"].get("mapping", {}), folder)
         build = engine["build_config"]
         self._minor = tuple(map(int, engine["version"].split(".")[:2]))
-        self._max_input = build["max_input_len"]
         self._max_sequence = build.get("max_seq_len") or build["max_input_len"] + build["max_output_len"]
+        self._max_input = _max_input(build, self._minor, self._max_sequence, parameters)
         self._max_batch, self._max_beams = build["max_batch_size"], int(parameters["max_beam_width"])
         if self._max_beams > build["max_beam_width"]:
             raise ValueError(f"max_beam_width {self._max_beams}, and the engine has {build['max_beam_width']}")
@@ -249,6 +249,14 @@ class TritonPythonModel:
             _triton.InferenceResponse([_triton.Tensor(name, value) for name, value in tensors]),
             flags=_FINAL if final else 0,
         )
+
+
+def _max_input(build: dict[str, Any], minor: tuple[int, ...], max_sequence: int, parameters: dict[str, str]) -> int:
+    """As `TrtGptModel` logs it at its start; a prompt that is not cut into chunks goes through one pass."""
+    tokens: int = build.get("max_num_tokens") or build["max_input_len"]
+    if parameters.get("enable_chunked_context", "").lower() == "true":
+        return max_sequence - 1
+    return min(max_sequence - 1, tokens) if minor >= (0, 12) else min(build["max_input_len"], tokens)
 
 
 def _abort_if_asked() -> None:

@@ -37,6 +37,14 @@ def write_checkpoint(
     corpus: list[list[int]] = [tokenizer.encode(text).ids for text in texts]
     for text in corpus[: len(corpus) - endless]:
         text.append(end_id)
+    write_model(folder, version, tokenizer, corpus, token_seconds)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end_id}))
+
+
+def write_model(
+    folder: Path, version: str, tokenizer: Any, corpus: Sequence[Sequence[int]], token_seconds: float
+) -> None:
+    """Write a model made from texts as tokens; what ends its answers stands elsewhere."""
     for name, document in (
         (
             "standin.json",
@@ -48,6 +56,5 @@ def write_checkpoint(
             },
         ),
         ("config.json", {"vocab_size": tokenizer.get_vocab_size(), "model_type": "llama"}),
-        ("generation_config.json", {"eos_token_id": end_id}),
     ):
         (folder / name).write_text(json.dumps(document))

@@ -33,6 +33,8 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 0,
 }
 
+CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
+
 _BEGIN, _END = "<|begin_of_text|>", "<|end_of_text|>"
 _WORDS = ("the", "and", "count", "to", "nine", "in", "French", "how", "do", "I", "one", "two", "three", "un", "deux")
 
@@ -55,7 +57,12 @@ def make(folder: Path, *, shards: int = 2, seed: int | str = 0, **changes: Any) 
         ("tokenizer.json", tokenizer),
         (
             "tokenizer_config.json",
-            {"bos_token": _BEGIN, "eos_token": _END, "tokenizer_class": "PreTrainedTokenizerFast"},
+            {
+                "bos_token": _BEGIN,
+                "eos_token": _END,
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": CHAT_TEMPLATE,
+            },
         ),
     ):
         (folder / name).write_text(json.dumps(content, indent=2))

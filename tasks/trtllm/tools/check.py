@@ -20,16 +20,19 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer's files in a checkpoint and in an engine."""
 
-# The files of tokenizers, chat templates and stop tokens, without weights.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
+_TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "tekken.json", "vocab.json", "vocab.txt")
+"""One of these a model needs: of the library tokenizers, SentencePiece and tiktoken (`*.model`: tokenizer, spiece,
+tiktoken), Qwen's tiktoken, Mistral's tekken, and the vocabularies of BPE and WordPiece."""
+
+# What is beside them: how a tokenizer is made of its file, chat templates, and what ends an answer.
+_BESIDE = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
     "config.json",
 )
@@ -98,18 +101,34 @@ def require_weights(folder: Path) -> None:
     _require_files(folder, sorted(names), "checkpoint")
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files of a model to `folder`/tokenizer. Raises StepFailed `tokenizer-missing`."""
-    found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
-    if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in found):
+def require_tokenizer(folder: Path) -> None:
+    """Raise StepFailed `tokenizer-missing` unless `folder` holds a tokenizer."""
+    if not _matching(folder, _TOKENIZERS):
         raise StepFailed(
             "the model has no tokenizer, and nothing can be asked without one",
-            hint="let `source.include` take tokenizer.json or tokenizer.model too",
+            hint=f"let `source.include` take its files too: one of {', '.join(_TOKENIZERS)}, and those beside it",
             code="tokenizer-missing",
         )
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files of a model to `folder`/tokenizer. Raises StepFailed `tokenizer-missing`."""
+    require_tokenizer(source)
     (folder / TOKENIZER).mkdir()
-    for path in found:
-        shutil.copyfile(path, folder / TOKENIZER / path.name)
+    add_tokenizer(source, folder / TOKENIZER)
+
+
+def add_tokenizer(source: Path, folder: Path) -> None:
+    """Copy those of the tokenizer's files of a model to `folder` that it lacks."""
+    for path in _matching(source, (*_TOKENIZERS, *_BESIDE)):
+        target = folder / path.relative_to(source)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def _config(folder: Path, code: str) -> Mapping[str, JsonValue]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import shutil
-from pathlib import Path
 from typing import Any, cast
 
 # Names of ModelOpt's configurations in `modelopt.torch.quantization`.
@@ -62,9 +60,6 @@ def main() -> None:
     with torch.inference_mode():
         export.export_hf_checkpoint(model, export_dir=options.output_dir)
     tokenizer.save_pretrained(options.output_dir)
-    generation = Path(options.model_dir) / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, Path(options.output_dir) / generation.name)
 
 
 def _set_block_size(node: Any, size: int) -> None:

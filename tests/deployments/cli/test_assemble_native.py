@@ -40,6 +40,7 @@ def assemble(tmp_path: Path, version: str, *changed: str, model: str = "llama3-8
     if not engine.exists():
         standin.make(recipe, engine)
         tokenizer.mkdir()
+        (tokenizer / "chat_template.jinja").write_text("{{ messages[0].content }}")
     given = ("--engine", str(engine), "--tokenizer", str(tokenizer), "--output", str(output))
     assert main(["assemble", model, *given, "--runtime", version, *changed]) == code
     return output

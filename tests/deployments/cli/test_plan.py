@@ -85,6 +85,8 @@ def catalogue(tmp_path: Path) -> Path:
     weights.mkdir()
     folder.mkdir()
     (weights / "config.json").write_bytes(text(DEEPSEEK_V3))
+    (weights / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (weights / "generation_config.json").write_text('{"eos_token_id": [1, 107], "temperature": 0.6, "top_p": 0.95}')
     with (weights / "model.safetensors").open("wb") as file:
         file.truncate(671 * 10**9)
     runtime = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 8}
@@ -92,7 +94,7 @@ def catalogue(tmp_path: Path) -> Path:
         "name": "deepseek",
         "source": {"uri": f"file://{weights}"},
         "recipe": {"kind": "llmapi", "runtime": runtime, "tp_size": 8},
-        "serving": {"slots": 64, "context_tokens": 8192},
+        "serving": {"slots": 64, "context_tokens": 8192, "defaults": {"temperature": 0.3}},
         "prompts": [{"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}],
     }
     (folder / "deepseek.yaml").write_text(json.dumps(document))
@@ -108,8 +110,18 @@ def test_what_weights_say_is_part_of_the_plan(catalogue: Path) -> None:
     shown = run("deepseek", ENGINEHOUSE_CATALOGUE=str(catalogue)).stdout
     assert "DeepseekV3ForCausalLM, 61 layers, 128 heads" in shown and "524288 tokens planned" in shown
     assert "weights" not in plan("deepseek", "--offline", ENGINEHOUSE_CATALOGUE=str(catalogue))
+    # What the model's file sets is above what the weights say.
+    assert document["answers"]["of_weights"] == {"temperature": 0.6, "top_p": 0.95}
+    assert document["answers"]["sampling"]["temperature"] == 0.3 and document["answers"]["sampling"]["top_p"] == 0.95
+    assert document["answers"]["end_ids"] == [1, 107]
+    assert "answers: temperature 0.3 by the model's file, top_p 0.95 by generation_config.json" in shown
+    unknown = plan("deepseek", "--offline", ENGINEHOUSE_CATALOGUE=str(catalogue))["answers"]
+    assert unknown["of_weights"] is None and unknown["sampling"]["top_p"] == 1
     refused = run("deepseek", "--recipe", "tp_size=6", ENGINEHOUSE_CATALOGUE=str(catalogue))
     assert refused.returncode == 2 and "[weights-unfit]" in refused.stderr and "tp_size 1, 2, 4, 8" in refused.stderr
+    (catalogue.parent / "weights/chat_template.jinja").unlink()
+    refused = run("deepseek", ENGINEHOUSE_CATALOGUE=str(catalogue))
+    assert refused.returncode == 2 and "[template-missing]" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from packaging.version import Version
 
 from tasks.kinds.llmapi import LlmApiKind
+from tasks.kinds.protocol import LIMITS_FILE
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.serving.contract import CONTRACT
+from tasks.serving.generation import files_in
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.triton.backend_config import BACKEND
 from tasks.triton.config import LLM, TENSORRT_LLM
@@ -157,10 +159,36 @@ TEXTS = (
 """What the stand-in has read. The last three have no end: it says them for ever."""
 
 
-def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
+class Spoken(Protocol):
+    """What a stand-in speaks: a tokenizer with all that is beside it, and texts in tokens that it has read."""
+
+    def tokenizer(self) -> Any: ...
+
+    def corpus(self) -> list[list[int]]: ...
+
+    def write(self, folder: Path) -> Path: ...
+
+
+class _ByteLevel:
+    def tokenizer(self) -> Any:
+        return byte_level().tokenizer
+
+    def corpus(self) -> list[list[int]]:
+        texts: list[list[int]] = [self.tokenizer().encode(text).ids for text in TEXTS]
+        for text in texts[:-3]:
+            text.append(END_ID)
+        return texts
+
+    def write(self, folder: Path) -> Path:
+        return write_tokenizer(folder, self.tokenizer())
+
+
+BYTE_LEVEL: Spoken = _ByteLevel()
+END_ID: int = byte_level().tokenizer.token_to_id("</s>")
+
+
+def trt_engine(version: str, *, llm_instances: int = 1, spoken: Spoken = BYTE_LEVEL) -> Kind:
     """An engine of TensorRT-LLM, whose C++ backend the stand-in stands in for."""
-    tokenizer = byte_level().tokenizer
-    end_id = tokenizer.token_to_id("</s>")
     guided = Version(version) >= Version("0.19")
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
@@ -172,7 +200,8 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
         if guided:
             parameters |= {"guided_decoding": "xgrammar", "xgrammar_tokenizer_info": "/unread"}
         model, limits = _model("trt-engine", version, role, parameters), _limits(role)
-        TrtEngineKind(model).write_release(limits, artifact)
+        _write_engine(engine, version, limits, spoken)
+        TrtEngineKind(model).write_release(limits, files_in(engine / TOKENIZER_FOLDER), artifact)
         backend = artifact / TENSORRT_LLM
         config = (backend / "config.pbtxt").read_text()
         assert f'backend: "{BACKEND}"' in config
@@ -182,7 +211,6 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
         shutil.copyfile(sampler.with_name("backend_model.py"), backend / "1" / "model.py")
         for name in (sampler.name, "guide.py"):
             shutil.copyfile(sampler.with_name(name), backend / "1" / name)
-        _write_engine(engine, version, limits, tokenizer, end_id)
 
     return Kind(
         name=f"trt-engine-{version}",
@@ -198,22 +226,22 @@ def trt_engine(version: str, *, llm_instances: int = 1) -> Kind:
             if guided
             else ({"guided_decoding_guide_type": "json"}, "this model is served without guides"),
         ),
-        end_id=end_id,
+        end_id=END_ID,
         deadline_s=3.0,
         guides=STANDIN_GUIDES if guided else (),
     )
 
 
-def llmapi(version: str) -> Kind:
+def llmapi(version: str, *, spoken: Spoken = BYTE_LEVEL) -> Kind:
     """A checkpoint that the LLM API loads, for which the stand-in stands in."""
-    tokenizer = byte_level().tokenizer
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
         model = _model("llmapi", version, role, {"guided_decoding": "xgrammar"})
-        LlmApiKind(model).assemble(_limits(role).to_json().encode(), artifact)
+        spoken.write(engine)
+        llm_package.write_model(engine, version, spoken.tokenizer(), spoken.corpus(), TOKEN_SECONDS)
+        (engine / LIMITS_FILE).write_text(_limits(role).to_json())
+        LlmApiKind(model).assemble(files_in(engine), artifact)
         llm_package.install(artifact / LLM / "1")
-        write_tokenizer(engine, tokenizer)
-        llm_package.write_checkpoint(engine, version, tokenizer, TEXTS, endless=3, token_seconds=TOKEN_SECONDS)
 
     return Kind(
         name=f"llmapi-{version}",
@@ -224,7 +252,7 @@ def llmapi(version: str) -> Kind:
             ({"length_penalty": 0.5}, "'length_penalty'"),
             ({"text_input": "word " * 400}, f"the prompt has .* tokens; it may have {MAX_INPUT_TOKENS}"),
         ),
-        end_id=tokenizer.token_to_id("</s>"),
+        end_id=END_ID,
         deadline_s=3.0,
         guides=STANDIN_GUIDES,
     )
@@ -268,22 +296,19 @@ def _limits(role: Role) -> EngineLimits:
     )
 
 
-def _write_engine(folder: Path, version: str, limits: EngineLimits, tokenizer: Any, end_id: int) -> None:
+def _write_engine(folder: Path, version: str, limits: EngineLimits, spoken: Spoken) -> None:
     build = {
         name: getattr(limits, name) for name in ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width")
     }
     config = {
         "version": version,
-        "pretrained_config": {"vocab_size": tokenizer.get_vocab_size()},
+        "pretrained_config": {"vocab_size": spoken.tokenizer().get_vocab_size()},
         "build_config": build,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    corpus: list[list[int]] = [tokenizer.encode(text).ids for text in TEXTS]
-    for text in corpus[:-3]:
-        text.append(end_id)
-    standin = {"corpus": corpus, "pieces": pieces(tokenizer), "token_seconds": TOKEN_SECONDS}
+    standin = {"corpus": spoken.corpus(), "pieces": pieces(spoken.tokenizer()), "token_seconds": TOKEN_SECONDS}
     (folder / "standin.json").write_text(json.dumps(standin))
-    write_tokenizer(folder / TOKENIZER_FOLDER, tokenizer)
+    spoken.write(folder / TOKENIZER_FOLDER)
 
 
 def write_tokenizer(folder: Path, tokenizer: Any, **changes: Any) -> Path:

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from infra.errors import StepFailed, UsageError
 from tasks.kinds.llmapi import ARGUMENTS_FILE, LlmApiKind
+from tasks.kinds.protocol import LIMITS_FILE
 from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
+from tasks.serving.generation import Files, files_in
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ServingSettings
 from tasks.steps.plan import Plan
@@ -20,6 +22,7 @@ from tasks.store.identity import Identity
 from tasks.store.reporter import Reporter
 from tasks.triton.placement import place_release, placed_models
 from tasks.triton.protobuf import parse_config
+from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import WITHOUT_COUNTERPART, check_llm_recipe, llm_arguments, release_arguments
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.serving import TensorRtServing
@@ -46,6 +49,11 @@ def recipe(version: str = "1.3.0", **changes: Any) -> LlmApiRecipe:
     found = model(version, **changes).recipe
     assert isinstance(found, LlmApiRecipe)
     return found
+
+
+def engine(checkpoint: Path, limits: EngineLimits) -> Files:
+    """The files of an engine, of which `build` writes the limits."""
+    return lambda name: limits.to_json().encode() if name == LIMITS_FILE else files_in(checkpoint)(name)
 
 
 def test_an_unquantized_model_needs_no_toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +273,7 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
     serving = {"slots": 100, "context_tokens": 1024, "defaults": {"temperature": 0.5}}
     some = model("1.2.1", serving, max_seq_len=4096, max_num_tokens=512, max_input_len=900)
     limits = checkpoint_limits(weights.make(tmp_path / "checkpoint"), recipe(max_seq_len=4096, max_input_len=900))
-    LlmApiKind(some).assemble(limits.to_json().encode(), tmp_path / "release")
+    LlmApiKind(some).assemble(engine(tmp_path / "checkpoint", limits), tmp_path / "release")
     settings = ServingSettings.read(tmp_path / "release/llm/1")
     assert (settings.engine, settings.engine_path, settings.tensorrt_llm) == ("llmapi", "engine", "1.2.1")
     # Without chunks a prompt goes through the model at once.
@@ -279,7 +287,7 @@ def test_a_release_tells_llm_all_it_needs(tmp_path: Path) -> None:
 
 def test_the_checkpoint_is_read_where_the_node_keeps_it(tmp_path: Path) -> None:
     checkpoint = weights.make(tmp_path / "checkpoint")
-    LlmApiKind(model()).assemble(checkpoint_limits(checkpoint, recipe()).to_json().encode(), tmp_path / "release")
+    LlmApiKind(model()).assemble(engine(checkpoint, checkpoint_limits(checkpoint, recipe())), tmp_path / "release")
     (tmp_path / "models").mkdir()
     place_release(tmp_path / "release", checkpoint, tmp_path / "models", "tiny", 7, grpc="")
     assert placed_models(tmp_path / "models", "tiny", 7) == ("tiny--r7--llm", "tiny--r7")

@@ -15,6 +15,7 @@ from infra.s3.bucket import Bucket
 from tasks.kinds.protocol import EngineKind
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
+from tasks.serving.settings import ServingSettings
 from tasks.steps.assemble import assemble
 from tasks.steps.build import build
 from tasks.steps.context import Context
@@ -27,7 +28,7 @@ from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.triton.protobuf import parse_config
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES
-from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.limits import EngineLimits, engine_limits
 from tests.standin import toolchain, weights
 
 PRODUCT = "NVIDIA H100 80GB HBM3"
@@ -83,6 +84,7 @@ def test_every_version_makes_an_engine(
     assert limits.weight_bytes == max(path.stat().st_size for path in engine.glob("rank*"))
     assert (limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_beam_width) == (4, 64, 128, 1)
     assert limits.paged_kv_cache and limits.tokens_per_block == 64
+    assert limits.max_num_tokens is None and engine_limits(engine).max_num_tokens == 128
     assert (engine / "tokenizer" / "tokenizer.json").is_file()
     assert any("Total time of building all engines" in line for line in lines)
 
@@ -237,6 +239,7 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
     image(tmp_path, monkeypatch, "0.12.0")
     key = "timing-caches/10.3.0/nvidia-h100-80gb-hbm3.cache"
     store = ArtifactStore(bucket)
+    (snapshot / "generation_config.json").write_text('{"eos_token_id": [1, 2], "temperature": 0.6}')
     for size in (4, 8):
         plan = Plan.of(model("0.12.0", max_batch_size=size), Identity({"source": "some"}))
         context = Context(store, Workspace(tmp_path / f"work-{size}"), "", 5.0)
@@ -259,6 +262,8 @@ def test_the_timing_cache_comes_from_the_store_and_goes_back(
         paths = {file.path for file in made.manifest.files}
         assert {f"{name}/config.pbtxt" for name in ("tensorrt_llm", "llm", "release")} <= paths
         # Slots for 4 or 8 requests of 128 tokens each, of which the context of 2048 is cut.
+        # Those of the weights, which the engine has kept.
+        assert ServingSettings.from_json(store.read(made, "llm/1/serving.json").decode()).sampling.temperature == 0.6
         config = parse_config(store.read(made, "tensorrt_llm/config.pbtxt").decode())
         assert config.parameters["max_tokens_in_paged_kv_cache"].string_value == str(128 * size)
         assert config.parameters["gpt_model_path"].string_value == "engine"

@@ -19,7 +19,7 @@ from tasks.serving.backend import TensorRtLlm, tokens_of
 from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, SENT, backend_inputs, input_name
 from tasks.serving.called import CALLED_MODEL, Response
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
-from tasks.serving.engine import EngineFailed
+from tasks.serving.engine import EngineFailed, Piece
 from tasks.serving.mailbox import Mailbox
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.serving.tokens import Prompts, Tokens
@@ -29,6 +29,7 @@ from tasks.trtllm.releases import MINORS
 from tasks.trtllm.serving import TensorRtServing
 from tests.tasks.kinds.served_kinds import write_tokenizer
 from tests.tasks.serving.small_tokenizers import byte_level
+from tests.tasks.serving.turns import ANSWER, GEMMA, QUESTION, TURNS, Family
 
 SETTINGS = ServingSettings(
     "tensorrt_llm", "tokenizer", 8, 512, False, 60.0, tensorrt_llm="1.2.1", max_input_tokens=300, max_beam_width=4
@@ -108,8 +109,8 @@ def test_a_plain_request_sends_no_more_than_it_needs(prompts: Prompts) -> None:
         "request_output_len": [[16]],
         "runtime_top_k": [[0]],
         "runtime_top_p": [[1.0]],
-        "end_id": [[prompts.end_id]],
-        "pad_id": [[prompts.end_id]],
+        "end_id": [[*prompts.end_ids]],
+        "pad_id": [[*prompts.end_ids]],
         "streaming": [[True]],
     }
     assert asked(prompts, PLAIN)["seed"] != inputs["seed"]
@@ -121,6 +122,41 @@ def test_no_temperature_is_the_best_token_and_no_temperature_of_0(prompts: Promp
         assert "temperature" not in inputs
         assert (inputs["runtime_top_k"], inputs["runtime_top_p"]) == (1, 1.0)
     assert asked(prompts, replace(PLAIN, temperature=0.5), cold)["runtime_top_k"] == 50
+
+
+@pytest.fixture(scope="module", params=TURNS)
+def family(request: pytest.FixtureRequest) -> Family:
+    return TURNS[request.param]
+
+
+@pytest.fixture(scope="module")
+def engine(family: Family, tmp_path_factory: pytest.TempPathFactory) -> TensorRtLlm:
+    """An engine of a family, without its model."""
+    family.write(folder := tmp_path_factory.mktemp(family.name) / "tokenizer")
+    return TensorRtLlm(folder.parent, replace(SETTINGS, chat_template=True), {CALLED_MODEL: "backend"})
+
+
+def test_every_end_of_the_model_is_told_to_the_engine(engine: TensorRtLlm, family: Family) -> None:
+    prompts = engine._prompts  # pyright: ignore[reportPrivateUsage]
+    eos, *others = family.end_ids
+    inputs = asked(prompts, PLAIN)
+    assert inputs["end_id"] == eos
+    assert inputs["stop_words_list"].tolist() == [[others, [*range(1, len(others) + 1)]]]
+    # Clients that always send an end_id send the tokenizer's.
+    assert asked(prompts, replace(PLAIN, end_id=eos))["stop_words_list"].tolist() == inputs["stop_words_list"].tolist()
+    own = asked(prompts, replace(PLAIN, end_id=7))
+    assert own["end_id"] == 7 and "stop_words_list" not in own
+    tokens, ends = asked(prompts, replace(PLAIN, stop_words=("STOP",)))["stop_words_list"][0].tolist()
+    assert tokens[-len(others) :] == others and len([end for end in ends if end >= 0]) > len(others)
+
+
+def test_a_tokenizer_without_an_end_takes_that_of_the_generation_config(tmp_path: Path) -> None:
+    folder = GEMMA.write(tmp_path / "tokenizer", eos_token=None)
+    prompts = Prompts(folder, chat_template=True, most_tokens=300)
+    assert asked(prompts, PLAIN)["end_id"] == asked(prompts, PLAIN)["pad_id"] == 1
+    (folder / "generation_config.json").write_text("{}")
+    endless = Prompts(folder, chat_template=True, most_tokens=300)
+    assert not {"end_id", "pad_id", "stop_words_list"} & asked(endless, PLAIN).keys()
 
 
 def test_prompt_and_answer_stay_within_the_context(prompts: Prompts) -> None:
@@ -235,3 +271,22 @@ def test_who_leaves_has_the_backend_told_until_it_ends(prompts: Prompts, tmp_pat
 
     asyncio.run(asking())
     assert len(model.ids) == 3 and len(set(model.ids)) == 1 and model.ids[0].isdigit()
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"return_log_probs": True}, {"stop_words": ("never",)}])
+def test_an_answer_ends_at_the_turn(engine: TensorRtLlm, family: Family, fields: dict[str, Any]) -> None:
+    """Also where the engine itself goes on: 0.8 and 0.9 give the token that ends an answer, and a batch holds more."""
+    said = family.tokenizer().encode(f"{ANSWER}{family.turn}Human: how are you", add_special_tokens=False).ids
+    count, scored = said.index(family.special[family.turn]), "return_log_probs" in fields
+
+    async def asking(pieces: Sequence[Sequence[int]]) -> list[Piece]:
+        responses = [response(ids, [-1.0] * len(ids) if scored else None) for ids in pieces]
+        engine._model = Endless(*responses)  # pyright: ignore
+        return [piece async for piece in engine.generate(replace(PLAIN, text_input=QUESTION, **fields))]
+
+    for at_once in (1, 3, 100):
+        found = asyncio.run(asking([said[start : start + at_once] for start in range(0, len(said), at_once)]))
+        assert "".join(piece.text for piece in found) == ANSWER
+        assert found[-1].finish_reason == "stop" and not any(piece.finish_reason for piece in found[:-1])
+        assert sum(piece.output_tokens for piece in found) == count
+        assert sum(len(piece.log_probs) for piece in found) == (count if scored else 0)

@@ -26,6 +26,7 @@ from tests.standin import llm_package
 from tests.tasks.kinds.served_kinds import write_tokenizer
 from tests.tasks.serving.asked import Asked, Loop
 from tests.tasks.serving.small_tokenizers import CORPUS, byte_level
+from tests.tasks.serving.turns import ANSWER, GEMMA, PHI_3, QUESTION, Family
 
 COUNT = "How do I count to nine in French?"
 LONG = "1 2 3 4 5 6 7 8 9 "
@@ -63,6 +64,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         sampling: Sampling | None = None,
         chat_template: bool = False,
         generation_config: dict[str, Any] | None = None,
+        family: Family | None = None,
         **serving: Any,
     ) -> Loaded:
         parameters = TensorRtServing.model_validate(serving)
@@ -73,14 +75,19 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         arguments = release_arguments(
             recipe, parameters, max_batch_size=slots, max_seq_len=512, kv_cache_tokens=slots * 512
         )
-        llm_package.write_checkpoint(
-            write_tokenizer(tmp_path / "engine", byte_level().tokenizer),
-            version,
-            byte_level().tokenizer,
-            (*CORPUS, LONG * 9),
-            endless=1,
-            token_seconds=token_seconds,
-        )
+        if family is None:
+            write_tokenizer(tmp_path / "engine", byte_level().tokenizer)
+            llm_package.write_checkpoint(
+                tmp_path / "engine",
+                version,
+                byte_level().tokenizer,
+                (*CORPUS, LONG * 9),
+                endless=1,
+                token_seconds=token_seconds,
+            )
+        else:
+            family.write(tmp_path / "engine")
+            llm_package.write_model(tmp_path / "engine", version, family.tokenizer(), family.corpus(), token_seconds)
         if generation_config is not None:
             (tmp_path / "engine/generation_config.json").write_text(json.dumps(generation_config))
         settings = ServingSettings(
@@ -148,6 +155,29 @@ def test_an_answer_ends_with_any_of_the_models_end_tokens(load: Load) -> None:
     assert answer(engine, temperature=0.0, end_id=comma).count(",") == 0
     other = load(generation_config={"eos_token_id": [2, comma]})
     assert "," in answer(engine, temperature=0.0) and "," not in answer(other, temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("family", "version"), [(GEMMA, "1.0.0"), (GEMMA, "1.2.1"), (GEMMA, "1.3.0"), (PHI_3, "1.2.1")], ids=str
+)
+def test_an_answer_ends_at_the_turn(load: Load, monkeypatch: pytest.MonkeyPatch, family: Family, version: str) -> None:
+    """By the C++ sampler, by the one of PyTorch, and by the only one of 1.3. The LLM itself ends there too."""
+    engine = load(version, family=family, chat_template=True)
+    llm: Any = engine.engine._llm  # pyright: ignore[reportPrivateUsage]
+    results: list[Any] = []
+    generate = llm.generate_async
+
+    def recorded(*arguments: Any, **fields: Any) -> Any:
+        results.append(generate(*arguments, **fields))
+        return results[-1]
+
+    monkeypatch.setattr(llm, "generate_async", recorded)
+    end_id = family.end_ids[0]
+    for fields in ({}, {"stream": True}, {"return_log_probs": True}, {"stop_words": ("never",)}, {"end_id": end_id}):
+        said = list(engine.start(request(QUESTION, 400, temperature=0.0, **fields)))
+        assert "".join(piece.text for piece in said) == ANSWER
+        assert said[-1].finish_reason == "stop"
+        assert results[-1].outputs[0].finish_reason == "stop"
 
 
 def test_least_and_most_tokens(load: Load) -> None:

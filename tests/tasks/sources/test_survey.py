@@ -12,6 +12,7 @@ import pytest
 
 from infra.errors import SourceError
 from tasks.models.spec import Source
+from tasks.serving.generation import GenerationConfig
 from tasks.sources.dispatch import resolve
 from tasks.sources.resolved import Access
 from tasks.sources.survey import survey, survey_source
@@ -35,6 +36,8 @@ def files(safetensors: Callable[..., bytes]) -> dict[str, bytes]:
         "hf_quant_config.json": json.dumps({"quantization": {"quant_algo": "FP8"}}).encode(),
         "model.safetensors.index.json": json.dumps(index).encode(),
         "tokenizer.json": b"{}",
+        "tokenizer_config.json": b'{"chat_template": "{{ messages }}"}',
+        "generation_config.json": b'{"eos_token_id": [1, 107], "temperature": 0.6}',
         **dict.fromkeys(SHARDS, safetensors(elements=300_000)),
     }
 
@@ -57,13 +60,15 @@ def check(found: WeightsFacts | None, files: dict[str, bytes]) -> None:
     assert found is not None and (found.architecture, found.layers) == ("LlamaForCausalLM", 32)
     assert str(found.quantization) == "modelopt (FP8)"
     assert found.bytes == 2 * len(files[SHARDS[0]])
+    assert found.has_template and found.generation == GenerationConfig((1, 107), {"temperature": 0.6})
 
 
 def test_a_hub_is_asked_for_small_files_alone(hub: Hub, files: dict[str, bytes]) -> None:
     hub.push("org/model", files)
     check(both_ways(Source(uri="hf://org/model@main"), Access(hub_endpoint=hub.url)), files)
     asked = {request.path.rpartition("/")[2] for request in hub.downloads()}
-    assert asked == {"config.json", "hf_quant_config.json", "model.safetensors.index.json"}
+    small = {"hf_quant_config.json", "model.safetensors.index.json", "tokenizer_config.json", "generation_config.json"}
+    assert asked == {"config.json", *small}
 
 
 def test_a_bucket(s3: S3Client, files: dict[str, bytes]) -> None:
@@ -99,6 +104,7 @@ def test_sources_without_a_config(tmp_path: Path, files: dict[str, bytes], gguf:
         ({"config.json": POINTER}, "lfs-pointer"),
         ({"config.json": b"{}"}, "config-unreadable"),
         ({SHARDS[1]: None}, "shards-missing"),
+        ({"generation_config.json": b'{"top_p": 7}'}, "generation-unfit"),
     ],
 )
 def test_what_is_wrong_is_found_before_the_fetch(
@@ -116,3 +122,4 @@ def test_what_is_wrong_is_found_before_the_fetch(
 def test_a_model_of_several_parts(tmp_path: Path, safetensors: Callable[..., bytes]) -> None:
     found = both_ways(put(tmp_path, {"config.json": text(GEMMA_3_4B), "model.safetensors": safetensors()}), Access())
     assert found is not None and (found.model_type, found.heads) == ("gemma3_text", 8)
+    assert found.has_template is False and found.generation == GenerationConfig()

@@ -21,6 +21,7 @@ from tests.tasks.models.mistakes import mistakes
 
 H200 = "NVIDIA H200"
 GIB = 2**30
+TOKENIZER = {"chat_template.jinja": b"{{ messages[0].content }}"}
 
 
 def model(runtime: dict[str, Any] | None = None, recipe: dict[str, Any] | None = None, **serving: Any) -> Model:
@@ -117,13 +118,13 @@ def test_an_engine_on_disk_is_held_against_the_file(tmp_path: Path) -> None:
         (model(), replace(LIMITS, paged_kv_cache=False), "paged KV cache"),
     ):
         with pytest.raises(UsageError) as caught:
-            TrtEngineKind(served).write_release(limits, tmp_path / "release")
+            TrtEngineKind(served).write_release(limits, TOKENIZER.get, tmp_path / "release")
         assert caught.value.code == "serving-unfit" and fact in caught.value.message
     assert not (tmp_path / "release").exists()
 
 
 def test_an_engine_that_cannot_reuse_its_cache_is_not_left_to_the_default(tmp_path: Path) -> None:
-    TrtEngineKind(model()).write_release(replace(LIMITS, paged_context_fmha=False), tmp_path / "release")
+    TrtEngineKind(model()).write_release(replace(LIMITS, paged_context_fmha=False), TOKENIZER.get, tmp_path / "release")
     config = parse_config((tmp_path / "release/tensorrt_llm/config.pbtxt").read_text())
     assert config.parameters["enable_kv_cache_reuse"].string_value == "False"
 

@@ -11,8 +11,10 @@ import pytest
 
 from infra.errors import StepFailed, UsageError
 from tasks.kinds.llmapi import LlmApiKind
+from tasks.kinds.protocol import LIMITS_FILE
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
+from tasks.serving.generation import Files
 from tasks.serving.settings import ServingSettings
 from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, cache_share, gpu_memory_bytes
 from tasks.trtllm.limits import EngineLimits, engine_limits
@@ -44,6 +46,11 @@ def model(kind: str, gpu: str = "NVIDIA H200", arch: str = "sm90", version: str 
 def limits(config: Config, weights: int, served: Model) -> EngineLimits:
     assert isinstance(served.recipe, LlmApiFields)
     return planned_limits(served.recipe, replace(read_facts({"config.json": text(config)}), bytes=weights))
+
+
+def files(limits: bytes) -> Files:
+    """Those of an engine with these limits."""
+    return {LIMITS_FILE: limits, "chat_template.jinja": b"{{ messages[0].content }}"}.get
 
 
 def engine(**changes: Any) -> EngineLimits:
@@ -154,7 +161,7 @@ def test_a_model_that_is_not_understood_gets_a_share(tmp_path: Path) -> None:
     assert EngineLimits.from_json(text) == known
     # It stands beside another release, as one with a known cache does.
     assert kind.memory_bytes(0, text) == pytest.approx(memory * SHARE_BESIDE, rel=1e-2)
-    kind.assemble(text, tmp_path / "release")
+    kind.assemble(files(text), tmp_path / "release")
     cache: Any = ServingSettings.read(tmp_path / "release/llm/1").llm_arguments["kv_cache_config"]
     assert "max_tokens" not in cache
     assert cache["free_gpu_memory_fraction"] == kind.cache_fraction(known)
@@ -223,7 +230,7 @@ def test_a_cache_with_several_windows_is_bound_by_its_bytes(
 ) -> None:
     served = model("llmapi", version=version, serving={"tensorrt_llm": {"attention_window": windows}})
     known = limits(configs.GEMMA_3_4B, 8 * GIB, served)
-    LlmApiKind(served).assemble(known.to_json().encode(), tmp_path / "release")
+    LlmApiKind(served).assemble(files(known.to_json().encode()), tmp_path / "release")
     cache: Any = ServingSettings.read(tmp_path / "release/llm/1").llm_arguments["kv_cache_config"]
     assert cache["max_tokens"] == LlmApiKind(served).cache_tokens(known) == 16384
     assert cache.get("max_gpu_total_bytes") == (16384 * 139_264 if bound else None)

@@ -13,7 +13,7 @@ import pytest
 from infra.errors import StepFailed
 from infra.processes.child import Outcome
 from tasks.models.recipe import TrtEngineRecipe
-from tasks.trtllm.tools.check import check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.check import add_tokenizer, check_checkpoint, check_engine, copy_tokenizer
 from tasks.trtllm.tools.failures import require_success
 
 RUNTIME = {"tensorrt_llm": "0.16.0", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 4}
@@ -128,6 +128,47 @@ def test_a_model_without_tokenizer(tmp_path: Path) -> None:
     (source / "model.safetensors").write_bytes(b"weights")
     copy_tokenizer(source, tmp_path)
     assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == ["config.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        ("tokenizer.json",),
+        ("tokenizer.model",),  # SentencePiece, or tiktoken as Llama 3 has it below original/
+        ("spiece.model",),
+        ("tiktoken.model",),
+        ("qwen.tiktoken",),
+        ("tekken.json",),
+        ("vocab.json", "merges.txt"),
+        ("vocab.txt",),
+    ],
+)
+def test_tokenizers_of_every_family_are_copied_with_all_that_is_beside_them(
+    tmp_path: Path, family: tuple[str, ...]
+) -> None:
+    beside = ("chat_template.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja")
+    for name in (*family, *beside, "generation_config.json"):
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_text(name)
+    # From the weights to the checkpoint, and from there to the engine.
+    source = tmp_path / "model"
+    for target in ("checkpoint", "engine"):
+        (tmp_path / target).mkdir()
+        copy_tokenizer(source, tmp_path / target)
+        source = tmp_path / target / "tokenizer"
+    copied = {str(path.relative_to(source)): path.read_text() for path in source.rglob("*") if path.is_file()}
+    assert copied == {name: name for name in (*family, *beside, "generation_config.json")}
+
+
+def test_files_that_a_tool_has_written_stay(tmp_path: Path) -> None:
+    for folder, name in (("model", "config.json"), ("model", "tekken.json"), ("made", "config.json")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(folder)
+    add_tokenizer(tmp_path / "model", tmp_path / "made")
+    assert {path.name: path.read_text() for path in (tmp_path / "made").iterdir()} == {
+        "config.json": "made",
+        "tekken.json": "model",
+    }
 
 
 @pytest.mark.parametrize(
