@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from tasks.kinds.build_machine import BuildMachine
+from tasks.kinds.protocol import by_role
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
+
+_ADAPTERS_VERSION = 1
+_NONE: Mapping[str, Identity] = {}
 
 RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
@@ -42,15 +47,16 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def gpus(self) -> tuple[int, ...]:
         return tuple(range(self.recipe.world_size))
 
-    def repository_identity(self, engine: Identity) -> Identity:
+    def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity] = _NONE) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
         runtime = self.recipe.runtime
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
-            inputs={"engine": engine},
+            inputs={"engine": engine, **by_role(adapters)},
             fields={
+                **({"adapters": _ADAPTERS_VERSION} if adapters else {}),
                 "kind": self.recipe.kind,
                 "serving": {
                     **self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),

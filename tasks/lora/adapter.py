@@ -39,11 +39,18 @@ _OTHER_METHODS = (
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class _Config(BaseModel):
+class AdapterConfig(BaseModel):
+    """What `adapter_config.json` says, of type LORA and of no method that adds something else."""
+
     model_config = ConfigDict(extra="allow")
 
     peft_type: str
     lora_alpha: float
+    r: int = 8
+    rank_pattern: dict[str, int] | None = None
+    target_modules: tuple[str, ...] | str | None = None
+    """Ends of modules' names; a text is a regular expression."""
+    modules_to_save: tuple[str, ...] | None = None
     alpha_pattern: dict[str, float] = {}
     """By regular expressions that match the end of a module's name."""
     use_rslora: bool = False
@@ -101,7 +108,7 @@ def read_adapter(folder: Path) -> Adapter:
 
     Its tensors stay in the file and are mapped.
     """
-    config = _read_config(folder / CONFIG)
+    config = parse_config((folder / CONFIG).read_bytes())
     modules: dict[str, dict[str, MappedTensor]] = {}
     replaced: dict[str, MappedTensor] = {}
     for tensor in tensors_of(folder / WEIGHTS):
@@ -126,20 +133,21 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(added, replaced)
 
 
-def trained_on(folder: Path) -> str | None:
-    """The model that the adapter of a snapshot was trained on: a name on the Hub, or a path on some machine.
+def trained_on(config: bytes) -> str | None:
+    """The model that an adapter with this CONFIG was trained on: a name on the Hub, or a path on some machine.
 
-    None if it does not say. Whether it can be merged is another question.
+    None if it does not say. Whether the adapter is of any use is another question.
     """
     try:
-        return _Base.model_validate_json((folder / CONFIG).read_bytes()).base_model_name_or_path
+        return _Base.model_validate_json(config).base_model_name_or_path
     except ValidationError:
         return None
 
 
-def _read_config(path: Path) -> _Config:
+def parse_config(text: bytes) -> AdapterConfig:
+    """Raises StepFailed `adapter-unfit`."""
     try:
-        config = _Config.model_validate_json(path.read_bytes())
+        config = AdapterConfig.model_validate_json(text)
     except ValidationError as error:
         raise unfit(f"its {CONFIG} is not one of LoRA: {problems(error)}") from error
     if config.peft_type != "LORA":
@@ -156,7 +164,7 @@ def _read_config(path: Path) -> _Config:
     return config
 
 
-def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:
+def _low_rank(config: AdapterConfig, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:
     embedding = "lora_embedding_A" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     missing = [name for name in names if name not in parts]

@@ -188,6 +188,7 @@ class _Candidate:
             changes=changes_since(live, recipe, serving),
             lost=dict(lost),
             source=model.origin,
+            adapters=dict(model.adapters),
             flow_run=self.context.flow_run,
             traceparent=current_traceparent(),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from packaging.version import Version
 
@@ -43,6 +43,21 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
         raise _unfit(
             f"the memory of a '{recipe.runtime.gpu}' is not known, and the size of the KV cache follows from it",
             "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
+        )
+
+
+def check_adapters(recipe: TrtEngineFields, adapters: Collection[str], serving: TensorRtServing) -> None:
+    """Raise UsageError `serving-unfit` if requests cannot choose one of `adapters`, or `lora_cache` holds none."""
+    version, first = recipe.runtime.version, "0.9"
+    if recipe.lora is None and (adapters or serving.lora_cache is not None):
+        raise _unfit(
+            "an engine takes adapters only if it was built with room for them",
+            "give recipe.lora, its target_modules and max_rank",
+        )
+    if adapters and not in_span(version, first):
+        raise _unfit(
+            f"requests to TensorRT-LLM {version} cannot name an adapter (lora_task_id)",
+            f"{first} and later can; or merge one: `adapter`",
         )
 
 
