@@ -47,12 +47,12 @@ class Figures:
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
-    def ended(self, model: str, release: str, adapter: str, outcome: str) -> None:
+    def ended(self, model: str, release: str, outcome: str, adapter: str = "") -> None:
         """A request, also one that was refused before its model was known."""
         self._seen.add((model, release))
         self._requests.labels(model, release, adapter, outcome).inc()
 
-    def heard(self, model: str, release: str, adapter: str, heard: Heard) -> None:
+    def heard(self, model: str, release: str, heard: Heard, adapter: str = "") -> None:
         """What came of one answer, whole or not."""
         labels = (model, release, adapter)
         if (asked_at := heard.asked_at) is None:

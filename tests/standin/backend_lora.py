@@ -1,7 +1,7 @@
 """The stand-in's cache of LoRA adapters: what the real backend takes and refuses, in its words.
 
 Source: `loraUtils.cpp`, `loraModule.cpp` and `loraCache.cpp` of TensorRT-LLM's `cpp/tensorrt_llm/runtime`, 0.9 to 0.16,
-and the message of `batch_manager/peftCacheManager.cpp`. The largest rank is looked at in later versions alone; here always.
+and the message of `batch_manager/peftCacheManager.cpp`. Later versions alone look at the largest rank; this one does.
 """
 
 from __future__ import annotations
