@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from infra.errors import SourceError, UsageError
-from infra.frozen import Spec
+from infra.frozen import FrozenDict, Spec
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
@@ -260,14 +260,14 @@ class Model(Spec):
     def _can_be_chosen(cls, adapters: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         recipe, serving = info.data.get("recipe"), info.data.get("serving")
         if not isinstance(recipe, Recipe) or not isinstance(serving, Serving):
-            return adapters
+            return FrozenDict(adapters)
         if adapters and serving.contract == 1:
             raise ValueError("contract 1 has no lora_name, so adapters need serving.contract 2")
         try:
             recipe.check_adapters(adapters, serving.tensorrt_llm)
         except UsageError as error:
             raise ValueError(f"{error.message}. {error.hint}") from error
-        return {name: _adapter(uri) for name, uri in adapters.items()}
+        return FrozenDict({name: _adapter(uri) for name, uri in adapters.items()})
 
     @field_validator("accepts")
     @classmethod

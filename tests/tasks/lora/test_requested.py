@@ -138,9 +138,10 @@ def model(kind: str, adapters: tuple[str, ...] = (), **recipe: Any) -> Model:
     )
 
 
-def write_gguf(path: Path) -> Path:
+def write_gguf(path: Path, **more: int) -> Path:
     writer = GGUFWriter(path, "llama")
-    for key, value in (("block_count", 1), ("attention.head_count", 4), ("attention.head_count_kv", 2)):
+    sizes = {"block_count": 1, "attention.head_count": 4, "attention.head_count_kv": 2, **more}
+    for key, value in sizes.items():
         writer.add_uint32(f"llama.{key}", value)
     for name, shape in (("attn_q", (16, 16)), ("attn_k", (8, 16)), ("ffn_down", (16, 32))):
         writer.add_tensor(f"blk.0.{name}.weight", np.zeros(shape, np.float32))
