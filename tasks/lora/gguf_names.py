@@ -36,6 +36,8 @@ def for_gguf(adapter: Adapter, file: GGUFFile) -> tuple[Adapter, Mapping[str, Te
             f"{file.path.name} has the architecture {architecture!r}, and only "
             f"{', '.join(_REORDERED + _AS_PUBLISHED)} are known to have the published matrices"
         )
+    if adapter.experts:
+        raise unfit(f"{next(iter(adapter.experts))} is of experts, which a GGUF has in another form")
     tensors = _changed(file, architecture, adapter)
     fitting(adapter, (mapped(file, name, tensor) for name, tensor in tensors.items()))
     if architecture in _REORDERED:

@@ -22,6 +22,8 @@ def read_requested(snapshot: Path) -> Adapter:
     adapter = read_adapter(snapshot)
     if adapter.replaced:
         raise not_by_request(f"{next(iter(adapter.replaced))} was trained whole")
+    if adapter.experts:
+        raise not_by_request(f"{next(iter(adapter.experts))} is of experts")
     for name, low_rank in adapter.added.items():
         if low_rank.magnitude is not None:
             raise not_by_request(f"{name} has a magnitude (DoRA)")
