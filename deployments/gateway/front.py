@@ -132,11 +132,11 @@ class Front:
     def models(self, key: Key | None) -> list[str]:
         """The public names that a key may ask, aliases behind the others, each with its adapters."""
         known = self.known
-        names = {model: model for model in known.models} | known.aliases if known.reading else {}
+        models = known.models if known.reading else {}
         found: list[str] = []
-        for name, model in names.items():
-            if key is None or key.may_ask(model):
-                adapters = known.adapters(known.models[model], model) or ()
+        for name, model in ({model: model for model in models} | known.aliases).items():
+            if model in models and (key is None or key.may_ask(model)):
+                adapters = known.adapters(models[model], model) or ()
                 found += [name, *(f"{name}:{adapter}" for adapter in adapters)]
         return found
 

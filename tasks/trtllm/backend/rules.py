@@ -12,7 +12,7 @@ from tasks.trtllm.backend.values import values_by_field
 from tasks.trtllm.kv_cache import gpu_memory_bytes
 from tasks.trtllm.recipe import TrtEngineFields
 from tasks.trtllm.releases import in_span
-from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving import LoraCache, TensorRtServing
 
 
 def check_version(version: Version, serving: TensorRtServing) -> None:
@@ -48,16 +48,17 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
 
 def check_adapters(recipe: TrtEngineFields, adapters: Collection[str], serving: TensorRtServing) -> None:
     """Raise UsageError `serving-unfit` if requests cannot choose one of `adapters`, or `lora_cache` holds none."""
-    version, first = recipe.runtime.version, "0.9"
+    # 0.8 builds none with room, and requests to it could not name an adapter (lora_task_id).
     if recipe.lora is None and (adapters or serving.lora_cache is not None):
         raise _unfit(
             "an engine takes adapters only if it was built with room for them",
             "give recipe.lora, its target_modules and max_rank",
         )
-    if adapters and not in_span(version, first):
+    most = (serving.lora_cache or LoraCache()).max_adapter_size
+    if adapters and recipe.lora is not None and recipe.lora.max_rank > most:
         raise _unfit(
-            f"requests to TensorRT-LLM {version} cannot name an adapter (lora_task_id)",
-            f"{first} and later can; or merge one: `adapter`",
+            f"lora_cache.max_adapter_size is {most}, and recipe.lora.max_rank {recipe.lora.max_rank}",
+            "raise serving.tensorrt_llm.lora_cache.max_adapter_size",
         )
 
 
