@@ -1,7 +1,12 @@
-"""Adapters to experts (`target_parameters`), merged into the models' forms of them."""
+"""Adapters to experts (`target_parameters`), merged into the models' forms of them.
+
+`peft_experts/` was written by PEFT 0.21.2 on transformers 5.24.0: of models of one layer with random weights the tensors
+that differ after `merge_and_unload`, before and after, and adapters to experts and queries.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ EXPERTS, RANK, HIDDEN, INNER = 3, 2, 8, 5
 MODULE = "model.layers.0.mlp.experts"
 SHAPES = {"gate_up_proj": (2 * INNER, HIDDEN), "down_proj": (HIDDEN, INNER)}
 Array = NDArray[Any]
+load_file: Any = importlib.import_module("safetensors.numpy").load_file
 random = np.random.default_rng(5)
 
 
@@ -49,6 +55,15 @@ def adapter(folder: Path, *parameters: str, **config: Any) -> tuple[Path, dict[s
         added[name] = np.stack([second[:, :, each] @ first[each] for each in range(EXPERTS)]) * 6 / RANK
     targets = [f"mlp.experts.{name}" for name in parameters]
     return write(folder, tensors, target_parameters=targets, **config), added
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_the_same_as_peft_s_own(architecture: str, tmp_path: Path) -> None:
+    folder = Path(__file__).with_name("peft_experts") / architecture
+    after = values(merged(folder / "base", folder, tmp_path / "merged"))
+    expected = load_file(folder / "merged.safetensors")
+    assert after.keys() == expected.keys()
+    assert all(np.allclose(after[name], tensor, atol=1e-6) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("parameters", [("gate_up_proj", "down_proj"), ("gate_up_proj",), ("down_proj",)])
