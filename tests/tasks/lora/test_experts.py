@@ -1,7 +1,7 @@
 """Adapters to experts (`target_parameters`), merged into the models' forms of them.
 
-`peft_experts/` was written by PEFT 0.21.2 on transformers 5.24.0: of models of one layer with random weights the tensors
-that differ after `merge_and_unload`, before and after, and adapters to experts and queries.
+`peft_experts/` was written by PEFT 0.21.2 on transformers 5.24.0: of models of one layer with random weights, the
+tensors that differ after `merge_and_unload`, before and after, and adapters to experts and queries.
 """
 
 from __future__ import annotations
