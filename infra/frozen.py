@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
 
 
 class Spec(BaseModel):
     """A frozen value. It refuses unknown fields, and checks defaults like any other value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class FrozenDict(dict[KeyT, ValueT]):
+    """A dictionary of a frozen value, with which that can be hashed. Nobody changes it."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(frozenset(self.items()))
 
 
 def problems(error: ValidationError) -> str:

@@ -10,9 +10,12 @@ from packaging.version import InvalidVersion, Version
 
 from infra.errors import UsageError
 from infra.files import whole_folder
+from tasks.kinds.protocol import RequestAdapters
 from tasks.kinds.trt_engine import TrtEngineKind
-from tasks.models.spec import Model
+from tasks.lora.adapter import FILES
+from tasks.models.spec import Model, Source
 from tasks.serving.generation import files_in
+from tasks.sources.dispatch import fetch, resolve
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
 from tasks.triton.placement import write_model
 from tasks.triton.repository import models_of
@@ -25,7 +28,8 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
     """Write `tensorrt_llm`, `llm` and the ensemble, called as the model is, for Triton to load as they are.
 
     They use the engine and the tokenizer where they are: the folders in the configurations are absolute, those given
-    here. `output` appears whole or not at all. Raises UsageError.
+    here. Adapters that requests choose are fetched. `output` appears whole or not at all. Raises UsageError, and as
+    sources do.
     """
     kind = _engine_kind(model, engine, tokenizer)
     if output.exists():
@@ -35,7 +39,9 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
         raise UsageError(f"the public name is '{LLM}', and so is one of its models", hint="rename the model")
     with tempfile.TemporaryDirectory() as folder, whole_folder(output) as whole:
         relative = Path(folder) / "relative"
-        kind.write_release(engine_limits(engine), files_in(tokenizer), relative, str(tokenizer.absolute()))
+        adapters = RequestAdapters(_fetched(model, Path(folder) / "adapters"), engine.joinpath)
+        files = files_in(tokenizer)
+        kind.write_release(engine_limits(engine), files, relative, str(tokenizer.absolute()), adapters)
         for name in models_of(relative):
             write_model(relative / name, whole / names[name], names, engine)
 
@@ -56,6 +62,13 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
         kv_cache_tokens=kind.cache_tokens(engine_limits(engine)) if kind.parameters.kv_cache_bytes else None,
     )
     fill_upstream(templates, values, output, version)
+
+
+def _fetched(model: Model, folder: Path) -> dict[str, Path]:
+    """The adapters of a model's file, each in a folder of its own below `folder`."""
+    for name, uri in model.adapters.items():
+        fetch(resolve(Source(uri=uri, include=FILES)), folder / name, lambda done, total: None)
+    return {name: folder / name for name in model.adapters}
 
 
 def _engine_kind(model: Model, engine: Path, tokenizer: Path) -> TrtEngineKind:

@@ -83,6 +83,8 @@ def document(shown: Preview) -> dict[str, JsonValue]:
     found: dict[str, JsonValue] = {"model": model.name, "kind": model.kind, "source": model.source.uri}
     if model.adapter is not None:
         found["adapter"] = model.adapter
+    if model.adapters:
+        found["adapters"] = dict(model.adapters)
     if (runtime := model.recipe.planned_runtime) is not None:
         found["runtime"] = {
             "tensorrt_llm": runtime.tensorrt_llm,

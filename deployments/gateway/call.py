@@ -105,9 +105,10 @@ def recorded(call: Call, figures: Figures) -> Generator[Call]:
         seconds = time.monotonic() - call.begun
         model = "" if call.name is None else call.name.model
         release = "" if call.place is None else str(call.place.release)
-        figures.ended(model, release, outcome)
+        adapter = "" if call.name is None or call.place is None else call.name.adapter
+        figures.ended(model, release, outcome, adapter)
         for answer in call.answers:
-            figures.heard(model, release, answer)
+            figures.heard(model, release, answer, adapter)
         _log.info(
             "request=%s key=%s model=%s release=%s node=%s outcome=%s seconds=%.3f tokens_in=%d tokens_out=%d",
             call.id,

@@ -17,7 +17,10 @@ _KEPT_SECONDS = 600.0
 
 
 class Figures:
-    """Labels have only names of models that a target has: a client cannot make new ones."""
+    """Labels have only names of models and adapters that a target has: a client cannot make new ones.
+
+    `adapter` is what the client named behind the model.
+    """
 
     def __init__(self, kept_s: float = _KEPT_SECONDS) -> None:
         self._registry = CollectorRegistry()
@@ -44,14 +47,14 @@ class Figures:
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
-    def ended(self, model: str, release: str, outcome: str) -> None:
+    def ended(self, model: str, release: str, outcome: str, adapter: str = "") -> None:
         """A request, also one that was refused before its model was known."""
         self._seen.add((model, release))
-        self._requests.labels(model, release, "", outcome).inc()
+        self._requests.labels(model, release, adapter, outcome).inc()
 
-    def heard(self, model: str, release: str, heard: Heard) -> None:
+    def heard(self, model: str, release: str, heard: Heard, adapter: str = "") -> None:
         """What came of one answer, whole or not."""
-        labels = (model, release, "")
+        labels = (model, release, adapter)
         if (asked_at := heard.asked_at) is None:
             return
         self._queue.labels(*labels).observe(asked_at - heard.begun)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext, suppress
 
+from deployments.gateway.adapters import choose_adapter
 from deployments.gateway.balance import Balance
 from deployments.gateway.call import Call, Caller, recorded, request_id
 from deployments.gateway.contract import Contract
@@ -119,14 +120,25 @@ class Front:
         if call.key is not None and not call.key.may_ask(name.model):
             raise unknown(text)
         places = self.known.places(name)
+        if name.adapter:
+            adapters = self.known.adapters(places, name.model)
+            # Where nobody knows, the release itself refuses what it does not have.
+            if adapters is not None and name.adapter not in adapters:
+                there = f"its adapters are {', '.join(adapters)}" if adapters else "it has no adapters"
+                raise unknown(text, f": {there}")
         call.name = name
         return places
 
     def models(self, key: Key | None) -> list[str]:
-        """The public names that a key may ask, aliases behind the others."""
+        """The public names that a key may ask, aliases behind the others, each with its adapters."""
         known = self.known
-        names = {model: model for model in known.models} | known.aliases if known.reading else {}
-        return [name for name, model in names.items() if key is None or key.may_ask(model)]
+        models = known.models if known.reading else {}
+        found: list[str] = []
+        for name, model in ({model: model for model in models} | known.aliases).items():
+            if model in models and (key is None or key.may_ask(model)):
+                adapters = known.adapters(models[model], model) or ()
+                found += [name, *(f"{name}:{adapter}" for adapter in adapters)]
+        return found
 
     async def contract(self, call: Call) -> Contract:
         """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError."""
@@ -174,7 +186,10 @@ class Front:
         name, heard = _asked(call), call.answer()
         try:
             with self._limits.request(call.key), self.figures.running.labels(name.model).track_inprogress():
-                (await self.contract(call)).check(request)
+                contract = await self.contract(call)
+                if name.adapter:
+                    choose_adapter(request, contract, name)
+                contract.check(request)
                 async with aclosing(self._answered(call, name, request, heard)) as responses:
                     async for response in responses:
                         self._limits.spend(call.key, heard.note(response))
@@ -278,7 +293,7 @@ def _name(call: Call) -> Name:
 def _asked(call: Call) -> Name:
     """The name that the call's requests go to."""
     name = _name(call)
-    return name if call.pinned is None else Name(name.model, call.pinned)
+    return name if call.pinned is None else Name(name.model, call.pinned, adapter=name.adapter)
 
 
 def _unanswered(name: Name) -> GatewayError:

@@ -9,30 +9,36 @@ from infra.errors import GatewayError
 from tasks.triton.config import LLM, RELEASE
 from tasks.triton.placement import release_names
 
-_NAME = re.compile(r"(?P<model>[A-Za-z0-9_][A-Za-z0-9._-]{0,199})(@(?P<release>[0-9]{1,9}))?")
+_NAME = re.compile(
+    r"(?P<model>[A-Za-z0-9_][A-Za-z0-9._-]{0,199})(@(?P<release>[0-9]{1,9}))?(:(?P<adapter>[a-z0-9][a-z0-9._-]{0,63}))?"
+)
 
 
 @dataclass(frozen=True)
 class Name:
-    """`MODEL`, or `MODEL@7` for one release whether it is public or not. With `alias` the client calls the model so."""
+    """`MODEL`, or `MODEL@7` for one release whether it is public or not. With `alias` the client calls the model so.
+
+    `:ADAPTER` behind either chooses one of the release's adapters.
+    """
 
     model: str
     release: int | None = None
     alias: str = ""
+    adapter: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Name:
         """Raises GatewayError, code `model-unknown`, for what can be no name."""
-        if ":" in text:
-            raise unknown(text, ": behind ':' stands an adapter, and none is served yet")
         found = _NAME.fullmatch(text)
         if found is None:
             raise unknown(text)
-        return cls(found["model"], None if found["release"] is None else int(found["release"]))
+        release = None if found["release"] is None else int(found["release"])
+        return cls(found["model"], release, adapter=found["adapter"] or "")
 
     def __str__(self) -> str:
         asked = self.alias or self.model
-        return asked if self.release is None else f"{asked}@{self.release}"
+        released = asked if self.release is None else f"{asked}@{self.release}"
+        return f"{released}:{self.adapter}" if self.adapter else released
 
 
 def asked_names(model: str, release: int) -> tuple[str, str]:

@@ -104,6 +104,8 @@ class TargetState:
     """How answers are written, by model and release, of those that any node has."""
     origins: Mapping[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     """The `traceparent` of the rebuild that made it, of the same; empty where none was recorded."""
+    adapters: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict[tuple[str, int], tuple[str, ...]])
+    """The names of those that requests may choose, of the same."""
 
     def places(self, name: Name) -> Places | None:
         """None if this target does not serve the name."""
@@ -166,6 +168,11 @@ class Known:
         targets = (target for target in self.targets if target.name == place.node.target)
         return next((each.origins.get((model, place.release), "") for each in targets), "")
 
+    def adapters(self, places: Places, model: str) -> tuple[str, ...] | None:
+        """Those of the release that should answer there. None where its record cannot be read."""
+        targets = (target for target in self.targets if target.name == places.target)
+        return next((each.adapters.get((model, places.release)) for each in targets), None)
+
     @property
     def models(self) -> dict[str, Places]:
         """Every public name with where it may be asked, in the order of the alphabet."""
@@ -207,6 +214,7 @@ class _Read:
     aliases: dict[str, str] = field(default_factory=dict[str, str])
     parsers: dict[tuple[str, int], ModelParsers] = field(default_factory=dict[tuple[str, int], ModelParsers])
     origins: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    adapters: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict[tuple[str, int], tuple[str, ...]])
     retry_at: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -277,13 +285,14 @@ class Watch:
         if nodes:
             read.aliases = {alias: model for node in nodes for alias, model in node.aliases.items()}
         self._look_at_releases(target, nodes, read)
-        return TargetState(target.name, public, nodes, read.aliases, read.parsers, read.origins)
+        return TargetState(target.name, public, nodes, read.aliases, read.parsers, read.origins, read.adapters)
 
     def _look_at_releases(self, target: Target, nodes: Sequence[Node], read: _Read) -> None:
         """Read the records of releases that are new; they never change."""
         held = {(model, number) for node in nodes for model, numbers in node.ready.items() for number in numbers}
         read.parsers = {release: each for release, each in read.parsers.items() if release in held}
         read.origins = {release: each for release, each in read.origins.items() if release in held}
+        read.adapters = {release: each for release, each in read.adapters.items() if release in held}
         for model, number in sorted(held - read.parsers.keys()):
             what = f"release {number} of {model}"
             if time.monotonic() >= read.retry_at.get(what, 0.0):
@@ -291,6 +300,7 @@ class Watch:
                     intent = target.intent(model, number)
                     read.parsers[model, number] = ModelParsers.of(intent.serving)
                     read.origins[model, number] = intent.traceparent
+                    read.adapters[model, number] = tuple(intent.adapters)
 
     def _is_due(self, what: str, etag: str, known: tuple[str, object] | None, read: _Read) -> bool:
         self._asked = time.monotonic()

@@ -176,6 +176,12 @@ class Bucket:
         age = (_server_time(answer) - answer["LastModified"]).total_seconds()
         return StoredObject(body, answer["ETag"].strip('"'), age)
 
+    def beginning(self, key: str, length: int) -> bytes:
+        """The first bytes of the object at `key`."""
+        with named_errors(key):
+            answer = self.client.get_object(Bucket=self.name, Key=self.prefix + key, Range=f"bytes=0-{length - 1}")
+            return answer["Body"].read()
+
     def create(self, key: str, body: bytes) -> str:
         """Write `key` if it has no object; returns the ETag. Raises PreconditionFailed if it has one."""
         if self.one_writer:

@@ -166,7 +166,7 @@ def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef, role: str
 def _all_fields(manifest: Manifest, other: Manifest, role: str) -> Iterator[tuple[tuple[str, str], JsonValue]]:
     """The fields of its identity, and the inputs that `other` lacks: an adapter. `role` is the artifact's own."""
     for (subject, field), value in _fields(manifest.identity):
-        yield (subject, f"adapter.{field}" if (subject, role) == ("weights", "adapter") else field), value
+        yield (subject, f"{role}.{field}" if subject == "weights" and role.startswith("adapter") else field), value
     for input, reference in manifest.inputs.items():
         if input not in other.inputs:
             yield ("weights", input), reference

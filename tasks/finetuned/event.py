@@ -122,7 +122,10 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
 def pinned_source(uri: str, pin: Mapping[str, JsonValue]) -> str:
     """The address of a source with its pin: a branch of the hub may move, its commit does not."""
     parsed = parse_source(uri)
-    return str(HubUri(parsed.repository, str(pin["commit"]))) if isinstance(parsed, HubUri) else uri
+    if not isinstance(parsed, HubUri):
+        return uri
+    revision = "/".join(str(pin[part]) for part in ("commit", "folder") if part in pin)
+    return str(HubUri(parsed.repository, revision))
 
 
 def _source(event: Event, model: Model) -> str:

@@ -36,7 +36,8 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
     A branch that went back to a commit that was built before is left to people.
     """
     for model in models:
-        own = [parse_source(uri) for uri in (model.source.uri, model.adapter) if uri is not None]
+        addresses = (model.source.uri, model.adapter, *model.adapters.values())
+        own = [parse_source(uri) for uri in addresses if uri is not None]
         followed = [uri.revision if isinstance(uri, HubUri) and not uri.is_commit else None for uri in own]
         if not any(followed) or not _is_released(bucket, model):
             continue

@@ -112,7 +112,9 @@ def _uses(
 def _inputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:
     manifest = read_manifest(bucket, ref)
     if manifest is not None:
-        return [ArtifactRef.parse(text) for text in manifest.inputs.values()]
+        # Its adapters are in it, as its engine takes them: their snapshots are only what they were made from.
+        inputs = (ArtifactRef.parse(text) for text in manifest.inputs.values())
+        return [ref for ref in inputs if ref.kind != "snapshot"]
     if bucket.get(ref.folder + "manifest.json") is None:
         return []  # a run is still to make it
     raise ArtifactDamaged(

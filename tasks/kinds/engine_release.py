@@ -8,7 +8,7 @@ from packaging.version import Version
 
 from tasks.kinds.answers import require_template, sampling_of
 from tasks.models.spec import Serving
-from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, READ, SENT, input_name
+from tasks.serving.backend_inputs import ADAPTERS, ALWAYS_SENT, GUIDES, LORA_WEIGHTS, READ, SENT, input_name
 from tasks.serving.generation import Files
 from tasks.serving.settings import ServingSettings
 from tasks.triton.backend_config import tensorrt_llm_config
@@ -17,7 +17,7 @@ from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, llm_c
 from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import TOKENIZER_FOLDER, write_release
 from tasks.trtllm.backend.rules import check_against_engine
-from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.limits import EngineLimits, LogitsType
 from tasks.trtllm.serving import TensorRtServing
 
 
@@ -29,12 +29,16 @@ def write_engine_release(
     kv_cache_tokens: int | None,
     files: Files,
     tokenizer: str | None = None,
+    *,
+    lora_type: LogitsType = "FP16",
+    adapters: tuple[str, ...] = (),
 ) -> None:
     """Check that `tensorrt_llm`, `llm` and `release` agree, and write them to `output`.
 
     `version` is the engine's TensorRT-LLM. `kv_cache_tokens` None leaves the KV cache to a fraction of the free memory.
     `files` are those of the tokenizer. `tokenizer` is its folder, absolute, by default TOKENIZER_FOLDER in the version
-    folder of `llm`. Raises UsageError if the engine cannot serve as `serving` asks.
+    folder of `llm`. `lora_type` is of the engine's adapters; those that requests may choose are named in `adapters`,
+    and the caller writes them. Raises UsageError if the engine cannot serve as `serving` asks.
     """
     require_template(serving, files)
     parameters = serving.tensorrt_llm or TensorRtServing()
@@ -47,6 +51,10 @@ def write_engine_release(
         paged_kv_cache=limits.paged_kv_cache,
         paged_context_fmha=limits.paged_context_fmha,
     )
+    if parameters.lora_cache is not None:
+        # What it would load there no request can name: `llm` gives the engine the adapters of the model's file.
+        cache = parameters.lora_cache.model_copy(update={"prefetch_folder": None})
+        parameters = parameters.model_copy(update={"lora_cache": cache})
     if parameters.kv_cache_reuse is None and not limits.paged_context_fmha:
         # From 0.19 on the backend reuses the KV cache by default, which this engine cannot.
         parameters = parameters.model_copy(update={"kv_cache_reuse": False})
@@ -57,6 +65,7 @@ def write_engine_release(
         max_batch_size=serving.slots,
         kv_cache_tokens=kv_cache_tokens,
         logits_type=limits.logits_type,
+        lora_type=lora_type,
     )
     settings = ServingSettings(
         engine="tensorrt_llm",
@@ -73,6 +82,7 @@ def write_engine_release(
         sampling=sampling_of(serving, files),
         max_tokens=serving.max_tokens,
         contract=serving.contract,
+        adapters=adapters,
     )
     configs = {
         TENSORRT_LLM: engine,
@@ -81,17 +91,21 @@ def write_engine_release(
     }
     check_compatibility(
         {name: parse_config(text) for name, text in configs.items()},
-        _calls(settings.tensorrt_llm, guided=settings.guided_decoding),
+        _calls(settings, lora_type),
     )
     write_release(output, settings, instances=parameters.llm_instances, tensorrt_llm=engine)
 
 
-def _calls(version: str, *, guided: bool) -> Calls:
+def _calls(settings: ServingSettings, lora_type: str) -> Calls:
+    unsent = () if settings.guided_decoding else GUIDES
+    if not settings.adapters:
+        unsent = (*unsent, *ADAPTERS)
+    types = {name: data_type for name, (data_type, _) in SENT.items()} | {LORA_WEIGHTS: lora_type}
     return Calls(
         sends=tuple(
-            CalledTensor(input_name(name, version), data_type, dims, always=name in ALWAYS_SENT)
-            for name, (data_type, dims) in SENT.items()
-            if guided or name not in GUIDES
+            CalledTensor(input_name(name, settings.tensorrt_llm), types[name], dims, always=name in ALWAYS_SENT)
+            for name, (_, dims) in SENT.items()
+            if name not in unsent
         ),
         reads=tuple(CalledTensor(name, data_type, dims) for name, (data_type, dims) in READ.items()),
     )

@@ -11,8 +11,10 @@ from typing import ClassVar
 
 from infra.errors import SettingsError, StepFailed
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import LIMITS_FILE, PlannedCache, limits_in
+from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters, by_role, limits_in
 from tasks.kinds.serving_mode import ServingMode
+from tasks.lora.adapter import AdapterConfig
+from tasks.lora.requested import check_requested
 from tasks.models.recipe import LlamaCppRecipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
@@ -26,6 +28,7 @@ MODEL_FILE = "model.gguf"
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 1
+_ADAPTERS_VERSION = 1
 
 # llama.cpp's compute buffers beside weights and KV cache: 110 to 180 MB, measured with batches of 512 tokens on
 # SmolLM2-135M. They grow with the vocabulary, not with the weights.
@@ -106,19 +109,23 @@ class LlamaCppKind:
             },
         )
 
-    def repository_identity(self, engine: Identity) -> Identity:
+    def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity]) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
-            inputs={"engine": engine},
+            inputs={"engine": engine, **by_role(adapters)},
             fields={
+                **({"adapters": _ADAPTERS_VERSION} if adapters else {}),
                 "serving": self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),
                 "code": f"sha256:{serving_code_digest()}",
                 "runtime": {"xllamacpp": _installed("xllamacpp")},
             },
         )
+
+    def check_adapter(self, config: AdapterConfig) -> None:
+        check_requested(config)
 
     def kept(self) -> Mapping[str, str]:
         return {}
@@ -155,11 +162,13 @@ class LlamaCppKind:
         (output / LIMITS_FILE).write_text(json.dumps(asdict(limits), indent=1, sort_keys=True))
         return Peak()
 
-    def assemble(self, engine: Files, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path, adapters: RequestAdapters = NO_ADAPTERS) -> None:
         from tasks.kinds.answers import require_one
+        from tasks.lora.gguf_adapter import write_gguf_adapter
+        from tasks.serving.llamacpp import ADAPTER_FILE
         from tasks.serving.settings import Sampling, ServingSettings
         from tasks.triton.config import ENGINE_FOLDER
-        from tasks.triton.repository import write_release
+        from tasks.triton.repository import adapter_folder, write_release
 
         serving = self.model.serving
         require_one(serving, has_one=bool(json.loads(limits_in(engine))["has_chat_template"]))
@@ -175,8 +184,12 @@ class LlamaCppKind:
                 sampling=Sampling(**serving.defaults.model_dump(exclude_none=True)),
                 max_tokens=serving.max_tokens,
                 contract=serving.contract,
+                adapters=adapters.names,
             ),
         )
+        for name in adapters.names:
+            folder = adapter_folder(output, name)
+            write_gguf_adapter(adapters.engine_file(MODEL_FILE), adapters.folders[name], folder / ADAPTER_FILE)
 
     def memory_bytes(self, engine_bytes: int, limits: bytes) -> int:
         per_token = int(json.loads(limits)["cache_bytes_per_token"])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from tasks.kinds.protocol import LIMITS_FILE, limits_in
+from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
+from tasks.lora.adapter import FILES, AdapterConfig
+from tasks.lora.backend_tensors import MODULES
 from tasks.lora.merge import merged
+from tasks.lora.requested import by_layer, check_requested, not_by_request, rank, read_requested
 from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
@@ -23,7 +27,7 @@ from tasks.targets.node_report import Machine
 from tasks.trtllm.architectures import ArchitectureUnfit, check_llm_api
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
-from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
+from tasks.trtllm.llmapi.arguments import LoraRoom, llm_arguments, release_arguments, takes_adapters
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import add_tokenizer, require_tokenizer, require_weights
@@ -43,7 +47,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
     def __init__(self, model: Model) -> None:
         assert isinstance(model.recipe, LlmApiRecipe)
         super().__init__(model, model.recipe)
-        self.takes_adapters = "lora_config" in model.recipe.llm_args
+        self.takes_adapters = takes_adapters(model.recipe, model.adapters)
 
     def serving_mode(self) -> ServingMode:
         return ServingMode("single", "the LLM API starts the workers of its GPUs itself")
@@ -107,6 +111,12 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             },
         )
 
+    def check_adapter(self, config: AdapterConfig) -> None:
+        if config.alpha_pattern:
+            # `LoraManager.load_from_hf` of lora_manager.py reads one for all modules, and ranks from the matrices.
+            raise not_by_request("it has an alpha_pattern, which the LLM API does not read")
+        check_requested(config)
+
     def kept(self) -> Mapping[str, str]:
         return {}
 
@@ -136,11 +146,11 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, self.recipe).to_json())
         return Peak()
 
-    def assemble(self, engine: Files, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path, adapters: RequestAdapters = NO_ADAPTERS) -> None:
         from tasks.kinds.answers import require_template, sampling_of
         from tasks.serving.settings import ServingSettings
         from tasks.triton.config import ENGINE_FOLDER
-        from tasks.triton.repository import write_release
+        from tasks.triton.repository import adapter_folder, write_release
 
         recipe, serving, known = self.recipe, self.model.serving, EngineLimits.from_json(limits_in(engine))
         require_template(serving, engine)
@@ -153,6 +163,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             max_seq_len=context_tokens,
             kv_cache_tokens=self.cache_tokens(known),
             kv_cache_bytes=self.cache_bytes(known),
+            room=_room(adapters),
         )
         chunked = bool(arguments.get("enable_chunked_prefill"))
         write_release(
@@ -173,9 +184,25 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
                 sampling=sampling_of(serving, engine),
                 max_tokens=serving.max_tokens,
                 contract=serving.contract,
+                adapters=adapters.names,
             ),
             engine_in_place=True,
         )
+        for name in adapters.names:
+            folder = adapter_folder(output, name)
+            for file in FILES:
+                shutil.copyfile(adapters.folders[name] / file, folder / file)
+
+
+def _room(adapters: RequestAdapters) -> LoraRoom | None:
+    """What the LLM has to know of all adapters before it is asked for one."""
+    found = [read_requested(adapters.folders[name]) for name in adapters.names]
+    modules = {name for adapter in found for _, name in by_layer(adapter)}
+    if others := sorted(modules - MODULES.keys()):
+        raise not_by_request(f"{', '.join(others)}: only {', '.join(MODULES)} can be added")
+    if not found:
+        return None
+    return LoraRoom(tuple(sorted(MODULES[name] for name in modules)), max(map(rank, found)), len(found))
 
 
 def _link_all(source: Path, target: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.serving_mode import ServingMode
+from tasks.lora.adapter import AdapterConfig
 from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
@@ -31,6 +32,34 @@ class PlannedCache:
     """Of the memory that weights leave free, in place of tokens."""
     notes: tuple[str, ...] = ()
     """What its planner should know."""
+
+
+Adapted = TypeVar("Adapted")
+
+
+@dataclass(frozen=True)
+class RequestAdapters:
+    """The adapters that requests to a release choose. `folders` has the snapshot of each by its name.
+
+    `engine_file` gives a local copy of a file of the engine, of a large one its beginning alone: what an adapter has to
+    fit is in a header.
+    """
+
+    folders: Mapping[str, Path]
+    engine_file: Callable[[str], Path]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In an order that does not depend on the model's file, as its identity does not."""
+        return tuple(sorted(self.folders))
+
+
+NO_ADAPTERS = RequestAdapters({}, Path)
+
+
+def by_role(adapters: Mapping[str, Adapted]) -> dict[str, Adapted]:
+    """Something of each adapter by the role that it has among the inputs of a repository."""
+    return {f"adapter.{name}": adapted for name, adapted in adapters.items()}
 
 
 class EngineKind(Protocol):
@@ -94,8 +123,12 @@ class EngineKind(Protocol):
         """The identity of the engine that is built from `checkpoint`."""
         ...
 
-    def repository_identity(self, engine: Identity) -> Identity:
-        """The identity of the Triton models that serve `engine`."""
+    def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity]) -> Identity:
+        """The identity of the Triton models that serve `engine`, with the snapshots of `adapters` by name."""
+        ...
+
+    def check_adapter(self, config: AdapterConfig) -> None:
+        """Raise StepFailed `adapter-unfit` for an adapter that no request could choose, as far as its config says."""
         ...
 
     def kept(self) -> Mapping[str, str]:
@@ -113,11 +146,11 @@ class EngineKind(Protocol):
         """Fill the empty folder `output` with an engine. `scratch` is for the tools alone. Raises StepFailed."""
         ...
 
-    def assemble(self, engine: Files, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path, adapters: RequestAdapters = NO_ADAPTERS) -> None:
         """Fill the empty folder `output` with the Triton models of a release, without the engine.
 
         Model names are relative. `engine` reads small files of it, LIMITS_FILE among them. Raises UsageError if the
-        engine cannot serve as the model's file asks.
+        engine cannot serve as the model's file asks, and StepFailed `adapter-unfit` if it cannot add one of `adapters`.
         """
         ...
 

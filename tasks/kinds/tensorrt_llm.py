@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar
 
 from infra.errors import UsageError
 from tasks.kinds.answers import require_one
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import PlannedCache
+from tasks.kinds.protocol import PlannedCache, by_role
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
@@ -21,6 +21,9 @@ from tasks.trtllm.prequantized import require_taken
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
 from tasks.trtllm.weights_fit import require_parallel
 from tasks.weights.facts import WeightsFacts
+
+_ADAPTERS_VERSION = 1
+_NONE: Mapping[str, Identity] = {}
 
 RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
@@ -74,15 +77,16 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def gpus(self) -> tuple[int, ...]:
         return tuple(range(self.recipe.world_size))
 
-    def repository_identity(self, engine: Identity) -> Identity:
+    def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity] = _NONE) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
         runtime = self.recipe.runtime
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
-            inputs={"engine": engine},
+            inputs={"engine": engine, **by_role(adapters)},
             fields={
+                **({"adapters": _ADAPTERS_VERSION} if adapters else {}),
                 "kind": self.recipe.kind,
                 "serving": {
                     **self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),

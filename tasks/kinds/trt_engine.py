@@ -11,12 +11,16 @@ from pydantic import JsonValue
 
 from infra.errors import StepFailed, UsageError
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import LIMITS_FILE, limits_in
+from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
+from tasks.lora.adapter import AdapterConfig
+from tasks.lora.backend_tensors import LoraEngine, LoraTensors, lora_tensors
 from tasks.lora.merge import merged
+from tasks.lora.requested import check_requested
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.models.spec import Model
+from tasks.serving.backend_inputs import save_adapter
 from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
@@ -26,7 +30,7 @@ from tasks.trtllm.architectures import is_converted_as_llama
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import AWQ
-from tasks.trtllm.releases import Release, release_of
+from tasks.trtllm.releases import FIRST, Release, in_span, release_of
 from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer, quantization_of
 from tasks.trtllm.tools.failures import known_failure
@@ -212,21 +216,57 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         _require_answer(answer)
         return peak | asked
 
-    def assemble(self, engine: Files, output: Path) -> None:
+    def check_adapter(self, config: AdapterConfig) -> None:
+        if self.recipe.lora is not None:
+            check_requested(config, self.recipe.lora.max_rank)
+
+    def assemble(self, engine: Files, output: Path, adapters: RequestAdapters = NO_ADAPTERS) -> None:
         limits = EngineLimits.from_json(limits_in(engine))
         limits = replace(limits, max_num_tokens=self.recipe.max_num_tokens)
-        self.write_release(limits, lambda name: engine(f"{TOKENIZER}/{name}"), output)
+        self.write_release(limits, lambda name: engine(f"{TOKENIZER}/{name}"), output, adapters=adapters)
 
-    def write_release(self, limits: EngineLimits, files: Files, output: Path, tokenizer: str | None = None) -> None:
+    def write_release(
+        self,
+        limits: EngineLimits,
+        files: Files,
+        output: Path,
+        tokenizer: str | None = None,
+        adapters: RequestAdapters = NO_ADAPTERS,
+    ) -> None:
         """Fill `output` with `tensorrt_llm`, `llm` and `release`. Raises UsageError if they do not go together.
 
         `files` are those of the tokenizer. `tokenizer` is its folder, absolute, by default the one in the engine's own.
+        Raises StepFailed `adapter-unfit` for an adapter that the engine has no room for.
         """
         from tasks.kinds.engine_release import write_engine_release
+        from tasks.triton.repository import adapter_folder
 
-        version, tokens = self.recipe.runtime.version, self.cache_tokens(limits)
-        serving = self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)})
-        write_engine_release(output, version, serving, limits, tokens, files, tokenizer)
+        recipe, tokens = self.recipe, self.cache_tokens(limits)
+        write_engine_release(
+            output,
+            recipe.runtime.version,
+            self.model.serving.model_copy(update={"tensorrt_llm": self.served(limits)}),
+            limits,
+            tokens,
+            files,
+            tokenizer,
+            lora_type="BF16" if recipe.lora is not None and recipe.dtype == "bfloat16" else "FP16",
+            adapters=adapters.names,
+        )
+        for name in adapters.names:
+            tensors = self._lora_tensors(adapters, name)
+            save_adapter(adapter_folder(output, name), tensors.weights, tensors.config)
+
+    def _lora_tensors(self, adapters: RequestAdapters, name: str) -> LoraTensors:
+        recipe = self.recipe
+        assert recipe.lora is not None  # the model's file has adapters
+        engine = LoraEngine.of(
+            adapters.engine_file("config.json").read_bytes(),
+            recipe.lora.target_modules,
+            recipe.lora.max_rank,
+            whole_heads=in_span(recipe.runtime.version, FIRST, "0.17"),
+        )
+        return lora_tensors(adapters.folders[name], engine)
 
 
 def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -6,10 +6,11 @@ Source: PEFT 0.21, `tuners/lora/layer.py` (get_delta_weight, merge), `tuners/lor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ FILES = (CONFIG, WEIGHTS)
 """The files that are taken of an adapter. Its repository may also hold pickles, training states and a tokenizer."""
 
 _PREFIX = "base_model.model."
+_DECLARED = ("gate_up_proj", "down_proj")
+"""The parameters of experts in the order in which all models of transformers declare them."""
 # Each of these settings makes it another method, which adds something else, or does not add it to every token.
 _OTHER_METHODS = (
     "alora_invocation_tokens",
@@ -39,11 +42,18 @@ _OTHER_METHODS = (
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class _Config(BaseModel):
+class AdapterConfig(BaseModel):
+    """What `adapter_config.json` says, of type LORA and of no method that adds something else."""
+
     model_config = ConfigDict(extra="allow")
 
     peft_type: str
     lora_alpha: float
+    r: int = 8
+    rank_pattern: dict[str, int] | None = None
+    target_modules: tuple[str, ...] | str | None = None
+    """Ends of modules' names; a text is a regular expression."""
+    modules_to_save: tuple[str, ...] | None = None
     alpha_pattern: dict[str, float] = {}
     """By regular expressions that match the end of a module's name."""
     use_rslora: bool = False
@@ -89,11 +99,42 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """What is added to all experts of a layer: `a` of shape [experts x rank, columns], `b` [rows, rank x experts]. How
+    many there are, the model says."""
+
+    a: Numbers
+    b: Numbers
+    alpha: float
+    rslora: bool
+
+
+class Added(Protocol):
+    """What is added to a tensor of the model."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def added_to(self, rows: Floats, first: int) -> Floats: ...
+
+
+@dataclass(frozen=True)
 class Adapter:
-    """`added` is by the name of the weight in the model. `replaced` are the tensors that were trained whole."""
+    """`added` is by the name of the weight in the model. `replaced` are the tensors that were trained whole.
+
+    `experts` are by the name of the parameter (`….mlp.experts.gate_up_proj`); `stacked` has those that the model keeps
+    in one tensor.
+    """
 
     added: Mapping[str, LowRank]
     replaced: Mapping[str, MappedTensor]
+    experts: Mapping[str, Experts] = field(default_factory=dict[str, Experts])
+    stacked: Mapping[str, Added] = field(default_factory=dict[str, Added])
+
+    @property
+    def sums(self) -> Mapping[str, Added]:
+        """All that is added, by the name of the tensor."""
+        return {**self.added, **self.stacked}
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -101,15 +142,19 @@ def read_adapter(folder: Path) -> Adapter:
 
     Its tensors stay in the file and are mapped.
     """
-    config = _read_config(folder / CONFIG)
+    config = parse_config((folder / CONFIG).read_bytes())
     modules: dict[str, dict[str, MappedTensor]] = {}
+    wrapped: dict[str, dict[int, dict[str, MappedTensor]]] = {}
     replaced: dict[str, MappedTensor] = {}
     for tensor in tensors_of(folder / WEIGHTS):
         if not tensor.name.startswith(_PREFIX):
             raise unfit(f"{tensor.name} belongs to no known weight")
         name = tensor.name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         adapted = re.fullmatch(r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.weight)?", name)
-        if adapted:
+        if adapted and _parameters(config, adapted[1]):
+            depth = tensor.name.count(".base_layer.")
+            wrapped.setdefault(adapted[1], {}).setdefault(depth, {})[adapted[2]] = tensor
+        elif adapted:
             parts = modules.setdefault(adapted[1], {})
             # PEFT wraps a module once for each of its parameters that `target_parameters` names.
             if (other := parts.setdefault(adapted[2], tensor)) is not tensor:
@@ -118,45 +163,76 @@ def read_adapter(folder: Path) -> Adapter:
             raise unfit(f"{tensor.name} cannot be merged")
         else:
             replaced[name] = tensor
-    alphas = by_pattern("alpha_pattern", config.alpha_pattern, modules)
+    parameters = {name: parts for module in wrapped for name, parts in _named(config, module, wrapped[module])}
+    alphas = by_pattern("alpha_pattern", config.alpha_pattern, [*modules, *parameters])
     added = {
         f"{module}.weight": _low_rank(config, module, parts, alphas.get(module, config.lora_alpha))
         for module, parts in modules.items()
     }
-    return Adapter(added, replaced)
+    experts = {
+        name: _experts(config, name, parts, alphas.get(name, config.lora_alpha)) for name, parts in parameters.items()
+    }
+    return Adapter(added, replaced, experts)
 
 
-def trained_on(folder: Path) -> str | None:
-    """The model that the adapter of a snapshot was trained on: a name on the Hub, or a path on some machine.
+def _parameters(config: AdapterConfig, module: str) -> list[str]:
+    """The parameters of a module that PEFT wrapped, innermost first. Those called `weight` are not told apart."""
+    found = {
+        parameter
+        for owner, _, parameter in (name.rpartition(".") for name in config.target_parameters or ())
+        if parameter != "weight" and f".{module}".endswith(f".{owner}")
+    }
+    # PEFT wraps them in the order in which the model declares them, the last one outermost.
+    return sorted(found, key=lambda name: _DECLARED.index(name) if name in _DECLARED else len(_DECLARED))
 
-    None if it does not say. Whether it can be merged is another question.
+
+def _named(
+    config: AdapterConfig, module: str, wrappers: Mapping[int, Mapping[str, MappedTensor]]
+) -> Iterator[tuple[str, Mapping[str, MappedTensor]]]:
+    names = _parameters(config, module)
+    if len(names) != len(wrappers) or (len(names) > 1 and any(name not in _DECLARED for name in names)):
+        raise unfit(f"target_parameters name {', '.join(names)} of {module}, and which is which is not known")
+    for name, depth in zip(names, sorted(wrappers, reverse=True), strict=True):
+        yield f"{module}.{name}", wrappers[depth]
+
+
+def _experts(config: AdapterConfig, name: str, parts: Mapping[str, MappedTensor], alpha: float) -> Experts:
+    if set(parts) != {"lora_A", "lora_B"}:
+        raise unfit(f"{name} has the tensors {', '.join(sorted(parts))}")
+    a, b = parts["lora_A"].mapped(), parts["lora_B"].mapped()
+    if a.ndim != 2 or b.ndim != 2 or not a.shape[0] or a.shape[0] != b.shape[1]:
+        raise unfit(f"{name} has matrices of {a.shape} and {b.shape}")
+    return Experts(a, b, alpha, config.use_rslora)
+
+
+def trained_on(config: bytes) -> str | None:
+    """The model that an adapter with this CONFIG was trained on: a name on the Hub, or a path on some machine.
+
+    None if it does not say. Whether the adapter is of any use is another question.
     """
     try:
-        return _Base.model_validate_json((folder / CONFIG).read_bytes()).base_model_name_or_path
+        return _Base.model_validate_json(config).base_model_name_or_path
     except ValidationError:
         return None
 
 
-def _read_config(path: Path) -> _Config:
+def parse_config(text: bytes) -> AdapterConfig:
+    """Raises StepFailed `adapter-unfit`."""
     try:
-        config = _Config.model_validate_json(path.read_bytes())
+        config = AdapterConfig.model_validate_json(text)
     except ValidationError as error:
         raise unfit(f"its {CONFIG} is not one of LoRA: {problems(error)}") from error
     if config.peft_type != "LORA":
         raise unfit(f"it is of type {config.peft_type}, not LORA")
     if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:
         raise unfit(f"its {CONFIG} sets {', '.join(others)}, which cannot be merged")
-    if others := [name for name in config.target_parameters or () if name.rpartition(".")[2] != "weight"]:
-        raise unfit(
-            f"its target_parameters name {', '.join(others)}, and only parameters called `weight` can be merged"
-        )
     initial = config.init_lora_weights
     if isinstance(initial, str) and initial.lower().startswith(_CHANGE_THE_BASE):
         raise unfit(f"its training changed the model's own weights first (init_lora_weights {initial})")
     return config
 
 
-def _low_rank(config: _Config, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:
+def _low_rank(config: AdapterConfig, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:
     embedding = "lora_embedding_A" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     missing = [name for name in names if name not in parts]

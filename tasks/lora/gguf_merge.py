@@ -1,29 +1,16 @@
-"""Merge an adapter into a 16-bit GGUF, which has the published matrices under other names, and some in another order.
-
-The published models of `llama` rotate the two halves of a head, and llama.cpp rotates neighbouring numbers. So the rows
-of query and key were reordered when the GGUF was made (`permute` in llama.cpp's `convert_hf_to_gguf.py`).
-"""
+"""Merge an adapter into a 16-bit GGUF."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from gguf.constants import MODEL_ARCH_NAMES
-from gguf.tensor_mapping import get_tensor_name_map
-
-from tasks.gguf.file import GGUFFile, malformed
 from tasks.gguf.reader import read_gguf
-from tasks.lora.adapter import Adapter, LowRank, read_adapter
-from tasks.lora.merge import fitting, merge_tensor
+from tasks.lora.adapter import read_adapter
+from tasks.lora.gguf_names import for_gguf, mapped
+from tasks.lora.merge import merge_tensor
 from tasks.lora.names import short_name
-from tasks.lora.tensors import MappedTensor, unfit
+from tasks.lora.tensors import unfit
 
-_REORDERED = ("llama",)
-_AS_PUBLISHED = ("gemma", "gemma2", "gemma3", "qwen2", "qwen3")
 _TRAINED_WHOLE = ("embed_tokens.weight", "lm_head.weight")
 
 
@@ -31,53 +18,11 @@ def merge_gguf(model: Path, adapter: Path) -> None:
     """Change the GGUF `model` in place. Its tokenizer stays.
 
     Of tensors that were trained whole, the token embeddings and the output matrix can be merged. Raises StepFailed
-    `adapter-unfit` for others, and for an architecture that was not checked.
+    `adapter-unfit` for others, and as `for_gguf` does.
     """
     wanted, file = read_adapter(adapter), read_gguf(model)
-    architecture = file.text("general.architecture") or ""
-    if architecture not in _REORDERED + _AS_PUBLISHED:
-        raise unfit(
-            f"{model.name} has the architecture {architecture!r}, and only {', '.join(_REORDERED + _AS_PUBLISHED)} "
-            "are known to have the published matrices"
-        )
     if others := [name for name in wanted.replaced if short_name(name) not in _TRAINED_WHOLE]:
         raise unfit(f"{others[0]} was trained whole, and a GGUF may have it in another form")
-    concerned = fitting(wanted, _changed_tensors(file, architecture, wanted))
-    if architecture in _REORDERED:
-        wanted = replace(wanted, added={name: _reordered(file, name, each) for name, each in wanted.added.items()})
-    for tensor in concerned:
-        merge_tensor(wanted, tensor)
-
-
-def _changed_tensors(file: GGUFFile, architecture: str, wanted: Adapter) -> Iterator[MappedTensor]:
-    """The tensors of the file that the adapter changes, under its names for them.
-
-    Each is given once. Of two names for one tensor, the second finds none, as if the model had none.
-    """
-    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
-    blocks = file.integers(f"{architecture}.block_count") or [0]
-    names = get_tensor_name_map(kind, blocks[0])
-    existing = {tensor.name: tensor for tensor in file.tensors}
-    for name in sorted({*wanted.added, *wanted.replaced}):
-        module = short_name(name).removesuffix(".weight")
-        # llama.cpp knows most models by their names with `model.`, and `lm_head` without.
-        own = names.get_name(f"model.{module}") or names.get_name(module)
-        tensor = existing.pop(f"{own}.weight", None)
-        if tensor is not None:
-            # A GGUF has the row length first.
-            shape = tuple(reversed(tensor.shape[: tensor.dimensions]))
-            yield MappedTensor(file.path, name, tensor.type.name, shape, tensor.offset)
-
-
-def _reordered(file: GGUFFile, name: str, low_rank: LowRank) -> LowRank:
-    """What is added to a matrix: of a query or key with its rows in llama.cpp's order, of any other unchanged."""
-    found = re.fullmatch(r"layers\.(\d+)\.self_attn\.([qk])_proj\.weight", short_name(name))
-    if found is None:
-        return low_rank
-    all_heads = file.integers("llama.attention.head_count")
-    heads = all_heads if found[2] == "q" else file.integers("llama.attention.head_count_kv") or all_heads
-    rows, layer = low_rank.shape[0], int(found[1])
-    count = 0 if not heads else heads[0] if len(heads) == 1 else heads[layer] if layer < len(heads) else 0
-    if count < 1 or rows % (2 * count):
-        raise malformed(file.path, f"the number of heads of {name} is missing, or does not divide its rows")
-    return low_rank.reordered(np.arange(rows).reshape(count, 2, rows // count // 2).swapaxes(1, 2).reshape(rows))
+    wanted, tensors = for_gguf(wanted, file)
+    for name, tensor in tensors.items():
+        merge_tensor(wanted, mapped(file, name, tensor))

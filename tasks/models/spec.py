@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from infra.errors import SourceError, UsageError
-from infra.frozen import Spec
+from infra.frozen import FrozenDict, Spec
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
@@ -38,6 +38,7 @@ def _is_regex(pattern: str) -> str:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 Glob = Annotated[str, StringConstraints(min_length=1)]
 Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -95,6 +96,13 @@ def _checked(uri: str) -> SourceUri:
         return parse_source(uri)
     except SourceError as error:
         raise ValueError(f"{error.message}. {error.hint}") from error
+
+
+def _adapter(uri: str) -> str:
+    parsed = _checked(uri)
+    if isinstance(parsed, PipUri):
+        raise ValueError("an adapter is a folder, and pip:// names one file")
+    return str(parsed)
 
 
 def _parsed_uri(info: ValidationInfo) -> SourceUri | None:
@@ -213,6 +221,12 @@ class Model(Spec):
     )
     recipe: AnyRecipe
     serving: Serving = Serving()
+    adapters: dict[AdapterName, str] = Field(
+        default={},
+        validate_default=True,
+        description="LoRA adapters by name, of which each request may choose one (`lora_name`, or MODEL:NAME of "
+        "OpenAI's clients). hf://org/repo@revision/folder is one of several in a repository.",
+    )
     updates: Updates = Updates()
     targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
     prompts: tuple[Prompt, ...]
@@ -239,12 +253,21 @@ class Model(Spec):
     @field_validator("adapter")
     @classmethod
     def _is_a_folder(cls, adapter: str | None) -> str | None:
-        if adapter is None:
-            return None
-        uri = _checked(adapter)
-        if isinstance(uri, PipUri):
-            raise ValueError("an adapter is a folder, and pip:// names one file")
-        return str(uri)
+        return None if adapter is None else _adapter(adapter)
+
+    @field_validator("adapters")
+    @classmethod
+    def _can_be_chosen(cls, adapters: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        recipe, serving = info.data.get("recipe"), info.data.get("serving")
+        if not isinstance(recipe, Recipe) or not isinstance(serving, Serving):
+            return FrozenDict(adapters)
+        if adapters and serving.contract == 1:
+            raise ValueError("contract 1 has no lora_name, so adapters need serving.contract 2")
+        try:
+            recipe.check_adapters(adapters, serving.tensorrt_llm)
+        except UsageError as error:
+            raise ValueError(f"{error.message}. {error.hint}") from error
+        return FrozenDict({name: _adapter(uri) for name, uri in adapters.items()})
 
     @field_validator("accepts")
     @classmethod

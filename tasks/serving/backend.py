@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import importlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .backend_inputs import ALWAYS_SENT, READ, as_input, backend_inputs
+from .backend_inputs import ALWAYS_SENT, READ, adapter_inputs, as_input, backend_inputs
 from .called import CalledModel, Response
-from .contract import GenerationRequest, RequestRefused
-from .engine import EngineFailed, Piece
+from .contract import GenerationRequest, RequestRefused, Tensor
+from .engine import EngineFailed, EngineUnavailable, Piece
 from .mailbox import Mailbox
 from .reasoning import beginning_with, opened_by_tokens
-from .settings import ServingSettings
+from .settings import ADAPTER_FOLDER, ServingSettings
 from .tokens import Prompts, Tokens, pieces
 
 _TOKENS = ("output_ids", "sequence_length")
@@ -40,6 +40,14 @@ _CLIENT_IS_TO_BLAME = ("exceeds maximum input length", "Incorrect sampling confi
 
 _NOT_LOADED = "Request for unknown model: "
 
+_NOT_IN_CACHE = "not found in cache. Please send LoRA weights"
+_CACHE_IS_FULL = "Cache is full. There are no done tasks to evict"
+"""What peftCacheManager.cpp and loraCache.cpp of TensorRT-LLM say of an adapter, 0.9 to 1.2."""
+
+
+class AdapterMissing(EngineFailed):
+    """The engine does not have the adapter that a request named without its weights."""
+
 
 class TensorRtLlm:
     """The backend's model; `parameters` are those of the model that calls it. Nothing is loaded but the tokenizer."""
@@ -48,6 +56,9 @@ class TensorRtLlm:
         self._settings = settings
         self._model = CalledModel(parameters)
         self._stopping: set[asyncio.Task[None]] = set()
+        self._adapters = folder / ADAPTER_FOLDER
+        self._given: set[int] = set()
+        """Adapters that the engine was given. It may have dropped them since."""
         self._prompts = Prompts(
             folder / settings.engine_path,
             chat_template=settings.chat_template,
@@ -58,12 +69,10 @@ class TensorRtLlm:
         prompts = self._prompts
         prompt = await prompts.of(request)
         inputs = backend_inputs(request, prompt, prompts, self._settings)
-        # A number: until 0.9 the backend takes the leading digits of other names for one.
-        request_id = str(1 + secrets.randbits(63))
-        responses = self._model.call(request_id, inputs, READ if request.return_log_probs else _TOKENS)
-        try:
+        tokens = self._tokens(inputs, self._settings.adapter_of(request), log_probs=request.return_log_probs)
+        async with contextlib.aclosing(tokens):
             answer = pieces(
-                tokens_of(responses),
+                tokens,
                 prompts.tokenizer,
                 stop_words=request.stop_words,
                 end_ids=prompts.ends(request),
@@ -76,6 +85,39 @@ class TensorRtLlm:
             async with contextlib.aclosing(answer):
                 async for piece in answer:
                     yield piece
+
+    async def _tokens(
+        self, inputs: dict[str, Tensor], adapter: int | None, *, log_probs: bool
+    ) -> AsyncGenerator[list[Tokens]]:
+        """The tokens of an answer. The engine gets an adapter's weights where it does not have them: with the first
+        request for it, and again when others have taken its place in the engine's cache."""
+        outputs = READ if log_probs else _TOKENS
+        chosen = inputs if adapter is None else {**inputs, "lora_task_id": as_input("lora_task_id", adapter + 1)}
+        while True:
+            new = None if adapter in self._given else adapter
+            asked = chosen if new is None else chosen | await self._weights(new)
+            try:
+                async with contextlib.aclosing(self._call(asked, outputs)) as batches:
+                    async for batch in batches:
+                        if new is not None:
+                            self._given.add(new)
+                        yield batch
+                return
+            except AdapterMissing:
+                if new is not None or adapter is None:
+                    raise
+                self._given.discard(adapter)
+
+    async def _weights(self, adapter: int) -> dict[str, Tensor]:
+        return await asyncio.to_thread(adapter_inputs, self._adapters / self._settings.adapters[adapter])
+
+    async def _call(self, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> AsyncGenerator[list[Tokens]]:
+        # A number: until 0.9 the backend takes the leading digits of other names for one.
+        request_id = str(1 + secrets.randbits(63))
+        responses = self._model.call(request_id, inputs, outputs)
+        try:
+            async for batch in tokens_of(responses):
+                yield batch
         finally:
             if not responses.ended:
                 task = asyncio.create_task(self._stop(request_id, responses))
@@ -125,6 +167,10 @@ def _read(response: Response, before: int) -> Tokens:
     if message := response.failure:
         if any(text in message for text in _CLIENT_IS_TO_BLAME):
             raise RequestRefused(f"the engine refuses the request: {message}")
+        if _NOT_IN_CACHE in message:
+            raise AdapterMissing(message)
+        if _CACHE_IS_FULL in message:
+            raise EngineUnavailable(f"adapters of running requests take all of the engine's cache: {message}")
         if message.startswith(_NOT_LOADED):
             # In other words than Triton's, which are for whoever asked for an unknown model himself.
             raise EngineFailed(f"the engine is not loaded: {message.removeprefix(_NOT_LOADED)}")

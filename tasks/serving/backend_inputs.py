@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -38,11 +39,21 @@ SENT: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "bad_words_list": ("INT32", (2, -1)),
     "guided_decoding_guide_type": ("BYTES", (1,)),
     "guided_decoding_guide": ("BYTES", (1,)),
+    "lora_task_id": ("UINT64", (1,)),
+    "lora_weights": ("FP16", (-1, -1)),
+    "lora_config": ("INT32", (-1, 3)),
 }
 """Every input that may be sent, by its name in 0.20 and later: its type in Triton's names, its dims without batch."""
 
 GUIDES = ("guided_decoding_guide_type", "guided_decoding_guide")
 """Sent where the model is served with guides alone: 0.19 and later know them."""
+
+LORA_WEIGHTS = "lora_weights"
+"""In the type of the engine, whatever SENT says."""
+
+ADAPTERS = ("lora_task_id", LORA_WEIGHTS, "lora_config")
+"""Sent where a request chooses an adapter: 0.9 and later know them. The two last are for an engine that does not have
+the adapter in its cache."""
 
 ALWAYS_SENT = ("input_ids", "input_lengths", "request_output_len")
 
@@ -58,7 +69,14 @@ MAX_TOP_K = 1024
 
 _UNTIL_0_19 = {"min_tokens": "min_length", "seed": "random_seed"}
 
-_DTYPES = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_, "BYTES": np.object_}
+_DTYPES = {
+    "INT32": np.int32,
+    "UINT64": np.uint64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "BOOL": np.bool_,
+    "BYTES": np.object_,
+}
 
 
 def backend_inputs(
@@ -122,6 +140,17 @@ def as_input(name: str, value: object) -> Tensor:
     """A value in the type of its input, with the batch of one before its dims."""
     data_type, dims = SENT[name]
     return np.array(value, dtype=_DTYPES[data_type]).reshape(1, *dims)
+
+
+def save_adapter(folder: Path, weights: Tensor, config: Tensor) -> None:
+    """Write an adapter as the backend takes it: for `adapter_inputs`, in a folder of its own."""
+    for name, tensor in ((LORA_WEIGHTS, weights), ("lora_config", config)):
+        np.save(folder / f"{name}.npy", tensor)
+
+
+def adapter_inputs(folder: Path) -> dict[str, Tensor]:
+    """What the backend has to be given of an adapter once: bfloat16 as numpy's 16 bits, of which it has no type."""
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r")[np.newaxis] for name in ADAPTERS[1:]}
 
 
 def _words(prompts: Prompts, words: Sequence[str], tokens: Sequence[int] = ()) -> Tensor | None:

@@ -90,7 +90,8 @@ class CalledModel:
         request = self._messages.ModelInferRequest(model_name=self._name, id=request_id)
         request.parameters[_EMPTY_FINAL].bool_param = True
         for name, value in inputs.items():
-            data_type = self._utilities.np_to_triton_dtype(value.dtype)
+            # numpy has no bfloat16, and nothing else that is sent has 16 bits without a sign.
+            data_type = "BF16" if value.dtype == np.uint16 else self._utilities.np_to_triton_dtype(value.dtype)
             packed = self._utilities.serialize_byte_tensor(value).item() if data_type == "BYTES" else value.tobytes()
             request.inputs.add(name=name, datatype=data_type, shape=value.shape)
             request.raw_input_contents.append(packed)

@@ -129,6 +129,7 @@ _INPUTS: tuple[Input, ...] = (
     Input("return_num_input_tokens", "BOOL", since=2),
     Input("return_num_output_tokens", "BOOL", since=2),
     Input("exclude_input_in_output", "BOOL"),
+    Input("lora_name", "BYTES", since=2),
     Input("guided_decoding_guide_type", "BYTES"),
     Input("guided_decoding_guide", "BYTES"),
     Input("num_return_sequences", "INT32", since=2, neutral=1),
@@ -204,6 +205,7 @@ class GenerationRequest:
     return_num_input_tokens: bool = False
     return_num_output_tokens: bool = False
     exclude_input_in_output: bool = True
+    lora_name: str = ""
     guided_decoding_guide_type: str = ""
     guided_decoding_guide: str = ""
 

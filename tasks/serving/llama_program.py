@@ -135,6 +135,8 @@ def _serve(library: Any, wanted: dict[str, Any]) -> Any:
     parameters.n_ctx = wanted["slots"] * wanted["context_tokens"]
     parameters.cpuparams.n_threads = wanted["threads"]
     parameters.cpuparams_batch.n_threads = wanted["threads"]
+    # A request says which one it wants: llama.cpp runs those that want another in a batch of their own.
+    parameters.lora_adapters = [library.CommonAdapterLoraInfo(path, 0.0) for path in wanted["adapters"]]
     if wanted["threads"] == 1:
         parameters.n_batch = parameters.n_ubatch = SMALL_BATCH
     # The same prompt and seed must give the same text, whatever a slot held before.

@@ -24,8 +24,10 @@ from .llama_events import Event, events
 from .llama_prompts import LlamaPrompts
 from .llama_server import LlamaServer, LlamaServers
 from .reasoning import beginning_with, opened_by
-from .settings import Sampling, ServingSettings
+from .settings import ADAPTER_FOLDER, Sampling, ServingSettings
 from .words import StopWords, grammar_without
+
+ADAPTER_FILE = "adapter.gguf"
 
 RANDOM_SEED = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and this one means random (LLAMA_DEFAULT_SEED in llama.h)."""
@@ -56,6 +58,7 @@ class LlamaCpp:
                 "model": str(folder / settings.engine_path),
                 "slots": settings.slots,
                 "context_tokens": settings.context_tokens,
+                "adapters": [str(folder / ADAPTER_FOLDER / name / ADAPTER_FILE) for name in settings.adapters],
                 "threads": settings.threads or len(os.sched_getaffinity(0)),
             }
         )
@@ -106,6 +109,9 @@ class LlamaCpp:
             "stream": True,
             "seed": secrets.randbelow(RANDOM_SEED) if request.seed is None else request.seed % RANDOM_SEED,
         }
+        if (chosen := self._settings.adapter_of(request)) is not None:
+            # The others stay as they were loaded, with a scale of 0.
+            body["lora"] = [{"id": chosen, "scale": 1.0}]
         if request.return_log_probs:
             body["n_probs"] = max(1, request.num_top_log_probs)
         if not request.skip_special_tokens:

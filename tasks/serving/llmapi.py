@@ -20,7 +20,7 @@ from .contract import GenerationRequest, RequestRefused
 from .engine import EngineFailed, Piece
 from .mailbox import Mailbox
 from .reasoning import beginning_with, opened_by_tokens
-from .settings import ServingSettings
+from .settings import ADAPTER_FOLDER, ServingSettings
 from .tokens import Prompts, Tokens, pieces
 from .word_ids import word_sequences
 
@@ -36,10 +36,10 @@ _GUIDES = {"json": "json_object", "json_schema": "json", "regex": "regex", "ebnf
 class LlmApi:
     """A checkpoint, loaded with the arguments of its release. Raises EngineFailed where the LLM cannot load it.
 
-    `parameters` are those of the model's `config.pbtxt`, which say where the checkpoint lies.
+    `folder` has its adapters. `parameters` are those of the model's `config.pbtxt`, which say where the checkpoint is.
     """
 
-    def __init__(self, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
         # Before the hub's library is imported, which reads it once.
         os.environ["HF_HUB_OFFLINE"] = "1"
         checkpoint = Path(parameters[ENGINE_PATH])
@@ -50,6 +50,12 @@ class LlmApi:
         library: Any = importlib.import_module("tensorrt_llm")
         self._sampling_params: Callable[..., Any] = library.SamplingParams
         self._guided_decoding_params: Callable[..., Any] = library.llmapi.GuidedDecodingParams
+        self._adapters: list[Any] = [
+            importlib.import_module("tensorrt_llm.executor").LoRARequest(
+                lora_name=name, lora_int_id=number, lora_path=str(folder / ADAPTER_FOLDER / name)
+            )
+            for number, name in enumerate(settings.adapters, 1)
+        ]
         try:
             self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
         except Exception as error:
@@ -59,11 +65,13 @@ class LlmApi:
         _check(request, self._settings)
         prompt = await self._prompts.of(request)
         parameters = self._parameters(request, len(prompt))
+        chosen = self._settings.adapter_of(request)
+        adapter = {} if chosen is None else {"lora_request": self._adapters[chosen]}
         # Streamed also where text may end the answer early. The best of several beams is known at the end.
         streaming = request.beam_width == 1 and (request.stream or bool(request.stop_words))
         tokens: Mailbox[Tokens] = Mailbox()
         try:
-            result: Any = self._llm.generate_async(prompt, parameters, streaming=streaming)
+            result: Any = self._llm.generate_async(prompt, parameters, streaming=streaming, **adapter)
         except Exception as error:
             raise EngineFailed(f"the LLM failed: {error}") from error
         reading = asyncio.create_task(_read(result, tokens, log_probs=request.return_log_probs))

@@ -187,5 +187,5 @@ def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str
     if settings.engine == "llmapi":
         from .llmapi import LlmApi
 
-        return LlmApi(settings, parameters)
+        return LlmApi(folder, settings, parameters)
     raise ValueError(f"serving.json names the engine '{settings.engine}', which this release does not hold")

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .contract import GenerationRequest
+from .contract import GenerationRequest, RequestRefused
 
 FILE_NAME = "serving.json"
+
+ADAPTER_FOLDER = "adapters"
+"""In the version folder of an `llm`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ServingSettings:
     `decoupled` answers whole, without streams. `llm_arguments` are those of `tensorrt_llm.LLM`, by keyword, but for the
     path of the model. `guided_decoding` says that the engine can keep an answer to a guide. `max_tokens` is what a
     request gets that does not say; None is all that the context has room for. `contract` is what clients may send.
+    `adapters` are the names of those that a request may choose; each has a folder of its name in ADAPTER_FOLDER.
     """
 
     engine: str
@@ -64,6 +68,19 @@ class ServingSettings:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     contract: int = 1
+    adapters: tuple[str, ...] = ()
+
+    def adapter_of(self, request: GenerationRequest) -> int | None:
+        """The place in `adapters` of the one that a request chooses; None if it chooses none.
+
+        Raises RequestRefused for one that the release does not have.
+        """
+        if not (name := request.lora_name):
+            return None
+        if name not in self.adapters:
+            known = f"this model has {', '.join(self.adapters)}" if self.adapters else "this model has no adapters"
+            raise RequestRefused(f"'lora_name' is {name[:100]!r}; {known}")
+        return self.adapters.index(name)
 
     @property
     def most_prompt_tokens(self) -> int:
@@ -85,6 +102,7 @@ class ServingSettings:
         """Raises ValueError for a field that is missing or unknown: a release must not half understand its own."""
         values = _known(cls, json.loads(text))
         try:
+            values["adapters"] = tuple(values.get("adapters", ()))
             values["sampling"] = Sampling(**_known(Sampling, values.get("sampling", {})))
             return cls(**values)
         except TypeError as error:

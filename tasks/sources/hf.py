@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +31,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import tqdm
+from pydantic import JsonValue
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
@@ -55,16 +57,18 @@ def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
     """
     api = HfApi(endpoint=access.hub_endpoint)
     with _hub_errors(uri, api):
-        info = _information(api, uri)
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        info, uri, folder = _located(api, uri)
+        below = f"{folder}/" if folder else ""
+        every = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        siblings = {name.removeprefix(below): every[name] for name in every if name.startswith(below)}
         names = select(source, list(siblings))
-        head = _head(api, uri, names[0], info.sha or uri.revision)
+        head = _head(api, uri, below + names[0], info.sha or uri.revision)
         commit = info.sha or head.commit
         if not _COMMIT.fullmatch(commit) or (uri.is_commit and commit != uri.revision):
             raise _mirror(api, f"answers for {uri} with the commit {commit!r}")
-        files = [_pin(api, uri, siblings[name], commit) for name in names]
-    about = {"scheme": "hf", "repository": uri.repository, "commit": commit}
-    return pinned(source, about, files)
+        files = [replace(_pin(api, uri, siblings[name], commit), path=name) for name in names]
+    about: dict[str, JsonValue] = {"scheme": "hf", "repository": uri.repository, "commit": commit}
+    return pinned(source, about | ({"folder": folder} if folder else {}), files)
 
 
 def fetch(
@@ -74,13 +78,17 @@ def fetch(
     advance = ByteCounter(progress, resolved.known_bytes)
     done = 0
     fetched: list[SnapshotFile] = []
+    # The client repeats the folder within the repository, which is not a part of the snapshot.
+    folder = str(resolved.pin.get("folder", ""))
+    beside = destination / ".folder" if folder else destination
     for file in resolved.files:
         with _hub_errors(uri, HfApi(endpoint=access.hub_endpoint)):
             path = cast(Any, huggingface_hub).hf_hub_download(
                 uri.repository,
                 file.path,
+                subfolder=folder or None,
                 revision=str(resolved.pin["commit"]),
-                local_dir=destination,
+                local_dir=beside,
                 endpoint=access.hub_endpoint,
                 tqdm_class=_meter(advance),
             )
@@ -88,7 +96,12 @@ def fetch(
         advance.reach(done)
         fetched.append(_verified(resolved.uri, file, Path(path)))
     # The client's own notes, with which a second try skips what the first one finished.
-    shutil.rmtree(destination / ".cache", ignore_errors=True)
+    shutil.rmtree(beside / ".cache", ignore_errors=True)
+    if folder:
+        for file in resolved.files:
+            (destination / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (beside / folder / file.path).replace(destination / file.path)
+        shutil.rmtree(beside)
     return tuple(fetched)
 
 
@@ -98,6 +111,22 @@ class _Head(NamedTuple):
     commit: str
     etag: str
     size: int | None
+
+
+def _located(api: HfApi, uri: HubUri) -> tuple[ModelInfo, HubUri, str]:
+    """What the hub says of the revision, the address without its folder, and the folder."""
+    *longer, shortest = uri.readings
+    for revision, folder in longer:
+        read = replace(uri, revision=revision)
+        try:
+            return _information(api, read), read, folder
+        except RepositoryNotFoundError:
+            raise
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+    read = replace(uri, revision=shortest[0])
+    return _information(api, read), read, shortest[1]
 
 
 def _information(api: HfApi, uri: HubUri) -> ModelInfo:

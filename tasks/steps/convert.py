@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from tasks.lora.adapter import trained_on
-from tasks.models.source_uri import HubUri, parse_source
+from tasks.lora.adapter import CONFIG
+from tasks.steps.adapters import warn_of_other_base
 from tasks.steps.context import Context, Done
 from tasks.steps.plan import Plan
 
@@ -24,11 +23,8 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         for weights in plan.snapshots.values()
     )
     adapter = adapters[0] if adapters else None
-    if adapter is not None and (base := _other_base(adapter, plan.model.source.uri)) is not None:
-        context.reporter.say(
-            f"warning: the adapter was trained on {base} and is merged into {plan.model.source.uri}. "
-            "If these are not the same weights, the result is worth nothing."
-        )
+    if adapter is not None:
+        warn_of_other_base(context, (adapter / CONFIG).read_bytes(), plan.model.source.uri)
 
     def work(output: Path) -> None:
         peak = plan.kind.convert(snapshot, adapter, output, context.workspace.scratch(), context.reporter)
@@ -45,13 +41,3 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         replaces=known.attempt,
     )
     return Done(artifact, cached=False)
-
-
-def _other_base(adapter: Path, source: str) -> str | None:
-    """The model that the adapter was trained on, if it is one of the Hub and not the one that `source` names there."""
-    uri = parse_source(source)
-    if not isinstance(uri, HubUri):
-        return None
-    base = trained_on(adapter) or ""
-    is_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base)
-    return base if is_name and base.lower() != uri.repository.lower() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.garbage.keep import note_use
 from tasks.sources.dispatch import fetch as fetch_source
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
+from tasks.steps.adapters import check_adapter
 from tasks.steps.context import Context, Done
 from tasks.steps.plan import Plan
 from tasks.store.artifact import ArtifactRef
@@ -25,7 +26,8 @@ def fetch(
     """Return the snapshot in the store, `cached` if the store had it.
 
     This is the first step of a run, so it also notes the use of every artifact that the run will look for: garbage
-    collection then leaves them alone. Raises SourceError, SourceUnavailable and StoreError.
+    collection then leaves them alone. Raises SourceError, SourceUnavailable, StoreError, and StepFailed
+    `adapter-unfit` for an adapter that no request could choose.
     """
     note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
     identity = snapshot_identity(resolved)
@@ -40,4 +42,6 @@ def fetch(
         refresh=refresh,
     )
     note_model(context.store.bucket, ref, plan.model.name)
+    if done.artifact is not None and ref in plan.adapter_refs.values():
+        check_adapter(context, plan, done.artifact)
     return done

@@ -50,13 +50,21 @@ def require_fit(plan: Plan, engine: Artifact, nodes: Sequence[NodeReport]) -> No
 
 
 def must_be_alone(
-    plan: Plan, engine: Artifact, limits: bytes, current: Current, nodes: Sequence[NodeReport], *, recreate: bool
+    plan: Plan,
+    engine: Artifact,
+    repository: Artifact,
+    limits: bytes,
+    current: Current,
+    nodes: Sequence[NodeReport],
+    *,
+    recreate: bool,
 ) -> bool:
-    """Whether some node cannot hold the candidate beside the releases that stay. `limits` is the engine's limits file.
+    """Whether some node cannot hold the candidate beside the releases that stay. `limits` is the engine's limits file,
+    and the repository has its adapters.
 
     Raises `memory-short` unless `recreate` allows that, or if the node cannot hold the candidate even by itself.
     """
-    weights = sum(file.size for file in engine.manifest.files)
+    weights = engine.manifest.size + repository.manifest.size
     needed = plan.kind.memory_bytes(weights, limits)
     # A release that was alone has no previous one beside it. The previous one would come back too; as its size is not
     # known, it counts like the candidate.

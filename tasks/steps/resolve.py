@@ -1,9 +1,9 @@
-"""Resolve the weights of a model: its source, and the LoRA adapter that is merged into it if the model has one."""
+"""Resolve the weights of a model: its source, the LoRA adapter that is merged into it, those that requests choose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from infra.errors import SourceError
 from tasks.kinds.choice import engine_kind
@@ -24,6 +24,9 @@ class ResolvedWeights:
 
     source: ResolvedSource
     adapter: ResolvedSource | None = None
+    """The one that is merged."""
+    adapters: Mapping[str, ResolvedSource] = field(default_factory=dict[str, ResolvedSource])
+    """Those that requests choose, by name."""
     facts: WeightsFacts | None = None
     """What the source says of itself, for a kind that goes by that."""
 
@@ -31,6 +34,7 @@ class ResolvedWeights:
         yield self.source
         if self.adapter is not None:
             yield self.adapter
+        yield from self.adapters.values()
 
     @property
     def tuned(self) -> ResolvedSource:
@@ -40,13 +44,15 @@ class ResolvedWeights:
     def plan(self, model: Model) -> Plan:
         """The plan of a rebuild of `model` with these weights."""
         adapter = None if self.adapter is None else snapshot_identity(self.adapter)
-        return Plan.of(model, snapshot_identity(self.source), adapter)
+        adapters = {name: snapshot_identity(each) for name, each in self.adapters.items()}
+        return Plan.of(model, snapshot_identity(self.source), adapter, adapters)
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
     """Pin the weights of a model. Raises as `tasks.sources.dispatch.resolve` does."""
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
-    return ResolvedWeights(resolve(model.source, access), adapter)
+    adapters = {name: resolve(_adapter(uri), access) for name, uri in model.adapters.items()}
+    return ResolvedWeights(resolve(model.source, access), adapter, adapters)
 
 
 def surveyed(model: Model, weights: ResolvedWeights, access: Access = NO_ACCESS) -> ResolvedWeights:

@@ -160,7 +160,9 @@ class _Candidate:
             alone = view.current.alone
         else:
             limits = self.context.store.read(self.engine, LIMITS_FILE)
-            alone = must_be_alone(self.plan, self.engine, limits, view.current, view.nodes, recreate=recreate)
+            alone = must_be_alone(
+                self.plan, self.engine, self.repository, limits, view.current, view.nodes, recreate=recreate
+            )
         if known is None:
             known = target.reserve(view.model, lambda number: self._intent(number, view.live, lost)).release
         release = known
@@ -188,6 +190,7 @@ class _Candidate:
             changes=changes_since(live, recipe, serving),
             lost=dict(lost),
             source=model.origin,
+            adapters=dict(model.adapters),
             flow_run=self.context.flow_run,
             traceparent=current_traceparent(),
         )

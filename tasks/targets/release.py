@@ -45,6 +45,8 @@ class Intent(Record):
     lost: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Fields that have no counterpart in the kind that the recipe was translated to, with their old values."""
     source: str
+    adapters: dict[str, str] = Field(default_factory=dict[str, str])
+    """The addresses of those that requests may choose, by name."""
     flow_run: str
     traceparent: str = ""
     """Where the run that made it is in its trace, as W3C writes that; empty if none was recorded."""

@@ -115,8 +115,7 @@ def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
         return
     repository = _artifact(bucket, _intent(bucket, reference).artifact)
     yield repository
-    for needed in repository.manifest.inputs.values():
-        yield _artifact(bucket, ArtifactRef.parse(needed))
+    yield _artifact(bucket, ArtifactRef.parse(repository.manifest.inputs["engine"]))
 
 
 def _intent(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:

@@ -9,7 +9,7 @@ from tasks.triton.config import TENSORRT_LLM
 from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, render
 from tasks.trtllm.backend.parameters import LEFT_OUT_UNSET, READ_AS, UNSET, defaults
 from tasks.trtllm.backend.rules import check_version
-from tasks.trtllm.backend.tensors import ENGINE_INPUTS, ENGINE_OUTPUTS, LOGITS, tensors
+from tasks.trtllm.backend.tensors import ENGINE_INPUTS, ENGINE_OUTPUTS, LOGITS, LORA, tensors
 from tasks.trtllm.backend.values import backend_values
 from tasks.trtllm.limits import LogitsType
 from tasks.trtllm.releases import FIRST, LAST, in_span, release_of
@@ -27,12 +27,13 @@ def tensorrt_llm_config(
     max_batch_size: int,
     kv_cache_tokens: int | None,
     logits_type: LogitsType = "FP32",
+    lora_type: LogitsType = "FP16",
 ) -> str:
     """The configuration of `tensorrt_llm`, with every parameter of the version written out.
 
     `max_batch_size` bounds the rows of one request to Triton, not what the engine runs at once. `logits_type` is the
-    one of the engine's build. Raises UsageError `serving-unfit` for a setting that the version lacks, naming the
-    versions that have it.
+    one of the engine's build, `lora_type` that of its adapters. Raises UsageError `serving-unfit` for a setting that
+    the version lacks, naming the versions that have it.
     """
     if release_of(version) is None:
         raise UsageError(
@@ -47,7 +48,7 @@ def tensorrt_llm_config(
     if in_span(version, "0.12", ""):
         config.dynamic_batching.default_queue_policy.max_queue_size = serving.queue_size or 0
     # Up to 0.16 the backend writes FP32 logits, whatever the build.
-    _add_tensors(config, version, logits_type if in_span(version, "0.17", "") else "FP32")
+    _add_tensors(config, version, logits_type if in_span(version, "0.17", "") else "FP32", lora_type)
     # The engine chooses its GPUs by itself or by `gpu_device_ids`.
     config.instance_group.add(count=max(1, len(serving.gpu_device_ids)), kind=KIND_CPU)
     for key, value in _parameters(version, serving, engine_folder, kv_cache_tokens).items():
@@ -55,11 +56,12 @@ def tensorrt_llm_config(
     return render(config)
 
 
-def _add_tensors(config: ModelConfig, version: Version, logits_type: str) -> None:
+def _add_tensors(config: ModelConfig, version: Version, logits_type: str, lora_type: str) -> None:
+    own = {LOGITS: logits_type, LORA: lora_type}
     for name, group in tensors(ENGINE_INPUTS, version):
         tensor = config.input.add(
             name=name,
-            data_type=data_type(logits_type if group.data_type == LOGITS else group.data_type),
+            data_type=data_type(own.get(group.data_type, group.data_type)),
             dims=group.dims,
             optional=not group.required,
             allow_ragged_batch=group.ragged,
@@ -67,8 +69,7 @@ def _add_tensors(config: ModelConfig, version: Version, logits_type: str) -> Non
         if group.scalar:
             tensor.reshape.SetInParent()
     for name, group in tensors(ENGINE_OUTPUTS, version):
-        kind = logits_type if group.data_type == LOGITS else group.data_type
-        config.output.add(name=name, data_type=data_type(kind), dims=group.dims)
+        config.output.add(name=name, data_type=data_type(own.get(group.data_type, group.data_type)), dims=group.dims)
 
 
 def _parameters(

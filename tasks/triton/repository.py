@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from tasks.serving.settings import FILE_NAME, ServingSettings
+from tasks.serving.settings import ADAPTER_FOLDER, FILE_NAME, ServingSettings
 from tasks.store.identity import canonical
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
 
@@ -62,6 +62,13 @@ def write_release(
         shutil.copyfile(path, version / path.name)
     (output / RELEASE).mkdir()
     (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, tickets=tickets))
+
+
+def adapter_folder(repository: Path, name: str) -> Path:
+    """A new folder of an adapter in a repository that `write_release` has filled."""
+    folder = repository / LLM / "1" / ADAPTER_FOLDER / name
+    folder.mkdir(parents=True)
+    return folder
 
 
 def models_of(repository: Path) -> tuple[str, ...]:

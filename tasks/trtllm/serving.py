@@ -35,7 +35,9 @@ class LoraCache(Spec):
     max_adapter_size: int = Field(default=64, ge=1)
     gpu_fraction: _Fraction = Field(default=0.05, description="Of the GPU memory that is free after the KV cache.")
     host_bytes: int = Field(default=2**30, ge=0)
-    prefetch_folder: _Folder | None = Field(default=None, description="On the node; adapters to load at the start.")
+    prefetch_folder: _Folder | None = Field(
+        default=None, description="On the node; adapters that the upstream layout loads at the start."
+    )
 
 
 class TensorRtServing(Spec):

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from infra.errors import TritonError
 from infra.processes.sessions import free_ports
 from infra.s3.upload import upload_files
+from infra.triton.client import TritonClient
 from tasks.finetuned.arrivals import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
+from tests.tasks.lora.small_adapters import write_adapter
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -219,3 +223,40 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(house: House, tuned: 
     assert lineage.count("source ") == 2 and "pip " in lineage and "s3 " in lineage
     report = house.rebuild(tuned)
     assert (report["state"], report["release"]) == ("unchanged", live)
+
+
+def test_each_request_chooses_an_adapter_of_the_file(house: House, tuned: str, tmp_path: Path) -> None:
+    """With llama.cpp itself: the engine stays, the answers differ as the adapters do, and a batch mixes them."""
+    name, shapes = f"{tuned}-by-request", {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}
+    adapters = {
+        each: f"file://{write_adapter(tmp_path / each, shapes, layers=30, seed=at, size=0.7)}"
+        for at, each in enumerate(("french", "sql"))
+    }
+
+    def release() -> tuple[int, str]:
+        report = house.rebuild(name)
+        assert report["state"] == "promoted"
+        made = house.store.need(house.target.intent(name, report["release"]).artifact)
+        return report["release"], made.manifest.inputs["engine"]
+
+    house.add_model(name)
+    _, engine = release()
+    house.add_model(name, lambda document: document.update(adapters=adapters))
+    try:
+        number, same = release()
+        assert same == engine and house.target.intent(name, number).adapters == adapters
+        client = TritonClient(house.variables["ENGINEHOUSE_TRITON_HTTP"])
+        asked = {"text_input": "Name a colour.", "max_tokens": 12, "temperature": 0.0}
+
+        def answer(adapter: str) -> str:
+            return client.generate(name, {**asked, "lora_name": adapter}).text
+
+        alone = [answer(adapter) for adapter in ("", *adapters)]
+        assert len(set(alone)) == 3 and alone[0] == client.generate(name, asked).text
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(answer, ["", *adapters] * 2)) == alone * 2
+        with pytest.raises(TritonError, match="this model has french, sql"):
+            answer("latin")
+        assert house.rebuild(name)["state"] == "unchanged"
+    finally:
+        (house.catalogue / f"{name}.yaml").unlink()

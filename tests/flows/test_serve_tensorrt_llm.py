@@ -25,6 +25,7 @@ from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import image, weights
+from tests.tasks.lora.small_adapters import write_adapter
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 TEXT, TOKENS = "How do I count to nine", 16
+LORA = {"target_modules": ["attn_q", "attn_k"], "max_rank": 8}
 QUESTION = {"text_input": TEXT, "max_tokens": TOKENS, "temperature": 0.0}
 
 
@@ -117,8 +119,12 @@ class Node:
 
 
 @contextmanager
-def serving(house: House, folder: Path, name: str, version: str) -> Generator[tuple[Node, image.Image]]:
-    """A node, a model that it is to serve, and a worker that builds its engines."""
+def serving(
+    house: House, folder: Path, name: str, version: str, adapters: tuple[str, ...] = ()
+) -> Generator[tuple[Node, image.Image]]:
+    """A node, a model that it is to serve, with `adapters` that requests may choose, and a worker for its engines."""
+    modules = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64)}
+    made_of = {each: write_adapter(folder / each, modules, layers=2, seed=at) for at, each in enumerate(adapters)}
     made = image.make(folder / "image-of-node", version, gpus=2)
     source = weights.make(folder / "llama")
     (source / "standin.json").write_text(json.dumps(image.speech(version)))
@@ -136,7 +142,10 @@ def serving(house: House, folder: Path, name: str, version: str) -> Generator[tu
                     "max_seq_len": 128,
                     "max_num_tokens": 128,
                     "fused_mlp": False,
+                    # The stand-in of the backend reads no bfloat16.
+                    **({"dtype": "float16", "lora": LORA} if adapters else {}),
                 },
+                "adapters": {each: f"file://{made}" for each, made in made_of.items()},
                 "serving": {"chat_template": False},
                 "targets": [name],
                 "prompts": [
@@ -211,14 +220,26 @@ def require_contract(node: Node) -> str:
     return whole.text
 
 
+def adapted(node: Node) -> list[str]:
+    """The answers to the question with each of the adapters, which differ from one another and from the model's own."""
+    answers = [node.client.generate(node.name, {**QUESTION, "lora_name": name}).text for name in ("", "french", "sql")]
+    assert len(set(answers)) == 3
+    with pytest.raises(TritonError) as caught:
+        node.client.generate(node.name, {**QUESTION, "lora_name": "latin"})
+    assert "'lora_name' is 'latin'; this model has french, sql" in caught.value.message
+    return answers
+
+
 def test_engines_follow_each_other_and_the_llm_api_follows_them(house: House, tmp_path: Path) -> None:
     """On 1.2, the last version that has engines, and so the one to leave them on."""
-    with serving(house, tmp_path, "tiny-moving", "1.2.1") as (node, _):
+    with serving(house, tmp_path, "tiny-moving", "1.2.1", ("french", "sql")) as (node, _):
         machine = node.target.nodes()[0].machine
         assert [machine.tensorrt_llm, *(gpu.product for gpu in machine.gpus)] == ["1.2.1", PRODUCT, PRODUCT]
         first = node.rebuild()
         assert (first["state"], first["targets"]) == ("promoted", {node.name: 1})
         answer, triton = require_contract(node), node.triton_pid
+        own = adapted(node)
+        assert own[0] == answer and node.target.intent(node.name, 1).adapters.keys() == {"french", "sql"}
 
         with asked(node) as answers:
             # Of two GPUs, which the backend's own workers serve.
@@ -234,7 +255,7 @@ def test_engines_follow_each_other_and_the_llm_api_follows_them(house: House, tm
             third = node.rebuild("--recipe", "kind=llmapi")
             assert (third["state"], third["release"]) == ("promoted", 3)
             node.wait_for(3, {1, 3})
-        assert require_contract(node) == answer
+        assert require_contract(node) == answer and adapted(node)[0] == answer
         assert {*answers, *more, *most} == {answer} and len(answers) > 10
         assert node.triton_pid == triton
         releases = node.target.nodes()[0].models[node.name].releases

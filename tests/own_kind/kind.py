@@ -12,8 +12,9 @@ from typing import ClassVar, Literal
 
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.choice import KINDS
-from tasks.kinds.protocol import LIMITS_FILE, PlannedCache
+from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters
 from tasks.kinds.serving_mode import ServingMode
+from tasks.lora.adapter import AdapterConfig
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
@@ -82,8 +83,11 @@ class ParrotKind:
         fields = {"kind": KIND, "times": self.recipe.times}
         return Identity.of("build", 1, inputs={"checkpoint": checkpoint}, fields=fields)
 
-    def repository_identity(self, engine: Identity) -> Identity:
+    def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity]) -> Identity:
         return Identity.of("assemble", 1, inputs={"engine": engine}, fields={"kind": KIND})
+
+    def check_adapter(self, config: AdapterConfig) -> None:
+        raise AssertionError("a model of this kind has none")
 
     def kept(self) -> Mapping[str, str]:
         return {}
@@ -97,7 +101,7 @@ class ParrotKind:
         (output / LIMITS_FILE).write_text("{}")
         return Peak()
 
-    def assemble(self, engine: Files, output: Path) -> None:
+    def assemble(self, engine: Files, output: Path, adapters: RequestAdapters = NO_ADAPTERS) -> None:
         version = output / LLM / "1"
         version.mkdir(parents=True)
         (output / LLM / "config.pbtxt").write_text(llm_config(engine_in_place=True))

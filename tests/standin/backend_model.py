@@ -26,7 +26,8 @@ from typing import Any, NoReturn
 import numpy as np
 import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
-from .backend_sampler import Beam, NGrams, Wanted, generate
+from .backend_lora import LoraCache, LoraRefused
+from .backend_sampler import Beam, NGrams, Wanted, adapter_logits, generate
 from .guide import Guide
 
 _triton: Any = triton
@@ -47,6 +48,8 @@ class Running:
     log_probs: bool
     wanted: Wanted
     beams: Iterator[list[Beam]]
+    adapter: int | None = None
+    """The id of its adapter."""
     sent: int = 0
     last: Sequence[Beam] = (Beam(),)
     stopped: bool = False
@@ -77,6 +80,8 @@ class TritonPythonModel:
         self._pieces: list[str] = own["pieces"]
         self._seconds: float = own["token_seconds"]
         self._model = NGrams(own["corpus"], engine["pretrained_config"]["vocab_size"])
+        self._vocabulary: int = engine["pretrained_config"]["vocab_size"]
+        self._adapters = LoraCache(self._minor, engine, int(parameters.get("lora_cache_host_memory_bytes") or 2**30))
         self._lock = threading.Condition()
         self._waiting: deque[Running] = deque()
         self._batch: list[Running] = []
@@ -100,6 +105,7 @@ class TritonPythonModel:
 
     def _enqueue(self, request: Any, sender: Any) -> None:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        types = {tensor.name(): _type_name(tensor) for tensor in request.inputs()}
         number = request.request_id()
         if "stop" in tensors and tensors["stop"].item():
             self._stop(number)
@@ -116,8 +122,25 @@ class TritonPythonModel:
             # Later versions have numbers of their own.
             if self._minor < (0, 10) and any(one.number == number for one in (*self._batch, *self._waiting)):
                 raise Refused(f"requestId {number} is already in progress, request is ignored.")
+            running = {one.adapter for one in (*self._batch, *self._waiting) if one.adapter is not None}
+            try:
+                adapter = self._adapters.of(tensors, types, running)
+            except LoraRefused as error:
+                raise Refused(str(error)) from error
+            if adapter is not None:
+                wanted.adapter = adapter_logits(adapter, self._vocabulary)
             beams = generate(self._model, wanted)
-            self._waiting.append(Running(number, sender, streaming, log_probs, wanted, beams))
+            self._waiting.append(
+                Running(
+                    number,
+                    sender,
+                    streaming,
+                    log_probs,
+                    wanted,
+                    beams,
+                    None if adapter is None else int(tensors["lora_task_id"].item()),
+                )
+            )
             self._lock.notify()
 
     def _stop(self, number: str) -> None:
@@ -257,6 +280,11 @@ def _max_input(build: dict[str, Any], minor: tuple[int, ...], max_sequence: int,
     if parameters.get("enable_chunked_context", "").lower() == "true":
         return max_sequence - 1
     return min(max_sequence - 1, tokens) if minor >= (0, 12) else min(build["max_input_len"], tokens)
+
+
+def _type_name(tensor: Any) -> str:
+    """Triton's name of a tensor's type, as far as adapters are concerned."""
+    return {"float16": "FP16", "float32": "FP32", "int32": "INT32"}.get(tensor.as_numpy().dtype.name, "")
 
 
 def _abort_if_asked() -> None:

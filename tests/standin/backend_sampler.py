@@ -5,6 +5,7 @@ Part of the stand-in for TensorRT-LLM's C++ backend, which only tests use.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,12 @@ class NGrams:
         return np.add(logits, 20.0)
 
 
+def adapter_logits(weights: bytes, vocab_size: int) -> Floats:
+    """What an adapter with these weights adds: something else for each, and enough to change most answers."""
+    seed = int.from_bytes(hashlib.sha256(weights).digest()[:8], "little")
+    return np.random.default_rng(seed).normal(0.0, 3.0, vocab_size)
+
+
 @dataclass
 class Wanted:
     """How a request wants its tokens. Defaults are those of the executor."""
@@ -66,6 +73,8 @@ class Wanted:
     stop_words: list[list[int]] = field(default_factory=list[list[int]])
     bad_words: list[list[int]] = field(default_factory=list[list[int]])
     guide: Guide | None = None
+    adapter: Floats | None = None
+    """What an adapter adds to the logits of every token."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,8 @@ def generate(model: NGrams, wanted: Wanted) -> Iterator[list[Beam]]:
 def _log_probs(model: NGrams, wanted: Wanted, answer: Sequence[int]) -> Floats:
     history = [*wanted.prompt, *answer]
     logits = model.logits(history)
+    if wanted.adapter is not None:
+        logits = logits + wanted.adapter
     seen = np.bincount(history, minlength=len(logits)).astype(float)
     penalized = np.where(logits < 0, logits * wanted.repetition_penalty, logits / wanted.repetition_penalty)
     logits = np.where(seen > 0, penalized, logits)

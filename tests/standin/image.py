@@ -81,7 +81,7 @@ def make(folder: Path, version: str, *, gpus: int) -> Image:
     llm_package.install(packages)
     backend = packages / _PACKAGE
     backend.mkdir()
-    for name in ("backend_model.py", "backend_sampler.py", "guide.py"):
+    for name in ("backend_model.py", "backend_lora.py", "backend_sampler.py", "guide.py"):
         shutil.copyfile(_STANDIN / name, backend / name)
     (backend / "standin.json").write_text(json.dumps(speech(version)))
     (packages / "more.pth").write_text(sysconfig.get_path("purelib"))

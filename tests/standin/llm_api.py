@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from .backend_sampler import Beam, NGrams, Wanted, generate
+from .backend_sampler import Beam, NGrams, Wanted, adapter_logits, generate
 from .guide import Guide
 from .llm_args import SamplingParams, check_arguments, parts, sampler_of
+from .llm_lora import Adapters, LoRARequest
 
 
 class RequestError(RuntimeError):
@@ -128,7 +129,9 @@ class LLM:
         self._width = int(arguments.get("max_beam_width") or 1)
         self._seconds = float(standin["token_seconds"])
         self._pieces: list[str] = standin["pieces"]
-        self._model = NGrams(standin["corpus"], json.loads((folder / "config.json").read_text())["vocab_size"])
+        self._vocabulary: int = json.loads((folder / "config.json").read_text())["vocab_size"]
+        self._model = NGrams(standin["corpus"], self._vocabulary)
+        self._adapters = Adapters(arguments.get("lora_config"))
         self._slots = int(arguments.get("max_batch_size") or 2048)
         self._cache = int(arguments.get("kv_cache_config", {}).get("max_tokens") or 10**9)
         self._lock = threading.Condition()
@@ -141,7 +144,12 @@ class LLM:
         self._worker.start()
 
     def generate_async(
-        self, inputs: list[int], sampling_params: SamplingParams, *, streaming: bool = False
+        self,
+        inputs: list[int],
+        sampling_params: SamplingParams,
+        lora_request: LoRARequest | None = None,
+        *,
+        streaming: bool = False,
     ) -> RequestOutput:
         if self._down:
             raise RuntimeError("LLM is shutting down")
@@ -161,6 +169,8 @@ class LLM:
         except RequestError as error:
             result.respond(_Response([], error=str(error)))
             return result
+        if (weights := self._adapters.weights(lora_request)) is not None:
+            wanted.adapter = adapter_logits(weights, self._vocabulary)
         running = _Running(result, len(inputs) + wanted.max_tokens, generate(self._model, wanted))
         with self._lock:
             self._waiting.append(running)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from .llm_lora import check_lora_config
+
 FACTS = "llm_args.json"
 
 Version: TypeAlias = tuple[float, ...]
@@ -125,6 +127,8 @@ def check_arguments(version: Version, arguments: Mapping[str, Any]) -> None:
         for name in given:
             if name not in known[owner]:
                 raise ValueError(f"1 validation error for {owner}\n{name}\n  Extra inputs are not permitted")
+    if arguments.get("lora_config") is not None:
+        check_lora_config(arguments["lora_config"])
     share = cache.get("free_gpu_memory_fraction")
     if share is not None and not 0 <= share < 1:
         raise ValueError(f"Invalid freeMemFraction, freeMemFraction {share} must be smaller than 1.0")

@@ -11,7 +11,7 @@ from typing import Any
 from tests.standin.guide import pieces
 
 _STANDIN = Path(__file__).parent
-_FILES = ("llm_api.py", "llm_args.py", "llm_args.json", "backend_sampler.py", "guide.py")
+_FILES = ("llm_api.py", "llm_args.py", "llm_args.json", "llm_lora.py", "backend_sampler.py", "guide.py")
 
 
 def install(folder: Path) -> None:
@@ -20,6 +20,7 @@ def install(folder: Path) -> None:
     package.mkdir(parents=True)
     for name in _FILES:
         shutil.copyfile(_STANDIN / name, package / name)
+    (package / "executor.py").write_text("from .llm_lora import LoRARequest\n")
     (package / "__init__.py").write_text(
         "from . import llm_args as llmapi\nfrom .llm_api import LLM, RequestError, SamplingParams\n"
     )

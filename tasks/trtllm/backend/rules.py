@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from packaging.version import Version
 
@@ -12,7 +12,7 @@ from tasks.trtllm.backend.values import values_by_field
 from tasks.trtllm.kv_cache import gpu_memory_bytes
 from tasks.trtllm.recipe import TrtEngineFields
 from tasks.trtllm.releases import in_span
-from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.serving import LoraCache, TensorRtServing
 
 
 def check_version(version: Version, serving: TensorRtServing) -> None:
@@ -43,6 +43,22 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
         raise _unfit(
             f"the memory of a '{recipe.runtime.gpu}' is not known, and the size of the KV cache follows from it",
             "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
+        )
+
+
+def check_adapters(recipe: TrtEngineFields, adapters: Collection[str], serving: TensorRtServing) -> None:
+    """Raise UsageError `serving-unfit` if requests cannot choose one of `adapters`, or `lora_cache` holds none."""
+    # 0.8 builds none with room, and requests to it could not name an adapter (lora_task_id).
+    if recipe.lora is None and (adapters or serving.lora_cache is not None):
+        raise _unfit(
+            "an engine takes adapters only if it was built with room for them",
+            "give recipe.lora, its target_modules and max_rank",
+        )
+    most = (serving.lora_cache or LoraCache()).max_adapter_size
+    if adapters and recipe.lora is not None and recipe.lora.max_rank > most:
+        raise _unfit(
+            f"lora_cache.max_adapter_size is {most}, and recipe.lora.max_rank {recipe.lora.max_rank}",
+            "raise serving.tensorrt_llm.lora_cache.max_adapter_size",
         )
 
 

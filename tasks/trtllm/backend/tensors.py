@@ -17,6 +17,9 @@ from tasks.trtllm.releases import FIRST, in_span
 LOGITS = "LOGITS"
 """Stands for the type of the engine's logits: FP32 until 0.16, the build's `--logits_dtype` from 0.17 on."""
 
+LORA = "LORA"
+"""Stands for the type of adapters: FP16 in every template, and the engine refuses all but its own dtype."""
+
 
 @dataclass(frozen=True)
 class Tensors:
@@ -67,7 +70,7 @@ ENGINE_INPUTS: tuple[Tensors, ...] = (
     _ragged("0.8", "FP32", (-1,), "embedding_bias"),
     # FP16 in every template until 1.0, from about 1.1 on whatever the prompt tuning was built with.
     _ragged("0.8", "FP16", (-1, -1), "prompt_embedding_table"),
-    _ragged("0.8", "FP16", (-1, -1), "lora_weights"),
+    _ragged("0.8", LORA, (-1, -1), "lora_weights"),
     _ragged("0.8", "INT32", (-1, 3), "lora_config"),
     _ragged("0.9", LOGITS, (-1, -1), "draft_logits"),
     _scalars("0.9", "UINT64", "lora_task_id"),

@@ -6,7 +6,8 @@ _torch/pyexecutor of 1.3.0rc3; on sampling, the documentation of 1.0.0, 1.2.0rc6
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from packaging.version import Version
 from pydantic import JsonValue
@@ -52,6 +53,15 @@ WITHOUT_COUNTERPART = {
 }
 
 
+@dataclass(frozen=True)
+class LoraRoom:
+    """What all adapters of a release change, by TensorRT-LLM's names, their largest rank, and how many there are."""
+
+    target_modules: tuple[str, ...]
+    max_rank: int
+    adapters: int
+
+
 def llm_arguments(recipe: LlmApiFields) -> dict[str, JsonValue]:
     """The arguments of the recipe, however the checkpoint is served. The recipe's own `llm_args` come last."""
     return _with_further(_of_recipe(recipe), recipe.llm_args)
@@ -65,11 +75,13 @@ def release_arguments(
     max_seq_len: int,
     kv_cache_tokens: int | None,
     kv_cache_bytes: int | None = None,
+    room: LoraRoom | None = None,
 ) -> dict[str, JsonValue]:
     """The arguments of the recipe with those of one release on top. The recipe's own `llm_args` come last.
 
     At most `max_batch_size` requests run at once, each of `max_seq_len` tokens. The KV cache holds `kv_cache_tokens`,
-    which take `kv_cache_bytes` on a GPU if that is known; None leaves it to a fraction of the free memory.
+    which take `kv_cache_bytes` on a GPU if that is known; None leaves it to a fraction of the free memory. `room` is
+    that for adapters that requests choose.
     """
     arguments: dict[str, JsonValue] = {
         "max_batch_size": max_batch_size,
@@ -94,7 +106,20 @@ def release_arguments(
             "device_cache_percent": lora.gpu_fraction,  # a fraction, whatever its name
             "host_cache_size": lora.host_bytes,
         }
+    if room is not None:
+        # Without lora_dir, whose adapter alone would be read for the modules, they have to be named.
+        arguments["lora_config"] = {
+            "lora_target_modules": list(room.target_modules),
+            "max_lora_rank": room.max_rank,
+            "max_loras": room.adapters,
+            "max_cpu_loras": room.adapters,
+        }
     return _with_further(_with_further(_of_recipe(recipe), arguments), recipe.llm_args)
+
+
+def takes_adapters(recipe: LlmApiFields, adapters: Collection[str]) -> bool:
+    """Whether the LLM has room for adapters: for those of the model's file, or as `llm_args` say."""
+    return bool(adapters) or "lora_config" in recipe.llm_args
 
 
 def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:

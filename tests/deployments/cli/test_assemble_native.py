@@ -12,16 +12,20 @@ import pytest
 from google.protobuf import text_format
 from packaging.version import Version
 
+from deployments.cli.assemble import assemble_native
 from deployments.cli.main import main
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import TrtEngineRecipe
+from tasks.models.spec import Model
+from tasks.serving.backend_inputs import adapter_inputs
 from tasks.serving.settings import ServingSettings
 from tasks.trtllm.backend.parameters import LEFT_OUT_UNSET
 from tasks.trtllm.releases import minor
 from tests.standin import engine as standin
 from tests.standin.facts import VERSIONS
+from tests.tasks.lora.small_adapters import write_adapter
 from tests.tasks.triton.upstream_only import UPSTREAM_ONLY, reason
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
@@ -209,3 +213,25 @@ def test_an_output_that_exists_stays(tmp_path: Path, capsys: pytest.CaptureFixtu
     before = sorted(output.rglob("*"))
     assemble(tmp_path, "0.8.0", code=2)
     assert "[output-exists]" in capsys.readouterr().err and sorted(output.rglob("*")) == before
+
+
+def test_adapters_of_the_model_s_file_are_in_it(tmp_path: Path) -> None:
+    document = load_model(CATALOGUE / "llama3-8b-by-hand.yaml").model_dump(by_alias=True)
+    document["recipe"]["runtime"]["tensorrt_llm"] = "0.12.0"
+    document["recipe"]["lora"] = {"target_modules": ["attn_q"], "max_rank": 8}
+    adapter = write_adapter(tmp_path / "sql", {"self_attn.q_proj": (4096, 4096)}, layers=1, seed=1)
+    document["adapters"] = {"sql": f"file://{adapter}"}
+    model = Model.model_validate(document)
+    assert isinstance(model.recipe, TrtEngineRecipe)
+    standin.make(model.recipe, tmp_path / "engine")
+    (tmp_path / "tokenizer").mkdir()
+    assemble_native(model, tmp_path / "engine", tmp_path / "tokenizer", tmp_path / "models")
+    version = tmp_path / "models" / "llm" / "1"
+    assert ServingSettings.read(version).adapters == ("sql",)
+    inputs = adapter_inputs(version / "adapters" / "sql")
+    assert inputs["lora_weights"].shape == (1, 1, 4 * 8192) and inputs["lora_config"].tolist() == [[[1, 0, 4]]]
+    # The engine refuses weights of another type than its own.
+    bits = {"bfloat16": ("TYPE_BF16", "uint16"), "float16": ("TYPE_FP16", "float16")}[model.recipe.dtype]
+    config = read(tmp_path / "models")["tensorrt_llm"]
+    (tensor,) = (tensor for tensor in config.input if tensor.name == "lora_weights")
+    assert (message.DataType.Name(tensor.data_type), inputs["lora_weights"].dtype.name) == bits

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments.gateway.adapters import choose_adapter
 from deployments.gateway.call import Call
+from deployments.gateway.contract import Contract, Tensor
 from deployments.gateway.keys import Keys
+from deployments.gateway.messages import infer_request
+from deployments.gateway.names import Name
 from deployments.gateway.state import TargetState
 from infra.errors import GatewayError
 from tasks.targets.parsers import ModelParsers
-from tests.deployments.gateway.fake_node import text
+from tests.deployments.gateway.fake_node import text, texts
 from tests.deployments.gateway.house import MODEL, House, house, node, until
 
 
@@ -163,6 +168,58 @@ def test_the_parsers_are_those_of_the_release(gateway: House) -> None:
     assert "<think>" in chat(gateway, said).json()["choices"][0]["message"]["content"]
 
 
+def with_adapters(gateway: House, adapters: tuple[str, ...]) -> None:
+    known = node("one", gateway.nodes["one"].grpc, {MODEL: 1}, {MODEL: [1]})
+    gateway.watch.tell(TargetState("test", {MODEL: 1}, (known,), adapters={(MODEL, 1): adapters}))
+
+
+def test_an_adapter_is_a_model_of_its_own_to_its_clients(gateway: House) -> None:
+    with_adapters(gateway, ("french", "sql"))
+    with gateway.client() as client:
+        listed = [entry["id"] for entry in client.get("/v1/models").json()["data"]]
+        assert listed == [MODEL, f"{MODEL}:french", f"{MODEL}:sql"]
+        assert client.get(f"/v1/models/{MODEL}:sql").json()["id"] == f"{MODEL}:sql"
+        asked = {"model": f"{MODEL}:sql", "messages": [{"role": "user", "content": "count 3 0"}]}
+        answer = client.post("/v1/chat/completions", json=asked).json()
+        assert answer["model"] == f"{MODEL}:sql" and inputs(gateway)["lora_name"] == "sql"
+        client.post("/v1/completions", json={"model": f"{MODEL}@1:french", "prompt": "count 3 0"})
+        assert inputs(gateway)["lora_name"] == "french"
+        client.post("/v1/completions", json={"model": MODEL, "prompt": "count 3 0"})
+        assert "lora_name" not in inputs(gateway)
+        unknown = client.post("/v1/completions", json={"model": f"{MODEL}:latin", "prompt": "count 3 0"})
+        error = unknown.json()["error"]
+        assert unknown.status_code == 404 and "its adapters are french, sql" in error["message"]
+        with_adapters(gateway, ())
+        error = client.post("/v1/completions", json={"model": f"{MODEL}:sql", "prompt": "x"}).json()["error"]
+        assert "it has no adapters" in error["message"]
+        assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == [MODEL]
+    metrics = gateway.front.figures.text().decode()
+    assert f'requests_total{{adapter="sql",model="{MODEL}",outcome="ok",release="1"}}' in metrics
+    assert "latin" not in metrics
+
+
+def test_triton_s_own_protocol_takes_an_adapter_s_name_too(gateway: House) -> None:
+    with_adapters(gateway, ("sql",))
+    with gateway.client() as client:
+        rows = {"name": "text_input", "datatype": "BYTES", "shape": [2, 1], "data": [["count 3 0"], ["count 3 0"]]}
+        answer = client.post(f"/v2/models/{MODEL}:sql/infer", json={"inputs": [rows]})
+        assert answer.status_code == 200, answer.text
+        sent = gateway.nodes["one"].requests[-1]
+        raw = dict(zip((each.name for each in sent.inputs), sent.raw_input_contents, strict=True))
+        assert texts(raw["lora_name"]) == ["sql", "sql"]
+        twice = {"text_input": "x", "lora_name": "sql"}
+        error = client.post(f"/v2/models/{MODEL}:sql/generate", json=twice)
+        assert error.status_code == 400 and "named by the model already" in error.text
+    # Of a client that sends its texts in the message, and not as raw bytes behind it.
+    request, contract = infer_request(), Contract("any", "", {"lora_name": Tensor("lora_name", "BYTES", (-1, 1))}, {})
+    request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1], contents={"bytes_contents": [b"x"]})
+    choose_adapter(request, contract, Name(MODEL, adapter="sql"))
+    added: Any = request.inputs[1]
+    assert list(added.contents.bytes_contents) == [b"sql"] and not request.raw_input_contents
+    with pytest.raises(GatewayError, match="has no adapters"):
+        choose_adapter(infer_request(), replace(contract, inputs={}), Name(MODEL, adapter="sql"))
+
+
 def test_of_two_calls_the_first_one_stays_where_one_is_wanted(gateway: House) -> None:
     serve(gateway, 1, ModelParsers("hermes"))
     said = 'say <tool_call>{"name": "clock", "arguments": {}}</tool_call>'
@@ -187,12 +244,6 @@ def test_a_request_goes_to_the_release_that_it_was_made_for(gateway: House) -> N
     with pytest.raises(GatewayError, match="loaded on no node"):
         gateway.run(ask(call))
     assert gateway.run(gateway.front.pin(call))[1] == ModelParsers()
-
-
-def test_an_adapter_is_refused_by_name(gateway: House) -> None:
-    with gateway.client() as client:
-        answer = client.post("/v1/completions", json={"model": f"{MODEL}:lora", "prompt": "a"})
-    assert answer.status_code == 404 and "adapter" in answer.json()["error"]["message"]
 
 
 def test_a_key_that_is_none_is_refused_in_the_form_of_the_api(tmp_path: Any) -> None:

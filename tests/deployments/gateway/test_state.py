@@ -239,8 +239,11 @@ def _through(bucket: Bucket, door: Door) -> Bucket:
 
 def test_what_a_node_is_asked_for() -> None:
     assert Name.parse("tiny") == Name("tiny") and Name.parse("tiny@7") == Name("tiny", 7)
+    for text, adapted in (("tiny:sql", Name("tiny", adapter="sql")), ("tiny@7:s.1", Name("tiny", 7, adapter="s.1"))):
+        assert Name.parse(text) == adapted and str(adapted) == text
     assert asked_names("tiny", 7) == ("tiny--r7--llm", "tiny--r7")
-    for odd in ("", "a/b", "tiny@", "tiny@-1", "tiny@7@8", "tiny@1e3", "a" * 300, "tiny\n", "tiny@99999999999"):
+    odds = ("", "a/b", "tiny@", "tiny@-1", "tiny@7@8", "tiny@1e3", "a" * 300, "tiny\n", "tiny@99999999999")
+    for odd in (*odds, "tiny:", "tiny:A", "tiny:a:b", "tiny:a@1"):
         assert code_of(lambda odd=odd: Name.parse(odd)) == "model-unknown"
 
 

@@ -16,18 +16,21 @@ import pytest
 from packaging.version import Version
 
 from tasks.kinds.llmapi import LlmApiKind
-from tasks.kinds.protocol import LIMITS_FILE
+from tasks.kinds.protocol import LIMITS_FILE, RequestAdapters
 from tasks.kinds.trt_engine import TrtEngineKind
+from tasks.lora.gguf_adapter import write_gguf_adapter
 from tasks.models.spec import Model
 from tasks.serving.contract import CONTRACT
 from tasks.serving.generation import files_in
+from tasks.serving.llamacpp import ADAPTER_FILE
 from tasks.serving.settings import Sampling, ServingSettings
 from tasks.triton.backend_config import BACKEND
 from tasks.triton.config import LLM, TENSORRT_LLM
-from tasks.triton.repository import TOKENIZER_FOLDER, write_release
+from tasks.triton.repository import TOKENIZER_FOLDER, adapter_folder, write_release
 from tasks.trtllm.limits import EngineLimits
 from tests.standin import backend_sampler, llm_package
 from tests.standin.guide import pieces
+from tests.tasks.lora.small_adapters import write_adapter
 from tests.tasks.serving.small_tokenizers import CORPUS, byte_level
 
 Fields = dict[str, Any]
@@ -45,10 +48,14 @@ class Role:
     timeout_s: float
     greedy: bool = False
     streams: bool = True
+    adapters: tuple[str, ...] = ()
 
 
 # By name: a chat model with room for many, and one for raw text with one slot and little time.
 CHAT, RAW = "chat", "raw"
+
+ADAPTERS = ("french", "prose", "sql")
+"""The adapters of the first, where its kind takes any. Each has two modules of every layer."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,11 @@ class Kind:
     waiting: int = 30
     """Requests that run or wait when their deadline comes."""
     log_probs_within_characters: bool = True
+    takes_adapters: bool = True
 
     @property
     def releases(self) -> Mapping[tuple[str, int], Role]:
-        chat = Role(8, 512, True, 60.0)
+        chat = Role(8, 512, True, 60.0, adapters=ADAPTERS if self.takes_adapters else ())
         return {(CHAT, 1): chat, (CHAT, 2): chat, (RAW, 1): Role(1, 2048, False, self.deadline_s, greedy=True)}
 
 
@@ -89,8 +97,14 @@ def llamacpp(gguf: Path) -> Kind:
             role.timeout_s,
             sampling=sampling,
             contract=CONTRACT,
+            adapters=role.adapters,
         )
         write_release(artifact, settings)
+        for seed, name in enumerate(role.adapters):
+            # Those of SmolLM2 135M.
+            shapes = {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}
+            made = write_adapter(artifact.parent / name, shapes, layers=30, seed=seed, size=0.7)
+            write_gguf_adapter(gguf, made, adapter_folder(artifact, name) / ADAPTER_FILE)
         # A copy each: Triton takes a new link to an engine's file, of which the change time tells, for a new engine.
         shutil.copyfile(gguf, engine / "model.gguf")
 
@@ -190,6 +204,7 @@ END_ID: int = byte_level().tokenizer.token_to_id("</s>")
 def trt_engine(version: str, *, llm_instances: int = 1, spoken: Spoken = BYTE_LEVEL) -> Kind:
     """An engine of TensorRT-LLM, whose C++ backend the stand-in stands in for."""
     guided = Version(version) >= Version("0.19")
+    takes_adapters = Version(version) >= Version("0.9")
 
     def write(artifact: Path, engine: Path, role: Role) -> None:
         parameters: Fields = {
@@ -199,9 +214,13 @@ def trt_engine(version: str, *, llm_instances: int = 1, spoken: Spoken = BYTE_LE
         }
         if guided:
             parameters |= {"guided_decoding": "xgrammar", "xgrammar_tokenizer_info": "/unread"}
+        if role.adapters:
+            # Two of them, of 4 rows of 192 numbers each. What the engine drops has to be given again.
+            parameters |= {"lora_cache": {"host_bytes": 2 * 4 * 192 * 2}}
         model, limits = _model("trt-engine", version, role, parameters), _limits(role)
         _write_engine(engine, version, limits, spoken)
-        TrtEngineKind(model).write_release(limits, files_in(engine / TOKENIZER_FOLDER), artifact)
+        files = files_in(engine / TOKENIZER_FOLDER)
+        TrtEngineKind(model).write_release(limits, files, artifact, adapters=_adapters(role, engine))
         backend = artifact / TENSORRT_LLM
         config = (backend / "config.pbtxt").read_text()
         assert f'backend: "{BACKEND}"' in config
@@ -209,7 +228,7 @@ def trt_engine(version: str, *, llm_instances: int = 1, spoken: Spoken = BYTE_LE
         (backend / "1").mkdir()
         sampler = Path(str(backend_sampler.__file__))
         shutil.copyfile(sampler.with_name("backend_model.py"), backend / "1" / "model.py")
-        for name in (sampler.name, "guide.py"):
+        for name in (sampler.name, "backend_lora.py", "guide.py"):
             shutil.copyfile(sampler.with_name(name), backend / "1" / name)
 
     return Kind(
@@ -229,6 +248,7 @@ def trt_engine(version: str, *, llm_instances: int = 1, spoken: Spoken = BYTE_LE
         end_id=END_ID,
         deadline_s=3.0,
         guides=STANDIN_GUIDES if guided else (),
+        takes_adapters=takes_adapters,
     )
 
 
@@ -240,7 +260,7 @@ def llmapi(version: str, *, spoken: Spoken = BYTE_LEVEL) -> Kind:
         spoken.write(engine)
         llm_package.write_model(engine, version, spoken.tokenizer(), spoken.corpus(), TOKEN_SECONDS)
         (engine / LIMITS_FILE).write_text(_limits(role).to_json())
-        LlmApiKind(model).assemble(files_in(engine), artifact)
+        LlmApiKind(model).assemble(files_in(engine), artifact, _adapters(role, engine))
         llm_package.install(artifact / LLM / "1")
 
     return Kind(
@@ -267,7 +287,9 @@ def _model(kind: str, version: str, role: Role, parameters: Fields) -> Model:
                 "kind": kind,
                 "runtime": {"tensorrt_llm": version, "gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 1},
                 "max_beam_width": MAX_BEAM_WIDTH,
+                **({"dtype": "float16", "lora": LORA} if kind == "trt-engine" and role.adapters else {}),
             },
+            "adapters": {name: f"hf://org/{name}@main" for name in role.adapters},
             "serving": {
                 "slots": role.slots,
                 "context_tokens": role.context_tokens,
@@ -279,6 +301,27 @@ def _model(kind: str, version: str, role: Role, parameters: Fields) -> Model:
             "prompts": [{"name": "any", "text": "any", "max_tokens": 1, "expect": {"min_tokens": 1}}],
         }
     )
+
+
+def _adapters(role: Role, engine: Path) -> RequestAdapters:
+    shapes = {"self_attn.q_proj": (16, 16), "mlp.down_proj": (16, 32)}
+    folders = {
+        name: write_adapter(engine.parent / name, shapes, layers=2, seed=seed)
+        for seed, name in enumerate(role.adapters)
+    }
+    return RequestAdapters(folders, lambda name: engine / name)
+
+
+LORA: Fields = {"target_modules": ["attn_q", "mlp_4h_to_h"], "max_rank": 8}
+SIZES: Fields = {
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_size": 4,
+    "dtype": "float16",
+}
 
 
 def _limits(role: Role) -> EngineLimits:
@@ -302,9 +345,14 @@ def _write_engine(folder: Path, version: str, limits: EngineLimits, spoken: Spok
     }
     config = {
         "version": version,
-        "pretrained_config": {"vocab_size": spoken.tokenizer().get_vocab_size()},
-        "build_config": build,
+        "pretrained_config": {"vocab_size": spoken.tokenizer().get_vocab_size(), "mapping": {"tp_size": 1}, **SIZES},
+        "build_config": {
+            **build,
+            "lora_config": {"lora_target_modules": LORA["target_modules"], "max_lora_rank": LORA["max_rank"]},
+            "plugin_config": {"lora_plugin": "float16"},
+        },
     }
+    (folder / "rank0.engine").touch()
     (folder / "config.json").write_text(json.dumps(config))
     standin = {"corpus": spoken.corpus(), "pieces": pieces(spoken.tokenizer()), "token_seconds": TOKEN_SECONDS}
     (folder / "standin.json").write_text(json.dumps(standin))

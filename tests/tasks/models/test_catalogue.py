@@ -40,6 +40,7 @@ def test_an_engines_recipe_becomes_one_for_the_llm_api() -> None:
             "lora_cache": {"prefetch_folder": "/adapters", "host_bytes": 5},
         },
         quantization="fp8",
+        lora={"target_modules": ["attn_q"], "max_rank": 8},
         plugins={"gemm_plugin": "auto"},
         extra_args={"build": ["--x"]},
     )
@@ -47,7 +48,10 @@ def test_an_engines_recipe_becomes_one_for_the_llm_api() -> None:
     recipe, serving = asked.model.recipe, asked.model.serving.tensorrt_llm
     assert isinstance(recipe, LlmApiRecipe) and serving is not None and serving.lora_cache is not None
     assert (recipe.quantization, recipe.tp_size, recipe.runtime.tensorrt_llm) == ("fp8", 2, "1.3.0")
-    assert recipe.llm_args == {"kv_cache_config": {"tokens_per_block": 64}}
+    assert recipe.llm_args == {
+        "kv_cache_config": {"tokens_per_block": 64},
+        "lora_config": {"lora_target_modules": ["attn_q"], "max_lora_rank": 8},
+    }
     assert (serving.kv_cache_reuse, serving.queue_size, serving.lora_cache.host_bytes) == (True, None, 5)
     assert asked.lost == {
         "plugins": {"gemm_plugin": "auto"},

@@ -11,6 +11,7 @@ from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, g
     [
         ("hf://org/repo@main", HubUri("org/repo", "main"), None),
         ("hf://org/repo.v2@refs/pr/1", HubUri("org/repo.v2", "refs/pr/1"), None),
+        ("hf://org/repo@main/lora/sql", HubUri("org/repo", "main/lora/sql"), None),
         ("s3://bucket/a/b", S3Uri("bucket", "a/b"), None),
         ("s3://bucket/a/b/", S3Uri("bucket", "a/b"), "s3://bucket/a/b"),
         ("file:///models/a b.gguf".replace(" ", "_"), FileUri("/models/a_b.gguf"), None),
@@ -88,3 +89,12 @@ def test_addresses_that_do_not(text: str) -> None:
 )
 def test_patterns(pattern: str, text: str, matches: bool) -> None:
     assert glob_match(pattern, text) is matches
+
+
+def test_a_revision_and_a_folder_are_told_apart_by_what_the_hub_has() -> None:
+    assert HubUri("org/repo", "main").readings == (("main", ""),)
+    both = HubUri("org/repo", "feature/x/sql")
+    assert both.readings == (("feature/x/sql", ""), ("feature/x", "sql"), ("feature", "x/sql")) and not both.is_commit
+    # A commit has no slash.
+    commit = HubUri("org/repo", f"{'a' * 40}/lora/sql")
+    assert commit.readings == (("a" * 40, "lora/sql"),) and commit.is_commit

@@ -295,3 +295,48 @@ def test_parsers_need_a_contract_with_chats() -> None:
         Serving(contract=1, tool_parser="hermes")
     with pytest.raises(ValidationError, match="'llama3', 'mistral'"):
         Serving.model_validate({"tool_parser": "lama3"})
+
+
+ROOM = {"target_modules": ["attn_q"], "max_rank": 8}
+LLMAPI = {"kind": "llmapi", "runtime": engine()["runtime"]}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{"kind": "llamacpp"}, LLMAPI, engine(lora=ROOM), engine(lora=ROOM, runtime={"tensorrt_llm": "0.9.0"})],
+)
+def test_adapters_that_requests_choose(recipe: dict[str, Any]) -> None:
+    adapters = {"sql": "hf://org/loras@main/sql", "chat-2": "s3://bucket/loras/chat/"}
+    model = Model.model_validate(entry(recipe=recipe, adapters=adapters))
+    assert model.adapters == {"sql": "hf://org/loras@main/sql", "chat-2": "s3://bucket/loras/chat"}
+    assert Model.model_validate_json(model.model_dump_json(by_alias=True)) == model
+    assert not Model.model_validate(entry(recipe=recipe)).adapters
+
+
+CACHE: dict[str, Any] = {"tensorrt_llm": {"lora_cache": {}}}
+
+
+WRONG: tuple[tuple[dict[str, Any], str, str], ...] = (
+    ({"adapters": {"SQL": "hf://org/a@main"}}, "adapters.SQL.[key]", "pattern"),
+    ({"adapters": {"sql": "pip://some@1/file"}}, "adapters", "pip:// names one file"),
+    ({"adapters": {"sql": "org/a"}}, "adapters", "is not the address of a source"),
+    ({"serving": {"contract": 1}}, "adapters", "contract 1 has no lora_name"),
+    ({"recipe": engine()}, "adapters", "built with room for them. give recipe.lora"),
+    ({"recipe": engine(lora=ROOM, runtime={"tensorrt_llm": "0.8.0"})}, "recipe", "it is one of 0.9 to 1.2"),
+    ({"recipe": engine(lora={**ROOM, "max_rank": 128})}, "adapters", "lora_cache.max_adapter_size is 64"),
+    ({"recipe": engine(), "adapters": {}, "serving": CACHE}, "adapters", "built with room for them"),
+    ({"recipe": LLMAPI, "adapters": {}, "serving": CACHE}, "adapters", "lora_cache holds adapters"),
+)
+
+
+@pytest.mark.parametrize(("changes", "place", "words"), WRONG)
+def test_adapters_that_no_request_could_choose(changes: dict[str, Any], place: str, words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Model.model_validate(entry(**{"adapters": {"sql": "hf://org/a@main"}, **changes}))
+    assert list(mistakes(caught.value)) == [place] and words in str(caught.value)
+
+
+def test_room_for_adapters_may_come_before_them() -> None:
+    Model.model_validate(entry(recipe=engine(lora=ROOM), serving=CACHE))
+    room = {"llm_args": {"lora_config": {"lora_target_modules": ["attn_q"]}}}
+    Model.model_validate(entry(recipe={**LLMAPI, **room}, serving=CACHE))

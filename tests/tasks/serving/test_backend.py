@@ -16,7 +16,17 @@ import pytest
 from packaging.version import Version
 
 from tasks.serving.backend import TensorRtLlm, tokens_of
-from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, SENT, backend_inputs, input_name
+from tasks.serving.backend_inputs import (
+    ADAPTERS,
+    ALWAYS_SENT,
+    GUIDES,
+    SENT,
+    adapter_inputs,
+    as_input,
+    backend_inputs,
+    input_name,
+    save_adapter,
+)
 from tasks.serving.called import CALLED_MODEL, Response
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed, Piece
@@ -68,7 +78,7 @@ def asked(prompts: Prompts, request: GenerationRequest, settings: ServingSetting
 
 
 @pytest.mark.parametrize("minor", MINORS)
-def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> None:
+def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str, tmp_path: Path) -> None:
     text = tensorrt_llm_config(
         Version(f"{minor}.0"), TensorRtServing(), engine_folder="/e", max_batch_size=8, kv_cache_tokens=2560
     )
@@ -76,6 +86,7 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
     needed = {name for name, tensor in known.items() if not tensor.optional}
     types = {
         np.dtype("int32"): "INT32",
+        np.dtype("float16"): "FP16",
         np.dtype("float32"): "FP32",
         np.dtype("bool"): "BOOL",
         np.dtype("uint64"): "UINT64",
@@ -84,8 +95,11 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
     guided = Version(f"{minor}.0") >= Version("0.19")
     settings = replace(SETTINGS, tensorrt_llm=f"{minor}.0", guided_decoding=guided)
     sent = set[str]()
+    adapted = minor != "0.8"
+    save_adapter(tmp_path, np.zeros((3, 8), np.float16), np.zeros((3, 3), np.int32))
+    adapter = {"lora_task_id": as_input("lora_task_id", 1), **adapter_inputs(tmp_path)} if adapted else {}
     for request in (PLAIN, FULL, BEAMS, *[GUIDED] * guided):
-        inputs = asked(prompts, request, settings)
+        inputs = asked(prompts, request, settings) | adapter
         assert needed <= inputs.keys() <= known.keys()
         for name, array in inputs.items():
             assert data_type(types[array.dtype]) == known[name].data_type
@@ -93,7 +107,7 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
             assert array.shape[0] == 1 and len(array.shape) == 1 + len(dims)
             assert all(dim in (-1, size) for dim, size in zip(dims, array.shape[1:], strict=True))
         sent |= inputs.keys()
-    unsent = {"stop"} if guided else {"stop", *GUIDES}
+    unsent = {"stop", *(() if guided else GUIDES), *(() if adapted else ADAPTERS)}
     assert sent == {input_name(name, minor) for name in SENT} - unsent
 
 

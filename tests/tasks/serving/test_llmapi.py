@@ -102,7 +102,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
             llm_arguments=arguments,
             sampling=sampling or Sampling(),
         )
-        engines.append(Loaded(loop, LlmApi(settings, {"gpt_model_path": str(tmp_path / "engine")})))
+        engines.append(Loaded(loop, LlmApi(tmp_path, settings, {"gpt_model_path": str(tmp_path / "engine")})))
         return engines[-1]
 
     yield start

@@ -22,7 +22,7 @@ from infra.errors import TritonError
 from infra.triton.client import TritonClient
 from tasks.triton.placement import place_release, placed_models, write_public
 from tests.deployments.gateway.house import house, node
-from tests.tasks.kinds.served_kinds import CHAT, KINDS, QUESTION, RAW, SLOW, TRT_ENGINES, Fields, Kind, Role
+from tests.tasks.kinds.served_kinds import ADAPTERS, CHAT, KINDS, QUESTION, RAW, SLOW, TRT_ENGINES, Fields, Kind, Role
 from tests.tasks.serving.published import ALWAYS, NEUTRAL, inputs, read
 from tests.tasks.serving.published import streamed as streamed_by
 from tests.tasks.serving.small_tokenizers import byte_level
@@ -135,6 +135,28 @@ def test_a_seed_repeats_and_pieces_add_up_to_the_whole(client: TritonClient, fie
     assert ask(client, **seeded(8)) != first
     # All 64 bits count, though llama.cpp's own seeds have 32.
     assert ask(client, **seeded(7 + 2**32)) != first
+
+
+def test_a_request_chooses_its_adapter_and_a_batch_mixes_them(kind: Kind, client: TritonClient) -> None:
+    if not kind.takes_adapters:
+        with refused("'lora_name' is 'sql'; this model has no adapters"):
+            ask(client, lora_name="sql")
+        return
+
+    def adapted(name: str) -> str:
+        return ask(client, lora_name=name, temperature=0.0)
+
+    *mixed, last = ADAPTERS
+    alone = [adapted(name) for name in ("", *mixed)]
+    assert len(set(alone)) == len(alone) and alone[0] == ask(client, temperature=0.0)
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(adapted, ["", *mixed] * 2)) == alone * 2
+    # The stand-in's engine has room for two, so it drops one, and is given it again.
+    assert adapted(last) not in alone
+    assert [adapted(name) for name in mixed] == alone[1:]
+    assert "".join(streamed(client, lora_name=mixed[0], temperature=0.0)) == alone[1]
+    with refused(f"'lora_name' is 'latin'; this model has {', '.join(ADAPTERS)}"):
+        adapted("latin")
 
 
 def test_without_a_seed_answers_differ(client: TritonClient) -> None:

@@ -136,6 +136,32 @@ def test_include_narrows(hub: Hub, files: dict[str, bytes]) -> None:
     assert [file.path for file in resolved.files] == ["config.json", "model.safetensors"]
 
 
+def test_a_folder_of_a_repository_is_a_source_of_its_own(
+    hub: Hub, files: dict[str, bytes], safetensors: Callable[..., bytes], tmp_path: Path
+) -> None:
+    adapters = {f"lora/{name}/{file}": data for name in ("sql", "chat") for file, data in files.items()}
+    adapters["lora/sql/more/model.safetensors"] = safetensors(2)
+    commit = hub.push("org/model", {**files, **adapters})
+    resolved = pull(hub, uri="hf://org/model@main/lora/sql")
+    assert (resolved.pin["commit"], resolved.pin["folder"]) == (commit, "lora/sql")
+    hub.push("org/alone", {**files, "more/model.safetensors": safetensors(2)})
+    alone = pull(hub, uri="hf://org/alone@main")
+    assert resolved.files == alone.files and len(resolved.files) > 3
+    pins = [pull(hub, uri=f"hf://org/model@{at}").pin for at in (f"{commit}/lora/sql", "main/lora/chat", "main")]
+    assert pins[0] == resolved.pin and pins[1] != resolved.pin and "folder" not in pins[2]
+    for _ in range(2):
+        taken = take(hub, resolved, tmp_path / "snapshot")
+        found = {path.relative_to(tmp_path / "snapshot").as_posix() for path in (tmp_path / "snapshot").rglob("*.*")}
+        assert found == {file.path for file in taken if "." in file.path} and len(taken) == len(resolved.files)
+    # A branch whose name has slashes is read as one.
+    branch = hub.push("org/model", {**files, "sql/model.safetensors": b""}, reference="team/sql")
+    assert pull(hub, uri="hf://org/model@team/sql").pin["commit"] == branch
+    for uri, code in (("main/nothing", "source-entry"), ("nowhere/sql", "source-revision")):
+        with pytest.raises(SourceError) as caught:
+            pull(hub, uri=f"hf://org/model@{uri}")
+        assert caught.value.code == code
+
+
 def test_gated_missing_and_wrong_revision_have_codes_before_any_download(hub: Hub, files: dict[str, bytes]) -> None:
     commit = hub.push("org/gated", files, gated=True)
     hub.push("org/model", files)

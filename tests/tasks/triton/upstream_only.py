@@ -49,7 +49,11 @@ UPSTREAM_ONLY: tuple[UpstreamOnly, ...] = (
         "num_return_sequences sequence_index batch_index",
         "One answer a row, and rows of a batch come in the order of the request.",
     ),
-    UpstreamOnly(_CALLED, "lora_task_id lora_weights lora_config", "The contract has no adapters of a request's own."),
+    UpstreamOnly(
+        _CALLED,
+        "lora_task_id lora_weights lora_config",
+        "A request names an adapter of the model's file.",
+    ),
     UpstreamOnly(
         _CALLED,
         "return_kv_cache_reuse_stats return_perf_metrics return_num_input_tokens return_num_output_tokens "
