@@ -13,10 +13,13 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     GetPydanticSchema,
+    JsonValue,
     SerializeAsAny,
     TypeAdapter,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -26,6 +29,7 @@ from infra.errors import UsageError
 from infra.frozen import Spec
 from tasks.trtllm.backend.rules import check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe
+from tasks.trtllm.llmapi.known_arguments import check_known
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
@@ -97,6 +101,14 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
 
 class LlmApiRecipe(LlmApiFields, Recipe):
     """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
+
+    @field_validator("llm_args")
+    @classmethod
+    def _are_of_the_version(cls, arguments: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
+        runtime: Runtime | None = info.data.get("runtime")
+        if runtime is not None:
+            check_known(runtime.version, arguments)
+        return arguments
 
     @property
     def planned_runtime(self) -> Runtime:
