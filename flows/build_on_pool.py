@@ -138,6 +138,8 @@ async def start_or_attach(
             "adapter": None if plan.adapter is None else dict(plan.adapter.document),
             "engine": plan.engine.digest,
             "refresh": sorted(wanted),
+            # A deployment of before knows no such parameter.
+            **({} if plan.draft is None else {"draft": dict(plan.draft.document)}),
         },
         timeout=0,
         idempotency_key=key,

@@ -10,6 +10,7 @@ from packaging.version import InvalidVersion, Version
 
 from infra.errors import UsageError
 from infra.files import whole_folder
+from tasks.kinds.engine_release import decoding_parameters
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
@@ -45,14 +46,23 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
     Folders in the configurations are the absolute ones given here. Raises UsageError and TemplateError.
     """
     kind = _engine_kind(model, engine, tokenizer)
-    version = kind.recipe.runtime.tensorrt_llm
+    version, limits = kind.recipe.runtime.tensorrt_llm, engine_limits(engine)
+    if kind.draft_model() is not None:
+        raise UsageError(
+            "a draft model is no part of the upstream layout here",
+            hint="leave --templates out: in the native layout `llm` asks both engines",
+            code="serving-unfit",
+        )
     values = upstream_values(
         kind.parameters,
         version,
         engine_folder=str(engine.absolute()),
         tokenizer_folder=str(tokenizer.absolute()),
         max_batch_size=model.serving.slots,
-        kv_cache_tokens=kind.cache_tokens(engine_limits(engine)) if kind.parameters.kv_cache_bytes else None,
+        kv_cache_tokens=kind.cache_tokens(limits) if kind.parameters.kv_cache_bytes else None,
+    )
+    values["tensorrt_llm"] |= decoding_parameters(
+        kind.recipe.runtime.version, kind.parameters, limits, kind.recipe.speculation
     )
     fill_upstream(templates, values, output, version)
 

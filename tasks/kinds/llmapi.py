@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from infra.files import link_all
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
@@ -23,8 +23,9 @@ from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.speculation import DRAFT_FOLDER
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import require_weights
+from tasks.trtllm.tools.check import require_config, require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
 ARGUMENTS_FILE = "llm_args.json"
@@ -80,7 +81,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             }
         return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields=fields)
 
-    def engine_identity(self, checkpoint: Identity) -> Identity:
+    def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
         recipe = self.recipe
         return Identity.of(
             "build",
@@ -96,23 +97,36 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
     def kept(self) -> Mapping[str, str]:
         return {}
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         recipe = self.recipe
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
+        peak = Peak()
         if recipe.quantization == "none":
-            _link_all(snapshot, output)
-            require_weights(output)
-            return Peak()
-        place, _ = toolchain_for(recipe.runtime)
-        command = commands.modelopt_command(recipe, str(snapshot), str(output))
-        inputs = [snapshot, *recipe.calibration.local_folders]
-        peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
+            link_all(snapshot, output)
+        else:
+            place, _ = toolchain_for(recipe.runtime)
+            command = commands.modelopt_command(recipe, str(snapshot), str(output))
+            inputs = [snapshot, *recipe.calibration.local_folders]
+            peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         require_weights(output)
+        if draft is not None:
+            link_all(draft, output / DRAFT_FOLDER)
+            require_config(output / DRAFT_FOLDER)
         return peak
 
-    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        _link_all(checkpoint, output)
+    def build(
+        self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
+    ) -> Peak:
+        link_all(checkpoint, output)
         arguments = llm_arguments(self.recipe)
         (output / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=1, sort_keys=True))
         (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, self.recipe).to_json())
@@ -155,13 +169,3 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             ),
             engine_in_place=True,
         )
-
-
-def _link_all(source: Path, target: Path) -> None:
-    """Link every file of `source` into `target`, for no disk space: nobody writes to files of a workspace."""
-    for path in sorted(source.rglob("*")):
-        link = target / path.relative_to(source)
-        if path.is_dir():
-            link.mkdir()
-        else:
-            os.link(path, link)

@@ -39,6 +39,9 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
             image=runtime.image or "",
         )
 
+    def draft_model(self) -> Model | None:
+        return None
+
     def gpus(self) -> tuple[int, ...]:
         return tuple(range(self.recipe.world_size))
 

@@ -34,6 +34,7 @@ from tasks.trtllm.llmapi.translate import Translation, to_llmapi
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.speculation import Draft
 from tasks.trtllm.tools.commands import check_options
 
 
@@ -43,6 +44,11 @@ class Recipe(Spec):
     @property
     def planned_runtime(self) -> Runtime | None:
         """The TensorRT-LLM that the recipe is planned for. None for a kind without TensorRT-LLM."""
+        return None
+
+    @property
+    def draft(self) -> Draft | None:
+        """Where a draft model, or heads that guess tokens, come from. None if nothing guesses with weights."""
         return None
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
@@ -83,6 +89,10 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
     def planned_runtime(self) -> Runtime:
         return self.runtime
 
+    @property
+    def draft(self) -> Draft | None:
+        return None if self.speculation is None else self.speculation.draft
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
 
@@ -108,11 +118,17 @@ class LlmApiRecipe(LlmApiFields, Recipe):
         runtime: Runtime | None = info.data.get("runtime")
         if runtime is not None:
             check_known(runtime.version, arguments)
+        if "speculative_config" in arguments and info.data.get("speculation") is not None:
+            raise ValueError("speculative_config follows from recipe.speculation: give one of them")
         return arguments
 
     @property
     def planned_runtime(self) -> Runtime:
         return self.runtime
+
+    @property
+    def draft(self) -> Draft | None:
+        return None if self.speculation is None else self.speculation.draft
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())

@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import importlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .backend_inputs import ALWAYS_SENT, READ, as_input, backend_inputs, end_id_of
-from .called import CalledModel, Response
-from .contract import GenerationRequest, RequestRefused
+from .called import DRAFT_MODEL, CalledModel, Response
+from .contract import GenerationRequest, RequestRefused, Tensor
+from .drafts import check_drafted, checked_guesses
 from .engine import EngineFailed, Piece
 from .mailbox import Mailbox
 from .reasoning import beginning_with, opened_by_tokens
@@ -47,6 +49,7 @@ class TensorRtLlm:
     def __init__(self, folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
         self._settings = settings
         self._model = CalledModel(parameters)
+        self._draft = CalledModel(parameters, DRAFT_MODEL) if DRAFT_MODEL in parameters else None
         self._stopping: set[asyncio.Task[None]] = set()
         self._prompts = Prompts(
             folder / settings.engine_path,
@@ -59,17 +62,29 @@ class TensorRtLlm:
         prompt = await prompts.of(request)
         inputs = backend_inputs(request, prompt, prompts, self._settings)
         end_id = end_id_of(request, prompts)
-        # A number: until 0.9 the backend takes the leading digits of other names for one.
-        request_id = str(1 + secrets.randbits(63))
-        responses = self._model.call(request_id, inputs, READ if request.return_log_probs else _TOKENS)
-        try:
+        most_tokens = self._settings.most_output_tokens(request, len(prompt))
+        if self._draft is None:
+            tokens = self._ask(self._model, inputs, READ if request.return_log_probs else _TOKENS)
+        else:
+            check_drafted(request, self._settings)
+            tokens = checked_guesses(
+                inputs,
+                prompt,
+                self._settings,
+                guess=partial(self._ask, self._draft),
+                check=partial(self._ask, self._model),
+                end_id=end_id,
+                most_tokens=most_tokens,
+                min_tokens=request.min_tokens,
+            )
+        async with contextlib.aclosing(tokens):
             answer = pieces(
-                tokens_of(responses),
+                tokens,
                 prompts.tokenizer,
                 stop_words=request.stop_words,
                 end_ids=() if end_id is None else (end_id,),
                 input_tokens=len(prompt),
-                most_tokens=self._settings.most_output_tokens(request, len(prompt)),
+                most_tokens=most_tokens,
                 skip_special_tokens=request.skip_special_tokens,
             )
             if not request.skip_special_tokens:
@@ -77,9 +92,21 @@ class TensorRtLlm:
             async with contextlib.aclosing(answer):
                 async for piece in answer:
                     yield piece
+
+    async def _ask(
+        self, model: CalledModel, inputs: Mapping[str, Tensor], outputs: Iterable[str] = _TOKENS
+    ) -> AsyncGenerator[list[Tokens]]:
+        """The tokens that a model of the backend gives, as they come. It is told to stop where nobody takes all."""
+        # A number: until 0.9 the backend takes the leading digits of other names for one.
+        request_id = str(1 + secrets.randbits(63))
+        responses = model.call(request_id, inputs, outputs)
+        try:
+            async with contextlib.aclosing(tokens_of(responses)) as batches:
+                async for batch in batches:
+                    yield batch
         finally:
             if not responses.ended:
-                task = asyncio.create_task(self._stop(request_id, responses))
+                task = asyncio.create_task(self._stop(model, request_id, responses))
                 self._stopping.add(task)
                 task.add_done_callback(self._stopping.discard)
 
@@ -89,8 +116,10 @@ class TensorRtLlm:
     async def close(self) -> None:
         await asyncio.gather(*self._stopping)
         await self._model.close()
+        if self._draft is not None:
+            await self._draft.close()
 
-    async def _stop(self, request_id: str, responses: Mailbox[Response]) -> None:
+    async def _stop(self, model: CalledModel, request_id: str, responses: Mailbox[Response]) -> None:
         """Tell the backend until its last response has come: only then its place is free."""
         # Triton wants the others, the backend looks at none of them.
         inputs = {name: as_input(name, 1) for name in (*ALWAYS_SENT, "stop")}
@@ -99,7 +128,7 @@ class TensorRtLlm:
             if responses.ended:
                 return
             try:
-                answered = [response.failure async for response in self._model.call_alone(request_id, inputs, _TOKENS)]
+                answered = [response.failure async for response in model.call_alone(request_id, inputs, _TOKENS)]
             except EngineFailed as error:
                 answered = [str(error)]
             failures = list(filter(None, answered))

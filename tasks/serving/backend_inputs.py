@@ -38,11 +38,15 @@ SENT: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "bad_words_list": ("INT32", (2, -1)),
     "guided_decoding_guide_type": ("BYTES", (1,)),
     "guided_decoding_guide": ("BYTES", (1,)),
+    "draft_input_ids": ("INT32", (-1,)),
 }
 """Every input that may be sent, by its name in 0.20 and later: its type in Triton's names, its dims without batch."""
 
 GUIDES = ("guided_decoding_guide_type", "guided_decoding_guide")
 """Sent where the model is served with guides alone: 0.19 and later know them."""
+
+DRAFTS = ("draft_input_ids",)
+"""Sent where a draft model guesses."""
 
 ALWAYS_SENT = ("input_ids", "input_lengths", "request_output_len")
 

@@ -53,7 +53,7 @@ class LlmApi:
         self._sampling_params: Callable[..., Any] = library.SamplingParams
         self._guided_decoding_params: Callable[..., Any] = library.llmapi.GuidedDecodingParams
         try:
-            self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
+            self._llm: Any = library.LLM(model=str(checkpoint), **_arguments(settings, checkpoint))
         except Exception as error:
             raise EngineFailed(f"tensorrt_llm.LLM cannot load {checkpoint}: {error}") from error
 
@@ -163,6 +163,23 @@ def _probabilities(output: Any, seen: int) -> tuple[float, ...]:
     """Natural logarithms, of the tokens that were chosen; beside each stands the best one."""
     chosen = zip(output.token_ids[seen:], output.logprobs[seen:], strict=True)
     return tuple(entry[token_id].logprob for token_id, entry in chosen)
+
+
+def _arguments(settings: ServingSettings, checkpoint: Path) -> dict[str, Any]:
+    """The LLM's arguments. Weights that guess lie in the checkpoint's own folder."""
+    arguments = dict(settings.llm_arguments)
+    if arguments.get("speculative_config") is None:
+        return arguments
+    speculation = dict(arguments["speculative_config"])
+    for name in ("speculative_model", "speculative_model_dir"):
+        if name in speculation:
+            speculation[name] = str(checkpoint / speculation[name])
+    major, minor = settings.tensorrt_llm.split(".")[:2]
+    if (int(major), int(minor)) < (1, 3):
+        # Its LLM takes an object alone: `decoding_type` is a field of none, and from_dict goes by it.
+        llm_args: Any = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+        speculation = llm_args.DecodingBaseConfig.from_dict(speculation)
+    return {**arguments, "speculative_config": speculation}
 
 
 def _check(request: GenerationRequest, settings: ServingSettings) -> None:

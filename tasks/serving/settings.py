@@ -46,6 +46,7 @@ class ServingSettings:
     `decoupled` answers whole, without streams. `llm_arguments` are those of `tensorrt_llm.LLM`, by keyword, but for the
     path of the model. `guided_decoding` says that the engine can keep an answer to a guide. `max_tokens` is what a
     request gets that does not say; None is all that the context has room for. `contract` is what clients may send.
+    `draft_tokens` is how many a draft model guesses at once; 0 where there is none.
     """
 
     engine: str
@@ -64,12 +65,18 @@ class ServingSettings:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     contract: int = 1
+    draft_tokens: int = 0
 
     @property
     def most_prompt_tokens(self) -> int:
         """What a prompt may have, so that there is room for a token of the answer."""
         room = self.context_tokens - 1
         return min(self.max_input_tokens or room, room)
+
+    @property
+    def most_checked_tokens(self) -> int:
+        """What a prompt, the answer so far and guesses of its next tokens may have together."""
+        return self.max_input_tokens or self.context_tokens
 
     def most_output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         """How many tokens the answer to a prompt of so many may have."""

@@ -24,13 +24,23 @@ class Plan:
     adapter: Identity | None = None
     """The snapshot of a LoRA adapter that is merged into `snapshot`."""
 
+    draft: Identity | None = None
+    """The snapshot of a draft model, or of heads that guess tokens."""
+
+    drafting: Plan | None = None
+    """The plan of the draft model, where it is an engine of its own, which becomes part of this one."""
+
     @classmethod
-    def of(cls, model: Model, snapshot: Identity, adapter: Identity | None = None) -> Plan:
+    def of(
+        cls, model: Model, snapshot: Identity, adapter: Identity | None = None, draft: Identity | None = None
+    ) -> Plan:
         kind = engine_kind(model)
-        inputs = {"snapshot": snapshot} if adapter is None else {"snapshot": snapshot, "adapter": adapter}
-        checkpoint = kind.checkpoint_identity(inputs)
-        engine = kind.engine_identity(checkpoint)
-        return cls(model, snapshot, checkpoint, engine, adapter)
+        own = kind.draft_model()
+        drafting = None if own is None or draft is None else cls.of(own, draft)
+        weights = {"snapshot": snapshot, "adapter": adapter, "draft": draft if drafting is None else None}
+        checkpoint = kind.checkpoint_identity({role: each for role, each in weights.items() if each is not None})
+        engine = kind.engine_identity(checkpoint, None if drafting is None else drafting.engine)
+        return cls(model, snapshot, checkpoint, engine, adapter, draft, drafting)
 
     @cached_property
     def repository(self) -> Identity:
@@ -44,17 +54,25 @@ class Plan:
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
         """All artifacts, in the order in which they are made."""
-        return *self.snapshots.values(), self.checkpoint_ref, self.engine_ref, self.repository_ref
+        drafts = () if self.drafting is None else self.drafting.refs[:-1]  # it is no release
+        return *drafts, *self.snapshots.values(), self.checkpoint_ref, self.engine_ref, self.repository_ref
 
     @property
     def snapshots(self) -> Mapping[str, ArtifactRef]:
-        """The snapshots that the checkpoint is made of, by role: `snapshot`, and `adapter` where there is one."""
-        snapshots = {"snapshot": self.snapshot, "adapter": self.adapter}
+        """The snapshots that the checkpoint is made of, by role: `snapshot`, perhaps `adapter` and `draft`."""
+        draft = self.draft if self.drafting is None else None
+        snapshots = {"snapshot": self.snapshot, "adapter": self.adapter, "draft": draft}
         return {
             role: ArtifactRef("snapshot", identity.digest)
             for role, identity in snapshots.items()
             if identity is not None
         }
+
+    @property
+    def engine_inputs(self) -> Mapping[str, ArtifactRef]:
+        """What the engine is made of, by role: `checkpoint`, and the engine of its `draft` model where it has one."""
+        drafts = {} if self.drafting is None else {"draft": self.drafting.engine_ref}
+        return {"checkpoint": self.checkpoint_ref, **drafts}
 
     @property
     def checkpoint_ref(self) -> ArtifactRef:

@@ -1,4 +1,4 @@
-"""Resolve the weights of a model: its source, and the LoRA adapter that is merged into it if the model has one."""
+"""Resolve the weights of a model: its source, the LoRA adapter that is merged into it, and what guesses its tokens."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class ResolvedWeights:
 
     source: ResolvedSource
     adapter: ResolvedSource | None = None
+    draft: ResolvedSource | None = None
+    """A draft model, or heads that guess tokens."""
 
     def __iter__(self) -> Iterator[ResolvedSource]:
         yield self.source
-        if self.adapter is not None:
-            yield self.adapter
+        yield from filter(None, (self.adapter, self.draft))
 
     @property
     def tuned(self) -> ResolvedSource:
@@ -34,14 +35,17 @@ class ResolvedWeights:
 
     def plan(self, model: Model) -> Plan:
         """The plan of a rebuild of `model` with these weights."""
-        adapter = None if self.adapter is None else snapshot_identity(self.adapter)
-        return Plan.of(model, snapshot_identity(self.source), adapter)
+        adapter, draft = (
+            None if weights is None else snapshot_identity(weights) for weights in (self.adapter, self.draft)
+        )
+        return Plan.of(model, snapshot_identity(self.source), adapter, draft)
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
     """Pin the weights of a model. Raises as `tasks.sources.dispatch.resolve` does."""
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
-    return ResolvedWeights(resolve(model.source, access), adapter)
+    draft = None if model.draft is None else resolve(model.draft, access)
+    return ResolvedWeights(resolve(model.source, access), adapter, draft)
 
 
 def with_weights(model: Model, uri: str, access: Access = NO_ACCESS) -> Model:

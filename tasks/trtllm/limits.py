@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from infra.errors import UsageError
 from tasks.trtllm.releases import FIRST, LAST
@@ -16,6 +16,17 @@ LogitsType = Literal["FP32", "FP16", "BF16"]
 
 # Bits of a number in the KV cache; an NVFP4 block of 16 has a scale of 8 bits beside them.
 _CACHE_BITS = {"FP8": 8.0, "INT8": 8.0, "NVFP4": 4.5}
+_NETWORKS = {"Medusa": "medusa", "Eagle": "eagle", "ReDrafter": "redrafter"}
+_MODES: Mapping[int | str, str] = {
+    4: "medusa",
+    8: "lookahead",
+    16: "redrafter",
+    32: "eagle",
+    "MEDUSA": "medusa",
+    "LOOKAHEAD_DECODING": "lookahead",
+    "EXPLICIT_DRAFT_TOKENS": "redrafter",
+    "EAGLE": "eagle",
+}
 _LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
 
 
@@ -23,6 +34,9 @@ _LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
 class EngineLimits:
     """Lengths are tokens. The sizes are those of the GPU that takes the most: `cache_bytes_per_token` is one token in
     its KV cache, keys and values of all its layers and heads; `weight_bytes` is its part of the engine.
+
+    An engine that was built for speculation takes `max_draft_len` guessed tokens at once, and needs the C++ backend's
+    `decoding_mode`; empty for an engine without, or with a draft model.
     """
 
     max_batch_size: int
@@ -35,6 +49,16 @@ class EngineLimits:
     logits_type: LogitsType
     cache_bytes_per_token: int
     weight_bytes: int
+    max_draft_len: int = 0
+    decoding_mode: str = ""
+
+    def with_draft(self, draft: EngineLimits) -> EngineLimits:
+        """With the engine of a draft model in the same folder: both caches hold the same tokens."""
+        return replace(
+            self,
+            cache_bytes_per_token=self.cache_bytes_per_token + draft.cache_bytes_per_token,
+            weight_bytes=self.weight_bytes + draft.weight_bytes,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -73,6 +97,8 @@ class EngineLimits:
                 pp_size=mapping["pp_size"],
             ),
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
+            max_draft_len=build.get("max_draft_len") or 0,
+            decoding_mode=_decoding_mode(model, build),
         )
 
 
@@ -96,6 +122,13 @@ def cache_bytes_per_token(
     # With more GPUs than heads some hold the same head.
     numbers = 2 * math.ceil(layers / pp_size) * math.ceil(heads / tp_size) * head_size
     return math.ceil(numbers * _CACHE_BITS.get(kept_as or "", 16.0) / 8)
+
+
+def _decoding_mode(model: Mapping[str, Any], build: Mapping[str, Any]) -> str:
+    """By the network, or from 0.10 on by the mode that trtllm-build was given (`SpeculativeDecodingMode`, a flag)."""
+    network = _NETWORKS.get(str(model.get("architecture")).removesuffix("ForCausalLM"))
+    mode = build.get("speculative_decoding_mode")
+    return network or _MODES.get(mode if isinstance(mode, int) else str(mode).upper(), "")
 
 
 def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:

@@ -11,8 +11,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.standin import failures
-from tests.standin.facts import RELEASES, TOOLS, numbers
+from tests.standin import failures, heads
+from tests.standin.facts import RELEASES, TOOLS, flags, numbers
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -125,7 +125,7 @@ class Toolchain:
         """The command that starts `tool`, one of `facts.TOOLS`."""
         if tool == "trtllm-build":
             return [str(self.folder / "bin" / tool)]
-        (script,) = self.examples.rglob(tool)
+        (script,) = (path for path in self.examples.rglob(tool) if path.parent.name not in ("medusa", "eagle"))
         return [str(self.python), str(script)]
 
     def fail(self, failure: str, tool: str | None = None) -> None:
@@ -158,7 +158,7 @@ def make(folder: Path, version: str, *, architecture: str = "sm90", gpus: int = 
     digits = architecture.removeprefix("sm")
     product = _PRODUCTS.get(architecture, f"NVIDIA {architecture}")
     _write(packages / "pynvml.py", _PYNVML.format(gpus=gpus, major=digits[:-1], minor=digits[-1], product=product))
-    for tool in TOOLS:
+    for tool in (*TOOLS, *(heads.TOOLS if flags(heads.EAGLE, version) else heads.TOOLS[:1])):
         text = _PROGRAM.format(
             python=made.python,
             tool=tool,
@@ -178,6 +178,8 @@ def _place(tool: str, made: Toolchain, version: str) -> Path:
     if tool == "convert_checkpoint.py":
         models = "models/core/llama" if numbers(version) >= (0, 20) else "llama"
         return made.examples / models / tool
+    if tool in heads.TOOLS:
+        return made.examples / tool
     return made.examples / ("quantization" if tool == "quantize.py" else "") / tool
 
 

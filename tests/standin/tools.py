@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.standin import answer, build, convert, failures, quantize
+from tests.standin import answer, build, convert, failures, heads, quantize
 from tests.standin.context import Context
 from tests.standin.facts import parser
 
@@ -18,13 +18,15 @@ _TOOLS: Mapping[str, Callable[[argparse.Namespace, Context], None]] = {
     quantize.TOOL: quantize.run,
     build.TOOL: build.run,
     answer.TOOL: answer.run,
+    heads.MEDUSA: heads.run_medusa,
+    heads.EAGLE: heads.run_eagle,
 }
 
 
 def main(tool: str, context: Context) -> None:
     """Run `tool` with this process's arguments. It returns, raises or exits as the real tool does."""
     context.banner()
-    if tool == convert.TOOL:
+    if tool.endswith(convert.TOOL):
         print(context.version, flush=True)
     failures.mismatched_import(tool, context)
     arguments = parser(tool, context.version).parse_args(sys.argv[1:])

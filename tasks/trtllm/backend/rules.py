@@ -38,12 +38,25 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
         paged_kv_cache=recipe.kv_cache_type == "paged",
         paged_context_fmha=recipe.paged_context_fmha,
     )
+    if recipe.speculation is not None:
+        _check_speculation(recipe.speculation.mode, serving)
     sized = serving.kv_cache_tokens or serving.kv_cache_bytes or serving.kv_cache_fraction
     if not sized and (recipe.runtime.gpu_memory_bytes or gpu_memory_bytes(recipe.runtime.gpu)) is None:
         raise _unfit(
             f"the memory of a '{recipe.runtime.gpu}' is not known, and the size of the KV cache follows from it",
             "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
         )
+
+
+def _check_speculation(mode: str, serving: TensorRtServing) -> None:
+    if mode == "draft_tokens_external":
+        if serving.kv_cache_fraction is not None and not (serving.kv_cache_tokens or serving.kv_cache_bytes):
+            raise _unfit("kv_cache_fraction leaves no room for the draft model's cache", "give kv_cache_tokens")
+        for field in ("guided_decoding", "lora_cache"):
+            if getattr(serving, field) is not None:
+                raise _unfit(f"{field} does not go with a draft model", "remove it, or recipe.speculation")
+    elif serving.decoding_mode is not None:
+        raise _unfit(f"decoding_mode follows from recipe.speculation, {mode}", "remove it")
 
 
 def check_against_engine(

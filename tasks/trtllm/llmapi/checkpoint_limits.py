@@ -9,6 +9,7 @@ from pathlib import Path
 from infra.errors import StepFailed
 from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
 from tasks.trtllm.recipe import LlmApiFields
+from tasks.trtllm.speculation import DRAFT_FOLDER
 
 TOKENS_PER_BLOCK = 32
 """The block size of the KV cache: the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
@@ -21,6 +22,9 @@ def checkpoint_limits(folder: Path, recipe: LlmApiFields) -> EngineLimits:
     """
     try:
         cache_bytes = _cache_bytes(folder, recipe)
+        if (folder / DRAFT_FOLDER).is_dir():
+            # What guesses keeps the same tokens in a cache of its own.
+            cache_bytes += _cache_bytes(folder / DRAFT_FOLDER, recipe)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StepFailed(
             f"config.json of the checkpoint does not give the size of the KV cache: {error!r}",

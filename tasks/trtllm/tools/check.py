@@ -80,6 +80,11 @@ def require_weights(folder: Path) -> None:
     _require_files(folder, sorted(names), "checkpoint")
 
 
+def require_config(folder: Path) -> None:
+    """Raise StepFailed `checkpoint-unfit` unless `folder` holds a model's `config.json`."""
+    _config(folder, "checkpoint-unfit")
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copy the tokenizer's files of a model to `folder`/tokenizer. Raises StepFailed `tokenizer-missing`."""
     found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]

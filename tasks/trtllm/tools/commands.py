@@ -52,15 +52,20 @@ def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
     return recipe.quantization in CALIBRATED
 
 
-def checkpoint_command(recipe: TrtEngineFields, model: str, checkpoint: str) -> ToolCommand:
-    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`."""
+def checkpoint_command(recipe: TrtEngineFields, model: str, checkpoint: str, draft: str = "draft") -> ToolCommand:
+    """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`.
+
+    The heads of Medusa or Eagle lie in `draft`.
+    """
     version = recipe.runtime.version
     if is_quantized_by_calibration(recipe):
-        wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
+        wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe), **_heads(recipe, draft)}
         written = arguments("quantize", version, wishes)
         return ToolCommand("quantization/quantize.py", written + recipe.extra_args.quantize, version)
-    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe)}
-    return ToolCommand(_CONVERT, arguments("convert", version, wishes) + recipe.extra_args.convert, version)
+    tool = _converter(recipe)
+    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe, tool), **_heads(recipe, draft)}
+    script = _CONVERT if tool == "convert" else f"{tool}/convert_checkpoint.py"
+    return ToolCommand(script, arguments(tool, version, wishes) + recipe.extra_args.convert, version)
 
 
 def modelopt_command(recipe: LlmApiFields, model: str, checkpoint: str) -> ToolCommand:
@@ -93,6 +98,7 @@ def check_command(recipe: TrtEngineFields, engine: str, tokenizer: str, prompt: 
             tokenizer,
             "--input_text",
             prompt,
+            *_asked_speculation(recipe),
         ),
         recipe.runtime.version,
         ranks=recipe.world_size,
@@ -103,11 +109,12 @@ def check_options(recipe: TrtEngineFields) -> None:
     """Raise OptionUnfit, a ValueError, for an option or a value that the recipe's version does not take."""
     checkpoint_command(recipe, "model", "checkpoint")
     build_command(recipe, "checkpoint", "engine")
-    for tool in ("convert", "quantize", "build"):
-        for word in getattr(recipe.extra_args, tool):
+    tools: dict[str, Tool] = {"convert": _converter(recipe), "quantize": "quantize", "build": "build"}
+    for field, tool in tools.items():
+        for word in getattr(recipe.extra_args, field):
             option = word.partition("=")[0]
             if option in OPTIONS[tool]:
-                raise OptionUnfit(f"extra_args.{tool}: {option} follows from the recipe: use its field for that")
+                raise OptionUnfit(f"extra_args.{field}: {option} follows from the recipe: use its field for that")
 
 
 def _parallel(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
@@ -117,8 +124,47 @@ def _parallel(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
     return sizes
 
 
-def _convert(recipe: TrtEngineFields) -> dict[str, Value]:
-    wishes: dict[str, Value] = {"--dtype": recipe.dtype, **_parallel(recipe, "convert")}
+def _converter(recipe: TrtEngineFields) -> Tool:
+    """Networks with the heads of Medusa or Eagle have converters of their own."""
+    mode = None if recipe.speculation is None else recipe.speculation.mode
+    return mode if mode == "medusa" or mode == "eagle" else "convert"
+
+
+def _heads(recipe: TrtEngineFields, draft: str) -> dict[str, Value]:
+    given, calibrated = recipe.speculation, is_quantized_by_calibration(recipe)
+    match _converter(recipe):
+        case "medusa" if given is not None:
+            most = "--max_draft_len" if calibrated else "--max_medusa_token_len"
+            return {
+                "--medusa_model_dir": draft,
+                "--num_medusa_heads": given.num_heads,
+                most: given.max_draft_len,
+            }
+        case "eagle" if given is not None:
+            if calibrated:
+                raise OptionUnfit(f"quantize.py knows no heads of Eagle: {recipe.quantization} does not go with them")
+            return {
+                "--eagle_model_dir": draft,
+                "--num_eagle_layers": given.num_heads,
+                "--max_draft_len": given.max_draft_len,
+            }
+        case _:
+            return {}
+
+
+def _asked_speculation(recipe: TrtEngineFields) -> tuple[str, ...]:
+    given = recipe.speculation
+    if given is None:
+        return ()
+    if given.mode == "lookahead_decoding":
+        return "--lookahead_config", str([given.window_size, given.ngram_size, given.verification_set_size])
+    if given.choices:
+        return f"--{given.mode}_choices", str([list(path) for path in given.choices])
+    return ()
+
+
+def _convert(recipe: TrtEngineFields, tool: Tool) -> dict[str, Value]:
+    wishes: dict[str, Value] = {"--dtype": recipe.dtype, **_parallel(recipe, tool)}
     if recipe.moe_tp_size is not None and recipe.moe_ep_size is not None:
         wishes |= {"--moe_tp_size": recipe.moe_tp_size, "--moe_ep_size": recipe.moe_ep_size}
     wishes["--workers"] = recipe.world_size
@@ -134,7 +180,7 @@ def _convert(recipe: TrtEngineFields) -> dict[str, Value]:
         case "fp8":
             wishes["--fp8_kv_cache"] = True
         case "int8":
-            wishes |= {"--int8_kv_cache": True, **_calibration(recipe, "convert")}
+            wishes |= {"--int8_kv_cache": True, **_calibration(recipe, tool)}
         case "nvfp4":
             raise OptionUnfit("an nvfp4 KV cache needs weights that quantize.py quantizes: nvfp4 or fp8")
         case "auto":

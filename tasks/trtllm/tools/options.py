@@ -7,14 +7,15 @@ to 0.16 and, after that, the sources that `releases` names. A worker also reads 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from packaging.version import Version
 
 from tasks.trtllm.releases import FIRST, LAST, MINORS, minor
 
-Tool = Literal["convert", "quantize", "build"]
+Tool = Literal["convert", "medusa", "eagle", "quantize", "build"]
+"""The converter of a network, those of networks with heads that guess, quantize.py and trtllm-build."""
 Value = str | int | bool | tuple[str, ...]
 
 
@@ -57,6 +58,20 @@ _FP8 = "fp8 disable"
 _SPECULATIVE = "draft_tokens_external medusa"
 _QFORMATS = "fp8 int8_sq int4_awq w4a8_awq int8_wo int4_wo full_prec"
 
+# Of the converters of networks with heads that guess. Those after 0.16 are taken to be as those of 0.16.
+_HEADS: Mapping[str, tuple[Span, ...]] = {
+    "--model_dir": (at("0.8"),),
+    "--output_dir": (at("0.8", "tllm_checkpoint"),),
+    "--dtype": (at("0.8", "float16", "float32 bfloat16 float16"),),
+    "--tp_size": (at("0.8", 1),),
+    "--pp_size": (at("0.8", 1),),
+    "--workers": (at("0.8", 1),),
+    "--use_weight_only": (switch("0.8"),),
+    "--weight_only_precision": (at("0.8", "int8", "int8 int4 int4_gptq"),),
+    "--int8_kv_cache": (switch("0.8"),),
+    "--calib_dataset": (at("0.10", "ccdv/cnn_dailymail"),),
+}
+
 OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
     "convert": {
         "--model_dir": (at("0.8"),),
@@ -85,6 +100,23 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
         "--calib_size": (at("0.14", 512),),
         "--calib_max_seq_length": (at("0.14", 512),),
     },
+    "medusa": {
+        **_HEADS,
+        "--medusa_model_dir": (at("0.8"),),
+        "--num_medusa_heads": (at("0.8", 4),),
+        "--max_medusa_token_len": (at("0.8", 63),),
+    },
+    "eagle": {
+        **{option: tuple(replace(each, since="0.15") for each in spans) for option, spans in _HEADS.items()},
+        "--dtype": (
+            at("0.15", "float16", "float32 bfloat16 float16"),
+            at("0.16", "auto", "auto float16 bfloat16 float32"),
+        ),
+        "--calib_dataset": (at("0.15", "ccdv/cnn_dailymail"),),
+        "--eagle_model_dir": (at("0.15"),),
+        "--num_eagle_layers": (at("0.15", 4),),
+        "--max_draft_len": (at("0.15", 63),),
+    },
     "quantize": {
         "--model_dir": (at("0.8"),),
         "--output_dir": (at("0.8", "exported_model"),),
@@ -107,6 +139,9 @@ OPTIONS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
         "--tp_size": (at("0.8", 1),),
         "--pp_size": (at("0.8", 1),),
         "--cp_size": (at("0.16", 1),),
+        "--medusa_model_dir": (at("0.11"),),
+        "--num_medusa_heads": (at("0.11", 4),),
+        "--max_draft_len": (at("0.11", 63),),
     },
     "build": {
         "--checkpoint_dir": (at("0.8"),),
@@ -254,7 +289,7 @@ def _which_take(tool: Tool, option: str, text: str) -> str:
 
 
 def _with_next(spans: tuple[Span, ...]) -> list[tuple[Span, Span | None]]:
-    return list(zip(spans, (*spans[1:], None), strict=True))
+    return list(zip(spans, (*spans[1:], None), strict=False))  # also for an option that no version has
 
 
 def _range(first: Span, following: Span | None) -> tuple[str, str]:

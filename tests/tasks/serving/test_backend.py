@@ -16,7 +16,7 @@ import pytest
 from packaging.version import Version
 
 from tasks.serving.backend import TensorRtLlm, tokens_of
-from tasks.serving.backend_inputs import ALWAYS_SENT, GUIDES, SENT, backend_inputs, input_name
+from tasks.serving.backend_inputs import ALWAYS_SENT, DRAFTS, GUIDES, SENT, backend_inputs, input_name
 from tasks.serving.called import CALLED_MODEL, Response
 from tasks.serving.contract import GenerationRequest, RequestRefused, Tensor
 from tasks.serving.engine import EngineFailed
@@ -92,7 +92,7 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str) -> N
             assert array.shape[0] == 1 and len(array.shape) == 1 + len(dims)
             assert all(dim in (-1, size) for dim, size in zip(dims, array.shape[1:], strict=True))
         sent |= inputs.keys()
-    unsent = {"stop"} if guided else {"stop", *GUIDES}
+    unsent = {"stop", *DRAFTS} if guided else {"stop", *DRAFTS, *GUIDES}
     assert sent == {input_name(name, minor) for name in SENT} - unsent
 
 
