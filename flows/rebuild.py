@@ -54,8 +54,6 @@ async def rebuild(
         plan = weights.plan(entry)
         for resolved in weights:
             await run(report, steps.fetch, plan, resolved, "fetch" in redo)
-        if plan.drafting is not None:
-            await make_engine(report, plan.drafting, redo)
         await make_engine(report, plan, redo)  # convert, build, upload
         if until == "upload":
             return

@@ -13,12 +13,13 @@ from infra.files import whole_folder
 from tasks.kinds.engine_release import decoding_parameters
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
-from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
+from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT
 from tasks.triton.placement import write_model
 from tasks.triton.repository import models_of
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_values import upstream_values
 from tasks.trtllm.limits import engine_limits
+from tasks.trtllm.speculation import DRAFT_FOLDER
 
 
 def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -> None:
@@ -30,12 +31,15 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
     kind = _engine_kind(model, engine, tokenizer)
     if output.exists():
         raise UsageError(f"{output} exists already", hint="remove it, or name another folder", code="output-exists")
-    names = {TENSORRT_LLM: TENSORRT_LLM, LLM: LLM, RELEASE: model.name}
+    names = {name: name for name in (TENSORRT_LLM_DRAFT, TENSORRT_LLM, LLM)} | {RELEASE: model.name}
+    limits = engine_limits(engine)
+    if kind.draft_model() is not None:
+        limits = limits.with_draft(engine_limits(engine / DRAFT_FOLDER))
     if model.name == LLM:
         raise UsageError(f"the public name is '{LLM}', and so is one of its models", hint="rename the model")
     with tempfile.TemporaryDirectory() as folder, whole_folder(output) as whole:
         relative = Path(folder) / "relative"
-        kind.write_release(engine_limits(engine), relative, str(tokenizer.absolute()))
+        kind.write_release(limits, relative, str(tokenizer.absolute()))
         for name in models_of(relative):
             write_model(relative / name, whole / names[name], names, engine)
 
@@ -50,7 +54,7 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
     if kind.draft_model() is not None:
         raise UsageError(
             "a draft model is no part of the upstream layout here",
-            hint="leave --templates out: in the native layout `llm` asks both engines",
+            hint="leave --layout out: in the native one `llm` asks both engines",
             code="serving-unfit",
         )
     values = upstream_values(

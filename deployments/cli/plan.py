@@ -57,6 +57,8 @@ def document(shown: Preview) -> dict[str, JsonValue]:
     found: dict[str, JsonValue] = {"model": model.name, "kind": model.kind, "source": model.source.uri}
     if model.adapter is not None:
         found["adapter"] = model.adapter
+    if model.draft is not None:
+        found["draft"] = model.draft.uri
     if (runtime := model.recipe.planned_runtime) is not None:
         found["runtime"] = {
             "tensorrt_llm": runtime.tensorrt_llm,

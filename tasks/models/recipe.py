@@ -34,7 +34,7 @@ from tasks.trtllm.llmapi.translate import Translation, to_llmapi
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
-from tasks.trtllm.speculation import Draft
+from tasks.trtllm.speculation import WITH_WEIGHTS, Draft
 from tasks.trtllm.tools.commands import check_options
 
 
@@ -118,8 +118,14 @@ class LlmApiRecipe(LlmApiFields, Recipe):
         runtime: Runtime | None = info.data.get("runtime")
         if runtime is not None:
             check_known(runtime.version, arguments)
-        if "speculative_config" in arguments and info.data.get("speculation") is not None:
+        speculation = arguments.get("speculative_config")
+        if isinstance(speculation, dict) and info.data.get("speculation") is not None:
             raise ValueError("speculative_config follows from recipe.speculation: give one of them")
+        if isinstance(speculation, dict) and speculation.get("decoding_type") in WITH_WEIGHTS:
+            raise ValueError(
+                f"speculative_config: {speculation['decoding_type']} needs weights, which nothing would fetch: "
+                "recipe.speculation names a draft model or the heads of Eagle 3"
+            )
         return arguments
 
     @property

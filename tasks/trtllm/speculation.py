@@ -48,6 +48,9 @@ _SERVED: Mapping[str, _Served] = {
 DECODING_MODES = {"medusa": "0.10", "eagle": "0.16", "redrafter": "0.16", "lookahead": "0.19"}
 """The first release whose C++ backend runs each decoding mode of speculation, from an engine that was built for it."""
 
+WITH_WEIGHTS = ("DraftTarget", "Draft_Target", "Eagle", "Eagle3", "PARD", "DFlash", "DSpark")
+"""Types of the LLM API that load weights of their own, which only a recipe's `source` fetches and places."""
+
 _FIRST_BY_TAG = "1.3"
 """From here on the LLM API reads `decoding_type` by the names of its classes' tags; before, by those of from_dict."""
 

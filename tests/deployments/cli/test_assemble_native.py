@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,37 @@ def test_an_output_that_exists_stays(tmp_path: Path, capsys: pytest.CaptureFixtu
     before = sorted(output.rglob("*"))
     assemble(tmp_path, "0.8.0", code=2)
     assert "[output-exists]" in capsys.readouterr().err and sorted(output.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "mode"),
+    [
+        ("0.12.0", {"architecture": "MedusaForCausalLM"}, "medusa"),
+        ("0.9.0", {"architecture": "MedusaForCausalLM"}, ""),  # its backend goes by the engine
+        ("1.2.1", {"speculative_decoding_mode": 8}, "lookahead"),
+    ],
+)
+def test_an_engine_that_was_built_for_speculation_is_told_so(
+    tmp_path: Path, version: str, changes: dict[str, Any], mode: str
+) -> None:
+    shutil.rmtree(assemble(tmp_path, version))
+    path = tmp_path / "engine/config.json"
+    config = json.loads(path.read_text())
+    for section in ("pretrained_config", "build_config"):
+        config[section] |= {name: value for name, value in changes.items() if name in config[section]}
+    path.write_text(json.dumps(config))
+    told = parameters(read(assemble(tmp_path, version))["tensorrt_llm"])
+    assert told["decoding_mode"] == mode
+    assert (told.get("lookahead_window_size", "") != "") == (mode == "lookahead")
+
+
+def test_an_engine_whose_backend_does_not_decode_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(assemble(tmp_path, "0.15.0"))
+    path = tmp_path / "engine/config.json"
+    config = json.loads(path.read_text())
+    config["pretrained_config"]["architecture"] = "EagleForCausalLM"
+    path.write_text(json.dumps(config))
+    assemble(tmp_path, "0.15.0", code=2)
+    assert "does not serve eagle: 0.16 to 1.2 do" in capsys.readouterr().err

@@ -19,7 +19,7 @@ EAGLE = {**MEDUSA, "mode": "eagle"}
 LOOKAHEAD = {"mode": "lookahead_decoding", "max_draft_len": 15}
 
 
-def model(kind: str, version: str, speculation: dict[str, Any], **recipe: Any) -> Model:
+def model(kind: str, version: str, speculation: dict[str, Any] | None, **recipe: Any) -> Model:
     runtime = {"tensorrt_llm": version, "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 1}
     return Model.model_validate(
         {
@@ -95,6 +95,13 @@ def test_two_ways_to_say_the_same_are_refused() -> None:
     also = {"speculative_config": {"decoding_type": "NGram", "max_draft_len": 4}}
     with pytest.raises(ValidationError, match=r"follows from recipe\.speculation"):
         model("llmapi", "1.2.1", DRAFT, llm_args=also)
+
+
+@pytest.mark.parametrize(("version", "kind"), [("1.0.0", "Eagle"), ("1.2.1", "DraftTarget"), ("1.4.0", "PARD")])
+def test_weights_that_nothing_would_fetch_are_refused(version: str, kind: str) -> None:
+    arguments = {"speculative_config": {"decoding_type": kind, "max_draft_len": 4}}
+    with pytest.raises(ValidationError, match=f"{kind} needs weights, which nothing would fetch"):
+        model("llmapi", version, None, llm_args=arguments)
 
 
 def test_what_guesses_without_the_recipe_has_no_path_to_weights() -> None:
