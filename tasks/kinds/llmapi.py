@@ -25,7 +25,7 @@ from tasks.trtllm.llmapi.arguments import llm_arguments, release_arguments
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.speculation import DRAFT_FOLDER
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import require_config, require_weights
+from tasks.trtllm.tools.check import require_config, require_same_tokens, require_weights
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
 ARGUMENTS_FILE = "llm_args.json"
@@ -119,6 +119,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         require_weights(output)
         if draft is not None:
+            require_same_tokens(snapshot, draft)
             link_all(draft, output / DRAFT_FOLDER)
             require_config(output / DRAFT_FOLDER)
         return peak

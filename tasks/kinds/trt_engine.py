@@ -28,7 +28,7 @@ from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import Release, release_of
 from tasks.trtllm.speculation import DRAFT_FOLDER
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer
+from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer, require_same_tokens
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 
@@ -216,6 +216,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
     ) -> Peak:
         recipe, prompt = self.recipe, self.model.prompts[0]
+        if draft is not None:
+            require_same_tokens(checkpoint / TOKENIZER, draft / TOKENIZER)
         place, _ = toolchain_for(recipe.runtime)
         command = commands.build_command(recipe, str(checkpoint), str(output))
         peak, tail = run_tool(place, command, inputs=[checkpoint], outputs=[output], folder=scratch, reporter=reporter)

@@ -200,7 +200,8 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
         ignored = {
             "bad_words": bool(request.bad_words),
             "min_tokens": request.min_tokens > 0,
-            "seed": request.seed is not None,
+            # The best token is the same with any seed.
+            "seed": request.seed is not None and sampling.temperature != 0 and sampling.top_k != 1,
             "return_log_probs": request.return_log_probs,
             "repetition_penalty": sampling.repetition_penalty != 1,
             "presence_penalty": sampling.presence_penalty != 0,

@@ -85,6 +85,25 @@ def require_config(folder: Path) -> None:
     _config(folder, "checkpoint-unfit")
 
 
+def require_same_tokens(folder: Path, draft: Path) -> None:
+    """Raise StepFailed `draft-unfit` unless both tokenizers have the same tokens. One without tokenizer.json passes.
+
+    Guesses are numbers of tokens: those of another vocabulary are nonsense, or none of the model's at all.
+    """
+    known, guessed = (_vocabulary(each) for each in (folder, draft))
+    if known is not None and guessed is not None and known != guessed:
+        raise StepFailed(
+            "the draft model has other tokens than the model that checks its guesses",
+            hint="take a smaller model of the same family: recipe.speculation.source",
+            code="draft-unfit",
+        )
+
+
+def _vocabulary(folder: Path) -> object:
+    path = folder / "tokenizer.json"
+    return json.loads(path.read_bytes())["model"]["vocab"] if path.is_file() else None
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copy the tokenizer's files of a model to `folder`/tokenizer. Raises StepFailed `tokenizer-missing`."""
     found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]

@@ -203,6 +203,25 @@ def test_a_draft_model_is_an_engine_of_its_own_in_one_plan_and_one_release(
     assert (settings.draft_tokens, settings.context_tokens, settings.max_input_tokens) == (5, 65, 64)
 
 
+@pytest.mark.parametrize("kind", ["trt-engine", "llmapi"])
+def test_a_draft_model_of_other_tokens_is_refused(tmp_path: Path, kind: str) -> None:
+    snapshot, draft = weights.make(tmp_path / "snapshot"), weights.make(tmp_path / "draft")
+    other = json.loads((draft / "tokenizer.json").read_text())
+    other["model"]["vocab"] = {token: 1 + number for token, number in other["model"]["vocab"].items()}
+    (draft / "tokenizer.json").write_text(json.dumps(other))
+    some = model("1.2.1", PAIR, kind)
+    (output := tmp_path / "output").mkdir()
+    with pytest.raises(StepFailed) as caught:
+        if kind == "llmapi":
+            LlmApiKind(some).convert(snapshot, None, output, tmp_path, Reporter(), draft)
+        else:
+            for folder in (snapshot, draft):
+                (folder / "tokenizer").mkdir()
+                (folder / "tokenizer.json").rename(folder / "tokenizer/tokenizer.json")
+            TrtEngineKind(some).build(snapshot, output, tmp_path, Reporter(), draft)
+    assert caught.value.code == "draft-unfit"
+
+
 def test_the_llm_api_gets_the_draft_model_in_its_checkpoint(tmp_path: Path) -> None:
     some = model("1.2.1", PAIR, "llmapi")
     kind, draft = LlmApiKind(some), weights.make(tmp_path / "draft", num_hidden_layers=1)

@@ -162,6 +162,7 @@ def test_guesses_change_no_answer(load: Load, tmp_path: Path, version: str) -> N
     assert answer(load(version, **guessing), temperature=0.0) == greedy
     without = load(version, llm_args={"speculative_config": {"decoding_type": "NGram", "max_draft_len": 3}})
     assert answer(without, temperature=0.0) == greedy
+    assert answer(without, temperature=0.0, seed=7) == greedy
     some: tuple[dict[str, Any], ...] = ({"seed": 7}, {"presence_penalty": 0.5}, {"bad_words": ("a",)})
     for ignored in some:
         with pytest.raises(RequestRefused, match=next(iter(ignored))):
