@@ -3,8 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 
+# All but tensorrt-llm, which lives in an environment of its own.
+EXTRAS := llamacpp embedded signing server traces docker kubernetes
+
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-  --no-annotate --no-emit-index-url --all-extras --group build pyproject.toml
+  --no-annotate --no-emit-index-url $(EXTRAS:%=--extra %) --group build pyproject.toml
 
 # As pip leaves what it installs: else each command compiles it anew where PYTHONDONTWRITEBYTECODE is set.
 BYTECODE := $(BIN)/python -m compileall -q deployments flows infra tasks

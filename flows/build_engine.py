@@ -36,6 +36,7 @@ async def build_engine(
     engine: str,
     refresh: list[str],
     adapter: dict[str, Any] | None = None,
+    draft: dict[str, Any] | None = None,
 ) -> State[Any] | None:
     """Make one engine from a snapshot that is in the store. A rebuild starts this flow; people seldom do.
 
@@ -45,10 +46,11 @@ async def build_engine(
         engine: The identity that the rebuild planned. A worker whose runtime gives another identity refuses to build.
         refresh: Steps to run although the store has what they make.
         adapter: The identity document of the adapter's snapshot, if the model has an adapter.
+        draft: The identity document of the snapshot of what guesses tokens, if its recipe has that.
     """
     try:
-        tuned = None if adapter is None else Identity(adapter)
-        plan = Plan.of(Model.model_validate(model), Identity(snapshot), tuned)
+        tuned, guessing = (None if document is None else Identity(document) for document in (adapter, draft))
+        plan = Plan.of(Model.model_validate(model), Identity(snapshot), tuned, guessing)
         await _build(plan, engine, frozenset(refresh))
     except EnginehouseError as error:
         return failed(error)

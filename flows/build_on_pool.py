@@ -67,11 +67,14 @@ class Child:
 async def make_engine(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
     """Convert, build and upload: in this process if the store has all of it, else on the pool of the kind.
 
+    The engine of a draft model comes first: it becomes part of this one.
     Raises StepFailed with the message, code and hint of the child's error.
     """
     if refresh.isdisjoint(STEPS) and await asyncio.to_thread(_is_in_store, plan):
         await make(report, plan, refresh)
     else:
+        if plan.drafting is not None:
+            await make_engine(report, plan.drafting, refresh)
         await _build_on_pool(report, plan, refresh)
 
 
@@ -138,6 +141,8 @@ async def start_or_attach(
             "adapter": None if plan.adapter is None else dict(plan.adapter.document),
             "engine": plan.engine.digest,
             "refresh": sorted(wanted),
+            # A deployment of before knows no such parameter.
+            **({} if plan.draft is None else {"draft": dict(plan.draft.document)}),
         },
         timeout=0,
         idempotency_key=key,

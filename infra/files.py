@@ -47,6 +47,17 @@ def replace_file(path: Path, body: bytes) -> None:
     fresh.replace(path)
 
 
+def link_all(source: Path, target: Path) -> None:
+    """Link every file below `source` into the folder `target`, for no disk space. Nobody may write to either again."""
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.rglob("*")):
+        link = target / path.relative_to(source)
+        if path.is_dir():
+            link.mkdir()
+        else:
+            os.link(path, link)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder whose own folders may be read-only. One that does not exist is no error."""
     if not folder.exists():

@@ -10,18 +10,20 @@ from packaging.version import InvalidVersion, Version
 
 from infra.errors import UsageError
 from infra.files import whole_folder
+from tasks.kinds.engine_release import decoding_parameters
 from tasks.kinds.protocol import RequestAdapters
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.lora.adapter import FILES
 from tasks.models.spec import Model, Source
 from tasks.serving.generation import files_in
 from tasks.sources.dispatch import fetch, resolve
-from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM
+from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT
 from tasks.triton.placement import write_model
 from tasks.triton.repository import models_of
 from tasks.triton.upstream import fill_upstream
 from tasks.triton.upstream_values import upstream_values
 from tasks.trtllm.limits import engine_limits
+from tasks.trtllm.speculation import DRAFT_FOLDER
 
 
 def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -> None:
@@ -34,14 +36,17 @@ def assemble_native(model: Model, engine: Path, tokenizer: Path, output: Path) -
     kind = _engine_kind(model, engine, tokenizer)
     if output.exists():
         raise UsageError(f"{output} exists already", hint="remove it, or name another folder", code="output-exists")
-    names = {TENSORRT_LLM: TENSORRT_LLM, LLM: LLM, RELEASE: model.name}
+    names = {name: name for name in (TENSORRT_LLM_DRAFT, TENSORRT_LLM, LLM)} | {RELEASE: model.name}
+    limits = engine_limits(engine)
+    if kind.draft_model() is not None:
+        limits = limits.with_draft(engine_limits(engine / DRAFT_FOLDER))
     if model.name == LLM:
         raise UsageError(f"the public name is '{LLM}', and so is one of its models", hint="rename the model")
     with tempfile.TemporaryDirectory() as folder, whole_folder(output) as whole:
         relative = Path(folder) / "relative"
         adapters = RequestAdapters(_fetched(model, Path(folder) / "adapters"), engine.joinpath)
         files = files_in(tokenizer)
-        kind.write_release(engine_limits(engine), files, relative, str(tokenizer.absolute()), adapters)
+        kind.write_release(limits, files, relative, str(tokenizer.absolute()), adapters)
         for name in models_of(relative):
             write_model(relative / name, whole / names[name], names, engine)
 
@@ -52,14 +57,23 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
     Folders in the configurations are the absolute ones given here. Raises UsageError and TemplateError.
     """
     kind = _engine_kind(model, engine, tokenizer)
-    version = kind.recipe.runtime.tensorrt_llm
+    version, limits = kind.recipe.runtime.tensorrt_llm, engine_limits(engine)
+    if kind.draft_model() is not None:
+        raise UsageError(
+            "a draft model is no part of the upstream layout here",
+            hint="leave --layout out: in the native one `llm` asks both engines",
+            code="serving-unfit",
+        )
     values = upstream_values(
         kind.parameters,
         version,
         engine_folder=str(engine.absolute()),
         tokenizer_folder=str(tokenizer.absolute()),
         max_batch_size=model.serving.slots,
-        kv_cache_tokens=kind.cache_tokens(engine_limits(engine)) if kind.parameters.kv_cache_bytes else None,
+        kv_cache_tokens=kind.cache_tokens(limits) if kind.parameters.kv_cache_bytes else None,
+    )
+    values["tensorrt_llm"] |= decoding_parameters(
+        kind.recipe.runtime.version, kind.parameters, limits, kind.recipe.speculation
     )
     fill_upstream(templates, values, output, version)
 

@@ -19,6 +19,7 @@ from deployments.cli.model_commands import add_model_commands
 from deployments.cli.prefect_commands import add_prefect_commands
 from deployments.cli.stack_commands import add_stack_commands
 from deployments.cli.store_commands import add_store_commands
+from deployments.cli.toolchain_commands import add_toolchain_commands
 from infra.errors import EnginehouseError
 
 
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add_store_commands(add)
     add_prefect_commands(add)
     add_machine_commands(add)
+    add_toolchain_commands(add)
     add_gateway_commands(add)
     return parser
 

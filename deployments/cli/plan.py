@@ -85,6 +85,8 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         found["adapter"] = model.adapter
     if model.adapters:
         found["adapters"] = dict(model.adapters)
+    if model.draft is not None:
+        found["draft"] = model.draft.uri
     if (runtime := model.recipe.planned_runtime) is not None:
         found["runtime"] = {
             "tensorrt_llm": runtime.tensorrt_llm,

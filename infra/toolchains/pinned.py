@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ PIN_FILES = Path(__file__).with_name("pins")
 SECOND_INDEX = "# from the second index:"
 """The line of a pins file after which packages come from ENGINEHOUSE_TOOLCHAIN_INDEX."""
 
-_COMPLETE = "complete"
+COMPLETE = "complete"
 """The file that is written last, with the digest of the pins that the environment was made from."""
 
 # A package may run code when it is built, so pip gets no credentials beside its own.
@@ -37,6 +37,10 @@ _INHERITED = (
 )
 # The ordinary index is configured by pip's own variables, and by files below HOME and in the system.
 _OF_THE_ORDINARY_INDEX = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
+
+
+Install = Callable[[Sequence[str], Mapping[str, str]], None]
+"""Calls `pip install` with these arguments and no more variables than these."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,17 @@ class Pins:
 def environment(folder: Path, version: str, second_index: str, pins_folder: Path = PIN_FILES) -> Path:
     """The environment of `version` below `folder`. Makes it if it is missing; waits while another process makes it.
 
-    Raises SettingsError: `toolchain-unpinned` without a pins file, `toolchain-index` if `second_index` is needed and
-    empty, `toolchain-python` without the interpreter that the pins are for, `toolchain-install` if pip failed.
+    Without pins it is one that `enginehouse toolchain add` has made. Raises SettingsError: `toolchain-unpinned` without
+    either, `toolchain-index` if `second_index` is needed and empty, `toolchain-python` without the interpreter that the
+    pins are for, `toolchain-install` if pip failed.
     """
-    pins = read(pins_folder / f"{Version(version)}.txt", version)
     place = folder / str(Version(version))
+    if not (path := pins_file(pins_folder, version)).is_file() and (place / COMPLETE).is_file():
+        return place
+    pins = read(path, version)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{place.name}.lock") as lock:
-        complete = place / _COMPLETE
+    with locked(folder / f"{place.name}.lock") as lock:
+        complete = place / COMPLETE
         if complete.is_file() and complete.read_text() == pins.digest:
             return place
         # Left by a maker that was killed, or made from other pins.
@@ -69,6 +76,11 @@ def environment(folder: Path, version: str, second_index: str, pins_folder: Path
     return place
 
 
+def pins_file(folder: Path, version: str) -> Path:
+    """The file in `folder` that has the pins of `version`, whether it is there or not."""
+    return folder / f"{Version(version)}.txt"
+
+
 def read(path: Path, version: str) -> Pins:
     """The pins in `path`. Raises SettingsError `toolchain-unpinned` if there is no such file, or it names no Python."""
     try:
@@ -76,7 +88,8 @@ def read(path: Path, version: str) -> Pins:
     except FileNotFoundError:
         raise SettingsError(
             f"no pins for a virtual environment of TensorRT-LLM {version}: {path} does not exist",
-            hint=f"make it as {path.with_name('README.md')} describes, or set ENGINEHOUSE_TOOLCHAIN to venv:/path",
+            hint=f"`enginehouse toolchain add {version}` makes one without; pins are made as "
+            f"{path.with_name('README.md')} describes",
             code="toolchain-unpinned",
         ) from None
     python = re.search(r"^# python: (3\.\d+)$", text, re.MULTILINE)
@@ -87,7 +100,8 @@ def read(path: Path, version: str) -> Pins:
 
 
 @contextmanager
-def _locked(path: Path) -> Generator[int]:
+def locked(path: Path) -> Generator[int]:
+    """Hold the lock of an environment in the block: the file's descriptor, which children inherit."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
@@ -100,31 +114,50 @@ def _make(place: Path, pins: Pins, second_index: str, lock: int) -> None:
             hint="set it to the URL of NVIDIA's package index, or of your mirror of it",
             code="toolchain-index",
         )
-    python = shutil.which(f"python{pins.python}")
-    if python is None:
-        raise SettingsError(
-            f"the pins are for Python {pins.python}, but there is no python{pins.python} in PATH",
-            hint=f"install it, with its module venv: apt-get install python{pins.python}-venv",
-            code="toolchain-python",
-        )
-    inherited = _variables(_INHERITED)
-    of_pip = [name for name in os.environ if name.startswith("PIP_")]
-    ordinary = {**inherited, **_variables((*_OF_THE_ORDINARY_INDEX, *of_pip))}
+    ordinary, inherited = variables_of_the_ordinary_index(), _variables(_INHERITED)
     # No configuration: it may add other indexes. A variable, since a URL may hold a password, and arguments are public.
     second = {**inherited, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": second_index}
     # TensorRT's source package otherwise asks an index of its own for the rest of it.
     second["NVIDIA_TENSORRT_DISABLE_INTERNAL_PIP"] = "1"
-    _run([python, "-m", "venv", str(place)], ordinary, lock)
+    exactly = ("--no-deps", "--require-hashes")
+    with installing(place, pins.python, lock) as install:
+        (place / "ordinary.txt").write_text(pins.ordinary)
+        install([*exactly, "--only-binary=:all:", "-r", str(place / "ordinary.txt")], ordinary)
+        if pins.second:
+            (place / "second.txt").write_text(pins.second)
+            # What must be built is built with the pinned setuptools of the first list: an isolated build fetches one.
+            install([*exactly, "--no-build-isolation", "-r", str(place / "second.txt")], second)
+
+
+@contextmanager
+def installing(place: Path, python: str, lock: int) -> Generator[Install]:
+    """Make the empty environment `place` of an interpreter such as `3.10`: what yields installs into it.
+
+    Raises SettingsError `toolchain-python` without that interpreter, and `toolchain-install` if a call fails.
+    """
+    found = shutil.which(f"python{python}")
+    if found is None:
+        raise SettingsError(
+            f"its packages are for Python {python}, but there is no python{python} in PATH",
+            hint=f"install it, with its module venv: apt-get install python{python}-venv",
+            code="toolchain-python",
+        )
+    _run([found, "-m", "venv", str(place)], variables_of_the_ordinary_index(), lock)
     install = [
         *(str(place / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"),
-        *("--no-deps", "--require-hashes", "--no-cache-dir"),
+        "--no-cache-dir",
     ]
-    (place / "ordinary.txt").write_text(pins.ordinary)
-    _run([*install, "--only-binary=:all:", "-r", str(place / "ordinary.txt")], ordinary, lock)
-    if pins.second:
-        (place / "second.txt").write_text(pins.second)
-        # What must be built is built with the pinned setuptools of the first list: an isolated build would fetch one.
-        _run([*install, "--no-build-isolation", "-r", str(place / "second.txt")], second, lock)
+
+    def call(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        _run([*install, *arguments], environment, lock)
+
+    yield call
+
+
+def variables_of_the_ordinary_index() -> dict[str, str]:
+    """What a pip gets that asks the index that this process's pip is configured with."""
+    of_pip = [name for name in os.environ if name.startswith("PIP_")]
+    return {**_variables(_INHERITED), **_variables((*_OF_THE_ORDINARY_INDEX, *of_pip))}
 
 
 def _variables(names: Sequence[str]) -> dict[str, str]:

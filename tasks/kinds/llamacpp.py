@@ -85,6 +85,9 @@ class LlamaCppKind:
     def runtime(self) -> Mapping[str, str]:
         return {"gguf": _installed("gguf"), "architecture": "cpu"}
 
+    def draft_model(self) -> None:
+        return None
+
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of(
             "convert",
@@ -97,7 +100,7 @@ class LlamaCppKind:
             },
         )
 
-    def engine_identity(self, checkpoint: Identity) -> Identity:
+    def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
         return Identity.of(
             "build",
             _BUILD_VERSION,
@@ -130,7 +133,15 @@ class LlamaCppKind:
     def kept(self) -> Mapping[str, str]:
         return {}
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         from tasks.gguf.conversion import dequantize
         from tasks.lora.gguf_merge import merge_gguf
 
@@ -146,7 +157,9 @@ class LlamaCppKind:
             merge_gguf(output / MODEL_FILE, adapter)
         return Peak()
 
-    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def build(
+        self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
+    ) -> Peak:
         from tasks.gguf.conversion import quantize
         from tasks.gguf.limits import model_limits
 

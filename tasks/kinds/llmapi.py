@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from infra.files import link_all
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
@@ -29,8 +29,15 @@ from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import LoraRoom, llm_arguments, release_arguments, takes_adapters
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
+from tasks.trtllm.speculation import DRAFT_FOLDER
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import add_tokenizer, require_tokenizer, require_weights
+from tasks.trtllm.tools.check import (
+    add_tokenizer,
+    require_config,
+    require_same_tokens,
+    require_tokenizer,
+    require_weights,
+)
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 from tasks.trtllm.weights_fit import architecture_unfit, require_architecture
 from tasks.weights.config import facts_of
@@ -98,7 +105,7 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             }
         return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields=fields)
 
-    def engine_identity(self, checkpoint: Identity) -> Identity:
+    def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
         recipe = self.recipe
         return Identity.of(
             "build",
@@ -120,15 +127,25 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
     def kept(self) -> Mapping[str, str]:
         return {}
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         recipe = self.recipe
         self.require_weights(facts_of(snapshot))
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
+        peak = Peak()
         if recipe.quantization == "none":
-            _link_all(snapshot, output)
+            link_all(snapshot, output)
             require_weights(output)
             require_tokenizer(output)
+            _add_draft(snapshot, draft, output)
             return Peak()
         place, _ = toolchain_for(recipe.runtime)
         command = commands.modelopt_command(recipe, str(snapshot), str(output))
@@ -137,10 +154,13 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         require_weights(output)
         # transformers saves what it has loaded: neither templates that it does not read, nor a generation config.
         add_tokenizer(snapshot, output)
+        _add_draft(snapshot, draft, output)
         return peak
 
-    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        _link_all(checkpoint, output)
+    def build(
+        self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
+    ) -> Peak:
+        link_all(checkpoint, output)
         arguments = llm_arguments(self.recipe)
         (output / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=1, sort_keys=True))
         (output / LIMITS_FILE).write_text(checkpoint_limits(checkpoint, self.recipe).to_json())
@@ -194,6 +214,13 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
                 shutil.copyfile(adapters.folders[name] / file, folder / file)
 
 
+def _add_draft(snapshot: Path, draft: Path | None, output: Path) -> None:
+    if draft is not None:
+        require_same_tokens(snapshot, draft)
+        link_all(draft, output / DRAFT_FOLDER)
+        require_config(output / DRAFT_FOLDER)
+
+
 def _room(adapters: RequestAdapters) -> LoraRoom | None:
     """What the LLM has to know of all adapters before it is asked for one."""
     found = [read_requested(adapters.folders[name]) for name in adapters.names]
@@ -203,13 +230,3 @@ def _room(adapters: RequestAdapters) -> LoraRoom | None:
     if not found:
         return None
     return LoraRoom(tuple(sorted(MODULES[name] for name in modules)), max(map(rank, found)), len(found))
-
-
-def _link_all(source: Path, target: Path) -> None:
-    """Link every file of `source` into `target`, for no disk space: nobody writes to files of a workspace."""
-    for path in sorted(source.rglob("*")):
-        link = target / path.relative_to(source)
-        if path.is_dir():
-            link.mkdir()
-        else:
-            os.link(path, link)

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, TypeVar
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.serving_mode import ServingMode
 from tasks.lora.adapter import AdapterConfig
+from tasks.models.spec import Model
 from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
@@ -115,12 +116,19 @@ class EngineKind(Protocol):
         """The versions that this process builds with, by name, as found on this machine."""
         ...
 
-    def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
-        """The checkpoint's identity. `inputs` are the `snapshot`, and the `adapter` if the model has one."""
+    def draft_model(self) -> Model | None:
+        """The draft model that becomes an engine of its own, and a part of this model's. None for all others."""
         ...
 
-    def engine_identity(self, checkpoint: Identity) -> Identity:
-        """The identity of the engine that is built from `checkpoint`."""
+    def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
+        """The checkpoint's identity. `inputs` are the `snapshot`, and an `adapter` and a `draft` if it is made of them.
+
+        A `draft` is what guesses tokens and is no engine of its own.
+        """
+        ...
+
+    def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
+        """The identity of the engine that is built from `checkpoint`, with the engine `draft` of a draft model."""
         ...
 
     def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity]) -> Identity:
@@ -135,15 +143,28 @@ class EngineKind(Protocol):
         """Files that outlive a build: the store's keys by file name. They lie in `scratch` before and after `build`."""
         ...
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         """Fill the empty folder `output` with a checkpoint of the snapshot, merged with the adapter if there is one.
 
-        `scratch` is a folder for the tools alone. Raises StepFailed.
+        `draft` is the snapshot of what guesses tokens. `scratch` is a folder for the tools alone. Raises StepFailed.
         """
         ...
 
-    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        """Fill the empty folder `output` with an engine. `scratch` is for the tools alone. Raises StepFailed."""
+    def build(
+        self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
+    ) -> Peak:
+        """Fill the empty folder `output` with an engine, which takes the engine `draft` of a draft model in.
+
+        `scratch` is for the tools alone. Raises StepFailed.
+        """
         ...
 
     def assemble(self, engine: Files, output: Path, adapters: RequestAdapters = NO_ADAPTERS) -> None:

@@ -74,6 +74,9 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
             image=runtime.image or "",
         )
 
+    def draft_model(self) -> Model | None:
+        return None
+
     def gpus(self) -> tuple[int, ...]:
         return tuple(range(self.recipe.world_size))
 

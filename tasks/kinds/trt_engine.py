@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.errors import StepFailed, UsageError
+from infra.files import link_all
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
@@ -19,7 +20,7 @@ from tasks.lora.backend_tensors import LoraEngine, LoraTensors, lora_tensors
 from tasks.lora.merge import merged
 from tasks.lora.requested import check_requested
 from tasks.models.recipe import TrtEngineRecipe
-from tasks.models.spec import Model
+from tasks.models.spec import Model, Serving
 from tasks.serving.backend_inputs import save_adapter
 from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
@@ -31,8 +32,16 @@ from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import FIRST, Release, in_span, release_of
+from tasks.trtllm.speculation import DRAFT_FOLDER
 from tasks.trtllm.tools import commands
-from tasks.trtllm.tools.check import TOKENIZER, check_checkpoint, check_engine, copy_tokenizer, quantization_of
+from tasks.trtllm.tools.check import (
+    TOKENIZER,
+    check_checkpoint,
+    check_engine,
+    copy_tokenizer,
+    quantization_of,
+    require_same_tokens,
+)
 from tasks.trtllm.tools.failures import known_failure
 from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 from tasks.trtllm.weights_fit import architecture_unfit, require_architecture, require_positions
@@ -66,7 +75,18 @@ _ENGINE_FIELDS = (
     "fast_build",
     "plugins",
     "lora",
-    "speculation",
+)
+
+
+_SHARED_WITH_DRAFT = (
+    "runtime",
+    "dtype",
+    "max_batch_size",
+    "max_seq_len",
+    "max_input_len",
+    "max_num_tokens",
+    "tokens_per_block",
+    "portable",
 )
 
 
@@ -78,6 +98,15 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             raise UsageError(f"{model.name} is of kind {model.kind}, and only kind trt-engine has engines")
         super().__init__(model, model.recipe)
         self.takes_adapters = model.recipe.lora is not None
+
+    def draft_model(self) -> Model | None:
+        """It runs on one GPU, and takes and gives as many tokens as this one."""
+        recipe, source = self.recipe, self.model.draft
+        if source is None or recipe.speculation is None or recipe.speculation.mode != "draft_tokens_external":
+            return None
+        same = {name: getattr(recipe, name) for name in _SHARED_WITH_DRAFT}
+        draft = TrtEngineRecipe.model_validate({"kind": "trt-engine", **same})
+        return self.model.model_copy(update={"source": source, "adapter": None, "recipe": draft, "serving": Serving()})
 
     def build_machine(self) -> BuildMachine:
         machine = super().build_machine()
@@ -103,12 +132,18 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         return release_of(self.recipe.runtime.version)
 
     def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
+        draft = self.draft_model()
+        drafts = () if draft is None else TrtEngineKind(draft)._commands("draft-")
+        return *drafts, *self._commands(facts=facts)
+
+    def _commands(self, prefix: str = "", facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         recipe, prompt = self.recipe, self.model.prompts[0]
         already = facts is not None and facts.quantization is not None
+        model, checkpoint, engine = f"{prefix}model", f"{prefix}checkpoint", f"{prefix}engine"
         return (
-            commands.checkpoint_command(recipe, "model", "checkpoint", facts).argv,
-            commands.build_command(recipe, "checkpoint", "engine", quantized_already=already).argv,
-            commands.check_command(recipe, "engine", f"engine/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
+            commands.checkpoint_command(recipe, model, checkpoint, facts).argv,
+            commands.build_command(recipe, checkpoint, engine, quantized_already=already).argv,
+            commands.check_command(recipe, engine, f"{engine}/{TOKENIZER}", prompt.text, prompt.max_tokens).argv,
         )
 
     def require_worker(self) -> None:
@@ -141,6 +176,8 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             fields["architecture"] = recipe.architecture
         if not calibrated and recipe.variant is not None:
             fields["variant"] = recipe.variant
+        if recipe.speculation is not None and (converted := recipe.speculation.converted) is not None:
+            fields["speculation"] = converted
         extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
         return Identity.of(
             "convert",
@@ -154,7 +191,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             },
         )
 
-    def engine_identity(self, checkpoint: Identity) -> Identity:
+    def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
         recipe = self.recipe
         runtime: dict[str, JsonValue] = {
             "tensorrt_llm": recipe.runtime.tensorrt_llm,
@@ -164,13 +201,18 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         if not recipe.portable:
             # TensorRT measures kernels on this product. On other products of the architecture an engine runs slower.
             runtime["gpu"] = recipe.runtime.gpu
+        given = recipe.speculation
+        speculation: dict[str, JsonValue] | None = (
+            None if given is None else {"mode": given.mode, "max_draft_len": given.max_draft_len}
+        )
         return Identity.of(
             "build",
             _BUILD_VERSION,
-            inputs={"checkpoint": checkpoint},
+            inputs={"checkpoint": checkpoint} if draft is None else {"checkpoint": checkpoint, "draft": draft},
             fields={
                 "kind": "trt-engine",
                 **_fields(recipe, _ENGINE_FIELDS),
+                "speculation": speculation,
                 "extra_args": list(recipe.extra_args.build),
                 "runtime": runtime,
             },
@@ -181,7 +223,15 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         product = re.sub(r"[^a-z0-9]+", "-", runtime.gpu.lower())
         return {commands.TIMING_CACHE: f"timing-caches/{runtime.planned_tensorrt}/{product}.cache"}
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         recipe = self.recipe
         facts = facts_of(snapshot)
         self.require_weights(facts)
@@ -189,14 +239,18 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             snapshot = merged(snapshot, adapter, scratch / "merged")
         command = commands.checkpoint_command(recipe, str(snapshot), str(output), facts)
         place, _ = toolchain_for(recipe.runtime)
-        inputs = [snapshot, *recipe.calibration.local_folders]
+        inputs = [snapshot, *recipe.calibration.local_folders, *([] if draft is None else [draft])]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)
         check_checkpoint(recipe, output, facts.quantization)
         copy_tokenizer(snapshot, output)
         return peak
 
-    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def build(
+        self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
+    ) -> Peak:
         recipe, prompt = self.recipe, self.model.prompts[0]
+        if draft is not None:
+            require_same_tokens(checkpoint / TOKENIZER, draft / TOKENIZER)
         place, _ = toolchain_for(recipe.runtime)
         # Of its own, or what the recipe asked for.
         already = recipe.quantization == "none" and quantization_of(checkpoint) is not None
@@ -210,10 +264,14 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
                 raise known from error
             raise
         copy_tokenizer(checkpoint / TOKENIZER, output)
-        (output / LIMITS_FILE).write_text(engine_limits(output).to_json())
+        limits = engine_limits(output)
         command = commands.check_command(recipe, str(output), str(output / TOKENIZER), prompt.text, prompt.max_tokens)
         asked, answer = run_tool(place, command, inputs=[output], outputs=[], folder=scratch, reporter=reporter)
         _require_answer(answer)
+        if draft is not None:
+            link_all(draft, output / DRAFT_FOLDER)
+            limits = limits.with_draft(EngineLimits.from_json((draft / LIMITS_FILE).read_bytes()))
+        (output / LIMITS_FILE).write_text(limits.to_json())
         return peak | asked
 
     def check_adapter(self, config: AdapterConfig) -> None:
@@ -252,6 +310,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             tokenizer,
             lora_type="BF16" if recipe.lora is not None and recipe.dtype == "bfloat16" else "FP16",
             adapters=adapters.names,
+            speculation=recipe.speculation,
         )
         for name in adapters.names:
             tensors = self._lora_tensors(adapters, name)

@@ -13,10 +13,13 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     GetPydanticSchema,
+    JsonValue,
     SerializeAsAny,
     TypeAdapter,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -27,10 +30,12 @@ from infra.frozen import Spec
 from tasks.trtllm.architectures import check_llm_api
 from tasks.trtllm.backend.rules import check_adapters, check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe, takes_adapters
+from tasks.trtllm.llmapi.known_arguments import check_known
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
 from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.speculation import WITH_WEIGHTS, Draft
 from tasks.trtllm.tools.commands import check_options
 
 
@@ -50,6 +55,11 @@ class Recipe(Spec):
     def for_architecture(self, name: str) -> Recipe:
         """The recipe planned for an architecture, where it names none itself. The name is not checked."""
         return self
+
+    @property
+    def draft(self) -> Draft | None:
+        """Where a draft model, or heads that guess tokens, come from. None if nothing guesses with weights."""
+        return None
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         """Check `serving.tensorrt_llm` of the model's file. Raises UsageError for what this recipe cannot honour."""
@@ -104,6 +114,10 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
     def for_architecture(self, name: str) -> Recipe:
         return self if self.architecture or not name else self.model_copy(update={"architecture": name})
 
+    @property
+    def draft(self) -> Draft | None:
+        return None if self.speculation is None else self.speculation.draft
+
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
 
@@ -132,6 +146,22 @@ class LlmApiRecipe(LlmApiFields, Recipe):
             check_llm_api(self.architecture, self.runtime.version, self.llm_args.get("backend"))
         return self
 
+    @field_validator("llm_args")
+    @classmethod
+    def _are_of_the_version(cls, arguments: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
+        runtime: Runtime | None = info.data.get("runtime")
+        if runtime is not None:
+            check_known(runtime.version, arguments)
+        speculation = arguments.get("speculative_config")
+        if isinstance(speculation, dict) and info.data.get("speculation") is not None:
+            raise ValueError("speculative_config follows from recipe.speculation: give one of them")
+        if isinstance(speculation, dict) and speculation.get("decoding_type") in WITH_WEIGHTS:
+            raise ValueError(
+                f"speculative_config: {speculation['decoding_type']} needs weights, which nothing would fetch: "
+                "recipe.speculation names a draft model or the heads of Eagle 3"
+            )
+        return arguments
+
     @property
     def planned_runtime(self) -> Runtime:
         return self.runtime
@@ -142,6 +172,10 @@ class LlmApiRecipe(LlmApiFields, Recipe):
 
     def for_architecture(self, name: str) -> Recipe:
         return self if self.architecture or not name else self.model_copy(update={"architecture": name})
+
+    @property
+    def draft(self) -> Draft | None:
+        return None if self.speculation is None else self.speculation.draft
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())

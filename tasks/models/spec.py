@@ -13,13 +13,14 @@ from pydantic import (
     AfterValidator,
     Field,
     StringConstraints,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from infra.errors import SourceError, UsageError
-from infra.frozen import FrozenDict, Spec
+from infra.frozen import FrozenDict, Spec, problems
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
@@ -240,6 +241,25 @@ class Model(Spec):
     def origin(self) -> str:
         """Where the weights come from, in one line: the source, and the adapter if the model has one."""
         return self.source.uri if self.adapter is None else f"{self.source.uri} with {self.adapter}"
+
+    @property
+    def draft(self) -> Source | None:
+        """Where the recipe's draft model comes from, or its heads that guess tokens."""
+        wanted = self.recipe.draft
+        return None if wanted is None else Source(uri=wanted.uri, trust=wanted.trust)
+
+    @field_validator("recipe")
+    @classmethod
+    def _guesses_from_a_folder(cls, recipe: Recipe) -> Recipe:
+        if (draft := recipe.draft) is None:
+            return recipe
+        if isinstance(_checked(draft.uri), PipUri):
+            raise ValueError("speculation.source is a folder, and pip:// names one file")
+        try:
+            Source(uri=draft.uri, trust=draft.trust)
+        except ValidationError as error:
+            raise ValueError(f"speculation.source: {problems(error)}") from error
+        return recipe
 
     @field_validator("name")
     @classmethod

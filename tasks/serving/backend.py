@@ -12,12 +12,14 @@ import contextlib
 import importlib
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .backend_inputs import ALWAYS_SENT, READ, adapter_inputs, as_input, backend_inputs
-from .called import CalledModel, Response
+from .called import DRAFT_MODEL, CalledModel, Response
 from .contract import GenerationRequest, RequestRefused, Tensor
+from .drafts import check_drafted, checked_guesses
 from .engine import EngineFailed, EngineUnavailable, Piece
 from .mailbox import Mailbox
 from .reasoning import beginning_with, opened_by_tokens
@@ -55,6 +57,7 @@ class TensorRtLlm:
     def __init__(self, folder: Path, settings: ServingSettings, parameters: Mapping[str, str]) -> None:
         self._settings = settings
         self._model = CalledModel(parameters)
+        self._draft = CalledModel(parameters, DRAFT_MODEL) if DRAFT_MODEL in parameters else None
         self._stopping: set[asyncio.Task[None]] = set()
         self._adapters = folder / ADAPTER_FOLDER
         self._given: set[int] = set()
@@ -69,7 +72,22 @@ class TensorRtLlm:
         prompts = self._prompts
         prompt = await prompts.of(request)
         inputs = backend_inputs(request, prompt, prompts, self._settings)
-        tokens = self._tokens(inputs, self._settings.adapter_of(request), log_probs=request.return_log_probs)
+        most_tokens = self._settings.most_output_tokens(request, len(prompt))
+        adapter = self._settings.adapter_of(request)
+        if self._draft is None:
+            tokens = self._tokens(inputs, adapter, log_probs=request.return_log_probs)
+        else:
+            check_drafted(request, self._settings)
+            tokens = checked_guesses(
+                inputs,
+                prompt,
+                self._settings,
+                guess=partial(self._ask, self._draft),
+                check=partial(self._ask, self._model),
+                end_ids=prompts.ends(request),
+                most_tokens=most_tokens,
+                min_tokens=request.min_tokens,
+            )
         async with contextlib.aclosing(tokens):
             answer = pieces(
                 tokens,
@@ -77,7 +95,7 @@ class TensorRtLlm:
                 stop_words=request.stop_words,
                 end_ids=prompts.ends(request),
                 input_tokens=len(prompt),
-                most_tokens=self._settings.most_output_tokens(request, len(prompt)),
+                most_tokens=most_tokens,
                 skip_special_tokens=request.skip_special_tokens,
             )
             if not request.skip_special_tokens:
@@ -97,7 +115,7 @@ class TensorRtLlm:
             new = None if adapter in self._given else adapter
             asked = chosen if new is None else chosen | await self._weights(new)
             try:
-                async with contextlib.aclosing(self._call(asked, outputs)) as batches:
+                async with contextlib.aclosing(self._ask(self._model, asked, outputs)) as batches:
                     async for batch in batches:
                         if new is not None:
                             self._given.add(new)
@@ -111,16 +129,20 @@ class TensorRtLlm:
     async def _weights(self, adapter: int) -> dict[str, Tensor]:
         return await asyncio.to_thread(adapter_inputs, self._adapters / self._settings.adapters[adapter])
 
-    async def _call(self, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> AsyncGenerator[list[Tokens]]:
+    async def _ask(
+        self, model: CalledModel, inputs: Mapping[str, Tensor], outputs: Iterable[str] = _TOKENS
+    ) -> AsyncGenerator[list[Tokens]]:
+        """The tokens that a model of the backend gives, as they come. It is told to stop where nobody takes all."""
         # A number: until 0.9 the backend takes the leading digits of other names for one.
         request_id = str(1 + secrets.randbits(63))
-        responses = self._model.call(request_id, inputs, outputs)
+        responses = model.call(request_id, inputs, outputs)
         try:
-            async for batch in tokens_of(responses):
-                yield batch
+            async with contextlib.aclosing(tokens_of(responses)) as batches:
+                async for batch in batches:
+                    yield batch
         finally:
             if not responses.ended:
-                task = asyncio.create_task(self._stop(request_id, responses))
+                task = asyncio.create_task(self._stop(model, request_id, responses))
                 self._stopping.add(task)
                 task.add_done_callback(self._stopping.discard)
 
@@ -130,8 +152,10 @@ class TensorRtLlm:
     async def close(self) -> None:
         await asyncio.gather(*self._stopping)
         await self._model.close()
+        if self._draft is not None:
+            await self._draft.close()
 
-    async def _stop(self, request_id: str, responses: Mailbox[Response]) -> None:
+    async def _stop(self, model: CalledModel, request_id: str, responses: Mailbox[Response]) -> None:
         """Tell the backend until its last response has come: only then its place is free."""
         # Triton wants the others, the backend looks at none of them.
         inputs = {name: as_input(name, 1) for name in (*ALWAYS_SENT, "stop")}
@@ -140,7 +164,7 @@ class TensorRtLlm:
             if responses.ended:
                 return
             try:
-                answered = [response.failure async for response in self._model.call_alone(request_id, inputs, _TOKENS)]
+                answered = [response.failure async for response in model.call_alone(request_id, inputs, _TOKENS)]
             except EngineFailed as error:
                 answered = [str(error)]
             failures = list(filter(None, answered))

@@ -42,6 +42,7 @@ SENT: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "lora_task_id": ("UINT64", (1,)),
     "lora_weights": ("FP16", (-1, -1)),
     "lora_config": ("INT32", (-1, 3)),
+    "draft_input_ids": ("INT32", (-1,)),
 }
 """Every input that may be sent, by its name in 0.20 and later: its type in Triton's names, its dims without batch."""
 
@@ -54,6 +55,8 @@ LORA_WEIGHTS = "lora_weights"
 ADAPTERS = ("lora_task_id", LORA_WEIGHTS, "lora_config")
 """Sent where a request chooses an adapter: 0.9 and later know them. The two last are for an engine that does not have
 the adapter in its cache."""
+DRAFTS = ("draft_input_ids",)
+"""Sent where a draft model guesses."""
 
 ALWAYS_SENT = ("input_ids", "input_lengths", "request_output_len")
 

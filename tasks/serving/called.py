@@ -23,6 +23,9 @@ from .mailbox import Mailbox
 CALLED_MODEL = "tensorrt_llm_model_name"
 """The parameter of the `config.pbtxt` that names the model to call, as NVIDIA's own calling model has it."""
 
+DRAFT_MODEL = "tensorrt_llm_draft_model_name"
+"""The parameter that names the model whose guesses the other checks, if there is one; also NVIDIA's."""
+
 CALLED_SERVER = "tensorrt_llm_server"
 """The parameter that says where, as `host:port` of its gRPC. A node sets it."""
 
@@ -47,13 +50,13 @@ class Response:
 
 
 class CalledModel:
-    """The model that the `config.pbtxt` with these parameters names. Connects with the first call.
+    """The model that the `config.pbtxt` with these parameters names in `parameter`. Connects with the first call.
 
     A stream that broke ends its requests by EngineFailed, and the next call begins another.
     """
 
-    def __init__(self, parameters: Mapping[str, str]) -> None:
-        self._name = parameters[CALLED_MODEL]
+    def __init__(self, parameters: Mapping[str, str], parameter: str = CALLED_MODEL) -> None:
+        self._name = parameters[parameter]
         self._address = parameters.get(CALLED_SERVER, DEFAULT_SERVER)
         self._messages: Any = importlib.import_module("tritonclient.grpc").service_pb2
         self._utilities: Any = importlib.import_module("tritonclient.utils")

@@ -57,7 +57,7 @@ class LlmApi:
             for number, name in enumerate(settings.adapters, 1)
         ]
         try:
-            self._llm: Any = library.LLM(model=str(checkpoint), **settings.llm_arguments)
+            self._llm: Any = library.LLM(model=str(checkpoint), **_arguments(settings, checkpoint))
         except Exception as error:
             raise EngineFailed(f"tensorrt_llm.LLM cannot load {checkpoint}: {error}") from error
 
@@ -171,6 +171,23 @@ def _probabilities(output: Any, seen: int) -> tuple[float, ...]:
     return tuple(entry[token_id].logprob for token_id, entry in chosen)
 
 
+def _arguments(settings: ServingSettings, checkpoint: Path) -> dict[str, Any]:
+    """The LLM's arguments. Weights that guess lie in the checkpoint's own folder."""
+    arguments = dict(settings.llm_arguments)
+    if arguments.get("speculative_config") is None:
+        return arguments
+    speculation = dict(arguments["speculative_config"])
+    for name in ("speculative_model", "speculative_model_dir"):
+        if name in speculation:
+            speculation[name] = str(checkpoint / speculation[name])
+    major, minor = settings.tensorrt_llm.split(".")[:2]
+    if (int(major), int(minor)) < (1, 3):
+        # Its LLM takes an object alone: `decoding_type` is a field of none, and from_dict goes by it.
+        llm_args: Any = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+        speculation = llm_args.DecodingBaseConfig.from_dict(speculation)
+    return {**arguments, "speculative_config": speculation}
+
+
 def _check(request: GenerationRequest, settings: ServingSettings) -> None:
     """Raise RequestRefused for what the LLM would refuse, or ignore."""
     beams, arguments = request.beam_width, settings.llm_arguments
@@ -189,7 +206,8 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
         ignored = {
             "bad_words": bool(request.bad_words),
             "min_tokens": request.min_tokens > 0,
-            "seed": request.seed is not None,
+            # The best token is the same with any seed.
+            "seed": request.seed is not None and sampling.temperature != 0 and sampling.top_k != 1,
             "return_log_probs": request.return_log_probs,
             "repetition_penalty": sampling.repetition_penalty != 1,
             "presence_penalty": sampling.presence_penalty != 0,

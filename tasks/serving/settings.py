@@ -50,6 +50,7 @@ class ServingSettings:
     path of the model. `guided_decoding` says that the engine can keep an answer to a guide. `max_tokens` is what a
     request gets that does not say; None is all that the context has room for. `contract` is what clients may send.
     `adapters` are the names of those that a request may choose; each has a folder of its name in ADAPTER_FOLDER.
+    `draft_tokens` is how many a draft model guesses at once; 0 where there is none.
     """
 
     engine: str
@@ -69,6 +70,7 @@ class ServingSettings:
     max_tokens: int | None = None
     contract: int = 1
     adapters: tuple[str, ...] = ()
+    draft_tokens: int = 0
 
     def adapter_of(self, request: GenerationRequest) -> int | None:
         """The place in `adapters` of the one that a request chooses; None if it chooses none.
@@ -87,6 +89,11 @@ class ServingSettings:
         """What a prompt may have, so that there is room for a token of the answer."""
         room = self.context_tokens - 1
         return min(self.max_input_tokens or room, room)
+
+    @property
+    def most_checked_tokens(self) -> int:
+        """What a prompt, the answer so far and guesses of its next tokens may have together."""
+        return self.max_input_tokens or self.context_tokens
 
     def most_output_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         """How many tokens the answer to a prompt of so many may have."""

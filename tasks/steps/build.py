@@ -24,11 +24,14 @@ def build(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         return Done(found, cached=True)
     elif context.workspace.folder(ref).is_dir():
         return Done(None, cached=True)
-    checkpoint = context.workspace.bring(context.store, plan.checkpoint_ref, context.reporter.progress)
+    checkpoint, *drafts = (
+        context.workspace.bring(context.store, each, context.reporter.progress) for each in plan.engine_inputs.values()
+    )
+    draft = drafts[0] if drafts else None
 
     def work(output: Path) -> None:
         with _kept(context.store.bucket, context.workspace.scratch(), plan.kind.kept()) as scratch:
-            peak = plan.kind.build(checkpoint, output, scratch, context.reporter)
+            peak = plan.kind.build(checkpoint, output, scratch, context.reporter, draft)
         context.workspace.note(ref, context.producer("build", plan.kind.runtime(), peak))
 
     context.workspace.make(ref, work)

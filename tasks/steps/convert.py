@@ -18,16 +18,16 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         return Done(known.artifact, cached=True)
     if refresh:
         context.workspace.drop(ref)
-    snapshot, *adapters = (
-        context.workspace.bring(context.store, weights, context.reporter.progress)
-        for weights in plan.snapshots.values()
-    )
-    adapter = adapters[0] if adapters else None
+    weights = {
+        role: context.workspace.bring(context.store, each, context.reporter.progress)
+        for role, each in plan.snapshots.items()
+    }
+    snapshot, adapter, draft = weights["snapshot"], weights.get("adapter"), weights.get("draft")
     if adapter is not None:
         warn_of_other_base(context, (adapter / CONFIG).read_bytes(), plan.model.source.uri)
 
     def work(output: Path) -> None:
-        peak = plan.kind.convert(snapshot, adapter, output, context.workspace.scratch(), context.reporter)
+        peak = plan.kind.convert(snapshot, adapter, output, context.workspace.scratch(), context.reporter, draft)
         context.workspace.note(ref, context.producer("convert", plan.kind.runtime(), peak))
 
     folder = context.workspace.make(ref, work)

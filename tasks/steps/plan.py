@@ -25,6 +25,10 @@ class Plan:
     engine: Identity
     adapter: Identity | None = None
     """The snapshot of a LoRA adapter that is merged into `snapshot`."""
+    draft: Identity | None = None
+    """The snapshot of a draft model, or of heads that guess tokens."""
+    drafting: Plan | None = None
+    """The plan of the draft model, where it is an engine of its own, which becomes part of this one."""
     adapters: Mapping[str, Identity] = field(default_factory=dict[str, Identity])
     """The snapshots of those that requests choose, by name. They are part of the repository alone."""
 
@@ -34,13 +38,16 @@ class Plan:
         model: Model,
         snapshot: Identity,
         adapter: Identity | None = None,
+        draft: Identity | None = None,
         adapters: Mapping[str, Identity] = _NONE,
     ) -> Plan:
         kind = engine_kind(model)
-        inputs = {"snapshot": snapshot} if adapter is None else {"snapshot": snapshot, "adapter": adapter}
-        checkpoint = kind.checkpoint_identity(inputs)
-        engine = kind.engine_identity(checkpoint)
-        return cls(model, snapshot, checkpoint, engine, adapter, adapters)
+        own = kind.draft_model()
+        drafting = None if own is None or draft is None else cls.of(own, draft)
+        weights = {"snapshot": snapshot, "adapter": adapter, "draft": draft if drafting is None else None}
+        checkpoint = kind.checkpoint_identity({role: each for role, each in weights.items() if each is not None})
+        engine = kind.engine_identity(checkpoint, None if drafting is None else drafting.engine)
+        return cls(model, snapshot, checkpoint, engine, adapter, draft, drafting, adapters)
 
     @cached_property
     def repository(self) -> Identity:
@@ -54,13 +61,15 @@ class Plan:
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
         """All artifacts, in the order in which they are made."""
+        drafts = () if self.drafting is None else self.drafting.refs[:-1]  # it is no release
         made = (self.checkpoint_ref, self.engine_ref, self.repository_ref)
-        return *self.snapshots.values(), *self.adapter_refs.values(), *made
+        return *drafts, *self.snapshots.values(), *self.adapter_refs.values(), *made
 
     @property
     def snapshots(self) -> Mapping[str, ArtifactRef]:
-        """The snapshots that the checkpoint is made of, by role: `snapshot`, and `adapter` where there is one."""
-        snapshots = {"snapshot": self.snapshot, "adapter": self.adapter}
+        """The snapshots that the checkpoint is made of, by role: `snapshot`, perhaps `adapter` and `draft`."""
+        draft = self.draft if self.drafting is None else None
+        snapshots = {"snapshot": self.snapshot, "adapter": self.adapter, "draft": draft}
         return {
             role: ArtifactRef("snapshot", identity.digest)
             for role, identity in snapshots.items()
@@ -71,6 +80,12 @@ class Plan:
     def adapter_refs(self) -> Mapping[str, ArtifactRef]:
         """The snapshots of the adapters that requests choose, by name."""
         return {name: ArtifactRef("snapshot", identity.digest) for name, identity in self.adapters.items()}
+
+    @property
+    def engine_inputs(self) -> Mapping[str, ArtifactRef]:
+        """What the engine is made of, by role: `checkpoint`, and the engine of its `draft` model where it has one."""
+        drafts = {} if self.drafting is None else {"draft": self.drafting.engine_ref}
+        return {"checkpoint": self.checkpoint_ref, **drafts}
 
     @property
     def checkpoint_ref(self) -> ArtifactRef:

@@ -1,4 +1,5 @@
-"""Resolve the weights of a model: its source, the LoRA adapter that is merged into it, those that requests choose."""
+"""Resolve the weights of a model: its source, the LoRA adapter that is merged into it, those that requests choose,
+and what guesses its tokens."""
 
 from __future__ import annotations
 
@@ -27,13 +28,14 @@ class ResolvedWeights:
     """The one that is merged."""
     adapters: Mapping[str, ResolvedSource] = field(default_factory=dict[str, ResolvedSource])
     """Those that requests choose, by name."""
+    draft: ResolvedSource | None = None
+    """A draft model, or heads that guess tokens."""
     facts: WeightsFacts | None = None
     """What the source says of itself, for a kind that goes by that."""
 
     def __iter__(self) -> Iterator[ResolvedSource]:
         yield self.source
-        if self.adapter is not None:
-            yield self.adapter
+        yield from filter(None, (self.adapter, self.draft))
         yield from self.adapters.values()
 
     @property
@@ -43,16 +45,19 @@ class ResolvedWeights:
 
     def plan(self, model: Model) -> Plan:
         """The plan of a rebuild of `model` with these weights."""
-        adapter = None if self.adapter is None else snapshot_identity(self.adapter)
+        adapter, draft = (
+            None if weights is None else snapshot_identity(weights) for weights in (self.adapter, self.draft)
+        )
         adapters = {name: snapshot_identity(each) for name, each in self.adapters.items()}
-        return Plan.of(model, snapshot_identity(self.source), adapter, adapters)
+        return Plan.of(model, snapshot_identity(self.source), adapter, draft, adapters)
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
     """Pin the weights of a model. Raises as `tasks.sources.dispatch.resolve` does."""
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
     adapters = {name: resolve(_adapter(uri), access) for name, uri in model.adapters.items()}
-    return ResolvedWeights(resolve(model.source, access), adapter, adapters)
+    draft = None if model.draft is None else resolve(model.draft, access)
+    return ResolvedWeights(resolve(model.source, access), adapter, adapters, draft)
 
 
 def surveyed(model: Model, weights: ResolvedWeights, access: Access = NO_ACCESS) -> ResolvedWeights:

@@ -16,7 +16,7 @@ def upload(context: Context, plan: Plan, *, replaces: str = "") -> Done:
         ref,
         plan.engine,
         context.workspace.folder(ref),
-        inputs={"checkpoint": plan.checkpoint_ref},
+        inputs=plan.engine_inputs,
         producer=context.workspace.noted(ref),
         model=plan.model.name,
         progress=context.reporter.progress,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from packaging.version import Version
 
 from infra.errors import UsageError
@@ -14,6 +16,8 @@ from tasks.trtllm.backend.values import backend_values
 from tasks.trtllm.limits import LogitsType
 from tasks.trtllm.releases import FIRST, LAST, in_span, release_of
 from tasks.trtllm.serving import TensorRtServing
+
+_NOTHING: Mapping[str, str] = {}
 
 BACKEND = "tensorrtllm"
 """NVIDIA's templates from 0.10 on also allow `python`, which knows fewer parameters."""
@@ -28,19 +32,21 @@ def tensorrt_llm_config(
     kv_cache_tokens: int | None,
     logits_type: LogitsType = "FP32",
     lora_type: LogitsType = "FP16",
+    name: str = TENSORRT_LLM,
+    further: Mapping[str, str] = _NOTHING,
 ) -> str:
-    """The configuration of `tensorrt_llm`, with every parameter of the version written out.
+    """The configuration of `tensorrt_llm`, or of another `name`, with every parameter of the version written out.
 
     `max_batch_size` bounds the rows of one request to Triton, not what the engine runs at once. `logits_type` is the
-    one of the engine's build, `lora_type` that of its adapters. Raises UsageError `serving-unfit` for a setting that
-    the version lacks, naming the versions that have it.
+    one of the engine's build, `lora_type` that of its adapters. `further` are parameters that the engine itself asks
+    for. Raises UsageError `serving-unfit` for a setting that the version lacks, naming the versions that have it.
     """
     if release_of(version) is None:
         raise UsageError(
             f"TensorRT-LLM {version} has no engines", hint=f"versions {FIRST} to {LAST} have them", code="serving-unfit"
         )
     check_version(version, serving)
-    config = new_config(TENSORRT_LLM, backend=BACKEND, max_batch_size=max_batch_size)
+    config = new_config(name, backend=BACKEND, max_batch_size=max_batch_size)
     config.model_transaction_policy.decoupled = serving.decoupled
     config.dynamic_batching.preferred_batch_size.append(max_batch_size)
     config.dynamic_batching.max_queue_delay_microseconds = serving.queue_delay_microseconds
@@ -51,7 +57,7 @@ def tensorrt_llm_config(
     _add_tensors(config, version, logits_type if in_span(version, "0.17", "") else "FP32", lora_type)
     # The engine chooses its GPUs by itself or by `gpu_device_ids`.
     config.instance_group.add(count=max(1, len(serving.gpu_device_ids)), kind=KIND_CPU)
-    for key, value in _parameters(version, serving, engine_folder, kv_cache_tokens).items():
+    for key, value in {**_parameters(version, serving, engine_folder, kv_cache_tokens), **further}.items():
         config.parameters[key].string_value = value
     return render(config)
 

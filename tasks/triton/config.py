@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from infra.errors import UsageError
-from tasks.serving.called import CALLED_MODEL, CALLED_SERVER
+from tasks.serving.called import CALLED_MODEL, CALLED_SERVER, DRAFT_MODEL
 from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.contract import CONTRACT, MAX_BATCH_SIZE, inputs_of, outputs_of
 from tasks.serving.llmapi import ENGINE_PATH
@@ -18,6 +18,8 @@ from tasks.serving.tickets import TICKET
 from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, parse_config, render
 
 TENSORRT_LLM = "tensorrt_llm"
+TENSORRT_LLM_DRAFT = "tensorrt_llm_draft"
+"""The engine of the draft model, if the release has one."""
 LLM = "llm"
 RELEASE = "release"
 
@@ -30,10 +32,13 @@ def llm_config(
     contract: int = CONTRACT,
     instances: int = 1,
     calls: str = "",
+    drafts: str = "",
     engine_in_place: bool = False,
     tickets: bool = False,
 ) -> str:
     """The model `llm`: the Python backend, decoupled. With `calls` it has no engine and calls the model of that name.
+
+    With `drafts` it has the model of that name guess what the other then checks.
 
     The engine lies in the model's own folder, or with `engine_in_place` where the node keeps it. Each instance is a
     process that batches by itself; if the engine runs in it, each has its own copy of the weights. With `tickets` it
@@ -54,6 +59,8 @@ def llm_config(
     config.instance_group.add(count=instances, kind=KIND_CPU)
     if calls:
         config.parameters[CALLED_MODEL].string_value = calls
+    if drafts:
+        config.parameters[DRAFT_MODEL].string_value = drafts
     if engine_in_place:
         config.parameters[ENGINE_PATH].string_value = ENGINE_FOLDER
     return render(config)
@@ -99,11 +106,12 @@ def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str =
         config.name = names[config.name]
         for step in config.ensemble_scheduling.step:
             step.model_name = names[step.model_name]
-        if CALLED_MODEL in config.parameters:
-            called = config.parameters[CALLED_MODEL]
-            called.string_value = names[called.string_value]
-            if engine_server:
-                config.parameters[CALLED_SERVER].string_value = engine_server
+        for parameter in (CALLED_MODEL, DRAFT_MODEL):
+            if parameter in config.parameters:
+                called = config.parameters[parameter]
+                called.string_value = names[called.string_value]
+                if engine_server:
+                    config.parameters[CALLED_SERVER].string_value = engine_server
     except KeyError as error:
         raise UsageError(
             f"the configuration of '{config.name}' names the model {error}, which its release does not have",
@@ -111,7 +119,8 @@ def instantiate(config_text: str, names: Mapping[str, str], engine_folder: str =
             code="triton-config",
         ) from error
     if ENGINE_PATH in config.parameters:
-        config.parameters[ENGINE_PATH].string_value = engine_folder
+        path = config.parameters[ENGINE_PATH]
+        path.string_value = engine_folder + path.string_value.removeprefix(ENGINE_FOLDER)
     return render(config)
 
 

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from infra.files import remove_tree, whole_folder
 from tasks.serving.llmapi import ENGINE_PATH
-from tasks.triton.config import ENGINE_FOLDER, LLM, RELEASE, TENSORRT_LLM, instantiate, public_config
+from tasks.triton.config import (
+    ENGINE_FOLDER,
+    LLM,
+    RELEASE,
+    TENSORRT_LLM,
+    TENSORRT_LLM_DRAFT,
+    instantiate,
+    public_config,
+)
 from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import LOAD_ORDER, TOKENIZER_FOLDER, models_of
 
+_ENGINES = (TENSORRT_LLM, TENSORRT_LLM_DRAFT)
 _OF_RELEASE = re.compile(rf"(?P<model>.+?)--r(?P<release>\d+)(--({'|'.join(LOAD_ORDER)}))?")
 
 
@@ -57,7 +66,7 @@ def place_release(
     if readers:
         _make_read_only(engine)
     for relative, name in names.items():
-        folder = (models if server is None or relative != TENSORRT_LLM else server.models) / name
+        folder = (models if server is None or relative not in _ENGINES else server.models) / name
         if folder.is_dir():
             continue
         # Outside of what Triton watches: it would take an unfinished folder for a model.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tasks.serving.settings import ADAPTER_FOLDER, FILE_NAME, ServingSettings
 from tasks.store.identity import canonical
-from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, llm_config, release_config
+from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT, llm_config, release_config
 
 REPOSITORY_VERSION = 3
 """Raise it when `write_release` or the tables behind it change what is written beside the serving code."""
 
-LOAD_ORDER = (TENSORRT_LLM, LLM, RELEASE)
+LOAD_ORDER = (TENSORRT_LLM_DRAFT, TENSORRT_LLM, LLM, RELEASE)
 """The models that a release may have, each before those that call it. They are unloaded in the opposite order."""
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -35,16 +35,19 @@ def write_release(
     *,
     instances: int = 1,
     tensorrt_llm: str = "",
+    tensorrt_llm_draft: str = "",
     engine_in_place: bool = False,
 ) -> None:
     """Fill `output` with the models of a release.
 
     They are `llm` and `release`, and for an engine in the C++ backend also `tensorrt_llm`, with that text as its
-    configuration. With `engine_in_place`, `llm` itself reads the engine where the node keeps it.
+    configuration, and `tensorrt_llm_draft` for that of a draft model. With `engine_in_place`, `llm` itself reads the
+    engine where the node keeps it.
     """
-    if tensorrt_llm:
-        (output / TENSORRT_LLM).mkdir(parents=True)
-        (output / TENSORRT_LLM / "config.pbtxt").write_text(tensorrt_llm)
+    for name, text in ((TENSORRT_LLM, tensorrt_llm), (TENSORRT_LLM_DRAFT, tensorrt_llm_draft)):
+        if text:
+            (output / name).mkdir(parents=True)
+            (output / name / "config.pbtxt").write_text(text)
     version = output / LLM / "1"
     version.mkdir(parents=True)
     calls = TENSORRT_LLM if tensorrt_llm else ""
@@ -53,6 +56,7 @@ def write_release(
         contract=serving.contract,
         instances=instances,
         calls=calls,
+        drafts=TENSORRT_LLM_DRAFT if tensorrt_llm_draft else "",
         engine_in_place=engine_in_place,
         tickets=tickets,
     )

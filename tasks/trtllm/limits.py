@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
@@ -23,6 +23,17 @@ LogitsType = Literal["FP32", "FP16", "BF16"]
 _CACHE_BITS = {"FP8": 8.0, "INT8": 8.0, "NVFP4": 4.5}
 _WITHOUT_CACHE = frozenset({"recurrent", "linear", "no_op"})
 """Types of layers of an engine without attention."""
+_NETWORKS = {"Medusa": "medusa", "Eagle": "eagle", "ReDrafter": "redrafter"}
+_MODES: Mapping[int | str, str] = {
+    4: "medusa",
+    8: "lookahead",
+    16: "redrafter",
+    32: "eagle",
+    "MEDUSA": "medusa",
+    "LOOKAHEAD_DECODING": "lookahead",
+    "EXPLICIT_DRAFT_TOKENS": "redrafter",
+    "EAGLE": "eagle",
+}
 _LOGITS: dict[str, LogitsType] = {"float16": "FP16", "bfloat16": "BF16"}
 
 
@@ -31,6 +42,9 @@ class EngineLimits:
     """Lengths are tokens. The sizes are those of the GPU that takes the most: `cache_bytes_per_token` is one token in
     its KV cache, keys and values of all its layers and heads, and None if that is not understood; `weight_bytes` is its
     part of the engine.
+
+    An engine that was built for speculation takes `max_draft_len` guessed tokens at once, and needs the C++ backend's
+    `decoding_mode`; empty for an engine without, or with a draft model.
     """
 
     max_batch_size: int
@@ -47,6 +61,8 @@ class EngineLimits:
     """Of each request that runs, beside the KV cache: layers without attention keep a state."""
     max_num_tokens: int | None = None
     """Tokens of a forward pass. Not in `to_json`, whose readers of before do not know it: the recipe has it too."""
+    max_draft_len: int = 0
+    decoding_mode: str = ""
 
     def prompt_tokens(self, *, chunked: bool) -> int:
         """What a prompt may have: one that is not cut into chunks goes through the model in one pass.
@@ -55,6 +71,15 @@ class EngineLimits:
         (its log: `TRTGptModel maxInputLen`). Here the limit of the recipe stays one.
         """
         return self.max_input_len if chunked else min(self.max_input_len, self.max_num_tokens or self.max_input_len)
+
+    def with_draft(self, draft: EngineLimits) -> EngineLimits:
+        """With the engine of a draft model in the same folder: both caches hold the same tokens."""
+        caches = (self.cache_bytes_per_token, draft.cache_bytes_per_token)
+        return replace(
+            self,
+            cache_bytes_per_token=None if None in caches else sum(filter(None, caches)),
+            weight_bytes=self.weight_bytes + draft.weight_bytes,
+        )
 
     def to_json(self) -> str:
         """Without `state_bytes` where there are none, as those who wrote it before had none."""
@@ -98,6 +123,8 @@ class EngineLimits:
             weight_bytes=_largest_rank(sizes, mapping["world_size"]),
             state_bytes=_engine_state_bytes(model, mapping["pp_size"]),
             max_num_tokens=build.get("max_num_tokens"),
+            max_draft_len=build.get("max_draft_len") or 0,
+            decoding_mode=_decoding_mode(model, build),
         )
 
 
@@ -163,6 +190,13 @@ def _engine_state_bytes(model: Mapping[str, JsonValue], pp_size: int) -> int:
     kept_as = 4 if fields.text("architecture") == "RecurrentGemmaForCausalLM" else 2
     state = fields.needed("state_size") * fields.needed("rnn_hidden_size") * kept_as
     return layers * (state + 2 * 2 * (fields.needed("conv_kernel") - 1) * fields.needed("rnn_conv_dim_size"))
+
+
+def _decoding_mode(model: Mapping[str, Any], build: Mapping[str, Any]) -> str:
+    """By the network, or from 0.10 on by the mode that trtllm-build was given (`SpeculativeDecodingMode`, a flag)."""
+    network = _NETWORKS.get(str(model.get("architecture")).removesuffix("ForCausalLM"))
+    mode = build.get("speculative_decoding_mode")
+    return network or _MODES.get(mode if isinstance(mode, int) else str(mode).upper(), "")
 
 
 def _largest_rank(sizes: Mapping[str, int], ranks: int) -> int:

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_
 from infra.frozen import Spec
 from infra.toolchains.toolchain import is_pinned_image
 from tasks.trtllm.releases import FIRST, FIRST_LLM_API, LAST, in_span, release_of, without_engines
+from tasks.trtllm.speculation import Speculation, check_speculation
 
 Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]
 CALIBRATED = frozenset({"fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"})
@@ -142,6 +143,7 @@ class TensorRtLlmFields(Spec):
     max_input_len: int = Field(default=4096, ge=1)
     max_num_tokens: int = Field(default=8192, ge=1, description="In one forward pass, over all requests.")
     max_beam_width: int = Field(default=1, ge=1)
+    speculation: Speculation | None = None
 
     @property
     def world_size(self) -> int:
@@ -199,13 +201,6 @@ class Lora(Spec):
     max_rank: int = Field(default=64, ge=1)
 
 
-class Speculation(Spec):
-    """Decoding that checks guessed tokens."""
-
-    mode: Literal["draft_tokens_external", "medusa", "lookahead_decoding", "explicit_draft_tokens", "eagle"]
-    max_draft_len: int = Field(ge=1)
-
-
 class ExtraArguments(Spec):
     """Arguments that Enginehouse does not know. Each tool gets its own word by word, after all others."""
 
@@ -233,7 +228,6 @@ class TrtEngineFields(TensorRtLlmFields):
         default={}, description="Further options of trtllm-build without their dashes; true is enable."
     )
     lora: Lora | None = None
-    speculation: Speculation | None = None
     extra_args: ExtraArguments = ExtraArguments()
 
     @field_validator("runtime")
@@ -253,12 +247,42 @@ class TrtEngineFields(TensorRtLlmFields):
             raise ValueError(f"{tokens} is not a power of two")
         return tokens
 
+    @field_validator("speculation")
+    @classmethod
+    def _is_served_by_engines(cls, given: Speculation | None, info: ValidationInfo) -> Speculation | None:
+        runtime = _runtime(info)
+        if given is None or runtime is None:
+            return given
+        check_speculation("trt-engine", runtime.version, given)
+        if info.data.get("max_beam_width", 1) > 1:
+            raise ValueError("beam search checks no guesses: set max_beam_width to 1")
+        most, tokens = info.data.get("max_input_len", 0), info.data.get("max_num_tokens", 0)
+        if given.mode == "draft_tokens_external" and tokens < most:
+            # Each step asks both engines with the prompt and all of the answer so far, in one pass.
+            raise ValueError(f"both engines are asked with the whole answer so far: raise max_num_tokens to {most}")
+        return given
+
+    @field_validator("paged_context_fmha")
+    @classmethod
+    def _reuses_what_was_said(cls, paged: bool, info: ValidationInfo) -> bool:
+        given: Speculation | None = info.data.get("speculation")
+        if not paged and given is not None and given.mode == "draft_tokens_external":
+            raise ValueError("a draft model needs it: every step would compute the whole prompt anew")
+        return paged
+
 
 class LlmApiFields(TensorRtLlmFields):
     """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
 
     kind: Literal["llmapi"]
     llm_args: dict[_Option, JsonValue] = Field(default={}, description="Further arguments of tensorrt_llm.LLM.")
+
+    @field_validator("speculation")
+    @classmethod
+    def _is_served_by_pytorch(cls, given: Speculation | None, info: ValidationInfo) -> Speculation | None:
+        if given is not None and (runtime := _runtime(info)) is not None:
+            check_speculation("llmapi", runtime.version, given)
+        return given
 
     @field_validator("kv_cache_dtype")
     @classmethod

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ class Node:
         self.house = house
         self.name = name
         self.target = Target(house.store.bucket, name)
+        self.metrics = metrics
         self.client = TritonClient(f"127.0.0.1:{http}", grpc=f"127.0.0.1:{grpc}", timeout_s=30)
         self.folder = folder
         self._log = folder / "node.log"
@@ -268,6 +270,44 @@ def test_engines_follow_each_other_and_the_llm_api_follows_them(house: House, tm
         assert "max_batch_size" not in changed
 
 
+def test_a_draft_model_guesses_what_the_engine_checks(house: House, tmp_path: Path) -> None:
+    """The answer is that of the engine alone, in fewer steps."""
+    with serving(house, tmp_path, "tiny-guessing", "1.2.1") as (node, _):
+        node.rebuild()
+        answer = require_contract(node)
+        draft = weights.make(tmp_path / "draft", seed="draft", num_hidden_layers=1)
+        (draft / "standin.json").write_text(json.dumps(image.speech("1.2.1")))
+        path = house.catalogue / f"{node.name}.yaml"
+        document = yaml.safe_load(path.read_text())
+        document["recipe"]["speculation"] = {
+            "mode": "draft_tokens_external",
+            "max_draft_len": 4,
+            "source": f"file://{draft}",
+        }
+        path.write_text(yaml.safe_dump(document))
+        with asked(node) as answers:
+            second = node.rebuild()
+            assert (second["state"], second["release"]) == ("promoted", 2)
+            node.wait_for(2, {1, 2})
+        made = [(step["name"], step["state"]) for step in second["steps"] if step["name"] in ("convert", "upload")]
+        # Those of the draft model, then those of the engine, whose checkpoint is that of the first release.
+        assert made == [
+            ("convert", "Completed"),
+            ("upload", "Completed"),
+            ("convert", "Cached"),
+            ("upload", "Completed"),
+        ]
+        assert {*answers} == {answer} and len(answers) > 10
+        before = {name: executions(node, name) for name in ("tensorrt_llm", "tensorrt_llm_draft")}
+        whole = node.client.generate(node.name, {**QUESTION, "return_num_output_tokens": True})
+        assert whole.text == answer
+        assert "".join(piece.text for piece in node.client.generate_stream(node.name, {**QUESTION, "stream": True}))
+        steps, guesses = (executions(node, name) - before[name] for name in before)
+        assert whole.tokens is not None and 0 < guesses <= steps < 2 * whole.tokens, "several tokens at once"
+        with pytest.raises(TritonError, match="served with a draft model"):
+            node.client.generate(node.name, {**QUESTION, "presence_penalty": 0.5})
+
+
 def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Path) -> None:
     with serving(house, tmp_path, "tiny-returning", "1.2.1") as (node, made):
         node.rebuild()
@@ -362,6 +402,14 @@ def test_an_engine_in_leader_mode_has_servers_of_its_own(house: House, tmp_path:
             assert node.rebuild("--recipe", "max_batch_size=2")["release"] == 4
             node.wait_for(4, {1, 4})
         assert node.ranks == [], "they end with their release"
+
+
+def executions(node: Node, relative: str) -> int:
+    """Requests that a model of release 2 has answered, as Triton counts them."""
+    counter = f'nv_inference_request_success{{model="{node.name}--r2--{relative}",version="1"}} '
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics}/metrics") as answered:
+        (line,) = (line for line in answered.read().decode().splitlines() if line.startswith(counter))
+    return int(float(line.removeprefix(counter)))
 
 
 def state(node: Node, release: int) -> str:

@@ -76,10 +76,13 @@ class ParrotKind:
     def runtime(self) -> Mapping[str, str]:
         return {"parrot": "1"}
 
+    def draft_model(self) -> None:
+        return None
+
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of("convert", 1, inputs=inputs, fields={"kind": KIND})
 
-    def engine_identity(self, checkpoint: Identity) -> Identity:
+    def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
         fields = {"kind": KIND, "times": self.recipe.times}
         return Identity.of("build", 1, inputs={"checkpoint": checkpoint}, fields=fields)
 
@@ -92,11 +95,21 @@ class ParrotKind:
     def kept(self) -> Mapping[str, str]:
         return {}
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         shutil.copyfile(snapshot / PHRASE, output / PHRASE)
         return Peak()
 
-    def build(self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def build(
+        self, checkpoint: Path, output: Path, scratch: Path, reporter: Reporter, draft: Path | None = None
+    ) -> Peak:
         (output / PHRASE).write_text(" ".join([(checkpoint / PHRASE).read_text()] * self.recipe.times))
         (output / LIMITS_FILE).write_text("{}")
         return Peak()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +50,7 @@ class Running:
     beams: Iterator[list[Beam]]
     adapter: int | None = None
     """The id of its adapter."""
+    guessed: list[int] = field(default_factory=list[int])
     sent: int = 0
     last: Sequence[Beam] = (Beam(),)
     stopped: bool = False
@@ -76,6 +77,9 @@ class TritonPythonModel:
         if self._max_beams > build["max_beam_width"]:
             raise ValueError(f"max_beam_width {self._max_beams}, and the engine has {build['max_beam_width']}")
         self._exclude_input = parameters["exclude_input_in_output"].lower() == "true"
+        _check_decoding(parameters, engine, self._minor)
+        external = build.get("speculative_decoding_mode") == _DRAFT_TOKENS_EXTERNAL
+        self._drafts: int = build["max_draft_len"] if external else 0
         self._guided = parameters.get("guided_decoding_backend") == "xgrammar"
         self._pieces: list[str] = own["pieces"]
         self._seconds: float = own["token_seconds"]
@@ -130,6 +134,7 @@ class TritonPythonModel:
             if adapter is not None:
                 wanted.adapter = adapter_logits(adapter, self._vocabulary)
             beams = generate(self._model, wanted)
+            guessed = self._guessed(tensors, wanted)
             self._waiting.append(
                 Running(
                     number,
@@ -139,9 +144,21 @@ class TritonPythonModel:
                     wanted,
                     beams,
                     None if adapter is None else int(tensors["lora_task_id"].item()),
+                    guessed,
                 )
             )
             self._lock.notify()
+
+    def _guessed(self, tensors: dict[str, Any], wanted: Wanted) -> list[int]:
+        """The guesses of a draft model, cut to what the engine takes, as llmRequest.h cuts them."""
+        if "draft_input_ids" not in tensors:
+            return []
+        guessed: list[int] = tensors["draft_input_ids"][0].tolist()
+        if len(guessed) > self._drafts:
+            raise Refused(f"Draft tokens length ({len(guessed)}) exceeds maximum draft length ({self._drafts}).")
+        if wanted.beam_width > 1:
+            raise Refused("[TensorRT-LLM][ERROR] Assertion failed: draft tokens do not go with beam search")
+        return guessed[: max(0, self._max_input - len(wanted.prompt))]
 
     def _stop(self, number: str) -> None:
         if not number:
@@ -180,10 +197,10 @@ class TritonPythonModel:
             "beam_width": "beam_width",
             "len_penalty": "length_penalty",
         }
-        given: dict[str, Any] = {field: tensors[name].item() for name, field in names.items() if name in tensors}
-        for name, field in (("stop_words_list", "stop_words"), ("bad_words_list", "bad_words")):
+        given: dict[str, Any] = {ours: tensors[name].item() for name, ours in names.items() if name in tensors}
+        for name, words in (("stop_words_list", "stop_words"), ("bad_words_list", "bad_words")):
             if name in tensors:
-                given[field] = _word_lists(tensors[name].reshape(-1).tolist())
+                given[words] = _word_lists(tensors[name].reshape(-1).tolist())
         room = self._max_sequence - len(prompt)
         wanted = Wanted(prompt, min(tensors["request_output_len"].item(), room), **given)
         self._check(wanted, streaming)
@@ -238,6 +255,16 @@ class TritonPythonModel:
         beams = None if one.stopped else next(one.beams, None)
         if beams is not None:
             one.last = beams
+            # What was guessed right is said in one step, and one token more.
+            while one.guessed and not beams[0].ended and beams[0].ids[-1] == one.guessed[len(beams[0].ids) - 1]:
+                if len(beams[0].ids) == len(one.guessed):
+                    one.guessed = []
+                if (further := next(one.beams, None)) is None:
+                    break
+                one.last = beams = further
+            if one.guessed:
+                self._send(one, final=True)
+                return True
             ended = all(beam.ended for beam in beams) or len(beams[0].ids) == one.wanted.max_tokens
             if not ended and not one.streaming:
                 return False
@@ -285,6 +312,34 @@ def _max_input(build: dict[str, Any], minor: tuple[int, ...], max_sequence: int,
 def _type_name(tensor: Any) -> str:
     """Triton's name of a tensor's type, as far as adapters are concerned."""
     return {"float16": "FP16", "float32": "FP32", "int32": "INT32"}.get(tensor.as_numpy().dtype.name, "")
+
+
+_DRAFT_TOKENS_EXTERNAL = 2
+_DECODING_MODES = {
+    (0, 0): (),
+    (0, 9): ("top_k", "top_p", "top_k_top_p", "beam_search"),
+    (0, 10): ("top_k", "top_p", "top_k_top_p", "beam_search", "medusa"),
+    (0, 16): ("top_k", "top_p", "top_k_top_p", "beam_search", "medusa", "redrafter", "lookahead", "eagle"),
+}
+_MODES = {4: "medusa", 8: "lookahead", 16: "redrafter", 32: "eagle"}
+
+
+def _check_decoding(parameters: dict[str, str], engine: dict[str, Any], minor: tuple[int, ...]) -> None:
+    """Whether the decoding mode is one of the version, and that of the engine.
+
+    Stricter than the real one, which warns of an unknown mode, and of heads that nobody asked for.
+    """
+    mode = parameters.get("decoding_mode", "")
+    known = _DECODING_MODES[max(first for first in _DECODING_MODES if first <= minor)]
+    if mode and mode not in known:
+        raise ValueError(f"Decoding mode string is invalid (must be one of the {{{', '.join(known)}}}).")
+    needed = _MODES.get(engine["build_config"].get("speculative_decoding_mode", 1), "")
+    if needed and minor >= (0, 10) and mode != needed:
+        raise ValueError(f"[TensorRT-LLM][ERROR] the engine was built for {needed}, and decoding_mode is '{mode}'")
+    if mode == "lookahead":
+        sizes = [parameters.get(f"lookahead_{name}", "") for name in ("window_size", "ngram_size")]
+        if not all(sizes) or not parameters.get("lookahead_verification_set_size"):
+            raise ValueError("[TensorRT-LLM][ERROR] lookahead parameters are not specified")
 
 
 def _abort_if_asked() -> None:

@@ -25,6 +25,8 @@ TOOL = "trtllm-build"
 MAGIC = b"ftrt"
 """How an engine file begins. A line of JSON follows, with what the engine was built for."""
 
+_WITH_HEADS = {"medusa": "MedusaForCausalLM", "eagle": "EagleForCausalLM"}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -143,6 +145,11 @@ def _check_model(rank: int, job: Job) -> None:
     if job.context.since("0.15"):
         assert not build["plugin_config"]["pp_reduce_scatter"] or architecture == "MixtralForCausalLM", (
             "PP reduce scatter is only supported in the mixtral model."
+        )
+    mode = getattr(job.arguments, "speculative_decoding_mode", None)
+    if mode in _WITH_HEADS and architecture != _WITH_HEADS[mode]:
+        raise AttributeError(
+            f"'{architecture.removesuffix('ForCausalLM')}Config' object has no attribute 'max_draft_len'"
         )
     assert rank < job.model["mapping"]["world_size"]
     if architecture not in BUILT_SINCE or not job.context.since(BUILT_SINCE[architecture]):

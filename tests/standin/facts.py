@@ -54,6 +54,7 @@ RELEASES: Mapping[str, Release] = {
 }
 VERSIONS = tuple(RELEASES)
 TOOLS = ("convert_checkpoint.py", "quantize.py", "trtllm-build", "run.py")
+"""The tools of every version. Networks with heads that guess have converters of their own: `heads.TOOLS`."""
 
 
 def numbers(version: str) -> tuple[int, ...]:

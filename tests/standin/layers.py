@@ -19,6 +19,8 @@ FAMILIES = {
 BUILT_SINCE = {
     **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "InternLMForCausalLM"), "0.8.0"),
     **dict.fromkeys(("QWenForCausalLM", "GemmaForCausalLM"), "0.9.0"),
+    "MedusaForCausalLM": "0.8.0",
+    "EagleForCausalLM": "0.15.0",
     "Qwen2ForCausalLM": "0.12.0",
     "Gemma2ForCausalLM": "0.13.0",
     "Gemma3ForCausalLM": "0.19.0",

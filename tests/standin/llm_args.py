@@ -112,21 +112,51 @@ def sampler_of(version: Version, arguments: Mapping[str, Any]) -> Sampler:
     return "cpp" if chosen == "TRTLLMSampler" or (chosen == "auto" and searches) else "early torch"
 
 
+_OBJECTS = {
+    "kv_cache_config": "KvCacheConfig",
+    "scheduler_config": "SchedulerConfig",
+    "peft_cache_config": "PeftCacheConfig",
+    "cuda_graph_config": "CudaGraphConfig",
+    "moe_config": "MoeConfig",
+    "torch_compile_config": "TorchCompileConfig",
+    "lora_config": "LoraConfig",
+}
+
+FIRST_SPECULATION_BY_DICTIONARY: Version = (1, 3, 0, 1)
+"""From this version on the LLM reads `decoding_type` in a dictionary. Before, it takes an object alone."""
+
+
+class DecodingBaseConfig:
+    """Speculation as an object, which the LLM of versions before 1.3 takes."""
+
+    def __init__(self, decoding_type: str, fields: Mapping[str, Any]) -> None:
+        self.decoding_type = decoding_type
+        self.fields = dict(fields)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DecodingBaseConfig:
+        decoding_type = data.pop("decoding_type", None)
+        if decoding_type not in _known((1, 2, 0, float("inf")))["speculation"]:
+            raise ValueError(f"Invalid decoding type: {decoding_type}")
+        return cls(decoding_type, data)
+
+
+def known_names(version: str) -> dict[str, frozenset[str]]:
+    """The names of the arguments of a version (`LLM`) and of the fields of their objects, by class."""
+    known = _known(parts(version))
+    return {owner: frozenset(known[owner]) for owner in ("LLM", *_OBJECTS.values())}
+
+
 def check_arguments(version: Version, arguments: Mapping[str, Any]) -> None:
     """Raise ValueError, in the real one's words, for an argument that the version does not take."""
     known = _known(version)
     for name in arguments:
         if name not in known["LLM"]:
             raise ValueError(f"LLM got invalid argument: {name}")
+    for name, owner in _OBJECTS.items():
+        _check_fields(owner, _object(arguments, name), known[owner])
+    _check_speculation(version, arguments.get("speculative_config"), known["speculation"])
     cache, scheduler = _object(arguments, "kv_cache_config"), _object(arguments, "scheduler_config")
-    for owner, given in (
-        ("KvCacheConfig", cache),
-        ("SchedulerConfig", scheduler),
-        ("PeftCacheConfig", _object(arguments, "peft_cache_config")),
-    ):
-        for name in given:
-            if name not in known[owner]:
-                raise ValueError(f"1 validation error for {owner}\n{name}\n  Extra inputs are not permitted")
     if arguments.get("lora_config") is not None:
         check_lora_config(arguments["lora_config"])
     share = cache.get("free_gpu_memory_fraction")
@@ -137,6 +167,37 @@ def check_arguments(version: Version, arguments: Mapping[str, Any]) -> None:
     policy = scheduler.get("capacity_scheduler_policy", "GUARANTEED_NO_EVICT")
     if policy not in ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"):
         raise ValueError(f"1 validation error for SchedulerConfig\ncapacity_scheduler_policy: {policy}")
+
+
+def _check_fields(owner: str, given: Mapping[str, Any], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"1 validation error for {owner}\n{name}\n  Extra inputs are not permitted")
+
+
+def _check_speculation(version: Version, given: Any, known: Mapping[str, list[str]]) -> None:
+    if given is None:
+        return
+    if version < FIRST_SPECULATION_BY_DICTIONARY:
+        if not isinstance(given, DecodingBaseConfig):
+            raise ValueError("1 validation error for TorchLlmArgs\nspeculative_config.decoding_type\n  Extra inputs")
+        decoding_type, fields = given.decoding_type, given.fields
+    else:
+        fields = dict(given)
+        decoding_type = fields.pop("decoding_type", None)
+    if decoding_type not in known:
+        raise ValueError(f"Input tag '{decoding_type}' found using 'decoding_type' does not match any of the expected")
+    if decoding_type in ("Medusa", "Lookahead"):
+        raise ValueError(f"Speculation type {decoding_type} does not support backend pytorch")
+    _check_fields(f"{decoding_type}DecodingConfig", fields, known[decoding_type])
+    if decoding_type.startswith(("Draft", "Eagle")):
+        model = fields.get("speculative_model") or fields.get("speculative_model_dir")
+        if model is None:
+            raise ValueError(f"Draft model must be provided for {decoding_type}")
+        if not (Path(model) / "config.json").is_file():
+            raise ValueError(f"{model} is not a local folder and is not a valid model identifier")
+        if not fields.get("max_draft_len"):
+            raise ValueError(f"max_draft_len must be > 0 for {decoding_type}")
 
 
 def _object(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:

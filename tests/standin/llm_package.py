@@ -22,8 +22,11 @@ def install(folder: Path) -> None:
         shutil.copyfile(_STANDIN / name, package / name)
     (package / "executor.py").write_text("from .llm_lora import LoRARequest\n")
     (package / "__init__.py").write_text(
-        "from . import llm_args as llmapi\nfrom .llm_api import LLM, RequestError, SamplingParams\n"
+        "from . import llmapi\nfrom .llm_api import LLM, RequestError, SamplingParams\n"
     )
+    (package / "llmapi").mkdir()
+    (package / "llmapi/__init__.py").write_text("from ..llm_args import GuidedDecodingParams\n")
+    (package / "llmapi/llm_args.py").write_text("from ..llm_args import DecodingBaseConfig\n")
 
 
 def write_checkpoint(

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.standin import checkpoint, failures, llama
+from tests.standin import checkpoint, failures, heads, llama
 from tests.standin.checkpoint import Mapping, Quantization
 from tests.standin.context import Context, Log
 
@@ -94,6 +94,8 @@ def _export(arguments: argparse.Namespace, context: Context, log: Log, loaded: l
     cache = arguments.kv_cache_dtype.upper() if arguments.kv_cache_dtype else None
     quantization = Quantization(algorithm, cache, tuple(settings.items()))
     config = checkpoint.config(loaded.config, context, dtype, mapping, quantization, {})
+    if getattr(arguments, "medusa_model_dir", None) is not None:
+        config = heads.with_heads(config, arguments)
     config["producer"] = {"name": "modelopt" if context.since("0.10") else "ammo", "version": context.release.modelopt}
     if failures.chosen(TOOL) == "wrong-config":
         config["dtype"] = "float32"

@@ -11,8 +11,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.standin import converters, failures
-from tests.standin.facts import RELEASES, TOOLS, numbers
+from tests.standin import converters, failures, heads
+from tests.standin.facts import RELEASES, TOOLS, flags, numbers
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -125,7 +125,9 @@ class Toolchain:
         """The command that starts `tool`, one of `facts.TOOLS`, or `qwen/convert_checkpoint.py`."""
         if tool == "trtllm-build":
             return [str(self.folder / "bin" / tool)]
-        (script,) = self.examples.rglob("llama/convert_checkpoint.py" if tool == "convert_checkpoint.py" else tool)
+        if tool == "convert_checkpoint.py":
+            tool = "llama/convert_checkpoint.py"
+        (script,) = self.examples.rglob(tool)
         return [str(self.python), str(script)]
 
     def install(self, *modules: str) -> None:
@@ -163,8 +165,9 @@ def make(folder: Path, version: str, *, architecture: str = "sm90", gpus: int = 
     digits = architecture.removeprefix("sm")
     product = _PRODUCTS.get(architecture, f"NVIDIA {architecture}")
     _write(packages / "pynvml.py", _PYNVML.format(gpus=gpus, major=digits[:-1], minor=digits[-1], product=product))
-    others = [f"{name}/convert_checkpoint.py" for name in converters.of_version(numbers(version)[:2])]
-    for tool in (*TOOLS, *(each for each in others if not each.startswith("llama/"))):
+    further = [f"{name}/convert_checkpoint.py" for name in converters.of_version(numbers(version)[:2])]
+    further += heads.TOOLS if flags(heads.EAGLE, version) else heads.TOOLS[:1]
+    for tool in (*TOOLS, *(each for each in further if not each.startswith("llama/"))):
         text = _PROGRAM.format(
             python=made.python,
             tool=tool,
@@ -181,6 +184,8 @@ def make(folder: Path, version: str, *, architecture: str = "sm90", gpus: int = 
 def _place(tool: str, made: Toolchain, version: str) -> Path:
     if tool == "trtllm-build":
         return made.folder / "bin" / tool
+    if tool in heads.TOOLS:
+        return made.examples / tool
     if tool.endswith("convert_checkpoint.py"):
         return made.examples / converters.script(tool.rpartition("/")[0] or "llama", numbers(version)[:2])
     return made.examples / ("quantization" if tool == "quantize.py" else "") / tool

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.standin import answer, build, convert, converters, failures, quantize
+from tests.standin import answer, build, convert, converters, failures, heads, quantize
 from tests.standin.context import Context
 from tests.standin.facts import numbers, parser
 
@@ -18,6 +18,8 @@ _TOOLS: Mapping[str, Callable[[argparse.Namespace, Context], None]] = {
     quantize.TOOL: quantize.run,
     build.TOOL: build.run,
     answer.TOOL: answer.run,
+    heads.MEDUSA: heads.run_medusa,
+    heads.EAGLE: heads.run_eagle,
 }
 
 
@@ -32,7 +34,7 @@ def main(tool: str, context: Context) -> None:
     if name == convert.TOOL:
         print(context.version, flush=True)
     failures.mismatched_import(name, context)
-    if converter:
+    if tool not in _TOOLS:
         made = converters.parser(converter, numbers(context.version)[:2])
         convert.run(made.parse_args(sys.argv[1:]), context, converter)
     else:

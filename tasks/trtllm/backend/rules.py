@@ -38,6 +38,8 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
         paged_kv_cache=recipe.kv_cache_type == "paged",
         paged_context_fmha=recipe.paged_context_fmha,
     )
+    if recipe.speculation is not None:
+        _check_speculation(recipe.speculation.mode, serving)
     sized = serving.kv_cache_tokens or serving.kv_cache_bytes or serving.kv_cache_fraction
     if not sized and (recipe.runtime.gpu_memory_bytes or gpu_memory_bytes(recipe.runtime.gpu)) is None:
         raise _unfit(
@@ -54,12 +56,25 @@ def check_adapters(recipe: TrtEngineFields, adapters: Collection[str], serving: 
             "an engine takes adapters only if it was built with room for them",
             "give recipe.lora, its target_modules and max_rank",
         )
+    if adapters and recipe.speculation is not None and recipe.speculation.mode == "draft_tokens_external":
+        raise _unfit("adapters do not go with a draft model, which guesses without them", "remove recipe.speculation")
     most = (serving.lora_cache or LoraCache()).max_adapter_size
     if adapters and recipe.lora is not None and recipe.lora.max_rank > most:
         raise _unfit(
             f"lora_cache.max_adapter_size is {most}, and recipe.lora.max_rank {recipe.lora.max_rank}",
             "raise serving.tensorrt_llm.lora_cache.max_adapter_size",
         )
+
+
+def _check_speculation(mode: str, serving: TensorRtServing) -> None:
+    if mode == "draft_tokens_external":
+        if serving.kv_cache_fraction is not None and not (serving.kv_cache_tokens or serving.kv_cache_bytes):
+            raise _unfit("kv_cache_fraction leaves no room for the draft model's cache", "give kv_cache_tokens")
+        for field in ("guided_decoding", "lora_cache"):
+            if getattr(serving, field) is not None:
+                raise _unfit(f"{field} does not go with a draft model", "remove it, or recipe.speculation")
+    elif serving.decoding_mode is not None:
+        raise _unfit(f"decoding_mode follows from recipe.speculation, {mode}", "remove it")
 
 
 def check_against_engine(

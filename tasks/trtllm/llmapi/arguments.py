@@ -16,6 +16,7 @@ from infra.errors import UsageError
 from tasks.trtllm.recipe import LlmApiFields
 from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import TensorRtServing
+from tasks.trtllm.speculation import llm_speculation
 
 CACHE_SHARE = 0.99
 """The most that a KV cache of a given size may take of the GPU memory that weights and activations leave free.
@@ -29,6 +30,8 @@ silence, until pull requests 16052, 16485 and 17172 of July and August 2026."""
 
 _FIRST_BYTES = "1.1"
 """The first release with `max_gpu_total_bytes`."""
+_FIRST_NAMED_SAMPLER = Version("1.1.0rc1")
+"""The first version with `sampler_type`."""
 
 # Fields of `serving.tensorrt_llm` that the LLM API has no argument for, and why.
 WITHOUT_COUNTERPART = {
@@ -88,7 +91,7 @@ def release_arguments(
         "max_seq_len": max_seq_len,
         "max_beam_width": serving.max_beam_width,
         "kv_cache_config": _cache(serving, kv_cache_tokens, _bound(recipe, serving, kv_cache_bytes)),
-        **_sampler(recipe.runtime.version),
+        **_sampler(recipe.runtime.version, speculates=speculates(recipe)),
     }
     if serving.max_beam_width > 1:
         # The documentation: neither goes with beam search.
@@ -131,11 +134,18 @@ def check_llm_recipe(recipe: LlmApiFields, serving: TensorRtServing) -> None:
         raise _unfit("lora_cache.prefetch_folder has no counterpart: the LLM API reads none", "remove it")
     if serving.kv_cache_fraction == 1:
         raise _unfit("kv_cache_fraction must be below 1 for the LLM API", "0.9 is its own default")
+    if speculates(recipe) and serving.max_beam_width > 1:
+        raise _unfit("max_beam_width must be 1 with speculation", "beam search checks no guesses")
     if serving.max_beam_width > recipe.max_beam_width:
         raise _unfit(
             f"max_beam_width {serving.max_beam_width} is more than the recipe's, {recipe.max_beam_width}",
             "raise recipe.max_beam_width",
         )
+
+
+def speculates(recipe: LlmApiFields) -> bool:
+    """Whether the LLM checks guessed tokens, by the recipe's `speculation` or by its own `llm_args`."""
+    return recipe.speculation is not None or recipe.llm_args.get("speculative_config") is not None
 
 
 def _with_further(arguments: Mapping[str, JsonValue], further: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -167,11 +177,18 @@ def _of_recipe(recipe: LlmApiFields) -> dict[str, JsonValue]:
         }
     if recipe.kv_cache_dtype != "auto":
         arguments["kv_cache_config"] = {"dtype": recipe.kv_cache_dtype}
+    if recipe.speculation is not None:
+        arguments["speculative_config"] = llm_speculation(recipe.runtime.version, recipe.speculation)
     return arguments
 
 
-def _sampler(version: Version) -> dict[str, JsonValue]:
-    """The arguments that choose the sampler which honours every field of a request."""
+def _sampler(version: Version, *, speculates: bool) -> dict[str, JsonValue]:
+    """The arguments that choose the sampler which honours every field of a request.
+
+    Guesses are checked by PyTorch's sampler alone.
+    """
+    if speculates:
+        return {"sampler_type": "TorchSampler"} if _FIRST_NAMED_SAMPLER <= version < _TORCH_SAMPLER_ALONE else {}
     if version.release[:2] == (1, 0):
         return {"enable_trtllm_sampler": True}
     return {"sampler_type": "TRTLLMSampler"} if version < _TORCH_SAMPLER_ALONE else {}

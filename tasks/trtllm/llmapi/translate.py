@@ -60,8 +60,8 @@ def to_llmapi(recipe: TrtEngineFields, serving: TensorRtServing | None, version:
         moved["lora"] = "llm_args.lora_config"
     lost = {name: document[name] for name in without if document[name] != _default(name)}
     lost |= {f"extra_args.{tool}": words for tool, words in document["extra_args"].items() if words}
-    if recipe.speculation is not None:
-        lost["speculation"] = document["speculation"]
+    if recipe.speculation is not None and recipe.speculation.mode != "draft_tokens_external":
+        lost["speculation"], document["speculation"] = document["speculation"], None
     kept, dropped = _serving(serving)
     return Translation(
         recipe={

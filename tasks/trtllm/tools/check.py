@@ -101,6 +101,30 @@ def require_weights(folder: Path) -> None:
     _require_files(folder, sorted(names), "checkpoint")
 
 
+def require_config(folder: Path) -> None:
+    """Raise StepFailed `checkpoint-unfit` unless `folder` holds a model's `config.json`."""
+    _config(folder, "checkpoint-unfit")
+
+
+def require_same_tokens(folder: Path, draft: Path) -> None:
+    """Raise StepFailed `draft-unfit` unless both tokenizers have the same tokens. One without tokenizer.json passes.
+
+    Guesses are numbers of tokens: those of another vocabulary are nonsense, or none of the model's at all.
+    """
+    known, guessed = (_vocabulary(each) for each in (folder, draft))
+    if known is not None and guessed is not None and known != guessed:
+        raise StepFailed(
+            "the draft model has other tokens than the model that checks its guesses",
+            hint="take a smaller model of the same family: recipe.speculation.source",
+            code="draft-unfit",
+        )
+
+
+def _vocabulary(folder: Path) -> object:
+    path = folder / "tokenizer.json"
+    return json.loads(path.read_bytes())["model"]["vocab"] if path.is_file() else None
+
+
 def require_tokenizer(folder: Path) -> None:
     """Raise StepFailed `tokenizer-missing` unless `folder` holds a tokenizer."""
     if not _matching(folder, _TOKENIZERS):

@@ -15,7 +15,12 @@ from packaging.version import Version
 from infra.toolchains.toolchain import BUILD, under_mpi
 from tasks.trtllm.architectures import LLAMA, convert_script, engine_architecture, moved_script
 from tasks.trtllm.recipe import CALIBRATED, LlmApiFields, TrtEngineFields
-from tasks.trtllm.tools.conversion import converter_arguments, quantizer_arguments
+from tasks.trtllm.tools.conversion import (
+    converter_arguments,
+    heads_arguments,
+    heads_converter,
+    quantizer_arguments,
+)
 from tasks.trtllm.tools.options import OPTIONS, OptionUnfit, Value, arguments, has_max_seq_len, span
 from tasks.weights.facts import WeightsFacts
 
@@ -53,18 +58,22 @@ def is_quantized_by_calibration(recipe: TrtEngineFields) -> bool:
 
 
 def checkpoint_command(
-    recipe: TrtEngineFields, model: str, checkpoint: str, facts: WeightsFacts | None = None
+    recipe: TrtEngineFields, model: str, checkpoint: str, facts: WeightsFacts | None = None, draft: str = "draft"
 ) -> ToolCommand:
     """The command that turns the Hugging Face model in `model` into a checkpoint in `checkpoint`.
 
     Without `facts` the weights are of the recipe's architecture, or of Llama's where it names none, and are not
-    quantized already. Raises ArchitectureUnfit, OptionUnfit, and UsageError `weights-quantized`.
+    quantized already. The heads of Medusa or Eagle lie in `draft`. Raises ArchitectureUnfit, OptionUnfit, and
+    UsageError `weights-quantized`.
     """
     version = recipe.runtime.version
     name = (facts.architecture if facts is not None else "") or recipe.architecture or ""
     known = engine_architecture(name or LLAMA, version)
     if is_quantized_by_calibration(recipe):
-        return ToolCommand("quantization/quantize.py", quantizer_arguments(recipe, model, checkpoint), version)
+        return ToolCommand("quantization/quantize.py", quantizer_arguments(recipe, model, checkpoint, draft), version)
+    if (heads := heads_converter(recipe)) is not None:
+        written = heads_arguments(recipe, heads, known, model, checkpoint, draft)
+        return ToolCommand(f"{heads}/convert_checkpoint.py", written, version)
     written = converter_arguments(recipe, name, model, checkpoint, facts)
     return ToolCommand(convert_script(known.converter, version), written, version)
 
@@ -103,6 +112,7 @@ def check_command(recipe: TrtEngineFields, engine: str, tokenizer: str, prompt: 
             tokenizer,
             "--input_text",
             prompt,
+            *_asked_speculation(recipe),
         ),
         recipe.runtime.version,
         ranks=recipe.world_size,
@@ -119,6 +129,17 @@ def check_options(recipe: TrtEngineFields) -> None:
             option = word.partition("=")[0]
             if option in OPTIONS[tool]:
                 raise OptionUnfit(f"extra_args.{tool}: {option} follows from the recipe: use its field for that")
+
+
+def _asked_speculation(recipe: TrtEngineFields) -> tuple[str, ...]:
+    given = recipe.speculation
+    if given is None:
+        return ()
+    if given.mode == "lookahead_decoding":
+        return "--lookahead_config", str([given.window_size, given.ngram_size, given.verification_set_size])
+    if given.choices:
+        return f"--{given.mode}_choices", str([list(path) for path in given.choices])
+    return ()
 
 
 def _build(recipe: TrtEngineFields) -> dict[str, Value]:

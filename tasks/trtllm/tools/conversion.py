@@ -10,9 +10,19 @@ from packaging.version import Version
 
 from tasks.trtllm.architectures import LLAMA, Architecture, engine_architecture
 from tasks.trtllm.prequantized import convert_options
-from tasks.trtllm.recipe import AWQ, TrtEngineFields
+from tasks.trtllm.recipe import AWQ, CALIBRATED, TrtEngineFields
 from tasks.trtllm.releases import LAST, in_span
-from tasks.trtllm.tools.options import CONVERTERS, OptionUnfit, Tool, Value, arguments, known_options, nearest, span
+from tasks.trtllm.tools.options import (
+    CONVERTERS,
+    HEADS,
+    OptionUnfit,
+    Tool,
+    Value,
+    arguments,
+    known_options,
+    nearest,
+    span,
+)
 from tasks.weights.facts import WeightsFacts
 
 # Options that some converters spell in another way. The first of a line that the version has is used.
@@ -66,9 +76,29 @@ def converter_arguments(
     return arguments(converter, version, spelled) + further
 
 
-def quantizer_arguments(recipe: TrtEngineFields, model: str, checkpoint: str) -> tuple[str, ...]:
-    """The arguments of quantize.py. Raises OptionUnfit."""
-    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe)}
+def heads_converter(recipe: TrtEngineFields) -> Tool | None:
+    """Networks with the heads of Medusa or Eagle have converters of their own. None for any other."""
+    mode = None if recipe.speculation is None else recipe.speculation.mode
+    return mode if mode in HEADS else None
+
+
+def heads_arguments(
+    recipe: TrtEngineFields, converter: Tool, known: Architecture, model: str, checkpoint: str, draft: str
+) -> tuple[str, ...]:
+    """The arguments of the convert_checkpoint.py of heads, which lie in `draft`. Raises OptionUnfit."""
+    version, further = recipe.runtime.version, recipe.extra_args.convert
+    if known.converter != "llama":
+        raise OptionUnfit(f"the heads of {converter} are those of a Llama, which {known.converter} does not convert")
+    for word in further:
+        if (option := _option(word)) in HEADS[converter]:
+            raise OptionUnfit(f"extra_args.convert: {option} follows from the recipe: use its field for that")
+    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe, converter), **_heads(recipe, draft)}
+    return arguments(converter, version, wishes) + further
+
+
+def quantizer_arguments(recipe: TrtEngineFields, model: str, checkpoint: str, draft: str) -> tuple[str, ...]:
+    """The arguments of quantize.py. Heads of Medusa lie in `draft`. Raises OptionUnfit."""
+    wishes = {"--model_dir": model, "--output_dir": checkpoint, **_quantize(recipe), **_heads(recipe, draft)}
     return arguments("quantize", recipe.runtime.version, wishes) + recipe.extra_args.quantize
 
 
@@ -157,6 +187,25 @@ def _convert(recipe: TrtEngineFields, converter: str) -> dict[str, Value]:
         case "auto":
             pass
     return wishes
+
+
+def _heads(recipe: TrtEngineFields, draft: str) -> dict[str, Value]:
+    """What a converter, or quantize.py, is told of heads."""
+    given, calibrated = recipe.speculation, recipe.quantization in CALIBRATED
+    match heads_converter(recipe):
+        case "medusa" if given is not None:
+            most = "--max_draft_len" if calibrated else "--max_medusa_token_len"
+            return {"--medusa_model_dir": draft, "--num_medusa_heads": given.num_heads, most: given.max_draft_len}
+        case "eagle" if given is not None:
+            if calibrated:
+                raise OptionUnfit(f"quantize.py knows no heads of Eagle: {recipe.quantization} does not go with them")
+            return {
+                "--eagle_model_dir": draft,
+                "--num_eagle_layers": given.num_heads,
+                "--max_draft_len": given.max_draft_len,
+            }
+        case _:
+            return {}
 
 
 def _quantize(recipe: TrtEngineFields) -> dict[str, Value]:

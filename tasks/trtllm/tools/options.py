@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter
 from tasks.trtllm.releases import FIRST, LAST, MINORS, minor
 
 Tool = str
-"""`quantize`, `build`, or the folder of a convert_checkpoint.py: `llama`."""
+"""`quantize`, `build`, or the folder of a convert_checkpoint.py: `llama`, or `medusa` for a network with its heads."""
 Value = str | int | bool | tuple[str, ...]
 
 
@@ -86,6 +86,9 @@ _TOOLS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
         "--tp_size": (at("0.8", 1),),
         "--pp_size": (at("0.8", 1),),
         "--cp_size": (at("0.16", 1),),
+        "--medusa_model_dir": (at("0.11"),),
+        "--num_medusa_heads": (at("0.11", 4),),
+        "--max_draft_len": (at("0.11", 63),),
     },
     "build": {
         "--checkpoint_dir": (at("0.8"),),
@@ -174,7 +177,41 @@ CONVERTERS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = TypeAdapter(
 Llama's --fp8_kv_cache begins at 0.12: 0.8 takes it without any effect.
 """
 
-OPTIONS = {**_TOOLS, **CONVERTERS}
+# Of the converters of networks with heads that guess. Those after 0.16 are taken to be as those of 0.16.
+_WITH_HEADS: Mapping[str, tuple[Span, ...]] = {
+    "--model_dir": (at("0.8"),),
+    "--output_dir": (at("0.8", "tllm_checkpoint"),),
+    "--dtype": (at("0.8", "float16", "float32 bfloat16 float16"),),
+    "--tp_size": (at("0.8", 1),),
+    "--pp_size": (at("0.8", 1),),
+    "--workers": (at("0.8", 1),),
+    "--use_weight_only": (switch("0.8"),),
+    "--weight_only_precision": (at("0.8", "int8", "int8 int4 int4_gptq"),),
+    "--int8_kv_cache": (switch("0.8"),),
+    "--calib_dataset": (at("0.10", "ccdv/cnn_dailymail"),),
+}
+
+HEADS: Mapping[Tool, Mapping[str, tuple[Span, ...]]] = {
+    "medusa": {
+        **_WITH_HEADS,
+        "--medusa_model_dir": (at("0.8"),),
+        "--num_medusa_heads": (at("0.8", 4),),
+        "--max_medusa_token_len": (at("0.8", 63),),
+    },
+    "eagle": {
+        **{option: tuple(replace(each, since="0.15") for each in spans) for option, spans in _WITH_HEADS.items()},
+        "--dtype": (
+            at("0.15", "float16", "float32 bfloat16 float16"),
+            at("0.16", "auto", "auto float16 bfloat16 float32"),
+        ),
+        "--calib_dataset": (at("0.15", "ccdv/cnn_dailymail"),),
+        "--eagle_model_dir": (at("0.15"),),
+        "--num_eagle_layers": (at("0.15", 4),),
+        "--max_draft_len": (at("0.15", 63),),
+    },
+}
+
+OPTIONS = {**_TOOLS, **CONVERTERS, **HEADS}
 
 
 def span(tool: Tool, option: str, version: Version) -> Span | None:

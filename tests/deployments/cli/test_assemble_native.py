@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,37 @@ def test_adapters_of_the_model_s_file_are_in_it(tmp_path: Path) -> None:
     config = read(tmp_path / "models")["tensorrt_llm"]
     (tensor,) = (tensor for tensor in config.input if tensor.name == "lora_weights")
     assert (message.DataType.Name(tensor.data_type), inputs["lora_weights"].dtype.name) == bits
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "mode"),
+    [
+        ("0.12.0", {"architecture": "MedusaForCausalLM"}, "medusa"),
+        ("0.9.0", {"architecture": "MedusaForCausalLM"}, ""),  # its backend goes by the engine
+        ("1.2.1", {"speculative_decoding_mode": 8}, "lookahead"),
+    ],
+)
+def test_an_engine_that_was_built_for_speculation_is_told_so(
+    tmp_path: Path, version: str, changes: dict[str, Any], mode: str
+) -> None:
+    shutil.rmtree(assemble(tmp_path, version))
+    path = tmp_path / "engine/config.json"
+    config = json.loads(path.read_text())
+    for section in ("pretrained_config", "build_config"):
+        config[section] |= {name: value for name, value in changes.items() if name in config[section]}
+    path.write_text(json.dumps(config))
+    told = parameters(read(assemble(tmp_path, version))["tensorrt_llm"])
+    assert told["decoding_mode"] == mode
+    assert (told.get("lookahead_window_size", "") != "") == (mode == "lookahead")
+
+
+def test_an_engine_whose_backend_does_not_decode_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(assemble(tmp_path, "0.15.0"))
+    path = tmp_path / "engine/config.json"
+    config = json.loads(path.read_text())
+    config["pretrained_config"]["architecture"] = "EagleForCausalLM"
+    path.write_text(json.dumps(config))
+    assemble(tmp_path, "0.15.0", code=2)
+    assert "does not serve eagle: 0.16 to 1.2 do" in capsys.readouterr().err

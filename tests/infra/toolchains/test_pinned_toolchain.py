@@ -12,12 +12,13 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -43,16 +44,27 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 """
 
 
-def _wheel(name: str, text: str) -> tuple[str, bytes]:
-    stem = f"{name.replace('-', '_')}-1.0"
+def wheel(
+    name: str,
+    text: str,
+    *,
+    version: str = "1.0",
+    requires: str = "acme-unlisted",
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[str, bytes]:
+    """A wheel with one module. By default it needs what no index has, and nobody may ask for."""
+    module = name.replace("-", "_")
+    stem = f"{module}-{version}"
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as wheel:
-        wheel.writestr(f"{name.replace('-', '_')}.py", text)
-        # A dependency that no index has, and nobody may ask for.
-        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: acme-unlisted\n"
-        wheel.writestr(f"{stem}.dist-info/METADATA", metadata)
-        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{stem}.dist-info/RECORD", "")
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"{module}/__init__.py" if files else f"{module}.py", text)
+        for path, content in files.items():
+            archive.writestr(path, content)
+        needs = f"Requires-Dist: {requires}\n" if requires else ""
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+        archive.writestr(f"{stem}.dist-info/METADATA", metadata)
+        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{stem}.dist-info/RECORD", "")
     return f"{stem}-py3-none-any.whl", buffer.getvalue()
 
 
@@ -97,7 +109,7 @@ class Index:
 
 
 @contextmanager
-def _serving(*files: tuple[str, bytes]) -> Generator[Index]:
+def serving(*files: tuple[str, bytes]) -> Generator[Index]:
     index = Index(dict(files))
     index.gate.set()
 
@@ -130,10 +142,10 @@ def indexes(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[Index, Index]]:
     """The ordinary index, which pip is configured with, and the second. Each has a package of the other's too."""
     with ExitStack() as stack:
         ordinary = stack.enter_context(
-            _serving(_wheel("acme-common", "FROM = 'ordinary'"), _wheel("acme-engine", "FROM = 'ordinary'"))
+            serving(wheel("acme-common", "FROM = 'ordinary'"), wheel("acme-engine", "FROM = 'ordinary'"))
         )
         second = stack.enter_context(
-            _serving(_wheel("acme-engine", "FROM = 'second'"), _source(), _wheel("acme-common", "FROM = 'second'"))
+            serving(wheel("acme-engine", "FROM = 'second'"), _source(), wheel("acme-common", "FROM = 'second'"))
         )
         for name in [name for name in os.environ if name.startswith("PIP_")]:
             monkeypatch.delenv(name)

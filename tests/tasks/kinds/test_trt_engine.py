@@ -300,15 +300,31 @@ def test_a_store_that_is_away_for_the_timing_cache_costs_no_build(
 class Measured(TrtEngineKind):
     """Converts, and reports memory of a GPU: this machine has none, and a tool may end before the first sample."""
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
-        super().convert(snapshot, adapter, output, scratch, reporter)
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
+        super().convert(snapshot, adapter, output, scratch, reporter, draft)
         return Peak(gpu_bytes=7 << 30)
 
 
 class Idle(TrtEngineKind):
     """Finds the checkpoint of the first try, and need not convert."""
 
-    def convert(self, snapshot: Path, adapter: Path | None, output: Path, scratch: Path, reporter: Reporter) -> Peak:
+    def convert(
+        self,
+        snapshot: Path,
+        adapter: Path | None,
+        output: Path,
+        scratch: Path,
+        reporter: Reporter,
+        draft: Path | None = None,
+    ) -> Peak:
         raise AssertionError("the checkpoint of the first try was not found")
 
 

@@ -179,7 +179,7 @@ def test_adapters_are_inputs_of_the_repository_alone() -> None:
     for kind, recipe in recipes.items():
         plain = Plan.of(model(kind, **recipe), base)
         adapted = [
-            Plan.of(model(kind, tuple(adapters), **recipe), base, None, adapters)
+            Plan.of(model(kind, tuple(adapters), **recipe), base, adapters=adapters)
             for adapters in ({"sql": one}, {"sql": other}, {"sql": one, "chat": other}, {"chat": other, "sql": one})
         ]
         assert {plan.engine.digest for plan in adapted} == {plain.engine.digest}

@@ -19,6 +19,7 @@ from tasks.serving.backend import TensorRtLlm, tokens_of
 from tasks.serving.backend_inputs import (
     ADAPTERS,
     ALWAYS_SENT,
+    DRAFTS,
     GUIDES,
     SENT,
     adapter_inputs,
@@ -107,7 +108,7 @@ def test_every_version_has_what_is_sent_to_it(prompts: Prompts, minor: str, tmp_
             assert array.shape[0] == 1 and len(array.shape) == 1 + len(dims)
             assert all(dim in (-1, size) for dim, size in zip(dims, array.shape[1:], strict=True))
         sent |= inputs.keys()
-    unsent = {"stop", *(() if guided else GUIDES), *(() if adapted else ADAPTERS)}
+    unsent = {"stop", *DRAFTS, *(() if guided else GUIDES), *(() if adapted else ADAPTERS)}
     assert sent == {input_name(name, minor) for name in SENT} - unsent
 
 

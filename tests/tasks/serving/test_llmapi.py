@@ -48,7 +48,10 @@ Load = Callable[..., Loaded]
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Loads an engine as a release of the kind does; `llm_args` and `serving` are those of the model's file."""
+    """Loads an engine as a release of the kind does; `llm_args` and `serving` are those of the model's file.
+
+    `unchecked` are arguments that no file could name.
+    """
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     llm_package.install(tmp_path / "site")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
@@ -65,12 +68,20 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         chat_template: bool = False,
         generation_config: dict[str, Any] | None = None,
         family: Family | None = None,
+        speculation: dict[str, Any] | None = None,
+        unchecked: dict[str, Any] | None = None,
         **serving: Any,
     ) -> Loaded:
         parameters = TensorRtServing.model_validate(serving)
         runtime = {"tensorrt_llm": version, "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 1}
         recipe = LlmApiRecipe.model_validate(
-            {"kind": "llmapi", "runtime": runtime, "max_beam_width": 4, "llm_args": llm_args or {}}
+            {
+                "kind": "llmapi",
+                "runtime": runtime,
+                "max_beam_width": 4,
+                "llm_args": llm_args or {},
+                "speculation": speculation,
+            }
         )
         arguments = release_arguments(
             recipe, parameters, max_batch_size=slots, max_seq_len=512, kv_cache_tokens=slots * 512
@@ -99,7 +110,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
             60.0,
             tensorrt_llm=version,
             max_beam_width=parameters.max_beam_width,
-            llm_arguments=arguments,
+            llm_arguments=arguments | (unchecked or {}),
             sampling=sampling or Sampling(),
         )
         engines.append(Loaded(loop, LlmApi(tmp_path, settings, {"gpt_model_path": str(tmp_path / "engine")})))
@@ -145,6 +156,24 @@ def test_every_version_honours_the_contract(load: Load, version: str) -> None:
     assert len(streamed) > 8 and "".join(piece.text for piece in streamed) == greedy
     logs = [[value for piece in found for value in piece.log_probs] for found in (streamed, whole)]
     assert logs[0] == logs[1] and all(value <= 0 for value in logs[0])
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.2.1", "1.3.0rc3", "1.3.0"])
+def test_guesses_change_no_answer(load: Load, tmp_path: Path, version: str) -> None:
+    greedy = answer(load(version), temperature=0.0)
+    guessing: dict[str, Any] = {"speculation": {"mode": "eagle", "max_draft_len": 3, "source": "hf://some/heads@main"}}
+    with pytest.raises(EngineFailed, match="is not a local folder"):
+        load(version, **guessing)
+    (tmp_path / "engine/draft").mkdir()
+    (tmp_path / "engine/draft/config.json").write_text("{}")
+    assert answer(load(version, **guessing), temperature=0.0) == greedy
+    without = load(version, llm_args={"speculative_config": {"decoding_type": "NGram", "max_draft_len": 3}})
+    assert answer(without, temperature=0.0) == greedy
+    assert answer(without, temperature=0.0, seed=7) == greedy
+    some: tuple[dict[str, Any], ...] = ({"seed": 7}, {"presence_penalty": 0.5}, {"bad_words": ("a",)})
+    for ignored in some:
+        with pytest.raises(RequestRefused, match=next(iter(ignored))):
+            answer(without, **ignored)
 
 
 def test_an_answer_ends_with_any_of_the_models_end_tokens(load: Load) -> None:
@@ -262,15 +291,15 @@ def test_what_the_llm_refuses_fails_one_request_alone(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("llm_args", "message"),
+    ("unchecked", "message"),
     [
         ({"unheard_of": 1}, "LLM got invalid argument: unheard_of"),
         ({"kv_cache_config": {"unheard_of": 1}}, "Extra inputs are not permitted"),
     ],
 )
-def test_a_model_that_does_not_load_says_why(load: Load, llm_args: dict[str, Any], message: str) -> None:
+def test_a_model_that_does_not_load_says_why(load: Load, unchecked: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineFailed, match=f"cannot load .*engine: (.|\n)*{message}"):
-        load(llm_args=llm_args)
+        load(unchecked=unchecked)
 
 
 def test_requests_run_together_and_wait_for_a_place(load: Load) -> None:

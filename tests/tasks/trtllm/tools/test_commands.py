@@ -100,6 +100,8 @@ def test_by_hand_at_0_8_are_the_published_commands() -> None:
     )
 
 
+MEDUSA = {"mode": "medusa", "max_draft_len": 7, "num_heads": 2, "source": "hf://some/heads@main"}
+
 TOOLS: dict[str, Tool] = {"convert_checkpoint.py": "llama", "quantize.py": "quantize", "trtllm-build": "build"}
 
 
@@ -165,7 +167,16 @@ def test_every_default_that_ever_changed_is_said() -> None:
         ("0.16.0", {"quantization": "fp8", "kv_cache_dtype": "fp8"}, "--use_fp8_context_fmha enable"),
         ("0.9.0", {"lora": {"target_modules": ["attn_q", "attn_k"]}}, "--lora_target_modules attn_q attn_k"),
         ("0.12.0", {"fast_build": True}, "--fast_build"),
-        ("1.2.1", {"speculation": {"mode": "eagle", "max_draft_len": 5}}, "--speculative_decoding_mode eagle"),
+        (
+            "1.2.1",
+            {"speculation": {"mode": "eagle", "max_draft_len": 5, "source": "hf://some/eagle@main"}},
+            "--speculative_decoding_mode eagle --max_draft_len 5",
+        ),
+        (
+            "0.12.0",
+            {"speculation": {"mode": "draft_tokens_external", "max_draft_len": 5, "source": "hf://some/draft@main"}},
+            "--speculative_decoding_mode draft_tokens_external --max_draft_len 5",
+        ),
         ("1.2.1", {"extra_args": {"build": ["--unheard_of", "1"]}}, "--unheard_of 1"),
         ("1.2.1", {"tp_size": 4, "runtime": {"gpus": 4}}, "--workers 4"),
     ],
@@ -194,6 +205,12 @@ def test_each_version_in_its_own_words(version: str, changes: dict[str, Any], op
         ("0.11.0", {"tp_size": 4, "moe_tp_size": 2, "moe_ep_size": 2, "runtime": {"gpus": 4}},
          "llama/convert_checkpoint.py", "--moe_tp_size 2 --moe_ep_size 2"),
         ("0.16.0", {"cp_size": 2, "runtime": {"gpus": 2}}, "llama/convert_checkpoint.py", "--cp_size 2"),
+        ("0.12.0", {"speculation": MEDUSA}, "medusa/convert_checkpoint.py",
+         "--medusa_model_dir draft --num_medusa_heads 2 --max_medusa_token_len 7"),
+        ("0.12.0", {"speculation": MEDUSA, "quantization": "fp8"}, "quantization/quantize.py",
+         "--medusa_model_dir draft --num_medusa_heads 2 --max_draft_len 7"),
+        ("0.16.0", {"speculation": {**MEDUSA, "mode": "eagle"}, "quantization": "int8_wo"},
+         "eagle/convert_checkpoint.py", "--eagle_model_dir draft --num_eagle_layers 2 --max_draft_len 7"),
     ],
 )  # fmt: skip
 def test_each_quantization_by_its_tool(version: str, changes: dict[str, Any], tool: str, options: str) -> None:
@@ -212,12 +229,9 @@ def test_each_quantization_by_its_tool(version: str, changes: dict[str, Any], to
         ("0.10.0", {"plugins": {"gemm_plugin": "auto"}}, ("'auto'", "0.11 to 1.2")),
         ("0.9.0", {"plugins": {"gpt_attention_plugin": "int32"}}, ("'int32'", "0.11 to 1.2")),
         ("0.16.0", {"plugins": {"gemm_plugin": "nvfp4"}}, ("'nvfp4'", "0.17 to 1.2")),
-        (
-            "0.9.0",
-            {"speculation": {"mode": "medusa", "max_draft_len": 3}},
-            ("--speculative_decoding_mode", "0.10 to 1.2"),
-        ),
-        ("0.14.0", {"speculation": {"mode": "eagle", "max_draft_len": 3}}, ("'eagle'", "0.15 to 1.2")),
+        ("0.10.0", {"speculation": MEDUSA, "quantization": "fp8"}, ("--medusa_model_dir", "0.11 to 1.2")),
+        ("0.16.0", {"speculation": MEDUSA, "cp_size": 2, "runtime": {"gpus": 2}}, ("--cp_size", "no known version")),
+        ("0.16.0", {"speculation": {**MEDUSA, "mode": "eagle"}, "quantization": "fp8"}, ("quantize.py", "Eagle")),
         ("0.8.0", {"lora": {"target_modules": ["attn_q"]}}, ("--lora_target_modules", "0.9 to 1.2")),
         ("0.11.0", {"fast_build": True}, ("--fast_build", "0.12 to 1.2")),
         ("0.15.0", {"cp_size": 2, "runtime": {"gpus": 2}}, ("--cp_size", "0.16 to 1.2")),
