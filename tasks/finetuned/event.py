@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
@@ -20,7 +21,7 @@ from infra.frozen import Spec, problems
 from infra.traces.propagation import is_traceparent
 from tasks.finetuned.plain_json import require_plain
 from tasks.models.overrides import override
-from tasks.models.source_uri import HubUri, SourceUri, parse_source
+from tasks.models.source_uri import HubUri, NgcUri, SourceUri, parse_source
 from tasks.models.spec import Model, Name, Text
 from tasks.sources.accepts import accepted
 
@@ -121,8 +122,13 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
 
 def pinned_source(uri: str, pin: Mapping[str, JsonValue]) -> str:
     """The address of a source with its pin: a branch of the hub may move, its commit does not."""
-    parsed = parse_source(uri)
-    return str(HubUri(parsed.repository, str(pin["commit"]))) if isinstance(parsed, HubUri) else uri
+    match parse_source(uri):
+        case HubUri() as parsed:
+            return str(replace(parsed, revision=str(pin["commit"])))
+        case NgcUri() as parsed:
+            return str(replace(parsed, version=str(pin["version"])))
+        case _:
+            return uri
 
 
 def _source(event: Event, model: Model) -> str:

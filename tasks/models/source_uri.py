@@ -1,5 +1,5 @@
-"""The addresses of weights: `hf://org/repo@revision`, `s3://bucket/prefix`, `file:///path`,
-`pip://distribution@version/path/in/wheel`.
+"""The addresses of weights: `hf://org/repo@revision`, `s3://bucket/prefix`, `ngc://org/team/name@version`,
+`file:///path`, `pip://distribution@version/path/in/wheel`.
 
 Parsing is strict, because addresses also come from outside. A parsed address has no `..`, no empty segment, no query
 and no credentials. Its `str()` is the one spelling that patterns are compared with.
@@ -20,6 +20,9 @@ _HUB = re.compile(
     rf"hf://(?P<repository>{_SEGMENT}/{_SEGMENT})@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/{_SEGMENT})*)"
 )
 _BUCKET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>.+?)/?")
+_NGC = re.compile(
+    rf"ngc://(?P<org>{_SEGMENT})/(?:(?P<team>{_SEGMENT})/)?(?P<name>{_SEGMENT})@(?P<version>[A-Za-z0-9_][A-Za-z0-9_.+-]*)"
+)
 _FILE = re.compile(r"file://(?P<path>/.+)")
 _PIP = re.compile(
     r"pip://(?P<distribution>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)/(?P<member>.+)"
@@ -57,6 +60,25 @@ class S3Uri:
 
 
 @dataclass(frozen=True)
+class NgcUri:
+    """A version of a model in NVIDIA's registry NGC. `team` is empty for a model of the organization itself."""
+
+    scheme: ClassVar[str] = "ngc"
+    org: str
+    team: str
+    name: str
+    version: str
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether it means the newest version, whichever that is when it is looked at."""
+        return self.version == "latest"
+
+    def __str__(self) -> str:
+        return f"ngc://{'/'.join(filter(None, (self.org, self.team, self.name)))}@{self.version}"
+
+
+@dataclass(frozen=True)
 class FileUri:
     """A file, or a folder with everything below it, on the machine that fetches."""
 
@@ -80,7 +102,7 @@ class PipUri:
         return f"pip://{self.distribution}@{self.version}/{self.member}"
 
 
-SourceUri = HubUri | S3Uri | FileUri | PipUri
+SourceUri = HubUri | S3Uri | NgcUri | FileUri | PipUri
 
 
 def parse_source(uri: str) -> SourceUri:
@@ -96,6 +118,9 @@ def parse_source(uri: str) -> SourceUri:
             )
         case "s3" if found := _BUCKET.fullmatch(uri):
             parsed, path = S3Uri(found["bucket"], found["prefix"]), found["prefix"]
+        case "ngc" if found := _NGC.fullmatch(uri):
+            parsed = NgcUri(found["org"], found["team"] or "", found["name"], found["version"])
+            path = uri.removeprefix("ngc://")
         case "file" if found := _FILE.fullmatch(uri):
             parsed, path = FileUri(found["path"].rstrip("/")), found["path"].strip("/")
         case "pip" if found := _PIP.fullmatch(uri):
@@ -118,6 +143,6 @@ def glob_match(pattern: str, text: str) -> bool:
 
 
 _FORMS = (
-    "Sources are hf://org/repo@revision, s3://bucket/prefix, file:///absolute/path "
+    "Sources are hf://org/repo@revision, s3://bucket/prefix, ngc://org/team/name@version, file:///absolute/path "
     "or pip://distribution@version/path/in/wheel."
 )

@@ -21,7 +21,7 @@ from pydantic import (
 from infra.errors import SourceError, UsageError
 from infra.frozen import Spec
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
-from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
+from tasks.models.source_uri import FileUri, HubUri, NgcUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
 from tasks.store.names import RELEASE_MARK, Alias, collision
 from tasks.targets.parsers import ReasoningParserName, ToolParserName
@@ -41,6 +41,10 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Glob = Annotated[str, StringConstraints(min_length=1)]
 Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+REMOTE = ("hf://", "s3://", "ngc://")
+"""Sources that an event may name, where a model's file accepts them."""
 
 
 class Source(Spec):
@@ -84,9 +88,11 @@ class Source(Spec):
     @classmethod
     def _only_what_cannot_move(cls, trust: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         uri = _parsed_uri(info)
-        pinned = info.data.get("sha256") is not None or (isinstance(uri, HubUri) and uri.is_commit)
-        if trust and not pinned:
-            raise ValueError("needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256")
+        by_uri = (isinstance(uri, HubUri) and uri.is_commit) or (isinstance(uri, NgcUri) and not uri.is_latest)
+        if trust and not by_uri and info.data.get("sha256") is None:
+            raise ValueError(
+                "needs a pinned revision: a commit of 40 hex digits or a version of NGC in the uri, or a sha256"
+            )
         return trust
 
 
@@ -209,7 +215,7 @@ class Model(Spec):
         default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
     )
     accepts: tuple[Glob, ...] = Field(
-        default=(), description="Other sources, or adapters, that events may name; hf:// and s3:// only."
+        default=(), description="Other sources, or adapters, that events may name; never file:// or pip://."
     )
     recipe: AnyRecipe
     serving: Serving = Serving()
@@ -250,8 +256,10 @@ class Model(Spec):
     @classmethod
     def _only_remote_sources(cls, accepts: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in accepts:
-            if not pattern.startswith(("hf://", "s3://")):
-                raise ValueError(f"{pattern!r} must begin with hf:// or s3://; events never name file:// or pip://")
+            if not pattern.startswith(REMOTE):
+                raise ValueError(
+                    f"{pattern!r} must begin with one of {', '.join(REMOTE)}; events never name file:// or pip://"
+                )
         return accepts
 
     @field_validator("serving")

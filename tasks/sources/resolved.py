@@ -29,7 +29,8 @@ NO_ACCESS = Access()
 class PinnedFile:
     """A file before it is fetched. `size` in bytes; None if only the fetch can find it out.
 
-    `digest` names what pins the bytes and how: `sha256:…`, `git-blob-sha1:…`, `etag:…` or `wheel-sha256:…`.
+    `digest` names what pins the bytes and how: `sha256:…`, `git-blob-sha1:…`, `etag:…` or `wheel-sha256:…`. With
+    `ngc-version:…` it is a version that does not change once it is uploaded, and the size is all that is compared.
     """
 
     path: str

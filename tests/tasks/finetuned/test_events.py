@@ -286,6 +286,7 @@ def test_a_branch_is_pinned_to_its_commit(bucket: Bucket) -> None:
     source = pinned_source("hf://org/base@main", {"commit": COMMIT})
     assert source == f"hf://org/base@{COMMIT}"
     assert pinned_source("s3://weights/tiny/x", {}) == "s3://weights/tiny/x"
+    assert pinned_source("ngc://nvidia/tiny@latest", {"version": "1.0"}) == "ngc://nvidia/tiny@1.0"
     accept(bucket, finetuned("r1", asked="hf://org/base@main", source=source))
     assert with_newest(bucket, model())[0].source.uri == source
 

