@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from prefect import get_run_logger
 from pydantic import JsonValue
 
 from flows import ui
@@ -19,6 +20,7 @@ from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.explain.lineage import lineage
+from tasks.finetuned.renamed import Renames
 from tasks.models.overrides import in_image
 from tasks.models.spec import Model
 from tasks.sources.resolved import Access, ResolvedSource
@@ -46,15 +48,19 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
     `brought` is the address of weights to take in place of the model's own.
     """
 
-    def pin() -> tuple[Model, ResolvedWeights]:
+    def pin() -> tuple[Model, ResolvedWeights, list[str]]:
         bucket = Bucket.at(settings.load().store)
         require_conditional_writes(bucket)
         access = Access(s3=bucket.client)  # of the store's own endpoint and credentials
         chosen = with_weights(model, brought, access) if brought else model
         report = reported_image(bucket, chosen.recipe.planned_runtime)
-        return in_image(chosen, report), resolve_weights(chosen, access)
+        weights = resolve_weights(chosen, access)
+        return in_image(chosen, report), weights, [Renames(bucket).note_found(resolved) for resolved in weights]
 
-    return await asyncio.to_thread(pin)
+    chosen, weights, renamed = await asyncio.to_thread(pin)
+    for line in filter(None, renamed):
+        get_run_logger().warning("%s", line)
+    return chosen, weights
 
 
 @step("fetch", "fetch {resolved.uri}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.s3.bucket import Bucket
+from tasks.finetuned.renamed import Renames
 from tasks.models.source_uri import HubUri, parse_source
 from tasks.models.spec import Model
 from tasks.sources.resolved import NO_ACCESS, Access
@@ -45,6 +46,7 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
         except (SourceError, SourceUnavailable):
             continue  # its next rebuild reports why
         for resolved, branch in zip(weights, followed, strict=True):
+            Renames(bucket).note_found(resolved)
             snapshot = ArtifactRef("snapshot", snapshot_identity(resolved).digest)
             if branch is not None and not has_fetched(bucket, snapshot, model.name):
                 yield Moved(model.name, branch, snapshot.identity, resolved is weights.tuned)

@@ -16,8 +16,9 @@ from packaging.utils import canonicalize_name
 from infra.errors import SourceError
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_REPOSITORY = re.compile(f"{_SEGMENT}/{_SEGMENT}")
 _HUB = re.compile(
-    rf"hf://(?P<repository>{_SEGMENT}/{_SEGMENT})@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/{_SEGMENT})*)"
+    rf"hf://(?P<repository>{_REPOSITORY.pattern})@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/{_SEGMENT})*)"
 )
 _BUCKET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>.+?)/?")
 _NGC = re.compile(
@@ -131,6 +132,11 @@ def parse_source(uri: str) -> SourceUri:
     if any(segment in ("", ".", "..") or (".." in segment and scheme == "hf") for segment in path.split("/")):
         raise SourceError(f"{uri!r} has an empty, `.` or `..` segment", hint=_FORMS)
     return parsed
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` is that of a repository on a hub, `org/name`."""
+    return _REPOSITORY.fullmatch(name) is not None
 
 
 def glob_match(pattern: str, text: str) -> bool:

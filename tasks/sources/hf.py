@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -33,7 +34,7 @@ from huggingface_hub.utils import tqdm
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
-from tasks.models.source_uri import HubUri
+from tasks.models.source_uri import HubUri, is_repository
 from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed
 from tasks.sources.names import select
@@ -64,7 +65,8 @@ def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
             raise _mirror(api, f"answers for {uri} with the commit {commit!r}")
         files = [_pin(api, uri, siblings[name], commit) for name in names]
     about = {"scheme": "hf", "repository": uri.repository, "commit": commit}
-    return pinned(source, about, files)
+    renamed = info.id if info.id != uri.repository and is_repository(info.id or "") else ""
+    return replace(pinned(source, about, files), renamed=renamed)
 
 
 def fetch(

@@ -46,6 +46,8 @@ class ResolvedSource:
     pin: Mapping[str, JsonValue]
     files: tuple[PinnedFile, ...]
     trust: tuple[str, ...] = ()
+    renamed: str = ""
+    """What the hub calls the repository, where that is not the name in `uri`: it sends on who asks by a former one."""
 
     @property
     def known_bytes(self) -> int:

@@ -127,6 +127,29 @@ def test_a_push_to_the_hub_reaches_who_follows_or_accepts_it(house: House) -> No
     assert (house.sent[1].model, house.sent[1].source) == ("tuned", f"hf://team/tuned-7@{'d' * 40}")
 
 
+def move(old: str, new: str) -> dict[str, Any]:
+    """A repository that is renamed, as the hub sends it."""
+    event = {"action": "move", "scope": "repo"}
+    return {**push(old, event=event), "movedTo": {"name": new, "owner": {"id": "61d2f"}}}
+
+
+def test_a_renamed_repository_is_followed_under_its_present_name(house: House) -> None:
+    assert house.hub(push("org/new")).json() == {"events": []}
+    assert house.hub(move("org/base", "org/between")).json() == {"events": []}
+    assert house.hub(move("org/between", "other/new")).json() == {"events": []}
+    for name in ("org/between", "other/new", "org/base"):
+        house.hub(push(name))
+    assert [(event.model, event.source) for event in house.sent] == [("follows", f"hf://org/base@{'d' * 40}")] * 3
+    assert house.hub(push("org/new")).json() == house.hub(push("../x")).json() == {"events": []}
+
+
+def test_what_was_renamed_beside_the_catalogue_is_not_kept(house: House) -> None:
+    dataset = {**move("org/base", "org/new"), "repo": {"type": "dataset", "name": "org/base"}}
+    for document in (move("somebody/else", "org/new"), move("org/base", "no name"), dataset):
+        assert house.hub(document).json() == {"events": []}
+    assert not list(house.receiver.bucket.list("finetuned/"))
+
+
 @pytest.mark.parametrize(
     "document",
     [
