@@ -49,9 +49,10 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
     """
 
     def pin() -> tuple[Model, ResolvedWeights, list[str]]:
-        bucket = Bucket.at(settings.load().store)
+        config = settings.load()
+        bucket = Bucket.at(config.store)
         require_conditional_writes(bucket)
-        access = Access(s3=bucket.client)  # of the store's own endpoint and credentials
+        access = Access(s3=bucket.client, mlflow=config.mlflow)  # of the store's own endpoint and credentials
         chosen = with_weights(model, brought, access) if brought else model
         report = reported_image(bucket, chosen.recipe.planned_runtime)
         weights = resolve_weights(chosen, access)
@@ -66,7 +67,8 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
 @step("fetch", "fetch {resolved.uri}")
 async def fetch(plan: Plan, resolved: ResolvedSource, refresh: bool) -> Done:
     """Bring the files of a source, or of an adapter, into the store."""
-    access = Access(s3=Bucket.at(settings.load().store).client)
+    config = settings.load()
+    access = Access(s3=Bucket.at(config.store).client, mlflow=config.mlflow)
     make = partial(fetch_step.fetch, plan=plan, resolved=resolved, access=access, refresh=refresh)
     work = fetch_step.snapshot_identity(resolved).digest
     return cached_or_completed(await make_artifact(make, work, f"fetch {plan.model.name}"))

@@ -54,6 +54,13 @@ def _places(value: object) -> object:
     return [place.groups() for place in places if place is not None]
 
 
+def _without_key(address: str) -> str:
+    if address and re.fullmatch(r"https?://[^@\s]+", address) is None:
+        raise ValueError("the form is https://HOST, without a name and password: those have variables of their own")
+    return address
+
+
+_Server = Annotated[str, AfterValidator(_without_key)]
 _Absolute = Annotated[Path, AfterValidator(Path.absolute)]
 _Count = Annotated[int, Field(ge=1)]
 _Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
@@ -76,6 +83,8 @@ class Settings:
     """`s3://bucket/prefix` that holds artifacts, records and targets."""
     store_one_writer: str = ""
     """The file that the processes of the only machine that writes to the store lock; `infra.s3.bucket` reads it."""
+    mlflow: _Server = ""
+    """`https://host` of the MLflow server of `models:/` and `mlflow-artifacts:/`; empty if there is none."""
     target: str = "local"
     """The target of a node and of commands without `--target`."""
     triton_http: str = ""

@@ -4,7 +4,8 @@ huggingface   the secret verbatim in `X-Webhook-Secret`. A push to `main` of a m
               under this name or a former one, or of one that its file accepts. It counts while the commit is the head
               of `main`. The new name of a repository that is renamed.
 mlflow        `X-MLflow-Signature`. A new model version; its tags `enginehouse.model`, `enginehouse.source` and
-              `enginehouse.recipe.FIELD` give what MLflow itself has no field for. The versions are a series.
+              `enginehouse.recipe.FIELD` give what MLflow itself has no field for. The versions are a series. An alias
+              that a model's file follows: it counts while the version has it.
 generic       `X-Enginehouse-Signature`, of the same scheme. An event as it goes to Prefect.
 
 The signature is `v1,` and the base64 of HMAC-SHA256 over `DELIVERY_ID.TIMESTAMP.BODY`, the first two from headers of
@@ -19,7 +20,7 @@ import base64
 import hmac
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -29,7 +30,7 @@ from infra.errors import EventRefused
 from infra.frozen import problems
 from tasks.finetuned.event import Event, read_event, tuned
 from tasks.finetuned.renamed import Renames
-from tasks.models.source_uri import HubUri, is_repository
+from tasks.models.source_uri import HubUri, ModelsUri, is_repository
 from tasks.models.spec import Model
 from tasks.sources.accepts import accepted
 
@@ -158,6 +159,12 @@ class _MlflowVersion(_Foreign):
     tags: dict[str, str] = Field(default_factory=dict[str, str])
 
 
+class _MlflowAlias(_Foreign):
+    name: str
+    alias: str
+    version: int = Field(ge=1)
+
+
 class _MlflowDocument(_Foreign):
     """Source: mlflow/webhooks/delivery.py and types.py."""
 
@@ -168,21 +175,48 @@ class _MlflowDocument(_Foreign):
 
 def _of_mlflow(document: JsonValue, models: Models, _: Renames) -> Iterator[Event]:
     delivered = _read(_MlflowDocument, document)
-    if (delivered.entity, delivered.action) != ("model_version", "created"):
-        return
-    version = _read(_MlflowVersion, delivered.data)
+    match delivered.entity, delivered.action:
+        case "model_version", "created":
+            yield from _of_a_version(_read(_MlflowVersion, delivered.data), models)
+        case "model_version_alias", "created":
+            yield from _of_an_alias(_read(_MlflowAlias, delivered.data), models)
+        case _:
+            return
+
+
+def _of_an_alias(given: _MlflowAlias, models: Models) -> Iterator[Event]:
+    for model in models.values():
+        own = tuned(model)
+        if isinstance(own, ModelsUri) and (own.name, own.alias) == (given.name, given.alias):
+            source = str(replace(own, alias="", version=str(given.version)))
+            yield Event(model=model.name, source=source, alias=given.alias, sender="mlflow")
+
+
+def _of_a_version(version: _MlflowVersion, models: Models) -> Iterator[Event]:
     tags = _below("enginehouse.", version.tags)
-    if "model" not in tags and version.name not in models:
+    name = tags.get("model", version.name)
+    if "model" not in tags and name not in models:
         return  # a registry has other models too
+    # MLflow 3 names a logged model here, or a place that only its server knows. The registry says where that lies.
+    by_registry = version.version is not None and version.source.startswith(("models:/", "mlflow-artifacts:/"))
+    source = tags.get("source", f"models:/{version.name}/{version.version}" if by_registry else version.source)
+    if name in models and _follows_otherwise(models[name], version.name) and not accepted(models[name], source):
+        return
     payload: dict[str, JsonValue] = {
-        "model": tags.get("model", version.name),
+        "model": name,
         "sender": "mlflow",
-        "source": tags.get("source", version.source),
+        "source": source,
         "recipe": dict(_below("recipe.", tags)),
         **({} if version.version is None else {"series": f"mlflow:{version.name}", "version": version.version}),
         **({"traceparent": tags["traceparent"]} if "traceparent" in tags else {}),
     }
     yield read_event(payload)
+
+
+def _follows_otherwise(model: Model, registered: str) -> bool:
+    """Whether the model's file names an alias or version of this registered model: a new version is then not for it."""
+    own = tuned(model)
+    return isinstance(own, ModelsUri) and own.name == registered
 
 
 def _below(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:

@@ -43,7 +43,7 @@ Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-REMOTE = ("hf://", "s3://", "ngc://")
+REMOTE = ("hf://", "s3://", "ngc://", "models:/", "mlflow-artifacts:/")
 """Sources that an event may name, where a model's file accepts them."""
 
 

@@ -1,8 +1,8 @@
-"""Where weights come from: `hf://`, `s3://`, `ngc://`, `file://` and `pip://`.
+"""Where weights come from: `hf://`, `s3://`, `ngc://`, `models:/`, `file://` and `pip://`.
 
 Begin with `dispatch`: `resolve` pins a source to something immutable without downloading weights, `fetch` downloads
-exactly that and compares every file with its pin. `hf`, `s3`, `ngc`, `file` and `pip` are the schemes. `resolved` has
-the values that pass between the two, `download` brings bytes to the disk, and `rest` asks servers that have no client
+exactly that and compares every file with its pin. `hf`, `s3`, `ngc`, `mlflow`, `file` and `pip` are the
+schemes. `resolved` has the values that pass between the two, `download` brings bytes to the disk, and `rest` asks servers that have no client
 of their own here. `names` and `contents` say what a snapshot may hold; `accepts` says which sources an event from
 outside may name.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.progress import Progress
-from tasks.models.source_uri import FileUri, HubUri, NgcUri, PipUri, S3Uri, parse_source
+from tasks.models.source_uri import ArtifactsUri, FileUri, HubUri, ModelsUri, NgcUri, PipUri, S3Uri, parse_source
 from tasks.models.spec import Source
-from tasks.sources import file, ngc, pip, s3
+from tasks.sources import file, mlflow, ngc, pip, s3
 from tasks.sources.contents import check_content
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, SnapshotFile
 
@@ -28,6 +28,8 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
             return s3.resolve(source, uri, access)
         case NgcUri() as uri:
             return ngc.resolve(source, uri)
+        case ModelsUri() | ArtifactsUri() as uri:
+            return mlflow.resolve(source, uri, access)
         case FileUri() as uri:
             return file.resolve(source, uri)
         case PipUri() as uri:
@@ -53,6 +55,8 @@ def fetch(
             files = s3.fetch(resolved, uri, destination, progress, access)
         case NgcUri() as uri:
             files = ngc.fetch(resolved, uri, destination, progress)
+        case ModelsUri() | ArtifactsUri():
+            files = mlflow.fetch(resolved, destination, progress, access)
         case FileUri() as uri:
             files = file.fetch(resolved, uri, destination, progress)
         case PipUri() as uri:

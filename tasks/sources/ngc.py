@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
@@ -26,7 +26,7 @@ from tasks.models.spec import Source
 from tasks.sources.download import changed, resuming, save
 from tasks.sources.names import select
 from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pinned
-from tasks.sources.rest import HttpRefused, get_json, not_understood, read_from
+from tasks.sources.rest import HttpRefused, get_json, read_as, read_from
 
 _API = "https://api.ngc.nvidia.com"
 _LOGIN = "https://authn.nvidia.com"
@@ -170,12 +170,12 @@ class _Registry:
         scopes = [f"group/ngc:{group}" for group in groups]
         with self._errors():
             answer = get_json(f"{login}/token", {"Authorization": f"Basic {basic}"}, service="ngc", scope=scopes)
-        return {"Authorization": f"Bearer {_read(_Token, answer, login).token}"}
+        return {"Authorization": f"Bearer {read_as(_Token, answer, login, 'NGC').token}"}
 
     def _ask(self, form: type[_Form], address: str, **query: str | int) -> _Form:
         headers = self._headers()
         with self._errors():
-            return _read(form, get_json(address, headers, **query), address)
+            return read_as(form, get_json(address, headers, **query), address, "NGC")
 
     @contextmanager
     def _errors(self) -> Generator[None]:
@@ -223,11 +223,3 @@ def _api() -> str:
 
 def _quoted(version: str) -> str:
     return quote(version, safe="")
-
-
-def _read(form: type[_Form], document: Mapping[str, object], address: str) -> _Form:
-    try:
-        return form.model_validate(document)
-    except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors(include_input=False))
-        raise not_understood(address, f"answers not as NGC does: {wrong}") from None

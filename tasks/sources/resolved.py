@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Access:
-    """What sources need from outside. `hub_endpoint` None means `HF_ENDPOINT`, or the public hub if that is unset."""
+    """What sources need from outside. `hub_endpoint` None means `HF_ENDPOINT`, or the public hub if that is unset.
+
+    `mlflow` is the address of a tracking server; empty if there is none.
+    """
 
     s3: S3Client | None = None
     hub_endpoint: str | None = None
+    mlflow: str = ""
 
 
 NO_ACCESS = Access()
@@ -30,7 +34,7 @@ class PinnedFile:
     """A file before it is fetched. `size` in bytes; None if only the fetch can find it out.
 
     `digest` names what pins the bytes and how: `sha256:…`, `git-blob-sha1:…`, `etag:…` or `wheel-sha256:…`. With
-    `ngc-version:…` it is a version that does not change once it is uploaded, and the size is all that is compared.
+    `ngc-version:…` and `mlflow:…` it is a version that does not change, and the size is all that is compared.
     """
 
     path: str

@@ -13,10 +13,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from infra.errors import SourceError, SourceUnavailable
 from tasks.sources.download import CHUNK_BYTES
@@ -26,6 +26,9 @@ TIMEOUT_S = 30.0
 
 LARGEST_ANSWER_BYTES = 64 * 2**20
 """A list of 100,000 files has half."""
+
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class HttpRefused(Exception):
@@ -60,6 +63,15 @@ def read_from(url: str, start: int, headers: Mapping[str, str]) -> Iterator[byte
             skipped -= len(chunk)
         while chunk := answer.read(CHUNK_BYTES):
             yield chunk
+
+
+def read_as(form: type[Form], document: Mapping[str, Any], address: str, what: str) -> Form:
+    """The document as the interface of `what` has it. Raises SourceError `source-mirror`, which names wrong fields."""
+    try:
+        return form.model_validate(document)
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors(include_input=False))
+        raise not_understood(address, f"does not answer as {what} does: {wrong}") from None
 
 
 def not_understood(address: str, what: str) -> SourceError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,11 +22,14 @@ from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotF
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+Choose = Callable[[Source, Sequence[str]], list[str]]
 
-def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
+
+def resolve(source: Source, uri: S3Uri, access: Access, choose: Choose = select) -> ResolvedSource:
     """Pin every object by size, ETag and, in a versioned bucket, VersionId. One HEAD an object.
 
-    If the bucket has both the object `prefix` and objects below `prefix/`, those below are taken.
+    `choose` returns the names to take of those that are there. If the bucket has both the object `prefix` and objects
+    below `prefix/`, those below are taken.
     """
     client = _client(access)
     base = f"{uri.prefix}/"
@@ -40,7 +43,7 @@ def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
             if len(parts) > 1:
                 start = name.rpartition("-of-")[0][:-5]  # without the part's number
                 names = [found for found in _names_below(client, uri.bucket, base, start) if found in parts]
-        names = select(source, names)
+        names = choose(source, names)
         heads = {name: client.head_object(Bucket=uri.bucket, Key=base + name) for name in names}
     # A bucket without versioning gives no VersionId, or "null".
     versions = {name: head.get("VersionId", "null") for name, head in heads.items()}

@@ -186,6 +186,38 @@ def test_mlflow_and_others_sign_what_they_send(house: House) -> None:
     assert [event.sender for event in house.sent] == ["mlflow", "mlflow", "generic"]
 
 
+def test_mlflow_3_names_what_its_registry_knows(house: House) -> None:
+    def change(name: str, **changes: Any) -> None:
+        document = yaml.safe_load((house.folder / "tuned.yaml").read_text()) | {"name": name} | changes
+        (house.folder / f"{name}.yaml").write_text(yaml.safe_dump(document))
+
+    change("sql", accepts=["models:/sql/*"])
+    change("by-alias", source={"uri": "models:/chat@champion/model"}, accepts=[])
+    change("chat", source={"uri": "models:/chat@champion"}, accepts=[])
+    change("fixed", source={"uri": "models:/chat/3"}, accepts=[])
+    logged = "models:/m-0123456789abcdef0123456789abcdef"
+    for number, source in enumerate([logged, "mlflow-artifacts:/1/models/m-1/artifacts", "models:/123"]):
+        data = version(name="sql", version=str(number + 1), source=source)
+        assert house.signed("mlflow", data, id=f"v{number}").status_code == 202
+    assert house.signed("mlflow", version(name="chat", source=logged), id="v9").json() == {"events": []}
+
+    alias = {"entity": "model_version_alias", "action": "created", "timestamp": "2026-11-28T07:00:00+00:00"}
+    data = {"name": "chat", "alias": "champion", "version": "4"}
+    assert house.signed("mlflow", {**alias, "data": data}, id="a1").status_code == 202
+    for number, other in enumerate([{"alias": "challenger"}, {"name": "other"}]):
+        assert house.signed("mlflow", {**alias, "data": {**data, **other}}, id=f"o{number}").json() == {"events": []}
+    deleted = {**alias, "action": "deleted", "data": {"name": "chat", "alias": "champion"}}
+    assert house.signed("mlflow", deleted, id="o8").json() == {"events": []}
+    assert house.signed("mlflow", {**alias, "data": {**data, "version": "x"}}, id="o9").status_code == 400
+    assert [(event.model, event.source, event.series, event.moved) for event in house.sent] == [
+        ("sql", "models:/sql/1", "mlflow:sql", None),
+        ("sql", "models:/sql/2", "mlflow:sql", None),
+        ("sql", "models:/sql/3", "mlflow:sql", None),
+        ("by-alias", "models:/chat/4/model", None, "models:/chat@champion/model"),
+        ("chat", "models:/chat/4", None, "models:/chat@champion"),
+    ]
+
+
 def test_a_secret_or_signature_that_is_wrong_is_refused_before_the_body_is_read(house: House) -> None:
     body = json.dumps(version()).encode()
     good = sign("mlflow", body)

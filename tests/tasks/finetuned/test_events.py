@@ -306,7 +306,7 @@ def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub:
     def head(uri: str, tuned: bool = True) -> Moved:
         source = Source(uri=uri) if "lora" not in uri else Source(uri=uri, include=FILES)
         identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url))).digest
-        return Moved("tiny", uri.rpartition("@")[2], identity, tuned)
+        return Moved("tiny", uri, identity, tuned)
 
     weights = {"model.safetensors": b"\x00" * 8}
     first = hub.push("org/base", weights)
@@ -356,7 +356,7 @@ def test_a_repository_that_the_hub_calls_otherwise_is_found_by_both_names(
 
     renames, ours = Renames(fleet.store.bucket), model().model_copy(update={"targets": ("test",)})
     fleet.release(fleet.rebuild())
-    assert [found.branch for found in moved(fleet.store.bucket, [ours], access)] == ["main"]
+    assert [found.address for found in moved(fleet.store.bucket, [ours], access)] == ["hf://org/base@main"]
     assert renames.former("other/new") == ("org/base",) and renames.former("org/base") == ()
     assert "other/new" in renames.note_found(resolved)
 
