@@ -27,6 +27,7 @@ from tasks.sources.resolved import Access, ResolvedSource
 from tasks.steps import assemble as assemble_step
 from tasks.steps import build as build_step
 from tasks.steps import convert as convert_step
+from tasks.steps import export as export_step
 from tasks.steps import fetch as fetch_step
 from tasks.steps import promote as promote_step
 from tasks.steps import roll_out as roll_out_step
@@ -36,6 +37,7 @@ from tasks.steps.context import Done
 from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, resolve_weights, with_weights
 from tasks.steps.roll_out import RollOut
+from tasks.store.identity import Identity
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
 from tasks.trtllm.images import reported_image
@@ -72,6 +74,13 @@ async def fetch(plan: Plan, resolved: ResolvedSource, refresh: bool) -> Done:
     make = partial(fetch_step.fetch, plan=plan, resolved=resolved, access=access, refresh=refresh)
     work = fetch_step.snapshot_identity(resolved).digest
     return cached_or_completed(await make_artifact(make, work, f"fetch {plan.model.name}"))
+
+
+@step("export", "export {plan.model.source.uri}")
+async def export(plan: Plan, inputs: Mapping[str, Identity], refresh: bool) -> Done:
+    """Turn a checkpoint of a training framework into a snapshot in Hugging Face form."""
+    make = partial(export_step.export, plan=plan, inputs=inputs, refresh=refresh)
+    return cached_or_completed(await make_artifact(make, plan.snapshot.digest, f"export {plan.model.name}"))
 
 
 @step("convert", "convert {plan.model.name}")

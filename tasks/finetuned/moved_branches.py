@@ -45,7 +45,7 @@ def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -
             weights = resolve_weights(model, access)
         except (SourceError, SourceUnavailable, SettingsError):
             continue  # its next rebuild reports why
-        for resolved, address in zip(weights, followed, strict=True):
+        for resolved, address in zip(filter(None, (weights.source, weights.adapter)), followed, strict=True):
             Renames(bucket).note_found(resolved)
             snapshot = ArtifactRef("snapshot", snapshot_identity(resolved).digest)
             if address and not has_fetched(bucket, snapshot, model.name):

@@ -15,6 +15,7 @@ from infra.errors import SourceError, UntrustedFile
 from tasks.gguf.parts import parts_of
 from tasks.models.source_uri import glob_match
 from tasks.models.spec import Source
+from tasks.sources.forms import described, select_checkpoint
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 PYTHON = frozenset({".py", ".pyc", ".pyi", ".ipynb"})
@@ -35,11 +36,14 @@ _LEFT_OUT = frozenset({".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf"}
 def select(source: Source, names: Sequence[str]) -> list[str]:
     """Return the names to take: those that `include` asks for, without the files that a snapshot leaves out.
 
-    One part of a split GGUF stands for all. Raises UntrustedFile for a name or a type that no snapshot may hold. Raises
-    SourceError `source-entry` if a pattern of `include` matches no name, if parts of a split GGUF are missing, or if
-    what is left holds no weights.
+    One part of a split GGUF stands for all; a checkpoint of a training framework has files of its own. Raises
+    UntrustedFile for a name or a type that no snapshot may hold. Raises SourceError `source-entry` if a pattern of
+    `include` matches no name, if parts of a split GGUF are missing, or if what is left holds no weights, and
+    `source-form` if it is no checkpoint of the form that the model's file says.
     """
     check_names(names)
+    if source.form is not None:
+        return select_checkpoint(source, names)
     for pattern in source.include:
         if not any(glob_match(pattern, name) for name in names):
             raise SourceError(
@@ -62,7 +66,7 @@ def select(source: Source, names: Sequence[str]) -> list[str]:
         raise SourceError(
             f"{source.uri} holds no weights of a type that a snapshot takes",
             code="source-entry",
-            hint="Weights are *.safetensors or *.gguf. Files of the source: " + _few(names),
+            hint=described(names) or "Weights are *.safetensors or *.gguf. Files of the source: " + _few(names),
         )
     return taken
 

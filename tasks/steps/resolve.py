@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from infra.errors import SourceError
@@ -10,9 +10,11 @@ from tasks.lora.adapter import FILES
 from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
 from tasks.sources.dispatch import resolve
-from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, without_weights
+from tasks.steps.export import exported_identity
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.plan import Plan
+from tasks.store.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,14 @@ class ResolvedWeights:
 
     source: ResolvedSource
     adapter: ResolvedSource | None = None
+    like: ResolvedSource | None = None
+    """Configuration and tokenizer for a source that is a checkpoint of Megatron-Bridge."""
+    is_checkpoint: bool = False
+    """Whether the source is a checkpoint of a training framework, which is exported first."""
 
     def __iter__(self) -> Iterator[ResolvedSource]:
         yield self.source
-        if self.adapter is not None:
-            yield self.adapter
+        yield from filter(None, (self.adapter, self.like))
 
     @property
     def tuned(self) -> ResolvedSource:
@@ -35,13 +40,24 @@ class ResolvedWeights:
     def plan(self, model: Model) -> Plan:
         """The plan of a rebuild of `model` with these weights."""
         adapter = None if self.adapter is None else snapshot_identity(self.adapter)
-        return Plan.of(model, snapshot_identity(self.source), adapter)
+        snapshot = snapshot_identity(self.source)
+        return Plan.of(model, exported_identity(model.source, self.exported) if self.exported else snapshot, adapter)
+
+    @property
+    def exported(self) -> Mapping[str, Identity]:
+        """What is exported before anything else, by role; empty for a source in a form that can be served."""
+        if not self.is_checkpoint:
+            return {}
+        like = {} if self.like is None else {"like": snapshot_identity(self.like)}
+        return {"checkpoint": snapshot_identity(self.source), **like}
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
     """Pin the weights of a model. Raises as `tasks.sources.dispatch.resolve` does."""
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
-    return ResolvedWeights(resolve(model.source, access), adapter)
+    like = None if model.source.like is None else without_weights(resolve(Source(uri=model.source.like), access))
+    is_checkpoint = model.source.form is not None
+    return ResolvedWeights(resolve(model.source, access), adapter, like, is_checkpoint)
 
 
 def with_weights(model: Model, uri: str, access: Access = NO_ACCESS) -> Model:

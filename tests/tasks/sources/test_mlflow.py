@@ -36,12 +36,14 @@ class Registry:
         self.truncated = 0
         self.requests: list[tuple[str, str]] = []
 
+        answer = self._answer
+
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-            def do_GET(handler) -> None:
-                self._answer(handler)
+            def do_GET(self) -> None:
+                answer(self)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
