@@ -93,10 +93,10 @@ async def _brought(bucket: Bucket, arrival: Arrival, event: Event, models: Mappi
     others by now.
     """
     changed, asked = changed_by(event, models)
-    branch, commit = event.pushed or (arrival.pinned or asked, None)
-    model, weights = await steps.resolve(changed, branch)
-    if commit is not None and weights.tuned.pin.get("commit") != commit:
-        raise EventRefused(f"{branch} is no longer at {commit}", code="event-overtaken")
+    moved = event.moved
+    model, weights = await steps.resolve(changed, moved or arrival.pinned or asked)
+    if moved is not None and pinned_source(moved, weights.tuned.pin) != asked:
+        raise EventRefused(f"{moved} is no longer {asked}", code="event-overtaken")
     source, revision = pinned_source(asked, weights.tuned.pin), snapshot_identity(weights.tuned).digest
     # A branch moves, and a prefix is written over. Whatever comes then has an event and a number of its own.
     arrival = await asyncio.to_thread(pin, bucket, arrival, source, revision)

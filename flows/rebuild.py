@@ -54,6 +54,8 @@ async def rebuild(
         plan = weights.plan(entry)
         for resolved in weights:
             await run(report, steps.fetch, plan, resolved, "fetch" in redo)
+        if weights.exported:
+            await run(report, steps.export, plan, weights.exported, "fetch" in redo)
         await make_engine(report, plan, redo)  # convert, build, upload
         if until == "upload":
             return

@@ -23,6 +23,7 @@ from tasks.finetuned.moved_branches import moved
 from tasks.finetuned.records import waiting
 from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
+from tasks.sources.resolved import Access
 from tasks.steps.abandoned import give_up_abandoned
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
@@ -78,10 +79,11 @@ async def rebuild_what_waits(bucket: Bucket, model: Model) -> None:
 
 async def _take_moved(bucket: Bucket, model: Model) -> None:
     """One event for the weights that a branch has now, or a rebuild for those that an adapter is merged into."""
-    for found in await asyncio.to_thread(lambda: list(moved(bucket, [model]))):
+    access = Access(s3=bucket.client, mlflow=settings.load().mlflow)
+    for found in await asyncio.to_thread(lambda: list(moved(bucket, [model], access))):
         key = f"moved:{found.model}:{found.snapshot}"
         if found.tuned:
-            event = Event(model=found.model, revision=found.branch, sender="reconcile")
+            event = Event(model=found.model, source=found.address, sender="reconcile")
             await _take(str(uuid5(NAMESPACE_URL, key)), event.model_dump(mode="json", exclude_none=True))
         else:
             await start_rebuild(found.model, key)

@@ -20,12 +20,14 @@ from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.explain.lineage import lineage
+from tasks.finetuned.renamed import Renames
 from tasks.models.overrides import in_image
 from tasks.models.spec import Model
 from tasks.sources.resolved import Access, ResolvedSource
 from tasks.steps import assemble as assemble_step
 from tasks.steps import build as build_step
 from tasks.steps import convert as convert_step
+from tasks.steps import export as export_step
 from tasks.steps import fetch as fetch_step
 from tasks.steps import promote as promote_step
 from tasks.steps import roll_out as roll_out_step
@@ -35,6 +37,7 @@ from tasks.steps.context import Done
 from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, surveyed, with_weights
 from tasks.steps.roll_out import RollOut
+from tasks.store.identity import Identity
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
 from tasks.trtllm.images import reported_image
@@ -47,16 +50,21 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
     `brought` is the address of weights to take in place of the model's own.
     """
 
-    def pin() -> tuple[Model, ResolvedWeights]:
-        bucket = Bucket.at(settings.load().store)
+    def pin() -> tuple[Model, ResolvedWeights, list[str]]:
+        config = settings.load()
+        bucket = Bucket.at(config.store)
         require_conditional_writes(bucket)
-        access = Access(s3=bucket.client)  # of the store's own endpoint and credentials
+        access = Access(s3=bucket.client, mlflow=config.mlflow)  # of the store's own endpoint and credentials
         chosen = with_weights(model, brought, access) if brought else model
         report = reported_image(bucket, chosen.recipe.planned_runtime)
-        weights = surveyed(chosen, resolve_weights(chosen, access), access)
-        return in_image(planned_for(chosen, weights), report), weights
+        weights = resolve_weights(chosen, access)
+        renamed = [Renames(bucket).note_found(resolved) for resolved in weights]
+        weights = surveyed(chosen, weights, access)
+        return in_image(planned_for(chosen, weights), report), weights, renamed
 
-    planned, weights = await asyncio.to_thread(pin)
+    planned, weights, renamed = await asyncio.to_thread(pin)
+    for line in filter(None, renamed):
+        get_run_logger().warning("%s", line)
     if weights.facts is not None:
         get_run_logger().info("the weights: %s", weights.facts)
         if weights.facts.unclear:
@@ -67,10 +75,18 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
 @step("fetch", "fetch {resolved.uri}")
 async def fetch(plan: Plan, resolved: ResolvedSource, refresh: bool) -> Done:
     """Bring the files of a source, or of an adapter, into the store."""
-    access = Access(s3=Bucket.at(settings.load().store).client)
+    config = settings.load()
+    access = Access(s3=Bucket.at(config.store).client, mlflow=config.mlflow)
     make = partial(fetch_step.fetch, plan=plan, resolved=resolved, access=access, refresh=refresh)
     work = fetch_step.snapshot_identity(resolved).digest
     return cached_or_completed(await make_artifact(make, work, f"fetch {plan.model.name}"))
+
+
+@step("export", "export {plan.model.source.uri}")
+async def export(plan: Plan, inputs: Mapping[str, Identity], refresh: bool) -> Done:
+    """Turn a checkpoint of a training framework into a snapshot in Hugging Face form."""
+    make = partial(export_step.export, plan=plan, inputs=inputs, refresh=refresh)
+    return cached_or_completed(await make_artifact(make, plan.snapshot.digest, f"export {plan.model.name}"))
 
 
 @step("convert", "convert {plan.model.name}")

@@ -54,6 +54,13 @@ def _places(value: object) -> object:
     return [place.groups() for place in places if place is not None]
 
 
+def _without_key(address: str) -> str:
+    if address and re.fullmatch(r"https?://[^@\s]+", address) is None:
+        raise ValueError("the form is https://HOST, without a name and password: those have variables of their own")
+    return address
+
+
+_Server = Annotated[str, AfterValidator(_without_key)]
 _Absolute = Annotated[Path, AfterValidator(Path.absolute)]
 _Count = Annotated[int, Field(ge=1)]
 _Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
@@ -76,6 +83,8 @@ class Settings:
     """`s3://bucket/prefix` that holds artifacts, records and targets."""
     store_one_writer: str = ""
     """The file that the processes of the only machine that writes to the store lock; `infra.s3.bucket` reads it."""
+    mlflow: _Server = ""
+    """`https://host` of the MLflow server of `models:/` and `mlflow-artifacts:/`; empty if there is none."""
     target: str = "local"
     """The target of a node and of commands without `--target`."""
     triton_http: str = ""
@@ -94,6 +103,10 @@ class Settings:
     """Folder `examples` of a TensorRT-LLM checkout, if the toolchain has none at a usual place."""
     toolchain_index: str = ""
     """Index of the packages that a toolchain needs and the ordinary index lacks; `venv` needs it."""
+    exporter: str = ""
+    """Python that has Megatron-Bridge or NeMo 2, for sources of a `form`; empty if this machine converts none."""
+    exporter_checkout: str = ""
+    """Checkout of Megatron-Bridge whose `scripts/conversion` that Python runs."""
     signing_key: str = ""
     """File of the private key with which this machine signs the artifacts that it publishes; empty for none."""
     signing_public_key: str = ""

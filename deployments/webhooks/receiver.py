@@ -34,6 +34,7 @@ from infra.settings import Settings
 from tasks.finetuned.arrivals import Arrival, arrive, decide, refused
 from tasks.finetuned.event import Event, changed_by
 from tasks.finetuned.plain_json import parse
+from tasks.finetuned.renamed import Renames
 from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 
@@ -175,7 +176,7 @@ class Receiver:
         try:
             document = parse(body)
             payload = document if isinstance(document, dict) else payload
-            events = list(sender.events(document, models))
+            events = list(sender.events(document, models, Renames(self.bucket)))
         except EventRefused as error:
             return [(decide(self.bucket, refused(arrive(self.bucket, str(id), payload), error)), None)]
         return [self._noted(uuid5(id, event.model), event, models) for event in events]

@@ -1,9 +1,11 @@
 """The senders of webhooks: how each proves its identity, and how its document becomes fine-tuning events.
 
-huggingface   the secret verbatim in `X-Webhook-Secret`. A push to `main` of a model's own repository, which it follows,
-              or of one that its file accepts. It counts while the commit is the head of `main`.
+huggingface   the secret verbatim in `X-Webhook-Secret`. A push to `main` of a model's own repository, which it follows
+              under this name or a former one, or of one that its file accepts. It counts while the commit is the head
+              of `main`. The new name of a repository that is renamed.
 mlflow        `X-MLflow-Signature`. A new model version; its tags `enginehouse.model`, `enginehouse.source` and
-              `enginehouse.recipe.FIELD` give what MLflow itself has no field for. The versions are a series.
+              `enginehouse.recipe.FIELD` give what MLflow itself has no field for. The versions are a series. An alias
+              that a model's file follows: it counts while the version has it.
 generic       `X-Enginehouse-Signature`, of the same scheme. An event as it goes to Prefect.
 
 The signature is `v1,` and the base64 of HMAC-SHA256 over `DELIVERY_ID.TIMESTAMP.BODY`, the first two from headers of
@@ -18,7 +20,7 @@ import base64
 import hmac
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -27,7 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from infra.errors import EventRefused
 from infra.frozen import problems
 from tasks.finetuned.event import Event, read_event, tuned
-from tasks.models.source_uri import HubUri
+from tasks.finetuned.renamed import Renames
+from tasks.models.source_uri import HubUri, ModelsUri, is_repository
 from tasks.models.spec import Model
 from tasks.sources.accepts import accepted
 
@@ -50,11 +53,12 @@ class Delivery:
 class Sender:
     """`identify` returns the id of a delivery, and raises EventRefused if it was not sent with the secret.
 
-    `events` reads a JSON document. It yields nothing for a document that is not about weights of a known model.
+    `events` reads a JSON document. It yields nothing for a document that is not about weights of a known model, and
+    keeps the names of repositories that are renamed.
     """
 
     identify: Callable[[Delivery, bytes], UUID]
-    events: Callable[[JsonValue, Models], Iterator[Event]]
+    events: Callable[[JsonValue, Models, Renames], Iterator[Event]]
 
 
 def _by_secret(delivery: Delivery, secret: bytes) -> UUID:
@@ -109,26 +113,43 @@ class _HubReference(_Foreign):
     ref: str
 
 
+class _HubName(_Foreign):
+    name: str
+
+
 class _HubDocument(_Foreign):
-    """Source: huggingface.co/docs/hub/webhooks, version 3 of the payload."""
+    """Source: huggingface.co/docs/hub/webhooks, version 3 of the payload; huggingface_hub/_webhooks_payload.py."""
 
     event: _HubEvent
     repo: _HubRepository
+    moved: _HubName | None = Field(default=None, alias="movedTo")
     updated: tuple[_HubReference, ...] | None = Field(default=None, alias="updatedRefs")
 
 
-def _of_the_hub(document: JsonValue, models: Models) -> Iterator[Event]:
+def _of_the_hub(document: JsonValue, models: Models, renames: Renames) -> Iterator[Event]:
     push = _read(_HubDocument, document)
+    if push.event.action == "move" and push.moved is not None and is_repository(push.moved.name):
+        names = (push.repo.name, *renames.former(push.repo.name))
+        if push.repo.type == "model" and any(_repository(model) in names for model in models.values()):
+            renames.note(push.repo.name, push.moved.name)
+        return
     branches = {"refs/heads/main"} if push.updated is None else {each.ref for each in push.updated}
     pushed = push.event.action in ("create", "update") and push.event.scope in ("repo", "repo.content")
     if not pushed or push.repo.type != "model" or push.repo.head_sha is None or "refs/heads/main" not in branches:
         return
-    source = f"hf://{push.repo.name}@{push.repo.head_sha}"
+    names = (push.repo.name, *renames.former(push.repo.name))
     for model in models.values():
-        own = tuned(model)
-        follows = isinstance(own, HubUri) and (own.repository, own.revision) == (push.repo.name, "main")
-        if follows or accepted(model, source):
+        # By the name in the model's file, which the hub sends on, and by which everything else knows these weights.
+        repository = own if (own := _repository(model)) in names else push.repo.name
+        source = f"hf://{repository}@{push.repo.head_sha}"
+        if str(tuned(model)) == f"hf://{repository}@main" or accepted(model, source):
             yield Event(model=model.name, source=source, branch="main", sender="huggingface")
+
+
+def _repository(model: Model) -> str | None:
+    """The repository that fine-tuning changes; None if that is none of the hub."""
+    own = tuned(model)
+    return own.repository if isinstance(own, HubUri) else None
 
 
 class _MlflowVersion(_Foreign):
@@ -136,6 +157,12 @@ class _MlflowVersion(_Foreign):
     version: int | None = Field(default=None, ge=1)
     source: str
     tags: dict[str, str] = Field(default_factory=dict[str, str])
+
+
+class _MlflowAlias(_Foreign):
+    name: str
+    alias: str
+    version: int = Field(ge=1)
 
 
 class _MlflowDocument(_Foreign):
@@ -146,18 +173,39 @@ class _MlflowDocument(_Foreign):
     data: dict[str, JsonValue]
 
 
-def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:
+def _of_mlflow(document: JsonValue, models: Models, _: Renames) -> Iterator[Event]:
     delivered = _read(_MlflowDocument, document)
-    if (delivered.entity, delivered.action) != ("model_version", "created"):
-        return
-    version = _read(_MlflowVersion, delivered.data)
+    match delivered.entity, delivered.action:
+        case "model_version", "created":
+            yield from _of_a_version(_read(_MlflowVersion, delivered.data), models)
+        case "model_version_alias", "created":
+            yield from _of_an_alias(_read(_MlflowAlias, delivered.data), models)
+        case _:
+            return
+
+
+def _of_an_alias(given: _MlflowAlias, models: Models) -> Iterator[Event]:
+    for model in models.values():
+        own = tuned(model)
+        if isinstance(own, ModelsUri) and (own.name, own.alias) == (given.name, given.alias):
+            source = str(replace(own, alias="", version=str(given.version)))
+            yield Event(model=model.name, source=source, alias=given.alias, sender="mlflow")
+
+
+def _of_a_version(version: _MlflowVersion, models: Models) -> Iterator[Event]:
     tags = _below("enginehouse.", version.tags)
-    if "model" not in tags and version.name not in models:
+    name = tags.get("model", version.name)
+    if "model" not in tags and name not in models:
         return  # a registry has other models too
+    # MLflow 3 names a logged model here, or a place that only its server knows. The registry says where that lies.
+    by_registry = version.version is not None and version.source.startswith(("models:/", "mlflow-artifacts:/"))
+    source = tags.get("source", f"models:/{version.name}/{version.version}" if by_registry else version.source)
+    if name in models and _follows_otherwise(models[name], version.name) and not accepted(models[name], source):
+        return
     payload: dict[str, JsonValue] = {
-        "model": tags.get("model", version.name),
+        "model": name,
         "sender": "mlflow",
-        "source": tags.get("source", version.source),
+        "source": source,
         "recipe": dict(_below("recipe.", tags)),
         **({} if version.version is None else {"series": f"mlflow:{version.name}", "version": version.version}),
         **({"traceparent": tags["traceparent"]} if "traceparent" in tags else {}),
@@ -165,11 +213,17 @@ def _of_mlflow(document: JsonValue, models: Models) -> Iterator[Event]:
     yield read_event(payload)
 
 
+def _follows_otherwise(model: Model, registered: str) -> bool:
+    """Whether the model's file names an alias or version of this registered model: a new version is then not for it."""
+    own = tuned(model)
+    return isinstance(own, ModelsUri) and own.name == registered
+
+
 def _below(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
 
 
-def _as_it_is(document: JsonValue, models: Models) -> Iterator[Event]:
+def _as_it_is(document: JsonValue, models: Models, _: Renames) -> Iterator[Event]:
     if not isinstance(document, dict):
         raise EventRefused("the body is not a JSON object")
     yield read_event({**document, "sender": "generic"})

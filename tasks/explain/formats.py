@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tasks.finetuned.arrivals import Arrival, Sequence
 from tasks.finetuned.records import CurrentWeights, TunedWeights
+from tasks.finetuned.renamed import Renamed
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
 from tasks.targets.aliases import Aliases
@@ -54,6 +55,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "sequence": Sequence,
     "finetuned": TunedWeights,
     "weights": CurrentWeights,
+    "renamed": Renamed,
 }
 """The class of each record, by the name that `enginehouse schema` takes."""
 

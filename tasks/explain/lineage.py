@@ -186,7 +186,7 @@ class _Reading:
 
 
 def _add_artifact(found: Lineage, name: str, ref: ArtifactRef, manifest: Manifest, inputs: list[str]) -> None:
-    if ref.kind == "snapshot":
+    if ref.kind == "snapshot" and not manifest.inputs:  # an exported one is made of snapshots
         source = source_name(manifest.identity)
         found.add(Entity("source", source, {}), [])
         inputs.append(source)

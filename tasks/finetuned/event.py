@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
@@ -20,7 +21,7 @@ from infra.frozen import Spec, problems
 from infra.traces.propagation import is_traceparent
 from tasks.finetuned.plain_json import require_plain
 from tasks.models.overrides import override
-from tasks.models.source_uri import HubUri, SourceUri, parse_source
+from tasks.models.source_uri import HubUri, ModelsUri, NgcUri, SourceUri, is_revision_of, parse_source, revised
 from tasks.models.spec import Model, Name, Text
 from tasks.sources.accepts import accepted
 
@@ -49,6 +50,8 @@ class Event(Spec):
     """Fields of the recipe to override, as with `enginehouse rebuild --recipe`."""
     branch: Text | None = None
     """The branch that the commit in `source` was pushed to. Once it is not the branch's head, the event is too late."""
+    alias: Text | None = None
+    """The alias that the version in `source` was given. Once another version has it, the event is too late."""
     series: Text | None = None
     """What numbers its weights by itself, such as a registered model of MLflow; with `version`."""
     version: int | None = Field(default=None, ge=1, le=2**53)
@@ -66,6 +69,8 @@ class Event(Spec):
             raise ValueError("series and version belong together")
         if self.branch is not None and self._commit is None:
             raise ValueError("branch belongs to a source hf://org/repo@COMMIT")
+        if self.alias is not None and self._version is None:
+            raise ValueError("alias belongs to a source models:/NAME/VERSION")
         return self
 
     @property
@@ -73,15 +78,25 @@ class Event(Spec):
         return _COMMIT.fullmatch(self.source or "")
 
     @property
-    def pushed(self) -> tuple[str, str] | None:
-        """The address of the branch that was pushed to, and the commit; None for an event that is no push.
+    def _version(self) -> ModelsUri | None:
+        try:
+            uri = parse_source(self.source or "")
+        except SourceError:
+            return None
+        return uri if isinstance(uri, ModelsUri) and uri.version else None
+
+    @property
+    def moved(self) -> str | None:
+        """The address of the branch or alias that `source` was put under; None for an event that says of none.
 
         An earlier receiver passed only pushes to `main` on, and did not name the branch.
         """
+        if self.alias is not None and self._version is not None:
+            return str(replace(self._version, version="", alias=self.alias))
         branch = self.branch or ("main" if self.sender == "huggingface" else None)
         if branch is None or self._commit is None:
             return None
-        return f"{self._commit['repository']}@{branch}", self._commit["commit"]
+        return f"{self._commit['repository']}@{branch}"
 
     @property
     def options(self) -> dict[str, str]:
@@ -121,21 +136,23 @@ def changed_by(event: Event, models: Mapping[str, Model]) -> tuple[Model, str]:
 
 def pinned_source(uri: str, pin: Mapping[str, JsonValue]) -> str:
     """The address of a source with its pin: a branch of the hub may move, its commit does not."""
-    parsed = parse_source(uri)
-    if not isinstance(parsed, HubUri):
-        return uri
-    revision = "/".join(str(pin[part]) for part in ("commit", "folder") if part in pin)
-    return str(HubUri(parsed.repository, revision))
+    match parse_source(uri):
+        case HubUri() as parsed:
+            revision = "/".join(str(pin[part]) for part in ("commit", "folder") if part in pin)
+            return str(replace(parsed, revision=revision))
+        case NgcUri() as parsed:
+            return str(replace(parsed, version=str(pin["version"])))
+        case ModelsUri():
+            return str(pin["address"])
+        case _:
+            return uri
 
 
 def _source(event: Event, model: Model) -> str:
     own = tuned(model)
     try:
-        if event.source is not None:
-            wanted = parse_source(event.source)
-        elif isinstance(own, HubUri):
-            wanted = parse_source(f"hf://{own.repository}@{event.revision}")
-        else:
+        wanted = revised(own, event.revision or "") if event.source is None else parse_source(event.source)
+        if wanted is None:
             raise EventRefused(
                 f"the weights of {model.name} come from {own.scheme}://, which has no revisions",
                 hint="name a `source` that the model's file accepts",
@@ -143,7 +160,7 @@ def _source(event: Event, model: Model) -> str:
             )
     except SourceError as error:
         raise EventRefused(error.message, hint=error.hint, code="event-source") from error
-    if isinstance(wanted, HubUri) and isinstance(own, HubUri) and wanted.repository == own.repository:
+    if is_revision_of(wanted, own):
         return str(wanted)
     if not accepted(model, str(wanted)):
         raise EventRefused(

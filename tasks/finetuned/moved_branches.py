@@ -1,13 +1,14 @@
-"""Branches of the hub that moved without an event."""
+"""Branches of the hub, newest versions of NGC and aliases of MLflow that moved without an event."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from infra.errors import SourceError, SourceUnavailable
+from infra.errors import SettingsError, SourceError, SourceUnavailable
 from infra.s3.bucket import Bucket
-from tasks.models.source_uri import HubUri, parse_source
+from tasks.finetuned.renamed import Renames
+from tasks.models.source_uri import floats, parse_source
 from tasks.models.spec import Model
 from tasks.sources.resolved import NO_ACCESS, Access
 from tasks.steps.fetch import snapshot_identity
@@ -19,36 +20,39 @@ from tasks.targets.target import Target
 
 @dataclass(frozen=True)
 class Moved:
-    """A model's `branch` has the weights `snapshot` (an identity), which were never fetched.
+    """What a model's file follows, `address`, has the weights `snapshot` (an identity), which were never fetched.
 
     `tuned` says whether they are what fine-tuning changes: not the source that an adapter is merged into.
     """
 
     model: str
-    branch: str
+    address: str
     snapshot: str
     tuned: bool
 
 
 def moved(bucket: Bucket, models: Iterable[Model], access: Access = NO_ACCESS) -> Iterator[Moved]:
-    """Released models whose file follows a branch that now has weights which were never built.
+    """Released models whose file follows a branch or alias that now has weights which were never built.
 
-    A branch that went back to a commit that was built before is left to people.
+    What went back to weights that were built before is left to people.
     """
     for model in models:
-        addresses = (model.source.uri, model.adapter, *model.adapters.values())
+        draft = None if model.draft is None else model.draft.uri
+        addresses = (model.source.uri, model.adapter, draft, *model.adapters.values())
         own = [parse_source(uri) for uri in addresses if uri is not None]
-        followed = [uri.revision if isinstance(uri, HubUri) and not uri.is_commit else None for uri in own]
+        followed = [str(uri) if floats(uri) else "" for uri in own]
         if not any(followed) or not _is_released(bucket, model):
             continue
         try:
             weights = resolve_weights(model, access)
-        except (SourceError, SourceUnavailable):
+        except (SourceError, SourceUnavailable, SettingsError):
             continue  # its next rebuild reports why
-        for resolved, branch in zip(weights, followed, strict=True):
+        found = filter(None, (weights.source, weights.adapter, weights.draft, *weights.adapters.values()))
+        for resolved, address in zip(found, followed, strict=True):
+            Renames(bucket).note_found(resolved)
             snapshot = ArtifactRef("snapshot", snapshot_identity(resolved).digest)
-            if branch is not None and not has_fetched(bucket, snapshot, model.name):
-                yield Moved(model.name, branch, snapshot.identity, resolved is weights.tuned)
+            if address and not has_fetched(bucket, snapshot, model.name):
+                yield Moved(model.name, address, snapshot.identity, resolved is weights.tuned)
 
 
 def _is_released(bucket: Bucket, model: Model) -> bool:

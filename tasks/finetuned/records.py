@@ -19,7 +19,7 @@ from infra.errors import EventRefused
 from infra.s3.bucket import Bucket
 from tasks.finetuned.event import Event, changed_by, tuned
 from tasks.models.overrides import override
-from tasks.models.source_uri import HubUri, parse_source
+from tasks.models.source_uri import floats, is_revision_of, parse_source
 from tasks.models.spec import Model
 from tasks.store.cell import Cell, WriteOnce
 from tasks.store.record import Record
@@ -138,8 +138,7 @@ def accept(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
 
 def _floats(weights: TunedWeights) -> bool:
     """Whether the event named a branch, and left open which weights it brings."""
-    asked = parse_source(weights.asked)
-    return isinstance(asked, HubUri) and not asked.is_commit
+    return floats(parse_source(weights.asked))
 
 
 def _overtaken(weights: TunedWeights) -> EventRefused:
@@ -181,7 +180,7 @@ def waiting(bucket: Bucket, model: Model) -> tuple[TunedWeights, str] | None:
 
 def _weights(bucket: Bucket, model: Model) -> tuple[CurrentWeights, str | None]:
     """What is known, and its ETag. A model that accepts no events needs no look at the store."""
-    takes_events = model.accepts or isinstance(tuned(model), HubUri)
+    takes_events = model.accepts or is_revision_of(own := tuned(model), own)
     return _current(bucket, model.name).read() if takes_events else (CurrentWeights(), None)
 
 

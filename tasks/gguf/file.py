@@ -51,14 +51,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor. `shape` has the row length first, as in the file. `offset` counts bytes from the file's first byte,
-    `size` is in bytes."""
+    """One tensor. `shape` has the row length first, as in the file. `offset` counts bytes from the first byte of its
+    file, which is the model's `part`, counted from 0; `size` is in bytes."""
 
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     offset: int
     size: int
+    part: int = 0
 
     @property
     def elements(self) -> int:
@@ -72,13 +73,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """An open file. The mapping is released with the last reference to this object and to views of it."""
+    """An open model: one file, or the first part of a split one with its others mapped beside it.
+
+    A mapping is released with the last reference to this object and to views of it.
+    """
 
     path: Path
     data: mmap.mmap
     fields: Mapping[str, Field]
     tensors: Sequence[Tensor]
     alignment: int
+    other_parts: tuple[mmap.mmap, ...] = ()
+
+    def data_of(self, tensor: Tensor) -> mmap.mmap:
+        """The file that a tensor lies in."""
+        return (self.data, *self.other_parts)[tensor.part]
 
     @property
     def tensor_bytes(self) -> int:

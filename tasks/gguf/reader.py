@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
@@ -24,6 +25,7 @@ from tasks.gguf.file import (
     unsupported,
 )
 from tasks.gguf.header import FIXED, MAGIC, unreadable
+from tasks.gguf.parts import parts_of
 
 # ggml's GGML_MAX_DIMS.
 _MAXIMUM_DIMENSIONS = 4
@@ -73,13 +75,67 @@ class _Cursor:
         return count
 
 
+_SPLIT = ("split.no", "split.count", "split.tensors.count")
+"""What `gguf-split` of llama.cpp notes in each part: its number from 0, how many there are, and all their tensors.
+
+Only the first part has the model's own metadata. Source: `tools/gguf-split` and `llama_model_loader`.
+"""
+
+
 def read_gguf(path: Path) -> GGUFFile:
-    """Map `path` and check its whole header. Reads no tensor.
+    """Map `path`, and the other parts of a split model beside it, and check their whole headers. Reads no tensor.
 
     Raises StepFailed `gguf-malformed` (no GGUF, truncated, or impossible counts, offsets or types), `gguf-unsupported`
-    (big-endian, another version, a part of a split file, or a tensor type that `gguf` does not know) or
-    `gguf-unreadable`.
+    (big-endian, another version, a later part of a split model, or a tensor type that `gguf` does not know),
+    `gguf-parts` (parts are missing, or are those of another model) or `gguf-unreadable`.
     """
+    first = _read_file(path)
+    number, count, _ = _split(first)
+    if count < 2:
+        return first
+    names = parts_of(path.name)
+    if number > 0:
+        raise unsupported(path, f"part {number + 1} of a model of {count}", "name the first part")
+    if len(names) != count or path.name != names[0]:
+        raise unsupported(
+            path, f"the first of {count} parts by its metadata, and not by its name", f"NAME-00001-of-{count:05}.gguf"
+        )
+    return _joined(first, [path.with_name(name) for name in names[1:]])
+
+
+def _joined(first: GGUFFile, others: list[Path]) -> GGUFFile:
+    """A model of several files, as if it were one."""
+    if missing := [other.name for other in others if not other.is_file()]:
+        raise _unfit(first, f"its parts {', '.join(missing)} are missing")
+    _, count, total = _split(first)
+    files = [first, *map(_read_file, others)]
+    for number, file in enumerate(files[1:], 1):
+        if (found := _split(file)) != (number, count, total):
+            raise _unfit(first, f"{file.path.name} is part {found[0] + 1} of {found[1]} with {found[2]} tensors in all")
+    tensors = [replace(tensor, part=part) for part, file in enumerate(files) for tensor in file.tensors]
+    if len(tensors) != total:
+        raise _unfit(first, f"it has {total} tensors in all, and its {count} parts hold {len(tensors)}")
+    if len({tensor.name for tensor in tensors}) != total:
+        raise _unfit(first, "two of its parts hold a tensor of one name")
+    fields = {key: field for key, field in first.fields.items() if key not in _SPLIT}
+    return replace(first, fields=fields, tensors=tensors, other_parts=tuple(file.data for file in files[1:]))
+
+
+def _split(file: GGUFFile) -> tuple[int, int, int]:
+    """The values of _SPLIT; 0 for each that is missing."""
+    number, count, total = ((file.integers(key) or [0])[0] for key in _SPLIT)
+    return number, count, total
+
+
+def _unfit(first: GGUFFile, what: str) -> StepFailed:
+    return StepFailed(
+        f"{first.path.name} cannot be joined with its other parts: {what}",
+        code="gguf-parts",
+        hint="fetch all parts of one model, and compare their sha256 with the publisher's",
+    )
+
+
+def _read_file(path: Path) -> GGUFFile:
     try:
         with path.open("rb") as stream:
             if stream.seek(0, 2) < FIXED.size:
@@ -105,8 +161,6 @@ def read_gguf(path: Path) -> GGUFFile:
             raise malformed(path, f"it has {field.key} twice")
         fields[field.key] = field
     header = GGUFFile(path, data, fields, (), GGUF_DEFAULT_ALIGNMENT)
-    if (header.integers("split.count") or [1])[0] > 1:
-        raise unsupported(path, "one part of a split file", "join the parts with `llama-gguf-split --merge`")
     alignment = (header.integers("general.alignment") or [GGUF_DEFAULT_ALIGNMENT])[0]
     if alignment <= 0 or alignment & (alignment - 1):
         raise malformed(path, f"alignment {alignment} is not a power of two")

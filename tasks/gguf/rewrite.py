@@ -133,7 +133,7 @@ def _write_tensors(
                 stream.write(chunk.data)
                 written(chunk.nbytes)
             # What was read is in the page cache; mapped, it would count as this process's memory.
-            model.data.madvise(mmap.MADV_DONTNEED)
+            model.data_of(origin).madvise(mmap.MADV_DONTNEED)
 
 
 def _encoded_chunks(
@@ -154,7 +154,7 @@ def _encode(model: GGUFFile, origin: Tensor, kind: GGMLQuantizationType, first: 
     """The bytes of `count` elements from the `first` on, as `kind`."""
     block, block_bytes = GGML_QUANT_SIZES[origin.type]
     raw = np.frombuffer(
-        model.data,
+        model.data_of(origin),
         np.uint8,
         count=count // block * block_bytes,
         offset=origin.offset + first // block * block_bytes,

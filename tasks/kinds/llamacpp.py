@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from infra.errors import SettingsError, StepFailed
+from tasks.gguf.parts import parts_of
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters, by_role, limits_in
 from tasks.kinds.serving_mode import ServingMode
@@ -145,10 +146,10 @@ class LlamaCppKind:
         from tasks.gguf.conversion import dequantize
         from tasks.lora.gguf_merge import merge_gguf
 
-        found = sorted(snapshot.rglob("*.gguf"))
+        found = [path for path in sorted(snapshot.rglob("*.gguf")) if path.name == parts_of(path.name)[0]]
         if len(found) != 1:
             raise StepFailed(
-                f"kind llamacpp takes exactly one GGUF file, and the snapshot holds {len(found)}",
+                f"kind llamacpp takes exactly one model in GGUF, and the snapshot holds {len(found)}",
                 hint="narrow it with `source.include`",
                 code="snapshot-unfit",
             )

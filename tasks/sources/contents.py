@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from infra.errors import SourceError, UntrustedFile
 from tasks.gguf.header import FIXED, MAGIC, unreadable
+from tasks.sources.forms import is_checkpoint_part
 from tasks.sources.names import PICKLES, PYTHON, runs_code
 
 LARGEST_JSON_BYTES = 64 * 2**20
@@ -48,8 +49,8 @@ def check_content(
                 hint="Fetch the contents where the source was made: git lfs pull",
             )
         file.seek(0)
-        if suffix in PICKLES | PYTHON:
-            return  # the source trusts it, or `check_type` had refused its name
+        if suffix in PICKLES | PYTHON or is_checkpoint_part(name):
+            return  # the source trusts it, or its name would have been refused
         if suffix == ".safetensors":
             _check_safetensors(file, name, path.stat().st_size)
         elif suffix == ".gguf":

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from infra.progress import Progress
-from tasks.models.source_uri import FileUri, HubUri, PipUri, S3Uri, parse_source
+from tasks.models.source_uri import ArtifactsUri, FileUri, HubUri, ModelsUri, NgcUri, PipUri, S3Uri, parse_source
 from tasks.models.spec import Source
-from tasks.sources import file, pip, s3
+from tasks.sources import file, mlflow, ngc, pip, s3
 from tasks.sources.contents import check_content
-from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, SnapshotFile
+from tasks.sources.resolved import NO_ACCESS, Access, PinnedFile, ResolvedSource, SnapshotFile
 
 
 def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
     """Pin a source: which files it has, their sizes, and the digests that identify their bytes. Downloads no weights.
 
     Raises SourceError with a code that names the cause (`source-missing`, `source-gated`, `source-revision`,
-    `source-entry`, `source-mirror`), UntrustedFile for a file that no snapshot may hold, and SourceUnavailable
-    (retryable) if the other side does not answer.
+    `source-entry`, `source-mirror`, `source-redirect`), UntrustedFile for a file that no snapshot may hold, and
+    SourceUnavailable (retryable) if the other side does not answer.
     """
     match parse_source(source.uri):
         case HubUri() as uri:
@@ -26,10 +27,23 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
             return hf.resolve(source, uri, access)
         case S3Uri() as uri:
             return s3.resolve(source, uri, access)
+        case NgcUri() as uri:
+            return ngc.resolve(source, uri)
+        case ModelsUri() | ArtifactsUri() as uri:
+            return mlflow.resolve(source, uri, access)
         case FileUri() as uri:
             return file.resolve(source, uri)
         case PipUri() as uri:
             return pip.resolve(source, uri)
+
+
+def snapshot_files(resolved: ResolvedSource) -> Mapping[str, PinnedFile]:
+    """The files of a source by their paths in its snapshot."""
+    match parse_source(resolved.uri):
+        case ModelsUri() | ArtifactsUri():
+            return mlflow.snapshot_files(resolved)
+        case _:
+            return {file.path: file for file in resolved.files}
 
 
 def fetch(
@@ -49,6 +63,10 @@ def fetch(
             files = hf.fetch(resolved, uri, destination, progress, access)
         case S3Uri() as uri:
             files = s3.fetch(resolved, uri, destination, progress, access)
+        case NgcUri() as uri:
+            files = ngc.fetch(resolved, uri, destination, progress)
+        case ModelsUri() | ArtifactsUri():
+            files = mlflow.fetch(resolved, destination, progress, access)
         case FileUri() as uri:
             files = file.fetch(resolved, uri, destination, progress)
         case PipUri() as uri:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from infra.errors import SourceError, SourceUnavailable
 from tasks.sources.resolved import SnapshotFile
 
 CHUNK_BYTES = 2**20
+PAUSE_S = 1.0
+_TRIES = 5
+"""As many as the hub's client makes."""
 
 
 def save(chunks: Iterable[bytes], target: Path, size: int | None, advance: Callable[[int], None]) -> SnapshotFile:
@@ -39,6 +43,27 @@ def save(chunks: Iterable[bytes], target: Path, size: int | None, advance: Calla
         )
     part.replace(target)
     return SnapshotFile(target.name, done, digest.hexdigest())
+
+
+def resuming(read: Callable[[int], Iterator[bytes]], size: int) -> Iterator[bytes]:
+    """The `size` bytes of a file whose transfer goes on where it broke off. `read` gives its bytes from an offset on.
+
+    Raises SourceUnavailable, as `read` does, when it came no further in _TRIES tries in a row.
+    """
+    done, tries = 0, 0
+    while done < size:
+        failure = SourceUnavailable(f"the transfer ended after {done} of {size} bytes")
+        try:
+            for chunk in read(done):
+                done, tries = done + len(chunk), 0
+                yield chunk
+        except SourceUnavailable as error:
+            failure = error
+        if done < size:
+            tries += 1
+            if tries == _TRIES:
+                raise failure
+            time.sleep(PAUSE_S)
 
 
 def changed(uri: str, name: str) -> SourceError:

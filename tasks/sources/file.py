@@ -1,4 +1,7 @@
-"""`file:///path`: a file, or a folder with everything below it, on the machine that runs the step."""
+"""`file:///path`: a file, or a folder with everything below it, on the machine that runs the step.
+
+The file may be one part of a split GGUF: the others lie beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from infra.errors import SourceError, UntrustedFile
 from infra.progress import ByteCounter, Progress
+from tasks.gguf.parts import parts_of
 from tasks.models.source_uri import FileUri
 from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed, save
@@ -36,9 +40,10 @@ def _selected(source: Source, uri: FileUri) -> tuple[Path, list[str]]:
     root = Path(uri.path)
     if not root.exists():
         raise SourceError(f"{uri} does not exist", code="source-missing", hint="Look at the path.")
-    if source.sha256 is not None and root.is_dir():
+    is_several = root.is_dir() or len(parts_of(root.name)) > 1
+    if source.sha256 is not None and is_several:
         raise SourceError(
-            f"{uri} is a folder, and a sha256 belongs to one file", hint="Name the file, or drop the sha256."
+            f"{uri} is more than one file, and a sha256 belongs to one", hint="Name the file, or drop the sha256."
         )
     base = root if root.is_dir() else root.parent
     return base, select(source, list(_names(root, base)))
@@ -64,7 +69,10 @@ def fetch(resolved: ResolvedSource, uri: FileUri, destination: Path, progress: P
 
 def _names(root: Path, base: Path) -> Iterator[str]:
     """Every file, relative to `base`. Raises UntrustedFile for links, wherever they lead, and for special files."""
-    paths = sorted(root.rglob("*")) if root.is_dir() and not root.is_symlink() else [root]
+    if root.is_dir() and not root.is_symlink():
+        paths = sorted(root.rglob("*"))
+    else:
+        paths = [path for path in map(root.with_name, parts_of(root.name)) if path.is_symlink() or path.exists()]
     for path in paths:
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode):

@@ -35,7 +35,7 @@ from pydantic import JsonValue
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
-from tasks.models.source_uri import HubUri
+from tasks.models.source_uri import HubUri, is_repository
 from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed
 from tasks.sources.names import select
@@ -68,7 +68,8 @@ def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
             raise _mirror(api, f"answers for {uri} with the commit {commit!r}")
         files = [replace(_pin(api, uri, siblings[name], commit), path=name) for name in names]
     about: dict[str, JsonValue] = {"scheme": "hf", "repository": uri.repository, "commit": commit}
-    return pinned(source, about | ({"folder": folder} if folder else {}), files)
+    renamed = info.id if info.id != uri.repository and is_repository(info.id or "") else ""
+    return replace(pinned(source, about | ({"folder": folder} if folder else {}), files), renamed=renamed)
 
 
 def fetch(

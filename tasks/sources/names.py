@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from infra.errors import SourceError, UntrustedFile
+from tasks.gguf.parts import parts_of
 from tasks.models.source_uri import glob_match
 from tasks.models.spec import Source
+from tasks.sources.forms import described, select_checkpoint
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 PYTHON = frozenset({".py", ".pyc", ".pyi", ".ipynb"})
@@ -34,10 +36,14 @@ _LEFT_OUT = frozenset({".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf"}
 def select(source: Source, names: Sequence[str]) -> list[str]:
     """Return the names to take: those that `include` asks for, without the files that a snapshot leaves out.
 
-    Raises UntrustedFile for a name or a type that no snapshot may hold. Raises SourceError `source-entry` if a pattern
-    of `include` matches no name, or if what is left holds no weights.
+    One part of a split GGUF stands for all; a checkpoint of a training framework has files of its own. Raises
+    UntrustedFile for a name or a type that no snapshot may hold. Raises SourceError `source-entry` if a pattern of
+    `include` matches no name, if parts of a split GGUF are missing, or if what is left holds no weights, and
+    `source-form` if it is no checkpoint of the form that the model's file says.
     """
     check_names(names)
+    if source.form is not None:
+        return select_checkpoint(source, names)
     for pattern in source.include:
         if not any(glob_match(pattern, name) for name in names):
             raise SourceError(
@@ -54,12 +60,13 @@ def select(source: Source, names: Sequence[str]) -> list[str]:
     taken = wanted if source.include else [name for name in wanted if _is_listed(name) or _can_run_code(name)]
     for name in taken:
         check_type(name, source.trust)
+    taken = _with_parts(source, taken, names)
     # Said here, where the files that were left out are known, and not by a converter that finds nothing to convert.
     if not taken or (len(taken) < len(wanted) and not any(_suffix(name) in _WEIGHTS | PICKLES for name in taken)):
         raise SourceError(
             f"{source.uri} holds no weights of a type that a snapshot takes",
             code="source-entry",
-            hint="Weights are *.safetensors or *.gguf. Files of the source: " + _few(names),
+            hint=described(names) or "Weights are *.safetensors or *.gguf. Files of the source: " + _few(names),
         )
     return taken
 
@@ -107,6 +114,17 @@ def runs_code(name: str, what: str, code: str, trust: str) -> UntrustedFile:
         hint="Leave it out with `include:`. Or read one revision, pin the source to it, and write "
         f"`trust: [{trust}]` in the model's file.",
     )
+
+
+def _with_parts(source: Source, taken: Sequence[str], names: Sequence[str]) -> list[str]:
+    whole = dict.fromkeys(part for name in taken for part in parts_of(name))
+    if missing := sorted(whole.keys() - set(names)):
+        raise SourceError(
+            f"{source.uri} has a model in several parts, and lacks {_few(missing)}",
+            code="source-entry",
+            hint="Bring all parts to the source, each under its own name. It has: " + _few(names),
+        )
+    return list(whole)
 
 
 def _is_for_readers(name: str) -> bool:

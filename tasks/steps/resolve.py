@@ -12,10 +12,12 @@ from tasks.lora.adapter import FILES
 from tasks.models.overrides import of_architecture, override
 from tasks.models.spec import Model, Source
 from tasks.sources.dispatch import resolve
-from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
-from tasks.sources.survey import survey
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, without_weights
+from tasks.sources.survey import survey, survey_like
+from tasks.steps.export import exported_identity
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.plan import Plan
+from tasks.store.identity import Identity
 from tasks.weights.facts import WeightsFacts
 
 
@@ -30,12 +32,16 @@ class ResolvedWeights:
     """Those that requests choose, by name."""
     draft: ResolvedSource | None = None
     """A draft model, or heads that guess tokens."""
+    like: ResolvedSource | None = None
+    """Configuration and tokenizer for a source that is a checkpoint of Megatron-Bridge."""
+    is_checkpoint: bool = False
+    """Whether the source is a checkpoint of a training framework, which is exported first."""
     facts: WeightsFacts | None = None
     """What the source says of itself, for a kind that goes by that."""
 
     def __iter__(self) -> Iterator[ResolvedSource]:
         yield self.source
-        yield from filter(None, (self.adapter, self.draft))
+        yield from filter(None, (self.adapter, self.draft, self.like))
         yield from self.adapters.values()
 
     @property
@@ -48,8 +54,17 @@ class ResolvedWeights:
         adapter, draft = (
             None if weights is None else snapshot_identity(weights) for weights in (self.adapter, self.draft)
         )
+        snapshot = exported_identity(model.source, self.exported) if self.exported else snapshot_identity(self.source)
         adapters = {name: snapshot_identity(each) for name, each in self.adapters.items()}
-        return Plan.of(model, snapshot_identity(self.source), adapter, draft, adapters)
+        return Plan.of(model, snapshot, adapter, draft, adapters)
+
+    @property
+    def exported(self) -> Mapping[str, Identity]:
+        """What is exported before anything else, by role; empty for a source in a form that can be served."""
+        if not self.is_checkpoint:
+            return {}
+        like = {} if self.like is None else {"like": snapshot_identity(self.like)}
+        return {"checkpoint": snapshot_identity(self.source), **like}
 
 
 def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights:
@@ -57,7 +72,9 @@ def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
     adapters = {name: resolve(_adapter(uri), access) for name, uri in model.adapters.items()}
     draft = None if model.draft is None else resolve(model.draft, access)
-    return ResolvedWeights(resolve(model.source, access), adapter, adapters, draft)
+    like = None if model.source.like is None else without_weights(resolve(Source(uri=model.source.like), access))
+    is_checkpoint = model.source.form is not None
+    return ResolvedWeights(resolve(model.source, access), adapter, adapters, draft, like, is_checkpoint)
 
 
 def surveyed(model: Model, weights: ResolvedWeights, access: Access = NO_ACCESS) -> ResolvedWeights:
@@ -66,7 +83,9 @@ def surveyed(model: Model, weights: ResolvedWeights, access: Access = NO_ACCESS)
     Raises UsageError `weights-unfit` if the recipe cannot be made of them, and as `tasks.sources.survey.survey` does.
     """
     kind = engine_kind(model)
-    facts = survey(weights.source, access) if kind.reads_config else None
+    if not kind.reads_config:
+        return weights
+    facts = survey_like(weights.like, access) if weights.is_checkpoint else survey(weights.source, access)
     if facts is not None:
         kind.require_weights(facts)
     return replace(weights, facts=facts)

@@ -331,7 +331,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     def resolved(model: Model, access: object) -> ResolvedWeights:
         return house.resolved(model.source.uri)
 
-    config = SimpleNamespace(store="", catalogue=Path(), heartbeat_seconds=30, lease_seconds=5.0)
+    config = SimpleNamespace(store="", catalogue=Path(), heartbeat_seconds=30, lease_seconds=5.0, mlflow="")
     log = SimpleNamespace(info=always(None), warning=always(None))
     for module in (finetuned, reconcile, current_rebuild):
         patch.setattr(module, "settings", SimpleNamespace(load=always(config)))

@@ -48,6 +48,8 @@ def test_lists_and_tables_of_the_file_are_words_of_a_variable(tmp_path: Path, mo
         ("ENGINEHOUSE_POOL_LIMITS", "build-sm90"),
         ("ENGINEHOUSE_POOL_LIMITS", "build-sm90=-1"),
         ("ENGINEHOUSE_POOLS", "build-sm90=podman"),
+        ("ENGINEHOUSE_MLFLOW", "mlflow:5000"),
+        ("ENGINEHOUSE_MLFLOW", "https://wilma:hunter2@mlflow"),
         ("ENGINEHOUSE_POOLS", "build-sm90"),
         ("ENGINEHOUSE_WEBHOOK_SECRETS", "huggingface=hunter2"),
     ],

@@ -127,6 +127,29 @@ def test_a_push_to_the_hub_reaches_who_follows_or_accepts_it(house: House) -> No
     assert (house.sent[1].model, house.sent[1].source) == ("tuned", f"hf://team/tuned-7@{'d' * 40}")
 
 
+def move(old: str, new: str) -> dict[str, Any]:
+    """A repository that is renamed, as the hub sends it."""
+    event = {"action": "move", "scope": "repo"}
+    return {**push(old, event=event), "movedTo": {"name": new, "owner": {"id": "61d2f"}}}
+
+
+def test_a_renamed_repository_is_followed_under_its_present_name(house: House) -> None:
+    assert house.hub(push("org/new")).json() == {"events": []}
+    assert house.hub(move("org/base", "org/between")).json() == {"events": []}
+    assert house.hub(move("org/between", "other/new")).json() == {"events": []}
+    for name in ("org/between", "other/new", "org/base"):
+        house.hub(push(name))
+    assert [(event.model, event.source) for event in house.sent] == [("follows", f"hf://org/base@{'d' * 40}")] * 3
+    assert house.hub(push("org/new")).json() == house.hub(push("../x")).json() == {"events": []}
+
+
+def test_what_was_renamed_beside_the_catalogue_is_not_kept(house: House) -> None:
+    dataset = {**move("org/base", "org/new"), "repo": {"type": "dataset", "name": "org/base"}}
+    for document in (move("somebody/else", "org/new"), move("org/base", "no name"), dataset):
+        assert house.hub(document).json() == {"events": []}
+    assert not list(house.receiver.bucket.list("finetuned/"))
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -161,6 +184,38 @@ def test_mlflow_and_others_sign_what_they_send(house: House) -> None:
     # MLflow's own test of a webhook, and a model that is not here.
     assert house.signed("mlflow", version(name="example_model"), id="delivery-3").json() == {"events": []}
     assert [event.sender for event in house.sent] == ["mlflow", "mlflow", "generic"]
+
+
+def test_mlflow_3_names_what_its_registry_knows(house: House) -> None:
+    def change(name: str, **changes: Any) -> None:
+        document = yaml.safe_load((house.folder / "tuned.yaml").read_text()) | {"name": name} | changes
+        (house.folder / f"{name}.yaml").write_text(yaml.safe_dump(document))
+
+    change("sql", accepts=["models:/sql/*"])
+    change("by-alias", source={"uri": "models:/chat@champion/model"}, accepts=[])
+    change("chat", source={"uri": "models:/chat@champion"}, accepts=[])
+    change("fixed", source={"uri": "models:/chat/3"}, accepts=[])
+    logged = "models:/m-0123456789abcdef0123456789abcdef"
+    for number, source in enumerate([logged, "mlflow-artifacts:/1/models/m-1/artifacts", "models:/123"]):
+        data = version(name="sql", version=str(number + 1), source=source)
+        assert house.signed("mlflow", data, id=f"v{number}").status_code == 202
+    assert house.signed("mlflow", version(name="chat", source=logged), id="v9").json() == {"events": []}
+
+    alias = {"entity": "model_version_alias", "action": "created", "timestamp": "2026-11-28T07:00:00+00:00"}
+    data = {"name": "chat", "alias": "champion", "version": "4"}
+    assert house.signed("mlflow", {**alias, "data": data}, id="a1").status_code == 202
+    for number, other in enumerate([{"alias": "challenger"}, {"name": "other"}]):
+        assert house.signed("mlflow", {**alias, "data": {**data, **other}}, id=f"o{number}").json() == {"events": []}
+    deleted = {**alias, "action": "deleted", "data": {"name": "chat", "alias": "champion"}}
+    assert house.signed("mlflow", deleted, id="o8").json() == {"events": []}
+    assert house.signed("mlflow", {**alias, "data": {**data, "version": "x"}}, id="o9").status_code == 400
+    assert [(event.model, event.source, event.series, event.moved) for event in house.sent] == [
+        ("sql", "models:/sql/1", "mlflow:sql", None),
+        ("sql", "models:/sql/2", "mlflow:sql", None),
+        ("sql", "models:/sql/3", "mlflow:sql", None),
+        ("by-alias", "models:/chat/4/model", None, "models:/chat@champion/model"),
+        ("chat", "models:/chat/4", None, "models:/chat@champion"),
+    ]
 
 
 def test_a_secret_or_signature_that_is_wrong_is_refused_before_the_body_is_read(house: House) -> None:

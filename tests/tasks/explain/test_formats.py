@@ -64,6 +64,7 @@ VERSION_1 = {
     "weights": """{"followed":null,"proven":{"accepted":"2026-11-28T06:00:00Z","asked":"s3://b/x","event":"i",
  "file_source":"hf://o/r@main","model":"tiny","recipe":{},"revision":"00","schema_version":1,"source":"s3://b/x"},
  "schema_version":1}""",
+    "renamed": """{"schema_version":1,"was":["org/old"]}""",
 }
 
 

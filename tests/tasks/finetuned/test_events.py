@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +14,11 @@ from infra.s3.bucket import Bucket
 from tasks.finetuned.event import changed_by, pinned_source, read_event
 from tasks.finetuned.moved_branches import Moved, moved
 from tasks.finetuned.records import CurrentWeights, TunedWeights, accept, newer_ones, settle, waiting, with_newest
+from tasks.finetuned.renamed import Renames
 from tasks.lora.adapter import FILES
 from tasks.models.overrides import override
 from tasks.models.spec import Model, Source
-from tasks.sources.dispatch import resolve
+from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_weights
@@ -286,6 +289,7 @@ def test_a_branch_is_pinned_to_its_commit(bucket: Bucket) -> None:
     source = pinned_source("hf://org/base@main", {"commit": COMMIT})
     assert source == f"hf://org/base@{COMMIT}"
     assert pinned_source("s3://weights/tiny/x", {}) == "s3://weights/tiny/x"
+    assert pinned_source("ngc://nvidia/tiny@latest", {"version": "1.0"}) == "ngc://nvidia/tiny@1.0"
     accept(bucket, finetuned("r1", asked="hf://org/base@main", source=source))
     assert with_newest(bucket, model())[0].source.uri == source
 
@@ -302,7 +306,7 @@ def test_a_branch_that_moved_is_found_once_it_was_never_built(fleet: Fleet, hub:
     def head(uri: str, tuned: bool = True) -> Moved:
         source = Source(uri=uri) if "lora" not in uri else Source(uri=uri, include=FILES)
         identity = snapshot_identity(resolve(source, Access(hub_endpoint=hub.url))).digest
-        return Moved("tiny", uri.rpartition("@")[2], identity, tuned)
+        return Moved("tiny", uri, identity, tuned)
 
     weights = {"model.safetensors": b"\x00" * 8}
     first = hub.push("org/base", weights)
@@ -336,3 +340,33 @@ def test_an_event_may_say_where_its_sender_is_in_a_trace() -> None:
     assert read_event({**payload, "traceparent": traceparent}).traceparent == traceparent
     with pytest.raises(EventRefused, match=r"traceparent: .*00-TRACE-SPAN-FLAGS"):
         read_event({**payload, "traceparent": "00-abc"})
+
+
+def test_a_repository_that_the_hub_calls_otherwise_is_found_by_both_names(
+    fleet: Fleet, hub: Hub, tmp_path: Path
+) -> None:
+    access = Access(hub_endpoint=hub.url)
+    files = {"model.safetensors": struct.pack("<Q", 2) + b"{}", "config.json": b"{}"}
+    hub.push("other/new", files)
+    hub.renamed["org/base"] = "other/new"
+    resolved = resolve(Source(uri="hf://org/base@main"), access)
+    assert resolved.renamed == "other/new" and resolved.pin["repository"] == "org/base"
+    assert {file.path for file in fetch(resolved, tmp_path, lambda done, total: None, access)} == set(files)
+    assert not resolve(Source(uri="hf://other/new@main"), access).renamed
+
+    renames, ours = Renames(fleet.store.bucket), model().model_copy(update={"targets": ("test",)})
+    fleet.release(fleet.rebuild())
+    assert [found.address for found in moved(fleet.store.bucket, [ours], access)] == ["hf://org/base@main"]
+    assert renames.former("other/new") == ("org/base",) and renames.former("org/base") == ()
+    assert "other/new" in renames.note_found(resolved)
+
+
+def test_former_names_are_kept_in_order_and_within_a_bound(bucket: Bucket) -> None:
+    renames = Renames(bucket)
+    for number in range(30):
+        renames.note(f"org/n{number}", f"org/n{number + 1}")
+        renames.note(f"org/n{number}", f"org/n{number + 1}")
+    assert renames.former("org/n3") == ("org/n2", "org/n1", "org/n0")
+    assert renames.former("org/n30") == tuple(f"org/n{number}" for number in range(29, 9, -1))
+    renames.note("org/n1", "org/n0")
+    assert renames.former("org/n0") == ("org/n1",)

@@ -31,9 +31,14 @@ def write(
     path: Path,
     content: dict[str, tuple[Array, Type | None]],
     fill: Callable[[GGUFWriter], None] | None = None,
+    *,
+    tensors_per_part: int = 0,
 ) -> Path:
-    """A small model with metadata of every type and the given tensors (array, and type of raw blocks)."""
-    writer = GGUFWriter(path, "llama")
+    """A small model with metadata of every type and the given tensors (array, and type of raw blocks).
+
+    With `tensors_per_part` it is split into parts beside `path`, which is not written itself.
+    """
+    writer = GGUFWriter(path, "llama", split_max_tensors=tensors_per_part)
     writer.add_block_count(2)
     writer.add_context_length(128)
     writer.add_embedding_length(64)

@@ -82,7 +82,8 @@ prompts:
         load_model(path)
     assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
         f"{path}:2: source.sha256: a pip:// source needs the sha256 of its wheel",
-        f"{path}:2: source.trust: needs a pinned revision: a commit of 40 hex digits in the uri, or a sha256",
+        f"{path}:2: source.trust: needs a pinned revision: a commit of 40 hex digits or a version of NGC in the uri, "
+        "or a sha256",
         f"{path}:3: recipe.pp_size: tp_size 2 x pp_size 1 = 2 GPUs, and runtime.gpus is 1: one host serves a model",
         f"{path}:6: recipe.quantization: fp8 needs sm89 or later, and NVIDIA L4 is sm86",
         f"{path}:8: recipe.tp_size: is given before, in line 7",
@@ -135,8 +136,10 @@ def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> 
     second = write(tmp_path, entry(name="second", accepts=["pip://some/where"]), "second.yaml")
     with pytest.raises(SpecError) as caught:
         load_catalogue(tmp_path)
-    assert f"{first}:12: accepts: 'file:///etc/*' must begin with hf:// or s3://" in caught.value.message
-    assert f"{second}:12: accepts: 'pip://some/where' must begin with hf:// or s3://" in caught.value.message
+    assert f"{first}:12: accepts: 'file:///etc/*' must begin with one of hf://, s3://, ngc://" in caught.value.message
+    assert (
+        f"{second}:12: accepts: 'pip://some/where' must begin with one of hf://, s3://, ngc://" in caught.value.message
+    )
 
 
 @pytest.mark.parametrize(

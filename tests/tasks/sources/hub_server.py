@@ -46,6 +46,7 @@ class Hub:
         self.leaves_out: set[str] = set()  # members of its JSON, and headers, that it does not have
         self.etag = ""  # the ETag of all files, in place of their digests
         self.page: bytes | None = None  # what it answers in place of JSON
+        self.renamed: dict[str, str] = {}  # present names by former ones, from which it sends on
         self._server = _Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -102,6 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
             hub.unavailable -= 1
             self._send(503, b"", {})
             return
+        for old, new in hub.renamed.items():
+            if f"/{old}/" in path:
+                self._send(307, b"", {"Location": self.path.replace(f"/{old}/", f"/{new}/")})
+                return
         parts = path.strip("/").split("/")
         match parts:
             case ["api", "models", owner, name, "revision", *revision]:

@@ -44,7 +44,7 @@ def test_events_name_only_what_the_models_file_accepts(uri: str, expected: bool)
 
 
 def test_no_pattern_lets_files_or_packages_in() -> None:
-    everything = model("hf://**", "s3://**")
-    assert accepted(everything, "hf://a/b@c")
+    everything = model("hf://**", "s3://**", "ngc://**")
+    assert accepted(everything, "hf://a/b@c") and accepted(everything, "ngc://nvidia/llama@1.0")
     assert not accepted(everything, "file:///models/a.gguf")
     assert not accepted(everything, "pip://a@1/b.gguf")

@@ -140,3 +140,17 @@ def test_content_is_checked_on_the_way(folder: Path, tmp_path: Path) -> None:
         take(look(folder), tmp_path / "snapshot")
     assert caught.value.code == "untrusted-content"
     assert not (tmp_path / "snapshot" / "model.safetensors").exists()
+
+
+def test_one_part_of_a_split_gguf_brings_its_siblings(tmp_path: Path, gguf: bytes) -> None:
+    names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    for name in (*names, "other.gguf"):
+        (tmp_path / name).write_bytes(gguf)
+    assert [file.path for file in look(tmp_path / names[0]).files] == names
+    with pytest.raises(SourceError) as caught:
+        look(tmp_path / names[0], sha256=hashlib.sha256(gguf).hexdigest())
+    assert "more than one file" in caught.value.message
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(SourceError) as caught:
+        look(tmp_path / names[0])
+    assert caught.value.code == "source-entry" and names[1] in caught.value.message

@@ -142,3 +142,21 @@ def test_select_takes_what_include_asks_for() -> None:
     with pytest.raises(SourceError) as caught:
         select(source, [".gitattributes"])
     assert caught.value.code == "source-entry"
+
+
+SPLIT = ["Q4/m-00001-of-00003.gguf", "Q4/m-00002-of-00003.gguf", "Q4/m-00003-of-00003.gguf"]
+
+
+@pytest.mark.parametrize("include", [(), ("Q4/*",), (SPLIT[0],), (SPLIT[2],)])
+def test_one_part_of_a_split_gguf_stands_for_all(include: tuple[str, ...]) -> None:
+    names = [*SPLIT, "README.md"]
+    taken = select(Source(uri="hf://org/model@main", include=include), names)
+    assert [name for name in taken if name != "README.md"] == SPLIT
+
+
+@pytest.mark.parametrize("include", [(), (SPLIT[0],)])
+def test_missing_parts_are_named_before_any_download(include: tuple[str, ...]) -> None:
+    with pytest.raises(SourceError) as caught:
+        select(Source(uri="hf://org/model@main", include=include), [SPLIT[0], SPLIT[2], "m-00002-of-00003.gguf"])
+    assert caught.value.code == "source-entry" and SPLIT[1] in caught.value.message
+    assert SPLIT[2] not in caught.value.message

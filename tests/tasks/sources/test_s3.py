@@ -181,3 +181,14 @@ def test_a_body_that_breaks_off_is_worth_another_try(
         take(s3, resolved, tmp_path)
     assert caught.value.retryable
     assert not (tmp_path / "model.gguf").exists()
+
+
+def test_one_part_of_a_split_gguf_brings_its_siblings(s3: S3Client, bucket: str, gguf: bytes, tmp_path: Path) -> None:
+    names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    for name in (*names, "m-00001-of-00009.gguf", "m.gguf"):
+        s3.put_object(Bucket=bucket, Key=f"split/{name}", Body=gguf)
+    resolved = look(s3, f"s3://{bucket}/split/{names[1]}")
+    assert [file.path for file in take(s3, resolved, tmp_path / "snapshot")] == names
+    with pytest.raises(SourceError) as caught:
+        look(s3, f"s3://{bucket}/split/m-00001-of-00009.gguf")
+    assert caught.value.code == "source-entry" and "m-00002-of-00009.gguf" in caught.value.message
