@@ -49,6 +49,7 @@ def _plan(options: argparse.Namespace, settings: Settings) -> int:
     from deployments.cli.plan import document, lines, preview, with_image, with_weights
     from infra.s3.bucket import Bucket
     from tasks.models.catalogue import catalogue_entry
+    from tasks.sources.resolved import Access
 
     planned = preview(catalogue_entry(settings.catalogue, options.model), overrides(options), options.runtime)
     if settings.store:
@@ -58,7 +59,8 @@ def _plan(options: argparse.Namespace, settings: Settings) -> int:
             say(f"{error}: what an image holds is assumed")
     if not options.offline:
         try:
-            planned = with_weights(planned, Bucket.at(settings.store).client if settings.store else None)
+            s3 = Bucket.at(settings.store).client if settings.store else None
+            planned = with_weights(planned, Access(s3=s3, mlflow=settings.mlflow))
         except (SourceError, SourceUnavailable, SettingsError) as error:
             if isinstance(error, SourceError) and error.code not in _AWAY:
                 raise

@@ -28,7 +28,7 @@ from tasks.trtllm.releases import LAST
 from tasks.weights.facts import WeightsFacts
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    pass
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def with_image(shown: Preview, bucket: Bucket) -> Preview:
     return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
 
 
-def with_weights(shown: Preview, s3: S3Client | None) -> Preview:
+def with_weights(shown: Preview, access: Access) -> Preview:
     """The preview with the facts of the weights, for a kind that goes by them.
 
     Raises UsageError `weights-unfit` if the recipe cannot be made of them, and as `survey_source` does.
     """
     if not shown.kind.reads_config:
         return shown
-    facts = survey_source(shown.model.source, Access(s3=s3))
+    facts = survey_source(shown.model.source, access)
     if facts is not None:
         shown.kind.require_weights(facts)
         shown = replace(shown, model=of_architecture(shown.model, facts.architecture))

@@ -237,7 +237,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         self.require_weights(facts)
         if adapter is not None:
             snapshot = merged(snapshot, adapter, scratch / "merged")
-        command = commands.checkpoint_command(recipe, str(snapshot), str(output), facts)
+        command = commands.checkpoint_command(recipe, str(snapshot), str(output), facts, str(draft))
         place, _ = toolchain_for(recipe.runtime)
         inputs = [snapshot, *recipe.calibration.local_folders, *([] if draft is None else [draft])]
         peak, _ = run_tool(place, command, inputs=inputs, outputs=[output], folder=scratch, reporter=reporter)

@@ -36,7 +36,7 @@ def survey(resolved: ResolvedSource, access: Access = NO_ACCESS) -> WeightsFacts
 
 
 def survey_like(resolved: ResolvedSource | None, access: Access = NO_ACCESS) -> WeightsFacts | None:
-    """The facts of weights that have to be exported first, from the model that has their configuration, if one is named.
+    """The facts of weights that have to be exported first, from a model with their configuration, if one is named.
 
     Their files and sizes are not among the facts. Raises as `survey` does.
     """

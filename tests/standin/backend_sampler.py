@@ -50,7 +50,7 @@ class NGrams:
 def adapter_logits(weights: bytes, vocab_size: int) -> Floats:
     """What an adapter with these weights adds: something else for each, and enough to change most answers."""
     seed = int.from_bytes(hashlib.sha256(weights).digest()[:8], "little")
-    return np.random.default_rng(seed).normal(0.0, 3.0, vocab_size)
+    return np.random.default_rng(seed).normal(0.0, 6.0, vocab_size)
 
 
 @dataclass

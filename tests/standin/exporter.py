@@ -60,11 +60,15 @@ def export_ckpt(path, target, output_path=None, overwrite=False, load_connector=
         (path / name).read_bytes()
     output.mkdir(parents=True)
     shutil.copy(path / "context" / "nemo_tokenizer" / "tokenizer.json", output)
-    (output / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (output / "config.json").write_text('@CONFIG@')
     (shard,) = (path / "weights").glob("*.distcp")
     shutil.copy(shard, output / "model.safetensors")
     return output
 """
+
+
+_SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "max_position_embeddings": 4096}
+_CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], **_SIZES})
 
 
 class Exporter(NamedTuple):
@@ -86,7 +90,7 @@ def make(folder: Path, distribution: str, version: str) -> Exporter:
     if distribution == "nemo-toolkit":
         package = site / "nemo" / "collections" / "llm"
         package.mkdir(parents=True)
-        (package / "__init__.py").write_text(dedent(_NEMO))
+        (package / "__init__.py").write_text(dedent(_NEMO).replace("@CONFIG@", _CONFIG))
         return Exporter(str(python), "")
     worker = folder / "checkout" / "scripts" / "conversion" / "run_conversion.py"
     worker.parent.mkdir(parents=True)
@@ -106,5 +110,4 @@ def checkpoint(form: str, weights: bytes, folder: str = "") -> dict[str, bytes]:
 
 def reference() -> dict[str, bytes]:
     """A model like the checkpoint, with other weights."""
-    config = json.dumps({"architectures": ["LlamaForCausalLM"]}).encode()
-    return {"config.json": config, "tokenizer.json": b"{}", "model.safetensors": b"\x02" + bytes(7) + b"{}"}
+    return {"config.json": _CONFIG.encode(), "tokenizer.json": b"{}", "model.safetensors": b"\x02" + bytes(7) + b"{}"}

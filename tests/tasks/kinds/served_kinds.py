@@ -103,7 +103,7 @@ def llamacpp(gguf: Path) -> Kind:
         for seed, name in enumerate(role.adapters):
             # Those of SmolLM2 135M.
             shapes = {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}
-            made = write_adapter(artifact.parent / name, shapes, layers=30, seed=seed, size=0.7)
+            made = write_adapter(artifact.parent / name, shapes, layers=30, seed=seed, size=1.2)
             write_gguf_adapter(gguf, made, adapter_folder(artifact, name) / ADAPTER_FILE)
         # A copy each: Triton takes a new link to an engine's file, of which the change time tells, for a new engine.
         shutil.copyfile(gguf, engine / "model.gguf")

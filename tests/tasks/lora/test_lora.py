@@ -420,7 +420,9 @@ def model(adapter: str | None = None) -> Model:
 def test_a_kind_that_converts_nothing_serves_the_merged_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    LlmApiKind(model()).convert(PEFT / "base", PEFT / "patterns", checkpoint, tmp_path, Reporter())
+    base = shutil.copytree(PEFT / "base", tmp_path / "base")
+    (base / "tokenizer.json").write_text("{}")
+    LlmApiKind(model()).convert(base, PEFT / "patterns", checkpoint, tmp_path, Reporter())
     expected = values_of(PEFT / "patterns" / "merged.safetensors")
     after = values(checkpoint)
     assert all(np.allclose(after[name], tensor, atol=1e-6) for name, tensor in expected.items())

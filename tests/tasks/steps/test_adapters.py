@@ -55,7 +55,8 @@ def test_a_release_is_made_of_the_engine_and_its_adapters(bucket: Bucket, tmp_pa
     engine = tmp_path / "engine"
     engine.mkdir()
     write_gguf(engine / "model.gguf", context_length=512, embedding_length=16, vocab_size=8)
-    (engine / "limits.json").write_text(json.dumps(vars(model_limits(engine / "model.gguf"))))
+    limits = vars(model_limits(engine / "model.gguf")) | {"has_chat_template": True}
+    (engine / "limits.json").write_text(json.dumps(limits))
     adapters = {
         name: write_adapter(tmp_path / name, QUERY, layers=1, seed=at) for at, name in enumerate(("sql", "chat"))
     }

@@ -47,6 +47,7 @@ def test_an_adapter_of_another_base_is_merged_with_a_warning(
     workspace = Workspace(tmp_path / "work")
     for ref, folder in zip(plan.snapshots.values(), (PEFT / "base", PEFT / "patterns"), strict=True):
         shutil.copytree(folder, workspace.folder(ref))
+    (workspace.folder(plan.snapshots["snapshot"]) / "tokenizer.json").write_text("{}")
     config = workspace.folder(plan.snapshots["adapter"]) / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": base}))
 
