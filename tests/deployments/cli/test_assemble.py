@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,11 @@ import pytest
 from google.protobuf import text_format
 
 from deployments.cli.main import main
+from infra.settings import CHECKOUT
+from tasks.models.catalogue import load_model
+from tasks.models.recipe import TrtEngineRecipe
 from tasks.triton.upstream_templates import MODELS
+from tests.standin import engine as standin
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 
@@ -55,8 +58,9 @@ def templates(tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     folder = tmp_path / "engine"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"version": "0.8.0"}))
+    recipe = load_model(CHECKOUT / "deployments/models/llama3-8b-by-hand.yaml").recipe
+    assert isinstance(recipe, TrtEngineRecipe)
+    standin.make(recipe, folder)
     return folder
 
 
