@@ -173,6 +173,7 @@ def test_the_converter_follows_from_what_the_weights_name(tmp_path: Path) -> Non
     folder.mkdir()
     (weights / "config.json").write_bytes(text(CACHE_BYTES["qwen2.5-7b"][0] | {"architectures": ["Qwen2ForCausalLM"]}))
     (weights / "model.safetensors").write_bytes(bytes(4096))
+    (weights / "chat_template.jinja").write_text("{{ messages[0].content }}")
     document = {
         "name": "qwen",
         "source": {"uri": f"file://{weights}"},
