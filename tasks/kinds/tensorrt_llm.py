@@ -83,13 +83,15 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity] = _NONE) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
-        runtime = self.recipe.runtime
+        runtime, given = self.recipe.runtime, self.recipe.speculation
+        decoded = None if given is None else given.decoded
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
             inputs={"engine": engine, **by_role(adapters)},
             fields={
                 **({"adapters": _ADAPTERS_VERSION} if adapters else {}),
+                **({"speculation": decoded} if decoded is not None else {}),
                 "kind": self.recipe.kind,
                 "serving": {
                     **self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),

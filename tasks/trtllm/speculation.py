@@ -98,6 +98,13 @@ class Speculation(Spec):
         return {"mode": self.mode, "max_draft_len": self.max_draft_len, "num_heads": self.num_heads}
 
     @property
+    def decoded(self) -> dict[str, JsonValue] | None:
+        """What the backend alone is told of it: it enters the repository's identity. None if it is told nothing."""
+        if self.mode == "lookahead_decoding":
+            return self.model_dump(include={"window_size", "ngram_size", "verification_set_size"})
+        return {"choices": [list(path) for path in self.choices]} if self.choices else None
+
+    @property
     def lookahead_tokens(self) -> int:
         """Tokens that lookahead guesses with these sizes (`calculateSpeculativeResource` of the executor)."""
         first = 0 if self.window_size == 1 else self.ngram_size - 2
