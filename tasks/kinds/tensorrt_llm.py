@@ -48,15 +48,20 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
         """Its tokens are known where the recipe leaves the weights as they are."""
-        limits = planned_limits(self.recipe, facts)
+        limits = self._planned_limits(facts)
         planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts)))
-        if facts.bytes is None or self.recipe.quantization != "none":
+        if None in (facts.bytes, 0 if facts.draft is None else facts.draft.bytes) or self.recipe.quantization != "none":
             return planned
         try:
             return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
         except UsageError as error:
             # What cannot be served can still be built; its roll-out is refused.
             return replace(planned, notes=(*planned.notes, f"it cannot be served: {error}; {error.hint}"))
+
+    def _planned_limits(self, facts: WeightsFacts) -> EngineLimits:
+        """With what guesses its tokens, which lies in the same folder."""
+        limits = planned_limits(self.recipe, facts)
+        return limits if facts.draft is None else limits.with_draft(planned_limits(self.recipe, facts.draft))
 
     def _notes(self, facts: WeightsFacts) -> Iterator[str]:
         if facts.context is not None and self.recipe.max_seq_len > facts.context:

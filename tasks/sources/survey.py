@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def survey(resolved: ResolvedSource, access: Access = NO_ACCESS) -> WeightsFacts
     `generation-unfit`, UntrustedFile `lfs-pointer`, and as `fetch` does.
     """
     sizes = _sizes(resolved)
-    require_weight_files(sizes)
-    return _survey(resolved, sizes, access)
+    with _named(resolved.uri):
+        require_weight_files(sizes)
+        return _survey(resolved, sizes, access)
 
 
 def survey_like(resolved: ResolvedSource | None, access: Access = NO_ACCESS) -> WeightsFacts | None:
@@ -63,9 +65,13 @@ def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | 
             raise unreadable(CONFIG, "is missing: pip:// names one file, and weights are several")
         case FileUri() as uri:
             sizes = file.sizes(source, uri)
-            require_weight_files(sizes)
-            small = (CONFIG, *(name for name, size in sizes.items() if _is_small(name, size)))
-            return _survey(resolve(source.model_copy(update={"include": small}), access), sizes, access)
+            with _named(source.uri):
+                require_weight_files(sizes)
+                _require_config(sizes)
+            small = tuple(name for name, size in sizes.items() if _is_small(name, size))
+            resolved = resolve(source.model_copy(update={"include": small}), access)
+            with _named(source.uri):
+                return _survey(resolved, sizes, access)
         case _:
             return survey(resolve(source, access), access)
 
@@ -74,11 +80,18 @@ def _sizes(resolved: ResolvedSource) -> Mapping[str, int | None]:
     return {name: each.size for name, each in snapshot_files(resolved).items()}
 
 
+@contextmanager
+def _named(uri: str) -> Generator[None]:
+    """Errors name the source: a model may have several, as that of what guesses its tokens."""
+    try:
+        yield
+    except SourceError as error:
+        error.message = f"{uri}: {error.message}"
+        raise
+
+
 def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: Access) -> WeightsFacts:
-    if CONFIG not in sizes:
-        raise unreadable(CONFIG, "is missing")
-    if not _is_small(CONFIG, sizes[CONFIG]):
-        raise unreadable(CONFIG, f"has {sizes[CONFIG]} bytes, and {LARGEST_JSON_BYTES} are the most that is read")
+    _require_config(sizes)
     wanted = tuple(each for name, each in snapshot_files(resolved).items() if _is_small(name, each.size))
     with tempfile.TemporaryDirectory() as folder:
         fetched = fetch(replace(resolved, files=wanted), Path(folder), lambda done, total: None, access)
@@ -94,6 +107,13 @@ def _survey(resolved: ResolvedSource, sizes: Mapping[str, int | None], access: A
             hint="mend the file where the weights come from, or leave it out with `include:`",
         ) from error
     return replace(facts, generation=generation, has_template=DEFAULT in templates)
+
+
+def _require_config(sizes: Mapping[str, int | None]) -> None:
+    if CONFIG not in sizes:
+        raise unreadable(CONFIG, "is missing")
+    if not _is_small(CONFIG, sizes[CONFIG]):
+        raise unreadable(CONFIG, f"has {sizes[CONFIG]} bytes, and {LARGEST_JSON_BYTES} are the most that is read")
 
 
 def _is_small(name: str, size: int | None) -> bool:

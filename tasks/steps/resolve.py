@@ -86,8 +86,11 @@ def surveyed(model: Model, weights: ResolvedWeights, access: Access = NO_ACCESS)
     if not kind.reads_config:
         return weights
     facts = survey_like(weights.like, access) if weights.is_checkpoint else survey(weights.source, access)
-    if facts is not None:
-        kind.require_weights(facts)
+    if facts is None:
+        return weights
+    if weights.draft is not None and model.recipe.draft is not None and model.recipe.draft.is_model:
+        facts = replace(facts, draft=survey(weights.draft, access))
+    kind.require_weights(facts)
     return replace(weights, facts=facts)
 
 

@@ -61,6 +61,8 @@ class Draft:
 
     uri: str
     trust: tuple[Literal["python", "pickle"], ...]
+    is_model: bool
+    """Whether `config.json` describes them as a model. That of Medusa's heads does not."""
 
 
 class Speculation(Spec):
@@ -88,7 +90,7 @@ class Speculation(Spec):
 
     @property
     def draft(self) -> Draft | None:
-        return None if self.source is None else Draft(self.source, self.trust)
+        return None if self.source is None else Draft(self.source, self.trust, self.mode != "medusa")
 
     @property
     def converted(self) -> dict[str, JsonValue] | None:

@@ -97,6 +97,7 @@ def refused(source: Source) -> SourceError:
     with pytest.raises(SourceError) as rebuilt:
         survey(resolve(source))
     assert planned.value.code == rebuilt.value.code and planned.value.hint
+    assert planned.value.message == rebuilt.value.message and planned.value.message.startswith(f"{source.uri}: ")
     return planned.value
 
 
