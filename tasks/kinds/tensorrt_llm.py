@@ -17,7 +17,7 @@ from tasks.store.identity import Identity
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.planned_limits import planned_limits
-from tasks.trtllm.prequantized import require_taken
+from tasks.trtllm.prequantized import require_mergeable, require_taken
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
 from tasks.trtllm.weights_fit import require_parallel
 from tasks.weights.facts import WeightsFacts
@@ -43,6 +43,8 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def require_weights(self, facts: WeightsFacts) -> None:
         require_parallel(self.recipe, facts)
         require_taken(self.recipe, facts)
+        if self.model.adapter is not None:
+            require_mergeable(facts)
         if facts.has_template is not None:
             require_one(self.model.serving, has_one=facts.has_template)
 

@@ -40,9 +40,10 @@ class ResolvedWeights:
     """What the source says of itself, for a kind that goes by that."""
 
     def __iter__(self) -> Iterator[ResolvedSource]:
-        yield self.source
-        yield from filter(None, (self.adapter, self.draft, self.like))
+        """In the order in which they are fetched: what may be refused and is small comes before what takes hours."""
         yield from self.adapters.values()
+        yield from filter(None, (self.adapter, self.like, self.draft))
+        yield self.source
 
     @property
     def tuned(self) -> ResolvedSource:
