@@ -16,8 +16,8 @@ from tasks.serving.generation import GenerationConfig
 from tasks.serving.templates import DEFAULT, TEMPLATE_FILES, read_templates
 from tasks.sources import file
 from tasks.sources.contents import LARGEST_JSON_BYTES
-from tasks.sources.dispatch import fetch, resolve, snapshot_files
-from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, without_weights
+from tasks.sources.dispatch import fetch, resolve, resolve_about, snapshot_files
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.weights.config import CONFIG, CONFIG_FILES, read_facts
 from tasks.weights.facts import WeightsFacts
 from tasks.weights.fields import unreadable
@@ -48,9 +48,8 @@ def survey_like(resolved: ResolvedSource | None, access: Access = NO_ACCESS) -> 
     """
     if resolved is None:
         return None
-    plain = without_weights(resolved)
-    plain = replace(plain, files=tuple(each for each in plain.files if each.path != INDEX))
-    return _survey(plain, _sizes(plain), access)
+    with _named(resolved.uri):
+        return _survey(resolved, _sizes(resolved), access)
 
 
 def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | None:
@@ -59,7 +58,7 @@ def survey_source(source: Source, access: Access = NO_ACCESS) -> WeightsFacts | 
     Raises as `survey` and `resolve` do.
     """
     if source.form is not None:
-        return survey_like(None if source.like is None else resolve(Source(uri=source.like), access), access)
+        return survey_like(None if source.like is None else resolve_about(source.like, access), access)
     match parse_source(source.uri):
         case PipUri():
             raise unreadable(CONFIG, "is missing: pip:// names one file, and weights are several")
