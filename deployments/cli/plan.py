@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -26,9 +25,6 @@ from tasks.trtllm.images import reported_image
 from tasks.trtllm.llmapi.translate import Translation
 from tasks.trtllm.releases import LAST
 from tasks.weights.facts import WeightsFacts
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -70,10 +66,13 @@ def with_weights(shown: Preview, access: Access) -> Preview:
     if not shown.kind.reads_config:
         return shown
     facts = survey_source(shown.model.source, access)
-    if facts is not None:
-        shown.kind.require_weights(facts)
-        shown = replace(shown, model=of_architecture(shown.model, facts.architecture))
-    return replace(shown, facts=facts)
+    if facts is None:
+        return shown
+    source, draft = shown.model.draft, shown.model.recipe.draft
+    if source is not None and draft is not None and draft.is_model:
+        facts = replace(facts, draft=survey_source(source, access))
+    shown.kind.require_weights(facts)
+    return replace(shown, model=of_architecture(shown.model, facts.architecture), facts=facts)
 
 
 def document(shown: Preview) -> dict[str, JsonValue]:
@@ -155,6 +154,7 @@ def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
     document = asdict(facts)
     for name in ("cache", "unclear", "files", "generation"):
         del document[name]
+    document["draft"] = None if facts.draft is None else _facts_document(facts.draft)
     quantization = None if facts.quantization is None else str(facts.quantization)
     return {
         **document,
@@ -166,6 +166,8 @@ def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
 
 def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
     yield f"weights: {facts}"
+    if facts.draft is not None:
+        yield f"draft: {facts.draft}"
     if planned.bytes_per_token is None:
         yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
     else:

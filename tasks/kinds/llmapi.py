@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from infra.files import link_all
+from tasks.kinds.draft_engine import of_draft
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
@@ -29,7 +30,7 @@ from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.llmapi.arguments import LoraRoom, llm_arguments, release_arguments, takes_adapters
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
-from tasks.trtllm.speculation import DRAFT_FOLDER
+from tasks.trtllm.speculation import DRAFT_FOLDER, Speculation
 from tasks.trtllm.tools import commands
 from tasks.trtllm.tools.check import (
     add_tokenizer,
@@ -66,7 +67,17 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
             check_llm_api(architecture, recipe.runtime.version, recipe.llm_args.get("backend"))
         except ArchitectureUnfit as error:
             raise architecture_unfit(error) from error
+        if facts.draft is not None and recipe.speculation is not None:
+            self._require_draft(facts.draft, recipe.speculation)
         super().require_weights(facts)
+
+    def _require_draft(self, facts: WeightsFacts, given: Speculation) -> None:
+        """The heads of Eagle 3 are of architectures of their own."""
+        if given.mode == "draft_tokens_external":
+            try:
+                check_llm_api(facts.architecture, self.recipe.runtime.version, self.recipe.llm_args.get("backend"))
+            except ArchitectureUnfit as error:
+                raise of_draft(architecture_unfit(error)) from error
 
     def tool_release(self) -> None:
         return None

@@ -17,7 +17,7 @@ from tasks.store.identity import Identity
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, gpu_memory_bytes, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.planned_limits import planned_limits
-from tasks.trtllm.prequantized import require_taken
+from tasks.trtllm.prequantized import require_mergeable, require_taken
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
 from tasks.trtllm.weights_fit import require_parallel
 from tasks.weights.facts import WeightsFacts
@@ -43,20 +43,27 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def require_weights(self, facts: WeightsFacts) -> None:
         require_parallel(self.recipe, facts)
         require_taken(self.recipe, facts)
+        if self.model.adapter is not None:
+            require_mergeable(facts)
         if facts.has_template is not None:
             require_one(self.model.serving, has_one=facts.has_template)
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
         """Its tokens are known where the recipe leaves the weights as they are."""
-        limits = planned_limits(self.recipe, facts)
+        limits = self._planned_limits(facts)
         planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts)))
-        if facts.bytes is None or self.recipe.quantization != "none":
+        if None in (facts.bytes, 0 if facts.draft is None else facts.draft.bytes) or self.recipe.quantization != "none":
             return planned
         try:
             return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
         except UsageError as error:
             # What cannot be served can still be built; its roll-out is refused.
             return replace(planned, notes=(*planned.notes, f"it cannot be served: {error}; {error.hint}"))
+
+    def _planned_limits(self, facts: WeightsFacts) -> EngineLimits:
+        """With what guesses its tokens, which lies in the same folder."""
+        limits = planned_limits(self.recipe, facts)
+        return limits if facts.draft is None else limits.with_draft(planned_limits(self.recipe, facts.draft))
 
     def _notes(self, facts: WeightsFacts) -> Iterator[str]:
         if facts.context is not None and self.recipe.max_seq_len > facts.context:
@@ -83,13 +90,15 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity] = _NONE) -> Identity:
         from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
 
-        runtime = self.recipe.runtime
+        runtime, given = self.recipe.runtime, self.recipe.speculation
+        decoded = None if given is None else given.decoded
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,
             inputs={"engine": engine, **by_role(adapters)},
             fields={
                 **({"adapters": _ADAPTERS_VERSION} if adapters else {}),
+                **({"speculation": decoded} if decoded is not None else {}),
                 "kind": self.recipe.kind,
                 "serving": {
                     **self.model.serving.model_dump(mode="json", exclude={"aliases", "tensorrt_llm"}),

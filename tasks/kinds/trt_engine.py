@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from infra.errors import StepFailed, UsageError
 from infra.files import link_all
 from tasks.kinds.build_machine import BuildMachine
+from tasks.kinds.draft_engine import draft_engine, of_draft, without_prompts
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
@@ -20,7 +21,7 @@ from tasks.lora.backend_tensors import LoraEngine, LoraTensors, lora_tensors
 from tasks.lora.merge import merged
 from tasks.lora.requested import check_requested
 from tasks.models.recipe import TrtEngineRecipe
-from tasks.models.spec import Model, Serving
+from tasks.models.spec import Model
 from tasks.serving.backend_inputs import save_adapter
 from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest
@@ -30,6 +31,7 @@ from tasks.targets.node_report import Machine
 from tasks.trtllm.architectures import is_converted_as_llama
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
+from tasks.trtllm.planned_limits import planned_limits
 from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import FIRST, Release, in_span, release_of
 from tasks.trtllm.speculation import DRAFT_FOLDER
@@ -78,18 +80,6 @@ _ENGINE_FIELDS = (
 )
 
 
-_SHARED_WITH_DRAFT = (
-    "runtime",
-    "dtype",
-    "max_batch_size",
-    "max_seq_len",
-    "max_input_len",
-    "max_num_tokens",
-    "tokens_per_block",
-    "portable",
-)
-
-
 class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
     """A model with a recipe of this kind. Raises UsageError for a model of another kind."""
 
@@ -100,13 +90,7 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         self.takes_adapters = model.recipe.lora is not None
 
     def draft_model(self) -> Model | None:
-        """It runs on one GPU, and takes and gives as many tokens as this one."""
-        recipe, source = self.recipe, self.model.draft
-        if source is None or recipe.speculation is None or recipe.speculation.mode != "draft_tokens_external":
-            return None
-        same = {name: getattr(recipe, name) for name in _SHARED_WITH_DRAFT}
-        draft = TrtEngineRecipe.model_validate({"kind": "trt-engine", **same})
-        return self.model.model_copy(update={"source": source, "adapter": None, "recipe": draft, "serving": Serving()})
+        return draft_engine(self.model, self.recipe)
 
     def build_machine(self) -> BuildMachine:
         machine = super().build_machine()
@@ -127,13 +111,27 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             raise architecture_unfit(error) from error
         require_positions(self.recipe, facts)
         super().require_weights(facts)
+        draft = self.draft_model()
+        if draft is not None and facts.draft is not None:
+            try:
+                TrtEngineKind(draft).require_weights(without_prompts(facts.draft))
+            except UsageError as error:
+                raise of_draft(error) from error
+
+    def _planned_limits(self, facts: WeightsFacts) -> EngineLimits:
+        limits, draft = planned_limits(self.recipe, facts), self.draft_model()
+        if draft is None or facts.draft is None:
+            return limits  # heads are part of the engine
+        return limits.with_draft(planned_limits(TrtEngineKind(draft).recipe, facts.draft))
 
     def tool_release(self) -> Release | None:
         return release_of(self.recipe.runtime.version)
 
     def commands(self, facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:
         draft = self.draft_model()
-        drafts = () if draft is None else TrtEngineKind(draft)._commands("draft-")
+        drafts = (
+            () if draft is None else TrtEngineKind(draft)._commands("draft-", None if facts is None else facts.draft)
+        )
         return *drafts, *self._commands(facts=facts)
 
     def _commands(self, prefix: str = "", facts: WeightsFacts | None = None) -> tuple[tuple[str, ...], ...]:

@@ -7,7 +7,6 @@ transformers and vLLM look for it then.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +64,7 @@ def _read(files: Files, name: str) -> Mapping[str, object] | None:
 
 def _end_ids(name: str, value: object) -> tuple[int, ...]:
     listed = cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
-    ids = [each for each in listed if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
+    ids = [each for each in listed if isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**31]
     if len(ids) < len(listed):
         raise ValueError(f"{name}: eos_token_id is {json.dumps(value)}; it may be a token, or a list of them")
     return tuple(dict.fromkeys(ids))
@@ -77,7 +76,7 @@ def _sampling(document: Mapping[str, object]) -> dict[str, float]:
     for name, fits in _FITS.items():
         if (value := document.get(name)) is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (abs(value) < 2**31 and fits(value)):
             raise ValueError(f"{FILE}: {name} is {json.dumps(value)}, which cannot be")
         found[name] = max(int(value), 0) if name == "top_k" else float(value)
     return found

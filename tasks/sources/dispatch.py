@@ -10,6 +10,7 @@ from tasks.models.source_uri import ArtifactsUri, FileUri, HubUri, ModelsUri, Ng
 from tasks.models.spec import Source
 from tasks.sources import file, mlflow, ngc, pip, s3
 from tasks.sources.contents import check_content
+from tasks.sources.names import select_about
 from tasks.sources.resolved import NO_ACCESS, Access, PinnedFile, ResolvedSource, SnapshotFile
 
 
@@ -35,6 +36,15 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
             return file.resolve(source, uri)
         case PipUri() as uri:
             return pip.resolve(source, uri)
+
+
+def resolve_about(uri: str, access: Access = NO_ACCESS) -> ResolvedSource:
+    """Pin configuration and tokenizer of a model of the Hub. Raises as `resolve` does."""
+    from tasks.sources import hf
+
+    parsed = parse_source(uri)
+    assert isinstance(parsed, HubUri), "the model's file was checked"
+    return hf.resolve(Source(uri=uri), parsed, access, choose=select_about)
 
 
 def snapshot_files(resolved: ResolvedSource) -> Mapping[str, PinnedFile]:

@@ -38,7 +38,7 @@ from infra.progress import ByteCounter, Progress
 from tasks.models.source_uri import HubUri, is_repository
 from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed
-from tasks.sources.names import select
+from tasks.sources.names import Choose, select
 from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile, pinned
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -49,7 +49,7 @@ _METADATA_TIMEOUT_S = 20.0
 _OTHER_HUB = "Set HF_ENDPOINT to a hub or mirror that has it, or unset it for the public one."
 
 
-def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
+def resolve(source: Source, uri: HubUri, access: Access, choose: Choose = select) -> ResolvedSource:
     """Pin the revision to its commit, and each file by size and by sha256 (LFS) or git blob.
 
     The list of files of a gated repository is public. A HEAD of one file finds out that it is gated, before anything is
@@ -61,7 +61,7 @@ def resolve(source: Source, uri: HubUri, access: Access) -> ResolvedSource:
         below = f"{folder}/" if folder else ""
         every = {sibling.rfilename: sibling for sibling in info.siblings or []}
         siblings = {name.removeprefix(below): every[name] for name in every if name.startswith(below)}
-        names = select(source, list(siblings))
+        names = choose(source, list(siblings))
         head = _head(api, uri, below + names[0], info.sha or uri.revision)
         commit = info.sha or head.commit
         if not _COMMIT.fullmatch(commit) or (uri.is_commit and commit != uri.revision):

@@ -8,7 +8,7 @@ A file of such a type that `include` asks for is refused too, because its author
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from infra.errors import SourceError, UntrustedFile
@@ -19,6 +19,9 @@ from tasks.sources.forms import described, select_checkpoint
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 PYTHON = frozenset({".py", ".pyc", ".pyi", ".ipynb"})
+
+Choose = Callable[[Source, Sequence[str]], list[str]]
+"""Which of the names of a source are taken, as `select` says it."""
 
 _WEIGHTS = frozenset({".safetensors", ".gguf"})
 _TEXTS = frozenset({".txt", ".md", ".jinja", ".tiktoken"})
@@ -69,6 +72,16 @@ def select(source: Source, names: Sequence[str]) -> list[str]:
             hint=described(names) or "Weights are *.safetensors or *.gguf. Files of the source: " + _few(names),
         )
     return taken
+
+
+def select_about(source: Source, names: Sequence[str]) -> list[str]:
+    """The names of configuration and tokenizer alone, for a source whose weights, and whose code, nobody reads."""
+    check_names(names)
+    return [
+        name
+        for name in names
+        if _is_listed(name) and _suffix(name) not in _WEIGHTS and not name.endswith(".index.json")
+    ]
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -68,13 +68,6 @@ class SnapshotFile:
     sha256: str
 
 
-def without_weights(resolved: ResolvedSource) -> ResolvedSource:
-    """The same source with configuration and tokenizer alone."""
-    files = [file for file in resolved.files if not file.path.endswith((".safetensors", ".gguf"))]
-    about = {name: value for name, value in resolved.pin.items() if name not in ("files", "trust")}
-    return pinned(Source(uri=resolved.uri), about, files)
-
-
 def pinned(source: Source, about: Mapping[str, JsonValue], files: Iterable[PinnedFile]) -> ResolvedSource:
     """Put the pin of a source together. `about` holds what the digests of the files do not cover."""
     ordered = tuple(sorted(files, key=lambda file: file.path))

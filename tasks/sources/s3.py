@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,13 +16,11 @@ from tasks.gguf.parts import parts_of
 from tasks.models.source_uri import S3Uri
 from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed, save
-from tasks.sources.names import select
+from tasks.sources.names import Choose, select
 from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile, pinned
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-Choose = Callable[[Source, Sequence[str]], list[str]]
 
 
 def resolve(source: Source, uri: S3Uri, access: Access, choose: Choose = select) -> ResolvedSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.garbage.keep import note_use
+from tasks.lora.adapter import CONFIG, parse_config
 from tasks.sources.dispatch import fetch as fetch_source
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.steps.adapters import check_adapter
@@ -27,7 +28,7 @@ def fetch(
 
     This is the first step of a run, so it also notes the use of every artifact that the run will look for: garbage
     collection then leaves them alone. Raises SourceError, SourceUnavailable, StoreError, and StepFailed
-    `adapter-unfit` for an adapter that no request could choose.
+    `adapter-unfit` for an adapter that no request could choose, or that nobody can merge.
     """
     note_use(context.store.bucket, plan.model.name, plan.refs, context.flow_run)
     identity = snapshot_identity(resolved)
@@ -44,4 +45,6 @@ def fetch(
     note_model(context.store.bucket, ref, plan.model.name)
     if done.artifact is not None and ref in plan.adapter_refs.values():
         check_adapter(context, plan, done.artifact)
+    if done.artifact is not None and ref == plan.snapshots.get("adapter"):
+        parse_config(context.store.read(done.artifact, CONFIG))
     return done

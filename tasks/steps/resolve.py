@@ -11,8 +11,8 @@ from tasks.kinds.choice import engine_kind
 from tasks.lora.adapter import FILES
 from tasks.models.overrides import of_architecture, override
 from tasks.models.spec import Model, Source
-from tasks.sources.dispatch import resolve
-from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource, without_weights
+from tasks.sources.dispatch import resolve, resolve_about
+from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.sources.survey import survey, survey_like
 from tasks.steps.export import exported_identity
 from tasks.steps.fetch import snapshot_identity
@@ -40,9 +40,10 @@ class ResolvedWeights:
     """What the source says of itself, for a kind that goes by that."""
 
     def __iter__(self) -> Iterator[ResolvedSource]:
-        yield self.source
-        yield from filter(None, (self.adapter, self.draft, self.like))
+        """In the order in which they are fetched: what may be refused and is small comes before what takes hours."""
         yield from self.adapters.values()
+        yield from filter(None, (self.adapter, self.like, self.draft))
+        yield self.source
 
     @property
     def tuned(self) -> ResolvedSource:
@@ -72,7 +73,7 @@ def resolve_weights(model: Model, access: Access = NO_ACCESS) -> ResolvedWeights
     adapter = None if model.adapter is None else resolve(_adapter(model.adapter), access)
     adapters = {name: resolve(_adapter(uri), access) for name, uri in model.adapters.items()}
     draft = None if model.draft is None else resolve(model.draft, access)
-    like = None if model.source.like is None else without_weights(resolve(Source(uri=model.source.like), access))
+    like = None if model.source.like is None else resolve_about(model.source.like, access)
     is_checkpoint = model.source.form is not None
     return ResolvedWeights(resolve(model.source, access), adapter, adapters, draft, like, is_checkpoint)
 
@@ -86,8 +87,11 @@ def surveyed(model: Model, weights: ResolvedWeights, access: Access = NO_ACCESS)
     if not kind.reads_config:
         return weights
     facts = survey_like(weights.like, access) if weights.is_checkpoint else survey(weights.source, access)
-    if facts is not None:
-        kind.require_weights(facts)
+    if facts is None:
+        return weights
+    if weights.draft is not None and model.recipe.draft is not None and model.recipe.draft.is_model:
+        facts = replace(facts, draft=survey(weights.draft, access))
+    kind.require_weights(facts)
     return replace(weights, facts=facts)
 
 

@@ -217,7 +217,10 @@ def _known(name: str) -> Architecture:
     for pattern, what in _WITHOUT_TEXT:
         if re.search(pattern, name):
             raise ArchitectureUnfit(f"{name} is {what}: Enginehouse serves models that write text, one token at a time")
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.8)
+    # What nearly all names end with makes none of them the nearest.
+    families = {each: each.partition("For")[0] for each in (*ARCHITECTURES, name)}
+    alike = difflib.get_close_matches(families[name], families.values(), n=len(families), cutoff=0.8)
+    near = difflib.get_close_matches(name, [each for each in ARCHITECTURES if families[each] in alike], n=1, cutoff=0.8)
     raise ArchitectureUnfit(
         f"no version of TensorRT-LLM is known to take {name}{f': did you mean {near[0]}?' if near else ''}; "
         "kind llamacpp serves it if there is a GGUF of it"

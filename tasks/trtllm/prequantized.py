@@ -91,6 +91,19 @@ def require_taken(recipe: TensorRtLlmFields, facts: WeightsFacts) -> None:
         )
 
 
+def require_mergeable(facts: WeightsFacts) -> None:
+    """Raise UsageError `weights-quantized` if an adapter cannot be merged into the weights.
+
+    MXFP4 is of experts alone: the attention of gpt-oss, which most adapters change, is bfloat16.
+    """
+    quantized = facts.quantization
+    if quantized is not None and quantized.method != "mxfp4":
+        raise _not_taken(
+            f"the adapter cannot be merged into weights that are quantized already by {quantized}",
+            "name the unquantized weights as the source, or let requests choose it: `adapters`",
+        )
+
+
 def convert_options(
     converter: str, facts: WeightsFacts | None, version: Version, model: str
 ) -> dict[str, str | int | bool]:

@@ -61,6 +61,8 @@ class Draft:
 
     uri: str
     trust: tuple[Literal["python", "pickle"], ...]
+    is_model: bool
+    """Whether `config.json` describes them as a model. That of Medusa's heads does not."""
 
 
 class Speculation(Spec):
@@ -88,7 +90,7 @@ class Speculation(Spec):
 
     @property
     def draft(self) -> Draft | None:
-        return None if self.source is None else Draft(self.source, self.trust)
+        return None if self.source is None else Draft(self.source, self.trust, self.mode != "medusa")
 
     @property
     def converted(self) -> dict[str, JsonValue] | None:
@@ -96,6 +98,13 @@ class Speculation(Spec):
         if self.mode not in ("medusa", "eagle"):
             return None
         return {"mode": self.mode, "max_draft_len": self.max_draft_len, "num_heads": self.num_heads}
+
+    @property
+    def decoded(self) -> dict[str, JsonValue] | None:
+        """What the backend alone is told of it: it enters the repository's identity. None if it is told nothing."""
+        if self.mode == "lookahead_decoding":
+            return self.model_dump(include={"window_size", "ngram_size", "verification_set_size"})
+        return {"choices": [list(path) for path in self.choices]} if self.choices else None
 
     @property
     def lookahead_tokens(self) -> int:

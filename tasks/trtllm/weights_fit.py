@@ -49,7 +49,8 @@ def architecture_unfit(problem: ValueError) -> UsageError:
     """The error for weights that the version of TensorRT-LLM does not take, or not as the recipe asks."""
     return UsageError(
         str(problem),
-        hint="choose one of these versions or kinds: `enginehouse plan NAME --runtime VERSION` shows each",
+        hint="change the recipe: its kind, or its version, which `enginehouse plan NAME --runtime VERSION` tries. Or "
+        "take other weights",
         code="architecture-unfit",
     )
 

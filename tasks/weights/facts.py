@@ -54,6 +54,8 @@ class WeightsFacts:
     """Of these files; None if they are not known before the fetch."""
     generation: GenerationConfig | None = None
     """What ends an answer and how it is sampled, if the files that say it were read."""
+    draft: WeightsFacts | None = None
+    """Those of the model that guesses its tokens, if there is one and it was read."""
     has_template: bool | None = None
     """Whether there is a chat template, if the files that may hold it were read."""
 

@@ -35,13 +35,14 @@ class Fields:
                     return values[name]
         return None
 
-    def integer(self, *names: str) -> int | None:
+    def integer(self, *names: str, least: int = 0) -> int | None:
+        """From `least` on: nearly all are sizes."""
         value = self.get(*names)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53):
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**53):
             return value
-        raise self._wrong(names[0], "an integer")
+        raise self._wrong(names[0], f"an integer from {least} on")
 
     def needed(self, *names: str, most: int = 2**53) -> int:
         """A size: an integer from 1 to `most`. Raises SourceError also if there is none."""
@@ -52,13 +53,14 @@ class Fields:
 
     def number(self, *names: str) -> float | None:
         value = self.get(*names)
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        # Python's JSON has NaN and Infinity too.
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53):
             return value
-        raise self._wrong(names[0], "a number")
+        raise self._wrong(names[0], "a number from 0 on")
 
     def text(self, *names: str) -> str:
-        value = self.get(*names)
-        return value if isinstance(value, str) else ""
+        """Empty for what no name is: errors and plans show it on terminals."""
+        return _printable(self.get(*names))
 
     def flag(self, *names: str) -> bool:
         return bool(self.get(*names))
@@ -83,10 +85,14 @@ class Fields:
 
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.get(name)
-        return tuple(each if isinstance(each, str) else "" for each in value) if isinstance(value, list) else ()
+        return tuple(map(_printable, value)) if isinstance(value, list) else ()
 
     def _wrong(self, name: str, expected: str) -> SourceError:
         return unreadable(self.file, f"{name} is not {expected}")
+
+
+def _printable(value: JsonValue) -> str:
+    return value if isinstance(value, str) and value.isprintable() else ""
 
 
 def parsed(text: bytes, file: str) -> Fields:

@@ -70,13 +70,15 @@ def layer_count(fields: Fields) -> int:
 def head_size(fields: Fields) -> int:
     """Numbers of one head of a query."""
     given = fields.integer("head_dim", "head_size", "attention_head_dim", "kv_channels")
-    return given or fields.needed(*HIDDEN) // fields.needed(*HEADS)
+    hidden, heads = (0, 1) if given else (fields.needed(*HIDDEN), fields.needed(*HEADS))
+    if not (size := given or hidden // heads):
+        raise unreadable("config.json", f"{heads} heads share a hidden_size of {hidden}")
+    return size
 
 
 def _head(model_type: str, fields: Fields) -> tuple[int, int]:
     """Heads of keys and values, and the numbers that each keeps of a token."""
-    latent = fields.integer("kv_lora_rank")
-    if latent is not None:
+    if latent := fields.integer("kv_lora_rank"):
         # Multi-head latent attention keeps one vector for all heads, and the part of the key that has a position.
         return 1, latent + fields.needed("qk_rope_head_dim")
     return _key_value_heads(model_type, fields), 2 * head_size(fields)
@@ -99,8 +101,9 @@ def _key_value_heads(model_type: str, fields: Fields) -> int:
 
 def _windows(model_type: str, fields: Fields, count: int) -> list[int | None]:
     """The attention window of each layer: None for all tokens, 0 for a layer without attention."""
-    window = fields.integer("sliding_window", "attention_window_size")
-    chunk = fields.integer("attention_chunk_size")
+    # 0 and -1, as in other libraries, are no window.
+    window = max(fields.integer("sliding_window", "attention_window_size", least=-1) or 0, 0) or None
+    chunk = fields.integer("attention_chunk_size") or None
     if fields.get("use_sliding_window") is False:
         window = None
     kinds = _layer_types(model_type, fields, count)
@@ -170,6 +173,10 @@ def _by_blocks(fields: Fields, count: int) -> tuple[CacheLayer | None, ...]:
     for block in blocks:
         attention = block.object("attention")
         group = attention.integer("n_heads_in_group")
-        none = attention.flag("no_op") or attention.flag("replace_with_linear") or not group
-        layers.append(None if none or not group else CacheLayer(heads // group, 2 * size))
+        if not group or attention.flag("no_op") or attention.flag("replace_with_linear"):
+            layers.append(None)
+        elif heads % group:
+            raise unreadable("config.json", f"block_configs: groups of {group} do not divide {heads} heads")
+        else:
+            layers.append(CacheLayer(heads // group, 2 * size))
     return tuple(layers)

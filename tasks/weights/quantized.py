@@ -52,7 +52,7 @@ def _by_modelopt(fields: Fields) -> Quantized | None:
     algorithm, cache = fields.text("quant_algo"), fields.text("kv_cache_quant_algo")
     if not algorithm and not cache:
         return None
-    return Quantized("modelopt", algorithm, group_size=fields.integer("group_size"), cache=cache or None)
+    return Quantized("modelopt", algorithm, group_size=fields.integer("group_size", least=-1), cache=cache or None)
 
 
 def _by_transformers(fields: Fields, method: str = "") -> Quantized | None:
@@ -60,7 +60,7 @@ def _by_transformers(fields: Fields, method: str = "") -> Quantized | None:
     if method == "modelopt" or (not method and fields.text("quant_algo")):
         return _by_modelopt(fields)
     kept = fields.object("kv_cache_scheme")
-    group = fields.integer("group_size", "q_group_size")
+    group = fields.integer("group_size", "q_group_size", least=-1)
     return Quantized(
         method or "unnamed",
         fields.text("format"),

@@ -124,6 +124,37 @@ def test_what_weights_say_is_part_of_the_plan(catalogue: Path) -> None:
     assert refused.returncode == 2 and "[template-missing]" in refused.stderr
 
 
+def test_what_guesses_the_tokens_is_planned_with_them(tmp_path: Path) -> None:
+    qwen = CACHE_BYTES["qwen2.5-7b"][0]
+    sizes = {"num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "hidden_size": 896}
+    for name, config in (("large", qwen), ("small", qwen | sizes), ("bert", qwen | {"architectures": ["BertModel"]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(text(config))
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(4096))
+    (tmp_path / "models").mkdir()
+    for kind in ("trt-engine", "llmapi"):
+        for draft in ("small", "bert"):
+            speculation = {"mode": "draft_tokens_external", "max_draft_len": 5, "source": f"file://{tmp_path}/{draft}"}
+            runtime = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 1}
+            document = {
+                "name": f"{kind}-{draft}",
+                "source": {"uri": f"file://{tmp_path}/large"},
+                "recipe": {"kind": kind, "runtime": runtime, "speculation": speculation},
+                "serving": {"chat_template": False},
+                "prompts": [{"name": "count", "text": "Count.", "max_tokens": 4, "expect": {"min_tokens": 1}}],
+            }
+            (tmp_path / "models" / f"{kind}-{draft}.yaml").write_text(json.dumps(document))
+        catalogue = str(tmp_path / "models")
+        planned = plan(f"{kind}-small", ENGINEHOUSE_CATALOGUE=catalogue)
+        # 28 layers with 4 heads of 128 numbers, and 24 layers with 2 heads of 64.
+        assert planned["kv_cache"]["bytes_per_token"] == 57_344 + 12_288
+        assert planned["weights"]["draft"]["architecture"] == "Qwen2ForCausalLM"
+        scripts = [command[1] for command in planned["commands"] if command[0] == "python3" and "convert" in command[1]]
+        assert scripts == ["examples/models/core/qwen/convert_checkpoint.py"] * (2 if kind == "trt-engine" else 0)
+        refused = run(f"{kind}-bert", ENGINEHOUSE_CATALOGUE=catalogue)
+        assert refused.returncode == 2 and "the draft model: BertModel is an encoder" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [

@@ -82,6 +82,21 @@ def release(kind: EngineKind, engine: Path, output: Path) -> dict[str, str]:
     return {name: parameter.string_value for name, parameter in parameters.items()}
 
 
+@pytest.mark.parametrize(
+    ("version", "speculation", "change"),
+    [
+        ("1.2.1", HEADS, {"choices": [[0], [1]]}),
+        ("1.2.1", {"mode": "lookahead_decoding", "max_draft_len": 30}, {"window_size": 5}),
+        ("1.2.1", {"mode": "lookahead_decoding", "max_draft_len": 30}, {"ngram_size": 4}),
+    ],
+)
+def test_what_the_backend_alone_is_told_makes_another_repository_of_one_engine(
+    version: str, speculation: dict[str, Any], change: dict[str, Any]
+) -> None:
+    one, other = (Plan.of(model(version, given), TARGET, draft=DRAFT) for given in (speculation, speculation | change))
+    assert one.engine == other.engine and one.repository != other.repository
+
+
 @pytest.mark.parametrize("version", ["0.10.0", "1.2.1"])
 def test_heads_of_medusa_are_converted_built_and_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str

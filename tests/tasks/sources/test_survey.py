@@ -13,6 +13,7 @@ import pytest
 from infra.errors import SourceError
 from tasks.models.spec import Source
 from tasks.serving.generation import GenerationConfig
+from tasks.sources.contents import LARGEST_JSON_BYTES
 from tasks.sources.dispatch import resolve
 from tasks.sources.resolved import Access
 from tasks.sources.survey import survey, survey_source
@@ -49,17 +50,17 @@ def put(folder: Path, files: dict[str, bytes]) -> Source:
     return Source(uri=f"file://{folder}")
 
 
-def both_ways(source: Source, access: Access) -> WeightsFacts | None:
+def both_ways(source: Source, access: Access) -> WeightsFacts:
     """As a rebuild asks, which has resolved the source, and as a plan does."""
     found = survey(resolve(source, access), access)
     assert found == survey_source(source, access)
     return found
 
 
-def check(found: WeightsFacts | None, files: dict[str, bytes]) -> None:
-    assert found is not None and (found.architecture, found.layers) == ("LlamaForCausalLM", 32)
+def check(found: WeightsFacts, files: dict[str, bytes]) -> None:
+    assert (found.architecture, found.layers) == ("LlamaForCausalLM", 32)
     assert str(found.quantization) == "modelopt (FP8)"
-    assert found.bytes == 2 * len(files[SHARDS[0]])
+    assert found is not None and found.bytes == 2 * len(files[SHARDS[0]])
     assert found.has_template and found.generation == GenerationConfig((1, 107), {"temperature": 0.6})
 
 
@@ -68,7 +69,8 @@ def test_a_hub_is_asked_for_small_files_alone(hub: Hub, files: dict[str, bytes])
     check(both_ways(Source(uri="hf://org/model@main"), Access(hub_endpoint=hub.url)), files)
     asked = {request.path.rpartition("/")[2] for request in hub.downloads()}
     small = {"hf_quant_config.json", "model.safetensors.index.json", "tokenizer_config.json", "generation_config.json"}
-    assert asked == {"config.json", *small}
+    # A tokenizer of two bytes could be a pointer.
+    assert asked == {"config.json", "tokenizer.json", *small}
 
 
 def test_a_bucket(s3: S3Client, files: dict[str, bytes]) -> None:
@@ -88,13 +90,37 @@ def test_a_folder_whose_weights_a_plan_does_not_read(tmp_path: Path, files: dict
     assert found is not None and found.bytes == 2**42 + len(files[SHARDS[1]])
 
 
-def test_sources_without_a_config(tmp_path: Path, files: dict[str, bytes], gguf: bytes) -> None:
-    (tmp_path / "model.gguf").write_bytes(gguf)
-    assert both_ways(Source(uri=f"file://{tmp_path}/model.gguf"), Access()) is None
+def refused(source: Source) -> SourceError:
+    """The same for a rebuild and for a plan."""
+    with pytest.raises(SourceError) as planned:
+        survey_source(source)
+    with pytest.raises(SourceError) as rebuilt:
+        survey(resolve(source))
+    assert planned.value.code == rebuilt.value.code and planned.value.hint
+    assert planned.value.message == rebuilt.value.message and planned.value.message.startswith(f"{source.uri}: ")
+    return planned.value
+
+
+def test_sources_that_are_no_weights_with_their_config(tmp_path: Path, files: dict[str, bytes], gguf: bytes) -> None:
+    folder = put(tmp_path / "one", {"config.json": files["config.json"], "model.gguf": gguf})
+    for source in (folder, Source(uri=f"{folder.uri}/model.gguf")):
+        error = refused(source)
+        assert error.code == "weights-missing" and "model.gguf" in error.message and "llamacpp" in error.hint
+    bare = put(tmp_path / "bare", {name: files[name] for name in ("config.json", "tokenizer.json")})
+    assert refused(bare).code == "weights-missing"
     narrow = put(tmp_path / "more", files).model_copy(update={"include": ("*.safetensors",)})
-    assert both_ways(narrow, Access()) is None
+    assert refused(narrow).code == "config-unreadable"
     wheel = Source(uri="pip://some@1.0/model/config.json", sha256="ab" * 32)
-    assert survey_source(wheel) is None
+    with pytest.raises(SourceError) as caught:
+        survey_source(wheel)
+    assert caught.value.code == "config-unreadable" and "one file" in caught.value.message
+
+
+def test_a_config_that_nobody_reads_because_it_is_too_large(tmp_path: Path, files: dict[str, bytes]) -> None:
+    source = put(tmp_path, files)
+    with (tmp_path / "config.json").open("r+b") as config:
+        config.truncate(LARGEST_JSON_BYTES + 1)
+    assert refused(source).code == "config-unreadable"
 
 
 @pytest.mark.parametrize(
@@ -103,23 +129,23 @@ def test_sources_without_a_config(tmp_path: Path, files: dict[str, bytes], gguf:
         ({SHARDS[1]: POINTER}, "lfs-pointer"),
         ({"config.json": POINTER}, "lfs-pointer"),
         ({"config.json": b"{}"}, "config-unreadable"),
+        ({"tokenizer.json": POINTER}, "lfs-pointer"),
+        ({"config.json": b"[]"}, "config-unreadable"),
         ({SHARDS[1]: None}, "shards-missing"),
+        ({SHARDS[1]: None, "model.safetensors.index.json": None}, "shards-missing"),
         ({"generation_config.json": b'{"top_p": 7}'}, "generation-unfit"),
+        ({"generation_config.json": b'{"temperature": 1%s}' % (b"0" * 400)}, "generation-unfit"),
+        ({"generation_config.json": b'{"eos_token_id": 4294967296}'}, "generation-unfit"),
     ],
 )
 def test_what_is_wrong_is_found_before_the_fetch(
     tmp_path: Path, files: dict[str, bytes], changes: dict[str, bytes | None], code: str
 ) -> None:
     changed = {name: content for name, content in (files | changes).items() if content is not None}
-    source = put(tmp_path, changed)
-    with pytest.raises(SourceError) as planned:
-        survey_source(source)
-    with pytest.raises(SourceError) as rebuilt:
-        survey(resolve(source))
-    assert planned.value.code == rebuilt.value.code == code and planned.value.hint
+    assert refused(put(tmp_path, changed)).code == code
 
 
 def test_a_model_of_several_parts(tmp_path: Path, safetensors: Callable[..., bytes]) -> None:
     found = both_ways(put(tmp_path, {"config.json": text(GEMMA_3_4B), "model.safetensors": safetensors()}), Access())
-    assert found is not None and (found.model_type, found.heads) == ("gemma3_text", 8)
+    assert (found.model_type, found.heads) == ("gemma3_text", 8)
     assert found.has_template is False and found.generation == GenerationConfig()

@@ -93,6 +93,25 @@ def test_an_adapter_that_no_engine_takes_is_refused_when_it_was_fetched(bucket: 
     assert fetch(context(bucket, tmp_path / "work"), replace(plan, adapters={}), weights.adapters["sql"]).artifact
 
 
+def test_an_adapter_that_nobody_can_merge_is_refused_when_it_was_fetched(bucket: Bucket, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "sql", QUERY, layers=1, seed=1)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
+    plan, weights = planned({"kind": "llamacpp"}, "hf://some/llama@main", {"sql": folder})
+    adapter = weights.adapters["sql"]
+    merging = ResolvedWeights(weights.source, adapter).plan(plan.model.model_copy(update={"adapters": {}}))
+    with pytest.raises(StepFailed) as caught:
+        fetch(context(bucket, tmp_path / "work"), merging, adapter)
+    assert caught.value.code == "adapter-unfit" and "IA3" in caught.value.message
+
+
+def test_what_is_small_is_fetched_before_what_takes_hours(tmp_path: Path) -> None:
+    adapters = {"sql": write_adapter(tmp_path / "sql", QUERY, layers=1, seed=1)}
+    _, weights = planned({"kind": "llamacpp"}, "hf://some/llama@main", adapters)
+    assert [*replace(weights, adapter=weights.adapters["sql"])][-1] is weights.source
+    assert next(iter(weights)) is weights.adapters["sql"]
+
+
 @pytest.mark.parametrize(
     ("base", "warned"), [("acme/other", True), ("Some/Llama", False), ("/home/somebody/llama", False), (None, False)]
 )

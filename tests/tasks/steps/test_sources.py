@@ -118,7 +118,10 @@ def test_a_checkpoint_of_a_training_framework_is_exported_first(
     monkeypatch.setenv("NGC_API_KEY", "no tool sees it")
     weights = tiny_safetensors()
     commit = hub.push("org/trained", exporter.checkpoint(form, weights, folder))
-    hub.push("org/base", exporter.reference())
+    # The Hub's own Llama and DeepSeek have pickles and code, which nobody reads here.
+    others = {"original/consolidated.00.pth": b"pickle", "modeling_base.py": b"pass", "model.safetensors": weights}
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": {"w": "model.safetensors"}}).encode()}
+    hub.push("org/base", exporter.reference() | others | index)
     source: dict[str, Any] = {"form": form, "exporter": tools[form], "trust": ["pickle"]}
     like = {"like": "hf://org/base@main"} if form == "megatron" else {}
     model = served(f"hf://org/trained@{commit}", recipe=LLMAPI, **source, **like)

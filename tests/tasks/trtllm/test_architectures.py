@@ -106,6 +106,13 @@ def test_what_writes_no_text_and_what_nobody_knows_is_refused_by_name(architectu
         assert architecture in str(caught.value) and what in str(caught.value)
 
 
+@pytest.mark.parametrize("architecture", ["FooForCausalLM", "Glm4ForCausalLM"])
+def test_a_name_is_not_near_by_its_ending(architecture: str) -> None:
+    with pytest.raises(ArchitectureUnfit) as caught:
+        check_llm_api(architecture, Version("1.2.1"), None)
+    assert architecture in str(caught.value) and "did you mean" not in str(caught.value)
+
+
 def test_autodeploy_is_asked_for_by_name() -> None:
     check_llm_api("DeepseekV2ForCausalLM", Version("1.3.0rc24"), "_autodeploy")
     with pytest.raises(ArchitectureUnfit) as caught:

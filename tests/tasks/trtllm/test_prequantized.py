@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import UsageError
 from tasks.kinds.trt_engine import TrtEngineKind
-from tasks.trtllm.prequantized import convert_options, require_taken
+from tasks.trtllm.prequantized import convert_options, require_mergeable, require_taken
 from tasks.trtllm.recipe import TensorRtLlmFields
 from tasks.weights.config import read_facts
 from tasks.weights.facts import WeightsFacts
@@ -54,6 +54,17 @@ def require(kind: str, version: str, found: WeightsFacts, **recipe: Any) -> None
 )
 def test_what_a_version_takes(kind: str, version: str, quantization: dict[str, Any]) -> None:
     require(kind, version, facts(quantization))
+
+
+def test_an_adapter_is_not_merged_into_packed_weights() -> None:
+    packed = with_files(facts(GPTQ), {"model.safetensors": 10})
+    merging = model("trt-engine", version="0.16.0").model_copy(update={"adapter": "hf://some/adapter@main"})
+    TrtEngineKind(model("trt-engine", version="0.16.0")).require_weights(packed)
+    with pytest.raises(UsageError) as caught:
+        TrtEngineKind(merging).require_weights(packed)
+    assert caught.value.code == "weights-quantized" and "gptq" in caught.value.message
+    # The attention of gpt-oss is bfloat16, whatever its experts are.
+    require_mergeable(facts(configs.GPT_OSS_20B["quantization_config"]))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -127,8 +128,33 @@ NONSENSE: list[tuple[Config, str]] = [
     (configs.LLAMA_3_1_8B | {"num_attention_heads": 0}, "num_attention_heads"),
     (configs.LLAMA_3_1_8B | {"layer_types": ["full_attention"]}, "32"),
     (configs.NEMOTRON_NAS | {"block_configs": [{}]}, "block_configs"),
+    (configs.NEMOTRON_NAS | {"block_configs": [{"attention": {"n_heads_in_group": 128}}] * 4}, "groups of 128"),
+    (configs.NEMOTRON_NAS | {"block_configs": [{"attention": {"n_heads_in_group": -8}}] * 4}, "n_heads_in_group"),
+    (configs.LLAMA_3_1_8B | {"num_key_value_heads": -8}, "num_key_value_heads"),
+    (configs.LLAMA_3_1_8B | {"head_dim": -128}, "head_dim"),
+    (configs.LLAMA_3_1_8B | {"hidden_size": 3}, "32 heads share"),
+    (configs.LLAMA_3_1_8B | {"max_position_embeddings": -1}, "max_position_embeddings"),
+    (configs.LLAMA_3_1_8B | {"num_local_experts": -1}, "num_local_experts"),
+    (configs.DEEPSEEK_V3 | {"kv_lora_rank": -512}, "kv_lora_rank"),
+    *(
+        (configs.LLAMA_3_1_8B | {"rope_scaling": {"type": kind, "factor": factor}}, "factor")
+        for kind in ("linear", "yarn")
+        for factor in (math.nan, math.inf, -2, 10**400)
+    ),
     (configs.DEEPSEEK_V3 | {"qk_rope_head_dim": None}, "qk_rope_head_dim"),
 ]
+
+
+@pytest.mark.parametrize("window", [0, -1, None])
+def test_a_window_of_none_is_no_window(window: int | None) -> None:
+    found = facts(configs.GPT_OSS_20B | {"sliding_window": window})
+    assert found.windows == () and cache_bytes(configs.GPT_OSS_20B | {"sliding_window": window}) == 49_152
+
+
+def test_no_name_moves_the_cursor_of_a_terminal() -> None:
+    evil = "Llama\x1b[31m\nForCausalLM"
+    found = facts(configs.LLAMA_3_1_8B | {"architectures": [evil, "b"], "quantization_config": {"quant_method": evil}})
+    assert found.architecture == "" and str(found.quantization) == "unnamed"
 
 
 @pytest.mark.parametrize(("config", "word"), NONSENSE)
