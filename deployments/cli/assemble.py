@@ -64,6 +64,12 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
             hint="leave --layout out: in the native one `llm` asks both engines",
             code="serving-unfit",
         )
+    if model.adapters:
+        raise UsageError(
+            f"adapters have no names in the upstream layout, whose clients send weights: {', '.join(model.adapters)}",
+            hint="leave --layout out, or remove `adapters`: recipe.lora and lora_cache stay",
+            code="serving-unfit",
+        )
     values = upstream_values(
         kind.parameters,
         version,

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
+from deployments.cli.assemble import assemble_upstream
 from deployments.cli.main import main
+from infra.errors import UsageError
+from infra.settings import CHECKOUT
+from tasks.models.catalogue import load_model
+from tasks.models.overrides import override
 from tasks.triton.upstream_templates import MODELS
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
@@ -56,7 +61,14 @@ def templates(tmp_path: Path) -> Path:
 def engine(tmp_path: Path) -> Path:
     folder = tmp_path / "engine"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"version": "0.8.0"}))
+    limits = {"max_batch_size": 64, "max_input_len": 2048, "max_output_len": 512, "max_beam_width": 1}
+    model = {"num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64}
+    document = {
+        "version": "0.8.0",
+        "pretrained_config": model | {"mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1}},
+        "build_config": limits | {"plugin_config": {"tokens_per_block": 64, "paged_kv_cache": True}},
+    }
+    (folder / "config.json").write_text(json.dumps(document))
     return folder
 
 
@@ -119,6 +131,14 @@ def test_wrong_use(
     error = capsys.readouterr().err
     assert f"[{code}]" in error and named in error
     assert not (engine.parent / "output").exists()
+
+
+def test_adapters_have_no_names_there(templates: Path, engine: Path) -> None:
+    by_hand = load_model(CHECKOUT / "deployments" / "models" / "llama3-8b-by-hand.yaml")
+    model = override(by_hand, tensorrt_llm="0.8.0").model.model_copy(update={"adapters": {"sql": "hf://some/sql@main"}})
+    with pytest.raises(UsageError) as caught:
+        assemble_upstream(model, templates, engine, engine.parent, engine.parent / "output")
+    assert caught.value.code == "serving-unfit" and "sql" in caught.value.message
 
 
 def test_other_kinds_have_other_models(templates: Path, engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
