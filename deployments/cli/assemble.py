@@ -14,7 +14,8 @@ from tasks.kinds.engine_release import decoding_parameters
 from tasks.kinds.protocol import RequestAdapters
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.lora.adapter import FILES
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.serving.generation import files_in
 from tasks.sources.dispatch import fetch, resolve
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT
