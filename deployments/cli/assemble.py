@@ -14,7 +14,8 @@ from tasks.kinds.engine_release import decoding_parameters
 from tasks.kinds.protocol import RequestAdapters
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.lora.adapter import FILES
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.serving.generation import files_in
 from tasks.sources.dispatch import fetch, resolve
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT
@@ -62,6 +63,12 @@ def assemble_upstream(model: Model, templates: Path, engine: Path, tokenizer: Pa
         raise UsageError(
             "a draft model is no part of the upstream layout here",
             hint="leave --layout out: in the native one `llm` asks both engines",
+            code="serving-unfit",
+        )
+    if model.adapters:
+        raise UsageError(
+            f"adapters have no names in the upstream layout, whose clients send weights: {', '.join(model.adapters)}",
+            hint="leave --layout out, or remove `adapters`: recipe.lora and lora_cache stay",
             code="serving-unfit",
         )
     values = upstream_values(

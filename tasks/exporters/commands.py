@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.errors import SettingsError
 from infra.settings import Settings
-from tasks.models.spec import Source
+from tasks.models.source import Source
 
 NEMO2_PROGRAM = Path(__file__).with_name("nemo2_to_hf.py")
 _WORKER = Path("scripts/conversion/run_conversion.py")

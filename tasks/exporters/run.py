@@ -12,7 +12,7 @@ from infra.errors import SettingsError, StepFailed
 from infra.processes import child
 from infra.toolchains.surroundings import fixed, inherited
 from tasks.exporters.commands import command
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.store.reporter import Peak, Reporter
 
 _TIMEOUT_S = 24 * 3600.0

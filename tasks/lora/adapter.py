@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 
 from infra.frozen import problems
 from tasks.lora.patterns import by_pattern
@@ -48,13 +48,13 @@ class AdapterConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     peft_type: str
-    lora_alpha: float
-    r: int = 8
-    rank_pattern: dict[str, int] | None = None
+    lora_alpha: FiniteFloat
+    r: PositiveInt = 8
+    rank_pattern: dict[str, PositiveInt] | None = None
     target_modules: tuple[str, ...] | str | None = None
     """Ends of modules' names; a text is a regular expression."""
     modules_to_save: tuple[str, ...] | None = None
-    alpha_pattern: dict[str, float] = {}
+    alpha_pattern: dict[str, FiniteFloat] = {}
     """By regular expressions that match the end of a module's name."""
     use_rslora: bool = False
     use_dora: bool = False

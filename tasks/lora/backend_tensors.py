@@ -156,9 +156,13 @@ def lora_tensors(snapshot: Path, engine: LoraEngine) -> LoraTensors:
         width = max(width, rank * sum(engine.read_as(module)))
     dtype = _DTYPES[engine.dtype]
     weights = np.zeros((len(rows), width), dtype)
-    for row, (_, _, low_rank) in zip(weights, rows, strict=True):
+    for row, (module, layer, low_rank) in zip(weights, rows, strict=True):
         numbers = np.concatenate([low_rank.a.astype(np.float32).reshape(-1), scaled(low_rank).reshape(-1)])
-        row[: len(numbers)] = numbers.astype(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            row[: len(numbers)] = numbers.astype(dtype)
+        if not np.isfinite(row.astype(np.float32)).all():
+            name = next(name for name, number in _IDS.items() if number == module)
+            raise unfit(f"{name} of layer {layer} holds numbers that {engine.dtype} cannot")
     config = np.array([[module, layer, low_rank.a.shape[0]] for module, layer, low_rank in rows], dtype=np.int32)
     return LoraTensors(weights.view(np.uint16) if engine.dtype == "bfloat16" else weights, config)
 

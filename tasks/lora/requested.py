@@ -20,6 +20,8 @@ _MODULE = re.compile(r"layers\.(?P<layer>\d+)\.(?P<module>.+)\.weight")
 def read_requested(snapshot: Path) -> Adapter:
     """The adapter of a snapshot. Raises StepFailed `adapter-unfit` if no engine can add it to a request."""
     adapter = read_adapter(snapshot)
+    if not (adapter.added or adapter.replaced or adapter.experts):
+        raise unfit("it holds no matrices")
     if adapter.replaced:
         raise not_by_request(f"{next(iter(adapter.replaced))} was trained whole")
     if adapter.experts:

@@ -13,7 +13,8 @@ from pydantic import JsonValue, ValidationError
 from infra.errors import SpecError, UsageError
 from infra.frozen import Spec, problems
 from tasks.models.recipe import RECIPES, Recipe
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.trtllm.images import ImageReport, planned_in_image
 from tasks.trtllm.llmapi.translate import Translation, explained
 

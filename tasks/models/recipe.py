@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema, PydanticKnownError
 
 from infra.errors import UsageError
 from infra.frozen import Spec
-from tasks.trtllm.architectures import check_llm_api
+from tasks.trtllm.architectures import AUTODEPLOY, PYTORCH, check_llm_api
 from tasks.trtllm.backend.rules import check_adapters, check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe, takes_adapters
 from tasks.trtllm.llmapi.known_arguments import check_known
@@ -37,6 +37,15 @@ from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.speculation import WITH_WEIGHTS, Draft
 from tasks.trtllm.tools.commands import check_options
+
+_DIVIDED = {
+    "tensor_parallel_size": "tp_size",
+    "pipeline_parallel_size": "pp_size",
+    "context_parallel_size": "cp_size",
+    "moe_tensor_parallel_size": "moe_tp_size",
+    "moe_expert_parallel_size": "moe_ep_size",
+}
+"""Arguments of the LLM that a plan could not see."""
 
 
 class Recipe(Spec):
@@ -152,6 +161,15 @@ class LlmApiRecipe(LlmApiFields, Recipe):
         runtime: Runtime | None = info.data.get("runtime")
         if runtime is not None:
             check_known(runtime.version, arguments)
+        for name, field in _DIVIDED.items():
+            if name in arguments:
+                raise ValueError(f"{name} follows from the recipe, whose GPUs are planned: use {field}")
+        if arguments.get("backend") not in (None, PYTORCH, AUTODEPLOY):
+            raise ValueError(f"backend is {PYTORCH} or {AUTODEPLOY}")
+        cache = arguments.get("kv_cache_config")
+        block = cache.get("tokens_per_block") if isinstance(cache, dict) else None
+        if block is not None and (type(block) is not int or not 0 < block <= 4096):
+            raise ValueError(f"kv_cache_config: tokens_per_block is a number of tokens, not {block}")
         speculation = arguments.get("speculative_config")
         if isinstance(speculation, dict) and info.data.get("speculation") is not None:
             raise ValueError("speculative_config follows from recipe.speculation: give one of them")

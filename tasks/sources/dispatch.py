@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.progress import Progress
+from tasks.models.source import Source
 from tasks.models.source_uri import ArtifactsUri, FileUri, HubUri, ModelsUri, NgcUri, PipUri, S3Uri, parse_source
-from tasks.models.spec import Source
 from tasks.sources import file, mlflow, ngc, pip, s3
 from tasks.sources.contents import check_content
 from tasks.sources.names import select_about

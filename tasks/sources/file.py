@@ -14,8 +14,8 @@ from pathlib import Path
 from infra.errors import SourceError, UntrustedFile
 from infra.progress import ByteCounter, Progress
 from tasks.gguf.parts import parts_of
+from tasks.models.source import Source
 from tasks.models.source_uri import FileUri
-from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed, save
 from tasks.sources.names import select
 from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pinned

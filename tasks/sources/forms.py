@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from infra.errors import SourceError
+from tasks.models.source import Source
 from tasks.models.source_uri import glob_match
-from tasks.models.spec import Source
 
 _SHARDS = frozenset({".distcp"})
 _CONTEXT = frozenset({".json", ".yaml", ".txt", ".model"})

@@ -35,8 +35,8 @@ from pydantic import JsonValue
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
+from tasks.models.source import Source
 from tasks.models.source_uri import HubUri, is_repository
-from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed
 from tasks.sources.names import Choose, select
 from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile, pinned

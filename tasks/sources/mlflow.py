@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field, JsonValue
 
 from infra.errors import SettingsError, SourceError
 from infra.progress import ByteCounter, Progress
+from tasks.models.source import Source
 from tasks.models.source_uri import ArtifactsUri, ModelsUri, S3Uri, parse_source
-from tasks.models.spec import Source
 from tasks.sources import s3
 from tasks.sources.download import resuming, save
 from tasks.sources.names import check_names, select

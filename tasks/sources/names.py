@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 
 from infra.errors import SourceError, UntrustedFile
 from tasks.gguf.parts import parts_of
+from tasks.models.source import Source
 from tasks.models.source_uri import glob_match
-from tasks.models.spec import Source
 from tasks.sources.forms import described, select_checkpoint
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})

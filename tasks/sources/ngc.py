@@ -21,8 +21,8 @@ from pydantic import BaseModel, Field
 
 from infra.errors import SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
+from tasks.models.source import Source
 from tasks.models.source_uri import NgcUri
-from tasks.models.spec import Source
 from tasks.sources.download import changed, resuming, save
 from tasks.sources.names import select
 from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pinned

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from infra.errors import SettingsError, SourceError, SourceUnavailable, UntrustedFile
 from infra.progress import ByteCounter, Progress
+from tasks.models.source import Source
 from tasks.models.source_uri import PipUri
-from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed, save
 from tasks.sources.names import select
 from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile, pinned

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from tasks.models.spec import Source
+from tasks.models.source import Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

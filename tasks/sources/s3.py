@@ -13,8 +13,8 @@ from pydantic import JsonValue
 from infra.errors import SettingsError, SourceError, SourceUnavailable
 from infra.progress import ByteCounter, Progress
 from tasks.gguf.parts import parts_of
+from tasks.models.source import Source
 from tasks.models.source_uri import S3Uri
-from tasks.models.spec import Source
 from tasks.sources.download import CHUNK_BYTES, changed, save
 from tasks.sources.names import Choose, select
 from tasks.sources.resolved import Access, PinnedFile, ResolvedSource, SnapshotFile, pinned

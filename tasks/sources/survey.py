@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from infra.errors import SourceError
+from tasks.models.source import Source
 from tasks.models.source_uri import FileUri, PipUri, parse_source
-from tasks.models.spec import Source
 from tasks.serving.generation import FILE as GENERATION
 from tasks.serving.generation import GenerationConfig
 from tasks.serving.templates import DEFAULT, TEMPLATE_FILES, read_templates

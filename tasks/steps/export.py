@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.exporters.run import export as run_export
 from tasks.garbage.keep import note_use
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.contents import check_content
 from tasks.sources.names import select
 from tasks.steps.context import Context, Done

@@ -10,7 +10,8 @@ from infra.errors import SourceError
 from tasks.kinds.choice import engine_kind
 from tasks.lora.adapter import FILES
 from tasks.models.overrides import of_architecture, override
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.sources.dispatch import resolve, resolve_about
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.sources.survey import survey, survey_like

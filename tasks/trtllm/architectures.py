@@ -17,6 +17,8 @@ from packaging.version import Version
 from tasks.trtllm.releases import FIRST_LLM_API, LAST, in_span
 
 LLAMA = "LlamaForCausalLM"
+PYTORCH = "pytorch"
+"""`llm_args.backend` of the LLM API's own backend, which no file needs to name."""
 AUTODEPLOY = "_autodeploy"
 """`llm_args.backend` of the second backend of the LLM API, which compiles models from transformers' own code."""
 

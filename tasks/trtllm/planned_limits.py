@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+from pydantic import TypeAdapter
+
 from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
 from tasks.trtllm.recipe import LlmApiFields, TensorRtLlmFields, TrtEngineFields
 from tasks.weights.facts import WeightsFacts
+
+_FLAG = TypeAdapter[bool](bool)
 
 TOKENS_PER_BLOCK = 32
 """The block size of the LLM API's KV cache: the default of `KvCacheConfig.tokens_per_block` from 1.0 on."""
@@ -36,7 +40,9 @@ def planned_limits(recipe: TensorRtLlmFields, facts: WeightsFacts) -> EngineLimi
 
 def has_attention_of_its_own(recipe: TensorRtLlmFields) -> bool:
     """Whether each GPU runs the attention of its own requests, with all heads (the LLM API's `enable_attention_dp`)."""
-    return isinstance(recipe, LlmApiFields) and recipe.llm_args.get("enable_attention_dp") is True
+    if not isinstance(recipe, LlmApiFields):
+        return False
+    return _FLAG.validate_python(recipe.llm_args.get("enable_attention_dp", False))  # a file may say "true"
 
 
 def _attention_parts(recipe: TensorRtLlmFields) -> int:

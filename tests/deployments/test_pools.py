@@ -23,7 +23,8 @@ from infra.errors import SettingsError
 from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.sources.dispatch import resolve
 from tasks.steps.context import Context
 from tasks.steps.fetch import fetch, snapshot_identity

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
+from deployments.cli.assemble import assemble_upstream
 from deployments.cli.main import main
+from infra.errors import UsageError
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
+from tasks.models.overrides import override
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.triton.upstream_templates import MODELS
 from tests.standin import engine as standin
@@ -123,6 +126,14 @@ def test_wrong_use(
     error = capsys.readouterr().err
     assert f"[{code}]" in error and named in error
     assert not (engine.parent / "output").exists()
+
+
+def test_adapters_have_no_names_there(templates: Path, engine: Path) -> None:
+    by_hand = load_model(CHECKOUT / "deployments" / "models" / "llama3-8b-by-hand.yaml")
+    model = override(by_hand, tensorrt_llm="0.8.0").model.model_copy(update={"adapters": {"sql": "hf://some/sql@main"}})
+    with pytest.raises(UsageError) as caught:
+        assemble_upstream(model, templates, engine, engine.parent, engine.parent / "output")
+    assert caught.value.code == "serving-unfit" and "sql" in caught.value.message
 
 
 def test_other_kinds_have_other_models(templates: Path, engine: Path, capsys: pytest.CaptureFixture[str]) -> None:

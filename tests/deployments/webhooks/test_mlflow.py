@@ -21,7 +21,7 @@ from infra.s3.bucket import Bucket
 from tasks.finetuned.event import Event, changed_by, pinned_source
 from tasks.models.catalogue import load_catalogue
 from tasks.models.overrides import override
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access
 from tests.tasks.gguf.small_models import write

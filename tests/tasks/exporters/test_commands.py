@@ -12,7 +12,7 @@ import pytest
 from infra.errors import SettingsError
 from infra.settings import Settings
 from tasks.exporters.commands import command
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tests.standin import exporter
 
 COMMIT = "a" * 40

@@ -17,7 +17,8 @@ from tasks.finetuned.records import CurrentWeights, TunedWeights, accept, newer_
 from tasks.finetuned.renamed import Renames
 from tasks.lora.adapter import FILES
 from tasks.models.overrides import override
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access
 from tasks.steps.fetch import snapshot_identity

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.lora.adapter import parse_config, read_adapter
 from tasks.lora.backend_tensors import LoraEngine, lora_tensors
 from tasks.lora.gguf_adapter import write_gguf_adapter
-from tasks.lora.requested import scaled
+from tasks.lora.requested import read_requested, scaled
 from tasks.models.spec import Model
 from tasks.serving.backend_inputs import adapter_inputs
 from tasks.serving.settings import ServingSettings
@@ -94,6 +96,18 @@ def test_what_an_engine_has_no_room_for(tmp_path: Path, shapes: Any, config: Any
     adapter = write_adapter(tmp_path, shapes, layers=2, seed=1, **config)
     found = code(lambda: lora_tensors(adapter, engine(**changes)))
     assert found.startswith("adapter-unfit") and words in found
+
+
+def test_numbers_that_would_make_every_answer_nonsense(tmp_path: Path) -> None:
+    # A trained matrix times the scale leaves float16 behind, and not bfloat16.
+    large = write_adapter(tmp_path / "large", QUERY, layers=1, seed=1, size=30, lora_alpha=40_000)
+    assert "attn_q of layer 0 holds numbers that float16 cannot" in code(lambda: lora_tensors(large, engine()))
+    assert lora_tensors(large, engine(dtype="bfloat16")).weights.any()
+    values: tuple[dict[str, Any], ...] = ({"lora_alpha": math.nan}, {"r": 0}, {"alpha_pattern": {"q_proj": math.inf}})
+    for number, value in enumerate(values):
+        write_adapter(tmp_path / str(number), QUERY, layers=1, seed=1, **value)
+        assert "is not one of LoRA" in code(partial(read_adapter, tmp_path / str(number)))
+    assert "no matrices" in code(lambda: read_requested(write_adapter(tmp_path / "none", {}, layers=1, seed=1)))
 
 
 @pytest.mark.parametrize("name", ["dora", "embedding"])

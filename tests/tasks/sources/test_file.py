@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra.errors import SourceError, UntrustedFile
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import ResolvedSource, SnapshotFile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.errors import SourceError, UntrustedFile
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.names import select
 from tests.standin.exporter import checkpoint
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.errors import SourceError, SourceUnavailable, UntrustedFile
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access, ResolvedSource
 

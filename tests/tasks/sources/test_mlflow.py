@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from infra.errors import EnginehouseError, SettingsError, SourceError, SourceUnavailable
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources import download
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access, ResolvedSource

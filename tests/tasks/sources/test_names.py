@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.errors import SourceError, UntrustedFile
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.names import check_names, check_type, select
 
 # What repositories carry beside a model: none of it is needed to serve it, and none runs where it is not taken.

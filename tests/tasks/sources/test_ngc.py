@@ -15,7 +15,7 @@ import pytest
 
 from infra.errors import EnginehouseError, SourceError, SourceUnavailable
 from infra.s3.own_certificate import write
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources import download
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import PinnedFile, ResolvedSource, SnapshotFile

@@ -8,8 +8,8 @@ import pytest
 
 from infra.errors import SourceError, SourceUnavailable, UntrustedFile
 from tasks.models.catalogue import load_model
+from tasks.models.source import Source
 from tasks.models.source_uri import PipUri
-from tasks.models.spec import Source
 from tasks.sources import pip
 from tasks.sources.dispatch import fetch, resolve
 

@@ -14,7 +14,7 @@ import pytest
 from infra.errors import SettingsError, SourceError, SourceUnavailable, UntrustedFile
 from infra.processes.sessions import free_ports
 from infra.s3.seaweedfs import REGION
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access, ResolvedSource, SnapshotFile
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.errors import SourceError
-from tasks.models.spec import Source
+from tasks.models.source import Source
 from tasks.serving.generation import GenerationConfig
 from tasks.sources.contents import LARGEST_JSON_BYTES
 from tasks.sources.dispatch import resolve

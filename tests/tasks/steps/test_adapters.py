@@ -12,7 +12,8 @@ import pytest
 from infra.errors import StepFailed
 from infra.s3.bucket import Bucket
 from tasks.gguf.limits import model_limits
-from tasks.models.spec import Model, Source
+from tasks.models.source import Source
+from tasks.models.spec import Model
 from tasks.serving.settings import ServingSettings
 from tasks.steps.assemble import assemble
 from tasks.steps.context import Context

@@ -70,3 +70,4 @@ def test_an_engine_has_equal_stages_and_pytorch_has_not() -> None:
 
 def test_attention_of_its_own_requests_is_not_divided() -> None:
     require(LLAMA, "llmapi", tp_size=3, llm_args={"enable_attention_dp": True})
+    require(LLAMA, "llmapi", tp_size=3, llm_args={"enable_attention_dp": "true"})

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from infra.errors import SpecError
 from tasks.models.catalogue import load_model
+from tasks.models.recipe import LlmApiRecipe
 from tasks.trtllm.llmapi.known_arguments import check_known, known_names
 from tests.standin import llm_args
 
@@ -110,6 +111,24 @@ def test_a_version_refuses_by_name_and_type(version: str, arguments: dict[str, A
 )
 def test_what_a_version_takes_passes(version: str, arguments: dict[str, Any]) -> None:
     assert mistakes(version, arguments) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        ({"tensor_parallel_size": 4}, "use tp_size"),
+        ({"moe_expert_parallel_size": 2}, "use moe_ep_size"),
+        ({"backend": "tensorrt"}, "backend is pytorch or _autodeploy"),
+        ({"kv_cache_config": {"tokens_per_block": -5}}, "not -5"),
+        ({"kv_cache_config": {"tokens_per_block": True}}, "not True"),
+        ({"kv_cache_config": {"tokens_per_block": 10**30}}, "tokens_per_block"),
+    ],
+)
+def test_what_a_plan_goes_by_is_not_changed_behind_it(arguments: dict[str, Any], fact: str) -> None:
+    runtime = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 8}
+    LlmApiRecipe.model_validate({"kind": "llmapi", "runtime": runtime, "llm_args": {"backend": "pytorch"}})
+    with pytest.raises(ValidationError, match=fact):
+        LlmApiRecipe.model_validate({"kind": "llmapi", "runtime": runtime, "llm_args": arguments})
 
 
 def test_a_version_of_tomorrow_has_the_typos_of_today() -> None:
