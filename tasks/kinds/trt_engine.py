@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from infra.errors import StepFailed, UsageError
 from infra.files import link_all
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.draft_engine import draft_engine, of_draft, without_prompts
+from tasks.kinds.engine_identity import checkpoint_identity, engine_identity
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
@@ -28,11 +27,9 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
-from tasks.trtllm.architectures import is_converted_as_llama
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.planned_limits import planned_limits
-from tasks.trtllm.recipe import AWQ
 from tasks.trtllm.releases import FIRST, Release, in_span, release_of
 from tasks.trtllm.speculation import DRAFT_FOLDER
 from tasks.trtllm.tools import commands
@@ -49,35 +46,6 @@ from tasks.trtllm.tools.run import described, run_tool, toolchain_for
 from tasks.trtllm.weights_fit import architecture_unfit, require_architecture, require_positions
 from tasks.weights.config import facts_of
 from tasks.weights.facts import WeightsFacts
-
-_CONVERT_VERSION = 1
-_BUILD_VERSION = 2
-
-# The fields that convert_checkpoint.py and quantize.py get. trtllm-build gets the others.
-_CHECKPOINT_FIELDS = (
-    "dtype",
-    "quantization",
-    "kv_cache_dtype",
-    "tp_size",
-    "pp_size",
-    "cp_size",
-    "moe_tp_size",
-    "moe_ep_size",
-)
-_ENGINE_FIELDS = (
-    "max_batch_size",
-    "max_seq_len",
-    "max_input_len",
-    "max_num_tokens",
-    "max_beam_width",
-    "kv_cache_type",
-    "tokens_per_block",
-    "paged_context_fmha",
-    "fused_mlp",
-    "fast_build",
-    "plugins",
-    "lora",
-)
 
 
 class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
@@ -162,59 +130,10 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         return described(toolchain_for(self.recipe.runtime)[1])
 
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
-        recipe = self.recipe
-        fields = _fields(recipe, _CHECKPOINT_FIELDS)
-        calibrated = commands.is_quantized_by_calibration(recipe)
-        if calibrated or recipe.kv_cache_dtype == "int8":
-            fields["calibration"] = recipe.calibration.model_dump(mode="json")
-        if recipe.quantization in AWQ:
-            fields["awq_block_size"] = recipe.awq_block_size
-        if not calibrated and recipe.architecture is not None and not is_converted_as_llama(recipe.architecture):
-            # Llama's converter made every checkpoint before the others were known.
-            fields["architecture"] = recipe.architecture
-        if not calibrated and recipe.variant is not None:
-            fields["variant"] = recipe.variant
-        if recipe.speculation is not None and (converted := recipe.speculation.converted) is not None:
-            fields["speculation"] = converted
-        extra = recipe.extra_args.quantize if calibrated else recipe.extra_args.convert
-        return Identity.of(
-            "convert",
-            _CONVERT_VERSION,
-            inputs=inputs,
-            fields={
-                "kind": "trt-engine",
-                **fields,
-                "extra_args": list(extra),
-                "runtime": {"tensorrt_llm": recipe.runtime.tensorrt_llm},
-            },
-        )
+        return checkpoint_identity(self.recipe, inputs)
 
     def engine_identity(self, checkpoint: Identity, draft: Identity | None = None) -> Identity:
-        recipe = self.recipe
-        runtime: dict[str, JsonValue] = {
-            "tensorrt_llm": recipe.runtime.tensorrt_llm,
-            "tensorrt": recipe.runtime.planned_tensorrt,
-            "architecture": recipe.runtime.arch,
-        }
-        if not recipe.portable:
-            # TensorRT measures kernels on this product. On other products of the architecture an engine runs slower.
-            runtime["gpu"] = recipe.runtime.gpu
-        given = recipe.speculation
-        speculation: dict[str, JsonValue] | None = (
-            None if given is None else {"mode": given.mode, "max_draft_len": given.max_draft_len}
-        )
-        return Identity.of(
-            "build",
-            _BUILD_VERSION,
-            inputs={"checkpoint": checkpoint} if draft is None else {"checkpoint": checkpoint, "draft": draft},
-            fields={
-                "kind": "trt-engine",
-                **_fields(recipe, _ENGINE_FIELDS),
-                "speculation": speculation,
-                "extra_args": list(recipe.extra_args.build),
-                "runtime": runtime,
-            },
-        )
+        return engine_identity(self.recipe, checkpoint, draft)
 
     def kept(self) -> Mapping[str, str]:
         runtime = self.recipe.runtime
@@ -324,11 +243,6 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
             whole_heads=in_span(recipe.runtime.version, FIRST, "0.17"),
         )
         return lora_tensors(adapters.folders[name], engine)
-
-
-def _fields(recipe: TrtEngineRecipe, names: tuple[str, ...]) -> dict[str, JsonValue]:
-    document: dict[str, JsonValue] = recipe.model_dump(mode="json", include=set(names))
-    return {name: document[name] for name in names}
 
 
 def _require_answer(output: str) -> None:
