@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from infra.errors import UsageError
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
+from tasks.models.recipe import TrtEngineRecipe
 from tasks.triton.upstream_templates import MODELS
+from tests.standin import engine as standin
 
 message: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
 
@@ -60,15 +61,9 @@ def templates(tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     folder = tmp_path / "engine"
-    folder.mkdir()
-    limits = {"max_batch_size": 64, "max_input_len": 2048, "max_output_len": 512, "max_beam_width": 1}
-    model = {"num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64}
-    document = {
-        "version": "0.8.0",
-        "pretrained_config": model | {"mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1}},
-        "build_config": limits | {"plugin_config": {"tokens_per_block": 64, "paged_kv_cache": True}},
-    }
-    (folder / "config.json").write_text(json.dumps(document))
+    recipe = load_model(CHECKOUT / "deployments/models/llama3-8b-by-hand.yaml").recipe
+    assert isinstance(recipe, TrtEngineRecipe)
+    standin.make(recipe, folder)
     return folder
 
 

@@ -226,6 +226,7 @@ def test_adapters_of_the_model_s_file_are_in_it(tmp_path: Path) -> None:
     assert isinstance(model.recipe, TrtEngineRecipe)
     standin.make(model.recipe, tmp_path / "engine")
     (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/chat_template.jinja").write_text("{{ messages[0].content }}")
     assemble_native(model, tmp_path / "engine", tmp_path / "tokenizer", tmp_path / "models")
     version = tmp_path / "models" / "llm" / "1"
     assert ServingSettings.read(version).adapters == ("sql",)

@@ -51,6 +51,7 @@ def indexes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[tuple[
         yield ordinary, second
 
 
+@pytest.mark.slow
 def test_a_version_without_pins_is_resolved_checked_and_used(
     tmp_path: Path, indexes: tuple[Index, Index], capsys: pytest.CaptureFixture[str]
 ) -> None:
