@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from infra.s3.upload import upload_files
 from infra.triton.client import TritonClient
 from tasks.finetuned.arrivals import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
-from tests.tasks.lora.small_adapters import write_adapter
+from tests.tasks.lora.small_adapters import nearest, write_adapter
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -257,7 +256,7 @@ def test_each_request_chooses_an_adapter_of_the_file(house: House, tuned: str, t
         with ThreadPoolExecutor(6) as pool:
             mixed = list(pool.map(answer, ["", *adapters] * 2))
         # A batch of another size rounds otherwise: each begins as its own answer does, for longer than as another's.
-        assert [max(alone, key=lambda each: len(os.path.commonprefix([each, one]))) for one in mixed] == alone * 2
+        assert [nearest(one, alone) for one in mixed] == alone * 2
         with pytest.raises(TritonError, match="this model has french, sql"):
             answer("latin")
         assert house.rebuild(name)["state"] == "unchanged"

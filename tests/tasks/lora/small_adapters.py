@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,14 @@ def write_adapter(
 
 def _last(shapes: Shapes) -> list[str]:
     return [name.rpartition(".")[2] for name in shapes]
+
+
+def nearest(answer: str, answers: Sequence[str]) -> str:
+    """The one that begins as `answer` does for longest.
+
+    A batch of another size rounds otherwise, and llama.cpp goes on in another way where two tokens are as good.
+    """
+    return max(
+        answers,
+        key=lambda each: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(each, answer, strict=False))),
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import threading
 import time
@@ -24,6 +23,7 @@ from infra.triton.client import TritonClient
 from tasks.triton.placement import place_release, placed_models, write_public
 from tests.deployments.gateway.house import house, node
 from tests.tasks.kinds.served_kinds import ADAPTERS, CHAT, KINDS, QUESTION, RAW, SLOW, TRT_ENGINES, Fields, Kind, Role
+from tests.tasks.lora.small_adapters import nearest
 from tests.tasks.serving.published import ALWAYS, NEUTRAL, inputs, read
 from tests.tasks.serving.published import streamed as streamed_by
 from tests.tasks.serving.small_tokenizers import byte_level
@@ -91,12 +91,6 @@ def load(triton: RunningTriton, model: str, release: int) -> None:
 def point(triton: RunningTriton, model: str, release: int) -> None:
     write_public(triton.repository, model, release)
     triton.client.load(model)
-
-
-def nearest(answer: str, answers: Sequence[str]) -> str:
-    """The one that begins as `answer` does for longest: a batch of another size rounds otherwise, and llama.cpp goes on
-    in another way where two tokens are as good."""
-    return max(answers, key=lambda each: len(os.path.commonprefix([each, answer])))
 
 
 def ask(client: TritonClient, model: str = CHAT, **fields: Any) -> str:
