@@ -124,11 +124,14 @@ def check_options(recipe: TrtEngineFields) -> None:
     checkpoint_command(recipe, "model", "checkpoint")
     build_command(recipe, "checkpoint", "engine")
     further = recipe.extra_args
-    for tool, words in (("quantize", further.quantize), ("build", further.build)):
+    checked = [("quantize", "quantize", further.quantize), ("build", "build", further.build)]
+    if (heads := heads_converter(recipe)) is not None:  # of other converters the command itself has asked
+        checked.append(("convert", heads, further.convert))
+    for field, tool, words in checked:
         for word in words:
             option = word.partition("=")[0]
             if option in OPTIONS[tool]:
-                raise OptionUnfit(f"extra_args.{tool}: {option} follows from the recipe: use its field for that")
+                raise OptionUnfit(f"extra_args.{field}: {option} follows from the recipe: use its field for that")
 
 
 def _asked_speculation(recipe: TrtEngineFields) -> tuple[str, ...]:

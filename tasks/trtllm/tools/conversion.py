@@ -86,14 +86,10 @@ def heads_arguments(
     recipe: TrtEngineFields, converter: Tool, known: Architecture, model: str, checkpoint: str, draft: str
 ) -> tuple[str, ...]:
     """The arguments of the convert_checkpoint.py of heads, which lie in `draft`. Raises OptionUnfit."""
-    version, further = recipe.runtime.version, recipe.extra_args.convert
     if known.converter != "llama":
         raise OptionUnfit(f"the heads of {converter} are those of a Llama, which {known.converter} does not convert")
-    for word in further:
-        if (option := _option(word)) in HEADS[converter]:
-            raise OptionUnfit(f"extra_args.convert: {option} follows from the recipe: use its field for that")
     wishes = {"--model_dir": model, "--output_dir": checkpoint, **_convert(recipe, converter), **_heads(recipe, draft)}
-    return arguments(converter, version, wishes) + further
+    return arguments(converter, recipe.runtime.version, wishes) + recipe.extra_args.convert
 
 
 def quantizer_arguments(recipe: TrtEngineFields, model: str, checkpoint: str, draft: str) -> tuple[str, ...]:

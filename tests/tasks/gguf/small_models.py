@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,18 @@ def write(
     writer.add_array("test.bools", [True, False, True])
     if fill:
         fill(writer)
+    finish(writer, content)
+    return path
+
+
+def finish(writer: GGUFWriter, content: Mapping[str, tuple[Array, Type | None]]) -> None:
+    """Write the tensors (array, and type of raw blocks) behind the metadata, and close the file."""
     for name, (data, kind) in content.items():
         writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def checkpoint(folder: Path) -> Path:

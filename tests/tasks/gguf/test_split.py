@@ -16,7 +16,7 @@ from tasks.gguf.conversion import dequantize, quantize
 from tasks.gguf.limits import model_limits
 from tasks.gguf.parts import parts_of
 from tasks.gguf.reader import read_gguf
-from tests.tasks.gguf.small_models import Array, Type, blocks, weights, write
+from tests.tasks.gguf.small_models import Array, Type, blocks, finish, weights, write
 from tests.tasks.gguf.test_conversion import GENERATE
 
 PARTS = tuple(f"model-0000{number}-of-00003.gguf" for number in (1, 2, 3))
@@ -41,12 +41,7 @@ def write_part(path: Path, content: Content, number: int, *, count: int = 3, tot
     writer.add_uint16("split.no", number)
     writer.add_uint16("split.count", count)
     writer.add_int32("split.tensors.count", total)
-    for name, (data, kind) in content.items():
-        writer.add_tensor(name, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer, content)
     return path
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from tests.tasks.sources.loopback import Loopback
 
 _LFS = (".safetensors", ".gguf", ".bin", ".pt")
 
@@ -32,8 +33,8 @@ class Repository:
     absent: set[str] = field(default_factory=set[str])  # files that are listed but do not exist
 
 
-class Hub:
-    """Use as a context manager. The fault switches may be set at any time."""
+class Hub(Loopback):
+    """The fault switches may be set at any time."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -47,18 +48,7 @@ class Hub:
         self.etag = ""  # the ETag of all files, in place of their digests
         self.page: bytes | None = None  # what it answers in place of JSON
         self.renamed: dict[str, str] = {}  # present names by former ones, from which it sends on
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> Hub:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Server(self))
 
     def push(self, name: str, files: Mapping[str, bytes], *, reference: str = "main", gated: bool = False) -> str:
         """Commit `files` as the whole content of a repository's branch or tag. Returns the commit."""

@@ -10,13 +10,14 @@ import base64
 import hashlib
 import json
 import ssl
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.tasks.sources.loopback import Loopback
 
 KEY = "nvapi-only-on-loopback"
 OLD_KEY = "b25seS1vbi1sb29wYmFjaw"
@@ -37,8 +38,8 @@ class NgcModel:
     terms: bool = False  # terms of use that nobody has accepted
 
 
-class Ngc:
-    """Use as a context manager. The fault switches may be set at any time."""
+class Ngc(Loopback):
+    """The fault switches may be set at any time."""
 
     def __init__(self, certificates: Path | None = None) -> None:
         """With a folder of `infra.s3.own_certificate` it speaks TLS."""
@@ -49,26 +50,16 @@ class Ngc:
         self.expired = 0  # how many of the next downloads get the 403 of an address that has expired
         self.corrupted: set[str] = set()  # files that are served with a byte flipped
         self.without_digest: set[str] = set()
-        self.status: dict[str, str] = {}  # by version, where it is not complete
+        self.status: dict[str, str | None] = {}  # by version, where it is not complete
         self.page_size = 500
         self.moved_to = ""  # the server that it redirects everything to
         self.ignores_range = False
-        self._server = _Server(self)
+        server = _Server(self)
         if certificates is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificates / "own.crt", certificates / "own.key")
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"http{'' if certificates is None else 's'}://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> Ngc:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        super().__init__(server, "http" if certificates is None else "https")
 
     def upload(self, model: str, version: str, files: Mapping[str, bytes], *, public: bool = False) -> None:
         """Add a version of the model `org/name` or `org/team/name`, which becomes its latest."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ from tasks.models.source import Source
 from tasks.sources import download
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access, ResolvedSource
+from tests.tasks.sources.loopback import Loopback
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -26,7 +26,7 @@ LOGGED = "m-0123456789abcdef0123456789abcdef"
 PLACE = f"mlflow-artifacts:/1/models/{LOGGED}/artifacts"
 
 
-class Registry:
+class Registry(Loopback):
     """As much of a tracking server as a source asks for, with faults. It is also its storage."""
 
     def __init__(self) -> None:
@@ -45,18 +45,7 @@ class Registry:
             def do_GET(self) -> None:
                 answer(self)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> Registry:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         parts, given = urlsplit(handler.path), handler.headers.get("Authorization", "")

@@ -208,7 +208,7 @@ def test_an_answer_of_another_server_is_named(ngc: Ngc, monkeypatch: pytest.Monk
     ngc.upload("nvidia/nemo/tiny", "1.0", {})
     monkeypatch.setattr(ngc.models["nvidia/nemo/tiny"], "versions", {"1.0": {"a\nb": b""}})
     assert refused().code == "untrusted-name"
-    ngc.status["1.0"] = None  # type: ignore[assignment]
+    ngc.status["1.0"] = None
     assert refused().code == "source-mirror"
 
 
