@@ -31,10 +31,14 @@ _SHORT_TEXT = 1000
 
 @dataclass(frozen=True)
 class Tokens:
-    """Some tokens of an answer, with one log probability (natural logarithm) each where they are wanted."""
+    """Some tokens of an answer, with one log probability (natural logarithm) each where they are wanted.
+
+    `top` has, for each of them, the likeliest tokens in its place with their log probabilities, where they are wanted.
+    """
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...] = ()
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 class Prompts:
@@ -177,4 +181,6 @@ def _each(batch: Sequence[Tokens], tokenizer: Tokenizer) -> Iterator[tuple[tuple
     for tokens in batch:
         for index, token_id in enumerate(tokens.ids):
             chosen = tokens.log_probs[index : index + 1]
-            yield (token_id,), tuple(LogProb(value, token_bytes(tokenizer, token_id)) for value in chosen)
+            likeliest = tokens.top[index] if tokens.top else ()
+            top = tuple((token_bytes(tokenizer, each), value) for each, value in likeliest)
+            yield (token_id,), tuple(LogProb(value, token_bytes(tokenizer, token_id), top) for value in chosen)
