@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 from tasks.lora.tensors import tensors_of
+from tasks.serving.torch_model import SCORED_AT_ONCE
 from tasks.weights.facts import WeightsFacts
 
 _DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -69,7 +70,8 @@ class TorchLimits:
     def memory_bytes(self, dtype: str, *, cache_bytes: int, prompt_tokens: int, on_gpu: bool) -> int:
         """All that a loaded release takes: weights, the cache of all slots, the longest pass, and the process."""
         number = self._bytes_of(dtype)
-        longest = prompt_tokens * self.hidden_size * ACTIVATIONS * number + self.vocabulary * (4 + number)
+        scores = SCORED_AT_ONCE * self.vocabulary * (4 + number)
+        longest = prompt_tokens * self.hidden_size * ACTIVATIONS * number + scores
         return self.weights * number + cache_bytes + longest + (CONTEXT_BYTES if on_gpu else HOST_BYTES)
 
     def _bytes_of(self, dtype: str) -> int:

@@ -37,6 +37,12 @@ class Chosen:
     top: tuple[tuple[int, float], ...] = ()
 
 
+def told(logits: npt.NDArray[np.float32], token_id: int, number: int) -> Chosen:
+    """A token that somebody else has chosen, with the `number` likeliest in its place."""
+    own = log_probs(logits.astype(np.float64))
+    return Chosen(token_id, float(own[token_id]), likeliest(own, number))
+
+
 class Sampler:
     """Chooses the tokens of one answer, one after the other.
 

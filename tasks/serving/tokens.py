@@ -90,6 +90,18 @@ class Prompts:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens; it may have {self._most_tokens}")
         return ids
 
+    def given(self, request: GenerationRequest, prompt_tokens: int, most_tokens: int) -> list[int]:
+        """The tokens of the text that a request gives as its answer, right after a prompt of so many tokens.
+
+        Raises PromptTooLong where both have more than `most_tokens`.
+        """
+        room = most_tokens - prompt_tokens
+        check_length(request.given_output, room)
+        ids = self._encoded(request.given_output)
+        if len(ids) > room:
+            raise PromptTooLong(f"prompt and 'given_output' have {prompt_tokens + len(ids)} tokens of {most_tokens}")
+        return ids
+
     def _raw(self, text: str) -> list[int]:
         """The tokens of a prompt that the client has rendered, which may begin with the token that begins a text."""
         ids = self.tokenizer.encode(text, add_special_tokens=True)
@@ -182,5 +194,12 @@ def _each(batch: Sequence[Tokens], tokenizer: Tokenizer) -> Iterator[tuple[tuple
         for index, token_id in enumerate(tokens.ids):
             chosen = tokens.log_probs[index : index + 1]
             likeliest = tokens.top[index] if tokens.top else ()
-            top = tuple((token_bytes(tokenizer, each), value) for each, value in likeliest)
-            yield (token_id,), tuple(LogProb(value, token_bytes(tokenizer, token_id), top) for value in chosen)
+            yield (token_id,), tuple(as_log_prob(tokenizer, token_id, value, likeliest) for value in chosen)
+
+
+def as_log_prob(
+    tokenizer: Tokenizer, token_id: int, value: float, likeliest: Sequence[tuple[int, float]] = ()
+) -> LogProb:
+    """The log probability of a token, with its bytes and those of the likeliest in its place."""
+    top = tuple((token_bytes(tokenizer, each), log_prob) for each, log_prob in likeliest)
+    return LogProb(value, token_bytes(tokenizer, token_id), top)

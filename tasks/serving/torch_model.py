@@ -26,6 +26,9 @@ from .settings import ADAPTER_FOLDER, ServingSettings
 Logits = npt.NDArray[np.float32]
 """Of the whole vocabulary, for the token after one: [vocabulary]; or for several places: [places, vocabulary]."""
 
+SCORED_AT_ONCE = 32
+"""Places of a text whose scores of the whole vocabulary are held at once."""
+
 _WITHOUT_ADAPTER = "__base__"
 """What PEFT calls it."""
 
@@ -70,7 +73,8 @@ class TorchModel:
             del used
             if self.device == "cuda":
                 # The longest prompt there can be, so that what it takes beside weights and cache is taken as well.
-                self._pass([0] * settings.most_prompt_tokens, cache_in(self.rooms[0], self.config), None, 1)
+                whole = [0] * settings.most_prompt_tokens
+                self._pass(whole, cache_in(self.rooms[0], self.config), None, min(SCORED_AT_ONCE, len(whole)))
         if self.device == "cuda":
             self._keep_within(settings)
 

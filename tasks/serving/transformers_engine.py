@@ -11,17 +11,20 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .contract import GenerationRequest, RequestRefused
+from .contract import GenerationRequest, LogProb, RequestRefused
 from .engine import Piece
 from .llmapi import ENGINE_PATH
 from .reasoning import beginning_with, opened_by_tokens
-from .sampling import Sampler
+from .sampling import Chosen, Sampler, told
 from .settings import ServingSettings
-from .tokens import Prompts, Tokens, pieces
-from .torch_model import Sequenced, TorchModel
+from .tokens import Prompts, Tokens, as_log_prob, pieces
+from .torch_model import SCORED_AT_ONCE, Sequenced, TorchModel
+
+ResultT = TypeVar("ResultT")
 
 
 class Transformers:
@@ -53,13 +56,18 @@ class Transformers:
         _check(request)
         settings, prompts = self._settings, self._prompts
         chosen = settings.adapter_of(request)
+        adapter = None if chosen is None else settings.adapters[chosen]
         prompt = await prompts.of(request)
+        if request.given_output:
+            async with contextlib.aclosing(self._scored(request, prompt, adapter)) as scored:
+                async for piece in scored:
+                    yield piece
+            return
         most_tokens = settings.most_output_tokens(request, len(prompt))
         sampler = Sampler(request, settings.sampling.of(request), prompt, prompts.tokenizer, prompts.ends(request))
-        room = await self._rooms.get()
-        try:
-            sequenced = self._model.begin(room, None if chosen is None else settings.adapters[chosen])
-            async with contextlib.aclosing(self._tokens(sequenced, prompt, sampler, most_tokens)) as tokens:
+        async with self._sequenced(adapter) as sequenced:
+            tokens = self._tokens(sequenced, prompt, sampler, most_tokens)
+            async with contextlib.aclosing(tokens):
                 answer = pieces(
                     tokens,
                     prompts.tokenizer,
@@ -74,6 +82,36 @@ class Transformers:
                 async with contextlib.aclosing(answer):
                     async for piece in answer:
                         yield piece
+
+    async def _scored(
+        self, request: GenerationRequest, prompt: list[int], adapter: str | None
+    ) -> AsyncGenerator[Piece]:
+        """The text that a request gives, with what the model makes of each of its tokens."""
+        given = self._prompts.given(request, len(prompt), self._settings.context_tokens)
+        tokenizer, log_probs = self._prompts.tokenizer, list[LogProb]()
+        async with self._sequenced(adapter) as sequenced:
+            unread = prompt
+            for begin in range(0, len(given), SCORED_AT_ONCE):
+                scored = given[begin : begin + SCORED_AT_ONCE]
+                # The last of what was read tells of the first of these, each of these of the one after it.
+                read = [*unread, *scored[:-1]]
+
+                def score(read: list[int] = read, scored: list[int] = scored) -> list[Chosen]:
+                    logits = self._model.read(sequenced, read, len(scored))
+                    return [
+                        told(row, each, request.num_top_log_probs) for row, each in zip(logits, scored, strict=True)
+                    ]
+
+                log_probs += [as_log_prob(tokenizer, *astuple(each)) for each in await self._on_device(score)]
+                unread = scored[-1:]
+        yield Piece(request.given_output, tuple(log_probs), len(given), len(prompt), "stop")
+
+    @contextlib.asynccontextmanager
+    async def _sequenced(self, adapter: str | None) -> AsyncGenerator[Sequenced]:
+        """A room, once one is free."""
+        room = await self._rooms.get()
+        try:
+            yield self._model.begin(room, adapter)
         finally:
             # A pass of this request may still run: whoever has the room next must come after it.
             asyncio.get_running_loop().run_in_executor(self._device, _nothing).add_done_callback(
@@ -108,7 +146,7 @@ class Transformers:
         finally:
             self._cached.pop(request, None)
 
-    async def _on_device(self, work: Callable[[], Tokens]) -> Tokens:
+    async def _on_device(self, work: Callable[[], ResultT]) -> ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._device, work)
 
 

@@ -82,6 +82,7 @@ class Kind:
     """Requests that run or wait when their deadline comes."""
     log_probs_within_characters: bool = True
     tells_the_likeliest: bool = False
+    scores: bool = False
     takes_adapters: bool = True
 
     @property
@@ -312,6 +313,7 @@ def transformers(trained: Path) -> Kind:
         deadline_s=5.0,
         guides=(),
         tells_the_likeliest=True,
+        scores=True,
     )
 
 

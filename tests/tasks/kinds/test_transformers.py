@@ -18,6 +18,7 @@ from tasks.models.spec import Model
 from tasks.serving.generation import files_in
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ServingSettings
+from tasks.serving.torch_model import SCORED_AT_ONCE
 from tasks.store.identity import Identity
 from tasks.store.reporter import Reporter
 from tasks.triton.protobuf import parse_config
@@ -86,7 +87,7 @@ def test_memory_is_planned_by_weights_cache_and_the_longest_pass(tmp_path: Path)
         served = kind(**recipe)
         # Two layers of four heads of eight numbers, keys and values; 4 slots of 256 tokens; a hidden size of 64.
         cache = 4 * 256 * 2 * 2 * 4 * 8 * number
-        longest = 256 * 64 * ACTIVATIONS * number + vocabulary * (4 + number)
+        longest = 256 * 64 * ACTIVATIONS * number + SCORED_AT_ONCE * vocabulary * (4 + number)
         assert served.memory_bytes(0, limits) == numbers * number + cache + longest + process
         planned = served.planned_cache(facts)
         assert (planned.bytes_per_token, planned.tokens) == (2 * 2 * 4 * 8 * number, 4 * 256)

@@ -230,6 +230,22 @@ def test_log_probabilities_say_of_which_tokens_they_are(triton: RunningTriton, k
     assert "'num_top_log_probs' needs 'return_log_probs'" in needs["error"]
 
 
+def test_a_text_of_others_is_scored_or_refused(kind: Kind, client: TritonClient) -> None:
+    if not kind.scores:
+        with refused("'given_output' cannot be honoured"):
+            client.score(CHAT, {"text_input": QUESTION["text_input"]}, "un, deux")
+        return
+    asked = {**QUESTION, "temperature": 0.0}
+    own = client.generate(CHAT, {**asked, "return_log_probs": True})
+    scored = client.score(CHAT, {"text_input": QUESTION["text_input"]}, own.text)
+    assert "".join(scored.tokens) == own.text
+    assert scored.log_probs == pytest.approx(own.log_probs, abs=1e-3) and all(scored.agrees)
+    other = client.score(CHAT, {"text_input": QUESTION["text_input"]}, "Qzj!")
+    assert sum(other.log_probs) < sum(other.best_log_probs) and not all(other.agrees)
+    with refused("'max_tokens' cannot be honoured with a 'given_output'"):
+        client.score(CHAT, QUESTION, own.text)
+
+
 def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:
     party = {"text_input": "🎉🎊🥳🎉🎊🥳🎉🎊🥳🎉🎊🥳", "max_tokens": 12}
     pieces = streamed(client, RAW, **party)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.serving.contract import GenerationRequest, LogProb, RequestRefused
+from tasks.serving.contract import GenerationRequest, LogProb, PromptTooLong, RequestRefused
 from tasks.serving.engine import EngineFailed
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ADAPTER_FOLDER, Sampling, ServingSettings
+from tasks.serving.torch_model import SCORED_AT_ONCE
 from tests.tasks.lora.small_adapters import write_adapter
 from tests.tasks.serving.asked import Loop
 from tests.tasks.serving.small_tokenizers import byte_level
@@ -103,6 +104,42 @@ def test_it_says_what_transformers_says(family: str, loop: Loop, start: Start, t
     for each in said[1]:
         assert isinstance(each, LogProb) and len(each.top) == 3
         assert each.top[0] == (each.token, each)
+
+
+def scored(loop: Loop, engine: Transformers, given: str, **fields: Any) -> list[float]:
+    asked = GenerationRequest(text_input=PROMPT, given_output=given, return_log_probs=True, **fields)
+    (piece,) = list(loop.ask(engine, asked))
+    assert (piece.text, piece.finish_reason, piece.output_tokens) == (given, "stop", len(piece.log_probs))
+    return list(piece.log_probs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_given_text_gets_the_scores_of_one_pass_over_it(
+    family: str, loop: Loop, start: Start, tmp_path: Path
+) -> None:
+    checkpoint = write_model(tmp_path / "model", family)
+    given = " You say un, deux, trois, quatre, cinq, six, sept, huit, neuf; then you are done. 🎉"
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    prompt, ids = (byte_level().encode(text, add_special_tokens=False) for text in (PROMPT, given))
+    assert len(ids) > SCORED_AT_ONCE
+    with torch.inference_mode():
+        own = torch.log_softmax(model(torch.tensor([[*prompt, *ids]])).logits[0].float(), -1)[len(prompt) - 1 :]
+    found = scored(loop, start(checkpoint), given, num_top_log_probs=1)
+    assert found == pytest.approx([own[place, token].item() for place, token in enumerate(ids)], abs=1e-4)
+    for place, each in enumerate(found):
+        assert isinstance(each, LogProb)
+        assert each.top[0][1] == pytest.approx(own[place].max().item(), abs=1e-4)
+
+
+def test_what_a_model_says_itself_is_likeliest_in_each_place(loop: Loop, start: Start, tmp_path: Path) -> None:
+    engine = start(write_model(tmp_path / "model", "Llama"))
+    # As text, for which the tokenizer may choose other tokens than the model did.
+    text, log_probs, _ = answer(loop, engine, max_tokens=1, return_log_probs=True)
+    (found,) = scored(loop, engine, text, num_top_log_probs=2)
+    assert found == pytest.approx(log_probs[0], abs=1e-6)
+    assert isinstance(found, LogProb) and found.top[0] == (found.token, found)
+    with pytest.raises(PromptTooLong, match=r"'given_output' have .* tokens of 256"):
+        scored(loop, engine, "un deux trois " * 100)
 
 
 def test_weights_of_16_bits_are_computed_as_they_are_or_as_asked(loop: Loop, start: Start, tmp_path: Path) -> None:
