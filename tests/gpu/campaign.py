@@ -79,7 +79,7 @@ class Campaign:
         """The memory that roll out counts for a release."""
         store = self.house.store
         repository = store.need(self.house.target.intent(model, release).artifact)
-        engine = store.need(repository.manifest.inputs["engine"])
+        engine = store.need(ArtifactRef.parse(repository.manifest.inputs["engine"]))
         kind = engine_kind(load_model(self.house.catalogue / f"{model}.yaml"))
         return kind.memory_bytes(engine.manifest.size + repository.manifest.size, store.read(engine, LIMITS_FILE))
 

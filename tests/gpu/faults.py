@@ -79,13 +79,13 @@ def _node(campaign: Campaign) -> None:
     """Triton goes on without its node. The stack's service manager is `up`; it starts a node that finds that Triton."""
     house, table = campaign.house, campaign.table
     node, triton = house.process("node"), house.node().triton_pid
-    instance = house.node().instance
     node.kill()
     psutil.wait_procs([node], timeout=10)
+    written = house.node().written
     meanwhile = house.answers(SMALL)
     began = time.monotonic()
     house.run("up")
-    wait(lambda: house.node().instance != instance, "report of the new node", 60)
+    wait(lambda: house.node().written > written, "report of the new node", 60)
     house.seconds_until_answer(SMALL)
     table.goal(
         "node killed, and started again",

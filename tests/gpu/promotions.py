@@ -14,7 +14,7 @@ _STANDING_S = 15.0
 
 def run(campaign: Campaign) -> None:
     house, sizes, table = campaign.house, campaign.sizes, campaign.table
-    campaign.live(LARGE)
+    releases = [campaign.live(LARGE)]
     spans: list[tuple[float, float]] = []
     pause = _STANDING_S if sizes.on_gpu else 1.0
     with Clients(house.variables["ENGINEHOUSE_GATEWAY_HTTP"], LARGE, sizes.clients, sizes.answer_tokens) as clients:
@@ -23,9 +23,12 @@ def run(campaign: Campaign) -> None:
             began = time.monotonic()
             if number < sizes.rebuilt:
                 campaign.write(LARGE, request_timeout_s=200 + number)
-                assert house.rebuild(LARGE)["state"] == "promoted"
+                report = house.rebuild(LARGE)
+                assert report["state"] == "promoted", report
+                releases.append(report["release"])
             else:
-                house.run("rollback", LARGE)
+                releases.append(releases[-2])  # the one before, which is still loaded
+                house.run("rollback", LARGE, "--to", str(releases[-1]))
             spans.append((began, time.monotonic()))
             time.sleep(pause / 5)
         time.sleep(pause)
