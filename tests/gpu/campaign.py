@@ -27,7 +27,7 @@ _SMALL_NETWORK = Network(576, 30, 9, 3, 1536, slots=8, context_tokens=1024)
 
 @dataclass(frozen=True)
 class Campaign:
-    """`toolchain` is the Python of part 5, or empty. `python` runs the programs that make weights."""
+    """`toolchain` is the Python of part 5, or empty. `folder` holds weights, checkpoints and the servers."""
 
     house: GpuHouse
     sizes: Sizes
