@@ -8,7 +8,7 @@ packages of the project, PyTorch and transformers; docs/measured-on-a-gpu.md say
 
 | variable | |
 |---|---|
-| ENGINEHOUSE_GPU_SIZES | `tiny`: small models on the CPU, by which the campaign itself is tested |
+| ENGINEHOUSE_GPU_SIZES | `short`: the same models, fewer turns. `tiny`: on the CPU, by which the campaign is tested |
 | ENGINEHOUSE_GPU_FOLDER | where models and servers lie (45 GiB); a temporary folder if it is not set |
 | ENGINEHOUSE_GPU_GGUF | the file SmolLM2-135M-Instruct.Q4_1.gguf; else it is fetched as the tests do |
 | ENGINEHOUSE_GPU_TOOLCHAIN | a Python with PyTorch, transformers, datasets and ModelOpt, for part 5 |

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.gpu import faults, memory_of_releases, promotions, quantized, rebuilds, toolchain
 from tests.gpu.campaign import Campaign
 from tests.gpu.house import house
-from tests.gpu.sizes import FULL, TINY
+from tests.gpu.sizes import SIZES
 from tests.gpu.table import Table
 
 PARTS: dict[int, Callable[[Campaign], None]] = {
@@ -26,7 +26,7 @@ PARTS: dict[int, Callable[[Campaign], None]] = {
 
 
 def main(parts: list[int]) -> int:
-    sizes = TINY if os.environ.get("ENGINEHOUSE_GPU_SIZES") == "tiny" else FULL
+    sizes = SIZES[os.environ.get("ENGINEHOUSE_GPU_SIZES", "full")]
     table = Table()
     with tempfile.TemporaryDirectory(prefix="enginehouse-gpu-") as temporary:
         folder = Path(os.environ.get("ENGINEHOUSE_GPU_FOLDER") or temporary)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -74,3 +75,6 @@ TINY = Sizes(
     rebuilt=1,
     unloads=2,
 )
+
+SIZES: Mapping[str, Sizes] = {"full": FULL, "short": replace(FULL, rebuilt=1, unloads=1), "tiny": TINY}
+"""By the values of ENGINEHOUSE_GPU_SIZES."""
