@@ -1,0 +1,229 @@
+"""A request of an ensemble, where `llm` has several processes: one takes it, and any other answers.
+
+Triton gives each step of an ensemble to whichever process is free. So the first step hands the whole request on, beside
+the ticket (`tickets`), and the second one, wherever it runs, answers the client by itself: no token goes from one
+process to another. What they tell each other is only that a ticket was brought, that its request has ended, that it is
+to be given out again, and whom to cancel. Further second steps have the ticket alone: these ask after the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .contract import RequestRefused, Tensor
+from .peers import MOST, Peers
+from .runner import Runner
+from .tickets import HANDED_ON, Sender
+
+_BROUGHT, _ENDED, _AGAIN, _UNKNOWN, _CANCEL = "brought", "ended", "again", "unknown", "cancel"
+_RANDOM_BITS = 55
+_KINDS = "biufO"
+"""Of numpy's types: booleans, numbers, and bytes as objects."""
+
+DIED = "the process that had this request has died; ask again"
+
+
+def pack(tensors: Mapping[str, Tensor], parameters: Mapping[str, object]) -> bytes:
+    """A request as the text that `unpack` reads."""
+    inputs = {
+        name: [
+            tensor.dtype.str if tensor.dtype.kind != "O" else "O",
+            tensor.shape,
+            [_text(value) for value in tensor.ravel().tolist()],
+        ]
+        for name, tensor in tensors.items()
+    }
+    return json.dumps([inputs, parameters]).encode()
+
+
+def unpack(packed: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Tensors and parameters. Raises RequestRefused for what `pack` has not made: whoever reaches `llm` may send it."""
+    try:
+        inputs, parameters = json.loads(packed)
+        return {name: _tensor(*packed_one) for name, packed_one in inputs.items()}, dict(parameters)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestRefused(f"'{HANDED_ON}' holds no request") from error
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _tensor(data_type: str, shape: list[int], values: list[Any]) -> Tensor:
+    kind = np.dtype(data_type)
+    if kind.kind not in _KINDS:
+        raise ValueError(data_type)
+    flat = np.empty(len(values), dtype=kind)
+    flat[:] = [value.encode("latin-1") for value in values] if kind.kind == "O" else values
+    return flat.reshape(shape)
+
+
+@dataclass
+class _Taken:
+    """A request of which this process has the first step."""
+
+    first: Sender
+    rows: int
+    unbrought: asyncio.TimerHandle
+    holder: int | None = None
+    """The process that answers it."""
+
+
+class HandingOn:
+    """Requests that this process has taken, and those that it answers for others.
+
+    `given(number, rows, packed)` is the response with a ticket, and beside it the request unless that is empty.
+    `failed(message)` is one with the error UNAVAILABLE. `final` are the flags that end a request. A ticket that nobody
+    has brought after `patience_s` is given up. All but `number` is called on the event loop of the `runner`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        peers: Peers,
+        *,
+        given: Callable[[int, int, bytes], Any],
+        failed: Callable[[str], Any],
+        final: int,
+        patience_s: float,
+    ) -> None:
+        self._runner = runner
+        self._peers = peers
+        self._given = given
+        self._failed = failed
+        self._final = final
+        self._patience_s = patience_s
+        self._taken: dict[int, _Taken] = {}
+        self._held: dict[int, int] = {}
+        """The takers of the requests that this process answers, by ticket."""
+
+    def take(self, first: Sender, rows: int, packed: bytes) -> None:
+        """The first step: give the request out, to whoever gets the second."""
+        number = (self._peers.number << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+        unbrought = asyncio.get_running_loop().call_later(self._patience_s, self._fail, number, DIED)
+        self._taken[number] = _Taken(first, rows, unbrought)
+        first.send(self._given(number, rows, packed))
+
+    def bring(self, number: int, start: Callable[[], object]) -> None:
+        """The second step, with its request: this process answers it, once it is to `start`."""
+        self._held[number] = _taker(number)
+        start()
+        if number in self._held:
+            self._tell(number, _BROUGHT)
+
+    def look(self, number: int, second: Sender, cancelled: bool) -> None:
+        """A further second step, which only says whether the client has left."""
+        second.send(flags=self._final)
+        if cancelled:
+            self.cancel(key_of(number))
+
+    def cancel(self, key: str) -> None:
+        """End the request of that key, whichever process has it."""
+        self._runner.cancel(key)
+        self._peers.tell_all(_CANCEL, key)
+
+    def again(self, number: int) -> None:
+        """Have the ticket of a request that runs here given out again."""
+        self._tell(number, _AGAIN)
+
+    def end(self, number: int) -> None:
+        """The request that runs here has ended."""
+        if number in self._held:
+            self._tell(number, _ENDED)
+            self._held.pop(number, None)
+
+    def heard(self, number: int, kind: str, value: Any) -> None:
+        """What another process says."""
+        match kind:
+            case "cancel":
+                self._runner.cancel(value)
+            case "unknown":
+                self._lose(value)
+            case _:
+                if not self._hear(number, kind, value):
+                    self._peers.tell(number, _UNKNOWN, value)
+
+    def gone(self, number: int) -> None:
+        """Another process is gone: what it has of a request fails by what this one has of it."""
+        for ticket, taken in list(self._taken.items()):
+            if taken.holder == number or taken.holder is None:
+                # One that nobody has brought yet may have been on its way to that process.
+                self._fail(ticket, DIED)
+        for ticket, taker in list(self._held.items()):
+            if taker == number:
+                self._lose(ticket)
+
+    def _tell(self, number: int, kind: str) -> None:
+        """Tell the process that has taken a request; this one itself, if it is that."""
+        taker = _taker(number)
+        if not (
+            self._hear(taker, kind, number) if taker == self._peers.number else self._peers.tell(taker, kind, number)
+        ):
+            self._lose(number)
+
+    def _hear(self, number: int, kind: str, ticket: int) -> bool:
+        """Whether a ticket is known of which the process `number` tells something."""
+        taken = self._taken.get(ticket)
+        if taken is None:
+            return kind == _ENDED
+        if kind == _BROUGHT:
+            taken.holder = number
+            taken.unbrought.cancel()
+        elif kind == _AGAIN:
+            taken.first.send(self._given(ticket, taken.rows, b""))
+        elif kind == _ENDED:
+            self._forget(ticket).first.send(flags=self._final)
+        return True
+
+    def _fail(self, ticket: int, message: str) -> None:
+        if ticket in self._taken:
+            self._forget(ticket).first.send(self._failed(message), flags=self._final)
+
+    def _forget(self, ticket: int) -> _Taken:
+        taken = self._taken.pop(ticket)
+        taken.unbrought.cancel()
+        return taken
+
+    def _lose(self, ticket: int) -> None:
+        """The process that took a request is gone, or has given it up."""
+        if self._held.pop(ticket, None) is not None:
+            self._runner.fail(key_of(ticket), "unavailable", DIED)
+
+
+class Handed:
+    """The sender of a request that another process may have taken."""
+
+    def __init__(self, handing_on: HandingOn, number: int, second: Sender) -> None:
+        self._handing_on = handing_on
+        self._number = number
+        self._second = second
+
+    def send(self, *response: Any, flags: int = 0) -> None:
+        if flags:
+            # Before the last response, so that it is mostly the end of both steps.
+            self._handing_on.end(self._number)
+        self._second.send(*response, flags=flags)
+
+    def is_cancelled(self) -> bool:
+        """Triton does not tell this step; a further one hears it."""
+        self._handing_on.again(self._number)
+        return False
+
+
+def key_of(number: int) -> str:
+    """By which the request of a ticket is cancelled."""
+    return f"ticket-{number}"
+
+
+def _taker(number: int) -> int:
+    return number >> _RANDOM_BITS
+
+
+assert MOST << _RANDOM_BITS <= 1 << 63
