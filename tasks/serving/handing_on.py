@@ -22,12 +22,13 @@ from .peers import MOST, Peers
 from .runner import Runner
 from .tickets import HANDED_ON, Sender
 
-_BROUGHT, _ENDED, _AGAIN, _UNKNOWN, _CANCEL = "brought", "ended", "again", "unknown", "cancel"
+_BROUGHT, _ENDED, _AGAIN, _UNKNOWN, _CANCEL, _GIVE_UP = "brought", "ended", "again", "unknown", "cancel", "give-up"
 _RANDOM_BITS = 55
 _KINDS = "biufO"
 """Of numpy's types: booleans, numbers, and bytes as objects."""
 
 DIED = "the process that had this request has died; ask again"
+NOT_BROUGHT = "no process has begun with this request in time; ask again"
 
 
 def pack(tensors: Mapping[str, Tensor], parameters: Mapping[str, object]) -> bytes:
@@ -48,7 +49,7 @@ def unpack(packed: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
     try:
         inputs, parameters = json.loads(packed)
         return {name: _tensor(*packed_one) for name, packed_one in inputs.items()}, dict(parameters)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RequestRefused(f"'{HANDED_ON}' holds no request") from error
 
 
@@ -101,13 +102,15 @@ class HandingOn:
         self._final = final
         self._patience_s = patience_s
         self._taken: dict[int, _Taken] = {}
+        self.given_up = False
+        """Whether all requests were ended, and no further one is to begin."""
         self._held: dict[int, int] = {}
         """The takers of the requests that this process answers, by ticket."""
 
     def take(self, first: Sender, rows: int, packed: bytes) -> None:
         """The first step: give the request out, to whoever gets the second."""
         number = (self._peers.number << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
-        unbrought = asyncio.get_running_loop().call_later(self._patience_s, self._fail, number, DIED)
+        unbrought = asyncio.get_running_loop().call_later(self._patience_s, self._fail, number, NOT_BROUGHT)
         self._taken[number] = _Taken(first, rows, unbrought)
         first.send(self._given(number, rows, packed))
 
@@ -139,6 +142,12 @@ class HandingOn:
             self._tell(number, _ENDED)
             self._held.pop(number, None)
 
+    def give_up(self) -> None:
+        """End all requests of all processes. One has died, and the node, which knows it by now, will kill the others:
+        Triton itself never ends the requests of a process that is dead."""
+        self._peers.tell_all(_GIVE_UP, None)
+        self._give_up()
+
     def heard(self, number: int, kind: str, value: Any) -> None:
         """What another process says."""
         match kind:
@@ -146,6 +155,8 @@ class HandingOn:
                 self._runner.cancel(value)
             case "unknown":
                 self._lose(value)
+            case "give-up":
+                self._give_up()
             case _:
                 if not self._hear(number, kind, value):
                     self._peers.tell(number, _UNKNOWN, value)
@@ -177,10 +188,18 @@ class HandingOn:
             taken.holder = number
             taken.unbrought.cancel()
         elif kind == _AGAIN:
-            taken.first.send(self._given(ticket, taken.rows, b""))
+            # To one that is dead Triton gives it too, and then ends the whole request by an error.
+            if not self._peers.lost:
+                taken.first.send(self._given(ticket, taken.rows, b""))
         elif kind == _ENDED:
             self._forget(ticket).first.send(flags=self._final)
         return True
+
+    def _give_up(self) -> None:
+        self.given_up = True
+        self._runner.fail(None, "unavailable", DIED)
+        for ticket in list(self._taken):
+            self._fail(ticket, DIED)
 
     def _fail(self, ticket: int, message: str) -> None:
         if ticket in self._taken:

@@ -101,12 +101,12 @@ class Runner:
         """End the request of that key, on the event loop, where it still runs: its client has left."""
         self._cancel(lambda job: job.key == key)
 
-    def fail(self, key: str, code: FailureCode, message: str) -> None:
-        """End it by an error."""
+    def fail(self, key: str | None, code: FailureCode, message: str) -> None:
+        """End it by an error; without a key all that run."""
         for job in self._jobs.values():
-            if job.key == key:
+            if key is None or job.key == key:
                 job.why = code, message
-        self.cancel(key)
+        self._cancel(lambda job: key is None or job.key == key)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Fail what still runs, then free the engine, and do what is the `last`. Again it does nothing."""

@@ -1,0 +1,235 @@
+"""Requests of an ensemble whose steps run in different processes of `llm`, over real sockets.
+
+Each process is a runner with its own event loop here. What Triton does, hand steps out, the tests do.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.serving.contract import CONTRACT, Answer, GenerationRequest, RequestRefused
+from tasks.serving.failures import FailureCode
+from tasks.serving.figures import Figures, share_of
+from tasks.serving.handing_on import DIED, NOT_BROUGHT, Handed, HandingOn, key_of, pack, unpack
+from tasks.serving.parsing import parse_request
+from tasks.serving.peers import Peers
+from tasks.serving.runner import Runner
+from tests.tasks.serving.test_runner import ScriptEngine
+from tests.waiting import wait
+
+FINAL = 1
+
+
+class Step:
+    """A step of an ensemble: what it was sent, and nothing after its end."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.ended = threading.Event()
+
+    def send(self, *response: Any, flags: int = 0) -> None:
+        assert not self.ended.is_set(), "the sender has been closed"
+        self.sent += response
+        if flags == FINAL:
+            self.ended.set()
+
+    def is_cancelled(self) -> bool:
+        raise AssertionError("Triton never tells a step that runs")
+
+
+class Reply:
+    def __init__(self, sender: Handed) -> None:
+        self._sender = sender
+
+    def send(self, answers: Sequence[Answer], *, final: bool) -> None:
+        self._sender.send(answers[0].text, flags=FINAL if final else 0)
+
+    def fail(self, code: FailureCode, message: str) -> None:
+        self._sender.send((code, message), flags=FINAL)
+
+    def is_cancelled(self) -> bool:
+        return self._sender.is_cancelled()
+
+
+class Process:
+    """One of a release."""
+
+    def __init__(self, scope: str, instance: int, patience_s: float = 20.0) -> None:
+        self.runner = Runner(ScriptEngine(), 20)
+        self.peers = Peers(scope, instance)
+        self.handing_on = HandingOn(
+            self.runner,
+            self.peers,
+            given=lambda number, rows, packed: (number, rows, packed),
+            failed=lambda message: ("failed", message),
+            final=FINAL,
+            patience_s=patience_s,
+        )
+        self.runner.wait_for(self.peers.open(self.handing_on))
+
+    def take(self, text: str) -> Step:
+        first = Step()
+        self.runner.call(self.handing_on.take, first, 1, text.encode())
+        wait(lambda: bool(first.sent), "the ticket")
+        return first
+
+    def bring(self, number: int, text: str) -> Step:
+        second = Step()
+        request = GenerationRequest(text, stream=True)
+        handed = Handed(self.handing_on, number, second)
+
+        def start() -> None:
+            self.runner.start([request], Reply(handed), Figures(), key_of(number))
+
+        self.runner.call(self.handing_on.bring, number, start)
+        return second
+
+    def look(self, number: int, *, cancelled: bool) -> None:
+        step = Step()
+        self.runner.call(self.handing_on.look, number, step, cancelled)
+        assert step.ended.wait(5) and not step.sent
+
+    def die(self) -> None:
+        """Let go of all, as the kernel does for a process that is killed."""
+
+        def cut() -> None:
+            for link in list(self.peers._links):  # pyright: ignore[reportPrivateUsage]
+                link._transport.abort()  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+
+        self.runner.call(cut)
+
+    def knows(self) -> tuple[int, int]:
+        """How many requests it has taken, and how many it answers."""
+        return len(self.handing_on._taken), len(self.handing_on._held)  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    scope = uuid.uuid4().hex
+    made = [Process(scope, instance) for instance in range(3)]
+    numbers = {each.peers.number for each in made}
+    for each in made:
+        wait(lambda each=each: {*each.peers._known} == numbers - {each.peers.number}, "the others")  # pyright: ignore[reportPrivateUsage]
+    yield made
+    for each in made:
+        each.runner.close(each.peers.close)
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_whoever_gets_the_second_step_answers(processes: list[Process], answers: int) -> None:
+    taker, holder = processes[0], processes[answers]
+    first = taker.take("a b")
+    ((number, rows, packed),) = first.sent
+    assert (rows, packed) == (1, b"a b")
+    second = holder.bring(number, "a b")
+    assert second.ended.wait(5) and second.sent == ["a", "b", ""]
+    assert first.ended.wait(5) and len(first.sent) == 1
+    wait(lambda: all(each.knows() == (0, 0) for each in processes), "their end")
+
+
+def test_a_refused_request_ends_both_steps(processes: list[Process]) -> None:
+    first = processes[0].take("refused")
+    second = processes[1].bring(first.sent[0][0], "refused")
+    assert second.ended.wait(5) and first.ended.wait(5)
+    assert second.sent[0][0] == "invalid" and len(first.sent) == 1
+
+
+def test_a_client_that_left_is_noticed_by_a_third_process(processes: list[Process]) -> None:
+    taker, holder, third = processes
+    first = taker.take("a ...")
+    number = first.sent[0][0]
+    second = holder.bring(number, "a ...")
+    wait(lambda: second.sent == ["a"], "the first token")
+    # The runner's watch over the second step has the first one give its ticket out again.
+    wait(lambda: len(first.sent) > 1, "a further ticket")
+    assert first.sent[1] == (number, 1, b"")
+    third.look(number, cancelled=False)
+    assert not second.ended.is_set()
+    third.look(number, cancelled=True)
+    assert second.ended.wait(5) and second.sent[-1][0] == "cancelled" and first.ended.wait(5)
+    wait(lambda: all(each.knows() == (0, 0) for each in processes), "their end")
+
+
+def test_an_id_cancels_whichever_process_has_the_request(processes: list[Process]) -> None:
+    client = Reply(Handed(processes[2].handing_on, 0, answered := Step()))
+    processes[2].runner.submit([GenerationRequest("a ...")], client, key="mine")
+    processes[0].runner.call(processes[0].handing_on.cancel, "mine")
+    assert answered.ended.wait(5) and answered.sent[-1][0] == "cancelled"
+
+
+def test_a_holder_that_dies_ends_the_request_at_its_taker(processes: list[Process]) -> None:
+    taker, holder, third = processes
+    firsts = [taker.take("a ...") for _ in range(2)]
+    seconds = [who.bring(first.sent[0][0], "a ...") for who, first in zip((holder, third), firsts, strict=True)]
+    wait(lambda: all(second.sent == ["a"] for second in seconds), "the first tokens")
+    holder.die()
+    assert firsts[0].ended.wait(5) and firsts[0].sent[-1] == ("failed", DIED)
+    assert not firsts[1].ended.is_set() and not seconds[1].ended.is_set()
+    wait(lambda: bool(taker.peers.lost and third.peers.lost), "what all know of it")
+    # The node asks, and is told; it ends all of them then, so nobody is left waiting.
+    third.runner.call(third.handing_on.give_up)
+    assert seconds[1].ended.wait(5) and seconds[1].sent[-1] == ("unavailable", DIED) and firsts[1].ended.wait(5)
+    wait(lambda: taker.handing_on.given_up, "the others to hear of it")
+
+
+def test_a_taker_that_dies_ends_the_request_at_its_holder(processes: list[Process]) -> None:
+    taker, holder, _ = processes
+    first = taker.take("a ...")
+    second = holder.bring(first.sent[0][0], "a ...")
+    wait(lambda: second.sent == ["a"], "the first token")
+    taker.die()
+    assert second.ended.wait(5) and second.sent[-1] == ("unavailable", DIED)
+    late = holder.bring(first.sent[0][0], "a ...")
+    assert late.ended.wait(5) and late.sent == [("unavailable", DIED)]
+
+
+def test_a_ticket_that_nobody_brings_is_given_up() -> None:
+    alone = Process(uuid.uuid4().hex, 0, patience_s=0.05)
+    first = alone.take("a")
+    assert first.ended.wait(5) and first.sent[1:] == [("failed", NOT_BROUGHT)]
+    late = alone.bring(first.sent[0][0], "...")
+    assert late.ended.wait(5) and late.sent == [("unavailable", DIED)]
+    alone.runner.close(alone.peers.close)
+
+
+def test_a_request_is_the_same_after_it_was_handed_on() -> None:
+    tensors = {
+        "text_input": np.array([["naïve \x00\ud83c".encode("utf-8", "surrogatepass")], [b"\xff\xfe"]], dtype=object),
+        "max_tokens": np.array([[7], [8]], dtype=np.int32),
+        "temperature": np.array([[0.1], [1e-30]], dtype=np.float32),
+        "seed": np.array([[2**64 - 1], [0]], dtype=np.uint64),
+        "return_log_probs": np.array([[True], [False]]),
+        "stop_words": np.array([[b"a", b""], [b"b", b"c"]], dtype=object),
+    }
+    found, parameters = unpack(pack(tensors, {"odd": 1}))
+    assert parameters == {"odd": 1} and found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and np.array_equal(found[name], tensor), name
+    del tensors["text_input"]
+    asked = {**tensors, "text_input": np.array([[b"a"], ["é".encode()]], dtype=object)}
+    assert parse_request(unpack(pack(asked, {}))[0], {}, CONTRACT) == parse_request(asked, {}, CONTRACT)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        *(b"", b"5", b"[1, 2]", b"[{}]", b"\xff", b"[" * 100_000, b'[{"a": ["V8", [1], [0]]}, {}]'),
+        *(b'[{"a": ["<i4", [3], [0]]}, {}]', b'[{"a": ["O", [1], [5]]}, {}]', b'[{"a": ["<i4", [1], ["x"]]}, {}]'),
+        *(b'[{"a": ["<i4", [2, 2], [1]]}, {}]', b'[{"a": ["O", [1], ["\\u4e2d"]]}, {}]', b'[{"a": [1]}, []]'),
+    ],
+)
+def test_what_was_not_packed_is_refused(packed: bytes) -> None:
+    with pytest.raises(RequestRefused):
+        unpack(packed)
+
+
+def test_the_slots_of_all_processes_add_up() -> None:
+    for slots, instances in ((256, 8), (10, 3), (2, 4)):
+        shares = [share_of(slots, instance, instances) for instance in range(instances)]
+        assert sum(shares) == slots and max(shares) - min(shares) <= 1
