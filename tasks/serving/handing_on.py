@@ -4,66 +4,38 @@ Triton gives each step of an ensemble to whichever process is free. So the first
 the ticket (`tickets`), and the second one, wherever it runs, answers the client by itself: no token goes from one
 process to another. What they tell each other is only that a ticket was brought, that its request has ended, that it is
 to be given out again, and whom to cancel. Further second steps have the ticket alone: these ask after the client.
+
+Triton never ends the request of a process that has died. A step of it in another process can, by an error. So where one
+process has both steps, another one keeps a further one, as the witness.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from .contract import RequestRefused, Tensor
 from .peers import MOST, Peers
 from .runner import Runner
-from .tickets import HANDED_ON, Sender
+from .tickets import Sender
 
-_BROUGHT, _ENDED, _AGAIN, _UNKNOWN, _CANCEL, _GIVE_UP = "brought", "ended", "again", "unknown", "cancel", "give-up"
+_BROUGHT, _ENDED, _AGAIN, _UNKNOWN, _CANCEL, _WITNESS, _GIVE_UP = (
+    "brought",
+    "ended",
+    "again",
+    "unknown",
+    "cancel",
+    "witness",
+    "give-up",
+)
 _RANDOM_BITS = 55
-_KINDS = "biufO"
-"""Of numpy's types: booleans, numbers, and bytes as objects."""
+WITNESS_WANTED = b"witness"
+"""In place of a request: whoever else gets it keeps the step until the request has ended."""
 
 DIED = "the process that had this request has died; ask again"
 NOT_BROUGHT = "no process has begun with this request in time; ask again"
-
-
-def pack(tensors: Mapping[str, Tensor], parameters: Mapping[str, object]) -> bytes:
-    """A request as the text that `unpack` reads."""
-    inputs = {
-        name: [
-            tensor.dtype.str if tensor.dtype.kind != "O" else "O",
-            tensor.shape,
-            [_text(value) for value in tensor.ravel().tolist()],
-        ]
-        for name, tensor in tensors.items()
-    }
-    return json.dumps([inputs, parameters]).encode()
-
-
-def unpack(packed: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Tensors and parameters. Raises RequestRefused for what `pack` has not made: whoever reaches `llm` may send it."""
-    try:
-        inputs, parameters = json.loads(packed)
-        return {name: _tensor(*packed_one) for name, packed_one in inputs.items()}, dict(parameters)
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise RequestRefused(f"'{HANDED_ON}' holds no request") from error
-
-
-def _text(value: Any) -> Any:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
-def _tensor(data_type: str, shape: list[int], values: list[Any]) -> Tensor:
-    kind = np.dtype(data_type)
-    if kind.kind not in _KINDS:
-        raise ValueError(data_type)
-    flat = np.empty(len(values), dtype=kind)
-    flat[:] = [value.encode("latin-1") for value in values] if kind.kind == "O" else values
-    return flat.reshape(shape)
 
 
 @dataclass
@@ -75,6 +47,8 @@ class _Taken:
     unbrought: asyncio.TimerHandle
     holder: int | None = None
     """The process that answers it."""
+    witness: int | None = None
+    """The process that keeps a step of it beside this one, if this one answers it."""
 
 
 class HandingOn:
@@ -106,6 +80,8 @@ class HandingOn:
         """Whether all requests were ended, and no further one is to begin."""
         self._held: dict[int, int] = {}
         """The takers of the requests that this process answers, by ticket."""
+        self._kept: dict[int, Sender] = {}
+        """Steps of requests that another process has alone, by ticket."""
 
     def take(self, first: Sender, rows: int, packed: bytes) -> None:
         """The first step: give the request out, to whoever gets the second."""
@@ -127,6 +103,16 @@ class HandingOn:
         if cancelled:
             self.cancel(key_of(number))
 
+    def keep(self, number: int, step: Sender, cancelled: bool) -> None:
+        """A further second step, of which a witness is to be made."""
+        taker = _taker(number)
+        if cancelled or number in self._kept or taker == self._peers.number:
+            self.look(number, step, cancelled)
+            return
+        self._kept[number] = step
+        if not self._peers.tell(taker, _WITNESS, number):
+            self._let_go(number, DIED)
+
     def cancel(self, key: str) -> None:
         """End the request of that key, whichever process has it."""
         self._runner.cancel(key)
@@ -138,9 +124,8 @@ class HandingOn:
 
     def end(self, number: int) -> None:
         """The request that runs here has ended."""
-        if number in self._held:
+        if self._held.pop(number, None) is not None:
             self._tell(number, _ENDED)
-            self._held.pop(number, None)
 
     def give_up(self) -> None:
         """End all requests of all processes. One has died, and the node, which knows it by now, will kill the others:
@@ -155,6 +140,7 @@ class HandingOn:
                 self._runner.cancel(value)
             case "unknown":
                 self._lose(value)
+                self._let_go(value)
             case "give-up":
                 self._give_up()
             case _:
@@ -167,6 +153,10 @@ class HandingOn:
             if taken.holder == number or taken.holder is None:
                 # One that nobody has brought yet may have been on its way to that process.
                 self._fail(ticket, DIED)
+            elif taken.witness == number:
+                self._runner.fail(key_of(ticket), "unavailable", DIED)
+        for ticket in [ticket for ticket in self._kept if _taker(ticket) == number]:
+            self._let_go(ticket, DIED)
         for ticket, taker in list(self._held.items()):
             if taker == number:
                 self._lose(ticket)
@@ -183,6 +173,7 @@ class HandingOn:
         """Whether a ticket is known of which the process `number` tells something."""
         taken = self._taken.get(ticket)
         if taken is None:
+            self._let_go(ticket)
             return kind == _ENDED
         if kind == _BROUGHT:
             taken.holder = number
@@ -190,7 +181,10 @@ class HandingOn:
         elif kind == _AGAIN:
             # To one that is dead Triton gives it too, and then ends the whole request by an error.
             if not self._peers.lost:
-                taken.first.send(self._given(ticket, taken.rows, b""))
+                alone = taken.holder == self._peers.number and taken.witness is None
+                taken.first.send(self._given(ticket, taken.rows, WITNESS_WANTED if alone else b""))
+        elif kind == _WITNESS:
+            taken.witness = number
         elif kind == _ENDED:
             self._forget(ticket).first.send(flags=self._final)
         return True
@@ -208,7 +202,14 @@ class HandingOn:
     def _forget(self, ticket: int) -> _Taken:
         taken = self._taken.pop(ticket)
         taken.unbrought.cancel()
+        if taken.witness is not None:
+            self._peers.tell(taken.witness, _ENDED, ticket)
         return taken
+
+    def _let_go(self, ticket: int, message: str = "") -> None:
+        """End the step that this process keeps as a witness; with a message by an error, which ends the request."""
+        if (step := self._kept.pop(ticket, None)) is not None:
+            step.send(*([self._failed(message)] if message else []), flags=self._final)
 
     def _lose(self, ticket: int) -> None:
         """The process that took a request is gone, or has given it up."""

@@ -19,8 +19,9 @@ from .contract import Answer, GenerationRequest, RequestRefused, Tensor
 from .engine import Engine
 from .failures import FailureCode, with_code
 from .figures import UNCOUNTED, Figures, share_of
-from .handing_on import Handed, HandingOn, key_of, pack, unpack
+from .handing_on import WITNESS_WANTED, Handed, HandingOn, key_of
 from .metrics import Metrics
+from .packing import pack, unpack
 from .parsing import parse_request
 from .peers import Peers, scope_of
 from .runner import Reply, Runner
@@ -137,10 +138,12 @@ class TritonPythonModel:
             self._runner.call(self._tickets.bring, number, sender, request.is_cancelled(), _FINAL)
         elif handed_on is None:
             self._runner.call(self._handing_on.look, number, sender, request.is_cancelled())
+        elif (packed := _text(handed_on)) == WITNESS_WANTED:
+            self._runner.call(self._handing_on.keep, number, sender, request.is_cancelled())
         else:
             handed = Handed(self._handing_on, number, sender)
             try:
-                rows = parse_request(*unpack(_text(handed_on)), self._contract)
+                rows = parse_request(*unpack(packed), self._contract)
             except RequestRefused as error:
                 start = self._refusal(request, handed, error)
             else:

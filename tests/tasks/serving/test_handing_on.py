@@ -10,14 +10,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tasks.serving.contract import CONTRACT, Answer, GenerationRequest, RequestRefused
+from tasks.serving import runner
+from tasks.serving.contract import Answer, GenerationRequest
 from tasks.serving.failures import FailureCode
 from tasks.serving.figures import Figures, share_of
-from tasks.serving.handing_on import DIED, NOT_BROUGHT, Handed, HandingOn, key_of, pack, unpack
-from tasks.serving.parsing import parse_request
+from tasks.serving.handing_on import DIED, NOT_BROUGHT, WITNESS_WANTED, Handed, HandingOn, key_of
 from tasks.serving.peers import Peers
 from tasks.serving.runner import Runner
 from tests.tasks.serving.test_runner import ScriptEngine
@@ -90,6 +89,11 @@ class Process:
         self.runner.call(self.handing_on.bring, number, start)
         return second
 
+    def keep(self, number: int) -> Step:
+        step = Step()
+        self.runner.call(self.handing_on.keep, number, step, False)
+        return step
+
     def look(self, number: int, *, cancelled: bool) -> None:
         step = Step()
         self.runner.call(self.handing_on.look, number, step, cancelled)
@@ -104,13 +108,15 @@ class Process:
 
         self.runner.call(cut)
 
-    def knows(self) -> tuple[int, int]:
-        """How many requests it has taken, and how many it answers."""
-        return len(self.handing_on._taken), len(self.handing_on._held)  # pyright: ignore[reportPrivateUsage]
+    def knows(self) -> tuple[int, int, int]:
+        """How many requests it has taken, how many it answers, and of how many it keeps a step."""
+        has = self.handing_on
+        return len(has._taken), len(has._held), len(has._kept)  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
-def processes() -> Iterator[list[Process]]:
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Process]]:
+    monkeypatch.setattr(runner, "WATCH_INTERVAL_S", 0.05)
     scope = uuid.uuid4().hex
     made = [Process(scope, instance) for instance in range(3)]
     numbers = {each.peers.number for each in made}
@@ -130,7 +136,7 @@ def test_whoever_gets_the_second_step_answers(processes: list[Process], answers:
     second = holder.bring(number, "a b")
     assert second.ended.wait(5) and second.sent == ["a", "b", ""]
     assert first.ended.wait(5) and len(first.sent) == 1
-    wait(lambda: all(each.knows() == (0, 0) for each in processes), "their end")
+    wait(lambda: all(each.knows() == (0, 0, 0) for each in processes), "their end")
 
 
 def test_a_refused_request_ends_both_steps(processes: list[Process]) -> None:
@@ -153,7 +159,7 @@ def test_a_client_that_left_is_noticed_by_a_third_process(processes: list[Proces
     assert not second.ended.is_set()
     third.look(number, cancelled=True)
     assert second.ended.wait(5) and second.sent[-1][0] == "cancelled" and first.ended.wait(5)
-    wait(lambda: all(each.knows() == (0, 0) for each in processes), "their end")
+    wait(lambda: all(each.knows() == (0, 0, 0) for each in processes), "their end")
 
 
 def test_an_id_cancels_whichever_process_has_the_request(processes: list[Process]) -> None:
@@ -189,6 +195,47 @@ def test_a_taker_that_dies_ends_the_request_at_its_holder(processes: list[Proces
     assert late.ended.wait(5) and late.sent == [("unavailable", DIED)]
 
 
+@pytest.fixture
+def witnessed(processes: list[Process]) -> tuple[Step, Step, Step]:
+    """Three steps of a request that the first process has alone, the last of them kept by the second one."""
+    alone, other, _ = processes
+    first = alone.take("a ...")
+    number = first.sent[0][0]
+    second = alone.bring(number, "a ...")
+    wait(lambda: len(first.sent) > 1, "a further ticket")
+    assert first.sent[1] == (number, 1, WITNESS_WANTED)
+    # Itself it is no witness, so it goes on to ask for one.
+    assert (own := alone.keep(number)).ended.wait(5) and not own.sent
+    wait(lambda: len(first.sent) > 2, "a further ticket")
+    assert first.sent[2] == (number, 1, WITNESS_WANTED)
+    kept = other.keep(number)
+    wait(lambda: len(first.sent) > 3, "a further ticket")
+    assert first.sent[3] == (number, 1, b"") and not kept.ended.is_set()
+    return first, second, kept
+
+
+def test_a_witness_ends_with_the_request(processes: list[Process], witnessed: tuple[Step, Step, Step]) -> None:
+    first, second, kept = witnessed
+    processes[2].look(first.sent[0][0], cancelled=True)
+    assert all(step.ended.wait(5) for step in witnessed)
+    assert second.sent[-1][0] == "cancelled" and not kept.sent
+    wait(lambda: all(each.knows() == (0, 0, 0) for each in processes), "their end")
+    assert (late := processes[2].keep(first.sent[0][0])).ended.wait(5) and not late.sent
+
+
+def test_a_witness_ends_the_request_of_a_process_that_dies(
+    processes: list[Process], witnessed: tuple[Step, Step, Step]
+) -> None:
+    processes[0].die()
+    assert witnessed[2].ended.wait(5) and witnessed[2].sent == [("failed", DIED)]
+
+
+def test_a_request_ends_with_its_witness(processes: list[Process], witnessed: tuple[Step, Step, Step]) -> None:
+    processes[1].die()
+    first, second, _ = witnessed
+    assert second.ended.wait(5) and second.sent[-1] == ("unavailable", DIED) and first.ended.wait(5)
+
+
 def test_a_ticket_that_nobody_brings_is_given_up() -> None:
     alone = Process(uuid.uuid4().hex, 0, patience_s=0.05)
     first = alone.take("a")
@@ -196,37 +243,6 @@ def test_a_ticket_that_nobody_brings_is_given_up() -> None:
     late = alone.bring(first.sent[0][0], "...")
     assert late.ended.wait(5) and late.sent == [("unavailable", DIED)]
     alone.runner.close(alone.peers.close)
-
-
-def test_a_request_is_the_same_after_it_was_handed_on() -> None:
-    tensors = {
-        "text_input": np.array([["naïve \x00\ud83c".encode("utf-8", "surrogatepass")], [b"\xff\xfe"]], dtype=object),
-        "max_tokens": np.array([[7], [8]], dtype=np.int32),
-        "temperature": np.array([[0.1], [1e-30]], dtype=np.float32),
-        "seed": np.array([[2**64 - 1], [0]], dtype=np.uint64),
-        "return_log_probs": np.array([[True], [False]]),
-        "stop_words": np.array([[b"a", b""], [b"b", b"c"]], dtype=object),
-    }
-    found, parameters = unpack(pack(tensors, {"odd": 1}))
-    assert parameters == {"odd": 1} and found.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype and np.array_equal(found[name], tensor), name
-    del tensors["text_input"]
-    asked = {**tensors, "text_input": np.array([[b"a"], ["é".encode()]], dtype=object)}
-    assert parse_request(unpack(pack(asked, {}))[0], {}, CONTRACT) == parse_request(asked, {}, CONTRACT)
-
-
-@pytest.mark.parametrize(
-    "packed",
-    [
-        *(b"", b"5", b"[1, 2]", b"[{}]", b"\xff", b"[" * 100_000, b'[{"a": ["V8", [1], [0]]}, {}]'),
-        *(b'[{"a": ["<i4", [3], [0]]}, {}]', b'[{"a": ["O", [1], [5]]}, {}]', b'[{"a": ["<i4", [1], ["x"]]}, {}]'),
-        *(b'[{"a": ["<i4", [2, 2], [1]]}, {}]', b'[{"a": ["O", [1], ["\\u4e2d"]]}, {}]', b'[{"a": [1]}, []]'),
-    ],
-)
-def test_what_was_not_packed_is_refused(packed: bytes) -> None:
-    with pytest.raises(RequestRefused):
-        unpack(packed)
 
 
 def test_the_slots_of_all_processes_add_up() -> None:
