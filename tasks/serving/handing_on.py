@@ -7,6 +7,9 @@ to be given out again, and whom to cancel. Further second steps have the ticket 
 
 Triton never ends the request of a process that has died. A step of it in another process can, by an error. So where one
 process has both steps, another one keeps a further one, as the witness.
+
+The last response is sent once all other steps have ended: of an ensemble that has failed Triton 2.51 counts no step any
+more that ends later, and never unloads it (`PrepareSteps` in `core/src/ensemble_scheduler/ensemble_scheduler.cc`).
 """
 
 from __future__ import annotations
@@ -15,21 +18,16 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .peers import MOST, Peers
 from .runner import Runner
 from .tickets import Sender
 
-_BROUGHT, _ENDED, _AGAIN, _UNKNOWN, _CANCEL, _WITNESS, _GIVE_UP = (
-    "brought",
-    "ended",
-    "again",
-    "unknown",
-    "cancel",
-    "witness",
-    "give-up",
-)
+_BROUGHT, _ENDED, _CLOSED, _AGAIN = "brought", "ended", "closed", "again"
+_WITNESS, _UNKNOWN, _CANCEL, _GIVE_UP = "witness", "unknown", "cancel", "give-up"
+
 _RANDOM_BITS = 55
 WITNESS_WANTED = b"witness"
 """In place of a request: whoever else gets it keeps the step until the request has ended."""
@@ -76,6 +74,8 @@ class HandingOn:
         self._final = final
         self._patience_s = patience_s
         self._taken: dict[int, _Taken] = {}
+        self._ending: dict[int, tuple[int, Callable[[], object]]] = {}
+        """What ends a request, by ticket, and the process whose step has to end before."""
         self.given_up = False
         """Whether all requests were ended, and no further one is to begin."""
         self._held: dict[int, int] = {}
@@ -96,6 +96,8 @@ class HandingOn:
         start()
         if number in self._held:
             self._tell(number, _BROUGHT)
+        if self.given_up:
+            self._runner.fail(key_of(number), "unavailable", DIED)
 
     def look(self, number: int, second: Sender, cancelled: bool) -> None:
         """A further second step, which only says whether the client has left."""
@@ -122,10 +124,22 @@ class HandingOn:
         """Have the ticket of a request that runs here given out again."""
         self._tell(number, _AGAIN)
 
-    def end(self, number: int) -> None:
-        """The request that runs here has ended."""
-        if self._held.pop(number, None) is not None:
-            self._tell(number, _ENDED)
+    def end(self, number: int, last: Callable[[], object]) -> None:
+        """The request that runs here has ended: send its `last` response, after all other steps are closed."""
+        waits_for = self._held.pop(number, None)
+        if waits_for == self._peers.number and number in self._taken:
+            taken = self._forget(number)
+            waits_for, last = taken.witness, partial(_in_turn, partial(taken.first.send, flags=self._final), last)
+        if waits_for is None or not self._peers.tell(waits_for, _ENDED, number):
+            last()
+        else:
+            self._ending[number] = waits_for, last
+
+    async def close(self) -> None:
+        """Nothing runs any more. Send what would have waited for others, and leave them."""
+        for number in list(self._ending):
+            self._close(number)
+        await self._peers.close()
 
     def give_up(self) -> None:
         """End all requests of all processes. One has died, and the node, which knows it by now, will kill the others:
@@ -141,6 +155,13 @@ class HandingOn:
             case "unknown":
                 self._lose(value)
                 self._let_go(value)
+            case "closed":
+                self._close(value)
+            case "ended":
+                if value in self._taken:
+                    self._forget(value).first.send(flags=self._final)
+                self._let_go(value)
+                self._peers.tell(number, _CLOSED, value)
             case "give-up":
                 self._give_up()
             case _:
@@ -155,6 +176,8 @@ class HandingOn:
                 self._fail(ticket, DIED)
             elif taken.witness == number:
                 self._runner.fail(key_of(ticket), "unavailable", DIED)
+        for ticket in [ticket for ticket, (waits_for, _) in self._ending.items() if waits_for == number]:
+            self._close(ticket)
         for ticket in [ticket for ticket in self._kept if _taker(ticket) == number]:
             self._let_go(ticket, DIED)
         for ticket, taker in list(self._held.items()):
@@ -173,8 +196,7 @@ class HandingOn:
         """Whether a ticket is known of which the process `number` tells something."""
         taken = self._taken.get(ticket)
         if taken is None:
-            self._let_go(ticket)
-            return kind == _ENDED
+            return False
         if kind == _BROUGHT:
             taken.holder = number
             taken.unbrought.cancel()
@@ -185,15 +207,11 @@ class HandingOn:
                 taken.first.send(self._given(ticket, taken.rows, WITNESS_WANTED if alone else b""))
         elif kind == _WITNESS:
             taken.witness = number
-        elif kind == _ENDED:
-            self._forget(ticket).first.send(flags=self._final)
         return True
 
     def _give_up(self) -> None:
         self.given_up = True
         self._runner.fail(None, "unavailable", DIED)
-        for ticket in list(self._taken):
-            self._fail(ticket, DIED)
 
     def _fail(self, ticket: int, message: str) -> None:
         if ticket in self._taken:
@@ -202,9 +220,12 @@ class HandingOn:
     def _forget(self, ticket: int) -> _Taken:
         taken = self._taken.pop(ticket)
         taken.unbrought.cancel()
-        if taken.witness is not None:
-            self._peers.tell(taken.witness, _ENDED, ticket)
         return taken
+
+    def _close(self, ticket: int) -> None:
+        if ticket in self._ending:
+            _, last = self._ending.pop(ticket)
+            last()
 
     def _let_go(self, ticket: int, message: str = "") -> None:
         """End the step that this process keeps as a witness; with a message by an error, which ends the request."""
@@ -226,15 +247,21 @@ class Handed:
         self._second = second
 
     def send(self, *response: Any, flags: int = 0) -> None:
+        send = partial(self._second.send, *response, flags=flags)
         if flags:
-            # Before the last response, so that it is mostly the end of both steps.
-            self._handing_on.end(self._number)
-        self._second.send(*response, flags=flags)
+            self._handing_on.end(self._number, send)
+        else:
+            send()
 
     def is_cancelled(self) -> bool:
         """Triton does not tell this step; a further one hears it."""
         self._handing_on.again(self._number)
         return False
+
+
+def _in_turn(*works: Callable[[], object]) -> None:
+    for work in works:
+        work()
 
 
 def key_of(number: int) -> str:

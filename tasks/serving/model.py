@@ -85,21 +85,21 @@ class TritonPythonModel:
             self._execute(request, request.get_response_sender())
 
     def finalize(self) -> None:
-        self._runner.close(None if self._peers is None else self._peers.close)
+        self._runner.close(None if self._handing_on is None else self._handing_on.close)
         self._metrics.close()
         if self._traces is not None:
             self._traces.close()
 
     def _execute(self, request: Any, sender: Any) -> None:
-        if self._is_lost(request.request_id()):
-            sender.send(_error(self._contract, "unavailable", _LOST), flags=_FINAL)
-            return
         tensors: dict[str, Tensor] = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if CANCELLATION_ID in tensors:
             self._runner.call(self._cancel, _text(tensors[CANCELLATION_ID]).decode(errors="replace"), sender)
             return
         if TICKET in tensors:
             self._bring(request, sender, int(tensors[TICKET].flat[0]), tensors.get(HANDED_ON))
+            return
+        if self._is_lost(request.request_id()):
+            sender.send(_error(self._contract, "unavailable", _LOST), flags=_FINAL)
             return
         parameters: dict[str, object] = json.loads(request.parameters())
         key = parameters.pop(CANCELLATION_ID, None)

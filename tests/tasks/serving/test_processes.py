@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import queue
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import numpy as np
 import pytest
 
 from deployments.node.asking import dead
@@ -129,15 +130,23 @@ def test_clients_that_leave_free_their_slots(triton: RunningTriton, model: str, 
 
 
 def test_an_id_cancels_whichever_process_has_it(triton: RunningTriton, model: str) -> None:
-    llm = f"http://127.0.0.1:{triton.ports.http}/v2/models/{model}--r1--llm/generate"
-    for turn in range(4):
-        with ThreadPoolExecutor() as pool, httpx.Client(trust_env=False, timeout=30) as client:
-            body = {**LONG, "stream": False, CANCELLATION_ID: f"mine-{turn}"}
-            running = pool.submit(client.post, llm, json={"parameters": {CANCELLATION_ID: f"mine-{turn}"}, **body})
-            time.sleep(0.2)
+    with triton_grpc.InferenceServerClient(triton.client.grpc) as client:
+        heard: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        client.start_stream(lambda result, error: heard.put((result, error)))
+        long = inputs(triton_grpc, [LONG["text_input"]], 1500, {"stream": True, "bad_words": ["\n"]})
+        for turn in range(4):
+            id = f"mine-{turn}"
+            client.async_stream_infer(f"{model}--r1--llm", long, parameters={CANCELLATION_ID: id})
+            assert heard.get(timeout=10)[1] is None
+            told = triton_grpc.InferInput(CANCELLATION_ID, [1, 1], "BYTES")
+            told.set_data_from_numpy(np.array([[id.encode()]], dtype=object))
             # Once: the process that hears of it tells the others.
-            httpx.post(llm + "_stream", json={CANCELLATION_ID: f"mine-{turn}"}, trust_env=False)
-            assert "cancelled" in running.result(2).text
+            client.async_stream_infer(f"{model}--r1--llm", [told])
+            told_at = time.monotonic()
+            while (error := heard.get(timeout=10)[1]) is None:
+                assert time.monotonic() - told_at < 2
+            assert "[cancelled]" in str(error)
+        client.stop_stream()
 
 
 def test_a_process_that_dies_leaves_nobody_waiting_and_its_node_hears_of_it(
