@@ -26,7 +26,7 @@ from .runner import Runner
 from .tickets import Sender
 
 _BROUGHT, _ENDED, _CLOSED, _AGAIN = "brought", "ended", "closed", "again"
-_WITNESS, _UNKNOWN, _CANCEL, _GIVE_UP = "witness", "unknown", "cancel", "give-up"
+_WITNESS, _UNKNOWN, _CANCEL = "witness", "unknown", "cancel"
 
 _RANDOM_BITS = 55
 WITNESS_WANTED = b"witness"
@@ -76,8 +76,6 @@ class HandingOn:
         self._taken: dict[int, _Taken] = {}
         self._ending: dict[int, tuple[int, Callable[[], object]]] = {}
         """What ends a request, by ticket, and the process whose step has to end before."""
-        self.given_up = False
-        """Whether all requests were ended, and no further one is to begin."""
         self._held: dict[int, int] = {}
         """The takers of the requests that this process answers, by ticket."""
         self._kept: dict[int, Sender] = {}
@@ -96,7 +94,7 @@ class HandingOn:
         start()
         if number in self._held:
             self._tell(number, _BROUGHT)
-        if self.given_up:
+        if self._peers.lost:
             self._runner.fail(key_of(number), "unavailable", DIED)
 
     def look(self, number: int, second: Sender, cancelled: bool) -> None:
@@ -141,12 +139,6 @@ class HandingOn:
             self._close(number)
         await self._peers.close()
 
-    def give_up(self) -> None:
-        """End all requests of all processes. One has died, and the node, which knows it by now, will kill the others:
-        Triton itself never ends the requests of a process that is dead."""
-        self._peers.tell_all(_GIVE_UP, None)
-        self._give_up()
-
     def heard(self, number: int, kind: str, value: Any) -> None:
         """What another process says."""
         match kind:
@@ -162,14 +154,16 @@ class HandingOn:
                     self._forget(value).first.send(flags=self._final)
                 self._let_go(value)
                 self._peers.tell(number, _CLOSED, value)
-            case "give-up":
-                self._give_up()
             case _:
                 if not self._hear(number, kind, value):
                     self._peers.tell(number, _UNKNOWN, value)
 
     def gone(self, number: int) -> None:
-        """Another process is gone: what it has of a request fails by what this one has of it."""
+        """Another process is gone: what it has of a request fails by what this one has of it.
+
+        If it died, all the others fail too. Triton goes on to give it requests, and their further second steps, and
+        a node that finds it out kills all processes to load the release again: nothing would end these requests.
+        """
         for ticket, taken in list(self._taken.items()):
             if taken.holder == number or taken.holder is None:
                 # One that nobody has brought yet may have been on its way to that process.
@@ -183,6 +177,8 @@ class HandingOn:
         for ticket, taker in list(self._held.items()):
             if taker == number:
                 self._lose(ticket)
+        if self._peers.lost:
+            self._runner.fail(None, "unavailable", DIED)
 
     def _tell(self, number: int, kind: str) -> None:
         """Tell the process that has taken a request; this one itself, if it is that."""
@@ -201,17 +197,11 @@ class HandingOn:
             taken.holder = number
             taken.unbrought.cancel()
         elif kind == _AGAIN:
-            # To one that is dead Triton gives it too, and then ends the whole request by an error.
-            if not self._peers.lost:
-                alone = taken.holder == self._peers.number and taken.witness is None
-                taken.first.send(self._given(ticket, taken.rows, WITNESS_WANTED if alone else b""))
+            alone = taken.holder == self._peers.number and taken.witness is None
+            taken.first.send(self._given(ticket, taken.rows, WITNESS_WANTED if alone else b""))
         elif kind == _WITNESS:
             taken.witness = number
         return True
-
-    def _give_up(self) -> None:
-        self.given_up = True
-        self._runner.fail(None, "unavailable", DIED)
 
     def _fail(self, ticket: int, message: str) -> None:
         if ticket in self._taken:

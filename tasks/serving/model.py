@@ -98,7 +98,8 @@ class TritonPythonModel:
         if TICKET in tensors:
             self._bring(request, sender, int(tensors[TICKET].flat[0]), tensors.get(HANDED_ON))
             return
-        if self._is_lost(request.request_id()):
+        if self._peers is not None and self._peers.lost:
+            # Triton takes such a model for ready. So its node hears it, when it asks, and everybody else.
             sender.send(_error(self._contract, "unavailable", _LOST), flags=_FINAL)
             return
         parameters: dict[str, object] = json.loads(request.parameters())
@@ -120,17 +121,6 @@ class TritonPythonModel:
             self._runner.call(ticketed.give)
         reply = self._traced(request, TritonReply(sender, rows, self._contract))
         self._runner.submit(rows, reply, self._figures_of(request), key if isinstance(key, str) else None)
-
-    def _is_lost(self, request_id: str) -> bool:
-        """Whether another process has died, and a request is to hear it.
-
-        Triton takes such a model for ready. So its node hears it, which asks now and then; and after that everybody.
-        """
-        if self._peers is None or self._handing_on is None or not self._peers.lost:
-            return False
-        if request_id == UNCOUNTED and not self._handing_on.given_up:
-            self._runner.call(self._handing_on.give_up)
-        return request_id == UNCOUNTED or self._handing_on.given_up
 
     def _bring(self, request: Any, sender: Any, number: int, handed_on: Tensor | None) -> None:
         """A second step, that of a request or one that only looks."""
