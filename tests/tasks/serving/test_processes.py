@@ -156,7 +156,7 @@ def test_an_id_cancels_whichever_process_has_it(triton: RunningTriton, model: st
 def test_a_process_that_dies_leaves_nobody_waiting_and_its_node_hears_of_it(
     triton: RunningTriton, tmp_path: Path
 ) -> None:
-    llm = loaded(triton, "dying", 3, tmp_path, slots=12)
+    llm = loaded(triton, "dying", 2, tmp_path, slots=12)
 
     def stream(_: int) -> str:
         try:
