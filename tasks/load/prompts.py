@@ -1,7 +1,8 @@
 """What is asked: prompts of drawn lengths, or those of a file.
 
-A prompt begins with a number of its own, so that no server answers from the cache of the prompt before. Its words are
-short and common: in the usual vocabularies each is one token. How many tokens it has, only the server knows and tells.
+A drawn prompt begins with a number of its own, so that no server answers from the cache of the prompt before. Its
+words are short and common: in the usual vocabularies each is one token. How many tokens it has, only the server knows
+and tells.
 """
 
 from __future__ import annotations
@@ -40,29 +41,17 @@ class Prompt:
     output_tokens: int
 
 
-def drawn_prompt(random: Random, number: int, tokens: int, output_tokens: int) -> Prompt:
-    """A prompt of about so many tokens; `number` makes it different from every other one."""
-    return Prompt(" ".join((f"{number}:", *random.choices(_WORDS, k=max(tokens - 2, 1)))), output_tokens)
+def drawn_prompt(random: Random, tokens: int, output_tokens: int) -> Prompt:
+    """A prompt of about so many tokens."""
+    begin = f"{random.randrange(10**6, 10**9)}:"
+    return Prompt(" ".join((begin, *random.choices(_WORDS, k=max(tokens - 2, 1)))), output_tokens)
 
 
 def drawn_prompts(seed: int, prompts: Lengths, answers: Lengths) -> Iterator[Prompt]:
     """Without end, the same for the same seed."""
     random = Random(f"{seed}/prompts")
-    for number in _numbers(seed):
-        yield drawn_prompt(random, number, prompts.draw(random), answers.draw(random))
-
-
-def _numbers(seed: int) -> Iterator[int]:
-    """Of prompts: another run with another seed shares no beginning either."""
-    number = Random(f"{seed}/numbers").randrange(10**6, 10**9)
     while True:
-        yield number
-        number += 1
-
-
-def first_number(seed: int) -> int:
-    """With which the first prompt of this seed begins."""
-    return next(_numbers(seed))
+        yield drawn_prompt(random, prompts.draw(random), answers.draw(random))
 
 
 def prompts_of_file(path: Path, seed: int, answers: Lengths) -> Iterator[Prompt]:

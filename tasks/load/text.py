@@ -25,7 +25,8 @@ def lines(summary: Summary) -> Iterator[str]:
     if too_few := _too_few(summary):
         yield f"{_TOO_FEW}: {too_few}"
     yield ""
-    yield from _counts(summary)
+    for line in _counts(summary):
+        yield from wrap(line, _WIDTH, subsequent_indent="  ")
     yield ""
     for name, formula in FORMULAS:
         yield from wrap(f"{name} = {formula}", _WIDTH, subsequent_indent="  ")
@@ -39,6 +40,8 @@ def _row(figures: Figures) -> str:
 
 
 def _number(value: float) -> str:
+    if value >= 1e6:
+        return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
@@ -61,7 +64,7 @@ def _counts(summary: Summary) -> Iterator[str]:
     if summary.given_up:
         yield f"given up: {summary.given_up}, which ran when the load was ended"
     for each in summary.failures:
-        yield from wrap(f"failed: {each.count} {each.kind}: {each.first_message}", _WIDTH, subsequent_indent="  ")
+        yield f"failed: {each.count} {each.kind}: {each.first_message}"
     yield f"request_throughput: {summary.request_throughput:.2f} requests/s"
     if summary.output_token_throughput is None:
         yield "output_token_throughput: the server told no tokens"
@@ -70,7 +73,7 @@ def _counts(summary: Summary) -> Iterator[str]:
     if summary.goodput is not None:
         limits = ", ".join(f"{name} <= {limit:g} ms" for name, limit in summary.limits.items())
         good = f"goodput: {summary.goodput:.2f} requests/s, {summary.good_requests} of {summary.requests} within"
-        yield from wrap(f"{good} {limits}", _WIDTH, subsequent_indent="  ")
+        yield f"{good} {limits}"
     if summary.queued_most_ms > 1:
         yield f"queued: up to {summary.queued_most_ms:,.0f} ms, because as many ran as may at once"
     late = summary.lateness

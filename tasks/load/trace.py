@@ -18,7 +18,7 @@ from random import Random
 from infra.errors import UsageError
 from tasks.load.arrivals import Ask
 from tasks.load.lengths import MOST_TOKENS
-from tasks.load.prompts import Prompt, drawn_prompt, first_number, read_lines, read_object
+from tasks.load.prompts import Prompt, drawn_prompt, read_lines, read_object
 
 _CODE = "load-trace"
 
@@ -65,11 +65,11 @@ def _length(path: Path, number: int, fields: dict[str, object], name: str) -> in
 
 def replayed(entries: tuple[Entry, ...], seed: int, speed: float) -> Iterator[Ask]:
     """The trace once, `speed` times as fast as it was."""
-    random, first = Random(f"{seed}/prompts"), first_number(seed)
+    random = Random(f"{seed}/prompts")
     for number, entry in enumerate(entries):
         prompt = (
             Prompt(entry.prompt, entry.output_tokens)
             if entry.prompt
-            else drawn_prompt(random, first + number, entry.input_tokens, entry.output_tokens)
+            else drawn_prompt(random, entry.input_tokens, entry.output_tokens)
         )
         yield Ask(number, prompt, entry.after_s / speed)

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Generator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from infra.settings import CHECKOUT
 from tasks.serving.contract import CONTRACT, inputs_of
@@ -34,7 +34,8 @@ service: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
 class Delays:
     """The first token comes after `first_s` times a number drawn around 1, each further one `token_s` after it.
 
-    When request `stall_at` comes, nothing is sent for `stall_s`. Every `fail_every`th request ends by an error.
+    When request `stall_at` comes, nothing is sent for `stall_s`. Every `fail_every`th request ends by an error. When
+    request `tell_at` comes, `Running.reached` returns.
     """
 
     first_s: float = 0.1
@@ -43,7 +44,7 @@ class Delays:
     stall_at: int = -1
     stall_s: float = 0.0
     fail_every: int = 0
-    slow_every: int = 0
+    tell_at: int = -1
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class TimedModel(service.GRPCInferenceServiceServicer):
         came = time.monotonic()
         if self._asked == self.delays.stall_at:
             self._stall = (came, came + self.delays.stall_s)
+        if self._asked == self.delays.tell_at:
+            print("reached", flush=True)
         self._asked += 1
         if self.delays.fail_every and self._asked % self.delays.fail_every == 0:
             raise Failed
@@ -134,6 +137,8 @@ class TimedModel(service.GRPCInferenceServiceServicer):
     async def _answer(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         def chunk(document: object) -> None:
             data = b"data: " + (document if isinstance(document, bytes) else json.dumps(document).encode()) + b"\n\n"
+            if writer.is_closing():
+                raise ConnectionError("the client has left")
             writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
         if not path.endswith(("generate_stream", "completions")):
@@ -185,7 +190,12 @@ class Running:
 
     http: str
     grpc: str
+    told: TextIO
     seen: list[Seen] = field(default_factory=list[Seen])
+
+    def reached(self) -> None:
+        """Wait until the request has come that `tell_at` names."""
+        assert self.told.readline() == "reached\n"
 
 
 @contextlib.contextmanager
@@ -198,7 +208,7 @@ def timed_model(delays: Delays) -> Generator[Running]:
         assert process.stdout is not None
         ports = process.stdout.readline().split()
         http, grpc = (f"127.0.0.1:{port}" for port in ports)
-        running = Running(f"http://{http}", grpc)
+        running = Running(f"http://{http}", grpc, process.stdout)
         try:
             yield running
         finally:
