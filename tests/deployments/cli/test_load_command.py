@@ -104,7 +104,8 @@ def test_ctrl_c_ends_a_load_with_its_figures() -> None:
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
+            ended = time.monotonic()
     assert process.returncode == 1 and b"interrupted" in err and b"Traceback" not in err
-    assert time.monotonic() - began < 5
+    assert ended - began < 20  # it would have gone on for a minute
     told = json.loads(out)
     assert told["request_count"] > 10 and told["given_up_request_count"] > 10 and told["error_request_count"] == 0

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Generator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import IO, Any, cast
 
 from infra.settings import CHECKOUT
 from tasks.serving.contract import CONTRACT, inputs_of
@@ -190,7 +190,7 @@ class Running:
 
     http: str
     grpc: str
-    told: TextIO
+    told: IO[str]
     seen: list[Seen] = field(default_factory=list[Seen])
 
     def reached(self) -> None:
