@@ -189,6 +189,7 @@ class _Candidate:
             ranks=self.plan.kind.serving_mode().ranks,
             changes=changes_since(live, recipe, serving),
             lost=dict(lost),
+            live=None if live is None else live.release,
             source=model.origin,
             adapters=dict(model.adapters),
             flow_run=self.context.flow_run,

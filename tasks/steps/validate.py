@@ -13,7 +13,8 @@ from tasks.steps.context import Context
 from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
 from tasks.steps.roll_out import conclude, require_wanted
-from tasks.targets.release import PromptResult, Result
+from tasks.targets.gate_record import PromptResult
+from tasks.targets.release import Result
 from tasks.triton.config import RELEASE
 from tasks.triton.placement import release_names
 
