@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from tasks.gates.performance.gate import PerformanceGate
 from tasks.gates.protocol import Gate
-from tasks.models.gates import GateSpec, kind_of
+from tasks.models.gates import GateSpec, PerformanceSpec, kind_of
 
 SpecT = TypeVar("SpecT", bound=GateSpec)
 
@@ -21,7 +22,7 @@ def made_of(spec: type[SpecT], make: Callable[[SpecT], Gate]) -> Callable[[GateS
     return gate
 
 
-GATES: dict[str, Callable[[GateSpec], Gate]] = {}
+GATES: dict[str, Callable[[GateSpec], Gate]] = {"performance": made_of(PerformanceSpec, PerformanceGate)}
 """What makes each gate, by the name of its kind: `"agreement": made_of(AgreementSpec, AgreementGate)`."""
 
 

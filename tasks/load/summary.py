@@ -13,9 +13,6 @@ from tasks.load.collected import Collected, Failures
 from tasks.load.metrics import FORMULAS, METRICS, Metric, MetricName
 from tasks.load.percentiles import PERCENTILES, needed, percentile_name, percentile_of
 
-MOST_LATENESS_MS = 10.0
-"""Of the load itself, at the 99th percentile: with more it did not send what it was told to send."""
-
 
 @dataclass(frozen=True)
 class Percentile:

@@ -35,7 +35,8 @@ class Delays:
     """The first token comes after `first_s` times a number drawn around 1, each further one `token_s` after it.
 
     When request `stall_at` comes, nothing is sent for `stall_s`. Every `fail_every`th request ends by an error. When
-    request `tell_at` comes, `Running.reached` returns.
+    request `tell_at` comes, `Running.reached` returns. `slower` has models that take so many times as long, and every
+    second request to `failing` fails.
     """
 
     first_s: float = 0.1
@@ -45,6 +46,8 @@ class Delays:
     stall_s: float = 0.0
     fail_every: int = 0
     tell_at: int = -1
+    slower: dict[str, float] = field(default_factory=dict[str, float])
+    failing: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,9 @@ class TimedModel(service.GRPCInferenceServiceServicer):
         self.seen: list[Seen] = []
         self._random = random.Random(7)
         self._stall = (0.0, 0.0)
-        self._asked = 0
+        self._asked = self._failing = 0
 
-    async def tokens(self, prompt: str, count: int) -> AsyncIterator[int]:
+    async def tokens(self, model: str, prompt: str, count: int) -> AsyncIterator[int]:
         """A number for each token at its moment; what was sent late does not delay the next."""
         came = time.monotonic()
         if self._asked == self.delays.stall_at:
@@ -81,7 +84,11 @@ class TimedModel(service.GRPCInferenceServiceServicer):
         self._asked += 1
         if self.delays.fail_every and self._asked % self.delays.fail_every == 0:
             raise Failed
-        due = came + self.delays.first_s * self._random.lognormvariate(0, self.delays.spread)
+        self._failing += model == self.delays.failing
+        if model == self.delays.failing and self._failing % 2 == 0:
+            raise Failed
+        factor = self.delays.slower.get(model, 1.0)
+        due = came + factor * self.delays.first_s * self._random.lognormvariate(0, self.delays.spread)
         sent: list[float] = []
         for number in range(count):
             begin, end = self._stall
@@ -92,7 +99,7 @@ class TimedModel(service.GRPCInferenceServiceServicer):
                 await asyncio.sleep(due - time.monotonic())
             sent.append(time.monotonic())
             yield number
-            due += self.delays.token_s
+            due += factor * self.delays.token_s
         gaps = [after - before for before, after in pairwise(sent)]
         self.seen.append(Seen(prompt.partition(":")[0], came, sent[0], sent[-1], count, gaps))
 
@@ -107,7 +114,7 @@ class TimedModel(service.GRPCInferenceServiceServicer):
             given = {each.name: raw for each, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             count = int.from_bytes(given["max_tokens"], "little")
             try:
-                async for number in self.tokens(given["text_input"][4:].decode(), count):
+                async for number in self.tokens(request.model_name, given["text_input"][4:].decode(), count):
                     yield self._piece(number == count - 1)
             except Failed:
                 yield messages.ModelStreamInferResponse(error_message="it has failed [internal]")
@@ -150,11 +157,11 @@ class TimedModel(service.GRPCInferenceServiceServicer):
         openai = path.endswith("completions")
         prompt = body["messages"][0]["content"] if chat else body.get("prompt") or body.get("text_input")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        count = int(body["max_tokens"])
+        model, count = body.get("model") or path.split("/")[3], int(body["max_tokens"])
         if chat:
             chunk({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}], "usage": None})
         try:
-            async for _ in self.tokens(cast(str, prompt), count):
+            async for _ in self.tokens(model, cast(str, prompt), count):
                 if openai:
                     piece = {"delta": {"content": " tok"}} if chat else {"text": " tok"}
                     chunk({"object": f"{'chat.' * chat}completion.chunk", "choices": [{"index": 0, **piece}]})
