@@ -80,7 +80,7 @@ class PerformanceSpec(GateSpec):
     most_lateness_ms: float = Field(
         default=10,
         gt=0,
-        description="How late the load itself may be at its 99th percentile; with more nothing is decided.",
+        description="How late the load itself may be at p99; with more, nothing is decided.",
     )
     seed: int = Field(default=1, ge=0, lt=2**63, description="Of lengths, prompts and moments.")
 

@@ -68,7 +68,7 @@ def three_times_slower() -> Iterator[Running]:
         yield model
 
 
-@pytest.mark.parametrize("over", ["grpc", "sse"])
+@pytest.mark.parametrize("over", ["grpc", pytest.param("sse", marks=pytest.mark.slow)])
 def test_a_slow_candidate_is_refused(over: str, three_times_slower: Running) -> None:
     evidence = PerformanceGate(asked(over=over, margin=0.5)).run(trial(three_times_slower, nodes=2))
     found = {each.measure: each for each in evidence.comparisons}
@@ -81,6 +81,7 @@ def test_a_slow_candidate_is_refused(over: str, three_times_slower: Running) -> 
     assert {"time_to_first_token p50", "request_throughput", "output_token_throughput"} <= names
 
 
+@pytest.mark.slow
 def test_a_candidate_that_is_faster_passes(three_times_slower: Running) -> None:
     """The same pair the other way round: nothing that the machine does makes up for a factor of three."""
     given = trial(three_times_slower)
@@ -96,6 +97,7 @@ def test_a_candidate_whose_requests_fail_is_refused_and_told_why() -> None:
     assert any("it has failed [internal]" in note for note in evidence.notes)
 
 
+@pytest.mark.slow
 def test_a_first_release_is_held_to_limits(three_times_slower: Running) -> None:
     kept, missed = (
         PerformanceGate(asked(requests=60, errors=0.2, time_to_first_token_ms=limit, percentile=95)).run(

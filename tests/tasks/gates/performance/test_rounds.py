@@ -22,7 +22,7 @@ def test_rounds_are_alike_and_their_order_turns_on_each_node() -> None:
     strata = [Counter(item.stratum for item in each.items) for each in rounds]
     assert sum(map(len, strata)) >= 4 * 11  # each round has all four
     assert {len(each.items) for each in rounds} == {10}
-    for name in set().union(*strata):
+    for name in {name for each in strata for name in each}:
         assert max(each[name] for each in strata) - min(each[name] for each in strata) <= 1
     assert len({item.prompt.text for each in rounds for item in each.items}) == 120
 
