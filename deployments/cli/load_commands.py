@@ -71,13 +71,13 @@ def _load(options: argparse.Namespace, settings: Settings) -> int:
     with asyncio.Runner(loop_factory=punctual_loop) as runner:
         runner.run(_until_interrupted(measurement, asks))
     found = measurement.summary(limits, options.most_lateness)
-    if options.picture:
-        options.picture.write_text(picture(options.model, found, measurement.collected))
     if options.json:
         print_json({"model": options.model, **found.document()})
     else:
         for line in lines(found):
             print(line)
+    if options.picture:
+        options.picture.write_text(picture(options.model, found, measurement.collected))
     if measurement.ended:
         say("interrupted: these are the figures until then")
         return 1

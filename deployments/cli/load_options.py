@@ -68,7 +68,12 @@ def pace_of(options: argparse.Namespace, seconds: float) -> Pace:
 
 
 def limits_of(options: argparse.Namespace) -> Mapping[MetricName, float]:
-    """The limits of goodput in milliseconds. Raises UsageError, code `load-options`."""
+    """The limits of goodput in milliseconds, all else of what is told looked at too.
+
+    Raises UsageError, code `load-options`.
+    """
+    folder = None if options.picture is None else options.picture.absolute().parent
+    _require(folder is None or folder.is_dir(), "--picture", "is a file in a folder that is there")
     _require(options.most_lateness > 0, "--most-lateness", "is more than 0")
     found: dict[MetricName, float] = {}
     for given in options.goodput:

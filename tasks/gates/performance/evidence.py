@@ -116,7 +116,8 @@ def _figures(asked: PerformanceSpec, turns: Turns, *, live: bool) -> Iterator[Fi
                 yield Figure(name=name, unit="ms", candidate=percentile_of(ours, which), live=beside)
     sides = _SIDES if live else _SIDES[:1]
     yield _rate("request_throughput", "requests/s", turns, {side: _answered(turns, side) for side in sides})
-    yield _rate("output_token_throughput", "tokens/s", turns, {side: _tokens(turns, side) for side in sides})
+    if all(_tokens(turns, side) for side in sides):
+        yield _rate("output_token_throughput", "tokens/s", turns, {side: _tokens(turns, side) for side in sides})
     if asked.limits:
         yield _rate("goodput", "requests/s", turns, {side: _good(asked, turns, side) for side in sides})
     if live:
@@ -166,6 +167,9 @@ def _good(asked: PerformanceSpec, turns: Turns, side: Side) -> float:
 
 
 def _notes(turns: Turns, *, live: bool) -> Iterator[str]:
+    """What people should know who read the comparisons."""
+    if live and not any(_tokens(turns, side) for side in _SIDES):
+        yield "the releases count no tokens, so the time between tokens is not compared"
     for side in _SIDES if live else _SIDES[:1]:
         if failed := turns.failed(side):
             kinds = Counter(each.failure for each in failed)

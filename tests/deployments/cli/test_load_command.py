@@ -78,6 +78,7 @@ def test_failures_are_told_by_their_kind(capsys: pytest.CaptureFixture[str]) -> 
         ("--trace", "/nowhere/trace"),
         ("--rate", "5", "--key-file", "/nowhere/key"),
         ("--rate", "5", "--direct"),
+        ("--rate", "5", "--picture", "/nowhere/load.svg"),
         ("--rate", "5", "--address", "ftp://here"),
     ],
 )
