@@ -86,7 +86,7 @@ def _load(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _until_interrupted(measurement: Measurement, asks: Iterator[Ask]) -> None:
-    """The first signal ends the load with its figures, the second at once."""
+    """The first signal ends a load with its figures, the second at once."""
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -94,11 +94,13 @@ async def _until_interrupted(measurement: Measurement, asks: Iterator[Ask]) -> N
         loop.remove_signal_handler(signal.SIGTERM)
         measurement.end()
 
-    loop.add_signal_handler(signal.SIGINT, end)
-    loop.add_signal_handler(signal.SIGTERM, end)
+    def take_signals() -> None:
+        loop.add_signal_handler(signal.SIGINT, end)
+        loop.add_signal_handler(signal.SIGTERM, end)
+
     telling = asyncio.create_task(_tell(measurement)) if sys.stderr.isatty() else None
     try:
-        await measurement.run(asks)
+        await measurement.run(asks, take_signals)
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         loop.remove_signal_handler(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
@@ -23,14 +24,18 @@ class Measurement:
 
     def __init__(self, wire: Wire, pace: Pace, warm_up: int) -> None:
         self.collected = Collected(warm_up)
-        self._wire = wire
+        self._wire, self._timeout_s = wire, pace.timeout_s
         listeners = Listeners(self.collected.outcome, self.collected.gap, self.collected.late)
         self._load = Load(wire, pace, listeners)
 
-    async def run(self, asks: Iterator[Ask]) -> None:
-        """Send all. Raises EnginehouseError, code `load-unanswered`, if the model does not answer a first request."""
+    async def run(self, asks: Iterator[Ask], opened: Callable[[], None] = lambda: None) -> None:
+        """Send all; `opened` is called when the model has answered a first request, and may be ended from then on.
+
+        Raises EnginehouseError, code `load-unanswered`, if it does not answer that.
+        """
         try:
-            await open_wire(self._wire)
+            await open_wire(self._wire, self._timeout_s)
+            opened()
             await self._load.run(islice(asks, MOST_REQUESTS))
         finally:
             await self._wire.close()
@@ -49,17 +54,19 @@ class Measurement:
         return summary(self.collected, limits, given_up=self._load.given_up, most_lateness_ms=most_lateness_ms)
 
 
-async def open_wire(wire: Wire) -> None:
+async def open_wire(wire: Wire, timeout_s: float) -> None:
     """Learn what the model takes, and ask it once. Raises EnginehouseError, code `load-unanswered`."""
     try:
-        await wire.open()
-        await wire.prepare(_FIRST)(Hearing(lambda seconds: None))
-    except RequestFailed as failure:
+        async with asyncio.timeout(timeout_s):
+            await wire.open()
+            await wire.prepare(_FIRST)(Hearing(lambda seconds: None))
+    except (RequestFailed, TimeoutError) as error:
+        why = f"{error.kind}: {error}" if isinstance(error, RequestFailed) else f"nothing came within {timeout_s:g} s"
         raise EnginehouseError(
-            f"the model does not answer: {failure.kind}: {failure}",
+            f"the model does not answer: {why}",
             hint="is it served there? see: enginehouse status",
             code="load-unanswered",
-        ) from failure
+        ) from error
 
 
 def require_useful(found: Summary) -> None:

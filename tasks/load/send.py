@@ -53,6 +53,7 @@ class Load:
     def __init__(self, wire: Wire, pace: Pace, listeners: Listeners) -> None:
         self._wire, self._pace, self._listeners = wire, pace, listeners
         self._turns = asyncio.Semaphore(pace.at_once) if pace.at_once else contextlib.nullcontext()
+        self._places = asyncio.Semaphore(pace.at_once or MOST_OPEN)
         self._running: set[asyncio.Task[None]] = set()
         self._sending: asyncio.Task[None] | None = None
         self.given_up = 0
@@ -65,14 +66,21 @@ class Load:
         pulse = asyncio.create_task(self._pulse())
         self._sending = asyncio.create_task(self._send(asks, start))
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sending
+            await self._sent(self._sending)
             while self._running:
                 await asyncio.wait(self._running)
         finally:
             pulse.cancel()
-            for task in self._running:
+            for task in (self._sending, *self._running):
                 task.cancel()
+
+    async def _sent(self, sending: asyncio.Task[None]) -> None:
+        try:
+            await sending
+        except asyncio.CancelledError:
+            # `end` cancels the sending alone. Whoever cancels the whole load wants to hear of it.
+            if not self.ended:
+                raise
 
     def end(self) -> None:
         """Give up. The outcomes so far stand; what ran is in none of them."""
@@ -98,12 +106,12 @@ class Load:
             task = asyncio.create_task(self._one(ask, call, intended))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+            if ask.after_s is None:
+                task.add_done_callback(lambda _: self._places.release())
 
     async def _free(self, start: float) -> float:
-        """Wait until fewer run than may. The moment at which that was so."""
-        assert self._pace.at_once, "a load without moments needs a number of requests at once"
-        while len(self._running) >= self._pace.at_once:
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        """Take a place, as soon as fewer run than may. The moment at which that was so."""
+        await self._places.acquire()
         return max(start, time.monotonic())
 
     async def _one(self, ask: Ask, call: Call, intended: float) -> None:

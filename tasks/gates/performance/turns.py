@@ -56,7 +56,7 @@ async def measure(asked: PerformanceSpec, rounds: Sequence[Round], wires: Wires,
     """All rounds, as far as the time goes that the model's file gives them."""
     turns = Turns()
     try:
-        if await _open(wires, turns):
+        if await _open(wires, turns, asked.timeout):
             with suppress(TimeoutError):
                 async with asyncio.timeout(asked.most_seconds):
                     await _measure(asked, rounds, wires, turns, say)
@@ -70,11 +70,11 @@ async def measure(asked: PerformanceSpec, rounds: Sequence[Round], wires: Wires,
                 await wire.close()
 
 
-async def _open(wires: Wires, turns: Turns) -> bool:
+async def _open(wires: Wires, turns: Turns, timeout_s: float) -> bool:
     for sides in wires:
         for side, wire in sides.items():
             try:
-                await open_wire(wire)
+                await open_wire(wire, timeout_s)
             except EnginehouseError as error:
                 turns.unanswered[side] = error.message
     return not turns.unanswered

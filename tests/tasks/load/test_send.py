@@ -133,6 +133,24 @@ def test_a_model_that_does_not_answer_is_found_before_the_load() -> None:
     assert error.value.code == "load-unanswered" and wire.closed == 1
 
 
+def test_a_model_that_hangs_is_found_before_the_load() -> None:
+    with pytest.raises(EnginehouseError) as error:
+        asyncio.run(Measurement(FakeWire(delay_s=lambda _: 60), Pace(timeout_s=0.1), 0).run(constant(1, 100)))
+    assert error.value.code == "load-unanswered"
+
+
+@pytest.mark.parametrize("rate", [1, 1000])
+def test_a_load_ends_when_whoever_runs_it_is_cancelled(rate: float) -> None:
+    """While it sends, and while it waits for answers."""
+
+    async def within() -> None:
+        async with asyncio.timeout(0.2):
+            await Load(FakeWire(delay_s=lambda _: 60), Pace(), Heard().listeners).run(constant(rate, 5))
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(within())
+
+
 def test_a_load_without_an_answer_says_so() -> None:
     measurement = Measurement(FakeWire(failure=RequestFailed("failed", "no"), answers_first=1), Pace(), 0)
     asyncio.run(measurement.run(constant(100, 5)))

@@ -119,6 +119,12 @@ def test_nobody_there_is_the_candidates_fault_only_if_it_is_the_candidate() -> N
     assert verdict(evidence).state == "refused" and "unreachable" in evidence.failures[0]
 
 
+def test_a_gate_ends_when_its_time_is_over() -> None:
+    with timed_model(replace(DELAYS, slower={CANDIDATE: 100.0})) as model:
+        evidence = PerformanceGate(asked(most_seconds=1)).run(trial(model))
+    assert "within 1 s" in evidence.gaps[0] and verdict(evidence).state == "undecided"
+
+
 def outcome(number: int, first_ms: float, failure: str | None = None) -> Outcome:
     assert failure in (None, "failed")
     return Outcome(number, 0, 0, 0, first_ms / 1000, first_ms / 1000 + 0.03, output_tokens=4, failure=failure)
