@@ -21,6 +21,7 @@ from pydantic import (
 
 from infra.errors import UsageError
 from infra.frozen import FrozenDict, Spec, problems
+from tasks.models.gates import Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
 from tasks.models.source_uri import PipUri
@@ -165,6 +166,9 @@ class Model(Spec):
     updates: Updates = Updates()
     targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
     prompts: tuple[Prompt, ...]
+    gates: Gates | None = Field(
+        default=None, description="What a candidate must prove beside its prompts. Without it, nothing."
+    )
 
     @property
     def kind(self) -> str:

@@ -1,0 +1,31 @@
+"""The gates, and the gate of what a model's file asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from tasks.gates.performance.gate import PerformanceGate
+from tasks.gates.protocol import Gate
+from tasks.models.gates import GateSpec, PerformanceSpec, kind_of
+
+SpecT = TypeVar("SpecT", bound=GateSpec)
+
+
+def made_of(spec: type[SpecT], make: Callable[[SpecT], Gate]) -> Callable[[GateSpec], Gate]:
+    """What makes the gate of a spec, which is one of this class: GATES and GATE_SPECS have the same names."""
+
+    def gate(asked: GateSpec) -> Gate:
+        assert isinstance(asked, spec)
+        return make(asked)
+
+    return gate
+
+
+GATES: dict[str, Callable[[GateSpec], Gate]] = {"performance": made_of(PerformanceSpec, PerformanceGate)}
+"""What makes each gate, by the name of its kind: `"agreement": made_of(AgreementSpec, AgreementGate)`."""
+
+
+def gate_of(asked: GateSpec) -> Gate:
+    """The gate that a model's file asks for."""
+    return GATES[kind_of(asked)](asked)
