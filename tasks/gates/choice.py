@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from tasks.gates.agreement.gate import AgreementGate
 from tasks.gates.protocol import Gate
-from tasks.models.gates import GateSpec, kind_of
+from tasks.models.gates import AgreementSpec, GateSpec, kind_of
 
 SpecT = TypeVar("SpecT", bound=GateSpec)
 
@@ -21,8 +22,8 @@ def made_of(spec: type[SpecT], make: Callable[[SpecT], Gate]) -> Callable[[GateS
     return gate
 
 
-GATES: dict[str, Callable[[GateSpec], Gate]] = {}
-"""What makes each gate, by the name of its kind: `"agreement": made_of(AgreementSpec, AgreementGate)`."""
+GATES: dict[str, Callable[[GateSpec], Gate]] = {"agreement": made_of(AgreementSpec, AgreementGate)}
+"""What makes each gate, by the name of its kind."""
 
 
 def gate_of(asked: GateSpec) -> Gate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Union, cast
+from typing import Annotated, Literal, Union, cast
 
 from pydantic import (
     ConfigDict,
@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -47,7 +48,44 @@ class GateSpec(Spec):
         return given
 
 
-GATE_SPECS: dict[str, type[GateSpec]] = {}
+FILE_SCHEME = "file://"
+_SET = re.compile(r"file:///[^?#]*[^/?#]|s3://[a-z0-9][a-z0-9.-]+/[^?#]*[^/?#]")
+
+
+class SetSource(Spec):
+    """A file that a gate reads: passages, or questions with known answers."""
+
+    uri: str = Field(description="file:///… where the flow runs, or s3://bucket/key.")
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", description="Pins its bytes. Empty: as it is then.")
+
+    @field_validator("uri")
+    @classmethod
+    def _is_one_file(cls, uri: str) -> str:
+        if not _SET.fullmatch(uri):
+            raise ValueError("is neither file:///folder/name nor s3://bucket/key")
+        return uri
+
+
+class AgreementSpec(GateSpec):
+    """The next token after the same beginnings of texts, by the candidate and by the live release."""
+
+    gate: Literal["agreement"]
+    passages: SetSource | None = Field(
+        default=None, description="Texts of your own: JSON lines with `text`, or paragraphs. None: 64 of Enginehouse."
+    )
+    positions: int = Field(default=4, ge=1, le=64, description="Places in each passage where both are asked.")
+    margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=0.5,
+        description="The share of next tokens that may differ from those of the live release.",
+    )
+    max_seconds: float = Field(
+        default=900, gt=0, le=86_400, description="No passage is begun later. What has been asked by then is judged."
+    )
+
+
+GATE_SPECS: dict[str, type[GateSpec]] = {"agreement": AgreementSpec}
 """What each kind of gate may be asked for, by the kind's name."""
 
 
