@@ -1,7 +1,7 @@
 """The command `enginehouse`. Data goes to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused. Prefect is imported only by commands that need it, and
-`--help` imports neither Prefect nor pydantic.
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused, 4 a gate could not decide. Prefect is imported only by
+commands that need it, and `--help` imports neither Prefect nor pydantic.
 """
 
 from __future__ import annotations

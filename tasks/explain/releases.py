@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from infra.errors import UsageError
+from tasks.models.gates import SMOKE
 from tasks.targets.changes import fields_of
 from tasks.targets.current import ReleaseState
 from tasks.targets.node_report import ModelReport
@@ -98,8 +99,13 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
         yield f"      {field} has no counterpart, and was {json.dumps(value)}"
     if result is None:
         return
-    if result.reason:
+    if result.reason and result.state != "undecided":
         yield f"      {result.reason}"
+    if result.undecided is not None:
+        yield f"      undecided: the model's file said `{result.undecided}`"
+    for gate in result.gates:
+        if gate.kind != SMOKE:
+            yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
     for prompt in result.prompts:
         verdict = "passed" if prompt.passed else "FAILED"
         yield f"      {verdict} {prompt.prompt} on {prompt.node} in {prompt.seconds} s: {prompt.answer!r}"

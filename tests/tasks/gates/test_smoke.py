@@ -10,9 +10,9 @@ import pytest
 
 from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
+from tasks.gates.smoke import check_prompt
 from tasks.models.catalogue import load_model
 from tasks.models.spec import Expectations, Model, Prompt
-from tasks.steps.validate import check_prompt
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 
