@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from tasks.gates.agreement.gate import AgreementGate
 from tasks.gates.protocol import Gate
-from tasks.models.gates import AgreementSpec, GateSpec, kind_of
+from tasks.gates.quality.gate import QualityGate
+from tasks.models.gates import AgreementSpec, GateSpec, QualitySpec, kind_of
 
 SpecT = TypeVar("SpecT", bound=GateSpec)
 
@@ -22,7 +23,10 @@ def made_of(spec: type[SpecT], make: Callable[[SpecT], Gate]) -> Callable[[GateS
     return gate
 
 
-GATES: dict[str, Callable[[GateSpec], Gate]] = {"agreement": made_of(AgreementSpec, AgreementGate)}
+GATES: dict[str, Callable[[GateSpec], Gate]] = {
+    "agreement": made_of(AgreementSpec, AgreementGate),
+    "quality": made_of(QualitySpec, QualityGate),
+}
 """What makes each gate, by the name of its kind."""
 
 
