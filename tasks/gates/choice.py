@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tasks.gates.agreement.gate import AgreementGate
+from tasks.gates.command.gate import CommandGate
 from tasks.gates.protocol import Gate
 from tasks.gates.quality.gate import QualityGate
-from tasks.models.gates import AgreementSpec, GateSpec, QualitySpec, kind_of
+from tasks.models.gates import AgreementSpec, CommandSpec, GateSpec, QualitySpec, kind_of
 
 SpecT = TypeVar("SpecT", bound=GateSpec)
 
@@ -26,6 +27,7 @@ def made_of(spec: type[SpecT], make: Callable[[SpecT], Gate]) -> Callable[[GateS
 GATES: dict[str, Callable[[GateSpec], Gate]] = {
     "agreement": made_of(AgreementSpec, AgreementGate),
     "quality": made_of(QualitySpec, QualityGate),
+    "command": made_of(CommandSpec, CommandGate),
 }
 """What makes each gate, by the name of its kind."""
 
