@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from infra.errors import TritonError
 from tasks.gates.agreement.answers import RunOn, run_on
 from tasks.gates.agreement.passages import Passage, bundled, passages_of
 from tasks.gates.agreement.positions import CandidateFailed, LiveFailed, Position, asker, compare
-from tasks.gates.clustered import Group, compare_losses
+from tasks.gates.clustered import Group, Worth, compare_losses
 from tasks.gates.protocol import Served, Trial
 from tasks.gates.sets import read_set
 from tasks.models.gates import AgreementSpec
@@ -24,16 +25,19 @@ from tasks.targets.node_report import NodeReport
 MEASURE = "next-token agreement"
 _FEWEST_PASSAGES = 8
 """Of fewer nobody can tell how much passages differ."""
+_FEWEST_DIFFERENCES = 5
+"""Before so many places differ nothing is worth a computation."""
+_OTHER_COMPARISONS = 100
+"""As many can stand beside this one, and Holm would still let it refuse."""
 _SHOWN = 12
 """Places, and as many answers, that people see side by side."""
 _SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What one node has brought: the places of each passage, and what stopped it."""
+class _Stopped:
+    """What stopped the reading on one node; nothing, if nothing did."""
 
-    positions: tuple[Position, ...] = ()
     failure: str = ""
     gap: str = ""
 
@@ -54,42 +58,43 @@ class AgreementGate:
         if trial.live is None:
             return Evidence()
         passages = bundled() if self.asked.passages is None else passages_of(read_set(self.asked.passages))
-        until = time.monotonic() + self.asked.max_seconds
+        reading = _Reading(self.asked, len(passages), trial.alpha, time.monotonic() + self.asked.max_seconds)
         live = trial.live
 
-        def read(place: int) -> _Found:
-            return self._on(trial, live, trial.nodes[place], passages[place :: len(trial.nodes)], until)
+        def read(place: int) -> _Stopped:
+            share = passages[place :: len(trial.nodes)]
+            return self._on(trial, live, trial.nodes[place], share, reading)
 
         with ThreadPoolExecutor(len(trial.nodes)) as pool:
-            found = list(pool.map(read, range(len(trial.nodes))))
-        return self._evidence(trial, live, found, len(passages))
+            stopped = list(pool.map(read, range(len(trial.nodes))))
+        return self._evidence(trial, live, reading, stopped)
 
-    def _on(self, trial: Trial, live: Served, node: NodeReport, passages: Sequence[Passage], until: float) -> _Found:
+    def _on(
+        self, trial: Trial, live: Served, node: NodeReport, passages: Sequence[Passage], reading: _Reading
+    ) -> _Stopped:
         ask = asker(trial.client(node), trial.candidate, live)
-        positions: list[Position] = []
         for number, passage in enumerate(passages):
-            if time.monotonic() > until:
+            if reading.is_over():
                 break
             try:
-                positions += compare(
-                    passage, self.asked.positions, trial.candidate, live, ask, candidate_first=number % 2 == 0
+                reading.add(
+                    compare(passage, self.asked.positions, trial.candidate, live, ask, candidate_first=number % 2 == 0)
                 )
             except CandidateFailed as error:
-                return _Found(tuple(positions), failure=f"node '{node.node}': {error}")
+                return _Stopped(failure=f"node '{node.node}': {error}")
             except LiveFailed as error:
-                return _Found(tuple(positions), gap=f"node '{node.node}': the live release gave {error}")
+                return _Stopped(gap=f"node '{node.node}': the live release gave {error}")
             if number % 16 == 15:
-                same = sum(position.agrees for position in positions)
-                trial.say(f"agreement on node '{node.node}': {same} of {len(positions)} next tokens are the same")
-        return _Found(tuple(positions))
+                trial.say(f"agreement: {reading.said()}")
+        return _Stopped()
 
-    def _evidence(self, trial: Trial, live: Served, found: Sequence[_Found], passages: int) -> Evidence:
-        positions = [position for each in found for position in each.positions]
-        gaps = [each.gap for each in found if each.gap]
+    def _evidence(self, trial: Trial, live: Served, reading: _Reading, stopped: Sequence[_Stopped]) -> Evidence:
+        positions = reading.positions
+        gaps = [each.gap for each in stopped if each.gap]
         comparison = compare_positions(positions, self.asked, trial.alpha)
         if comparison is None:
             gaps.append(f"{_FEWEST_PASSAGES} passages or more are needed, and both releases have read fewer")
-        failures = [each.failure for each in found if each.failure]
+        failures = [each.failure for each in stopped if each.failure]
         answers = [] if failures or gaps else _answers(trial, live)
         return Evidence(
             comparisons=() if comparison is None else (comparison,),
@@ -97,8 +102,57 @@ class AgreementGate:
             gaps=tuple(gaps),
             figures=(*_figures(positions), *_figures_of_answers(answers)),
             differing=(*_shown(positions), *_shown_answers(answers)),
-            notes=_notes(positions, passages),
+            notes=reading.notes(),
         )
+
+
+class _Reading:
+    """What the threads of all nodes have read, and whether they go on."""
+
+    def __init__(self, asked: AgreementSpec, passages: int, alpha: float, until: float) -> None:
+        self._asked = asked
+        self._passages = passages
+        self._alpha = alpha
+        self._until = until
+        self._lock = threading.Lock()
+        self._groups: list[list[Position]] = []
+        self._is_decided = False
+
+    @property
+    def positions(self) -> list[Position]:
+        return [position for group in self._groups for position in group]
+
+    def add(self, positions: Sequence[Position]) -> None:
+        """The places of one passage; of a text without any there is nothing to add."""
+        if positions:
+            with self._lock:
+                self._groups.append(list(positions))
+                self._is_decided = self._is_decided or self._cannot_pass()
+
+    def is_over(self) -> bool:
+        return self._is_decided or time.monotonic() > self._until
+
+    def said(self) -> str:
+        positions = self.positions
+        return f"{sum(position.agrees for position in positions)} of {len(positions)} next tokens are the same"
+
+    def notes(self) -> tuple[str, ...]:
+        read = len(self._groups)
+        if read == self._passages:
+            return ()
+        why = ": were the next tokens of all others the same, it would be refused too" if self._is_decided else ""
+        return (f"{read} of {self._passages} passages were read{why}",)
+
+    def _cannot_pass(self) -> bool:
+        """Whether it will be refused, whatever the passages say that are left.
+
+        So a stop here changes no verdict, and how often equal releases are refused stays what it is.
+        """
+        groups = [Group(sum(not each.agrees for each in group), len(group)) for group in self._groups]
+        if len(groups) < _FEWEST_PASSAGES or sum(group.bad for group in groups) < _FEWEST_DIFFERENCES:
+            return False
+        left = [Group(0, self._asked.positions)] * (self._passages - len(groups))
+        return Worth.of([*groups, *left], self._alpha).at_least(self._asked.margin) <= self._alpha / _OTHER_COMPARISONS
 
 
 def compare_positions(positions: Sequence[Position], asked: AgreementSpec, alpha: float) -> Comparison | None:
@@ -165,8 +219,3 @@ def _shown_answers(answers: Sequence[RunOn]) -> tuple[Differing, ...]:
         for answer in answers
         if not answer.same
     )[:_SHOWN]
-
-
-def _notes(positions: Sequence[Position], passages: int) -> tuple[str, ...]:
-    read = len({position.passage for position in positions})
-    return () if read == passages else (f"{read} of {passages} passages were read",)
