@@ -105,6 +105,12 @@ class QualitySpec(GateSpec):
     floor: float | None = Field(
         default=None, gt=0, lt=1, description="The share of right answers that a candidate must have, a first one too."
     )
+    endings: float | None = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="The share of written answers that may run on where those of the live release end. None: any.",
+    )
     concurrency: int = Field(default=4, ge=1, le=64, description="Questions that a node is asked at the same time.")
     max_seconds: float = Field(
         default=1800, gt=0, le=86_400, description="No question is put later. What has been answered by then is judged."

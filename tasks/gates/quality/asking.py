@@ -19,11 +19,15 @@ _LETTER_TOKENS = 8
 
 @dataclass(frozen=True)
 class Mark:
-    """One answer of one release. `error` says why there is none, which is not right either."""
+    """One answer of one release. `error` says why there is none, which is not right either.
+
+    `ended` says whether a written answer ended before its last token; None if it was not written, or if nobody knows.
+    """
 
     right: bool
     answer: str
     error: str = ""
+    ended: bool | None = None
 
 
 def mark(client: TritonClient, served: Served, question: Question, *, by_likelihood: bool) -> Mark:
@@ -31,12 +35,15 @@ def mark(client: TritonClient, served: Served, question: Question, *, by_likelih
     try:
         if question.scorer == "choice" and by_likelihood:
             return _likeliest(client, served, question)
-        answer = client.generate(served.name, _request(question)).text
+        counts = served.intent.serving.get("contract") == 2
+        answer = client.generate(served.name, _request(question, counts=counts))
     except TritonError as error:
         if error.retryable:
             raise
         return Mark(right=False, answer="", error=error.message)
-    return Mark(is_right(question, answer), answer)
+    written = question.scorer != "choice" and answer.tokens is not None
+    ended = (answer.tokens or 0) < question.max_tokens if written else None
+    return Mark(is_right(question, answer.text), answer.text, ended=ended)
 
 
 def tell_likelihoods(client: TritonClient, releases: Sequence[Served], questions: Sequence[Question]) -> bool:
@@ -75,13 +82,15 @@ def _letter_request(question: Question) -> dict[str, str | int | float]:
     }
 
 
-def _request(question: Question) -> dict[str, str | int | float | list[str]]:
+def _request(question: Question, *, counts: bool) -> dict[str, str | int | float | list[str]]:
     is_choice = question.scorer == "choice"
     request: dict[str, str | int | float | list[str]] = {
         "text_input": lettered(question) if is_choice else question.prompt,
         "max_tokens": _LETTER_TOKENS if is_choice else question.max_tokens,
         "temperature": 0.0,
     }
+    if counts:
+        request["return_num_output_tokens"] = True
     if question.stop:
         request["stop_words"] = list(question.stop)
     return request

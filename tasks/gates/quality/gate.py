@@ -19,6 +19,8 @@ from tasks.models.gates import QualitySpec
 from tasks.targets.gate_record import Comparison, Differing, Evidence, Figure
 
 MEASURE = "right answers"
+ENDINGS = "answers that end"
+"""Before their last token: a release that has lost its stop words runs on, be its answers right or wrong."""
 _SHOWN = 20
 _SHOWN_CHARACTERS = 1000
 
@@ -113,6 +115,10 @@ def _comparisons(
                 alpha=alpha,
             )
         )
+    ends = [(ours.ended, theirs.ended) for ours, theirs in pairs if ours.ended is not None and theirs.ended is not None]
+    if ends and asked.endings is not None:
+        ours, theirs = ([bool(pair[place]) for pair in ends] for place in (0, 1))
+        comparisons.append(compare_paired_answers(ENDINGS, ours, theirs, margin=asked.endings, alpha=alpha))
     if asked.floor is not None:
         right = sum(each.candidate.right for each in marked)
         comparisons.append(compare_with_floor(MEASURE, right, len(marked), asked.floor, alpha=alpha))

@@ -100,6 +100,26 @@ def test_no_answer_is_not_right_and_none_of_the_live_release_is_a_gap(asked: Qua
     assert "11 of 101" in evidence.gaps[0]
 
 
+def test_answers_that_run_on_are_told_apart_from_answers_that_end(asked: QualitySpec) -> None:
+    def runs_on(model: str, request: Mapping[str, Any]) -> Completion | str:
+        answer = answers(request)
+        if not isinstance(answer, str):
+            return answer
+        # One answer in ten of the live release runs on too.
+        ends = model == LIVE and not answer.endswith("7")
+        return Completion(answer, (), 0.01, tokens=3 if ends else request["max_tokens"])
+
+    at = trial(runs_on)
+    right, ends = QualityGate(asked).run(at).comparisons
+    assert right.difference == 0
+    assert (ends.measure, ends.samples, ends.difference) == ("answers that end", 100, -0.9) and ends.p_worse < 1e-9
+    assert all(request["return_num_output_tokens"] for _, request in at.answered.requests if "stop_words" in request)
+    # Nobody counts where the model's file does not want it, or the contract has no counts.
+    assert len(QualityGate(asked.model_copy(update={"endings": None})).run(trial(runs_on)).comparisons) == 1
+    without = trial(lambda model, request: answers(request), contract=1)
+    assert len(QualityGate(asked).run(without).comparisons) == 1
+
+
 def test_what_may_succeed_later_is_raised(asked: QualitySpec) -> None:
     def gone(model: str, request: Mapping[str, Any]) -> str:
         raise TritonError("gone", code="triton-unreachable", retryable=True)
