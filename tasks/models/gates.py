@@ -76,7 +76,7 @@ class AgreementSpec(GateSpec):
     positions: int = Field(default=4, ge=1, le=64, description="Places in each passage where both are asked.")
     margin: float = Field(
         default=0.05,
-        ge=0,
+        ge=0.001,
         le=0.5,
         description="The share of next tokens that may differ from those of the live release.",
     )
