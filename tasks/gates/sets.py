@@ -103,5 +103,7 @@ def lines_of(found: SetText) -> Iterator[tuple[int, Mapping[str, JsonValue]]]:
 def problem_at(found: SetText, line: int, problem: str) -> UsageError:
     """The error of a line that is not as it should be: UsageError `set-invalid`."""
     return UsageError(
-        f"{found.name}: line {line} {problem}", hint="docs/how-to/agreement-and-quality.md has the forms of sets", code="set-invalid"
+        f"{found.name}: line {line} {problem}",
+        hint="docs/how-to/agreement-and-quality.md has the forms of sets",
+        code="set-invalid",
     )

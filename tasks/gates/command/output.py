@@ -74,6 +74,6 @@ def read_output(lines: Sequence[str]) -> Output:
 def _invalid(problem: str) -> StepFailed:
     return StepFailed(
         f"the program of the command gate did not say what it found: {problem}",
-        hint='its last line is one JSON object, such as {"verdict": "passed"}; docs/how-to/agreement-and-quality.md has the form',
+        hint='its last line is one JSON object, such as {"verdict": "passed"}: docs/how-to/agreement-and-quality.md',
         code="gate-output-invalid",
     )

@@ -45,7 +45,9 @@ class QualityGate:
         """Raises UsageError `set-missing`, `set-invalid`, `set-changed`, `scorer-missing`, and TritonError that is
         retryable."""
         if trial.live is None and self.asked.floor is None:
-            return Evidence(notes=("no release was live and no floor is asked for, so there was nothing to compare with",))
+            return Evidence(
+                notes=("no release was live and no floor is asked for, so there was nothing to compare with",)
+            )
         questions = self._questions()
         clients = [trial.client(node) for node in trial.nodes]
         releases = [trial.candidate, *([] if trial.live is None else [trial.live])]

@@ -8,6 +8,7 @@ nothing that clients can ask for.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import cast
@@ -50,6 +51,10 @@ def _question(
         return _written(found, number, name, context, cast("Mapping[str, JsonValue]", first), target, scorer)
     continuations = [str(continuation) for _, continuation in requests]
     right = _place(target, continuations)
+    if len({before for before, _ in requests}) > 1:
+        raise problem_at(
+            found, number, "has another context for each continuation, and clients can ask for none of them"
+        )
     if right is None or not 1 < len(continuations) <= len(LETTERS):
         raise problem_at(found, number, f"is neither a written answer nor a choice of 2 to {len(LETTERS)}")
     choices = [continuation.strip() for continuation in continuations]
@@ -94,7 +99,7 @@ def _written(
     question: dict[str, object] = {"name": name, "prompt": context, "stop": [each for each in stop if each]}
     if isinstance(most := settings.get("max_gen_toks"), int):
         question["max_tokens"] = most
-    wanted = tuple(str(each) for each in target) if isinstance(target, list) else (str(target),)
+    wanted = _texts(target)
     if scorer == "numeric":
         numbers = _NUMBER.findall(str(target))
         if not numbers:
@@ -105,6 +110,16 @@ def _written(
     else:  # one of them, where `contains` of a question wants each
         question["regex"] = "|".join(re.escape(each) for each in wanted)
     return read_question(found, number, question)
+
+
+def _texts(target: JsonValue) -> tuple[str, ...]:
+    """The right answers: one, or those of a list, which lm-evaluation-harness writes as Python does."""
+    if isinstance(target, str) and target.startswith("["):
+        try:
+            target = cast("JsonValue", ast.literal_eval(target))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return (target,)
+    return tuple(str(each) for each in target) if isinstance(target, list) else (str(target),)
 
 
 def _place(target: JsonValue, continuations: list[str]) -> int | None:

@@ -45,7 +45,9 @@ def likeliest_choice(question: Question, likeliest: Sequence[tuple[str, float]])
 
 
 def lettered(question: Question) -> str:
-    """The prompt of a choice, with the choices below it."""
+    """The prompt of a choice, with the choices below it, unless they are letters that the prompt has explained."""
+    if question.choices == tuple(LETTERS[: len(question.choices)]):
+        return question.prompt
     choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
     return f"{question.prompt}\n{choices}\nAnswer with the letter of the right one alone."
 

@@ -94,6 +94,8 @@ def test_samples_with_written_answers_are_scored_as_the_models_file_says() -> No
         Question(name="document 7", prompt="How many?", max_tokens=20, stop=("Q:",), numeric=1007),
     )
     assert questions_of_samples(lines({**WRITTEN, "target": ["a", "b"]}), "exact")[0].exact == ("a", "b")
+    assert questions_of_samples(lines({**WRITTEN, "target": "['a', 'b']"}), "exact")[0].exact == ("a", "b")
+    assert questions_of_samples(lines({**WRITTEN, "target": "[sic]"}), "exact")[0].exact == ("[sic]",)
     assert questions_of_samples(lines({**WRITTEN, "target": ["a.", "b"]}), "contains")[0].regex == r"a\.|b"
     with pytest.raises(UsageError) as caught:
         questions_of_samples(found, None)
@@ -121,6 +123,7 @@ def test_samples_with_continuations_are_choices(target: object) -> None:
         {**CHOSEN, "arguments": {"gen_args_0": {"arg_0": "The sky is"}}},
         {**CHOSEN, "arguments": {"gen_args_0": {"arg_0": "The sky is", "arg_1": " up"}}},
         {**WRITTEN, "target": "many"},
+        {**CHOSEN, "arguments": [["He said", " up"], ["She said", " blue"]]},
     ],
 )
 def test_a_sample_that_cannot_be_asked_is_named(line: dict[str, Any]) -> None:

@@ -54,3 +54,5 @@ def test_the_choices_stand_below_the_prompt() -> None:
         "B. green",
         "C. blue",
     ]
+    letters = Question(prompt="Which?\nA. red\nB. green\nAnswer:", choices=("A", "B"), choice=0)
+    assert lettered(letters) == letters.prompt
