@@ -32,11 +32,14 @@ def overall(verdicts: Sequence[Verdict]) -> VerdictState:
 
 
 def _stated(comparison: Comparison, alpha: float, level: float) -> Comparison:
-    """The comparison with the loss that it could have seen beside the others: at the strictest level that Holm
-    knows."""
+    """The comparison with the loss that it could have seen beside the others: at the strictest level that Holm knows.
+
+    A larger loss varies more, so it grows faster than the quantiles: between their ratio and its square.
+    """
     if comparison.detectable is None or level == alpha:
         return comparison
-    beyond = (comparison.detectable - comparison.margin) * z_of_power(level) / z_of_power(alpha)
+    growth = (z_of_power(level) / z_of_power(alpha)) ** 1.5
+    beyond = (comparison.detectable - comparison.margin) * growth
     return comparison.model_copy(update={"detectable": comparison.margin + beyond})
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.gates.distributions import t_cdf, t_quantile, z_of_power
-from tasks.gates.proportions import needed_samples
+from tasks.gates.distributions import NORMAL, POWER, t_cdf, t_quantile
+from tasks.gates.proportions import loss_beyond, needed_samples
 from tasks.targets.gate_record import Comparison
 
 FEWEST_ITEMS = 5
@@ -45,7 +45,7 @@ def compare_paired_means(
     spread = np.concatenate([gains, [resolution, -resolution]]) if resolution else gains
     mean, error = float(gains.mean()), float(spread.std(ddof=1)) / math.sqrt(items)
     below, above = _tails(mean + margin, error, items - 1)
-    reach = t_quantile(1 - alpha, items - 1) * error
+    quantile = t_quantile(1 - alpha, items - 1)
     return Comparison(
         measure=measure,
         method=f"paired t, {items} items",
@@ -54,13 +54,13 @@ def compare_paired_means(
         candidate=float(ours.mean()),
         other=float(theirs.mean()),
         difference=mean,
-        lower=mean - reach,
-        upper=mean + reach,
+        lower=mean - quantile * error,
+        upper=mean + quantile * error,
         margin=margin,
         p_worse=below,
         p_fine=above,
         samples=items,
-        detectable=margin + z_of_power(alpha) * error,
+        detectable=loss_beyond(margin, error * error * items, resolution, items, quantile + NORMAL.inv_cdf(POWER)),
         needed=needed_samples(mean + margin, error, items, alpha),
     )
 

@@ -154,17 +154,20 @@ def _score(worse: int, better: int, prompts: int, difference: float, shift: floa
 
 
 def detectable_loss(flips: float, prompts: int, margin: float, level: float) -> float:
-    """The loss that a test at `level` refuses with a power of 0.8, if besides it a share `flips` of answers differs.
+    """The loss that a test at `level` refuses with a power of 0.8, if besides it a share `flips` of answers differs."""
+    least = max(flips, 1 / prompts)
+    return loss_beyond(margin + _CORRECTION / prompts, least, 1.0, prompts, z_of_power(level))
 
-    What is lost differs too: L = margin + z sqrt((flips + L - L²) / prompts), with z of the level and of the power, and
-    the correction for continuity on top.
+
+def loss_beyond(margin: float, variance: float, step: float, samples: int, z: float) -> float:
+    """The loss that lies `z` standard errors beyond the margin. `variance` is that of one sample without it.
+
+    What is lost varies as well: of steps of the size `step` so many that they make up a loss L, the variance is L step.
+    So L = margin + z sqrt((variance + L step) / samples).
     """
-    z, step = z_of_power(level), _CORRECTION / prompts
 
-    def excess(loss: float) -> float:
-        return margin + step + z * math.sqrt(max(flips + loss - loss * loss, 1 / prompts) / prompts) - loss
-
-    return falling_root(excess, 0.0, 1.0)
+    half = z * z * step / (2 * samples)
+    return margin + half + math.sqrt(half * half + z * z * (variance + margin * step) / samples)
 
 
 def needed_samples(distance: float, error: float, samples: int, level: float) -> int | None:
