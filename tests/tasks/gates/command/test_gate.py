@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from infra.errors import EnginehouseError
-from tasks.gates.command.gate import CommandGate
+from tasks.gates.command.gate import CommandGate, evidence_of
+from tasks.gates.command.output import read_output
 from tasks.models.gates import CommandSpec
 from tasks.targets.gate_record import Evidence
-from tests.tasks.gates.trials import CANDIDATE, LIVE, trial
+from tests.tasks.gates.trials import CANDIDATE, LIVE, silent, trial
 
 
 def asked(code: str, metrics: Mapping[str, Any] | None = None, **fields: Any) -> CommandSpec:
@@ -25,9 +26,9 @@ def asked(code: str, metrics: Mapping[str, Any] | None = None, **fields: Any) ->
 
 
 def run(output: object, metrics: Mapping[str, Any] | None = None, *, live: bool = True) -> Evidence:
-    """What a program comes to that says this."""
-    code = f"import sys; print({json.dumps(output)!r}); print('a warning', file=sys.stderr)"
-    return CommandGate(asked(code, metrics)).run(trial(lambda model, request: "", live=live))
+    """What a program comes to that says this, with a warning after it."""
+    wanted = asked("pass", metrics).metrics
+    return evidence_of(read_output([json.dumps(output), "a warning"]), wanted, trial(silent, live=live))
 
 
 def test_the_program_is_told_where_both_releases_answer_and_nothing_else(
@@ -40,7 +41,7 @@ def test_the_program_is_told_where_both_releases_answer_and_nothing_else(
     code = (
         f"""import json, os; json.dump(dict(os.environ), open({str(seen)!r}, "w")); print('{{"verdict": "passed"}}')"""
     )
-    CommandGate(asked(code)).run(trial(lambda model, request: ""))
+    CommandGate(asked(code)).run(trial(silent))
     environment = json.loads(seen.read_text())
     assert {name: value for name, value in environment.items() if name.startswith("GATE_")} == {
         "GATE_TRITON_HTTP": "http://127.0.0.1:9",
@@ -92,33 +93,40 @@ def test_what_the_file_asks_for_and_the_program_does_not_say_is_a_gap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "problem"),
+    "line",
     [
-        ("print('fine')", "gate-output-invalid"),
-        ("print('{')", "gate-output-invalid"),
-        ("print('{}')", "gate-output-invalid"),
-        ("""print('{"verdict": "good"}')""", "gate-output-invalid"),
-        ("""print('{"verdict": "passed", "more": 1}')""", "gate-output-invalid"),
-        ("""print('{"metrics": [{"name": "a", "candidate": [NaN]}]}')""", "gate-output-invalid"),
-        ("""print('{"metrics": [{"name": "a", "candidate": [1], "live": [1, 2]}]}')""", "gate-output-invalid"),
-        ("raise SystemExit(3)", "gate-command-failed"),
-        ("""print('{"verdict": "passed"}'); raise SystemExit(1)""", "gate-command-failed"),
+        "fine",
+        "{",
+        "{}",
+        '{"verdict": "good"}',
+        '{"verdict": "passed", "more": 1}',
+        '{"metrics": [{"name": "a", "candidate": [NaN]}]}',
+        '{"metrics": [{"name": "a", "candidate": []}]}',
+        '{"metrics": [{"name": "a", "candidate": [1], "live": [1, 2]}]}',
+        '{"metrics": [{"name": "a", "candidate": [1]}, {"name": "a", "candidate": [1]}]}',
     ],
 )
-def test_a_program_that_does_not_say_what_it_found_is_an_error(code: str, problem: str) -> None:
+def test_what_does_not_say_what_was_found_is_an_error(line: str) -> None:
     with pytest.raises(EnginehouseError) as caught:
-        CommandGate(asked(code)).run(trial(lambda model, request: ""))
-    assert caught.value.code == problem and not caught.value.retryable
+        read_output([line])
+    assert caught.value.code == "gate-output-invalid" and not caught.value.retryable
+
+
+def test_a_program_that_fails_has_said_nothing() -> None:
+    code = """import sys; print('{"verdict": "passed"}'); print("a warning", file=sys.stderr); raise SystemExit(3)"""
+    with pytest.raises(EnginehouseError) as caught:
+        CommandGate(asked(code)).run(trial(silent))
+    assert caught.value.code == "gate-command-failed" and "a warning" in caught.value.hint
 
 
 def test_a_program_that_does_not_end_is_ended() -> None:
     with pytest.raises(EnginehouseError) as caught:
-        CommandGate(asked("import time; time.sleep(60)", timeout_s=0.3)).run(trial(lambda model, request: ""))
+        CommandGate(asked("import time; time.sleep(60)", timeout_s=0.3)).run(trial(silent))
     assert caught.value.code == "step-timeout"
 
 
 def test_a_program_that_is_missing_is_an_error() -> None:
     gate = CommandGate(CommandSpec(gate="command", command=("/nowhere/program",)))
     with pytest.raises(EnginehouseError) as caught:
-        gate.run(trial(lambda model, request: ""))
+        gate.run(trial(silent))
     assert caught.value.code == "tool-missing"
