@@ -111,22 +111,13 @@ def test_another_template_is_told_apart(house: House) -> None:
 
 def test_a_stop_word_that_is_lost_is_told_apart_by_answers_that_run_on(house: House) -> None:
     broken = without_its_end(house.weights / "q8_0", house.weights / "ends")
-    capitals = (
-        "France",
-        "Italy",
-        "Spain",
-        "Germany",
-        "Japan",
-        "Egypt",
-        "Greece",
-        "Poland",
-        "Cuba",
-        "Peru",
-        "Chile",
-        "India",
+    # Those that the live release names in a sentence of seven tokens or so.
+    countries = (
+        "Germany Japan Egypt Greece Poland Cuba Peru Chile India China Russia Norway Sweden Turkey Kenya Austria"
     )
     lines = [
-        {"prompt": f"What is the capital of {country}?", "regex": "[A-Z]", "max_tokens": 32} for country in capitals
+        {"prompt": f"What is the capital of {country}?", "regex": "[A-Z]", "max_tokens": 16}
+        for country in countries.split()
     ]
     (house.weights / "set.jsonl").write_text("\n".join(map(json.dumps, lines)))
     asked = QualitySpec(gate="quality", questions=SetSource(uri=f"file://{house.weights}/set.jsonl"), concurrency=2)
