@@ -15,10 +15,10 @@ from infra.triton.client import Completion, TritonClient
 from tasks.gates.agreement.passages import Passage
 from tasks.gates.protocol import Served
 
-ASKED_AGAIN = 2
+ASKED_AGAIN = 1
 """How often both releases are asked again where their tokens differ. Where two tokens are equally likely, a batch of
 another size rounds the one or the other way, and one release differs from itself: with one answer each, two equal
-releases would differ at half of such places, with three each at one of 32."""
+releases would differ at half of such places, with two each at one of eight."""
 
 
 class CandidateFailed(Exception):

@@ -69,13 +69,13 @@ def test_releases_that_differ_from_themselves_as_often_as_from_each_other_agree(
     noise = random.Random(1)
 
     def answer(model: str, request: Mapping[str, Any]) -> str:
-        # One place in five is a tie of two tokens.
-        tie = hash_of(request["text_input"]) < 0.2
+        # One place in twenty is a tie of two tokens.
+        tie = request["max_tokens"] == 1 and hash_of(request["text_input"]) < 0.05
         return noise.choice(["one", "other"]) if tie else echo(model, request)
 
-    evidence = run(answer)
-    assert figures(evidence)["places where the next token differs"] <= 2
-    assert figures(evidence)["places where a release differs from itself"] > 5
+    evidence = run(answer, AgreementSpec(gate="agreement"))
+    assert figures(evidence)["places where the next token differs"] <= 5
+    assert figures(evidence)["places where a release differs from itself"] > 3
     assert evidence.comparisons[0].p_fine < 0.05
 
 
