@@ -176,7 +176,8 @@ def _read(value: object, _: ValidatorFunctionWrapHandler) -> GateSpec:
 
 
 def _json_schema(_: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-    union = Union[tuple(GATE_SPECS.values())] if GATE_SPECS else GateSpec  # noqa: UP007
+    # `agreement:` without anything is the gate as it comes.
+    union = Union[(*GATE_SPECS.values(), None)]
     return handler(TypeAdapter[GateSpec](cast("type[GateSpec]", union)).core_schema)
 
 
@@ -214,7 +215,8 @@ class Gates(Spec):
             return value
         document: dict[str, object] = {}
         mistakes: list[InitErrorDetails] = []
-        for name, asked in cast("Mapping[str, object]", value).items():
+        for key, asked in cast("Mapping[object, object]", value).items():
+            name = str(key)
             document[name] = asked
             if name in cls.model_fields or isinstance(asked, GateSpec):
                 continue
@@ -233,11 +235,12 @@ def _problem_of(name: str, asked: object) -> str:
         return "is always there: `prompts` are what it asks"
     if not _NAME.fullmatch(name):
         return "a gate's name has lowercase letters, digits and dashes"
-    if not isinstance(asked, Mapping):
-        return "is a table of what the gate is asked for"
-    kind = cast("Mapping[str, object]", asked).get("gate", name)
-    known = [*GATE_SPECS] if "gate" in asked else [*GATE_SPECS, *Gates.model_fields]
-    return "" if kind in GATE_SPECS else f"there is no gate '{kind}'{_near(str(kind), known)}"
+    table = cast("Mapping[str, object]", asked) if isinstance(asked, Mapping) else None
+    kind = name if table is None else str(table.get("gate", name))
+    if kind not in GATE_SPECS:
+        known = [*GATE_SPECS] if table is not None and "gate" in table else [*GATE_SPECS, *Gates.model_fields]
+        return f"there is no gate '{kind}'{_near(kind, known)}"
+    return "is a table of what the gate is asked for" if table is None else ""
 
 
 def _refuse_unknown(title: str, given: Iterable[str], known: Iterable[str]) -> None:
