@@ -69,7 +69,7 @@ class SetSource(Spec):
 class AgreementSpec(GateSpec):
     """The next token after the same beginnings of texts, by the candidate and by the live release."""
 
-    gate: Literal["agreement"]
+    gate: Literal["agreement"] = "agreement"
     passages: SetSource | None = Field(
         default=None, description="Texts of your own: JSON lines with `text`, or paragraphs. None: 64 of Enginehouse."
     )
@@ -92,7 +92,7 @@ SampleScorer: TypeAlias = Literal["exact", "contains", "numeric"]
 class QualitySpec(GateSpec):
     """Questions with known answers, put to the candidate and to the live release."""
 
-    gate: Literal["quality"]
+    gate: Literal["quality"] = "quality"
     questions: SetSource | None = Field(
         default=None, description="A set of your own, or samples of lm-evaluation-harness. None: that of Enginehouse."
     )
@@ -139,7 +139,7 @@ class MetricSpec(Spec):
 class CommandSpec(GateSpec):
     """A program that asks the candidate and says what it found as JSON."""
 
-    gate: Literal["command"]
+    gate: Literal["command"] = "command"
     command: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         min_length=1, description="The program with its arguments. No shell reads them."
     )
