@@ -37,7 +37,8 @@ from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.serving.generation import files_in
 from tasks.triton.backend_config import BACKEND
-from tasks.triton.config import TENSORRT_LLM
+from tasks.triton.config import LLM, TENSORRT_LLM
+from tasks.triton.llm_processes import own_cores
 from tasks.triton.placement import place_release, placed_models, write_public
 from tasks.triton.protobuf import parse_config, render
 from tasks.triton.repository import TOKENIZER_FOLDER
@@ -96,7 +97,10 @@ def ours(folder: Path, models: Path, client: TritonClient) -> None:
     engine, artifact = folder / "engine", folder / "artifact"
     TrtEngineKind(spec()).write_release(limits(), files_in(engine / TOKENIZER_FOLDER), artifact)
     stand_in(artifact / TENSORRT_LLM)
+    # As a node does it, which also chooses how many processes `llm` gets.
     place_release(artifact, engine, models, "bench", 1, grpc=client.grpc)
+    config = parse_config((models / f"bench--r1--{LLM}" / "config.pbtxt").read_text())
+    print(f"{own_cores()} cores: {config.instance_group[0].count} processes of {LLM} for {SLOTS} slots", flush=True)
     write_public(models, "bench", 1)
     for name in (*placed_models(models, "bench", 1), "bench"):
         client.load(name)

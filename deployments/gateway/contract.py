@@ -18,9 +18,9 @@ from deployments.gateway.messages import (
 from deployments.gateway.tensors import malformed, size_of
 from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.contract import MAX_BATCH_SIZE
-from tasks.serving.tickets import TICKET
+from tasks.serving.tickets import HANDED_ON, TICKET
 
-_OURS = (TICKET, CANCELLATION_ID)
+_OURS = (TICKET, HANDED_ON, CANCELLATION_ID)
 """Tensors of `llm` that are for Enginehouse alone."""
 
 VERSION = "1"

@@ -106,7 +106,7 @@ def write_engine_release(
     )
     configs = {
         TENSORRT_LLM: engine,
-        LLM: llm_config(contract=serving.contract, instances=parameters.llm_instances, calls=TENSORRT_LLM),
+        LLM: llm_config(contract=serving.contract, calls=TENSORRT_LLM),
         RELEASE: release_config(serving.contract),
     }
     check_compatibility(

@@ -78,6 +78,11 @@ METRICS = (
 )
 
 
+def share_of(slots: int, instance: int, instances: int) -> int:
+    """The slots of an engine that one of the processes before it counts as its own: all of them add up."""
+    return slots // instances + (instance < slots % instances)
+
+
 class Figures:
     """Of one engine that generates `slots` requests at once, and starts others in the order in which they came.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,18 @@ import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImp
 
 from .answers import encode_answers
 from .cancellation import CANCELLATION_ID
-from .contract import Answer, GenerationRequest, RequestRefused
+from .contract import Answer, GenerationRequest, RequestRefused, Tensor
 from .engine import Engine
 from .failures import FailureCode, with_code
-from .figures import UNCOUNTED, Figures
+from .figures import UNCOUNTED, Figures, share_of
+from .handing_on import WITNESS_WANTED, Handed, HandingOn, key_of
 from .metrics import Metrics
+from .packing import pack, unpack
 from .parsing import parse_request
+from .peers import Peers, scope_of
 from .runner import Reply, Runner
 from .settings import ServingSettings
-from .tickets import TICKET, Tickets
+from .tickets import HANDED_ON, TICKET, Tickets
 
 if TYPE_CHECKING:
     from .traces import Traces
@@ -41,6 +44,9 @@ _CODES: dict[FailureCode, str] = {
     "internal": "INTERNAL",
 }
 
+_LOST = "a process of this model is not healthy"
+"""As Triton says it of one that a request would have gone to."""
+
 
 class TritonPythonModel:
     """Triton's interface to a decoupled Python model."""
@@ -48,55 +54,105 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = ServingSettings.read(folder)
-        configured: dict[str, dict[str, str]] = json.loads(args["model_config"])["parameters"]
-        parameters = {key: value["string_value"] for key, value in configured.items()}
+        config: dict[str, Any] = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        instances, instance = config["instance_group"][0]["count"], int(args["model_instance_name"].rpartition("_")[2])
         self._contract = settings.contract
         self._tickets = Tickets(_ticket)
         engine = load_engine(folder, settings, parameters)
-        self._figures = Figures(settings.slots)
+        self._figures = Figures(share_of(settings.slots, instance, instances))
         self._metrics = Metrics(_triton, args, self._figures, engine.cache_usage)
         self._traces = load_traces(args["model_name"])
         if self._traces is not None:
             engine = self._traces.traced_engine(engine)
         self._runner = Runner(engine, settings.request_timeout_s)
+        self._peers: Peers | None = None
+        self._handing_on: HandingOn | None = None
+        if instances > 1:
+            self._peers = Peers(scope_of(args["model_repository"]), instance)
+            self._handing_on = HandingOn(
+                self._runner,
+                self._peers,
+                given=_ticket,
+                failed=partial(_error, self._contract, "unavailable"),
+                final=_FINAL,
+                patience_s=settings.request_timeout_s,
+            )
+            self._runner.wait_for(self._peers.open(self._handing_on))
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
-            sender = request.get_response_sender()
-            figures = Figures() if request.request_id() == UNCOUNTED else self._figures
-            try:
-                tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-                if TICKET in tensors:
-                    number = int(tensors[TICKET].flat[0])
-                    self._runner.call(self._tickets.bring, number, sender, request.is_cancelled(), _FINAL)
-                    continue
-                if CANCELLATION_ID in tensors:
-                    key = bytes(tensors[CANCELLATION_ID].flat[0]).decode(errors="replace")
-                    self._runner.call(self._cancel, key, sender)
-                    continue
-                parameters = json.loads(request.parameters())
-                key = parameters.pop(CANCELLATION_ID, None)
-                rows = parse_request(tensors, parameters, self._contract)
-            except RequestRefused as error:
-                figures.refused("invalid")
-                self._traced(request, TritonReply(sender, (), self._contract)).fail("invalid", str(error))
-            else:
-                if set(request.requested_output_names()) == {TICKET}:
-                    sender = ticketed = self._tickets.take(sender, len(rows))
-                    key = secrets.token_hex()
-                    ticketed.when_cancelled = partial(self._runner.cancel, key)
-                    self._runner.call(ticketed.give)
-                reply = self._traced(request, TritonReply(sender, rows, self._contract))
-                self._runner.submit(rows, reply, figures, key)
+            self._execute(request, request.get_response_sender())
 
     def finalize(self) -> None:
-        self._runner.close()
+        self._runner.close(None if self._handing_on is None else self._handing_on.close)
         self._metrics.close()
         if self._traces is not None:
             self._traces.close()
 
+    def _execute(self, request: Any, sender: Any) -> None:
+        tensors: dict[str, Tensor] = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if CANCELLATION_ID in tensors:
+            self._runner.call(self._cancel, _text(tensors[CANCELLATION_ID]).decode(errors="replace"), sender)
+            return
+        if TICKET in tensors:
+            self._bring(request, sender, int(tensors[TICKET].flat[0]), tensors.get(HANDED_ON))
+            return
+        if self._peers is not None and self._peers.lost:
+            # Triton takes such a model for ready. So its node hears it, when it asks, and everybody else.
+            sender.send(_error(self._contract, "unavailable", _LOST), flags=_FINAL)
+            return
+        parameters: dict[str, object] = json.loads(request.parameters())
+        key = parameters.pop(CANCELLATION_ID, None)
+        takes = set(request.requested_output_names()) <= {TICKET, HANDED_ON}
+        if takes and self._handing_on is not None:
+            rows = len(next(iter(tensors.values()), "1"))
+            self._runner.call(self._handing_on.take, sender, rows, pack(tensors, parameters))
+            return
+        try:
+            rows = parse_request(tensors, parameters, self._contract)
+        except RequestRefused as error:
+            self._refusal(request, sender, error)()
+            return
+        if takes:
+            sender = ticketed = self._tickets.take(sender, len(rows))
+            key = secrets.token_hex()
+            ticketed.when_cancelled = partial(self._runner.cancel, key)
+            self._runner.call(ticketed.give)
+        reply = self._traced(request, TritonReply(sender, rows, self._contract))
+        self._runner.submit(rows, reply, self._figures_of(request), key if isinstance(key, str) else None)
+
+    def _bring(self, request: Any, sender: Any, number: int, handed_on: Tensor | None) -> None:
+        """A second step, that of a request or one that only looks."""
+        if self._handing_on is None:
+            self._runner.call(self._tickets.bring, number, sender, request.is_cancelled(), _FINAL)
+        elif handed_on is None:
+            self._runner.call(self._handing_on.look, number, sender, request.is_cancelled())
+        elif (packed := _text(handed_on)) == WITNESS_WANTED:
+            self._runner.call(self._handing_on.keep, number, sender, request.is_cancelled())
+        else:
+            handed = Handed(self._handing_on, number, sender)
+            try:
+                rows = parse_request(*unpack(packed), self._contract)
+            except RequestRefused as error:
+                start = self._refusal(request, handed, error)
+            else:
+                reply = self._traced(request, TritonReply(handed, rows, self._contract))
+                start = partial(self._runner.start, rows, reply, self._figures_of(request), key_of(number))
+            self._runner.call(self._handing_on.bring, number, start)
+
+    def _refusal(self, request: Any, sender: Any, error: RequestRefused) -> Callable[[], None]:
+        self._figures_of(request).refused("invalid")
+        return partial(self._traced(request, TritonReply(sender, (), self._contract)).fail, "invalid", str(error))
+
+    def _figures_of(self, request: Any) -> Figures:
+        return Figures() if request.request_id() == UNCOUNTED else self._figures
+
     def _cancel(self, key: str, sender: Any) -> None:
-        self._runner.cancel(key)
+        if self._handing_on is None:
+            self._runner.cancel(key)
+        else:
+            self._handing_on.cancel(key)
         sender.send(flags=_FINAL)
 
     def _traced(self, request: Any, reply: Reply) -> Reply:
@@ -145,17 +201,28 @@ class TritonReply:
 
     def fail(self, code: FailureCode, message: str) -> None:
         self._ended = True
-        said = message if self._contract == 1 else with_code(message, code)
-        error = _triton.TritonError(said, getattr(_triton.TritonError, _CODES[code]))
-        self._sender.send(_triton.InferenceResponse(error=error), flags=_FINAL)
+        self._sender.send(_error(self._contract, code, message), flags=_FINAL)
 
     def is_cancelled(self) -> bool:
         # Triton frees what it would look at with the last response, and 2.51 dies of the question.
         return not self._ended and self._sender.is_cancelled()
 
 
-def _ticket(number: int, rows: int) -> Any:
-    return _triton.InferenceResponse([_triton.Tensor(TICKET, np.full((rows, 1), number, dtype=np.uint64))])
+def _error(contract: int, code: FailureCode, message: str) -> Any:
+    said = message if contract == 1 else with_code(message, code)
+    return _triton.InferenceResponse(error=_triton.TritonError(said, getattr(_triton.TritonError, _CODES[code])))
+
+
+def _ticket(number: int, rows: int, handed_on: bytes = b"") -> Any:
+    tensors = [_triton.Tensor(TICKET, np.full((rows, 1), number, dtype=np.uint64))]
+    if handed_on:
+        # The step that it is for takes it as optional: what only looks has none.
+        tensors.append(_triton.Tensor(HANDED_ON, np.array([[handed_on], *[[b""]] * (rows - 1)], dtype=object)))
+    return _triton.InferenceResponse(tensors)
+
+
+def _text(tensor: Tensor) -> bytes:
+    return bytes(tensor.flat[0])
 
 
 @cache

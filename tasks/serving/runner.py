@@ -47,12 +47,13 @@ class Reply(Protocol):
     def is_cancelled(self) -> bool: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
-    """A request that runs; without a `key` nobody cancels it by one."""
+    """A request that runs; without a `key` nobody cancels it by one. `why` is what its client hears if it is."""
 
     reply: Reply
     key: str | None
+    why: tuple[FailureCode, str] = ("cancelled", "the client cancelled the request")
 
 
 class Runner:
@@ -83,7 +84,7 @@ class Runner:
         """
         counted = figures or Figures()
         try:
-            self._loop.call_soon_threadsafe(self._start, requests, _Job(reply, key), counted, time.monotonic())
+            self._loop.call_soon_threadsafe(self.start, requests, reply, counted, key, time.monotonic())
         except RuntimeError:  # the loop is closed
             self._refuse(requests, reply, counted, GOING_DOWN)
 
@@ -92,48 +93,70 @@ class Runner:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(work, *arguments)
 
+    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something on the event loop, from another thread, until it is done."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
     def cancel(self, key: str) -> None:
         """End the request of that key, on the event loop, where it still runs: its client has left."""
         self._cancel(lambda job: job.key == key)
 
-    def close(self) -> None:
-        """Fail what still runs, then free the engine. Again it does nothing."""
+    def fail(self, key: str | None, code: FailureCode, message: str) -> None:
+        """End it by an error; without a key all that run."""
+        for job in self._jobs.values():
+            if key is None or job.key == key:
+                job.why = code, message
+        self._cancel(lambda job: key is None or job.key == key)
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Fail what still runs, then free the engine, and do what is the `last`. Again it does nothing."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self.wait_for(self._close())
+        if last is not None:
+            self.wait_for(last())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def _start(self, requests: Sequence[GenerationRequest], job: _Job, figures: Figures, arrived: float) -> None:
+    def start(
+        self,
+        requests: Sequence[GenerationRequest],
+        reply: Reply,
+        figures: Figures,
+        key: str | None,
+        arrived: float | None = None,
+    ) -> None:
+        """What `submit` does, on the event loop. `arrived` is when the request did, by the monotonic clock: now."""
         if self._closed:
-            self._refuse(requests, job.reply, figures, GOING_DOWN)
+            self._refuse(requests, reply, figures, GOING_DOWN)
         elif self._rows + len(requests) > MAX_RUNNING:
             message = f"{self._rows} requests are running or waiting; at most {MAX_RUNNING} may"
-            self._refuse(requests, job.reply, figures, message)
+            self._refuse(requests, reply, figures, message)
         else:
             self._rows += len(requests)
-            rows = [figures.row(arrived) for _ in requests]
-            task = self._loop.create_task(self._run(requests, job.reply, rows))
+            rows = [figures.row(arrived or time.monotonic()) for _ in requests]
+            job = _Job(reply, key)
+            task = self._loop.create_task(self._run(requests, job, rows))
             self._jobs[task] = job
-            task.add_done_callback(partial(self._ended, rows, job.reply))
+            task.add_done_callback(partial(self._ended, rows))
 
     def _refuse(self, requests: Sequence[GenerationRequest], reply: Reply, figures: Figures, message: str) -> None:
         for _ in requests:
             figures.refused("unavailable")
         reply.fail("unavailable", message)
 
-    def _ended(self, rows: Sequence[Row], reply: Reply, task: asyncio.Task[None]) -> None:
-        del self._jobs[task]
+    def _ended(self, rows: Sequence[Row], task: asyncio.Task[None]) -> None:
+        job = self._jobs.pop(task)
         self._rows -= len(rows)
         if task.cancelled():  # before it ran, so it never did
-            self._fail(rows, reply, *self._why_cancelled())
+            self._fail(rows, job.reply, *self._why_cancelled(job))
 
-    async def _run(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
-        fail = partial(self._fail, rows, reply)
+    async def _run(self, requests: Sequence[GenerationRequest], job: _Job, rows: Sequence[Row]) -> None:
+        fail = partial(self._fail, rows, job.reply)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._answer(requests, reply, rows)
+                await self._answer(requests, job.reply, rows)
         except PromptTooLong as error:
             fail("context-length", str(error))
         except RequestRefused as error:
@@ -145,7 +168,7 @@ class Runner:
         except TimeoutError:
             fail("deadline", f"not answered within the deadline of {self._timeout_s:g} s")
         except asyncio.CancelledError:
-            fail(*self._why_cancelled())
+            fail(*self._why_cancelled(job))
         except Exception as error:
             # A fault of this code must not leave a client waiting; its trace goes to the server's log.
             fail("internal", f"{type(error).__name__}: {error}")
@@ -156,8 +179,8 @@ class Runner:
             row.end(code)
         reply.fail(code, message)
 
-    def _why_cancelled(self) -> tuple[FailureCode, str]:
-        return ("unavailable", GOING_DOWN) if self._closed else ("cancelled", "the client cancelled the request")
+    def _why_cancelled(self, job: _Job) -> tuple[FailureCode, str]:
+        return ("unavailable", GOING_DOWN) if self._closed else job.why
 
     async def _answer(self, requests: Sequence[GenerationRequest], reply: Reply, rows: Sequence[Row]) -> None:
         if requests[0].stream:

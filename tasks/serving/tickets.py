@@ -16,6 +16,10 @@ from typing import Any, Protocol
 TICKET = "ticket"
 """The tensor, `[batch, 1]`: the output of the first step, and the one input of the second."""
 
+HANDED_ON = "handed_on"
+"""The tensor beside it where several processes share tickets (`handing_on`), BYTES `[batch, 1]`: the request in its
+first row."""
+
 
 class Sender(Protocol):
     """What Triton has for each request of a decoupled model; `flags` other than 0 end the request."""

@@ -14,7 +14,7 @@ from tasks.serving.called import CALLED_MODEL, CALLED_SERVER, DRAFT_MODEL
 from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.contract import CONTRACT, MAX_BATCH_SIZE, inputs_of, outputs_of
 from tasks.serving.llmapi import ENGINE_PATH
-from tasks.serving.tickets import TICKET
+from tasks.serving.tickets import HANDED_ON, TICKET
 from tasks.triton.protobuf import KIND_CPU, ModelConfig, data_type, new_config, parse_config, render
 
 TENSORRT_LLM = "tensorrt_llm"
@@ -35,6 +35,7 @@ def llm_config(
     drafts: str = "",
     engine_in_place: bool = False,
     tickets: bool = False,
+    hands_on: bool = False,
 ) -> str:
     """The model `llm`: the Python backend, decoupled. With `calls` it has no engine and calls the model of that name.
 
@@ -42,7 +43,8 @@ def llm_config(
 
     The engine lies in the model's own folder, or with `engine_in_place` where the node keeps it. Each instance is a
     process that batches by itself; if the engine runs in it, each has its own copy of the weights. With `tickets` it
-    gives out and takes those of `tasks/serving/tickets.py`, of which another instance would know nothing.
+    gives out and takes those of `tasks/serving/tickets.py`, and if it `hands_on` what is beside them, so that another
+    instance may take them.
     """
     config = _with_contract(LLM, contract)
     for tensor in config.input:
@@ -53,6 +55,9 @@ def llm_config(
     if tickets:
         config.input.add(name=TICKET, data_type=data_type("UINT64"), dims=[1], optional=True)
         config.output.add(name=TICKET, data_type=data_type("UINT64"), dims=[1])
+    if hands_on:
+        config.input.add(name=HANDED_ON, data_type=data_type("BYTES"), dims=[1], optional=True)
+        config.output.add(name=HANDED_ON, data_type=data_type("BYTES"), dims=[1])
     config.backend = "python"
     config.model_transaction_policy.decoupled = True
     # Its engine decides on devices, so Triton need not.
@@ -66,17 +71,19 @@ def llm_config(
     return render(config)
 
 
-def release_config(contract: int = CONTRACT, *, tickets: bool = False) -> str:
+def release_config(contract: int = CONTRACT, *, tickets: bool = False, hands_on: bool = False) -> str:
     """The ensemble `release`, which passes the whole contract to `llm`, optional inputs included.
 
-    With `tickets` its two steps are one request, and a client that leaves ends it.
+    With `tickets` its two steps are one request, and a client that leaves ends it. If it `hands_on`, they may run in
+    different instances of `llm`.
     """
     config = _with_contract(RELEASE, contract)
     config.platform = "ensemble"
     taking = carrying = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
     if tickets:
         carrying = config.ensemble_scheduling.step.add(model_name=LLM, model_version=-1)
-        taking.output_map[TICKET] = carrying.input_map[TICKET] = TICKET
+        for tensor in (TICKET, HANDED_ON) if hands_on else (TICKET,):
+            taking.output_map[tensor] = carrying.input_map[tensor] = tensor
     for tensor in inputs_of(contract):
         taking.input_map[tensor.name] = tensor.name
     for tensor in outputs_of(contract):

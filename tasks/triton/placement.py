@@ -10,6 +10,7 @@ from pathlib import Path
 
 from infra.files import remove_tree, whole_folder
 from tasks.serving.llmapi import ENGINE_PATH
+from tasks.serving.settings import ServingSettings
 from tasks.triton.config import (
     ENGINE_FOLDER,
     LLM,
@@ -19,7 +20,8 @@ from tasks.triton.config import (
     instantiate,
     public_config,
 )
-from tasks.triton.protobuf import parse_config
+from tasks.triton.llm_processes import chosen_processes, is_chosen_by_node, own_cores
+from tasks.triton.protobuf import parse_config, render
 from tasks.triton.repository import LOAD_ORDER, TOKENIZER_FOLDER, models_of
 
 _ENGINES = (TENSORRT_LLM, TENSORRT_LLM_DRAFT)
@@ -49,6 +51,7 @@ def place_release(
     *,
     grpc: str,
     server: EngineServer | None = None,
+    cores: int | None = None,
 ) -> None:
     """Put a release before Triton: each model's folder appears whole, read-only, under its name on the server.
 
@@ -58,7 +61,8 @@ def place_release(
     and Triton would then load the running model again when the public name moves.
 
     The release's `llm` calls the model of the C++ backend at `grpc`, `host:port` of Triton's own. With `server` that
-    model is put before the server of the engine, and called there.
+    model is put before the server of the engine, and called there. `cores` are those of the node, by default of this
+    machine, by which `llm` gets its processes where the release leaves that to its node.
     """
     relatives = models_of(repository)
     names = release_names(model, release, relatives)
@@ -72,6 +76,8 @@ def place_release(
         # Outside of what Triton watches: it would take an unfinished folder for a model.
         with whole_folder(folder, partial=models.parent / "placing" / name) as partial:
             write_model(repository / relative, partial, names, engine, grpc if server is None else server.grpc)
+            if relative == LLM:
+                _choose_processes(partial, own_cores() if cores is None else cores)
             if relative == LLM and LLM not in readers:
                 own = TOKENIZER_FOLDER if readers else ENGINE_FOLDER
                 shutil.copytree(engine / own if readers else engine, partial / "1" / own)
@@ -132,6 +138,15 @@ def write_public(models: Path, model: str, release: int, alias: str = "") -> Non
     placed = models / release_names(model, release)[RELEASE]
     fresh.write_text(public_config(name, (placed / "config.pbtxt").read_text()))
     fresh.replace(folder / "config.pbtxt")
+
+
+def _choose_processes(llm: Path, cores: int) -> None:
+    path = llm / "config.pbtxt"
+    config = parse_config(path.read_text())
+    if is_chosen_by_node(config):
+        slots = ServingSettings.read(llm / "1").slots
+        config.instance_group[0].count = chosen_processes(slots, cores)
+        path.write_text(render(config))
 
 
 def _reads_in_place(model: Path) -> bool:

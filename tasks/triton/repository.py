@@ -10,7 +10,7 @@ from tasks.serving.settings import ADAPTER_FOLDER, FILE_NAME, ServingSettings
 from tasks.store.identity import canonical
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT, llm_config, release_config
 
-REPOSITORY_VERSION = 3
+REPOSITORY_VERSION = 4
 """Raise it when `write_release` or the tables behind it change what is written beside the serving code."""
 
 LOAD_ORDER = (TENSORRT_LLM_DRAFT, TENSORRT_LLM, LLM, RELEASE)
@@ -33,7 +33,7 @@ def write_release(
     output: Path,
     serving: ServingSettings,
     *,
-    instances: int = 1,
+    instances: int | None = 1,
     tensorrt_llm: str = "",
     tensorrt_llm_draft: str = "",
     engine_in_place: bool = False,
@@ -42,7 +42,8 @@ def write_release(
 
     They are `llm` and `release`, and for an engine in the C++ backend also `tensorrt_llm`, with that text as its
     configuration, and `tensorrt_llm_draft` for that of a draft model. With `engine_in_place`, `llm` itself reads the
-    engine where the node keeps it.
+    engine where the node keeps it. `instances` of `llm`, processes, None: as many as its node finds right
+    (`tasks/triton/llm_processes.py`).
     """
     for name, text in ((TENSORRT_LLM, tensorrt_llm), (TENSORRT_LLM_DRAFT, tensorrt_llm_draft)):
         if text:
@@ -51,21 +52,22 @@ def write_release(
     version = output / LLM / "1"
     version.mkdir(parents=True)
     calls = TENSORRT_LLM if tensorrt_llm else ""
-    tickets = instances == 1
+    hands_on = instances != 1
     config = llm_config(
         contract=serving.contract,
-        instances=instances,
+        instances=instances or 1,
         calls=calls,
         drafts=TENSORRT_LLM_DRAFT if tensorrt_llm_draft else "",
         engine_in_place=engine_in_place,
-        tickets=tickets,
+        tickets=True,
+        hands_on=hands_on,
     )
     (output / LLM / "config.pbtxt").write_text(config)
     (version / FILE_NAME).write_text(serving.to_json())
     for path in _serving_code():
         shutil.copyfile(path, version / path.name)
     (output / RELEASE).mkdir()
-    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, tickets=tickets))
+    (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, tickets=True, hands_on=hands_on))
 
 
 def adapter_folder(repository: Path, name: str) -> Path:

@@ -79,7 +79,12 @@ class TensorRtServing(Spec):
     xgrammar_tokenizer_info: _Folder | None = Field(
         default=None, description="File on the node, which xgrammar made of the tokenizer; engines need it."
     )
-    llm_instances: int = Field(default=1, ge=1, description="Processes with tokenizer and contract; native layout.")
+    llm_instances: int | None = Field(
+        default=None,
+        ge=1,
+        le=32,
+        description="Processes with tokenizer and contract; native layout. None: by the node's cores.",
+    )
     preprocessing_instances: int = Field(default=1, ge=1, description="Of the upstream layout.")
     postprocessing_instances: int = Field(default=1, ge=1, description="Of the upstream layout.")
     bls_instances: int = Field(default=1, ge=1, description="Of the upstream layout.")

@@ -201,7 +201,7 @@ BYTE_LEVEL: Spoken = _ByteLevel()
 END_ID: int = byte_level().tokenizer.token_to_id("</s>")
 
 
-def trt_engine(version: str, *, llm_instances: int = 1, spoken: Spoken = BYTE_LEVEL) -> Kind:
+def trt_engine(version: str, *, llm_instances: int | None = None, spoken: Spoken = BYTE_LEVEL) -> Kind:
     """An engine of TensorRT-LLM, whose C++ backend the stand-in stands in for."""
     guided = Version(version) >= Version("0.19")
     takes_adapters = Version(version) >= Version("0.9")

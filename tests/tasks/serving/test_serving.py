@@ -435,8 +435,6 @@ def test_grpc_streams_say_the_same(client: TritonClient) -> None:
 def test_a_stream_whose_client_leaves_frees_its_slot(
     kind: Kind, client: TritonClient, model: str, protocol: str
 ) -> None:
-    if kind.name == TRT_ENGINES[0] and not model.endswith("--llm"):
-        pytest.skip("of several processes nobody tells the right one")
     long = {"text_input": "1 2 3 4 5 6 7 8 9", "max_tokens": 1500, "stream": True, "bad_words": ["\n"]}
     if protocol == "grpc":
         with client.stream(model, long) as stream:

@@ -25,6 +25,8 @@ NAMES = {"llm": "m--r7--llm", "release": "m--r7"}
         ("public", public_config("m", instantiate(release_config(tickets=True), NAMES))),
         ("llm-r7", instantiate(llm_config(tickets=True), NAMES)),
         ("release-r7", instantiate(release_config(tickets=True), NAMES)),
+        ("llm-several", llm_config(instances=3, calls="tensorrt_llm", tickets=True, hands_on=True)),
+        ("release-several", release_config(tickets=True, hands_on=True)),
     ],
 )
 def test_rendered_as_in_the_snapshot(name: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from packaging.version import Version
 
 from tasks.serving.settings import ServingSettings
 from tasks.triton.backend_config import tensorrt_llm_config
+from tasks.triton.config import llm_config
+from tasks.triton.llm_processes import chosen_processes, own_cores
 from tasks.triton.placement import EngineServer, place_release, placed_models, withdraw_release
 from tasks.triton.protobuf import parse_config
 from tasks.triton.repository import write_release
@@ -52,7 +55,7 @@ def test_the_backend_reads_an_engine_where_the_node_keeps_it(tmp_path: Path, eng
     assert placed["m--r7--tensorrt_llm"].parameters["gpt_model_path"].string_value == str(engine)
     assert placed["m--r7--llm"].parameters["tensorrt_llm_model_name"].string_value == "m--r7--tensorrt_llm"
     assert placed["m--r7--llm"].instance_group[0].count == 2
-    assert [step.model_name for step in placed["m--r7"].ensemble_scheduling.step] == ["m--r7--llm"]
+    assert [step.model_name for step in placed["m--r7"].ensemble_scheduling.step] == ["m--r7--llm"] * 2
     # Triton wants a version folder even where there is nothing to put into it.
     assert all((folder / "1").is_dir() for folder in models.iterdir())
     assert {path: path.stat().st_ino for path in engine.rglob("*")} == before
@@ -88,6 +91,48 @@ def test_other_kinds_hold_their_engine(tmp_path: Path, engine: Path, models: Pat
     assert placed_models(models, "m", 1) == ("m--r1--llm", "m--r1")
     assert {"1/engine/rank0.engine", "1/engine/tokenizer/tokenizer.json"} <= files(models / "m--r1--llm")
     assert parse_config((models / "m--r1--llm/config.pbtxt").read_text()).parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("slots", "cores", "processes"), [(256, 16, 8), (256, 2, 1), (96, 16, 3), (8, 64, 1), (999, 64, 8)]
+)
+def test_a_node_chooses_the_processes_of_llm(slots: int, cores: int, processes: int) -> None:
+    assert chosen_processes(slots, cores) == processes
+
+
+@pytest.mark.parametrize(("instances", "found"), [(None, 4), (1, 1), (3, 3)])
+def test_a_node_chooses_only_where_the_release_leaves_it(
+    tmp_path: Path, engine: Path, models: Path, instances: int | None, found: int
+) -> None:
+    config = tensorrt_llm_config(
+        Version("0.19.0"), TensorRtServing(), engine_folder="engine", max_batch_size=128, kv_cache_tokens=4096
+    )
+    settings = ServingSettings("tensorrt_llm", "tokenizer", 128, 512, True, 60.0, tensorrt_llm="0.19.0")
+    artifact = tmp_path / "artifact"
+    write_release(artifact, settings, instances=instances, tensorrt_llm=config)
+    written = (artifact / "llm/config.pbtxt").read_text()
+    place_release(artifact, engine, models, "m", 7, grpc="127.0.0.1:1", cores=8)
+    placed = parse_config((models / "m--r7--llm/config.pbtxt").read_text())
+    assert placed.instance_group[0].count == found
+    assert (artifact / "llm/config.pbtxt").read_text() == written
+
+
+def test_a_release_of_an_earlier_enginehouse_keeps_its_one_process(tmp_path: Path, engine: Path, models: Path) -> None:
+    artifact = tmp_path / "artifact"
+    write_release(artifact, ServingSettings("tensorrt_llm", "tokenizer", 256, 512, True, 60.0))
+    for instances, tickets in ((1, True), (2, False)):
+        (artifact / "llm/config.pbtxt").write_text(llm_config(instances=instances, tickets=tickets))
+        place_release(artifact, engine, models, "m", instances, grpc="", cores=64)
+        placed = parse_config((models / f"m--r{instances}--llm/config.pbtxt").read_text())
+        assert placed.instance_group[0].count == instances
+
+
+def test_the_cores_of_a_container_are_those_that_it_may_use(tmp_path: Path) -> None:
+    limit, all_cores = tmp_path / "cpu.max", len(os.sched_getaffinity(0))
+    for text, cores in (("max 100000", all_cores), ("100000 100000", 1), ("50000 100000", 1), ("odd", all_cores)):
+        limit.write_text(text + "\n")
+        assert own_cores(limit) == cores
+    assert own_cores(tmp_path / "none") == all_cores
 
 
 def test_a_release_that_was_not_placed_to_the_end_is_none(tmp_path: Path, engine: Path, models: Path) -> None:
