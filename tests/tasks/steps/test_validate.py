@@ -368,6 +368,19 @@ def test_another_release_went_live_meanwhile(line: Line, answers: Answers) -> No
     assert later > release and line.validate(later).live == first
 
 
+def test_what_was_asked_otherwise_is_measured_anew(line: Line, answers: Answers) -> None:
+    line.live()
+    gone = TritonError("gone", code="triton-unreachable", retryable=True)
+    answers(REFUSING, gone)
+    release = line.rolled(5, one={"gate": "scripted"}, two={"gate": "scripted"})
+    with pytest.raises(TritonError):
+        line.validate(release)
+    assert line.rolled(5, one={"gate": "scripted"}, two={"gate": "scripted"}) == release
+    answers(PASSING, PASSING)
+    later = line.rolled(5, one={"gate": "scripted", "margin": 0.5}, two={"gate": "scripted"})
+    assert later > release and line.validate(later).state == "passed"
+
+
 def test_records_of_another_comparison_are_not_taken(line: Line, answers: Answers) -> None:
     first = line.live()
     gone = TritonError("gone", code="triton-unreachable", retryable=True)
