@@ -127,7 +127,11 @@ async def _show_prompts(model: Model, result: Result, target: str) -> None:
 
 
 async def _show_gates(model: str, result: Result, target: str) -> None:
-    rows = "".join(f"| {each.gate} | **{each.state}** | {each.samples} | {each.reason} |\n" for each in result.gates)
+    reasons = (each.reason.replace("|", "\\|").replace("\n", " ") for each in result.gates)
+    rows = "".join(
+        f"| {each.gate} | **{each.state}** | {each.samples} | {reason} |\n"
+        for each, reason in zip(result.gates, reasons, strict=True)
+    )
     said = f" The model's file says `{result.undecided}` of that." if result.undecided else ""
     beside = "" if result.live is None else f", compared with release {result.live}"
     await acreate_markdown_artifact(

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from tasks.gates.agreement.gate import AgreementGate
+from tasks.gates.command.gate import CommandGate
 from tasks.gates.performance.gate import PerformanceGate
 from tasks.gates.protocol import Gate
-from tasks.models.gates import GateSpec, PerformanceSpec, kind_of
+from tasks.gates.quality.gate import QualityGate
+from tasks.models.gate_specs.agreement import AgreementSpec
+from tasks.models.gate_specs.base import GateSpec
+from tasks.models.gate_specs.command import CommandSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
+from tasks.models.gate_specs.quality import QualitySpec
+from tasks.models.gates import kind_of
 
 SpecT = TypeVar("SpecT", bound=GateSpec)
 
@@ -22,8 +30,13 @@ def made_of(spec: type[SpecT], make: Callable[[SpecT], Gate]) -> Callable[[GateS
     return gate
 
 
-GATES: dict[str, Callable[[GateSpec], Gate]] = {"performance": made_of(PerformanceSpec, PerformanceGate)}
-"""What makes each gate, by the name of its kind: `"agreement": made_of(AgreementSpec, AgreementGate)`."""
+GATES: dict[str, Callable[[GateSpec], Gate]] = {
+    "agreement": made_of(AgreementSpec, AgreementGate),
+    "quality": made_of(QualitySpec, QualityGate),
+    "performance": made_of(PerformanceSpec, PerformanceGate),
+    "command": made_of(CommandSpec, CommandGate),
+}
+"""What makes each gate, by the name of its kind."""
 
 
 def gate_of(asked: GateSpec) -> Gate:

@@ -59,6 +59,6 @@ def nothing_compared(record: GateRecord) -> str:
     """Why a gate without a comparison passes."""
     if record.evidence.prompts:
         return f"all {len(record.evidence.prompts)} answers are as they should be"
-    if record.live is None:
-        return "no release was live, so there was nothing to compare with"
-    return "; ".join(record.evidence.notes) or "nothing failed"
+    if record.evidence.notes:
+        return "; ".join(record.evidence.notes)
+    return "no release was live, so there was nothing to compare with" if record.live is None else "nothing failed"

@@ -21,6 +21,7 @@ from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.targets.aliases import claim, require_free
+from tasks.targets.gate_records import GateRecords
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
 from tasks.targets.view import TargetView
@@ -82,7 +83,7 @@ def roll_out(
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
     view = target.view(model)
-    known = candidate.begun(view)
+    known = candidate.begun(target, view)
     if give_up(target, view, known) and view.current.alone:
         view = _with_the_live_one_back(target, view, min(timeout_s, _PUBLIC_SECONDS))
     if view.live is not None and candidate.equals(view.live, refresh):
@@ -141,10 +142,10 @@ class _Candidate:
         same = live.artifact == self.repository.ref and {*live.aliases} == {*self.plan.model.serving.aliases}
         return same and (not bytes_too or live.digest == self.digest)
 
-    def begun(self, view: TargetView) -> int | None:
+    def begun(self, target: Target, view: TargetView) -> int | None:
         """The release that an earlier run has begun with the same bytes, and against the same live one.
 
-        None also if its gates could not decide, and the model's file asks for others now.
+        None also if the model's file asks something else now of gates that have measured it, or could not decide.
         """
         known = view.unfinished(str(self.repository.ref), self.digest)
         if known is None:
@@ -154,9 +155,12 @@ class _Candidate:
             return None
         if "live" in begun.model_fields_set and begun.live != view.current.public:
             return None
-        if result is not None and result.state == "undecided" and result.asked != gates_digest(self.plan.model):
-            return None
-        return known
+        if result is not None:
+            is_known = result.state != "undecided" or result.asked == gates_digest(self.plan.model)
+            return known if is_known else None
+        asked = self.plan.model.asked_of_gates
+        measured = GateRecords(target, view.model, known).all()
+        return known if all(asked.get(record.gate, record.asked) == record.asked for record in measured) else None
 
     def begin(
         self, target: Target, view: TargetView, known: int | None, *, recreate: bool, lost: Mapping[str, JsonValue]

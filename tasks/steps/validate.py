@@ -99,9 +99,10 @@ class _Gating:
 
     def asked(self) -> Iterator[_Asked]:
         """The gates in their order: the test prompts, then those of the model's file."""
-        yield _Asked(SMOKE, SMOKE, {}, SmokeGate())
+        asked = self.model.asked_of_gates
+        yield _Asked(SMOKE, SMOKE, asked[SMOKE], SmokeGate())
         for name, spec in _gates_of(self.model).asked.items():
-            yield _Asked(name, kind_of(spec), spec.model_dump(mode="json"), gate_of(spec))
+            yield _Asked(name, kind_of(spec), asked[name], gate_of(spec))
 
     def records(self) -> Iterator[GateRecord]:
         """The record of each gate. Those of another run count if they are of the same comparison."""

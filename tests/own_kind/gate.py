@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from tasks.gates.choice import GATES, made_of
 from tasks.gates.protocol import Trial
-from tasks.models.gates import GATE_SPECS, GateSpec
+from tasks.models.gate_specs.base import GateSpec
+from tasks.models.gates import GATE_SPECS
 from tasks.targets.gate_record import Comparison, Evidence, VerdictState
 
 _P_VALUES: dict[VerdictState, tuple[float, float]] = {

@@ -12,7 +12,7 @@ from tasks.gates.proportions import compare_paired_answers, compare_with_floor
 from tasks.load.metrics import MetricName
 from tasks.load.outcome import Outcome
 from tasks.load.percentiles import needed, percentile_name, percentile_of
-from tasks.models.gates import PerformanceSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
 from tasks.targets.gate_record import Comparison, Evidence, Figure
 
 _RELATIVE: tuple[MetricName, ...] = ("time_to_first_token", "inter_token_latency")

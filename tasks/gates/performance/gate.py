@@ -14,7 +14,7 @@ from tasks.load.http_stream import Address, Connections
 from tasks.load.triton_grpc import TritonGrpc
 from tasks.load.triton_sse import TritonSse
 from tasks.load.wire import Sampling, Wire
-from tasks.models.gates import PerformanceSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
 from tasks.targets.gate_record import Evidence
 from tasks.targets.node_report import NodeReport
 

@@ -13,7 +13,7 @@ from statistics import median
 
 from tasks.load.lengths import parse_lengths
 from tasks.load.prompts import Prompt, drawn_prompt
-from tasks.models.gates import PerformanceSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
 
 
 @dataclass(frozen=True)

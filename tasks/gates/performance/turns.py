@@ -17,7 +17,7 @@ from tasks.load.measure import open_wire
 from tasks.load.outcome import Outcome
 from tasks.load.send import Listeners, Load, Pace
 from tasks.load.wire import Wire
-from tasks.models.gates import PerformanceSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
 
 Side = Literal["candidate", "live"]
 Wires = Sequence[Mapping[Side, Wire]]

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from infra.errors import SpecError
 from tasks.models.catalogue import json_schema, load_model
-from tasks.models.gates import GATE_SPECS, Gates, GateSpec, kind_of
+from tasks.models.gate_specs.base import GateSpec
+from tasks.models.gates import GATE_SPECS, Gates, kind_of
 from tasks.models.spec import Model
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"

@@ -19,7 +19,8 @@ from tasks.gates.choice import GATES, made_of
 from tasks.gates.protocol import Trial
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.models.catalogue import load_model
-from tasks.models.gates import GATE_SPECS, Gates, GateSpec
+from tasks.models.gate_specs.base import GateSpec
+from tasks.models.gates import GATE_SPECS, Gates
 from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
@@ -366,6 +367,19 @@ def test_another_release_went_live_meanwhile(line: Line, answers: Answers) -> No
     answers(PASSING)
     later = line.rolled(5, scripted=None)
     assert later > release and line.validate(later).live == first
+
+
+def test_what_was_asked_otherwise_is_measured_anew(line: Line, answers: Answers) -> None:
+    line.live()
+    gone = TritonError("gone", code="triton-unreachable", retryable=True)
+    answers(REFUSING, gone)
+    release = line.rolled(5, one={"gate": "scripted"}, two={"gate": "scripted"})
+    with pytest.raises(TritonError):
+        line.validate(release)
+    assert line.rolled(5, one={"gate": "scripted"}, two={"gate": "scripted"}) == release
+    answers(PASSING, PASSING)
+    later = line.rolled(5, one={"gate": "scripted", "margin": 0.5}, two={"gate": "scripted"})
+    assert later > release and line.validate(later).state == "passed"
 
 
 def test_records_of_another_comparison_are_not_taken(line: Line, answers: Answers) -> None:

@@ -17,7 +17,7 @@ from tasks.gates.performance.turns import Asked, Turns
 from tasks.gates.protocol import Served, Trial
 from tasks.load.outcome import Outcome
 from tasks.models.catalogue import load_model
-from tasks.models.gates import PerformanceSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
 from tasks.targets.gate_record import Evidence, GateRecord, Verdict
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.gates.performance.rounds import rounds_of
-from tasks.models.gates import Gates, PerformanceSpec
+from tasks.models.gate_specs.performance import PerformanceSpec
+from tasks.models.gates import Gates
 
 
 def asked(**fields: Any) -> PerformanceSpec:
