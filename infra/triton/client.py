@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from infra.errors import TritonError
@@ -282,7 +282,7 @@ class GrpcStream:
 
 def _listed(value: Any) -> list[Any]:
     """Triton writes a tensor of one element as that element."""
-    return value if isinstance(value, list) else [value]
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def _answer(body: Mapping[str, Any], started: float) -> Completion:
