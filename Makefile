@@ -9,13 +9,17 @@ EXTRAS := llamacpp embedded signing server traces docker kubernetes
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
   --no-annotate --no-emit-index-url $(EXTRAS:%=--extra %) --group build pyproject.toml
 
+# PyTorch, which no lock has: it has a wheel for each version of CUDA and one for the CPU, and a machine needs its own.
+TORCH ?= torch==2.13.0
+REFERENCE := .venv-transformers
+
 # As pip leaves what it installs: else each command compiles it anew where PYTHONDONTWRITEBYTECODE is set.
 BYTECODE := $(BIN)/python -m compileall -q deployments flows infra tasks
 
-.PHONY: help run test test-slow check fix bench lock clean
+.PHONY: help run test test-slow test-reference check fix bench lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.installed ## Set everything up and do the main job: a model, from its source to an answer
 	@$(BIN)/enginehouse up
@@ -29,6 +33,10 @@ test: $(VENV)/dev.installed ## Run the fast tests (under 8 minutes on 2 cores)
 
 test-slow: $(VENV)/dev.installed ## Run the slow tests: faults, whole stacks, servers in containers (under 60 minutes)
 	$(PYTEST) -n 2 --no-loadscope-reorder -m slow
+
+test-reference: $(REFERENCE)/installed ## Run the tests of kind transformers, beside PyTorch in an environment of its own
+	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/tasks/serving/test_transformers_engine.py
+	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/tasks/serving/test_serving.py -k transformers
 
 check: $(VENV)/dev.installed ## Check format, lint, strict types and the walls between the rooms
 	$(BIN)/ruff format --check .
@@ -54,14 +62,15 @@ bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 a
 	@$(BIN)/python -m tests.bench_gateway
 	@$(BIN)/python -m tests.bench_load
 
-lock: $(VENV)/dev.installed ## Renew both locks from the index that pip is configured with
+lock: $(VENV)/dev.installed ## Renew all locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \
 	  export UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index}; test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
-	  $(COMPILE) -o requirements.lock && $(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
+	  $(COMPILE) -o requirements.lock && $(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock && \
+	  echo torch | $(COMPILE) --extra transformers --excludes - -c requirements-dev.lock -o requirements-transformers.lock
 
 clean: ## End the embedded stack and remove what make and enginehouse have made
 	-test ! -x $(BIN)/enginehouse || $(BIN)/enginehouse down
-	rm -rf $(VENV) .enginehouse *.egg-info .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(REFERENCE) .enginehouse *.egg-info .ruff_cache .import_linter_cache
 
 $(VENV)/run.installed: requirements.lock pyproject.toml
 	$(call install,requirements.lock)
@@ -70,6 +79,14 @@ $(VENV)/run.installed: requirements.lock pyproject.toml
 $(VENV)/dev.installed: requirements-dev.lock pyproject.toml
 	$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/run.installed
+
+$(REFERENCE)/installed: requirements-transformers.lock requirements-dev.lock pyproject.toml
+	test -x $(REFERENCE)/bin/python || $(PYTHON) -m venv $(REFERENCE)
+	for lock in requirements-dev.lock requirements-transformers.lock; do \
+	  $(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $$lock || exit; done
+	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
 
 # The lock is complete, so pip has nothing to resolve. Its resolver would look past pins of packages with extras.
 define install

@@ -82,6 +82,14 @@ def smollm2_gguf() -> Path:
     return model
 
 
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a small model is trained once for all tests that need it. They need PyTorch and PEFT, and skip without."""
+    for package in ("torch", "peft"):
+        pytest.importorskip(package, reason="the extra `transformers` is not installed: make test-reference")
+    return tmp_path_factory.mktemp("trained")
+
+
 @dataclass(frozen=True)
 class RunningTriton:
     """A real Triton of a test, with nothing loaded."""

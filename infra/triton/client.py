@@ -51,6 +51,25 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a model makes of a text that it was given as its answer, one of each for every token of it.
+
+    `log_probs` are natural logarithms, `best` the likeliest token in each place and `best_log_probs` its own. Tokens
+    are text: one that is a part of a character is `\ufffd`, so `agrees` goes by the numbers.
+    """
+
+    tokens: tuple[str, ...]
+    log_probs: tuple[float, ...]
+    best: tuple[str, ...]
+    best_log_probs: tuple[float, ...]
+
+    @property
+    def agrees(self) -> tuple[bool, ...]:
+        """Whether the given token is the likeliest in its place."""
+        return tuple(own >= best for own, best in zip(self.log_probs, self.best_log_probs, strict=True))
+
+
+@dataclass(frozen=True)
 class Counts:
     """How many requests a model has answered, and refused or lost, since it was loaded."""
 
@@ -135,6 +154,29 @@ class TritonClient:
         with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
             # Of a token that is part of a character Triton writes the bytes as they are.
             return _answer(json.loads(response.read().decode(errors="replace")), started)
+
+    def score(self, model: str, request: Request, given: str) -> Scores:
+        """What the model makes of `given` as the answer to `request`, of which it generates nothing.
+
+        Raises TritonError also for a model of a kind that cannot.
+        """
+        asked = {
+            **request,
+            "given_output": given,
+            "return_log_probs": True,
+            "return_output_tokens": True,
+            "num_top_log_probs": 1,
+        }
+        with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", asked) as response:
+            body = json.loads(response.read().decode(errors="replace"))
+        if "error" in body:
+            raise _refusal(400, json.dumps(body))
+        return Scores(
+            tuple(_listed(body["output_tokens"])),
+            tuple(_listed(body["output_log_probs"])),
+            tuple(_listed(body["top_tokens"])),
+            tuple(_listed(body["top_log_probs"])),
+        )
 
     def generate_stream(self, model: str, request: Request) -> Iterator[Completion]:
         """The pieces of an answer as they come, by server-sent events. `request` must have `"stream": True`."""
@@ -240,6 +282,11 @@ class GrpcStream:
                 )
             if self._ended:
                 return
+
+
+def _listed(value: Any) -> list[Any]:
+    """Triton writes a tensor of one element as that element."""
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def _answer(body: Mapping[str, Any], started: float) -> Completion:

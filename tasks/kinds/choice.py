@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tasks.kinds.llamacpp import LlamaCppKind
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.protocol import EngineKind
+from tasks.kinds.transformers import TransformersKind
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 
@@ -14,6 +15,7 @@ KINDS: dict[str, Callable[[Model], EngineKind]] = {
     "llamacpp": LlamaCppKind,
     "trt-engine": TrtEngineKind,
     "llmapi": LlmApiKind,
+    "transformers": TransformersKind,
 }
 """What makes the object of each kind. `tasks.models.recipe.RECIPES` has their recipes."""
 

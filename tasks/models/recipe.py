@@ -32,7 +32,7 @@ from tasks.trtllm.backend.rules import check_adapters, check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe, takes_adapters
 from tasks.trtllm.llmapi.known_arguments import check_known
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
-from tasks.trtllm.recipe import LlmApiFields, Runtime, TrtEngineFields
+from tasks.trtllm.recipe import GpuArchitecture, LlmApiFields, Runtime, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.speculation import WITH_WEIGHTS, Draft
@@ -203,10 +203,41 @@ class LlmApiRecipe(LlmApiFields, Recipe):
             raise UsageError("lora_cache holds adapters, and there are none", hint="name some under `adapters`")
 
 
+class TransformersRecipe(Recipe):
+    """Weights as they are, in PyTorch: slow, and the reference that the other kinds are measured against."""
+
+    kind: Literal["transformers"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="What weights and cache are computed in. auto: as config.json says."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: one GPU where `arch` names its architecture, else the CPU."
+    )
+    arch: GpuArchitecture | None = Field(default=None, description="Of the GPU. None: any, with device: cuda.")
+    cache_bytes_per_token: int | None = Field(
+        default=None, ge=1, description="Of the KV cache, for a model whose layers Enginehouse does not understand."
+    )
+
+    @field_validator("arch")
+    @classmethod
+    def _is_of_a_gpu(cls, arch: str | None, info: ValidationInfo) -> str | None:
+        if arch is not None and info.data.get("device") == "cpu":
+            raise ValueError("device is cpu, which has no GPU architecture: leave one of them out")
+        return arch
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda" or self.arch is not None
+
+    def check_adapters(self, adapters: Collection[str], parameters: TensorRtServing | None) -> None:
+        pass
+
+
 RECIPES: dict[str, type[Recipe]] = {
     "llamacpp": LlamaCppRecipe,
     "trt-engine": TrtEngineRecipe,
     "llmapi": LlmApiRecipe,
+    "transformers": TransformersRecipe,
 }
 """The class of each kind, by the `kind` that a model's file names."""
 

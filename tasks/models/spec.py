@@ -173,7 +173,7 @@ class Model(Spec):
 
     @property
     def kind(self) -> str:
-        """The kind of its recipe: trt-engine, llmapi, llamacpp."""
+        """The kind of its recipe: trt-engine, llmapi, llamacpp, transformers."""
         return kind_of(self.recipe)
 
     @property

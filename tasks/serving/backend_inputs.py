@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .contract import GenerationRequest, RequestRefused, Tensor
+from .contract import GenerationRequest, RequestRefused, Tensor, check_generates
 from .settings import ServingSettings
 from .tokens import Prompts
 from .word_ids import word_ids
@@ -171,6 +171,7 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
         raise RequestRefused("'stream' must be false with a 'beam_width': the best beam is known at the end")
     if request.stream and not settings.decoupled:
         raise RequestRefused("'stream' must be false: this model is served without streams (not decoupled)")
+    check_generates(request)
     check_guide(request, settings)
     check_top_log_probs(request)
 

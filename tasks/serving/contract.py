@@ -125,6 +125,7 @@ _INPUTS: tuple[Input, ...] = (
     Input("return_log_probs", "BOOL"),
     Input("return_output_tokens", "BOOL", since=2),
     Input("num_top_log_probs", "INT32", minimum=0, maximum=MAX_TOP_LOG_PROBS, since=2),
+    Input("given_output", "BYTES", since=2),
     Input("skip_special_tokens", "BOOL", since=2),
     Input("return_num_input_tokens", "BOOL", since=2),
     Input("return_num_output_tokens", "BOOL", since=2),
@@ -176,6 +177,9 @@ class GenerationRequest:
 
     It has `messages`, or a `text_input`. Without `skip_special_tokens` the special tokens that mark calls and reasoning
     stay in the text, and an answer whose prompt ends within reasoning begins with the mark that opened it.
+
+    With a `given_output` nothing is generated: that text is the answer, and its log probabilities say what the model
+    makes of it. The token in each place follows the given ones before it, not those that the model would have chosen.
     """
 
     text_input: str = ""
@@ -201,6 +205,7 @@ class GenerationRequest:
     return_log_probs: bool = False
     return_output_tokens: bool = False
     num_top_log_probs: int = 0
+    given_output: str = ""
     skip_special_tokens: bool = True
     return_num_input_tokens: bool = False
     return_num_output_tokens: bool = False
@@ -226,6 +231,12 @@ class Answer:
     input_tokens: int = 0
     output_tokens: int = 0
     finish_reason: FinishReason | None = None
+
+
+def check_generates(request: GenerationRequest) -> None:
+    """Raise RequestRefused for a text that is given, for an engine that only generates."""
+    if request.given_output:
+        raise RequestRefused("'given_output' cannot be honoured: this engine generates, and scores no text of others")
 
 
 def check_length(text: str, most_tokens: int) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .contract import FinishReason, GenerationRequest, LogProb, RequestRefused
+from .contract import FinishReason, GenerationRequest, LogProb, RequestRefused, check_generates
 from .engine import EngineUnavailable, Piece
 from .gguf_vocabulary import control_tokens
 from .llama_events import Event, events
@@ -96,6 +96,7 @@ class LlamaCpp:
     def _completion(self, request: GenerationRequest) -> dict[str, Any]:
         """The body of llama.cpp's /completion. Raises RequestRefused for what llama.cpp cannot do."""
         sampling = self._settings.sampling.of(request)
+        check_generates(request)
         if request.beam_width != 1:
             raise RequestRefused("'beam_width' must be 1: this engine has no beam search")
         if request.length_penalty != 1:

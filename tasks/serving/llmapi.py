@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .backend_inputs import MAX_TOP_K, check_guide, check_top_log_probs
-from .contract import GenerationRequest, RequestRefused
+from .contract import GenerationRequest, RequestRefused, check_generates
 from .engine import EngineFailed, Piece
 from .mailbox import Mailbox
 from .reasoning import beginning_with, opened_by_tokens
@@ -199,6 +199,7 @@ def _check(request: GenerationRequest, settings: ServingSettings) -> None:
         raise RequestRefused("'stream' must be false with a 'beam_width': the best beam is known at the end")
     if beams > 1 and request.return_log_probs:
         raise RequestRefused("'return_log_probs' must be false with a 'beam_width': the LLM has none for many beams")
+    check_generates(request)
     check_guide(request, settings)
     check_top_log_probs(request)
     sampling = settings.sampling.of(request)

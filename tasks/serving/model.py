@@ -255,4 +255,8 @@ def load_engine(folder: Path, settings: ServingSettings, parameters: Mapping[str
         from .llmapi import LlmApi
 
         return LlmApi(folder, settings, parameters)
+    if settings.engine == "transformers":
+        from .transformers_engine import Transformers
+
+        return Transformers(folder, settings, parameters)
     raise ValueError(f"serving.json names the engine '{settings.engine}', which this release does not hold")

@@ -87,6 +87,8 @@ def _check(request: GenerationRequest, contract: int) -> None:
     for name in ("return_output_tokens", "num_top_log_probs"):
         if getattr(request, name) and not request.return_log_probs:
             raise RequestRefused(f"'{name}' needs 'return_log_probs'")
+    if request.given_output:
+        _check_given(request)
     if request.max_tokens is not None and request.min_tokens > request.max_tokens:
         raise RequestRefused(f"'min_tokens' is {request.min_tokens}, and 'max_tokens' {request.max_tokens}")
     if not request.messages:
@@ -95,6 +97,15 @@ def _check(request: GenerationRequest, contract: int) -> None:
                 raise RequestRefused(f"'{name}' needs 'messages': it is for the chat template")
     elif not request.exclude_input_in_output:
         raise RequestRefused("'exclude_input_in_output' must be true with 'messages'")
+
+
+def _check_given(request: GenerationRequest) -> None:
+    """A text that is scored is not generated: what bounds or shapes an answer has no meaning beside it."""
+    if not request.return_log_probs:
+        raise RequestRefused("'given_output' needs 'return_log_probs': nothing else is told of it")
+    for name in ("max_tokens", "min_tokens", "stop_words", "bad_words", "stream", "guided_decoding_guide_type"):
+        if getattr(request, name):
+            raise RequestRefused(f"'{name}' cannot be honoured with a 'given_output': nothing is generated")
 
 
 def _check_guide(request: GenerationRequest) -> None:

@@ -50,7 +50,9 @@ class ServingSettings:
     path of the model. `guided_decoding` says that the engine can keep an answer to a guide. `max_tokens` is what a
     request gets that does not say; None is all that the context has room for. `contract` is what clients may send.
     `adapters` are the names of those that a request may choose; each has a folder of its name in ADAPTER_FOLDER.
-    `draft_tokens` is how many a draft model guesses at once; 0 where there is none.
+    `draft_tokens` is how many a draft model guesses at once; 0 where there is none. `device` and `dtype` are PyTorch's,
+    of the engine that runs on it: `cpu` or `cuda`, and `auto` for the type of the checkpoint. `planned_bytes` is the
+    memory that the release was planned with.
     """
 
     engine: str
@@ -71,6 +73,9 @@ class ServingSettings:
     contract: int = 1
     adapters: tuple[str, ...] = ()
     draft_tokens: int = 0
+    device: str = ""
+    dtype: str = ""
+    planned_bytes: int | None = None
 
     def adapter_of(self, request: GenerationRequest) -> int | None:
         """The place in `adapters` of the one that a request chooses; None if it chooses none.

@@ -31,10 +31,14 @@ _SHORT_TEXT = 1000
 
 @dataclass(frozen=True)
 class Tokens:
-    """Some tokens of an answer, with one log probability (natural logarithm) each where they are wanted."""
+    """Some tokens of an answer, with one log probability (natural logarithm) each where they are wanted.
+
+    `top` has, for each of them, the likeliest tokens in its place with their log probabilities, where they are wanted.
+    """
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...] = ()
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 class Prompts:
@@ -84,6 +88,18 @@ class Prompts:
             raise RequestRefused("'text_input' is empty")
         if len(ids) > self._most_tokens:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens; it may have {self._most_tokens}")
+        return ids
+
+    def given(self, request: GenerationRequest, prompt_tokens: int, most_tokens: int) -> list[int]:
+        """The tokens of the text that a request gives as its answer, right after a prompt of so many tokens.
+
+        Raises PromptTooLong where both have more than `most_tokens`.
+        """
+        room = most_tokens - prompt_tokens
+        check_length(request.given_output, room)
+        ids = self._encoded(request.given_output)
+        if len(ids) > room:
+            raise PromptTooLong(f"prompt and 'given_output' have {prompt_tokens + len(ids)} tokens of {most_tokens}")
         return ids
 
     def _raw(self, text: str) -> list[int]:
@@ -177,4 +193,13 @@ def _each(batch: Sequence[Tokens], tokenizer: Tokenizer) -> Iterator[tuple[tuple
     for tokens in batch:
         for index, token_id in enumerate(tokens.ids):
             chosen = tokens.log_probs[index : index + 1]
-            yield (token_id,), tuple(LogProb(value, token_bytes(tokenizer, token_id)) for value in chosen)
+            likeliest = tokens.top[index] if tokens.top else ()
+            yield (token_id,), tuple(as_log_prob(tokenizer, token_id, value, likeliest) for value in chosen)
+
+
+def as_log_prob(
+    tokenizer: Tokenizer, token_id: int, value: float, likeliest: Sequence[tuple[int, float]] = ()
+) -> LogProb:
+    """The log probability of a token, with its bytes and those of the likeliest in its place."""
+    top = tuple((token_bytes(tokenizer, each), log_prob) for each, log_prob in likeliest)
+    return LogProb(value, token_bytes(tokenizer, token_id), top)

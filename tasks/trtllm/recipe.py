@@ -18,6 +18,7 @@ from tasks.trtllm.releases import FIRST, FIRST_LLM_API, LAST, in_span, release_o
 from tasks.trtllm.speculation import Speculation, check_speculation
 
 Quantization = Literal["none", "fp8", "fp8_rowwise", "int8_sq", "int8_wo", "int4_wo", "int4_awq", "w4a8_awq", "nvfp4"]
+GpuArchitecture = Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
 CALIBRATED = frozenset({"fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"})
 """Formats that quantize.py measures on a calibration set. The others follow from the weights alone."""
 AWQ = frozenset({"int4_awq", "w4a8_awq"})
@@ -47,7 +48,7 @@ class Runtime(Spec):
         default=None, description="The container image that holds them, as NAME@sha256:…; a worker on another refuses."
     )
     gpu: str = Field(min_length=1, description="Product name as nvidia-smi says it: NVIDIA H200.")
-    arch: Literal["sm80", "sm86", "sm89", "sm90", "sm100", "sm103", "sm120", "sm121"]
+    arch: GpuArchitecture
     gpus: int = Field(ge=1, description="GPUs of one server.")
     gpu_memory_bytes: int | None = Field(
         default=None, ge=2**30, description="Of one GPU, if Enginehouse does not know its product."

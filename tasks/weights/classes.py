@@ -47,6 +47,11 @@ def is_known(model_type: str) -> bool:
     return model_type in _OWN_CODE or model_type in _classes().defaults
 
 
+def has_own_code(model_type: str) -> bool:
+    """Whether its class is known, and is in no release of transformers but in code beside the weights."""
+    return model_type in _OWN_CODE
+
+
 def language_model(config: Fields) -> tuple[str, Fields]:
     """The type of the language model in a `config.json`, and its fields with the defaults of its class."""
     whole = config.text("model_type")

@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.protocol import LIMITS_FILE, RequestAdapters
+from tasks.kinds.transformers import TransformersKind
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.lora.gguf_adapter import write_gguf_adapter
 from tasks.models.spec import Model
@@ -24,13 +25,16 @@ from tasks.serving.contract import CONTRACT
 from tasks.serving.generation import files_in
 from tasks.serving.llamacpp import ADAPTER_FILE
 from tasks.serving.settings import Sampling, ServingSettings
+from tasks.store.reporter import Reporter
 from tasks.triton.backend_config import BACKEND
 from tasks.triton.config import LLM, TENSORRT_LLM
 from tasks.triton.repository import TOKENIZER_FOLDER, adapter_folder, write_release
 from tasks.trtllm.limits import EngineLimits
 from tests.standin import backend_sampler, llm_package
 from tests.standin.guide import pieces
-from tests.tasks.lora.small_adapters import write_adapter
+from tests.tasks.kinds import trained_model
+from tests.tasks.kinds.trained_model import write_trained
+from tests.tasks.lora.small_adapters import Shapes, write_adapter
 from tests.tasks.serving.small_tokenizers import CORPUS, byte_level
 
 Fields = dict[str, Any]
@@ -77,6 +81,8 @@ class Kind:
     waiting: int = 30
     """Requests that run or wait when their deadline comes."""
     log_probs_within_characters: bool = True
+    tells_the_likeliest: bool = False
+    scores: bool = False
     takes_adapters: bool = True
 
     @property
@@ -137,6 +143,7 @@ def llamacpp(gguf: Path) -> Kind:
         ),
         waiting=2,  # each costs this machine's own cores
         log_probs_within_characters=False,
+        tells_the_likeliest=True,
     )
 
 
@@ -278,17 +285,54 @@ def llmapi(version: str, *, spoken: Spoken = BYTE_LEVEL) -> Kind:
     )
 
 
+def transformers(trained: Path) -> Kind:
+    """A checkpoint in PyTorch, which has read the same texts. `trained` is a folder for it."""
+    if not (trained / "config.json").is_file():
+        tokenizer = BYTE_LEVEL.tokenizer()
+        write_trained(trained, BYTE_LEVEL.corpus(), vocabulary=tokenizer.get_vocab_size(), end_id=END_ID)
+        write_tokenizer(trained, tokenizer)
+
+    def write(artifact: Path, engine: Path, role: Role) -> None:
+        kind = TransformersKind(_of_kind({"kind": "transformers"}, role))
+        kind.build(trained, engine, engine.parent, Reporter())
+        hidden, inner = trained_model.CONFIG["hidden_size"], trained_model.CONFIG["intermediate_size"]
+        shapes = {"self_attn.q_proj": (hidden, hidden), "mlp.down_proj": (hidden, inner)}
+        kind.assemble(files_in(engine), artifact, _adapters(role, engine, shapes))
+
+    return Kind(
+        name="transformers",
+        write=write,
+        rendered=RENDERED,
+        refused=(
+            ({"beam_width": 2}, "'beam_width' must be 1"),
+            ({"length_penalty": 0.5}, "'length_penalty'"),
+            ({"text_input": "word " * 400}, "the prompt has .* tokens; it may have 511"),
+            ({"guided_decoding_guide_type": "json"}, "'guided_decoding_guide_type' must be empty"),
+        ),
+        end_id=END_ID,
+        deadline_s=5.0,
+        guides=(),
+        tells_the_likeliest=True,
+        scores=True,
+    )
+
+
 def _model(kind: str, version: str, role: Role, parameters: Fields) -> Model:
+    recipe: Fields = {
+        "kind": kind,
+        "runtime": {"tensorrt_llm": version, "gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 1},
+        "max_beam_width": MAX_BEAM_WIDTH,
+        **({"dtype": "float16", "lora": LORA} if kind == "trt-engine" and role.adapters else {}),
+    }
+    return _of_kind(recipe, role, {"tensorrt_llm": parameters})
+
+
+def _of_kind(recipe: Fields, role: Role, serving: Fields | None = None) -> Model:
     return Model.model_validate(
         {
             "name": "standin",
             "source": {"uri": "hf://org/repo@main"},
-            "recipe": {
-                "kind": kind,
-                "runtime": {"tensorrt_llm": version, "gpu": "NVIDIA H100 80GB HBM3", "arch": "sm90", "gpus": 1},
-                "max_beam_width": MAX_BEAM_WIDTH,
-                **({"dtype": "float16", "lora": LORA} if kind == "trt-engine" and role.adapters else {}),
-            },
+            "recipe": recipe,
             "adapters": {name: f"hf://org/{name}@main" for name in role.adapters},
             "serving": {
                 "slots": role.slots,
@@ -296,15 +340,17 @@ def _model(kind: str, version: str, role: Role, parameters: Fields) -> Model:
                 "chat_template": role.chat_template,
                 "request_timeout_s": role.timeout_s,
                 "defaults": {"temperature": 0.0} if role.greedy else {},
-                "tensorrt_llm": parameters,
+                **(serving or {}),
             },
             "prompts": [{"name": "any", "text": "any", "max_tokens": 1, "expect": {"min_tokens": 1}}],
         }
     )
 
 
-def _adapters(role: Role, engine: Path) -> RequestAdapters:
-    shapes = {"self_attn.q_proj": (16, 16), "mlp.down_proj": (16, 32)}
+SHAPES: Shapes = {"self_attn.q_proj": (16, 16), "mlp.down_proj": (16, 32)}
+
+
+def _adapters(role: Role, engine: Path, shapes: Shapes = SHAPES) -> RequestAdapters:
     folders = {
         name: write_adapter(engine.parent / name, shapes, layers=2, seed=seed)
         for seed, name in enumerate(role.adapters)
@@ -376,7 +422,7 @@ def write_tokenizer(folder: Path, tokenizer: Any, **changes: Any) -> Path:
     return folder
 
 
-LLAMACPP, LLMAPI = "llamacpp", "llmapi-1.2.1"
+LLAMACPP, LLMAPI, TRANSFORMERS = "llamacpp", "llmapi-1.2.1", "transformers"
 TRT_ENGINES = ("trt-engine-0.8.0", "trt-engine-0.19.0", "trt-engine-1.2.1")
 
 KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Kind]] = {
@@ -385,7 +431,8 @@ KINDS: Mapping[str, Callable[[pytest.FixtureRequest], Kind]] = {
     TRT_ENGINES[1]: lambda _: trt_engine("0.19.0"),
     TRT_ENGINES[2]: lambda _: trt_engine("1.2.1"),
     LLMAPI: lambda _: llmapi("1.2.1"),
+    TRANSFORMERS: lambda request: transformers(request.getfixturevalue("trained_folder")),
 }
 
-SLOW = ("trt-engine-0.8.0", "trt-engine-0.19.0", LLMAPI)
+SLOW = ("trt-engine-0.8.0", "trt-engine-0.19.0", LLMAPI, TRANSFORMERS)
 """What they share with trt-engine 1.2.1 is most of it, and each takes half a minute."""

@@ -289,6 +289,7 @@ def test_the_json_schema_speaks_of_files_as_they_are_written() -> None:
         "llamacpp",
         "trt-engine",
         "llmapi",
+        "transformers",
     }
 
 

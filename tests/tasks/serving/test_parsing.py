@@ -268,6 +268,27 @@ def test_what_is_for_the_template_needs_messages() -> None:
         parse(chat([{"role": "user", "content": "a"}], exclude_input_in_output=[[False]]))
 
 
+def test_a_text_that_is_scored_is_not_generated() -> None:
+    def given(**values: list[list[Any]]) -> dict[str, Tensor]:
+        return {name: each for name, each in tensors(given_output=[[b"un"]], **values).items() if name != "max_tokens"}
+
+    (request,) = parse(given(return_log_probs=[[True]]))
+    assert request.given_output == "un"
+    with pytest.raises(RequestRefused, match="'given_output' needs 'return_log_probs'"):
+        parse(given())
+    beside: dict[str, list[list[Any]]] = {
+        "min_tokens": [[1]],
+        "stop_words": [[b"a"]],
+        "bad_words": [[b"a"]],
+        "stream": [[True]],
+    }
+    for name, value in beside.items():
+        with pytest.raises(RequestRefused, match=f"'{name}' cannot be honoured with a 'given_output'"):
+            parse(given(return_log_probs=[[True]], **{name: value}))
+    with pytest.raises(RequestRefused, match="'max_tokens' cannot be honoured with a 'given_output'"):
+        parse(tensors(given_output=[[b"un"]], return_log_probs=[[True]]))
+
+
 def test_fewer_tokens_than_the_least_are_refused() -> None:
     with pytest.raises(RequestRefused, match="'min_tokens' is 6, and 'max_tokens' 5"):
         parse(tensors(min_tokens=[[6]]))

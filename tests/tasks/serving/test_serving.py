@@ -221,7 +221,7 @@ def test_log_probabilities_say_of_which_tokens_they_are(triton: RunningTriton, k
     assert "".join(answer["output_tokens"]).lstrip() == answer["text_output"].lstrip()
     assert len(answer["output_tokens"]) == len(answer["output_log_probs"]) and "top_tokens" not in answer
     told = ask(return_output_tokens=True, num_top_log_probs=2)
-    if kind.name != "llamacpp":
+    if not kind.tells_the_likeliest:
         assert "'num_top_log_probs'" in told["error"] and told["error"].endswith("[invalid]")
         return
     assert told["top_tokens"][::2] == told["output_tokens"] == answer["output_tokens"]
@@ -230,6 +230,22 @@ def test_log_probabilities_say_of_which_tokens_they_are(triton: RunningTriton, k
     assert len(one.likeliest) == 3 and one.likeliest[0] == (told["top_tokens"][0], pytest.approx(one.log_probs[0]))
     needs = ask(num_top_log_probs=2, return_log_probs=False)
     assert "'num_top_log_probs' needs 'return_log_probs'" in needs["error"]
+
+
+def test_a_text_of_others_is_scored_or_refused(kind: Kind, client: TritonClient) -> None:
+    if not kind.scores:
+        with refused("'given_output' cannot be honoured"):
+            client.score(CHAT, {"text_input": QUESTION["text_input"]}, "un, deux")
+        return
+    asked = {**QUESTION, "temperature": 0.0}
+    own = client.generate(CHAT, {**asked, "return_log_probs": True})
+    scored = client.score(CHAT, {"text_input": QUESTION["text_input"]}, own.text)
+    assert "".join(scored.tokens) == own.text
+    assert scored.log_probs == pytest.approx(own.log_probs, abs=1e-3) and all(scored.agrees)
+    other = client.score(CHAT, {"text_input": QUESTION["text_input"]}, "Qzj!")
+    assert sum(other.log_probs) < sum(other.best_log_probs) and not all(other.agrees)
+    with refused("'max_tokens' cannot be honoured with a 'given_output'"):
+        client.score(CHAT, QUESTION, own.text)
 
 
 def test_characters_are_never_split(kind: Kind, client: TritonClient) -> None:

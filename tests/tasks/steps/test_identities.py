@@ -48,6 +48,10 @@ RECIPES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("llama3-8b-instruct", {"kind": "llmapi", "quantization": "fp8", "llm_args": {"stream_interval": 4}}, {}),
     ("llama3-70b-instruct", {"kind": "llmapi", "quantization": "int4_awq"}, {}),
     ("llama3-70b-instruct", {"tp_size": 2, "pp_size": 2}, {}),
+    *(
+        ("llama3-8b-instruct", {"kind": "transformers", **fields}, {"tensorrt_llm": None})
+        for fields in ({}, {"dtype": "float32"}, {"arch": "sm90"}, {"device": "cuda"})
+    ),
 )
 _SHARED = ("runtime", "dtype", "tp_size", "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
@@ -63,7 +67,9 @@ def line(title: str, model: Model, *, tuned: bool = False) -> str:
 def with_recipe(name: str, recipe: Mapping[str, Any], serving: Mapping[str, Any]) -> Model:
     document = MODELS[name].model_dump(by_alias=True)
     own = document["recipe"]
-    if "kind" in recipe:
+    if recipe.get("kind") == "transformers":
+        own = {}
+    elif "kind" in recipe:
         own = {field: own[field] for field in _SHARED}
     return Model.model_validate(
         {**document, "recipe": {**own, **recipe}, "serving": {**document["serving"], **serving}}
