@@ -61,6 +61,7 @@ bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 a
 	@$(BIN)/python -m tests.bench_llamacpp
 	@$(BIN)/python -m tests.bench_layer
 	@$(BIN)/python -m tests.bench_gateway
+	@$(BIN)/python -m tests.bench_load
 
 lock: $(VENV)/dev.installed ## Renew all locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from flows.report import Report, current_report
 from infra import settings
-from infra.errors import GateRefused
+from infra.errors import GateRefused, GateUndecided
 from infra.s3.bucket import Bucket
 from tasks.finetuned.records import Standing, TunedWeights, newer_ones, settle, with_newest
 from tasks.models.catalogue import catalogue_entry
@@ -81,6 +81,9 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
         report.state = "refused"
         if not recipe and not runtime:
             await current.settle("refused")
+        raise
+    except GateUndecided:
+        report.state = "undecided"
         raise
     report.state = report.outcome
 

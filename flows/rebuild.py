@@ -33,7 +33,8 @@ async def rebuild(
 
     The weights are those of the model's file, or the newest that a fine-tuning event has brought since. What the store
     already has of this source, recipe and runtime is used as it is. A candidate is loaded beside the live release,
-    answers the model's test prompts, and only then gets the public name.
+    answers the model's test prompts, passes the other gates that the model's file asks for, and only then gets the
+    public name.
 
     Args:
         model: Name of the model in the catalogue, such as smollm2-135m.
@@ -67,9 +68,9 @@ async def rebuild(
                 rolled = await run(report, steps.roll_out, plan, target, bool(redo), recreate, current.lost)
                 report.add_release(target, rolled.release)
                 if not rolled.unchanged:
-                    await run(report, steps.validate, plan, rolled)
+                    result = await run(report, steps.validate, plan, rolled)
                     await current.settle("passed")
-                    if not await run(report, steps.promote, plan, rolled, current.has_newer):
+                    if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
                         break
                 await current.settle("live")  # also where the run before this one died
 

@@ -32,7 +32,7 @@ class Report:
 
     model: str
     release: int | None = None
-    state: Literal["running", "refused", "failed"] | Outcome = "running"
+    state: Literal["running", "refused", "undecided", "failed"] | Outcome = "running"
     steps: list[StepReport] = field(default_factory=list[StepReport])
     targets: dict[str, int] = field(default_factory=dict[str, int])
     flow_run: str = ""

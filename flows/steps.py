@@ -16,7 +16,7 @@ from flows import ui
 from flows.report import OVERTAKEN
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
 from infra import settings
-from infra.errors import GateRefused
+from infra.errors import GateRefused, GateUndecided
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.explain.lineage import lineage
@@ -38,6 +38,7 @@ from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, surveyed, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.store.identity import Identity
+from tasks.store.reporter import Reporter
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
 from tasks.trtllm.images import reported_image
@@ -136,24 +137,28 @@ async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost:
 
 @step("validate", "validate {plan.model.name} release {rolled.release} on {rolled.target}")
 async def validate(plan: Plan, rolled: RollOut) -> Result:
-    """Send the test prompts to the candidate."""
-    context = step_context(plan.engine.digest)
+    """Have the gates measure the candidate, the test prompts first."""
+    context = step_context(plan.engine.digest, Reporter(say=get_run_logger().info))
     try:
         result = await asyncio.to_thread(validate_step.validate, context, plan, rolled.target, rolled.release)
-    except GateRefused:
-        refused = context.target(rolled.target).result(plan.model.name, rolled.release)
-        if refused is not None:
-            await ui.show_prompts(plan.model, refused, rolled.target)
+    except (GateRefused, GateUndecided):
+        known = context.target(rolled.target).result(plan.model.name, rolled.release)
+        if known is not None:
+            await ui.show_result(plan.model, known, rolled.target)
         raise
-    await ui.show_prompts(plan.model, result, rolled.target)
-    return result
+    await ui.show_result(plan.model, result, rolled.target)
+    return result if result.state == "passed" else ends_as("Undecided", result)
 
 
 @step("promote", "promote {plan.model.name} release {rolled.release} on {rolled.target}")
-async def promote(plan: Plan, rolled: RollOut, unless: Callable[[], bool]) -> bool:
-    """Move the public name to the candidate. Returns False if `unless` says yes at that moment, and it stayed."""
+async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[[], bool]) -> bool:
+    """Move the public name to the candidate, from the release that the gates compared it with.
+
+    Returns False if `unless` says yes at that moment, and the name stayed.
+    """
     target = step_context(plan.engine.digest).target(rolled.target)
-    if not await asyncio.to_thread(promote_step.promote, target, plan.model.name, rolled.release, unless=unless):
+    move = partial(promote_step.promote, unless=unless, instead_of=result.live)
+    if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
     return True

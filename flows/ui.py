@@ -98,7 +98,14 @@ Its Triton models: `{_short(intent.repository)}`
     )
 
 
-async def show_prompts(model: Model, result: Result, target: str) -> None:
+async def show_result(model: Model, result: Result, target: str) -> None:
+    """Show the test prompts with their answers, and where there are other gates their verdicts."""
+    await _show_prompts(model, result, target)
+    if model.gates is not None:
+        await _show_gates(model.name, result, target)
+
+
+async def _show_prompts(model: Model, result: Result, target: str) -> None:
     """Show the test prompts with their answers."""
     texts = {prompt.name: prompt.text for prompt in model.prompts}
     rows: list[dict[str, str | float]] = [
@@ -116,6 +123,25 @@ async def show_prompts(model: Model, result: Result, target: str) -> None:
         key=_key("prompts", model.name, target),
         description=f"{model.name} release {result.release} on {target}: {result.state} {result.reason}",
         table=rows,
+    )
+
+
+async def _show_gates(model: str, result: Result, target: str) -> None:
+    reasons = (each.reason.replace("|", "\\|").replace("\n", " ") for each in result.gates)
+    rows = "".join(
+        f"| {each.gate} | **{each.state}** | {each.samples} | {reason} |\n"
+        for each, reason in zip(result.gates, reasons, strict=True)
+    )
+    said = f" The model's file says `{result.undecided}` of that." if result.undecided else ""
+    beside = "" if result.live is None else f", compared with release {result.live}"
+    await acreate_markdown_artifact(
+        key=_key("gates", model, target),
+        description=f"the gates of {model} release {result.release} on {target}: {result.state}",
+        markdown=f"""{model} release {result.release} on {target}{beside}: **{result.state}**.{said}
+
+| gate | verdict | samples | why |
+|---|---|---|---|
+{rows}""",
     )
 
 

@@ -19,7 +19,8 @@
     ├── StepFailed            a step ran and failed
     ├── TritonError           Triton or a node refused or did not answer
     ├── GatewayError          the gateway does not have a client's request answered
-    └── GateRefused           a candidate did not pass its gates: exit code 3
+    ├── GateRefused           a candidate did not pass its gates: exit code 3
+    └── GateUndecided         its gates could not decide, and a person has to: exit code 4
 
 Each carries a stable `code`, the message, a `hint` (what to do next) and `retryable`: whether the same
 call, unchanged, may succeed later. Task retries ask exactly that.
@@ -141,3 +142,8 @@ class GatewayError(EnginehouseError):
 class GateRefused(EnginehouseError):
     code = "gate-refused"
     exit_code = 3
+
+
+class GateUndecided(EnginehouseError):
+    code = "gate-undecided"
+    exit_code = 4

@@ -8,7 +8,7 @@ each room imports only the rooms below its own (`make check` holds the order, wh
     steps                 fetch, convert, build, upload, assemble, roll out, validate, promote
     garbage, kinds, sources   what may go; what a kind of model needs; where weights come from
     models                the catalogue: a model's file, its recipe, what a caller overrides
-    lora, triton          adapters that are merged; configurations and repositories of Triton
+    load, lora, triton    requests under load; adapters that are merged; configurations and repositories of Triton
     gguf, trtllm          the GGUF format; TensorRT-LLM's tools, backend and LLM API, by version
     serving, targets      the code that runs inside Triton; what is wanted and reported on a target
     store                 artifacts, manifests, identities, leases

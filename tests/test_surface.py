@@ -29,7 +29,7 @@ SNAPSHOT = Path(__file__).parent / "snapshots" / "surface.txt"
 COMMANDS = (
     *("up", "down", "status", "ui", "env", "plan", "assemble", "rebuild", "ask", "releases", "rollback", "probe"),
     *("lineage", "why", "verify", "sign", "pin", "unpin", "gc", "schema"),
-    *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key"),
+    *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key", "load"),
 )
 
 

@@ -1,7 +1,7 @@
 """The command `enginehouse`. Data goes to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused. Prefect is imported only by commands that need it, and
-`--help` imports neither Prefect nor pydantic.
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused, 4 a gate could not decide. Prefect is imported only by
+commands that need it, and `--help` imports neither Prefect nor pydantic.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from deployments.cli.command import Command, say
 from deployments.cli.flow_commands import add_flow_commands
 from deployments.cli.gateway_commands import add_gateway_commands
+from deployments.cli.load_commands import add_load_commands
 from deployments.cli.machine_commands import add_machine_commands
 from deployments.cli.model_commands import add_model_commands
 from deployments.cli.prefect_commands import add_prefect_commands
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add_machine_commands(add)
     add_toolchain_commands(add)
     add_gateway_commands(add)
+    add_load_commands(add)
     return parser
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from infra.errors import TritonError
@@ -39,12 +39,15 @@ class Completion:
     """The answer of a model, or one streamed piece of it. `seconds` is the time since the request was sent.
 
     `log_probs` holds one natural logarithm for each token, and `tokens` is their number, if the request asked for them.
+    `likeliest` has the likeliest tokens in the place of the one token of an answer, each with its log probability, if
+    the request asked for one token and for them; bytes that are no text are replaced.
     """
 
     text: str
     log_probs: tuple[float, ...]
     seconds: float
     tokens: int | None = None
+    likeliest: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ class TritonClient:
         """One request, one answer."""
         started = time.monotonic()
         with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
-            return _answer(json.load(response), started)
+            # Of a token that is part of a character Triton writes the bytes as they are.
+            return _answer(json.loads(response.read().decode(errors="replace")), started)
 
     def score(self, model: str, request: Request, given: str) -> Scores:
         """What the model makes of `given` as the answer to `request`, of which it generates nothing.
@@ -282,20 +286,27 @@ class GrpcStream:
 
 def _listed(value: Any) -> list[Any]:
     """Triton writes a tensor of one element as that element."""
-    return value if isinstance(value, list) else [value]
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def _answer(body: Mapping[str, Any], started: float) -> Completion:
     if "error" in body:
         raise _refusal(400, json.dumps(body))
-    log_probs = body.get("output_log_probs", ())
+    log_probs = _elements(body, "output_log_probs")
+    likeliest = zip(_elements(body, "top_tokens"), _elements(body, "top_log_probs"), strict=True)
     return Completion(
         text=body["text_output"],
-        # Triton writes a tensor of one element as a bare number.
-        log_probs=(log_probs,) if isinstance(log_probs, float) else tuple(log_probs),
+        log_probs=log_probs,
         seconds=time.monotonic() - started,
         tokens=body.get("num_output_tokens"),
+        likeliest=tuple(likeliest) if len(log_probs) == 1 else (),
     )
+
+
+def _elements(body: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    """The elements of a tensor. Triton writes one of a single element as a bare value."""
+    value = body.get(name, [])
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else (value,)
 
 
 @contextlib.contextmanager

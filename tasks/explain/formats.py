@@ -11,6 +11,7 @@ from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
 from tasks.targets.aliases import Aliases
 from tasks.targets.current import Current
+from tasks.targets.gate_record import GateRecord
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
 from tasks.trtllm.images import ImageReport
@@ -42,6 +43,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
     "identity": IdentityDocument,
     "intent": Intent,
+    "gate": GateRecord,
     "result": Result,
     "current": Current,
     "aliases": Aliases,

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from infra.errors import UsageError
+from tasks.models.gates import SMOKE
 from tasks.targets.changes import fields_of
 from tasks.targets.current import ReleaseState
+from tasks.targets.gate_record import GateRecord
+from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
@@ -24,6 +27,8 @@ class ReleaseRow:
     loaded: bool
     intent: Intent
     result: Result | None
+    gates: tuple[GateRecord, ...] = ()
+    """What its gates found, if its model's file asked for more than the test prompts."""
 
     @property
     def shown(self) -> str:
@@ -37,6 +42,7 @@ class ReleaseRow:
             "loaded": self.loaded,
             "intent": self.intent.model_dump(mode="json"),
             "result": None if self.result is None else self.result.model_dump(mode="json"),
+            "gates": [gate.model_dump(mode="json") for gate in self.gates],
         }
 
 
@@ -67,7 +73,13 @@ def releases(target: Target, model: str) -> Releases:
     """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
     rows = [
-        ReleaseRow(current.state_of(intent.release, result), intent.release in current.loaded, intent, result)
+        ReleaseRow(
+            current.state_of(intent.release, result),
+            intent.release in current.loaded,
+            intent,
+            result,
+            _gates(target, model, result),
+        )
         for intent, result in target.history(model)
     ]
     if not rows:
@@ -78,6 +90,12 @@ def releases(target: Target, model: str) -> Releases:
         )
     nodes = {node.node: node.models.get(model) for node in target.nodes()}
     return Releases(model, target.name, current.public, tuple(reversed(rows)), nodes)
+
+
+def _gates(target: Target, model: str, result: Result | None) -> tuple[GateRecord, ...]:
+    if result is None or not result.asked:
+        return ()
+    return tuple(GateRecords(target, model, result.release).all())
 
 
 def release_lines(found: Releases) -> Iterator[str]:
@@ -98,8 +116,13 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
         yield f"      {field} has no counterpart, and was {json.dumps(value)}"
     if result is None:
         return
-    if result.reason:
+    if result.reason and result.state != "undecided":
         yield f"      {result.reason}"
+    if result.undecided is not None:
+        yield f"      undecided: the model's file said `{result.undecided}`"
+    for gate in result.gates:
+        if gate.kind != SMOKE:
+            yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
     for prompt in result.prompts:
         verdict = "passed" if prompt.passed else "FAILED"
         yield f"      {verdict} {prompt.prompt} on {prompt.node} in {prompt.seconds} s: {prompt.answer!r}"

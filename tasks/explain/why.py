@@ -114,7 +114,7 @@ def _before(bucket: Bucket, reference: ArtifactRef | ReleaseRef) -> ArtifactRef 
         target = Target(bucket, reference.target)
         for number in reversed([n for n in target.releases(reference.model) if n < reference.release]):
             result = target.result(reference.model, number)
-            if result is not None and result.state == "passed":
+            if result is not None and result.may_be_public:
                 return ReleaseRef(reference.target, reference.model, number)
     else:
         own = _manifest(bucket, reference)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    JsonValue,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -21,6 +22,7 @@ from pydantic import (
 
 from infra.errors import UsageError
 from infra.frozen import FrozenDict, Spec, problems
+from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
 from tasks.models.source_uri import PipUri
@@ -165,11 +167,23 @@ class Model(Spec):
     updates: Updates = Updates()
     targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
     prompts: tuple[Prompt, ...]
+    gates: Gates | None = Field(
+        default=None, description="What a candidate must prove beside its prompts. Without it, nothing."
+    )
 
     @property
     def kind(self) -> str:
         """The kind of its recipe: trt-engine, llmapi, llamacpp, transformers."""
         return kind_of(self.recipe)
+
+    @property
+    def asked_of_gates(self) -> dict[str, dict[str, JsonValue]]:
+        """What each gate is asked for, by its name, in the order in which they run: the test prompts come first."""
+        prompts: list[JsonValue] = [prompt.model_dump(mode="json", by_alias=True) for prompt in self.prompts]
+        asked: dict[str, dict[str, JsonValue]] = {SMOKE: {"prompts": prompts}}
+        if self.gates is not None:
+            asked |= {name: gate.model_dump(mode="json") for name, gate in self.gates.asked.items()}
+        return asked
 
     @property
     def origin(self) -> str:

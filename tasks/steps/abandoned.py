@@ -39,13 +39,17 @@ def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, fo
     if not target.current(model)[0].candidates:
         return ()
     view = target.view(model)
-    waited = max(view.ages.get(release, 0.0) for release in view.current.candidates)
+    left = {*view.current.candidates} - {*view.undecided}  # these wait for a person, however long
+    if not left:
+        return ()
+    waited = max(view.ages.get(release, 0.0) for release in left)
     if not view.current.alone and waited < forgiven_s:
         return ()
     if not _nobody_has(Watch(target.bucket, turn_key(target.name, model), lease_seconds)):
         return ()
     with turn(target.bucket, target.name, model, flow_run, lease_seconds):
-        return give_up(target, target.view(model))
+        view = target.view(model)
+        return give_up(target, view, *view.undecided)
 
 
 def _nobody_has(lease: Watch) -> bool:

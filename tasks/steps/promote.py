@@ -43,7 +43,7 @@ def promote(
     seconds.
     """
     result = target.result(model, release)
-    if result is None or result.state != "passed":
+    if result is None or not result.may_be_public:
         raise UsageError(
             f"{model} release {release} on '{target.name}' has not passed its gates",
             hint=f"`enginehouse releases {model}` shows which releases have",
@@ -52,9 +52,11 @@ def promote(
     aliases = _require_servable(target, model, release).aliases
 
     def change(current: Current) -> Current:
+        if unless():
+            return current.without_candidates(release)
         if instead_of is not None and current.public not in (instead_of, release):
             raise _moved(target, model, instead_of, current.public)
-        return current.without_candidates(release) if unless() else current.promoted(release)
+        return current.promoted(release)
 
     with _claimed(target, model, release, aliases):
         if target.move(model, change).public != release:

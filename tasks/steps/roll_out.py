@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from infra.errors import EnginehouseError, GateRefused, TritonError, UsageError
+from infra.errors import EnginehouseError, GateRefused, GateUndecided, TritonError, UsageError
 from infra.s3.bucket import Bucket
 from infra.traces.propagation import current_traceparent
 from tasks.kinds.protocol import LIMITS_FILE
+from tasks.models.spec import Model
 from tasks.steps.context import Context
 from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
 from tasks.steps.nodes import reports, require_some, wait_until_public
@@ -20,6 +21,7 @@ from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.targets.aliases import claim, require_free
+from tasks.targets.gate_records import GateRecords
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
 from tasks.targets.view import TargetView
@@ -81,7 +83,7 @@ def roll_out(
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
     view = target.view(model)
-    known = candidate.begun(view)
+    known = candidate.begun(target, view)
     if give_up(target, view, known) and view.current.alone:
         view = _with_the_live_one_back(target, view, min(timeout_s, _PUBLIC_SECONDS))
     if view.live is not None and candidate.equals(view.live, refresh):
@@ -92,16 +94,16 @@ def roll_out(
     return RollOut(target_name, release, unchanged=False)
 
 
-def give_up(target: Target, view: TargetView, keep: int | None = None) -> tuple[int, ...]:
-    """End what runs that died have begun, but for release `keep`. The caller has `turn`.
+def give_up(target: Target, view: TargetView, *keep: int | None) -> tuple[int, ...]:
+    """End what runs that died have begun, but for the releases `keep`. The caller has `turn`.
 
     Nodes unload these candidates, and the numbers without a result get one. Returns the candidates.
     """
-    left = tuple(release for release in view.current.candidates if release != keep)
+    left = tuple(release for release in view.current.candidates if release not in keep)
     if left:
         target.move(view.model, lambda current: current.without_candidates(*left))
     for release in view.without_result:
-        if release != keep:
+        if release not in keep:
             target.conclude(view.model, Result(release=release, state="refused", reason=ABANDONED))
     return left
 
@@ -140,12 +142,25 @@ class _Candidate:
         same = live.artifact == self.repository.ref and {*live.aliases} == {*self.plan.model.serving.aliases}
         return same and (not bytes_too or live.digest == self.digest)
 
-    def begun(self, view: TargetView) -> int | None:
-        """The release that an earlier run has begun with the same bytes, and against the same live one."""
+    def begun(self, target: Target, view: TargetView) -> int | None:
+        """The release that an earlier run has begun with the same bytes, and against the same live one.
+
+        None also if the model's file asks something else now of gates that have measured it, or could not decide.
+        """
         known = view.unfinished(str(self.repository.ref), self.digest)
-        if known is None or view.intents[known].changes != self._intent(known, view.live, {}).changes:
+        if known is None:
             return None
-        return known
+        begun, result = view.intents[known], view.results.get(known)
+        if begun.changes != self._intent(known, view.live, {}).changes:
+            return None
+        if "live" in begun.model_fields_set and begun.live != view.current.public:
+            return None
+        if result is not None:
+            is_known = result.state != "undecided" or result.asked == gates_digest(self.plan.model)
+            return known if is_known else None
+        asked = self.plan.model.asked_of_gates
+        measured = GateRecords(target, view.model, known).all()
+        return known if all(asked.get(record.gate, record.asked) == record.asked for record in measured) else None
 
     def begin(
         self, target: Target, view: TargetView, known: int | None, *, recreate: bool, lost: Mapping[str, JsonValue]
@@ -189,6 +204,7 @@ class _Candidate:
             ranks=self.plan.kind.serving_mode().ranks,
             changes=changes_since(live, recipe, serving),
             lost=dict(lost),
+            live=None if live is None else live.release,
             source=model.origin,
             adapters=dict(model.adapters),
             flow_run=self.context.flow_run,
@@ -201,20 +217,31 @@ def _version(repository: ArtifactRef) -> int:
     return 2 if repository.model else Intent.newest
 
 
+def gates_digest(model: Model) -> str:
+    """The digest of what the model's file asks of gates; empty if it asks nothing."""
+    return "" if model.gates is None else Identity(model.gates.model_dump(mode="json")).digest
+
+
 def conclude(target: Target, model: str, result: Result, hint: str = "") -> Result:
     """Record the verdict on a candidate, and return the one that counts: the first.
 
-    Raises GateRefused, `hint` before its own, if that is a refusal. The candidate is no longer wanted then.
+    Raises GateRefused, `hint` before its own, if that is a refusal. The candidate is no longer wanted then. Raises
+    GateUndecided if somebody has to decide: it stays a candidate.
     """
     counted = target.conclude(model, result)
-    if counted.state == "passed":
+    if counted.may_be_public:
         return counted
+    what = f"{model} release {result.release} on '{target.name}'"
+    if counted.state == "undecided":
+        raise GateUndecided(
+            f"{what} is undecided: {counted.reason}",
+            hint="it stays a candidate, and the live release was not touched. Ask its gates for more samples, or say "
+            "`undecided: promote` or `undecided: refuse` in the model's file: the next rebuild gates it again. "
+            f"`enginehouse releases {model}` shows the figures",
+        )
     target.move(model, lambda current: current.without_candidates(result.release))
     evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
-    raise GateRefused(
-        f"{model} release {result.release} on '{target.name}' was refused: {counted.reason}",
-        hint=f"{hint}; {evidence}" if hint else evidence,
-    )
+    raise GateRefused(f"{what} was refused: {counted.reason}", hint=f"{hint}; {evidence}" if hint else evidence)
 
 
 def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:

@@ -1,108 +1,175 @@
-"""Validate a candidate: the smoke gate. It answers the model's test prompts by its own name on every live node."""
+"""Validate a candidate: its gates measure, and what they found is judged together. Each record is created once."""
 
 from __future__ import annotations
 
-import json
-import re
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from infra.errors import TritonError
-from infra.triton.client import Completion, TritonClient
-from tasks.models.spec import Model, Prompt
+from pydantic import JsonValue
+
+from infra.errors import UsageError
+from tasks.gates.choice import gate_of
+from tasks.gates.judge import judge, overall
+from tasks.gates.protocol import Gate, Served, Trial
+from tasks.gates.smoke import SmokeGate
+from tasks.models.gates import SMOKE, Gates, kind_of
+from tasks.models.spec import Model
 from tasks.steps.context import Context
 from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
-from tasks.steps.roll_out import conclude, require_wanted
-from tasks.targets.release import PromptResult, Result
-from tasks.triton.config import RELEASE
-from tasks.triton.placement import release_names
+from tasks.steps.roll_out import conclude, gates_digest, require_wanted
+from tasks.targets.gate_record import Evidence, GateRecord, Verdict
+from tasks.targets.gate_records import GateRecords
+from tasks.targets.release import Result
+from tasks.targets.target import Target
+
+_AS_IN_NO_FILE = Gates.model_validate({})
 
 
 def validate(context: Context, plan: Plan, target_name: str, release: int) -> Result:
-    """Send every prompt to the candidate on every live node of the target, one at a time, and record the result.
+    """Have every gate measure the candidate, on the live nodes of the target, and record the result.
 
-    A release that has passed is not asked again: a run may have died after it wrote the result. Raises GateRefused if
-    a prompt failed. The candidate is then no longer wanted, and the live release was never touched. Raises
-    EnginehouseError `release-withdrawn` if it was taken away meanwhile.
+    The test prompts come first. A gate that finds what the candidate cannot be excused for is the last one to run. What
+    has a record is not measured again: a run may have died after it wrote that.
+
+    Raises GateRefused if a gate refuses: the candidate is then no longer wanted, and the live release was never
+    touched. Raises GateUndecided if one cannot decide, and the model's file says `ask`: it stays a candidate. Raises
+    UsageError `release-moved` if another release is live than when its gates began, and EnginehouseError
+    `release-withdrawn` if the candidate was taken away meanwhile.
     """
-    target = context.target(target_name)
-    model = plan.model
+    target, model = context.target(target_name), plan.model
     if (known := target.result(model.name, release)) is not None:
         return conclude(target, model.name, known)
-    name = release_names(model.name, release)[RELEASE]
-    results: list[PromptResult] = []
-    for node in live_nodes(target):
-        client = TritonClient(node.http, timeout_s=model.serving.request_timeout_s + 30)
-        results += [check_prompt(client, name, model, prompt, node.node) for prompt in model.prompts]
-    failed = [result for result in results if not result.passed]
-    if failed:
+    gating = _Gating.of(context, plan, target, release)
+    records: list[GateRecord] = []
+    for record in gating.records():
+        records.append(record)
+        if record.evidence.failures:
+            break
+    result = gating.result(records)
+    if result.state != "passed":
         require_wanted(target, model.name, release)
-        reason = "; ".join(f"prompt '{result.prompt}': {', '.join(result.failures)}" for result in failed)
-        result = Result(release=release, state="refused", reason=reason, prompts=tuple(results))
-    else:
-        result = Result(release=release, state="passed", prompts=tuple(results))
     return conclude(target, model.name, result)
 
 
-def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, node: str = "") -> PromptResult:
-    """Ask one prompt as often as its expectations need, and list those that do not hold."""
-    expect = prompt.expect
-    request: dict[str, str | float] = {"text_input": prompt.text, "max_tokens": prompt.max_tokens}
-    if prompt.seed is not None:
-        request["seed"] = prompt.seed
-    if prompt.temperature is not None:
-        request["temperature"] = prompt.temperature
-    counts = expect.min_tokens is not None and model.serving.contract > 1
-    if counts:
-        request["return_num_output_tokens"] = True
-    failures: list[str] = []
-    started = time.monotonic()
-    try:
-        answer = client.generate(name, request)
-        failures += _unmet(prompt, answer, counts=counts)
-        if expect.repeats_with_seed and (again := client.generate(name, request).text) != answer.text:
-            failures.append(f"repeats_with_seed: the second answer was {again!r}")
-        if expect.stream_equals or (expect.min_tokens is not None and not counts):
-            pieces = [piece.text for piece in client.generate_stream(name, {**request, "stream": True}) if piece.text]
-            failures += _unmet_by_stream(prompt, answer, pieces, counts=counts)
-    except TritonError as error:
-        answer = Completion("", (), time.monotonic() - started)
-        failures.append(f"no answer: {error}")
-    return PromptResult(
-        prompt=prompt.name,
-        node=node,
-        passed=not failures,
-        answer=answer.text,
-        seconds=round(answer.seconds, 3),
-        failures=tuple(failures),
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """One gate, and what the model's file asks of it."""
+
+    name: str
+    kind: str
+    asked: dict[str, JsonValue]
+    gate: Gate
 
 
-def _unmet(prompt: Prompt, answer: Completion, *, counts: bool) -> list[str]:
-    expect = prompt.expect
-    failures: list[str] = []
-    failures += [f"contains: no {text!r}" for text in expect.contains if text not in answer.text]
-    if expect.matches is not None and re.search(expect.matches, answer.text) is None:
-        failures.append(f"matches: nothing like {expect.matches!r}")
-    if expect.is_json:
-        try:
-            json.loads(answer.text)
-        except ValueError as error:
-            failures.append(f"json: {error}")
-    if counts and expect.min_tokens is not None and (answer.tokens or 0) < expect.min_tokens:
-        failures.append(f"min_tokens: {answer.tokens or 0} of {expect.min_tokens}")
-    if expect.max_latency_s is not None and answer.seconds > expect.max_latency_s:
-        failures.append(f"max_latency_s: {answer.seconds:.2f} s")
-    return failures
+@dataclass(frozen=True)
+class _Gating:
+    """The gates of one candidate on one target."""
+
+    target: Target
+    trial: Trial
+    live: int | None
+    """The public release, also where it is not loaded beside the candidate."""
+    flow_run: str
+
+    @classmethod
+    def of(cls, context: Context, plan: Plan, target: Target, release: int) -> _Gating:
+        model = plan.model
+        current, _ = target.current(model.name)
+        beside = None if current.public is None or current.alone else target.intent(model.name, current.public)
+        trial = Trial(
+            model=model,
+            target=target.name,
+            nodes=tuple(live_nodes(target)),
+            candidate=Served(target.intent(model.name, release)),
+            live=None if beside is None else Served(beside),
+            alpha=_gates_of(model).alpha,
+            say=context.reporter.say,
+        )
+        return cls(target, trial, current.public, context.flow_run)
+
+    @property
+    def model(self) -> Model:
+        return self.trial.model
+
+    @property
+    def release(self) -> int:
+        return self.trial.candidate.release
+
+    def asked(self) -> Iterator[_Asked]:
+        """The gates in their order: the test prompts, then those of the model's file."""
+        asked = self.model.asked_of_gates
+        yield _Asked(SMOKE, SMOKE, asked[SMOKE], SmokeGate())
+        for name, spec in _gates_of(self.model).asked.items():
+            yield _Asked(name, kind_of(spec), asked[name], gate_of(spec))
+
+    def records(self) -> Iterator[GateRecord]:
+        """The record of each gate. Those of another run count if they are of the same comparison."""
+        known = GateRecords(self.target, self.model.name, self.release)
+        for each in self.asked():
+            record = known.read(each.name) or known.create(self._measured(each))
+            if record.live != self.live:
+                raise UsageError(
+                    f"{self.model.name} release {self.release} on '{self.target.name}' was compared with release "
+                    f"{record.live}, and release {self.live} is live now",
+                    hint=f"`enginehouse rebuild {self.model.name}` compares it with that one",
+                    code="release-moved",
+                )
+            yield record
+
+    def _measured(self, each: _Asked) -> GateRecord:
+        started = time.monotonic()
+        evidence = each.gate.run(self.trial)
+        return GateRecord(
+            gate=each.name,
+            kind=each.kind,
+            asked=each.asked,
+            candidate=self.release,
+            live=self.live,
+            evidence=self._complete(each.gate, evidence),
+            seconds=round(time.monotonic() - started, 3),
+            flow_run=self.flow_run,
+        )
+
+    def _complete(self, gate: Gate, evidence: Evidence) -> Evidence:
+        """The evidence with what it lacks: without data nothing passes."""
+        if not gate.compares or self.live is None or evidence.failures or evidence.gaps:
+            return evidence
+        if any(comparison.against == "live" for comparison in evidence.comparisons):
+            return evidence
+        loaded = self.trial.live is not None
+        why = "nothing was compared with it" if loaded else "memory does not hold it beside the candidate"
+        return evidence.model_copy(update={"gaps": (f"release {self.live} is live, and {why}",)})
+
+    def result(self, records: list[GateRecord]) -> Result:
+        """What the gates come to, and what the model's file says of that."""
+        gates = _gates_of(self.model)
+        verdicts = judge(records, gates.alpha)
+        state = overall(verdicts)
+        reason = "; ".join(map(_reason, (each for each in verdicts if each.state == state and state != "passed")))
+        undecided = gates.undecided if state == "undecided" else None
+        # A candidate that waits in the live one's place would keep the public name from answering.
+        if undecided == "ask" and self.target.current(self.model.name)[0].alone:
+            reason, undecided = f"{reason}. It cannot wait in the live release's place", "refuse"
+        if undecided == "refuse":
+            state, reason = "refused", f"undecided: {reason}"
+        return Result(
+            schema_version=Result.newest if state == "undecided" else 1,
+            release=self.release,
+            state=state,
+            reason=reason,
+            undecided=undecided,
+            prompts=tuple(prompt for record in records for prompt in record.evidence.prompts),
+            live=self.live if any(record.evidence.comparisons for record in records) else None,
+            gates=verdicts,
+            asked=gates_digest(self.model),
+        )
 
 
-def _unmet_by_stream(prompt: Prompt, answer: Completion, pieces: list[str], *, counts: bool) -> list[str]:
-    expect = prompt.expect
-    failures: list[str] = []
-    if expect.stream_equals and (streamed := "".join(pieces)) != answer.text:
-        failures.append(f"stream_equals: streamed, it was {streamed!r}")
-    # Contract 1 has no counts, and each piece of its streams is one token or more. Log probabilities would count too,
-    # but not every engine has one for each token of a character that spans several.
-    if not counts and expect.min_tokens is not None and len(pieces) < expect.min_tokens:
-        failures.append(f"min_tokens: {len(pieces)} of {expect.min_tokens}")
-    return failures
+def _gates_of(model: Model) -> Gates:
+    return model.gates or _AS_IN_NO_FILE
+
+
+def _reason(verdict: Verdict) -> str:
+    return verdict.reason if verdict.gate == SMOKE else f"{verdict.gate}: {verdict.reason}"

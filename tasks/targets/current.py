@@ -10,7 +10,7 @@ from typing import Literal
 from tasks.store.record import Record
 from tasks.targets.release import Result
 
-ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "refused"]
+ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "refused", "undecided"]
 
 
 class Current(Record):

@@ -2,14 +2,14 @@
 
 targets/TARGET/MODEL/N/intent.json   reserves release number N
 targets/TARGET/MODEL/N/signatures/SHA256.json   of the intent with that sha256, if a signing key is set
-targets/TARGET/MODEL/N/result.json   the verdict of its gates
+targets/TARGET/MODEL/N/result.json   the verdict of its gates, whose evidence is in the records of `gate_record`
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
 
@@ -17,6 +17,10 @@ from tasks.store.artifact import ArtifactRef, recorded
 from tasks.store.names import ALIASES, Alias, Segment
 from tasks.store.record import Record
 from tasks.targets.changes import FieldChange, changes
+from tasks.targets.gate_record import PromptResult, Verdict, VerdictState
+
+Undecided: TypeAlias = Literal["ask", "refuse", "promote"]
+"""What happens to a candidate on which the gates could not decide: it waits, goes, or is promoted all the same."""
 
 
 def _now() -> datetime:
@@ -44,6 +48,8 @@ class Intent(Record):
     """What differs from the release that was live then: fields of the recipe, and of serving as `serving.…`."""
     lost: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Fields that have no counterpart in the kind that the recipe was translated to, with their old values."""
+    live: int | None = None
+    """The release that was live then. Records of before do not have it."""
     source: str
     adapters: dict[str, str] = Field(default_factory=dict[str, str])
     """The addresses of those that requests may choose, by name."""
@@ -64,25 +70,31 @@ class Intent(Record):
         return tuple(name for name in ALIASES if isinstance(asked, list) and name in asked)
 
 
-class PromptResult(Record):
-    """What one node answered to one test prompt."""
-
-    prompt: str
-    node: str
-    passed: bool
-    answer: str
-    seconds: float
-    failures: tuple[str, ...]
-
-
 class Result(Record):
-    """The verdict on release N: `passed`, or `refused` with the reason."""
+    """The verdict on release N: `passed`, `refused` with the reason, or `undecided`."""
 
+    newest: ClassVar[int] = 2
+
+    schema_version: int = 1
+    """1 says all there is to say, but for `undecided`."""
     release: int
-    state: Literal["passed", "refused"]
+    state: VerdictState
     reason: str = ""
+    undecided: Undecided | None = None
+    """What the model's file says of a release that is undecided. `promote`: it may be public all the same."""
     prompts: tuple[PromptResult, ...] = ()
+    live: int | None = None
+    """The release that it was compared with. None if it was compared with none."""
+    gates: tuple[Verdict, ...] = ()
+    """In the order in which they ran. Empty in records of before, and where the release came to no gate."""
+    asked: str = ""
+    """Digest of the section `gates` of the model's file. Empty if the file has none."""
     created: datetime = Field(default_factory=_now)
+
+    @property
+    def may_be_public(self) -> bool:
+        """Whether traffic may move to the release."""
+        return self.state == "passed" or (self.state == "undecided" and self.undecided == "promote")
 
 
 def changes_since(

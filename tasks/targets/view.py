@@ -39,15 +39,21 @@ class TargetView:
     def unfinished(self, repository: str, digest: str) -> int | None:
         """The newest release with these bytes that a run has begun and not ended.
 
-        It has no result, or it passed and was not promoted. It is newer than the public one: what was begun before that
-        was compared with another release.
+        It has no result, or it was not refused and is still a candidate. It is newer than the public one: what was
+        begun before that was compared with another release.
         """
         for release in sorted((n for n in self.intents if n > (self.current.public or 0)), reverse=True):
             result, intent = self.results.get(release), self.intents[release]
-            passed = result is not None and result.state == "passed" and release in self.current.candidates
-            if (result is None or passed) and intent.digest == digest and same_artifact(intent.repository, repository):
+            waits = result is not None and result.state != "refused" and release in self.current.candidates
+            if (result is None or waits) and intent.digest == digest and same_artifact(intent.repository, repository):
                 return release
         return None
+
+    @property
+    def undecided(self) -> tuple[int, ...]:
+        """The candidates that wait for somebody to decide on them."""
+        waiting = (self.results.get(release) for release in self.current.candidates)
+        return tuple(each.release for each in waiting if each is not None and each.undecided == "ask")
 
     @property
     def without_result(self) -> tuple[int, ...]:

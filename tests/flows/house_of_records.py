@@ -285,11 +285,12 @@ class House:
         elif step.name == "validate":
             release = arguments[1].release
             state = "refused" if digest in self.refused else "passed"
-            target.conclude("tiny", Result(release=release, state=state))
+            result = target.conclude("tiny", Result(release=release, state=state))
             if state == "refused":
                 raise GateRefused("refused")
+            return result
         elif step.name == "promote":
-            return promote_step.promote(target, "tiny", arguments[1].release, unless=arguments[2])
+            return promote_step.promote(target, "tiny", arguments[1].release, unless=arguments[3])
         return None
 
     def state(self, id: str) -> str | None:

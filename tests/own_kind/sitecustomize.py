@@ -1,5 +1,6 @@
-"""Lets every Python process that has this folder in PYTHONPATH know the kind of `kind.py`."""
+"""Lets every Python process that has this folder in PYTHONPATH know the kind of `kind.py` and the gate of `gate.py`."""
 
-from tests.own_kind.kind import register
+from tests.own_kind import gate, kind
 
-register()
+kind.register()
+gate.register()

@@ -40,6 +40,13 @@ VERSION_1 = {
     "identity": '{"schema": 1, "step": "fetch", "version": 1, "inputs": {}, "fields": {"source": {"scheme": "file"}}}',
     "intent": """{"created":"2026-11-20T10:00:00Z","digest":"d","flow_run":"f","model":"tiny",
  "recipe":{"quantization":"q8_0"},"release":3,"repository":"repository/tiny/00","schema_version":1,"source":"s"}""",
+    "gate": """{"asked":{"gate":"agreement"},"candidate":3,"created":"2026-11-29T23:00:00Z","evidence":{"comparisons":[{
+ "against":"live","candidate":0.98,"detectable":0.02,"difference":-0.01,"lower":-0.02,"margin":0.01,"measure":"m","method":"e",
+ "needed":900,"other":0.99,"p_fine":0.5,"p_worse":0.5,"samples":300,"schema_version":1,"unit":"","upper":0.001}],
+ "differing":[{"candidate":"a","note":"","other":"b","question":"q","schema_version":1}],"failures":["f"],
+ "figures":[{"candidate":1.0,"live":2.0,"name":"n","schema_version":1,"unit":"s"}],"gaps":["g"],"notes":["n"],
+ "prompts":[],"schema_version":1},"flow_run":"f","gate":"agreement","kind":"agreement","live":2,"schema_version":1,
+ "seconds":1.5}""",
     "result": """{"created":"2026-11-20T10:00:00Z","prompts":[{"answer":"a","failures":["f"],"node":"n","passed":false,
  "prompt":"p","schema_version":1,"seconds":0.5}],"reason":"r","release":3,"schema_version":1,"state":"refused"}""",
     "current": '{"alone":false,"candidates":[4],"previous":2,"public":3,"schema_version":1}',

@@ -79,11 +79,12 @@ def test_memory_is_planned_by_weights_cache_and_the_longest_pass(tmp_path: Path)
     numbers, vocabulary = json.loads(limits)["weights"], facts.vocabulary
     assert vocabulary is not None
     assert 2 * numbers <= sum(path.stat().st_size for path in snapshot.glob("*.safetensors"))
-    for recipe, number, process in (
+    sizes: tuple[tuple[dict[str, Any], int, int], ...] = (
         ({}, 2, HOST_BYTES),
         ({"dtype": "float32"}, 4, HOST_BYTES),
         ({"dtype": "float16", "device": "cuda"}, 2, CONTEXT_BYTES),
-    ):
+    )
+    for recipe, number, process in sizes:
         served = kind(**recipe)
         # Two layers of four heads of eight numbers, keys and values; 4 slots of 256 tokens; a hidden size of 64.
         cache = 4 * 256 * 2 * 2 * 4 * 8 * number
@@ -97,13 +98,14 @@ def test_memory_is_planned_by_weights_cache_and_the_longest_pass(tmp_path: Path)
 
 
 def test_where_it_is_built_and_served() -> None:
-    for recipe, pool, gpus in (
+    places: tuple[tuple[dict[str, Any], str, tuple[int, ...]], ...] = (
         ({}, "build-cpu", ()),
         ({"device": "cpu"}, "build-cpu", ()),
         ({"device": "cuda"}, "build-cpu", (0,)),
         ({"arch": "sm90"}, "build-sm90", (0,)),
         ({"device": "cuda", "arch": "sm120"}, "build-sm120", (0,)),
-    ):
+    )
+    for recipe, pool, gpus in places:
         served = kind(**recipe)
         assert (served.pool(), served.gpus()) == (pool, gpus)
     with pytest.raises(ValidationError, match="device is cpu"):
@@ -152,7 +154,8 @@ def test_a_checkpoint_without_all_its_files(tmp_path: Path) -> None:
 
 def test_one_engine_serves_every_type_and_device() -> None:
     identity = Identity.of("fetch", 1, inputs={}, fields={})
-    made = [kind(**recipe) for recipe in ({}, {"dtype": "float32"}, {"device": "cuda"}, {"arch": "sm90"})]
+    recipes: list[dict[str, Any]] = [{}, {"dtype": "float32"}, {"device": "cuda"}, {"arch": "sm90"}]
+    made = [kind(**recipe) for recipe in recipes]
     engines = {each.engine_identity(each.checkpoint_identity({"snapshot": identity})).digest for each in made}
     releases = {each.repository_identity(identity, {}).digest for each in made}
     assert len(engines) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ def test_penalties_look_at_the_prompt_and_at_the_answer() -> None:
     # A score below 0 gets lower, too.
     low = sampler(Sampling(temperature=0.0, repetition_penalty=2.0), prompt=[0, 2])
     assert low.choose(np.array([-1.0, -1.5, -1.2], dtype=np.float32)).token_id == 1
-    for penalty in ({"presence_penalty": 1.5}, {"frequency_penalty": 1.5}):
-        answering = sampler(Sampling(temperature=0.0, **penalty))
+    for penalized in (replace(GREEDY, presence_penalty=1.5), replace(GREEDY, frequency_penalty=1.5)):
+        answering = sampler(penalized)
         assert [answering.choose(SCORES).token_id for _ in range(2)] == [1, 3]
     # Once for each time, or once for all.
     often = [1, 1, 1]

@@ -226,6 +226,8 @@ def test_log_probabilities_say_of_which_tokens_they_are(triton: RunningTriton, k
         return
     assert told["top_tokens"][::2] == told["output_tokens"] == answer["output_tokens"]
     assert len(told["top_log_probs"]) == 2 * len(told["output_tokens"])
+    one = triton.client.generate(CHAT, {**asked, "max_tokens": 1, "num_top_log_probs": 3})
+    assert len(one.likeliest) == 3 and one.likeliest[0] == (told["top_tokens"][0], pytest.approx(one.log_probs[0]))
     needs = ask(num_top_log_probs=2, return_log_probs=False)
     assert "'num_top_log_probs' needs 'return_log_probs'" in needs["error"]
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tasks.serving.contract import GenerationRequest, LogProb, PromptTooLong, Re
 from tasks.serving.engine import EngineFailed
 from tasks.serving.llmapi import ENGINE_PATH
 from tasks.serving.settings import ADAPTER_FOLDER, Sampling, ServingSettings
-from tasks.serving.torch_model import SCORED_AT_ONCE
+from tasks.serving.torch_model import SCORED_AT_ONCE, TorchModel
 from tests.tasks.lora.small_adapters import write_adapter
 from tests.tasks.serving.asked import Loop
 from tests.tasks.serving.small_tokenizers import byte_level
@@ -70,8 +70,8 @@ def start(loop: Loop, tmp_path: Path) -> Iterator[Start]:
 
 def answer(loop: Loop, engine: Transformers, text: str = PROMPT, **fields: Any) -> tuple[str, list[float], str]:
     """The text, its log probabilities, and why it ended."""
-    asked = GenerationRequest(text_input=text, **{"max_tokens": TOKENS, **fields})
-    pieces = list(loop.ask(engine, asked))
+    given: dict[str, Any] = {"max_tokens": TOKENS, **fields}
+    pieces = list(loop.ask(engine, GenerationRequest(text_input=text, **given)))
     return (
         "".join(piece.text for piece in pieces),
         [value for piece in pieces for value in piece.log_probs],
@@ -155,7 +155,9 @@ def test_weights_of_16_bits_are_computed_as_they_are_or_as_asked(loop: Loop, sta
 def test_no_request_changes_another(loop: Loop, start: Start, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Qwen2"))
     texts = ["a", PROMPT, "the " * 40, "naïve café", "1 2 3", "def f(x):"]
-    fields = [{"seed": number, "temperature": 0.5 * number, "return_log_probs": True} for number in range(len(texts))]
+    fields: list[dict[str, Any]] = [
+        {"seed": number, "temperature": 0.5 * number, "return_log_probs": True} for number in range(len(texts))
+    ]
     alone = [answer(loop, engine, text, **each) for text, each in zip(texts, fields, strict=True)]
     # Of six, two run at once, and the others wait for their rooms.
     asked = [
@@ -237,22 +239,22 @@ def test_each_request_has_its_adapter(loop: Loop, start: Start, tmp_path: Path) 
 def test_what_it_cannot_honour(fields: dict[str, Any], named: str, loop: Loop, start: Start, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
     with pytest.raises(RequestRefused, match=named):
-        list(loop.ask(engine, GenerationRequest(**{"text_input": "a", **fields})))
+        asked: dict[str, Any] = {"text_input": "a", **fields}
+        list(loop.ask(engine, GenerationRequest(**asked)))
 
 
 def test_a_request_without_memory_fails_alone(
     loop: Loop, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
-    model: Any = engine._model  # pyright: ignore[reportPrivateUsage]
-    whole, passed = answer(loop, engine), type(model)._pass
+    whole, passed = answer(loop, engine), cast(Any, TorchModel)._pass
 
     def scarce(self: Any, ids: Any, *arguments: Any) -> Any:
         if len(ids) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more lines")
         return passed(self, ids, *arguments)
 
-    monkeypatch.setattr(type(model), "_pass", scarce)
+    monkeypatch.setattr(TorchModel, "_pass", scarce)
     long = loop.ask(engine, GenerationRequest(text_input="a b " * 40, max_tokens=4))
     short = loop.ask(engine, GenerationRequest(text_input=PROMPT, max_tokens=TOKENS))
     with pytest.raises(EngineFailed, match=r"the memory of the GPU does not suffice for this request.*2.00 GiB.$"):

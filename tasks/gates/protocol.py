@@ -1,0 +1,74 @@
+"""The protocol of a gate, which flows and steps ask without knowing the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from infra.triton.client import TritonClient
+from tasks.models.spec import Model
+from tasks.targets.gate_record import Evidence
+from tasks.targets.node_report import NodeReport
+from tasks.targets.release import Intent
+from tasks.triton.config import RELEASE
+from tasks.triton.placement import release_names
+
+
+@dataclass(frozen=True)
+class Served:
+    """A release that every node of a trial has loaded."""
+
+    intent: Intent
+
+    @property
+    def release(self) -> int:
+        return self.intent.release
+
+    @property
+    def name(self) -> str:
+        """What Triton calls it, beside the public name. Requests by it reach this release and no other."""
+        return release_names(self.intent.model, self.intent.release)[RELEASE]
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate beside what is live, on the live nodes of a target: all that a gate is given."""
+
+    model: Model
+    """As its file says now."""
+    target: str
+    nodes: tuple[NodeReport, ...]
+    """At least one. Both releases answer on each of them."""
+    candidate: Served
+    live: Served | None
+    """The live release to compare with. None if no release is, or if memory does not hold both."""
+    alpha: float = 0.05
+    """The level of one-sided bounds: what `Comparison.lower` and `upper` are found with."""
+    say: Callable[[str], None] = _quiet
+    """Takes a line for the log: what the gate is at, now and then."""
+
+    def client(self, node: NodeReport) -> TritonClient:
+        """Asks the Triton of a node, and waits a little longer than a release works at a request."""
+        timeout_s = self.model.serving.request_timeout_s + 30
+        return TritonClient(node.http, grpc=node.grpc, timeout_s=timeout_s)
+
+
+class Gate(Protocol):
+    """One gate as a model's file asks for it."""
+
+    compares: ClassVar[bool]
+    """Whether it compares with the live release where there is one. Where it could not, it does not pass."""
+
+    def run(self, trial: Trial) -> Evidence:
+        """Measure. It does not judge: `tasks.gates.judge` does, with all gates before it.
+
+        What the candidate fails at is evidence (`failures`), and so is what could not be measured (`gaps`). It has an
+        end of its own. Raises TritonError that is retryable where the same run may succeed later: the step then asks
+        this gate again, and none of those before it.
+        """
+        ...

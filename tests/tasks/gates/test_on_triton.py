@@ -1,0 +1,127 @@
+"""The gates on a real model in a real Triton: what is equal passes, and what is broken is told apart by its gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.gates.agreement.gate import AgreementGate
+from tasks.gates.judge import judge
+from tasks.gates.protocol import Gate, Trial
+from tasks.gates.quality.gate import ENDINGS, QualityGate
+from tasks.gguf.conversion import dequantize, quantize
+from tasks.models.gate_specs.agreement import AgreementSpec
+from tasks.models.gate_specs.quality import QualitySpec
+from tasks.models.gate_specs.set_source import SetSource
+from tasks.serving.contract import CONTRACT
+from tasks.serving.settings import ServingSettings
+from tasks.targets.gate_record import GateRecord, Verdict
+from tasks.targets.node_report import NodeReport
+from tasks.triton.placement import place_release, placed_models
+from tasks.triton.repository import write_release
+from tests.tasks.gates.broken_gguf import with_another_template, without_a_tensor, without_its_end
+from tests.tasks.gates.trials import embedded, served
+
+if TYPE_CHECKING:
+    from tests.conftest import RunningTriton
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+AGREEMENT = AgreementGate(AgreementSpec(gate="agreement", positions=1))
+LIVE = 1
+
+
+@dataclass
+class House:
+    """A Triton with the live release, in q8_0, and the weights that candidates are made of."""
+
+    triton: RunningTriton
+    weights: Path
+    number: int = LIVE
+
+    def load(self, gguf: Path) -> int:
+        """Serve these weights as a further release."""
+        model, release = embedded().name, self.number
+        artifact, engine = self.weights / f"artifact-{release}", self.weights / f"engine-{release}"
+        for folder in (artifact, engine):
+            folder.mkdir()
+        write_release(artifact, ServingSettings("llamacpp", "engine/model.gguf", 2, 512, True, 60.0, contract=CONTRACT))
+        shutil.copyfile(gguf, engine / "model.gguf")
+        place_release(artifact, engine, self.triton.repository, model, release, grpc=self.triton.client.grpc)
+        for name in placed_models(self.triton.repository, model, release):
+            self.triton.client.load(name)
+        self.number += 1
+        return release
+
+    def unload(self, release: int) -> None:
+        for name in reversed(placed_models(self.triton.repository, embedded().name, release)):
+            self.triton.client.unload(name)
+
+    def verdict(self, gate: Gate, gguf: Path, alpha: float = 0.05) -> Verdict:
+        """Of the gate alone, on a candidate of these weights."""
+        release, model = self.load(gguf), embedded()
+        node = NodeReport.model_construct(node="here", http=f"127.0.0.1:{self.triton.ports.http}", grpc="")
+        trial = Trial(model, "local", (node,), served(model.name, release), served(model.name, LIVE), alpha)
+        try:
+            evidence = gate.run(trial)
+        finally:
+            self.unload(release)
+        record = GateRecord(gate="gate", kind="gate", candidate=release, live=LIVE, evidence=evidence)
+        return judge([record], alpha)[0]
+
+
+@pytest.fixture(scope="module")
+def house(
+    smollm2_gguf: Path, start_triton: Callable[[str], RunningTriton], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("gates")
+    dequantize(smollm2_gguf, folder / "f16.gguf", "float16", lambda done, of: None)
+    for quantization in ("q8_0", "q4_0"):
+        quantize(folder / "f16.gguf", folder / quantization, quantization, lambda done, of: None)
+    triton = start_triton("gates")
+    made = House(triton, folder)
+    made.load(folder / "q8_0")
+    yield made
+    triton.process.terminate()
+    triton.process.wait(20)
+
+
+def test_the_same_weights_pass(house: House) -> None:
+    verdict = house.verdict(AGREEMENT, house.weights / "q8_0")
+    assert verdict.state == "passed" and verdict.decisive is not None and verdict.decisive.difference == 0
+
+
+def test_fewer_bits_are_told_apart_at_one_percent_of_false_alarms(house: House) -> None:
+    assert house.verdict(AGREEMENT, house.weights / "q4_0", alpha=0.01).state == "refused"
+
+
+def test_a_tensor_that_is_lost_is_told_apart(house: House) -> None:
+    broken = without_a_tensor(house.weights / "q8_0", house.weights / "tensor", "blk.14.ffn_down.weight")
+    assert house.verdict(AGREEMENT, broken, alpha=0.01).state == "refused"
+
+
+def test_another_template_is_told_apart(house: House) -> None:
+    broken = with_another_template(house.weights / "q8_0", house.weights / "template")
+    assert house.verdict(AGREEMENT, broken, alpha=0.01).state == "refused"
+
+
+def test_a_stop_word_that_is_lost_is_told_apart_by_answers_that_run_on(house: House) -> None:
+    broken = without_its_end(house.weights / "q8_0", house.weights / "ends")
+    # Those that the live release names in a sentence of seven tokens or so.
+    countries = (
+        "Germany Japan Egypt Greece Poland Cuba Peru Chile India China Russia Norway Sweden Turkey Kenya Austria"
+    )
+    lines = [
+        {"prompt": f"What is the capital of {country}?", "regex": "[A-Z]", "max_tokens": 16}
+        for country in countries.split()
+    ]
+    (house.weights / "set.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = QualitySpec(gate="quality", questions=SetSource(uri=f"file://{house.weights}/set.jsonl"), concurrency=2)
+    verdict = house.verdict(QualityGate(asked), broken, alpha=0.01)
+    assert verdict.state == "refused" and verdict.decisive is not None and verdict.decisive.measure == ENDINGS
