@@ -85,7 +85,7 @@ def _node(campaign: Campaign) -> None:
     meanwhile = house.answers(SMALL)
     began = time.monotonic()
     house.run("up")
-    wait(lambda: house.node().written > written, "report of the new node", 60)
+    wait(lambda: any(each.written > written for each in house.target.nodes()), "report of the new node", 60)
     house.seconds_until_answer(SMALL)
     table.goal(
         "node killed, and started again",
