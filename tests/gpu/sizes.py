@@ -1,0 +1,80 @@
+"""How large the campaign is: on the GPU that it is for, and on the CPU of a machine that develops it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Network:
+    """A Llama of random weights, and how it is served: `slots` requests of `context_tokens` at once."""
+
+    hidden: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    inner: int
+    slots: int
+    context_tokens: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of transformers' LlamaConfig, but for the vocabulary."""
+        return {
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_value_heads,
+            "intermediate_size": self.inner,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+        }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`architecture` is empty on the CPU. Of the `promotions`, `rebuilt` load a new release; the others move back."""
+
+    architecture: str
+    large: Network
+    clients: int
+    answer_tokens: int
+    promotions: int
+    rebuilt: int
+    unloads: int
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.architecture)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        if self.on_gpu:
+            return {"kind": "transformers", "dtype": "bfloat16", "device": "cuda", "arch": self.architecture}
+        return {"kind": "transformers", "dtype": "float32", "device": "cpu"}
+
+
+# The layers of Llama 3.2 3B with the vocabulary of SmolLM2: 2.97 billion weights, 5.5 GiB in bfloat16.
+FULL = Sizes(
+    architecture="sm90",
+    large=Network(3072, 28, 24, 8, 8192, slots=32, context_tokens=512),
+    clients=32,
+    answer_tokens=16,
+    promotions=10,
+    rebuilt=4,
+    unloads=10,
+)
+TINY = Sizes(
+    architecture="",
+    large=Network(64, 2, 4, 2, 128, slots=4, context_tokens=128),
+    clients=3,
+    answer_tokens=4,
+    promotions=2,
+    rebuilt=1,
+    unloads=2,
+)
+
+SIZES: Mapping[str, Sizes] = {"full": FULL, "short": replace(FULL, rebuilt=1, unloads=1), "tiny": TINY}
+"""By the values of ENGINEHOUSE_GPU_SIZES."""
