@@ -59,7 +59,7 @@ class TorchModel:
         known = inspect.signature(self._model.forward).parameters
         # Prompts of thousands of tokens would have the scores of a whole vocabulary each.
         self._keeps = "logits_to_keep" in known
-        # transformers 5.18 has given it another name, and warns of this one.
+        # transformers 5.24 has another name for it than 5.17.
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._add_adapters(folder, settings)
         # After transformers was found, which this imports.
