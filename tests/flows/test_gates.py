@@ -15,7 +15,7 @@ from infra.settings import CHECKOUT
 if TYPE_CHECKING:
     from tests.flows.conftest import House
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Path) -> None:
