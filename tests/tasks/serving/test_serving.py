@@ -595,10 +595,10 @@ def test_an_unloaded_release_gives_its_memory_back(triton: RunningTriton) -> Non
         ask(triton.client, f"{CHAT}--r2", max_tokens=0)
     assert ask(triton.client, f"{CHAT}--r2")
     names = placed_models(triton.repository, CHAT, 2)
-    processes = {number for number, name in stubs(triton).items() if name in names}
+    processes = [psutil.Process(number) for number, name in stubs(triton).items() if name in names]
     assert processes
     for name in reversed(names):
         triton.client.unload(name)
-    psutil.wait_procs([psutil.Process(number) for number in processes], timeout=10)
-    assert not processes & stubs(triton).keys()
+    psutil.wait_procs(processes, timeout=10)
+    assert not {process.pid for process in processes} & stubs(triton).keys()
     assert ask(triton.client, max_tokens=4)

@@ -89,6 +89,7 @@ def test_a_candidate_that_is_faster_passes(three_times_slower: Running) -> None:
     assert verdict(evidence).state == "passed"
 
 
+@pytest.mark.slow
 def test_a_candidate_whose_requests_fail_is_refused_and_told_why() -> None:
     with timed_model(replace(DELAYS, failing=CANDIDATE)) as model:
         evidence = PerformanceGate(asked()).run(trial(model))
@@ -119,6 +120,7 @@ def test_nobody_there_is_the_candidates_fault_only_if_it_is_the_candidate() -> N
     assert verdict(evidence).state == "refused" and "unreachable" in evidence.failures[0]
 
 
+@pytest.mark.slow
 def test_a_gate_ends_when_its_time_is_over() -> None:
     with timed_model(replace(DELAYS, slower={CANDIDATE: 100.0})) as model:
         evidence = PerformanceGate(asked(most_seconds=1)).run(trial(model))
