@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tasks.gates.distributions import z_of_power
+from tasks.gates.distributions import NORMAL, POWER
 from tasks.gates.proportions import needed_samples
 from tasks.targets.gate_record import Comparison
 
@@ -54,7 +54,7 @@ def compare_ratios(
         p_worse=_share(np.count_nonzero(drawn >= reached), len(drawn)),
         p_fine=_share(np.count_nonzero(drawn <= reached), len(drawn)),
         samples=prompts,
-        detectable=math.expm1(edge + z_of_power(alpha) * error),
+        detectable=math.expm1(edge + _detected(float(high), count) * error),
         needed=needed_samples(edge - mean, error, prompts, alpha),
     )
 
@@ -70,6 +70,15 @@ def _studentized(means: _Numbers, seed: int) -> _Numbers:
     if not spread.any():
         return np.zeros(_SAMPLES)
     return (samples.mean(axis=1)[spread] - means.mean()) / errors[spread]
+
+
+def _detected(quantile: float, rounds: int) -> float:
+    """How many standard errors a loss has to lie beyond the edge, to reach that quantile with POWER.
+
+    The error is an estimate too, by which the distance spreads more than a normal one: the approximation of the
+    noncentral t by its variance, 1 + q^2 / 2 df (Johnson and Kotz, Continuous Univariate Distributions 2, 31).
+    """
+    return quantile + NORMAL.inv_cdf(POWER) * math.sqrt(1 + quantile * quantile / (2 * (rounds - 1)))
 
 
 def _share(count: int, of: int) -> float:
