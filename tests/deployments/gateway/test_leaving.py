@@ -182,7 +182,7 @@ def test_who_waits_for_a_slot_and_leaves_never_gets_one(stack: Stack) -> None:
         assert all(holder.result(60) > 100 for holder in holders)
         after = stack.short()
     print(f"\nafter four that left while they waited: {after:.2f} s")
-    # 0.1 s on an idle machine. Had one of the four got a slot, its hundreds of tokens would take several seconds.
+    # Had one of the four got a slot, its hundreds of tokens would take several seconds.
     assert after < stack.idle() + 2.5
 
 
