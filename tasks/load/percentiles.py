@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 CONFIDENCE = 0.99
@@ -22,6 +24,8 @@ def needed(percentile: float, confidence: float = CONFIDENCE) -> int:
 
 def percentile_of(values: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]], which: float) -> float:
     """Linear between the two values beside it, as numpy's default and AIPerf's."""
+    import numpy as np  # not with this module: every model's file asks it how many requests a limit takes
+
     return float(np.percentile(np.asarray(values, dtype=np.float64), which))
 
 

@@ -22,9 +22,8 @@ from .contract import GenerationRequest, RequestRefused, Tensor
 from .drafts import check_drafted, checked_guesses
 from .engine import EngineFailed, EngineUnavailable, Piece
 from .mailbox import Mailbox
-from .reasoning import beginning_with, opened_by_tokens
 from .settings import ADAPTER_FOLDER, ServingSettings
-from .tokens import Prompts, Tokens, pieces
+from .tokens import Prompts, Tokens
 
 _TOKENS = ("output_ids", "sequence_length")
 """Outputs without which the backend answers nothing."""
@@ -89,17 +88,7 @@ class TensorRtLlm:
                 min_tokens=request.min_tokens,
             )
         async with contextlib.aclosing(tokens):
-            answer = pieces(
-                tokens,
-                prompts.tokenizer,
-                stop_words=request.stop_words,
-                end_ids=prompts.ends(request),
-                input_tokens=len(prompt),
-                most_tokens=most_tokens,
-                skip_special_tokens=request.skip_special_tokens,
-            )
-            if not request.skip_special_tokens:
-                answer = beginning_with(opened_by_tokens(prompts.tokenizer, prompt), answer)
+            answer = prompts.answer(request, prompt, tokens, most_tokens)
             async with contextlib.aclosing(answer):
                 async for piece in answer:
                     yield piece

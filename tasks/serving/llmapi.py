@@ -19,9 +19,8 @@ from .backend_inputs import MAX_TOP_K, check_guide, check_top_log_probs
 from .contract import GenerationRequest, RequestRefused, check_generates
 from .engine import EngineFailed, Piece
 from .mailbox import Mailbox
-from .reasoning import beginning_with, opened_by_tokens
 from .settings import ADAPTER_FOLDER, ServingSettings
-from .tokens import Prompts, Tokens, pieces
+from .tokens import Prompts, Tokens
 from .word_ids import word_sequences
 
 ENGINE_PATH = "gpt_model_path"
@@ -76,17 +75,7 @@ class LlmApi:
             raise EngineFailed(f"the LLM failed: {error}") from error
         reading = asyncio.create_task(_read(result, tokens, log_probs=request.return_log_probs))
         try:
-            answer = pieces(
-                aiter(tokens),
-                self._prompts.tokenizer,
-                stop_words=request.stop_words,
-                end_ids=self._prompts.ends(request),
-                input_tokens=len(prompt),
-                most_tokens=parameters.max_tokens,
-                skip_special_tokens=request.skip_special_tokens,
-            )
-            if not request.skip_special_tokens:
-                answer = beginning_with(opened_by_tokens(self._prompts.tokenizer, prompt), answer)
+            answer = self._prompts.answer(request, prompt, aiter(tokens), parameters.max_tokens)
             async with contextlib.aclosing(answer):
                 async for piece in answer:
                     yield piece

@@ -17,6 +17,7 @@ from .detokenize import Detokenizer
 from .engine import Piece
 from .generation import GenerationConfig, files_in
 from .plain_text import special_tokens
+from .reasoning import beginning_with, opened_by_tokens
 from .templates import further_in, read_templates
 from .token_bytes import token_bytes
 from .tokenizer import Tokenizer, encoded_after
@@ -101,6 +102,27 @@ class Prompts:
         if len(ids) > room:
             raise PromptTooLong(f"prompt and 'given_output' have {prompt_tokens + len(ids)} tokens of {most_tokens}")
         return ids
+
+    def answer(
+        self,
+        request: GenerationRequest,
+        prompt: Sequence[int],
+        tokens: AsyncIterator[Sequence[Tokens]],
+        most_tokens: int,
+    ) -> AsyncGenerator[Piece]:
+        """The answer of whose `tokens`, after that prompt, an engine was asked for at most so many."""
+        answer = pieces(
+            tokens,
+            self.tokenizer,
+            stop_words=request.stop_words,
+            end_ids=self.ends(request),
+            input_tokens=len(prompt),
+            most_tokens=most_tokens,
+            skip_special_tokens=request.skip_special_tokens,
+        )
+        if request.skip_special_tokens:
+            return answer
+        return beginning_with(opened_by_tokens(self.tokenizer, prompt), answer)
 
     def _raw(self, text: str) -> list[int]:
         """The tokens of a prompt that the client has rendered, which may begin with the token that begins a text."""

@@ -18,10 +18,9 @@ from typing import Any, TypeVar
 from .contract import GenerationRequest, LogProb, RequestRefused
 from .engine import Piece
 from .llmapi import ENGINE_PATH
-from .reasoning import beginning_with, opened_by_tokens
 from .sampling import Chosen, Sampler, told
 from .settings import ServingSettings
-from .tokens import Prompts, Tokens, as_log_prob, pieces
+from .tokens import Prompts, Tokens, as_log_prob
 from .torch_model import SCORED_AT_ONCE, Sequenced, TorchModel
 
 ResultT = TypeVar("ResultT")
@@ -68,17 +67,7 @@ class Transformers:
         async with self._sequenced(adapter) as sequenced:
             tokens = self._tokens(sequenced, prompt, sampler, most_tokens)
             async with contextlib.aclosing(tokens):
-                answer = pieces(
-                    tokens,
-                    prompts.tokenizer,
-                    stop_words=request.stop_words,
-                    end_ids=prompts.ends(request),
-                    input_tokens=len(prompt),
-                    most_tokens=most_tokens,
-                    skip_special_tokens=request.skip_special_tokens,
-                )
-                if not request.skip_special_tokens:
-                    answer = beginning_with(opened_by_tokens(prompts.tokenizer, prompt), answer)
+                answer = prompts.answer(request, prompt, tokens, most_tokens)
                 async with contextlib.aclosing(answer):
                     async for piece in answer:
                         yield piece

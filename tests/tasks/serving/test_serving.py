@@ -67,7 +67,7 @@ def triton(
     started.client.load("ensemble")
     yield started
     started.process.terminate()
-    started.process.wait(20)
+    started.process.wait(60)
 
 
 @pytest.fixture(scope="module")
