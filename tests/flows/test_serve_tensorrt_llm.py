@@ -328,6 +328,10 @@ def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Pa
         house.wait(lambda: node.triton_pid not in (0, triton), 60, "Triton after the one that the candidate ended")
         node.wait_for(1, {1})
         assert require_contract(node) == answer
+        made.leave_free(1 << 20)
+        house.wait(lambda: free_bytes(node) == 1 << 20, 30, "report of the memory")
+        short = node.rebuild("--recipe", "max_batch_size=2", code=1)["error"]
+        assert short["code"] == "memory-short" and "on a GPU" in short["message"]
         node.stop()
         node.start()
         node.wait_for(1, {1})
@@ -396,3 +400,7 @@ def executions(node: Node, relative: str) -> int:
 def state(node: Node, release: int) -> str:
     known = node.report.models[node.name].releases.get(release) if node.report is not None else None
     return known.state if known is not None else ""
+
+
+def free_bytes(node: Node) -> int:
+    return node.report.machine.gpus[0].free_bytes if node.report is not None else -1
