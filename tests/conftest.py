@@ -114,7 +114,7 @@ class RunningTriton:
     key: str
     client: TritonClient
 
-    def wait_live(self, seconds: float = 20.0) -> None:
+    def wait_live(self, seconds: float = 60.0) -> None:
         until = time.monotonic() + seconds
         while not self.client.live():
             assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()

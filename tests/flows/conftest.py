@@ -25,7 +25,7 @@ from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tests import prefect_api
-from tests.waiting import wait
+from tests.waiting import PATIENCE, wait
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
 RECORDER = Path(__file__).parents[1] / "recorder"
@@ -53,7 +53,7 @@ class House:
     def run(self, *arguments: str, code: int = 0) -> str:
         """Standard output of a command that must end with `code`."""
         process = self.start(*arguments)
-        output, errors = process.communicate(timeout=240)
+        output, errors = process.communicate(timeout=240 * PATIENCE)
         assert process.returncode == code, f"{arguments}: exit {process.returncode}\n{output}\n{errors}"
         return output
 

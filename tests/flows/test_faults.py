@@ -15,6 +15,7 @@ import pytest
 
 from tasks.store.artifact import ArtifactRef
 from tasks.targets.target import Target
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -74,7 +75,7 @@ def test_the_build_is_killed(house: House, live: dict[str, Any]) -> None:
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")
     flow_run_process(house).kill()
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert report["state"] == "promoted" and house.intact(report)
@@ -87,7 +88,7 @@ def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
     house.wait_for_work("engine")
     house.process("worker-build-cpu").kill()
     house.run("up")
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert report["release"] == house.node().models[MODEL].public and house.intact(report)
@@ -102,7 +103,7 @@ def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any])
     house.process("worker-build-cpu").kill()
     run.kill()
     house.run("up")
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert house.intact(report)
@@ -117,7 +118,7 @@ def test_the_store_is_killed_while_the_engine_is_uploaded(house: House, live: di
     house.wait(lambda: any(house.home.glob("work/*/engine/*/limits.json")), 120, "finished engine")
     house.process("s3").kill()
     house.run("up")
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert report["state"] == "promoted" and house.intact(report)

@@ -19,7 +19,7 @@ PASSAGES = [
     {"text": f"The answer to question {number} is short: {word} comes before the next word of this sentence."}
     for number, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"])
 ]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Path) -> None:

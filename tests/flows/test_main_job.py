@@ -16,6 +16,7 @@ from infra.triton.client import TritonClient
 from tasks.steps.promote import promote
 from tasks.store.artifact import ArtifactRef
 from tasks.targets.current import Current
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -247,7 +248,7 @@ def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
 
 def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     both = [house.start("rebuild", MODEL, "--recipe", "quantization=q5_0", "--json") for _ in range(2)]
-    outputs = [process.communicate(timeout=240) for process in both]
+    outputs = [process.communicate(timeout=240 * PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     reports = [json.loads(output) for output, _ in outputs]
     engines = {str(artifact(report, "upload")) for report in reports}
@@ -267,7 +268,7 @@ def test_two_models_with_one_slot_on_each_pool(house: House, live: dict[str, Any
         for name in ("twin-one", "twin-two"):
             body = {"parameters": {"model": name, "recipe": {"quantization": "q5_1"}}}
             runs.append(house.prefect("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
-        until = time.monotonic() + 240
+        until = time.monotonic() + 240 * PATIENCE
         while True:
             types = [house.prefect("GET", f"/flow_runs/{run}")["state"]["type"] for run in runs]
             if all(kind not in ("SCHEDULED", "PENDING", "RUNNING") for kind in types):

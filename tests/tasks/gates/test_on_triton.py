@@ -31,7 +31,7 @@ from tests.tasks.gates.trials import embedded, served
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 AGREEMENT = AgreementGate(AgreementSpec(gate="agreement", positions=1))
 LIVE = 1
