@@ -51,7 +51,9 @@ class House:
         artifact, engine = self.weights / f"artifact-{release}", self.weights / f"engine-{release}"
         for folder in (artifact, engine):
             folder.mkdir()
-        write_release(artifact, ServingSettings("llamacpp", "engine/model.gguf", 2, 512, True, 60.0, contract=CONTRACT))
+        write_release(
+            artifact, ServingSettings("llamacpp", "engine/model.gguf", 2, 512, True, 60.0, threads=1, contract=CONTRACT)
+        )
         shutil.copyfile(gguf, engine / "model.gguf")
         place_release(artifact, engine, self.triton.repository, model, release, grpc=self.triton.client.grpc)
         for name in placed_models(self.triton.repository, model, release):
