@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.names import (
+    APPROVE,
     BUILD_ENGINE,
     COLLECT_GARBAGE,
     FINETUNED,
@@ -173,7 +174,7 @@ def _deployments(settings: Settings) -> tuple[Deployment, ...]:
     }
     # The others run one at a time: two would only find the same, and what an automation adds while one runs must wait,
     # not vanish.
-    limits = {REBUILD: settings.rebuilds, ROLLBACK: None}
+    limits = {REBUILD: settings.rebuilds, ROLLBACK: None, APPROVE: None}
     return tuple(
         Deployment(flow.module, flow.name, flow.name, "default", schedules.get(flow, ""), limits.get(flow, 1))
         for flow in ON_DEFAULT_POOL
