@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Literal
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
-from pydantic import JsonValue
 
 from flows.names import REBUILD
 from infra import settings
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
-from tasks.steps.approve import decide, told
+from tasks.finetuned.rejected import note_rejected
+from tasks.steps.approve import Decided, decide
 from tasks.targets.target import Target
 
 
@@ -38,20 +37,28 @@ async def approve(
     on = Target(Bucket.at(config.store), target or config.target)
     state = "approved" if decision == "approve" else "rejected"
     made = await asyncio.to_thread(decide, on, model, release or None, state, by.strip(), note)
-    get_run_logger().info("%s release %d %s", model, made.approval.release, told(made.approval))
-    if state == "approved":
-        run = await go_on(on.name, model, made.approval.release, made.parameters)
-        get_run_logger().info("run %s promotes it", run)
+    await follow(made)
 
 
-async def go_on(target: str, model: str, release: int, parameters: Mapping[str, JsonValue]) -> str:
+async def follow(made: Decided) -> None:
+    """Do what follows from a decision."""
+    get_run_logger().info("%s", made)
+    release = made.approval.release
+    if made.approval.state == "approved":
+        get_run_logger().info("run %s promotes it", await go_on(made))
+    else:
+        catalogue = settings.load().catalogue
+        await asyncio.to_thread(note_rejected, made.target, catalogue, made.model, release, made.parameters)
+
+
+async def go_on(made: Decided) -> str:
     """Start the rebuild that promotes an approved release, once. Returns the run's id."""
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(REBUILD.deployment)
         run = await client.create_flow_run_from_deployment(
             deployment.id,
-            parameters=dict(parameters),
-            name=f"rebuild {model}",
-            idempotency_key=f"approved:{target}:{model}:{release}",
+            parameters=dict(made.parameters),
+            name=f"rebuild {made.model}",
+            idempotency_key=f"approved:{made.target.name}:{made.model}:{made.approval.release}",
         )
     return str(run.id)

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from pydantic import JsonValue, ValidationError
 
-from flows.approve import go_on
+from flows.approve import follow
 from flows.finetuned import rebuild_with, start_rebuild, take
 from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, start_again
 from flows.names import FLOWS, RECONCILE
@@ -68,7 +68,7 @@ async def follow_decisions(bucket: Bucket) -> None:
         if isinstance(found, str):
             get_run_logger().warning("%s", found)
         else:
-            await go_on(found.target, found.model, found.release, found.parameters)
+            await follow(found)
 
 
 async def decide_the_undecided(bucket: Bucket, older_than_seconds: float) -> None:

@@ -40,19 +40,24 @@ def _reject(options: argparse.Namespace, settings: Settings) -> int:
 
 def _decide(state: Literal["approved", "rejected"], options: argparse.Namespace, settings: Settings) -> int:
     from infra.s3.bucket import Bucket
-    from tasks.steps.approve import decide, told
+    from tasks.finetuned.rejected import note_rejected
+    from tasks.steps.approve import decide
     from tasks.targets.target import Target
 
     target = Target(Bucket.at(settings.store), options.target or settings.target)
     made = decide(target, options.model, options.release, state, options.by or _user(), options.note)
-    started = _go_on(made, settings) if state == "approved" else ""
+    started = ""
+    if state == "approved":
+        started = _go_on(made, settings)
+    else:
+        note_rejected(target, settings.catalogue, made.model, made.approval.release, made.parameters)
     if options.json:
         about = made.approval.model_dump(mode="json", include={"release", "state", "by", "note", "created"})
         print_json(
-            {"model": made.model, "target": made.target, **about, "first": made.first, "flow_run": started or None}
+            {"model": made.model, "target": target.name, **about, "first": made.first, "flow_run": started or None}
         )
     else:
-        print(f"{made.model} release {made.approval.release} on '{made.target}' {told(made.approval)}")
+        print(made)
         if started:
             print(f"run   {os.environ['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{started}")
     return 0
@@ -72,7 +77,7 @@ def _go_on(made: Decided, settings: Settings) -> str:
             from flows.approve import go_on
 
         return ask_prefect(
-            go_on(made.target, made.model, made.approval.release, made.parameters),
+            go_on(made),
             "did not take the rebuild that promotes it",
             hint="is it up, and does it have the deployments (`enginehouse deploy`)?",
         )

@@ -77,12 +77,15 @@ def told(decision: Approval) -> str:
 class Decided:
     """The decision that counts on a release, and what its rebuild goes on with."""
 
-    target: str
+    target: Target
     model: str
     approval: Approval
     first: bool
     """Whether the caller made it. If not, somebody had decided the same before."""
     parameters: Mapping[str, JsonValue]
+
+    def __str__(self) -> str:
+        return f"{self.model} release {self.approval.release} on '{self.target.name}' {told(self.approval)}"
 
 
 def decide(
@@ -114,7 +117,7 @@ def decide(
         )
     if state == "rejected":
         target.move(model, lambda current: current.without_candidates(release))
-    return Decided(target.name, model, counted, counted == made, request.parameters)
+    return Decided(target, model, counted, counted == made, request.parameters)
 
 
 def _waiting(target: Target, model: str) -> int:
@@ -145,21 +148,10 @@ def _require_unmoved(target: Target, model: str, request: ApprovalRequest) -> No
         )
 
 
-@dataclass(frozen=True)
-class Due:
-    """A rebuild that is to go on, since a person has approved its release."""
+def follow_up(bucket: Bucket) -> Iterator[Decided | str]:
+    """The candidates that were decided on while nobody looked, on every target. One that is not approved goes.
 
-    target: str
-    model: str
-    release: int
-    parameters: Mapping[str, JsonValue]
-
-
-def follow_up(bucket: Bucket) -> Iterator[Due | str]:
-    """Go on with what was decided while nobody looked: on every target the rebuilds that are due.
-
-    A candidate that was rejected or timed out goes, and a line says so. A record that cannot be read costs its own
-    model a line. Raises StoreError.
+    A record that cannot be read costs its own model a line. Raises StoreError.
     """
     for target in targets(bucket):
         for model in target.wanted():
@@ -170,13 +162,11 @@ def follow_up(bucket: Bucket) -> Iterator[Due | str]:
                 yield f"{model} on '{target.name}' cannot be looked at: {error}"
 
 
-def _follow_up(target: Target, model: str, release: int) -> Iterator[Due | str]:
+def _follow_up(target: Target, model: str, release: int) -> Iterator[Decided]:
     approvals = Approvals(target, model, release)
     request, decision = approvals.request(), approvals.decision()
     if request is None or decision is None:
         return
-    if decision.state == "approved":
-        yield Due(target.name, model, release, request.parameters)
-        return
-    target.move(model, lambda current: current.without_candidates(release))
-    yield f"{model} release {release} on '{target.name}' {told(decision)}"
+    if decision.state != "approved":
+        target.move(model, lambda current: current.without_candidates(release))
+    yield Decided(target, model, decision, False, request.parameters)

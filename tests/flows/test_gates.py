@@ -57,3 +57,76 @@ def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Pa
     assert {step["name"]: step["state"] for step in promoted["steps"]}["validate"] == "Undecided"
     assert own.target.current("judged")[0].public == promoted["release"]
     assert "undecided obedience, 50 samples" in own.run("releases", "judged")
+
+
+def test_a_person_decides(house: House, live: dict[str, Any]) -> None:
+    name = "approved"
+
+    def written(slots: int, hours: float = 24) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["serving"]["slots"] = slots
+            document["prompts"] = document["prompts"][:1]
+            document["approval"] = {"when": "always", "timeout_hours": hours}
+
+        house.add_model(name, change)
+
+    def started(deployment: str, **parameters: Any) -> str:
+        known = house.prefect("GET", f"/deployments/name/{deployment}/{deployment}")["id"]
+        return house.prefect("POST", f"/deployments/{known}/create_flow_run", {"parameters": parameters})["id"]
+
+    def state(run: str) -> tuple[str, str]:
+        found = house.prefect("GET", f"/flow_runs/{run}")["state"]
+        return found["type"], found["name"]
+
+    def newest() -> dict[str, Any]:
+        return json.loads(house.run("releases", name, "--json"))["releases"][0]
+
+    # A run of the deployment waits without a process: its worker is killed, and the approval is given meanwhile.
+    written(2)
+    run = started("rebuild", model=name)
+    house.wait_long(lambda: state(run) == ("COMPLETED", "Waiting"), "run that waits")
+    house.process("worker-default").kill()
+    (shown,) = house.prefect(
+        "POST",
+        "/artifacts/filter",
+        {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [f"approval-{name}-local"]}}},
+    )
+    form = house.prefect("GET", "/deployments/name/approve/approve")["id"]
+    assert (
+        f"(/deployments/deployment/{form}/run?parameters=" in shown["data"]
+        and "| smoke | **passed** |" in shown["data"]
+    )
+    assert (newest()["state"], newest()["loaded"], house.target.current(name)[0].public) == ("waiting", True, None)
+    told = json.loads(house.run("approve", name, "--note", "good figures", "--json"))
+    assert told["state"] == "approved" and told["first"] and "@" in told["by"]
+    house.run("up")
+    house.wait_long(lambda: state(told["flow_run"])[0] == "COMPLETED", "run that promotes")
+    assert state(told["flow_run"])[1] == "Completed" and house.ask(name)
+    assert newest()["state"] == "live" and f"was approved by {told['by']}: good figures" in house.run("releases", name)
+
+    # A rebuild of the command line ends with 4 and the next command; the form rejects.
+    written(3)
+    waiting = house.rebuild(name, code=4)
+    assert (waiting["state"], waiting["error"]["code"]) == ("waiting", "approval-needed")
+    assert f"enginehouse approve {name} --target local" in waiting["error"]["hint"]
+    run = started("approve", model=name, decision="reject", by="form@ui", note="its French is worse")
+    house.wait_long(lambda: state(run) == ("COMPLETED", "Completed"), "rejection")
+    assert newest()["state"] == "refused" and newest()["approval"]["by"] == "form@ui" and not newest()["loaded"]
+    house.run("approve", name, "--release", str(waiting["release"]), code=2)
+
+    # With the server away the record is made, and the next rebuild promotes.
+    again = house.rebuild(name, code=4)
+    assert again["release"] > waiting["release"]
+    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    away = replace(house, environment={**house.environment, **house.variables, **nowhere})
+    assert json.loads(away.run("approve", name, "--by", "a@b", "--json"))["flow_run"] is None
+    promoted = house.rebuild(name)
+    assert (promoted["state"], promoted["release"]) == ("promoted", again["release"])
+
+    # Nobody decides.
+    written(4, hours=1e-6)
+    late = house.rebuild(name, code=4)
+    house.wait(lambda: newest()["state"] == "refused", 20, "time-out")
+    refused = house.rebuild(name, code=3)
+    assert refused["release"] == late["release"] and refused["error"]["code"] == "approval-timed-out"
+    assert house.target.current(name)[0].public == again["release"] and not newest()["loaded"]

@@ -16,7 +16,7 @@ from tasks.models.catalogue import load_model
 from tasks.models.gates import Gates
 from tasks.models.spec import Model
 from tasks.steps.abandoned import give_up_abandoned
-from tasks.steps.approve import Due, approval, ask, decide, follow_up, needs_person
+from tasks.steps.approve import Decided, approval, ask, decide, follow_up, needs_person
 from tasks.steps.promote import promote
 from tasks.targets.approval import Approval
 from tasks.targets.approvals import Approvals
@@ -133,7 +133,9 @@ def test_after_the_time_out_nobody_approves(target: Target) -> None:
     assert code_of(target, "approved", 3) == "approval-decided"
     decision = timed.decision()
     assert decision is not None and (decision.state, decision.by) == ("timed-out", "")
-    assert [*follow_up(target.bucket)] == [f"{NAME} release 3 on 'test' timed out: nobody decided on it"]
+    assert [str(each) for each in follow_up(target.bucket)] == [
+        f"{NAME} release 3 on 'test' timed out: nobody decided on it"
+    ]
     assert target.current(NAME)[0] == Current(public=1)
     assert [*follow_up(target.bucket)] == []
 
@@ -151,7 +153,7 @@ def test_what_was_decided_while_nobody_looked_is_followed(target: Target, bucket
     assert [*follow_up(bucket)] == []
     decide(target, NAME, None, "approved", "a@b", "")
     (due,) = follow_up(bucket)
-    assert isinstance(due, Due) and (due.target, due.model, due.release) == ("test", NAME, 2)
+    assert isinstance(due, Decided) and (due.target.name, due.model, due.approval.release) == ("test", NAME, 2)
     assert due.parameters["targets"] == ["test"]
 
 
