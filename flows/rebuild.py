@@ -77,7 +77,7 @@ async def rebuild(
                     if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
                         break
                 await current.settle("live")  # also where the run before this one died
-    return ends_as(WAITING, None) if report.waiting else None
+    return ends_as(WAITING, None, report.asks) if report.waiting else None
 
 
 def _from(step: Refresh) -> frozenset[str]:

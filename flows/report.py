@@ -62,6 +62,12 @@ class Report:
             return "promoted"
         return "unchanged" if self.targets else "built"
 
+    @property
+    def asks(self) -> str:
+        """What a person is asked, in a sentence."""
+        releases = ", ".join(f"release {self.targets[target]} on '{target}'" for target in self.waiting)
+        return f"{self.model}: {releases} waits for a person to approve it"
+
     def document(self) -> dict[str, JsonValue]:
         """The report as `--json` prints it."""
         shown = ("model", "release", "state", "steps", "targets", "flow_run", "url")

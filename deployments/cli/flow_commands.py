@@ -95,12 +95,11 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _waiting(report: Report) -> EnginehouseError:
-    releases = ", ".join(f"release {report.targets[target]} on '{target}'" for target in report.waiting)
     asked = " or ".join(
         f"`enginehouse {decision} {report.model} --target {report.waiting[0]}`" for decision in ("approve", "reject")
     )
     return GateUndecided(
-        f"{report.model}: {releases} waits for a person to approve it",
+        report.asks,
         hint=f"{asked}; the live release was not touched",
         code="approval-needed",
     )

@@ -96,7 +96,7 @@ class Silent:
 
 @dataclass(frozen=True)
 class Troubled:
-    """A run of one of the flows has failed or crashed. A refused release is a rebuild that failed."""
+    """A run of one of the flows has failed, crashed, or left a release to a person. A refused release is a failure."""
 
     flows: tuple[str, ...]
 
@@ -209,7 +209,7 @@ def _automations(settings: Settings) -> Iterator[Automation]:
     if settings.notify:
         yield Automation(
             name="notify",
-            description="When a run has failed or crashed, or a release was refused, notify people.",
+            description="When a run has failed or crashed, or a release was refused or waits, notify people.",
             # The rebuild of a failed build fails too.
             when=Troubled(tuple(flow.name for flow in ON_DEFAULT_POOL)),
             do=Notify(settings.notify),

@@ -23,7 +23,8 @@ RESULT = Result(
 
 
 def test_the_links_fill_in_the_form() -> None:
-    links = re.findall(r"\]\((/deployments/deployment/\S+)\)", page(INTENT, RESULT, "local", DEPLOYMENT))
+    shown = page(INTENT, RESULT, "local", DEPLOYMENT)
+    links = [found[1] for found in re.finditer(r"\]\((/deployments/deployment/\S+)\)", shown)]
     filled = [
         # The page decodes the value of the address once more.
         json.loads(unquote(parse_qs(urlsplit(link).query)["parameters"][0]))

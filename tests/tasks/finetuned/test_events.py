@@ -182,7 +182,7 @@ def test_weights_that_a_person_rejected_are_not_brought_again(bucket: Bucket, tm
     target = Target(bucket, "test")
 
     def intent(number: int) -> Intent:
-        about = {"repository": f"repository/{number:064x}", "digest": "d", "recipe": {}, "flow_run": ""}
+        about: dict[str, Any] = {"repository": f"repository/{number:064x}", "digest": "d", "recipe": {}, "flow_run": ""}
         return Intent.model_validate({"model": "tiny", "release": number, "source": second.source, **about})
 
     target.reserve("tiny", intent)

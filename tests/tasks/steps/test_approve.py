@@ -23,6 +23,8 @@ from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.watch.waiting import decided
+from tasks.watch.waves import RebuildRun
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 NAME = "smollm2-135m"
@@ -208,3 +210,19 @@ def test_a_candidate_that_waits_is_shown_with_the_next_command(target: Target) -
     assert f"      `enginehouse approve {NAME} --release 2`, or reject" in [*release_lines(found)]
     Approvals(target, NAME, 2).decide(Approval(release=2, state="approved", by="a@b"))
     assert releases(target, NAME).rows[0].shown == "passed"
+
+
+def test_the_release_watch_goes_by_what_was_decided(target: Target, bucket: Bucket) -> None:
+    ended = RebuildRun("run", "waiting")
+    assert decided(bucket, ["test"], NAME, ended).state == "going"
+    assert decided(bucket, ["test"], NAME, RebuildRun("other", "waiting")).state == "completed"
+    decide(target, NAME, None, "approved", "a@b", "")
+    assert decided(bucket, ["test"], NAME, ended).state == "going"  # until it is promoted
+    target.move(NAME, lambda current: current.promoted(2))
+    assert decided(bucket, ["test"], NAME, ended) == RebuildRun("run", "completed")
+
+
+def test_the_release_watch_counts_a_rejection_as_a_failure(target: Target, bucket: Bucket) -> None:
+    decide(target, NAME, None, "rejected", "a@b", "too slow")
+    found = decided(bucket, ["test"], NAME, RebuildRun("run", "waiting"))
+    assert (found.state, found.reason) == ("failed", "release 2 on 'test' was rejected by a@b: too slow")
