@@ -164,6 +164,8 @@ class _Candidate:
         if result is not None:
             is_known = result.state != "undecided" or result.asked == gates_digest(self.plan.model)
             return known if is_known and self._asks_as_before(target, known, result) else None
+        if not self.plan.model.approval.asks and Approvals(target, view.model, known).request() is not None:
+            return None
         asked = self.plan.model.asked_of_gates
         measured = GateRecords(target, view.model, known).all()
         return known if all(asked.get(record.gate, record.asked) == record.asked for record in measured) else None
