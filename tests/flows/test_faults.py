@@ -1,8 +1,13 @@
-"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used."""
+"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used.
+
+A campaign: by itself it chooses some of the faults, and says which seed chooses them again.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import random
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,6 +22,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
+FAULTS = int(os.environ.get("ENGINEHOUSE_TEST_FAULTS", "5"))
+SEED = int(os.environ.get("ENGINEHOUSE_TEST_SEED", "0")) or random.randrange(1, 10**6)
+
+
+@pytest.fixture(scope="module")
+def chosen(request: pytest.FixtureRequest) -> frozenset[str]:
+    """The tests of this campaign."""
+    tests = [item.nodeid for item in request.session.items if item.path == request.path]
+    return frozenset(random.Random(SEED).sample(tests, min(FAULTS, len(tests))))
+
+
+@pytest.fixture(autouse=True)
+def is_chosen(request: pytest.FixtureRequest, chosen: frozenset[str]) -> None:
+    print(f"ENGINEHOUSE_TEST_SEED={SEED}")
+    if request.node.nodeid not in chosen:
+        pytest.skip(f"not among the {FAULTS} faults that seed {SEED} chooses: ENGINEHOUSE_TEST_FAULTS=20 has them all")
 
 
 def engine(report: dict[str, Any]) -> ArtifactRef:
