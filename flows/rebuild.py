@@ -69,6 +69,8 @@ async def rebuild(
                 report.add_release(target, rolled.release)
                 if not rolled.unchanged:
                     result = await run(report, steps.validate, plan, rolled)
+                    if entry.rollout.shifts:
+                        await run(report, steps.shift_traffic, plan, rolled)
                     await current.settle("passed")
                     if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
                         break

@@ -24,6 +24,7 @@ from infra.errors import UsageError
 from infra.frozen import FrozenDict, Spec, problems
 from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
+from tasks.models.rollout import Rollout
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
 from tasks.models.source_uri import PipUri
 from tasks.models.updates import Updates
@@ -170,6 +171,7 @@ class Model(Spec):
     gates: Gates | None = Field(
         default=None, description="What a candidate must prove beside its prompts. Without it, nothing."
     )
+    rollout: Rollout = Rollout()
 
     @property
     def kind(self) -> str:

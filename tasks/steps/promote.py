@@ -16,6 +16,7 @@ from tasks.targets.aliases import claim, require_free
 from tasks.targets.current import Current
 from tasks.targets.release import Intent
 from tasks.targets.target import Target
+from tasks.targets.traffic import shift, withdraw_traffic
 
 
 def _never() -> bool:
@@ -36,14 +37,15 @@ def promote(
     `unless` is asked at the moment of the move. If it says yes, the public name stays, the release is no candidate any
     more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
 
-    Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
-    bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved` if another
-    one is public than `instead_of`, EnginehouseError `node-older` if a
+    Raises UsageError `release-not-passed` if it never passed its gates or was refused with traffic,
+    `release-not-in-store` if a node could not bring it any more, `alias-taken` if another model has an alias that the
+    release asks for, `release-moved` if another one is public than `instead_of`, EnginehouseError `node-older` if a
     live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
     seconds.
     """
     result = target.result(model, release)
-    if result is None or not result.may_be_public:
+    shifted = shift(target, model, release).read()
+    if result is None or not result.may_be_public or (shifted is not None and shifted.state == "refused"):
         raise UsageError(
             f"{model} release {release} on '{target.name}' has not passed its gates",
             hint=f"`enginehouse releases {model}` shows which releases have",
@@ -62,6 +64,7 @@ def promote(
         if target.move(model, change).public != release:
             return False
     wait_until_public(target, model, release, timeout_s)
+    withdraw_traffic(target, model, release)  # it counts no more; the next candidate begins without
     return True
 
 

@@ -1,6 +1,7 @@
 """Which requests for a public name go to a release that is no more than a candidate, or are copied to one.
 
 targets/TARGET/MODEL/traffic.json    moved with `If-Match`
+targets/TARGET/MODEL/N/shift.json    created once: what traffic said of release N, where its rollout has steps
 
 The gateway goes by it. The record may outlive what it was written for: it counts only as long as the wanted state names
 the release as a candidate, so one that is withdrawn or promoted takes its traffic with it.
@@ -8,12 +9,13 @@ the release as a candidate, so one that is withdrawn or promoted takes its traff
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from infra.errors import UsageError
-from tasks.store.cell import Cell
+from tasks.store.cell import Cell, WriteOnce
 from tasks.store.record import Record
 from tasks.targets.current import Current
 from tasks.targets.target import Target
@@ -63,6 +65,23 @@ class Traffic(Record):
 
 
 NO_TRAFFIC = Traffic()
+
+
+class Shift(Record):
+    """What became of a candidate while requests went to it. One that was `refused` is not promoted."""
+
+    release: Release
+    strategy: str
+    state: Literal["passed", "refused"]
+    reason: str = ""
+    share: Share
+    """The last one that it had."""
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+def shift(target: Target, model: str, release: int) -> WriteOnce[Shift]:
+    """The record of a release."""
+    return WriteOnce(target.bucket, f"{target.prefix}{model}/{release}/shift.json", Shift)
 
 
 def traffic(target: Target, model: str) -> Cell[Traffic]:

@@ -52,6 +52,8 @@ VERSION_1 = {
     "current": '{"alone":false,"candidates":[4],"previous":2,"public":3,"schema_version":1}',
     "traffic": """{"canary":{"release":4,"schema_version":1,"share":0.1,"sticky":true},"schema_version":1,
  "shadow":{"release":5,"schema_version":1,"share":0.5}}""",
+    "shift": """{"created":"2026-11-30T03:00:00Z","reason":"r","release":4,"schema_version":1,"share":0.1,
+ "state":"refused","strategy":"canary"}""",
     "aliases": '{"holders":{"ensemble":{"claim":"9f","model":"tiny","schema_version":1}},"schema_version":1}',
     "node": """{"error":"","grpc":"127.0.0.1:2","http":"127.0.0.1:1","memory_available_bytes":1,"memory_total_bytes":2,
  "models":{"tiny":{"error":"","public":3,"releases":{"3":{"error":"","schema_version":1,"starts":1,"state":"ready"}},
