@@ -22,7 +22,7 @@ from deployments.gateway.routing import Routing
 from deployments.gateway.rows import rows_of
 from deployments.gateway.state import Known
 from deployments.gateway.triton import Channels, NodeFailed
-from infra.errors import EnginehouseError
+from infra.errors import EnginehouseError, GatewayError
 
 MOST_AT_ONCE = 4
 """Copies that run through one gateway. Those that come while so many run are dropped."""
@@ -96,7 +96,10 @@ class Shadows:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _place(self, known: Known, name: Name, release: int) -> Place | None:
-        places = known.beside(known.places(name), name.model, release).nodes
+        try:
+            places = known.beside(known.places(name), name.model, release).nodes
+        except GatewayError:  # nobody serves the model any more, which is no matter of a client that has its answer
+            return None
         return self._routing.balance.choose([each for each in places if self._has_room(known, each, name)], "", ())
 
     def _has_room(self, known: Known, place: Place, name: Name) -> bool:
