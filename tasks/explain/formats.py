@@ -15,6 +15,7 @@ from tasks.targets.current import Current
 from tasks.targets.gate_record import GateRecord
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
+from tasks.targets.traffic import Shift, Traffic
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 
@@ -49,6 +50,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "approval-request": ApprovalRequest,
     "approval": Approval,
     "current": Current,
+    "traffic": Traffic,
+    "shift": Shift,
     "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,

@@ -18,6 +18,7 @@ from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
 from tasks.targets.release import Intent
 from tasks.targets.target import Target
+from tasks.targets.traffic import shift, withdraw_traffic
 
 
 def _never() -> bool:
@@ -40,12 +41,11 @@ def promote(
 
     A release that a person approved takes the place of the one that it was compared with, and of no other.
 
-    Raises UsageError `release-not-passed` if it never passed its gates, `release-not-approved` if a person was asked
-    about it and has not approved it, `release-not-in-store` if a node could not
-    bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved` if another
-    one is public than `instead_of`, EnginehouseError `node-older` if a
-    live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
-    seconds.
+    Raises UsageError `release-not-passed` if it never passed its gates or was refused with traffic,
+    `release-not-approved` if a person was asked about it and has not approved it, `release-not-in-store` if a node
+    could not bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved`
+    if another one is public than `instead_of`, EnginehouseError `node-older` if a live node does not read its records,
+    and TritonError `node-behind` if one does not follow within `timeout_s` seconds.
     """
     request = _require_allowed(target, model, release)
     aliases = _require_servable(target, model, release).aliases
@@ -64,6 +64,7 @@ def promote(
         if target.move(model, change).public != release:
             return False
     wait_until_public(target, model, release, timeout_s)
+    withdraw_traffic(target, model, release)  # it counts no more; the next candidate begins without
     return True
 
 
@@ -74,7 +75,9 @@ def _require_allowed(target: Target, model: str, release: int) -> ApprovalReques
     approvals = Approvals(target, model, release)
     request = approvals.request()
     by_person = request is not None and result is not None and result.undecided == "ask"
-    if result is None or not (result.may_be_public or by_person):
+    shifted = shift(target, model, release).read()
+    refused = shifted is not None and shifted.state == "refused"
+    if result is None or refused or not (result.may_be_public or by_person):
         raise UsageError(f"{what} has not passed its gates", hint=f"{hint}releases have", code="release-not-passed")
     if request is not None:
         decision = approvals.decision()
