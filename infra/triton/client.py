@@ -112,6 +112,11 @@ class TritonClient:
         """Whether a GET of `path` succeeds."""
         return self._healthy(path)
 
+    def metrics(self) -> str:
+        """What Triton counts, in Prometheus's text form. Of a client whose address is that of Triton's metrics."""
+        with self._request("GET", "metrics", None) as response:
+            return response.read().decode()
+
     def ready(self, model: str) -> bool:
         """Whether this model answers requests now."""
         return self._healthy(f"v2/models/{quote(model, safe='')}/ready")
