@@ -14,6 +14,7 @@ from tasks.targets.current import Current
 from tasks.targets.gate_record import GateRecord
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
+from tasks.targets.watch_record import Watching, WatchOutcome
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 
@@ -46,6 +47,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "gate": GateRecord,
     "result": Result,
     "current": Current,
+    "watching": Watching,
+    "watched": WatchOutcome,
     "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,

@@ -17,6 +17,7 @@ from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ReleaseRow:
     result: Result | None
     gates: tuple[GateRecord, ...] = ()
     """What its gates found, if its model's file asked for more than the test prompts."""
+    watch: WatchOutcome | None = None
+    """What came of the watch over it; None while it goes on, and where there was none."""
 
     @property
     def shown(self) -> str:
@@ -43,6 +46,7 @@ class ReleaseRow:
             "intent": self.intent.model_dump(mode="json"),
             "result": None if self.result is None else self.result.model_dump(mode="json"),
             "gates": [gate.model_dump(mode="json") for gate in self.gates],
+            "watch": None if self.watch is None else self.watch.model_dump(mode="json"),
         }
 
 
@@ -72,6 +76,8 @@ class Releases:
 def releases(target: Target, model: str) -> Releases:
     """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
+    watches = WatchRecords(target, model)
+    watched = watches.concluded()
     rows = [
         ReleaseRow(
             current.state_of(intent.release, result),
@@ -79,6 +85,7 @@ def releases(target: Target, model: str) -> Releases:
             intent,
             result,
             _gates(target, model, result),
+            watches.outcome(intent.release) if intent.release in watched else None,
         )
         for intent, result in target.history(model)
     ]
@@ -123,6 +130,8 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
     for gate in result.gates:
         if gate.kind != SMOKE:
             yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
+    if row.watch is not None:
+        yield f"      watched for {row.watch.seconds:.0f} s, {row.watch.state}: {row.watch.reason}"
     for prompt in result.prompts:
         verdict = "passed" if prompt.passed else "FAILED"
         yield f"      {verdict} {prompt.prompt} on {prompt.node} in {prompt.seconds} s: {prompt.answer!r}"

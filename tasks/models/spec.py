@@ -27,6 +27,7 @@ from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
 from tasks.models.source_uri import PipUri
 from tasks.models.updates import Updates
+from tasks.models.watch import WatchSpec
 from tasks.store.names import RELEASE_MARK, Alias, collision
 from tasks.targets.parsers import ReasoningParserName, ToolParserName
 from tasks.trtllm.serving import TensorRtServing
@@ -169,6 +170,9 @@ class Model(Spec):
     prompts: tuple[Prompt, ...]
     gates: Gates | None = Field(
         default=None, description="What a candidate must prove beside its prompts. Without it, nothing."
+    )
+    watch: WatchSpec | None = Field(
+        default=None, description="How a release is watched after its promotion. Without it, it is not."
     )
 
     @property

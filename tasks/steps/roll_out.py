@@ -17,6 +17,7 @@ from tasks.steps.context import Context
 from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
 from tasks.steps.nodes import reports, require_some, wait_until_public
 from tasks.steps.plan import Plan
+from tasks.steps.returned import require_not_returned
 from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
@@ -75,10 +76,11 @@ def roll_out(
     memory does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
     `lost` goes into the release's record: fields that the recipe had before it was translated to this kind.
 
-    Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable),
-    UsageError `alias-taken` if another model has an alias that this one asks for, and EnginehouseError with code
-    `memory-short`, `runtime-differs` (a node is not what the engine was built for), `leader-mode`, `node-older`, or
-    `release-withdrawn` (a rollback took the place that it was tested in).
+    Raises GateRefused if a node cannot load it, or `watch-returned` if these bytes were given back by their watch,
+    TritonError `no-live-node` or `node-behind` (both retryable), UsageError `alias-taken` if another model has an alias
+    that this one asks for, and EnginehouseError with code `memory-short`, `runtime-differs` (a node is not what the
+    engine was built for), `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the place that it was
+    tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
@@ -89,6 +91,7 @@ def roll_out(
     if view.live is not None and candidate.equals(view.live, refresh):
         wait_until_public(target, model, view.live.release, min(timeout_s, _PUBLIC_SECONDS))
         return RollOut(target_name, view.live.release, unchanged=True)
+    require_not_returned(target, plan.model, candidate.repository.ref, candidate.digest)
     release = candidate.begin(target, view, known, recreate=recreate, lost=lost or {})
     _wait_until_ready(target, model, release, timeout_s)
     return RollOut(target_name, release, unchanged=False)
