@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from infra.errors import UsageError
-from tasks.models.gates import SMOKE
+from tasks.explain.why_text import became
 from tasks.targets.changes import fields_of
 from tasks.targets.current import ReleaseState
 from tasks.targets.gate_record import GateRecord
@@ -127,11 +127,7 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
         yield f"      {result.reason}"
     if result.undecided is not None:
         yield f"      undecided: the model's file said `{result.undecided}`"
-    for gate in result.gates:
-        if gate.kind != SMOKE:
-            yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
-    if row.watch is not None:
-        yield f"      watched for {row.watch.seconds:.0f} s, {row.watch.state}: {row.watch.reason}"
+    yield from became(result, row.watch)
     for prompt in result.prompts:
         verdict = "passed" if prompt.passed else "FAILED"
         yield f"      {verdict} {prompt.prompt} on {prompt.node} in {prompt.seconds} s: {prompt.answer!r}"

@@ -24,6 +24,8 @@ Clock: TypeAlias = Callable[[], float]
 
 _BUSY_REQUESTS = 10
 """Between two probes: where clients ask so often, and did before, nobody else has to."""
+_TRITON_ENDS = 2
+"""An engine may run in Triton's own process, and take it along. One end may be anything's."""
 _PROBE_MEASURES = 2
 """Comparisons of probes, any of which may give the release back."""
 
@@ -55,6 +57,8 @@ class Watcher:
         self._probe_at = clock()
         self._asked_since_probe = 0
         self._starts: dict[tuple[str, str], int] = {}
+        self._tritons: dict[tuple[str, str], int] = {}
+        self._triton_ends = 0
 
     @property
     def seconds(self) -> float:
@@ -101,14 +105,15 @@ class Watcher:
             held = None if known is None else known.releases.get(self._watching.release)
             if held is None:
                 continue
-            # Of this start of the node alone: after it, the count is another one.
-            key = node.node, node.observed.epoch or str(node.triton_pid)
-            before = self._starts.setdefault(key, held.starts)
-            if held.starts > before:
+            # Within one start of the node: one that is started again counts anew, and may bring a Triton along.
+            key = node.node, node.observed.epoch
+            self._triton_ends += node.triton_pid != self._tritons.get(key, node.triton_pid)
+            self._tritons[key] = node.triton_pid
+            if held.starts > self._starts.setdefault(key, held.starts):
                 return f"it died on node '{node.node}', which had to load it again"
             if held.state == "failed" and node.node in self._watching.nodes:
                 return f"node '{node.node}' has lost it: {held.error}"
-        return ""
+        return f"Triton ended {self._triton_ends} times" if self._triton_ends >= _TRITON_ENDS else ""
 
     def _probe(self, nodes: Sequence[NodeReport]) -> None:
         if self._probes is None or self._model is None or self._clock() < self._probe_at:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from infra.errors import GateRefused
 from infra.s3.bucket import Bucket
 from infra.triton.client import Completion
+from tasks.explain.releases import release_lines, releases
 from tasks.gates.protocol import Trial
 from tasks.models.catalogue import load_model
 from tasks.models.spec import Model
@@ -41,7 +42,7 @@ class House:
             update={"watch": WatchSpec.model_validate({"for": LASTS, **asked}), "prompts": model.prompts[:1]}
         )
         self.now = 0.0
-        self.public, self.starts, self.state = 1, 1, "ready"
+        self.starts, self.state, self.triton = 1, "ready", 1
         self.seen = {1: Observed(ended={"stop": 995, "internal": 5}, first={"0.15": 1000}), 2: Observed()}
         self.each_second: Callable[[], None] = lambda: None
         self.failing: set[str] = set()
@@ -77,7 +78,7 @@ class House:
         }
         self.target.report(
             NodeReport(
-                node="one", target="test", http="", grpc="", triton_pid=1, memory_total_bytes=1,
+                node="one", target="test", http="", grpc="", triton_pid=self.triton, memory_total_bytes=1,
                 memory_available_bytes=1, models={NAME: ModelReport(public=current.public, releases=releases)},
                 observed=NodeObserved(epoch="e", models={NAME: self.seen}),
             )
@@ -139,6 +140,8 @@ def test_failing_requests_give_the_name_back_and_the_bytes_do_not_come_again(hou
     assert refused.value.code == "watch-returned" and house.name() == 1
     assert house.outcome.state == "returned" and "failed requests" in house.outcome.reason
     assert house.outcome.seconds < 60
+    shown = [line.strip() for line in release_lines(releases(house.target, NAME))]
+    assert f"watched for {house.outcome.seconds:.0f} s, returned: {house.outcome.reason}" in shown
     second = house.target.intent(NAME, 2)
     with pytest.raises(GateRefused) as again:
         require_not_returned(house.target, house.model, second.artifact, second.digest)
@@ -187,6 +190,20 @@ def test_a_release_that_died_is_returned(house: House) -> None:
     with pytest.raises(GateRefused):
         house.watch()
     assert house.name() == 1 and "died" in house.outcome.reason
+
+
+def test_a_release_under_which_triton_ends_again_and_again_is_returned(house: House) -> None:
+    house.promote()
+    seen: list[int] = []
+
+    def end() -> None:
+        seen.append(house.triton)
+        house.triton += 1
+
+    house.each_second = end
+    with pytest.raises(GateRefused):
+        house.watch()
+    assert house.name() == 1 and house.outcome.reason == "Triton ended 2 times" and seen == [1, 2]
 
 
 def test_a_first_release_has_nothing_to_go_back_to(house: House) -> None:
