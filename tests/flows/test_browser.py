@@ -21,6 +21,7 @@ from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import weights
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
-_RUN_MS = 180_000
+_RUN_MS = 180_000 * PATIENCE
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def page() -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={"width": 1200, "height": 1320})
         page.route(re.compile(r"^https?://(?!127\.0\.0\.1:)"), refuse)
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
+        page.set_default_timeout(30_000 * PATIENCE)
+        expect.set_options(timeout=30_000 * PATIENCE)
         yield page
         browser.close()
 

@@ -1,4 +1,4 @@
-"""A gate that a user adds decides over a whole rebuild, with no change in the flows."""
+"""A gate that a user adds decides over a whole rebuild, with no change in the flows, beside one that is built in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from infra.settings import CHECKOUT
 if TYPE_CHECKING:
     from tests.flows.conftest import House
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PASSAGES = [
+    {"text": f"The answer to question {number} is short: {word} comes before the next word of this sentence."}
+    for number, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"])
+]
+pytestmark = pytest.mark.slow
 
 
 def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Path) -> None:
@@ -52,8 +56,13 @@ def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Pa
     assert refused["release"] > asked["release"] and refused["state"] == "refused"
     assert not released(asked)["loaded"]  # another section of gates has the candidate gated anew
 
-    promoted = rebuilt(3, "undecided", undecided="promote")
+    (tmp_path / "passages.jsonl").write_text("\n".join(map(json.dumps, PASSAGES)))
+    few = {"passages": {"uri": f"file://{tmp_path}/passages.jsonl"}, "positions": 1}
+    promoted = rebuilt(3, "undecided", undecided="promote", agreement=few)
     assert promoted["state"] == "promoted"
     assert {step["name"]: step["state"] for step in promoted["steps"]}["validate"] == "Undecided"
     assert own.target.current("judged")[0].public == promoted["release"]
     assert "undecided obedience, 50 samples" in own.run("releases", "judged")
+    record = next(gate for gate in released(promoted)["gates"] if gate["gate"] == "agreement")
+    (compared,) = record["evidence"]["comparisons"]
+    assert record["live"] == first["release"] and compared["difference"] == 0 and compared["samples"] == len(PASSAGES)
