@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tasks.gates.distributions import binomial_at_least, binomial_at_most
@@ -26,9 +27,10 @@ MARGINS = Margins(errors=0.02, first_token=0.5, gap=0.5)
 LOOKS, BLOCK = 15, 150
 
 
-def buckets(times: Sequence[float], bounds: Sequence[float]) -> dict[str, int]:
+def buckets(times: npt.NDArray[np.float64], bounds: Sequence[float]) -> dict[str, int]:
     names = [*map(str, bounds), "+Inf"]
-    return dict(Counter(names[place] for place in np.searchsorted(bounds, times)))
+    places: list[int] = np.searchsorted(bounds, times).tolist()
+    return dict(Counter(names[place] for place in places))
 
 
 def seen(random: np.random.Generator, requests: int, *, errors: float = 0.01, slow: float = 1.0) -> Observed:

@@ -53,9 +53,7 @@ class House:
         self.target.move(NAME, lambda current: current.promoted(1))
         monkeypatch.setattr(Trial, "client", lambda trial, node: Answered(self._answer))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
         # The store has the records of releases alone, which is all that a watch reads.
-        monkeypatch.setattr(
-            promoting, "_require_servable", lambda target, model, release: target.intent(model, release)
-        )  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownMemberType]
+        monkeypatch.setattr(promoting, "_require_servable", Target.intent)
         self.report()
 
     @staticmethod
