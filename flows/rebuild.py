@@ -35,7 +35,7 @@ async def rebuild(
     The weights are those of the model's file, or the newest that a fine-tuning event has brought since. What the store
     already has of this source, recipe and runtime is used as it is. A candidate is loaded beside the live release,
     answers the model's test prompts, passes the other gates that the model's file asks for, and only then gets the
-    public name.
+    public name. If the file asks for a watch, the run goes on with that, and ends as refused if it gives the name back.
 
     Args:
         model: Name of the model in the catalogue, such as smollm2-135m.
@@ -78,7 +78,9 @@ async def rebuild(
                     await current.settle("passed")
                     if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
                         break
-                await current.settle("live")  # also where the run before this one died
+            if entry.watch is not None:  # newer weights do not wait for it: their run has the turn meanwhile
+                await run(report, steps.watch, plan, target, rolled.release)
+            await current.settle("live")  # also where the run before this one died
     return ends_as(WAITING, None, report.asks) if report.waiting else None
 
 

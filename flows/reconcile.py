@@ -1,4 +1,4 @@
-"""Look for what was missed: lost runs and candidates, decisions, undecided events, moved branches, waiting weights."""
+"""Look for what was missed: lost runs, their candidates and watches, decisions, events, branches, waiting weights."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tasks.models.spec import Model
 from tasks.sources.resolved import Access
 from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.approve import follow_up
+from tasks.steps.unwatched import look_at_unwatched
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
@@ -50,6 +51,8 @@ async def reconcile(undecided_seconds: float = 300) -> None:
     await follow_decisions(bucket)
     for ended in await asyncio.to_thread(give_up_abandoned, bucket, str(flow_run.id), config.lease_seconds):
         get_run_logger().warning("%s", ended)
+    for line in await asyncio.to_thread(look_at_unwatched, bucket, str(flow_run.id), config.lease_seconds):
+        get_run_logger().warning("%s", line)
     await decide_the_undecided(bucket, undecided_seconds)
     async with get_client() as client:
         going = await being_rebuilt(client)

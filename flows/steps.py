@@ -38,15 +38,19 @@ from tasks.steps import promote as promote_step
 from tasks.steps import roll_out as roll_out_step
 from tasks.steps import upload as upload_step
 from tasks.steps import validate as validate_step
+from tasks.steps import watch as watch_step
 from tasks.steps.context import Done
 from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, surveyed, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.steps.shift_traffic import Shifting
+from tasks.steps.watch import watch_key
 from tasks.store.identity import Identity
+from tasks.store.lease import held
 from tasks.store.reporter import Reporter
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
+from tasks.targets.watch_record import WatchOutcome
 from tasks.trtllm.images import reported_image
 
 
@@ -189,12 +193,28 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
 
     Returns False if `unless` says yes at that moment, and the name stayed.
     """
-    target = step_context(plan.engine.digest).target(rolled.target)
+    context = step_context(plan.engine.digest)
+    target = context.target(rolled.target)
+    await asyncio.to_thread(watch_step.begin, target, plan.model, rolled.release, context.flow_run)
     move = partial(promote_step.promote, unless=unless, instead_of=result.live)
     if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
     return True
+
+
+@step("watch", "watch {plan.model.name} release {release} on {target}")
+async def watch(plan: Plan, target: str, release: int) -> WatchOutcome | None:
+    """Watch what clients see of a release that was promoted, and give the public name back if they fare worse."""
+    context, say = step_context(plan.engine.digest), get_run_logger().info
+    name, run = plan.model.name, context.flow_run
+
+    def look() -> WatchOutcome | None:
+        with held(context.store.bucket, watch_key(target, name), run, context.lease_seconds):
+            return watch_step.watch(context.target(target), plan.model, release, flow_run=run, say=say)
+
+    outcome = await asyncio.to_thread(look)
+    return ends_as("Over" if outcome is None else outcome.state.capitalize(), outcome)
 
 
 async def _show_lineage(reference: Reference) -> None:

@@ -32,6 +32,7 @@ from deployments.node.folder import only_agent
 from deployments.node.health import Health, HealthServer
 from deployments.node.known import KnownModel, follow
 from deployments.node.loading import Loading, Servers
+from deployments.node.observing import Observing
 from deployments.node.orphans import Orphans
 from deployments.node.reports import Reports, instance
 from deployments.node.wanted import Wanted
@@ -96,7 +97,9 @@ class Node:
         self._converging = Converging(loading, self._loaders, self._movers)
         self._wanted = Wanted(target, folder / "wanted.json", public_key)
         self._reports = Reports(target)
-        self._watch = Watch(TritonClient(f"127.0.0.1:{ports.metrics}"))
+        metrics = TritonClient(f"127.0.0.1:{ports.metrics}")
+        self._watch = Watch(metrics)
+        self._observing = Observing(metrics)
         self._copied: frozenset[tuple[str, int]] | None = None
         self._error = ""
         self._ensuring: Future[Ensured] | None = None
@@ -124,7 +127,7 @@ class Node:
             self._instance = instance(self._folder)
             for left in (*self._copies.unfinished(), self._folder / "placing"):
                 remove(left)
-            for part in (self._wanted, self._reports, self._watch, self._health_server):
+            for part in (self._wanted, self._reports, self._watch, self._observing, self._health_server):
                 part.start()
             try:
                 while not stop.wait(_POLL_SECONDS):
@@ -141,6 +144,7 @@ class Node:
         self._stopping = True  # the health address says so while running requests end
         self._wanted.stop()
         self._watch.stop()
+        self._observing.stop()
         for pool in (self._loaders, self._movers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._triton.stop()
@@ -203,6 +207,7 @@ class Node:
         self._start_at = time.monotonic() + _START_AGAIN_SECONDS
         change = ensured.result()
         if change is Ensured.STARTED:
+            self._observing.begin_again()
             self._models = {name: known.after_triton() for name, known in self._models.items()}
             self._orphans = Orphans(self._models_folder)
             self._groups.close()
@@ -263,6 +268,7 @@ class Node:
             error=self._error,
             instance=self._instance,
             health=f"http://{self._ports.address}:{self._health_port}/ready" if self._health_port else "",
+            observed=self._observing.observed({name: frozenset(each.releases) for name, each in self._models.items()}),
         )
         self._reports.offer(report)
 

@@ -30,12 +30,8 @@ def patience(intent: Intent | None) -> float:
 
 
 def takes_ids(intent: Intent | None) -> bool:
-    """Whether a release takes a request that has an id, by which its figures leave it out.
-
-    Before there was a second contract, an id that came by /generate was refused as a field that nobody knows.
-    """
-    contract = intent.serving.get("contract") if intent is not None else None
-    return isinstance(contract, int) and contract > 1
+    """Whether a release takes a request that has an id. One without a record is asked without."""
+    return intent is not None and intent.takes_ids
 
 
 def ask(triton: TritonClient, name: str, seconds: float, *, by_id: bool) -> Completion:

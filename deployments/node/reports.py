@@ -21,6 +21,7 @@ from tasks.targets.target import Target
 _CHANGES_ALWAYS = {
     "written": True,
     "memory_available_bytes": True,
+    "observed": True,
     "machine": {"gpus": {"__all__": {"free_bytes": True}}},
 }
 """Fields whose change is no reason to write a report."""

@@ -89,10 +89,15 @@ class ModelState:
 class TritonClient:
     """One server. `http` and `grpc` are `host:port`; `key` opens the restricted endpoints; times in seconds.
 
+    `request_id` is the id of every request to a model over HTTP; without it they have none.
+
     Every method raises TritonError, which is `retryable` if the server did not answer or was too busy.
     """
 
-    def __init__(self, http: str, *, grpc: str = "", key: str = "", timeout_s: float = 120.0) -> None:
+    def __init__(
+        self, http: str, *, grpc: str = "", key: str = "", timeout_s: float = 120.0, request_id: str = ""
+    ) -> None:
+        self._named: dict[str, Value] = {"id": request_id} if request_id else {}
         self._http = http.removeprefix("http://").rstrip("/")
         self.grpc = grpc
         self._headers = {CONTROL_HEADER: key} if key else {}
@@ -111,6 +116,11 @@ class TritonClient:
     def answers(self, path: str) -> bool:
         """Whether a GET of `path` succeeds."""
         return self._healthy(path)
+
+    def metrics(self) -> str:
+        """What Triton counts, in Prometheus's text form. Of a client whose address is that of Triton's metrics."""
+        with self._request("GET", "metrics", None) as response:
+            return response.read().decode()
 
     def ready(self, model: str) -> bool:
         """Whether this model answers requests now."""
@@ -151,7 +161,9 @@ class TritonClient:
     def generate(self, model: str, request: Request) -> Completion:
         """One request, one answer."""
         started = time.monotonic()
-        with self._request("POST", f"v2/models/{quote(model, safe='')}/generate", request) as response:
+        with self._request(
+            "POST", f"v2/models/{quote(model, safe='')}/generate", {**self._named, **request}
+        ) as response:
             # Of a token that is part of a character Triton writes the bytes as they are.
             return _answer(json.loads(response.read().decode(errors="replace")), started)
 
@@ -161,6 +173,7 @@ class TritonClient:
         Raises TritonError also for a model of a kind that cannot.
         """
         asked = {
+            **self._named,
             **request,
             "given_output": given,
             "return_log_probs": True,
@@ -182,7 +195,7 @@ class TritonClient:
         """The pieces of an answer as they come, by server-sent events. `request` must have `"stream": True`."""
         started = time.monotonic()
         path = f"v2/models/{quote(model, safe='')}/generate_stream"
-        with self._request("POST", path, request) as response, _reaching(self._http):
+        with self._request("POST", path, {**self._named, **request}) as response, _reaching(self._http):
             for line in response:
                 if line.startswith(b"data:"):
                     yield _answer(json.loads(line[len(b"data:") :]), started)

@@ -16,6 +16,7 @@ from tasks.targets.gate_record import GateRecord
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.traffic import Shift, Traffic
+from tasks.targets.watch_record import Watching, WatchOutcome
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 
@@ -52,6 +53,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "current": Current,
     "traffic": Traffic,
     "shift": Shift,
+    "watching": Watching,
+    "watched": WatchOutcome,
     "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,

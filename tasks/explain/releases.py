@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from infra.errors import UsageError
-from tasks.models.gates import SMOKE
+from tasks.explain.why_text import became
 from tasks.steps.approve import told
 from tasks.targets.approval import Approval
 from tasks.targets.approvals import Approvals, requested
@@ -20,6 +20,7 @@ from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ReleaseRow:
     """Whether a person was asked to decide on it."""
     approval: Approval | None = None
     """What came of that; None while nothing has."""
+    watch: WatchOutcome | None = None
+    """What came of the watch over it; None while it goes on, and where there was none."""
 
     @property
     def shown(self) -> str:
@@ -55,6 +58,7 @@ class ReleaseRow:
             "result": None if self.result is None else self.result.model_dump(mode="json"),
             "gates": [gate.model_dump(mode="json") for gate in self.gates],
             "approval": None if self.approval is None else self.approval.model_dump(mode="json"),
+            "watch": None if self.watch is None else self.watch.model_dump(mode="json"),
         }
 
 
@@ -85,6 +89,8 @@ def releases(target: Target, model: str) -> Releases:
     """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
     asked = requested(target, model)
+    watches = WatchRecords(target, model)
+    watched = watches.concluded()
     rows = [
         ReleaseRow(
             current.state_of(intent.release, result),
@@ -94,6 +100,7 @@ def releases(target: Target, model: str) -> Releases:
             _gates(target, model, result),
             intent.release in asked,
             Approvals(target, model, intent.release).decision() if intent.release in asked else None,
+            watches.outcome(intent.release) if intent.release in watched else None,
         )
         for intent, result in target.history(model)
     ]
@@ -139,9 +146,7 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
         yield f"      {result.reason}"
     if result.undecided is not None:
         yield f"      undecided: the model's file said `{result.undecided}`"
-    for gate in result.gates:
-        if gate.kind != SMOKE:
-            yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
+    yield from became(result, row.watch)
     for prompt in result.prompts:
         verdict = "passed" if prompt.passed else "FAILED"
         yield f"      {verdict} {prompt.prompt} on {prompt.node} in {prompt.seconds} s: {prompt.answer!r}"

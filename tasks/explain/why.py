@@ -15,7 +15,9 @@ from tasks.store.identity import SCHEMA
 from tasks.store.inventory import all_identities, manifests, read_manifest
 from tasks.store.record import require_known
 from tasks.targets.references import PublicName, Reference, ReleaseRef
+from tasks.targets.release import Result
 from tasks.targets.target import Target
+from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
 _RUNTIME = {
     "tensorrt_llm": "TensorRT-LLM",
@@ -68,6 +70,10 @@ class Explanation:
     old: str
     new: str
     steps: tuple[Step, ...]
+    result: Result | None = None
+    """The verdict on `new`, if that is a release that has one."""
+    watch: WatchOutcome | None = None
+    """What came of the watch over it, if there was one."""
 
     @property
     def changes(self) -> tuple[Difference, ...]:
@@ -91,8 +97,12 @@ def why(bucket: Bucket, reference: Reference, against: Reference | None = None) 
     new = _release(bucket, reference) if isinstance(reference, PublicName) else reference
     old = _before(bucket, new) if against is None else against
     old = _release(bucket, old) if isinstance(old, PublicName) else old
-    steps = _steps(bucket, _artifact(bucket, old), _artifact(bucket, new))
-    return Explanation(str(old), str(new), tuple(steps))
+    steps = tuple(_steps(bucket, _artifact(bucket, old), _artifact(bucket, new)))
+    if not isinstance(new, ReleaseRef):
+        return Explanation(str(old), str(new), steps)
+    target = Target(bucket, new.target)
+    watch = WatchRecords(target, new.model).outcome(new.release)
+    return Explanation(str(old), str(new), steps, target.result(new.model, new.release), watch)
 
 
 def _release(bucket: Bucket, name: PublicName) -> ReleaseRef:

@@ -10,6 +10,9 @@ from dataclasses import asdict
 from pydantic import JsonValue
 
 from tasks.explain.why import GROUPS, OWN_STEPS, Difference, Explanation
+from tasks.models.gates import SMOKE
+from tasks.targets.release import Result
+from tasks.targets.watch_record import WatchOutcome
 
 _DIGEST = re.compile(r"(sha256:|git-blob-sha1:|etag:|wheel-sha256:)?([0-9a-f]{12})[0-9a-f]{20,}")
 _NAMED_FIELDS = 4
@@ -66,6 +69,16 @@ def lines(found: Explanation) -> Iterator[str]:
         yield f"  {step.kind:10} {step.old.identity[:12]} → {step.new.identity[:12]}{reason}"
         for change in step.changes:
             yield f"    {change.subject} {change.field}: {_change(change)}"
+    yield from became(found.result, found.watch)
+
+
+def became(result: Result | None, watch: WatchOutcome | None) -> Iterator[str]:
+    """What became of a release: the verdicts of its gates beside the test prompts, and of its watch, a line each."""
+    for gate in result.gates if result is not None else ():
+        if gate.kind != SMOKE:
+            yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
+    if watch is not None:
+        yield f"      watched for {watch.seconds:.0f} s, {watch.state}: {watch.reason}"
 
 
 def document(found: Explanation) -> dict[str, JsonValue]:
@@ -85,4 +98,6 @@ def document(found: Explanation) -> dict[str, JsonValue]:
             }
             for step in found.steps
         ],
+        "result": None if found.result is None else found.result.model_dump(mode="json"),
+        "watch": None if found.watch is None else found.watch.model_dump(mode="json"),
     }

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 from infra.triton.client import TritonClient
 from tasks.models.spec import Model
+from tasks.serving.figures import UNCOUNTED
 from tasks.targets.gate_record import Evidence
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent
@@ -53,9 +54,14 @@ class Trial:
     """Takes a line for the log: what the gate is at, now and then."""
 
     def client(self, node: NodeReport) -> TritonClient:
-        """Asks the Triton of a node, and waits a little longer than a release works at a request."""
+        """Asks the Triton of a node, and waits a little longer than a release works at a request.
+
+        What it asks is in no figures of a release, which are of clients, unless one of both cannot tell.
+        """
         timeout_s = self.model.serving.request_timeout_s + 30
-        return TritonClient(node.http, grpc=node.grpc, timeout_s=timeout_s)
+        asked = (self.candidate, *((self.live,) if self.live is not None else ()))
+        request_id = UNCOUNTED if all(each.intent.takes_ids for each in asked) else ""
+        return TritonClient(node.http, grpc=node.grpc, timeout_s=timeout_s, request_id=request_id)
 
 
 class Gate(Protocol):

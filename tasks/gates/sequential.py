@@ -8,6 +8,7 @@ every moment, and the differences whose bets are below 1/alpha are a confidence 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,12 +79,20 @@ class PairedProcess:
 
         Raises ValueError for a gain beyond 1.
         """
-        if not -1 <= gain <= 1:
-            raise ValueError(f"a gain is between -1 and 1, not {gain}")
-        self.samples += 1
-        distance = gain - self._means
-        self._against_high += np.log1p(-self._high * distance)
-        self._against_low += np.log1p(self._low * distance)
+        self.observe_together([(gain, 1)])
+
+    def observe_together(self, gains: Iterable[tuple[float, int]]) -> None:
+        """Take gains whose order nobody knows, each with how often it came: they are looked at once, after the last.
+
+        Raises ValueError for a gain beyond 1.
+        """
+        for gain, times in gains:
+            if not -1 <= gain <= 1:
+                raise ValueError(f"a gain is between -1 and 1, not {gain}")
+            self.samples += times
+            distance = gain - self._means
+            self._against_high += times * np.log1p(-self._high * distance)
+            self._against_low += times * np.log1p(self._low * distance)
         self._bets.note(_worth(self._against_low), _worth(self._against_high))
 
     def standing(self, level: float) -> Standing:

@@ -15,6 +15,7 @@ from tasks.load.triton_sse import COUNTS, inputs_of, stream_failure
 from tasks.load.wire import Call, Sampling
 from tasks.serving.contract import CONTRACT
 from tasks.serving.contract import inputs_of as contract_inputs
+from tasks.serving.figures import UNCOUNTED
 
 _SERVICE = "inference.GRPCInferenceService"
 _TYPES = {each.name: each.data_type for each in contract_inputs(CONTRACT)}
@@ -84,6 +85,8 @@ class TritonGrpc:
     def prepare(self, prompt: Prompt) -> Call:
         request = self._messages.ModelInferRequest(model_name=self._model)
         request.parameters["triton_enable_empty_final_response"].bool_param = True
+        if self._sampling.uncounted and self._counts:  # releases of the first contract count all the same
+            request.id = UNCOUNTED
         for name, value in inputs_of(prompt, self._sampling, counts=self._counts).items():
             request.inputs.add(name=name, datatype=_TYPES[name], shape=[1, 1])
             request.raw_input_contents.append(_raw(_TYPES[name], value))

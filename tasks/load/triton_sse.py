@@ -11,6 +11,7 @@ from tasks.load.outcome import FailureKind, Hearing, RequestFailed
 from tasks.load.prompts import Prompt
 from tasks.load.wire import Call, Sampling
 from tasks.serving.failures import FailureCode, without_code
+from tasks.serving.figures import UNCOUNTED
 
 COUNTS = ("return_num_input_tokens", "return_num_output_tokens")
 """Inputs by which an answer says how many tokens there were. Models of the first contract lack them."""
@@ -51,7 +52,10 @@ class TritonSse:
         self._counts = known.issuperset(COUNTS)
 
     def prepare(self, prompt: Prompt) -> Call:
-        body = json.dumps(inputs_of(prompt, self._sampling, counts=self._counts)).encode()
+        # Releases of the first contract refuse an id, and count all the same.
+        unnamed = not (self._sampling.uncounted and self._counts)
+        given = inputs_of(prompt, self._sampling, counts=self._counts)
+        body = json.dumps(given if unnamed else {**given, "id": UNCOUNTED}).encode()
 
         async def call(hearing: Hearing) -> None:
             events = Events(lambda fields, moment: _hear(hearing, fields, moment))

@@ -26,6 +26,8 @@ class Sampling:
     exact_lengths: bool = False
     temperature: float | None = None
     seed: int | None = None
+    uncounted: bool = False
+    """Leave no trace in the figures of a release that can tell: they are of clients."""
 
 
 class Wire(Protocol):

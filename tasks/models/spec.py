@@ -29,6 +29,7 @@ from tasks.models.rollout import Rollout
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
 from tasks.models.source_uri import PipUri
 from tasks.models.updates import Updates
+from tasks.models.watch import WatchSpec
 from tasks.store.names import RELEASE_MARK, Alias, collision
 from tasks.targets.parsers import ReasoningParserName, ToolParserName
 from tasks.trtllm.serving import TensorRtServing
@@ -176,6 +177,9 @@ class Model(Spec):
         default=ApprovalSpec(when="never"), description="Whether a person decides before traffic moves to a release."
     )
     rollout: Rollout = Rollout()
+    watch: WatchSpec | None = Field(
+        default=None, description="How a release is watched after its promotion. Without it, it is not."
+    )
 
     @property
     def kind(self) -> str:

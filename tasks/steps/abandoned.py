@@ -47,7 +47,7 @@ def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, fo
     waited = max(view.ages.get(release, 0.0) for release in left)
     if not view.current.alone and waited < forgiven_s:
         return ()
-    if not _nobody_has(Watch(target.bucket, turn_key(target.name, model), lease_seconds)):
+    if not nobody_has(Watch(target.bucket, turn_key(target.name, model), lease_seconds)):
         return ()
     with turn(target.bucket, target.name, model, flow_run, lease_seconds):
         view = target.view(model)
@@ -60,7 +60,7 @@ def _waiting(target: Target, view: TargetView) -> tuple[int, ...]:
     return (*view.undecided, *open_requests(target, view.model, concluded))
 
 
-def _nobody_has(lease: Watch) -> bool:
+def nobody_has(lease: Watch) -> bool:
     """Whether the lease is free. Waits until its holder renews it, or it expires."""
     holder, first = lease.holder(), lease.etag
     while holder is not None and lease.etag == first:

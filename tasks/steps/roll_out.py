@@ -19,6 +19,7 @@ from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
 from tasks.steps.nodes import reports, require_some, wait_until_public
 from tasks.steps.opening import require_open
 from tasks.steps.plan import Plan
+from tasks.steps.returned import require_not_returned
 from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
@@ -76,15 +77,16 @@ def roll_out(
 
     A repository identity equal to the live one makes no release, unless other aliases are asked for, or `refresh` is
     set and the bytes differ. If memory does not hold it beside the live one, `recreate` lets it take the live one's
-    place before it is tested.
-    `lost` goes into the release's record: fields that the recipe had before it was translated to this kind.
+    place before it is tested. `lost` goes into the release's record: fields that the recipe had before it was
+    translated to this kind.
 
     A strategy `recreate` of the model's file is as `recreate`. Nothing begins while the file keeps it from that.
 
-    Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable),
-    UsageError `alias-taken` if another model has an alias that this one asks for, and EnginehouseError with code
-    `frozen`, `outside-hours`, `approval-alone`, `memory-short`, `runtime-differs` (a node is not what the engine was
-    built for), `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
+    Raises GateRefused if a node cannot load it, or `watch-returned` if its watch gave these bytes back, TritonError
+    `no-live-node` or `node-behind` (both retryable), UsageError `alias-taken` if another model has an alias that it
+    asks for, and EnginehouseError `frozen`, `outside-hours`, `approval-alone`, `memory-short`, `runtime-differs` (a
+    node is not what the engine was built for), `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the
+    place it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
@@ -97,6 +99,7 @@ def roll_out(
     if view.live is not None and not waits and candidate.equals(view.live, refresh):
         wait_until_public(target, model, view.live.release, min(timeout_s, _PUBLIC_SECONDS))
         return RollOut(target_name, view.live.release, unchanged=True)
+    require_not_returned(target, plan.model, candidate.repository.ref, candidate.digest)
     if known is None:
         require_open(plan.model, target_name)
     recreate = recreate or plan.model.rollout.strategy == "recreate"

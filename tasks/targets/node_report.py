@@ -14,6 +14,7 @@ from tasks.store.artifact import Manifest
 from tasks.store.names import Segment
 from tasks.store.record import Record
 from tasks.targets.current import Current
+from tasks.targets.observed import NodeObserved
 from tasks.targets.release import Intent
 
 REPORT_SECONDS = 5.0
@@ -106,6 +107,8 @@ class NodeReport(Record):
     """The same for each start of this node, and another for another node of its name. Empty in older reports."""
     health: str = ""
     """The URL that says whether each model answers; empty if the node has none."""
+    observed: NodeObserved = NodeObserved()
+    """What its clients saw of each release. Older reports have none."""
     written: datetime = Field(default_factory=_now)
 
     @classmethod

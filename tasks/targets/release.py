@@ -64,6 +64,15 @@ class Intent(Record):
         return recorded(self.repository)
 
     @property
+    def takes_ids(self) -> bool:
+        """Whether it takes a request that has an id, by which its figures leave it out.
+
+        Before there was a second contract, an id that came by /generate was refused as a field that nobody knows.
+        """
+        contract = self.serving.get("contract")
+        return isinstance(contract, int) and contract > 1
+
+    @property
     def aliases(self) -> tuple[Alias, ...]:
         """The further public names that the release asks for."""
         asked = self.serving.get("aliases")

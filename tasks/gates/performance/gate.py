@@ -43,7 +43,7 @@ class PerformanceGate:
         return wires if trial.live is None else {**wires, "live": self._wire(node, trial.live.name)}
 
     def _wire(self, node: NodeReport, model: str) -> Wire:
-        sampling = Sampling(exact_lengths=self._asked.exact_lengths, seed=self._asked.seed)
+        sampling = Sampling(exact_lengths=self._asked.exact_lengths, seed=self._asked.seed, uncounted=True)
         if self._asked.over == "grpc":
             return TritonGrpc(model, node.grpc, sampling)
         return TritonSse(model, Connections(Address.parse(node.http)), sampling)

@@ -26,6 +26,7 @@ from infra.processes.sessions import free_ports
 from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
 from infra.triton.client import TritonClient
+from tasks.observed.tally import Look, Tally, look
 from tasks.serving.contract import CONTRACT
 from tasks.serving.figures import METRICS
 from tasks.serving.settings import ServingSettings
@@ -169,6 +170,13 @@ def prometheus(program: str, folder: Path, scraped: Scraped) -> Generator[None]:
         process.wait(20)
 
 
+def reported(scraped: Scraped) -> Look:
+    """What the node says in the store."""
+    report = scraped.node.target.node_report("one")
+    assert report is not None
+    return look([report])
+
+
 @dataclass
 class Sent:
     """What the clients know of their requests."""
@@ -293,6 +301,7 @@ def test_figures_add_up_to_the_requests(scraped: Scraped) -> None:
     triton, gateway = scraped.triton, scraped.gateway
     grpc = {True: scraped.gateway_grpc, False: scraped.triton_grpc}
     before = settled(scraped, lambda now: now["num_requests_running"] == 0)
+    tally = Tally(MODEL, RELEASE, reported(scraped))
     sent = Sent()
     work: list[Callable[[], None]] = []
     for url, by_gateway in ((triton, False), (gateway, True)):
@@ -329,6 +338,16 @@ def test_figures_add_up_to_the_requests(scraped: Scraped) -> None:
     assert now[f"{GATEWAY}requests_total triton-refused"] == 1
     assert now[f"{GATEWAY}e2e_request_latency_seconds_count"] == sent.by_gateway
     assert sum(reasons(now, f"{GATEWAY}request_finish_total").values()) == sent.by_gateway
+
+    def is_reported() -> bool:
+        tally.add(reported(scraped))
+        return sum(tally.observed.ended.values()) >= sent.reasons.total()
+
+    until(is_reported, "report of what clients saw", 30)
+    observed = tally.observed
+    assert observed.ended == sent.reasons
+    assert sum(observed.first.values()) == now["time_to_first_token_seconds_count"]
+    assert sum(observed.gap.values()) == now["time_per_output_token_seconds_count"]
 
 
 def test_clients_that_leave_are_counted(scraped: Scraped) -> None:

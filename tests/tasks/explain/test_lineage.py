@@ -13,11 +13,14 @@ from infra.s3.bucket import Bucket, StoredObject
 from tasks.explain.lineage import lineage
 from tasks.explain.lineage_text import document, mermaid, tree
 from tasks.explain.why import why
+from tasks.explain.why_text import became, lines, summary
 from tasks.explain.why_text import document as why_document
-from tasks.explain.why_text import lines, summary
 from tasks.store.artifact import ArtifactRef
 from tasks.store.notes import note_output, note_release
+from tasks.targets.gate_record import Verdict
 from tasks.targets.references import PublicName, ReleaseRef, find
+from tasks.targets.release import Result
+from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -150,6 +153,16 @@ def test_why_in_words(fleet: Fleet) -> None:
     assert printed[-1] == "the same"  # the snapshot
     steps = cast("list[dict[str, JsonValue]]", why_document(found)["steps"])
     assert [step["made_anew"] for step in steps] == [True, True, True, False]
+
+    verdict = Verdict(gate="own", kind="agreement", state="passed", reason="r", samples=9)
+    judged = Result(release=3, state="passed", gates=(verdict,))
+    outcome = WatchOutcome(release=3, state="healthy", reason="w", seconds=1800)
+    told = [line.strip() for line in became(judged, outcome)]
+    assert told == ["passed own, 9 samples: r", "watched for 1800 s, healthy: w"]
+    WatchRecords(fleet.target, "tiny").conclude(outcome)
+    found = why(bucket, find(bucket, "tiny", "test"))
+    assert [*lines(found)][-1].strip() == told[-1]
+    assert cast("dict[str, JsonValue]", why_document(found)["watch"])["state"] == "healthy"
 
 
 def test_why_of_several_fields(fleet: Fleet) -> None:

@@ -22,6 +22,7 @@ from tasks.models.approval import ApprovalSpec
 from tasks.models.catalogue import load_model
 from tasks.models.gate_specs.base import GateSpec
 from tasks.models.gates import GATE_SPECS, Gates
+from tasks.serving.figures import UNCOUNTED
 from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.approve import approval, decide
 from tasks.steps.context import Context
@@ -83,10 +84,12 @@ class _Answering(BaseHTTPRequestHandler):
     """Triton's generate extension, for prompts that any sentence meets."""
 
     requests: ClassVar[list[str]] = []
+    ids: ClassVar[set[str]] = set()
 
     def do_POST(self) -> None:
         self.requests.append(self.path)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.ids.add(body.get("id", ""))
         answer = json.dumps(
             {"text_output": "one two three four five", "num_output_tokens": body["max_tokens"]}
         ).encode()
@@ -225,7 +228,9 @@ def answers() -> Answers:
 
 def test_a_file_without_gates_is_asked_its_prompts_alone(line: Line) -> None:
     release = line.rolled()
+    _Answering.ids.clear()
     result = line.validate(release)
+    assert _Answering.ids == {UNCOUNTED}, "what gates ask is in no figures of clients"
     assert (result.state, result.schema_version, result.undecided, result.asked) == ("passed", 1, None, "")
     assert [(gate.gate, gate.state) for gate in result.gates] == [("smoke", "passed")]
     assert len(result.prompts) == 2 and result.live is None and not ScriptedGate.trials
