@@ -15,8 +15,7 @@ from tasks.store.artifact import Artifact, ArtifactRef, signature_key
 from tasks.store.inventory import recorded_artifact
 from tasks.store.signing import artifact_statement, signer
 from tasks.store.verify import check_signature, problems_in_folder, problems_in_store
-from tasks.targets.references import PublicName, Reference, ReleaseRef
-from tasks.targets.release import Intent
+from tasks.targets.references import Reference, ReleaseRef, release_of
 from tasks.targets.target import Target
 
 
@@ -74,7 +73,7 @@ def verify(
             Verification(str(artifact.ref), len(manifest.files), manifest.size, bool(public_keys), tuple(problems))
         )
     if public_keys and not isinstance(reference, ArtifactRef):
-        intent = _intent(bucket, reference)
+        intent = release_of(bucket, reference)
         problems = []
         try:
             Target(bucket, reference.target).trusted_intent(intent.model, intent.release, public_keys)
@@ -103,7 +102,7 @@ def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> 
         )
         yield artifact.ref
     if not isinstance(reference, ArtifactRef):
-        intent = _intent(bucket, reference)
+        intent = release_of(bucket, reference)
         Target(bucket, reference.target).sign_intent(intent.model, intent.release, make)
         yield ReleaseRef(reference.target, intent.model, intent.release)
 
@@ -113,18 +112,9 @@ def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
     if isinstance(reference, ArtifactRef):
         yield _artifact(bucket, reference)
         return
-    repository = _artifact(bucket, _intent(bucket, reference).artifact)
+    repository = _artifact(bucket, release_of(bucket, reference).artifact)
     yield repository
     yield _artifact(bucket, ArtifactRef.parse(repository.manifest.inputs["engine"]))
-
-
-def _intent(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:
-    target = Target(bucket, reference.target)
-    if isinstance(reference, ReleaseRef):
-        return target.intent(reference.model, reference.release)
-    if (live := target.live(reference.model)) is None:
-        raise UsageError(f"{reference} answers with no release", code="release-missing")
-    return live
 
 
 def _artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact:
