@@ -22,6 +22,7 @@ from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.targets.aliases import claim, require_free
 from tasks.targets.gate_records import GateRecords
+from tasks.targets.proof import keep_proof
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
 from tasks.targets.view import TargetView
@@ -229,6 +230,7 @@ def conclude(target: Target, model: str, result: Result, hint: str = "") -> Resu
     GateUndecided if somebody has to decide: it stays a candidate.
     """
     counted = target.conclude(model, result)
+    keep_proof(target, model, counted)
     if counted.may_be_public:
         return counted
     what = f"{model} release {result.release} on '{target.name}'"
