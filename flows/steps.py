@@ -159,8 +159,9 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
 
     Returns False if `unless` says yes at that moment, and the name stayed.
     """
-    target = step_context(plan.engine.digest).target(rolled.target)
-    move = partial(promote_step.promote, unless=unless, instead_of=result.live)
+    context = step_context(plan.engine.digest)
+    target = context.target(rolled.target)
+    move = partial(promote_step.promote, unless=unless, instead_of=result.live, flow_run=context.flow_run)
     if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))

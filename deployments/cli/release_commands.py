@@ -1,4 +1,4 @@
-"""Commands that tell of releases from the store alone: report."""
+"""Commands that tell of releases from the store alone: report, history."""
 
 from __future__ import annotations
 
@@ -19,6 +19,33 @@ def add_release_commands(add: Add) -> None:
     sub.add_argument("release", metavar="MODEL[@N]", help="a release, or a model: the one that is public")
     sub.add_argument("--target", default="", help="by default that of this machine")
     sub.add_argument("--html", metavar="FILE", help="write it as a page that needs no other file; - is stdout")
+
+    sub = add("history", _history, "who did what to a model's releases, and when: the newest first", json=True)
+    sub.add_argument("model")
+    sub.add_argument("--target", default="", help="by default that of this machine")
+    sub.add_argument("--limit", type=_count, metavar="N", help="so many events; 20 if not given")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 1000:
+        raise argparse.ArgumentTypeError("a number from 1 to 1000")
+    return count
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> int:
+    from infra.s3.bucket import Bucket
+    from tasks.explain.history import NEWEST, history, history_lines
+    from tasks.targets.target import Target
+
+    target = Target(Bucket.at(settings.store), options.target or settings.target)
+    found = history(target, options.model, options.limit or NEWEST)
+    if options.json:
+        print_json(found.document())
+    else:
+        for line in history_lines(found):
+            print(line)
+    return 0
 
 
 def _report(options: argparse.Namespace, settings: Settings) -> int:

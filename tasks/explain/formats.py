@@ -12,6 +12,7 @@ from tasks.store.artifact import Manifest
 from tasks.targets.aliases import Aliases
 from tasks.targets.current import Current
 from tasks.targets.gate_record import GateRecord
+from tasks.targets.move import Move
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
 from tasks.trtllm.images import ImageReport
@@ -46,6 +47,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "gate": GateRecord,
     "result": Result,
     "current": Current,
+    "move": Move,
     "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from infra.errors import ArtifactDamaged, UsageError
 from tasks.garbage.keep import note_use
@@ -14,6 +15,8 @@ from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.aliases import claim, require_free
 from tasks.targets.current import Current
+from tasks.targets.move import Move, MoveKind
+from tasks.targets.move_records import MoveRecords
 from tasks.targets.release import Intent
 from tasks.targets.target import Target
 
@@ -30,11 +33,16 @@ def promote(
     unless: Callable[[], bool] = _never,
     instead_of: int | None = None,
     timeout_s: float = 120.0,
+    kind: MoveKind = "promoted",
+    flow_run: str = "",
+    reason: str = "",
 ) -> bool:
     """Make `release` public, and wait until every live node answers with it.
 
     `unless` is asked at the moment of the move. If it says yes, the public name stays, the release is no candidate any
     more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
+
+    The move is recorded, with the `flow_run` that made it and the `reason` for it.
 
     Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
     bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved` if another
@@ -51,16 +59,28 @@ def promote(
         )
     aliases = _require_servable(target, model, release).aliases
 
+    records, created = MoveRecords(target, model), datetime.now(UTC)
+    recorded = 0
+
+    def made(before: int | None) -> Move:
+        return Move(
+            number=1, kind=kind, release=release, instead_of=before, flow_run=flow_run, reason=reason, created=created
+        )
+
     def change(current: Current) -> Current:
         if unless():
             return current.without_candidates(release)
         if instead_of is not None and current.public not in (instead_of, release):
             raise _moved(target, model, instead_of, current.public)
-        return current.promoted(release)
+        moved = current.promoted(release)
+        return moved if moved.public == current.public else moved.with_move(made(current.public), recorded)
 
     with _claimed(target, model, release, aliases):
-        if target.move(model, change).public != release:
+        recorded = records.keep(target.current(model)[0])
+        moved = target.move(model, change)
+        if moved.public != release:
             return False
+    records.keep(moved)
     wait_until_public(target, model, release, timeout_s)
     return True
 
@@ -113,7 +133,15 @@ class RolledBack:
     instead_of: int | None
 
 
-def roll_back(target: Target, model: str, to: int | None = None, instead_of: int | None = None) -> RolledBack:
+def roll_back(
+    target: Target,
+    model: str,
+    to: int | None = None,
+    instead_of: int | None = None,
+    *,
+    flow_run: str = "",
+    reason: str = "",
+) -> RolledBack:
     """Promote release `to`, or the previous one.
 
     It never undoes another rollback: a release that was rolled back from comes back by its number alone. Two calls at
@@ -138,7 +166,9 @@ def roll_back(target: Target, model: str, to: int | None = None, instead_of: int
             code="rolled-back",
         )
     target.intent(model, release)
-    promote(target, model, release, instead_of=current.public)
+    # To a newer release, which was rolled back or never public, it is a promotion.
+    kind: MoveKind = "promoted" if current.public is None or release > current.public else "rolled back"
+    promote(target, model, release, instead_of=current.public, kind=kind, flow_run=flow_run, reason=reason)
     return RolledBack(release, current.public)
 
 

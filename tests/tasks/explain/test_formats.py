@@ -50,6 +50,8 @@ VERSION_1 = {
     "result": """{"created":"2026-11-20T10:00:00Z","prompts":[{"answer":"a","failures":["f"],"node":"n","passed":false,
  "prompt":"p","schema_version":1,"seconds":0.5}],"reason":"r","release":3,"schema_version":1,"state":"refused"}""",
     "current": '{"alone":false,"candidates":[4],"previous":2,"public":3,"schema_version":1}',
+    "move": """{"by":"root@host","created":"2026-05-04T03:02:01Z","flow_run":"run","instead_of":2,"kind":"promoted",
+ "number":1,"reason":"","release":3,"schema_version":1}""",
     "aliases": '{"holders":{"ensemble":{"claim":"9f","model":"tiny","schema_version":1}},"schema_version":1}',
     "node": """{"error":"","grpc":"127.0.0.1:2","http":"127.0.0.1:1","memory_available_bytes":1,"memory_total_bytes":2,
  "models":{"tiny":{"error":"","public":3,"releases":{"3":{"error":"","schema_version":1,"starts":1,"state":"ready"}},
