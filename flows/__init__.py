@@ -5,6 +5,7 @@
     build_engine          its child: convert, build and upload on the work pool of an architecture
     finetuned             take an event that names new weights
     watch_releases        look for new versions of TensorRT-LLM
+    approve               a person's decision on a candidate, and what follows; `approval_page` is what they see
     rollback, collect_garbage, reconcile
 
     steps                 the steps as tasks; the work is in `tasks.steps`

@@ -23,12 +23,13 @@ class FlowName:
 
 REBUILD = FlowName("rebuild")
 ROLLBACK = FlowName("rollback")
+APPROVE = FlowName("approve")
 COLLECT_GARBAGE = FlowName("collect_garbage")
 WATCH_RELEASES = FlowName("watch_releases")
 FINETUNED = FlowName("finetuned")
 RECONCILE = FlowName("reconcile")
 BUILD_ENGINE = FlowName("build_engine")
 
-ON_DEFAULT_POOL = (REBUILD, ROLLBACK, COLLECT_GARBAGE, WATCH_RELEASES, FINETUNED, RECONCILE)
+ON_DEFAULT_POOL = (REBUILD, ROLLBACK, APPROVE, COLLECT_GARBAGE, WATCH_RELEASES, FINETUNED, RECONCILE)
 """Flows with one deployment, on the pool `default`."""
 FLOWS = (*ON_DEFAULT_POOL, BUILD_ENGINE)

@@ -10,7 +10,8 @@ from flows import steps
 from flows.build_engine import STEPS
 from flows.build_on_pool import make_engine
 from flows.current_rebuild import rebuilding
-from flows.task_runs import run
+from flows.report import WAITING
+from flows.task_runs import ends_as, run
 from flows.turns import turn
 
 Refresh = Literal["nothing", "fetch", "convert", "build", "assemble"]
@@ -59,7 +60,7 @@ async def rebuild(
             await run(report, steps.export, plan, weights.exported, "fetch" in redo)
         await make_engine(report, plan, redo)  # convert, build, upload
         if until == "upload":
-            return
+            return None
         await run(report, steps.assemble, plan, "assemble" in redo)
         for target in targets or entry.targets:
             async with turn(target, model):
@@ -69,10 +70,14 @@ async def rebuild(
                 report.add_release(target, rolled.release)
                 if not rolled.unchanged:
                     result = await run(report, steps.validate, plan, rolled)
+                    if entry.approval.asks and not await run(report, steps.approval, plan, rolled, result):
+                        report.waiting.append(target)
+                        continue
                     await current.settle("passed")
                     if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
                         break
                 await current.settle("live")  # also where the run before this one died
+    return ends_as(WAITING, None, report.asks) if report.waiting else None
 
 
 def _from(step: Refresh) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Look for what was missed: lost runs and their candidates, undecided events, moved branches, weights that wait."""
+"""Look for what was missed: lost runs and candidates, decisions, undecided events, moved branches, waiting weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from pydantic import JsonValue, ValidationError
 
+from flows.approve import follow
 from flows.finetuned import rebuild_with, start_rebuild, take
 from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, start_again
 from flows.names import FLOWS, RECONCILE
@@ -25,6 +26,7 @@ from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.sources.resolved import Access
 from tasks.steps.abandoned import give_up_abandoned
+from tasks.steps.approve import follow_up
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
@@ -45,6 +47,7 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         await start_again(client)
         await cancel_orphans(client)
     bucket = Bucket.at(config.store)
+    await follow_decisions(bucket)
     for ended in await asyncio.to_thread(give_up_abandoned, bucket, str(flow_run.id), config.lease_seconds):
         get_run_logger().warning("%s", ended)
     await decide_the_undecided(bucket, undecided_seconds)
@@ -57,6 +60,15 @@ async def reconcile(undecided_seconds: float = 300) -> None:
                 await rebuild_what_waits(bucket, model)
         except (EnginehouseError, ValidationError) as error:  # a record of this model, which concerns no other
             get_run_logger().warning("%s: %s", model.name, error)
+
+
+async def follow_decisions(bucket: Bucket) -> None:
+    """Promote what people have approved while no server was up, and end candidates that were rejected or timed out."""
+    for found in await asyncio.to_thread(lambda: list(follow_up(bucket))):
+        if isinstance(found, str):
+            get_run_logger().warning("%s", found)
+        else:
+            await follow(found)
 
 
 async def decide_the_undecided(bucket: Bucket, older_than_seconds: float) -> None:

@@ -10,10 +10,13 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-Outcome = Literal["promoted", "unchanged", "built"]
+Outcome = Literal["promoted", "unchanged", "built", "waiting"]
 
 OVERTAKEN = "Overtaken"
 """The state of a promotion that did not come about, because newer weights were live."""
+
+WAITING = "Waiting"
+"""The state of a rebuild, and of its step, that leaves a candidate to a person's decision."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Report:
     state: Literal["running", "refused", "undecided", "failed"] | Outcome = "running"
     steps: list[StepReport] = field(default_factory=list[StepReport])
     targets: dict[str, int] = field(default_factory=dict[str, int])
+    waiting: list[str] = field(default_factory=list[str])
+    """The targets on which a person has to decide."""
     flow_run: str = ""
     url: str = ""
     on_step: Callable[[StepReport], None] = lambda step: None
@@ -51,9 +56,17 @@ class Report:
     @property
     def outcome(self) -> Outcome:
         """The final state of a rebuild without an error."""
+        if self.waiting:
+            return "waiting"
         if any(step.name == "promote" and step.state != OVERTAKEN for step in self.steps):
             return "promoted"
         return "unchanged" if self.targets else "built"
+
+    @property
+    def asks(self) -> str:
+        """What a person is asked, in a sentence."""
+        releases = ", ".join(f"release {self.targets[target]} on '{target}'" for target in self.waiting)
+        return f"{self.model}: {releases} waits for a person to approve it"
 
     def document(self) -> dict[str, JsonValue]:
         """The report as `--json` prints it."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import cast
 
 from prefect import get_run_logger
+from prefect.runtime import flow_run
 from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
 
 from flows import ui
-from flows.report import OVERTAKEN
+from flows.approval_page import show_request
+from flows.report import OVERTAKEN, WAITING
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
 from infra import settings
 from infra.errors import GateRefused, GateUndecided
@@ -26,6 +30,7 @@ from tasks.models.spec import Model
 from tasks.report.release import ReleaseReport, read_report
 from tasks.report.stored import keep_page
 from tasks.sources.resolved import Access, ResolvedSource
+from tasks.steps import approve as approve_step
 from tasks.steps import assemble as assemble_step
 from tasks.steps import build as build_step
 from tasks.steps import convert as convert_step
@@ -143,7 +148,8 @@ async def validate(plan: Plan, rolled: RollOut) -> Result:
     """Have the gates measure the candidate, the test prompts first."""
     context = step_context(plan.engine.digest, Reporter(say=get_run_logger().info))
     try:
-        result = await asyncio.to_thread(validate_step.validate, context, plan, rolled.target, rolled.release)
+        asked = cast("dict[str, JsonValue]", to_jsonable_python(flow_run.parameters))
+        result = await asyncio.to_thread(validate_step.validate, context, plan, rolled.target, rolled.release, asked)
     except (GateRefused, GateUndecided):
         known = context.target(rolled.target).result(plan.model.name, rolled.release)
         if known is not None:
@@ -151,6 +157,20 @@ async def validate(plan: Plan, rolled: RollOut) -> Result:
         raise
     await _show_result(plan, result, context.target(rolled.target))
     return result if result.state == "passed" else ends_as("Undecided", result)
+
+
+@step("approval", "approval of {plan.model.name} release {rolled.release} on {rolled.target}")
+async def approval(plan: Plan, rolled: RollOut, result: Result) -> bool:
+    """Look for a person's decision. Returns False while the candidate waits for one, and shows what it is about."""
+    target, model = step_context(plan.engine.digest).target(rolled.target), plan.model.name
+    if not approve_step.needs_person(plan.model, result):
+        return True
+    decision = await asyncio.to_thread(approve_step.approval, target, model, rolled.release)
+    if decision is not None:
+        get_run_logger().info("release %d %s", rolled.release, approve_step.told(decision))
+        return True
+    await show_request(target.intent(model, rolled.release), result, rolled.target)
+    return ends_as(WAITING, False)
 
 
 @step("promote", "promote {plan.model.name} release {rolled.release} on {rolled.target}")

@@ -58,10 +58,10 @@ def step(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[Any, Any, 
     )
 
 
-def ends_as(state: str, result: T) -> T:
+def ends_as(state: str, result: T, message: str | None = None) -> T:
     """What a task returns so that its run ends as Completed under the name `state`, and its caller gets `result`."""
     # Prefect hands the caller the data of a state that a task returns. Its types do not know that.
-    return cast("T", Completed(name=state, data=result))
+    return cast("T", Completed(name=state, data=result, message=message))
 
 
 def cached_or_completed(done: Done) -> Done:

@@ -29,7 +29,8 @@ from tasks.watch.verdict import Row
 _NAMES_SHOWN = 8
 
 
-def _key(*parts: str) -> str:
+def artifact_key(*parts: str) -> str:
+    """The key of an artifact, under which it has a history."""
     # Prefect's keys are lowercase letters, digits and dashes.
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
 
@@ -47,7 +48,7 @@ class ProgressBar:
 
     @classmethod
     async def create(cls, label: str) -> ProgressBar:
-        return cls(await acreate_progress_artifact(progress=0.0, key=_key(label), description=label))
+        return cls(await acreate_progress_artifact(progress=0.0, key=artifact_key(label), description=label))
 
     async def update(self, percent: float) -> None:
         await aupdate_progress_artifact(artifact_id=self.artifact, progress=percent)
@@ -61,7 +62,7 @@ async def show_manifest(artifact: Artifact) -> None:
     runtime = "".join(f", {name} {value}" for name, value in producer.runtime.items())
     inputs = "\n".join(f"- {role}: `{_short(reference)}`" for role, reference in manifest.inputs.items()) or "- nothing"
     await acreate_markdown_artifact(
-        key=_key(manifest.kind, manifest.model),
+        key=artifact_key(manifest.kind, manifest.model),
         description=f"{manifest.kind} of {manifest.model}",
         markdown=f"""`{_short(artifact.ref)}`
 
@@ -84,7 +85,7 @@ async def show_release(intent: Intent, target: str) -> None:
     lost = "".join(f"- {field}, which was {value}\n" for field, value in intent.lost.items())
     without = f"\nWithout a counterpart in this kind:\n\n{lost}" if lost else ""
     await acreate_markdown_artifact(
-        key=_key("release", intent.model, target),
+        key=artifact_key("release", intent.model, target),
         description=f"{intent.model} release {intent.release} on {target}",
         markdown=f"""Made from `{intent.source}`
 
@@ -116,7 +117,7 @@ async def show_result(model: Model, result: Result, target: str) -> None:
         for prompt in result.prompts
     ]
     await acreate_table_artifact(
-        key=_key("prompts", model.name, target),
+        key=artifact_key("prompts", model.name, target),
         description=f"{model.name} release {result.release} on {target}: {result.state} {result.reason}",
         table=rows,
     )
@@ -126,16 +127,25 @@ async def show_report(report: ReleaseReport) -> None:
     """Show what was decided on a release and why, what changed, and what each gate measured."""
     about, state = title(report), "open" if report.result is None else report.result.state
     await acreate_markdown_artifact(
-        key=_key("report", report.intent.model, report.target),
+        key=artifact_key("report", report.intent.model, report.target),
         description=f"{about}: {state}",
         markdown=markdown(about, sections(report)),
+    )
+
+
+def gate_rows(result: Result) -> str:
+    """The rows of a table with gate, verdict, samples, and why, each with its end of line."""
+    reasons = (each.reason.replace("|", "\\|").replace("\n", " ") for each in result.gates)
+    return "".join(
+        f"| {each.gate} | **{each.state}** | {each.samples} | {reason} |\n"
+        for each, reason in zip(result.gates, reasons, strict=True)
     )
 
 
 async def show_lineage(found: Lineage) -> None:
     """Show the way from the source to what the run made, and what uses it, as a Mermaid diagram."""
     await acreate_markdown_artifact(
-        key=_key("lineage", found.model),
+        key=artifact_key("lineage", found.model),
         description=f"where {_short(found.root)} comes from, and what uses it",
         markdown=f"```mermaid\n{mermaid(found)}```\n",
     )

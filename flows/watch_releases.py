@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
 from flows.names import REBUILD
+from flows.report import WAITING
 from flows.run_filters import NOT_ENDED, PAGE
 from flows.task_runs import worth_retrying
 from infra import settings
@@ -34,6 +35,7 @@ from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
+from tasks.watch.waiting import decided
 from tasks.watch.waves import WATCH_TAG, RebuildRun, Start, due, next_wave, run_key, settled, tried_again
 
 
@@ -70,7 +72,8 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         before = tried_again(record, again)
         table = await asyncio.to_thread(_judged, models, models, before, offered)
         was_due = due(table)
-        runs = await _runs(client, [run_key(models[name], row, before) for name, row in was_due.items()])
+        keys = {run_key(models[name], row, before): models[name] for name, row in was_due.items()}
+        runs = await asyncio.to_thread(_as_decided, bucket, keys, await _runs(client, [*keys]))
         now = settled(models, was_due, before, runs)
         moved = [name for name in was_due if now.followed.get(name) != before.followed.get(name)]
         table |= _judged(models, moved, now, offered)
@@ -138,10 +141,20 @@ async def _runs(client: PrefectClient, keys: list[str]) -> dict[str, RebuildRun]
     return found
 
 
+def _as_decided(bucket: Bucket, models: Mapping[str, Model], runs: Mapping[str, RebuildRun]) -> dict[str, RebuildRun]:
+    """The runs as they count, where some left a candidate to a person. Both mappings are by idempotency key."""
+    return {
+        key: decided(bucket, models[key].targets, models[key].name, run) if run.state == "waiting" else run
+        for key, run in runs.items()
+    }
+
+
 def _run(run: FlowRun) -> RebuildRun:
     state = run.state
     if state is None or not state.is_final():
         return RebuildRun(str(run.id), "going")
+    if state.name == WAITING:
+        return RebuildRun(str(run.id), "waiting")
     if state.is_completed():
         return RebuildRun(str(run.id), "completed")
     reason = state.message or f"the run ended as {state.name}"

@@ -20,7 +20,7 @@
     ├── TritonError           Triton or a node refused or did not answer
     ├── GatewayError          the gateway does not have a client's request answered
     ├── GateRefused           a candidate did not pass its gates: exit code 3
-    └── GateUndecided         its gates could not decide, and a person has to: exit code 4
+    └── GateUndecided         its gates could not decide, or may not, and a person has to: exit code 4
 
 Each carries a stable `code`, the message, a `hint` (what to do next) and `retryable`: whether the same
 call, unchanged, may succeed later. Task retries ask exactly that.

@@ -43,21 +43,29 @@ SECRET_KEY = "only-on-loopback"
 BUCKET = "tests"
 
 
-class ByFile(LoadScopeScheduling):
-    """With several processes, the tests of one file share a process, and so do those that share the whole stack.
+FLOWS = "tests/flows/"
+APART = ("test_browser", "test_own_kind", "test_serve_tensorrt_llm", "test_tensorrt_llm", "test_watch_releases")
+"""Flow tests that get on with a whole stack of their own, where two processes share the work."""
 
-    The longest of these have a stack of their own, which takes less time to start than they would be waited for.
-    """
+
+class ByFile(LoadScopeScheduling):
+    """With several processes, the tests of one file share a process, and those of flows are in two parts."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        shares_the_stack = file.startswith("tests/flows/") and file != "tests/flows/test_serve_tensorrt_llm.py"
-        return "tests/flows" if shares_the_stack else file
+        if not file.startswith(FLOWS):
+            return file
+        return f"{FLOWS}{Path(file).stem in APART}"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     # Not `loadgroup`: xdist 3.8 writes the group into what pytest 9.2 does not read any more.
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, or one process does them at the end while the other has nothing to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FLOWS))
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +114,7 @@ class RunningTriton:
     key: str
     client: TritonClient
 
-    def wait_live(self, seconds: float = 20.0) -> None:
+    def wait_live(self, seconds: float = 60.0) -> None:
         until = time.monotonic() + seconds
         while not self.client.live():
             assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()

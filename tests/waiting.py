@@ -5,10 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+_SHARE = 0.2
+"""Of the time, at most what is spent asking: who is waited for needs the core, and so does the store that is asked."""
 
-def wait(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Return once `condition` holds. An AssertionError after `seconds` names `what` was missing."""
-    until = time.monotonic() + seconds
+
+PATIENCE = 3
+"""How much slower a machine may be than the one that the seconds of the tests were chosen on."""
+
+
+def wait(condition: Callable[[], bool], what: str, seconds: float = 30, *, every_s: float = 0.05) -> float:
+    """Return once `condition` holds, and how long that took. An AssertionError names what is missing after `seconds`,
+    of which a slow machine takes several times as many.
+
+    It is asked again after `every_s` seconds, and later if the answer takes long.
+    """
+    started = asked = time.monotonic()
     while not condition():
-        assert time.monotonic() < until, f"no {what} within {seconds} s"
-        time.sleep(0.05)
+        now = time.monotonic()
+        assert now - started < seconds * PATIENCE, f"no {what} within {seconds * PATIENCE} s"
+        time.sleep(max(every_s, (now - asked) * (1 - _SHARE) / _SHARE))
+        asked = time.monotonic()
+    return time.monotonic() - started

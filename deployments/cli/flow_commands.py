@@ -13,7 +13,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, run, say
-from infra.errors import EnginehouseError
+from infra.errors import EnginehouseError, GateUndecided
 
 if TYPE_CHECKING:
     from flows.report import Report, StepReport
@@ -79,6 +79,8 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
             )
         except EnginehouseError as error:
             refused = error
+    if report.waiting and refused is None:
+        refused = _waiting(report)
     if report.flow_run:
         report.url = f"{os.environ['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{report.flow_run}"
     if options.json:
@@ -91,6 +93,17 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
     if refused is not None:
         raise refused
     return 0
+
+
+def _waiting(report: Report) -> EnginehouseError:
+    asked = " or ".join(
+        f"`enginehouse {decision} {report.model} --target {report.waiting[0]}`" for decision in ("approve", "reject")
+    )
+    return GateUndecided(
+        report.asks,
+        hint=f"{asked}; the live release was not touched",
+        code="approval-needed",
+    )
 
 
 def _print_step(step: StepReport) -> None:

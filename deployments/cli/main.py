@@ -1,6 +1,6 @@
 """The command `enginehouse`. Data goes to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused, 4 a gate could not decide. Prefect is imported only by
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate refused, 4 a person has to decide. Prefect is imported only by
 commands that need it, and `--help` imports neither Prefect nor pydantic.
 """
 
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from deployments.cli.approval_commands import add_approval_commands
 from deployments.cli.command import Command, say
 from deployments.cli.flow_commands import add_flow_commands
 from deployments.cli.gateway_commands import add_gateway_commands
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add_stack_commands(add)
     add_model_commands(add)
     add_flow_commands(add)
+    add_approval_commands(add)
     add_store_commands(add)
     add_release_commands(add)
     add_prefect_commands(add)

@@ -62,7 +62,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         for line in lines(change):
             print(line, file=stream, flush=True)
 
-    changes = _ask_prefect(
+    changes = ask_prefect(
         deploy(wanted, show, dry_run=options.dry_run),
         "did not make the changes",
         hint="is it up, does it let you in (PREFECT_API_AUTH_STRING), and is it a Prefect 3?",
@@ -97,7 +97,7 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     event = read_event({name: value for name, value in payload.items() if value is not None})
     _, uri = changed_by(event, load_catalogue(settings.catalogue))
     id = uuid4()
-    _ask_prefect(
+    ask_prefect(
         send(id, event), "did not take the event", hint="is it up, and does it let you in (PREFECT_API_AUTH_STRING)?"
     )
     if options.json:
@@ -115,7 +115,7 @@ def _webhooks(options: argparse.Namespace, settings: Settings) -> int:
     return run_webhooks(settings, options.host, options.port)
 
 
-def _ask_prefect(call: Coroutine[None, None, _T], failed: str, *, hint: str) -> _T:
+def ask_prefect(call: Coroutine[None, None, _T], failed: str, *, hint: str) -> _T:
     """Run a call of Prefect's API. Raises SettingsError `prefect-failed` if the server does not answer or refuses."""
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError

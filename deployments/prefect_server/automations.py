@@ -45,7 +45,7 @@ def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
         case Troubled() as when:
             trigger = _trigger(
                 "Reactive",
-                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Waiting"},
                 match={"prefect.resource.id": "prefect.flow-run.*"},
                 match_related=_of_flows(when.flows),
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.names import (
+    APPROVE,
     BUILD_ENGINE,
     COLLECT_GARBAGE,
     FINETUNED,
@@ -95,7 +96,7 @@ class Silent:
 
 @dataclass(frozen=True)
 class Troubled:
-    """A run of one of the flows has failed or crashed. A refused release is a rebuild that failed."""
+    """A run of one of the flows has failed, crashed, or left a release to a person. A refused release is a failure."""
 
     flows: tuple[str, ...]
 
@@ -173,7 +174,7 @@ def _deployments(settings: Settings) -> tuple[Deployment, ...]:
     }
     # The others run one at a time: two would only find the same, and what an automation adds while one runs must wait,
     # not vanish.
-    limits = {REBUILD: settings.rebuilds, ROLLBACK: None}
+    limits = {REBUILD: settings.rebuilds, ROLLBACK: None, APPROVE: None}
     return tuple(
         Deployment(flow.module, flow.name, flow.name, "default", schedules.get(flow, ""), limits.get(flow, 1))
         for flow in ON_DEFAULT_POOL
@@ -208,7 +209,7 @@ def _automations(settings: Settings) -> Iterator[Automation]:
     if settings.notify:
         yield Automation(
             name="notify",
-            description="When a run has failed or crashed, or a release was refused, notify people.",
+            description="When a run has failed or crashed, or a release was refused or waits, notify people.",
             # The rebuild of a failed build fails too.
             when=Troubled(tuple(flow.name for flow in ON_DEFAULT_POOL)),
             do=Notify(settings.notify),

@@ -121,7 +121,7 @@ def service_environment(settings: Settings, ports: Mapping[str, int], credential
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_seconds),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_LOGGING_COLORS": "false",
         "PYTHONUNBUFFERED": "1",
         **prefect_environment(os.environ),

@@ -10,6 +10,7 @@ from tasks.finetuned.renamed import Renamed
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
 from tasks.targets.aliases import Aliases
+from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.current import Current
 from tasks.targets.gate_record import GateRecord
 from tasks.targets.move import Move
@@ -46,6 +47,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "intent": Intent,
     "gate": GateRecord,
     "result": Result,
+    "approval-request": ApprovalRequest,
+    "approval": Approval,
     "current": Current,
     "move": Move,
     "aliases": Aliases,

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from infra.errors import UsageError
 from tasks.store.inventory import in_parallel
+from tasks.targets.approval import Approval
 from tasks.targets.move import Move
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
@@ -141,9 +142,17 @@ def _of_result(body: bytes) -> Event:
     return Event(result.created, result.state, result.release, reason=result.reason)
 
 
+def _of_approval(body: bytes) -> Event:
+    approval = Approval.model_validate_json(body)
+    return Event(
+        approval.created, approval.state, approval.release, by=approval.by, run=approval.flow_run, reason=approval.note
+    )
+
+
 _TELLS: Mapping[str, Callable[[bytes], Event]] = {
     "intent.json": _of_intent,
     "result.json": _of_result,
+    "approval.json": _of_approval,
     "moves": lambda body: _of_move(Move.model_validate_json(body)),
 }
 """By the name of the record below its release; `moves` are those of the folder beside the releases."""

@@ -10,6 +10,9 @@ from pydantic import JsonValue
 
 from infra.errors import UsageError
 from tasks.models.gates import SMOKE
+from tasks.steps.approve import told
+from tasks.targets.approval import Approval
+from tasks.targets.approvals import Approvals, requested
 from tasks.targets.changes import fields_of
 from tasks.targets.current import ReleaseState
 from tasks.targets.gate_record import GateRecord
@@ -29,10 +32,18 @@ class ReleaseRow:
     result: Result | None
     gates: tuple[GateRecord, ...] = ()
     """What its gates found, if its model's file asked for more than the test prompts."""
+    asked: bool = False
+    """Whether a person was asked to decide on it."""
+    approval: Approval | None = None
+    """What came of that; None while nothing has."""
 
     @property
     def shown(self) -> str:
         """The state in this list, which gives the verdict of the previous release like that of any older one."""
+        if self.approval is not None and self.approval.state != "approved":
+            return "refused"
+        if self.asked and self.approval is None and self.loaded and self.state != "live":
+            return "waiting"
         return self.result.state if self.result and self.state == "previous" else self.state
 
     def document(self) -> dict[str, JsonValue]:
@@ -43,6 +54,7 @@ class ReleaseRow:
             "intent": self.intent.model_dump(mode="json"),
             "result": None if self.result is None else self.result.model_dump(mode="json"),
             "gates": [gate.model_dump(mode="json") for gate in self.gates],
+            "approval": None if self.approval is None else self.approval.model_dump(mode="json"),
         }
 
 
@@ -72,6 +84,7 @@ class Releases:
 def releases(target: Target, model: str) -> Releases:
     """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
+    asked = requested(target, model)
     rows = [
         ReleaseRow(
             current.state_of(intent.release, result),
@@ -79,6 +92,8 @@ def releases(target: Target, model: str) -> Releases:
             intent,
             result,
             _gates(target, model, result),
+            intent.release in asked,
+            Approvals(target, model, intent.release).decision() if intent.release in asked else None,
         )
         for intent, result in target.history(model)
     ]
@@ -116,6 +131,10 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
         yield f"      {field} has no counterpart, and was {json.dumps(value)}"
     if result is None:
         return
+    if row.approval is not None:
+        yield f"      {told(row.approval)}, {row.approval.created:%Y-%m-%dT%H:%M:%S}"
+    elif row.shown == "waiting":
+        yield f"      `enginehouse approve {intent.model} --release {intent.release}`, or reject"
     if result.reason and result.state != "undecided":
         yield f"      {result.reason}"
     if result.undecided is not None:

@@ -178,6 +178,12 @@ def waiting(bucket: Bucket, model: Model) -> tuple[TunedWeights, str] | None:
     return None
 
 
+def waiting_from(bucket: Bucket, model: Model, origin: str) -> list[TunedWeights]:
+    """The accepted weights that wait, and with which a release comes from `origin`."""
+    changed = ((found, _changed(model, found)) for found in _weights(bucket, model)[0].untried)
+    return [found for found, made in changed if made is not None and made.origin == origin]
+
+
 def _weights(bucket: Bucket, model: Model) -> tuple[CurrentWeights, str | None]:
     """What is known, and its ETag. A model that accepts no events needs no look at the store."""
     takes_events = model.accepts or is_revision_of(own := tuned(model), own)

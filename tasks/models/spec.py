@@ -22,6 +22,7 @@ from pydantic import (
 
 from infra.errors import UsageError
 from infra.frozen import FrozenDict, Spec, problems
+from tasks.models.approval import ApprovalSpec
 from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
@@ -170,6 +171,9 @@ class Model(Spec):
     gates: Gates | None = Field(
         default=None, description="What a candidate must prove beside its prompts. Without it, nothing."
     )
+    approval: ApprovalSpec = Field(
+        default=ApprovalSpec(when="never"), description="Whether a person decides before traffic moves to a release."
+    )
 
     @property
     def kind(self) -> str:
@@ -257,6 +261,14 @@ class Model(Spec):
         except UsageError as error:
             raise ValueError(f"tensorrt_llm: {error.message}. {error.hint}") from error
         return serving
+
+    @field_validator("approval")
+    @classmethod
+    def _is_ever_asked_for(cls, approval: ApprovalSpec, info: ValidationInfo) -> ApprovalSpec:
+        gates = info.data.get("gates")
+        if approval.when == "undecided" and "gates" in info.data and (gates is None or gates.undecided != "ask"):
+            raise ValueError("when: undecided needs `gates` that say `undecided: ask`, or nobody is ever asked")
+        return approval
 
     @field_validator("prompts")
     @classmethod

@@ -60,7 +60,7 @@ class ReleaseReport:
         """What became of it. None in the page that is kept."""
         return None if self.current is None else self.current.state_of(self.intent.release, self.result)
 
-    def document(self) -> dict[str, JsonValue]:
+    def document(self) -> dict[str, object]:
         """What `enginehouse report --json` prints."""
         return {
             "model": self.intent.model,

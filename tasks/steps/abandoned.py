@@ -10,7 +10,9 @@ from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
 from tasks.steps.roll_out import give_up, turn, turn_key
 from tasks.store.lease import Watch
+from tasks.targets.approvals import open_requests
 from tasks.targets.target import Target, targets
+from tasks.targets.view import TargetView
 
 FORGIVEN_SECONDS = 3600.0
 """A rebuild that is started again goes on with the candidate of the one that died, if it has not waited longer."""
@@ -39,7 +41,7 @@ def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, fo
     if not target.current(model)[0].candidates:
         return ()
     view = target.view(model)
-    left = {*view.current.candidates} - {*view.undecided}  # these wait for a person, however long
+    left = {*view.current.candidates} - {*_waiting(target, view)}
     if not left:
         return ()
     waited = max(view.ages.get(release, 0.0) for release in left)
@@ -49,7 +51,13 @@ def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, fo
         return ()
     with turn(target.bucket, target.name, model, flow_run, lease_seconds):
         view = target.view(model)
-        return give_up(target, view, *view.undecided)
+        return give_up(target, view, *_waiting(target, view))
+
+
+def _waiting(target: Target, view: TargetView) -> tuple[int, ...]:
+    """The candidates that wait for a person: however long, or as long as the model's file lets them."""
+    concluded = (release for release in view.current.candidates if release in view.results)
+    return (*view.undecided, *open_requests(target, view.model, concluded))
 
 
 def _nobody_has(lease: Watch) -> bool:

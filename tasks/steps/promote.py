@@ -14,6 +14,8 @@ from tasks.steps.nodes import wait_until_public
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.aliases import claim, require_free
+from tasks.targets.approval import ApprovalRequest
+from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
 from tasks.targets.move import Move, MoveKind
 from tasks.targets.move_records import MoveRecords
@@ -42,21 +44,18 @@ def promote(
     `unless` is asked at the moment of the move. If it says yes, the public name stays, the release is no candidate any
     more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
 
+    A release that a person approved takes the place of the one that it was compared with, and of no other.
+
     The move is recorded, with the `flow_run` that made it and the `reason` for it.
 
-    Raises UsageError `release-not-passed` if it never passed its gates, `release-not-in-store` if a node could not
+    Raises UsageError `release-not-passed` if it never passed its gates, `release-not-approved` if a person was asked
+    about it and has not approved it, `release-not-in-store` if a node could not
     bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved` if another
     one is public than `instead_of`, EnginehouseError `node-older` if a
     live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
     seconds.
     """
-    result = target.result(model, release)
-    if result is None or not result.may_be_public:
-        raise UsageError(
-            f"{model} release {release} on '{target.name}' has not passed its gates",
-            hint=f"`enginehouse releases {model}` shows which releases have",
-            code="release-not-passed",
-        )
+    request = _require_allowed(target, model, release)
     aliases = _require_servable(target, model, release).aliases
 
     records, created = MoveRecords(target, model), datetime.now(UTC)
@@ -72,6 +71,9 @@ def promote(
             return current.without_candidates(release)
         if instead_of is not None and current.public not in (instead_of, release):
             raise _moved(target, model, instead_of, current.public)
+        # A rollback says what it takes the place of, unless nothing is public.
+        if instead_of is None and request is not None and current.public not in (request.live, release):
+            raise _moved(target, model, request.live, current.public)
         moved = current.promoted(release)
         return moved if moved.public == current.public else moved.with_move(made(current.public), recorded)
 
@@ -83,6 +85,24 @@ def promote(
     records.keep(moved)
     wait_until_public(target, model, release, timeout_s)
     return True
+
+
+def _require_allowed(target: Target, model: str, release: int) -> ApprovalRequest | None:
+    """Raises as `promote` does if the release may not be public. Returns what a person was asked, if one was."""
+    what, hint = f"{model} release {release} on '{target.name}'", f"`enginehouse releases {model}` shows which "
+    result = target.result(model, release)
+    approvals = Approvals(target, model, release)
+    request = approvals.request()
+    by_person = request is not None and result is not None and result.undecided == "ask"
+    if result is None or not (result.may_be_public or by_person):
+        raise UsageError(f"{what} has not passed its gates", hint=f"{hint}releases have", code="release-not-passed")
+    if request is not None:
+        decision = approvals.decision()
+        if decision is None or decision.state != "approved":
+            raise UsageError(
+                f"{what} has no approval", hint=f"{hint}releases have one, or wait for it", code="release-not-approved"
+            )
+    return request
 
 
 @contextmanager
@@ -172,10 +192,10 @@ def roll_back(
     return RolledBack(release, current.public)
 
 
-def _moved(target: Target, model: str, expected: int, public: int | None) -> UsageError:
-    found = "no release" if public is None else f"release {public}"
+def _moved(target: Target, model: str, expected: int | None, public: int | None) -> UsageError:
+    found, wanted = ("no release" if each is None else f"release {each}" for each in (public, expected))
     return UsageError(
-        f"{model} on '{target.name}' answers with {found}, not with release {expected}",
+        f"{model} on '{target.name}' answers with {found}, not with {wanted}",
         hint=f"somebody else moved it; `enginehouse releases {model}` shows what is live now",
         code="release-moved",
     )

@@ -13,6 +13,7 @@ from infra.s3.bucket import Bucket
 from infra.traces.propagation import current_traceparent
 from tasks.kinds.protocol import LIMITS_FILE
 from tasks.models.spec import Model
+from tasks.steps.approve import needs_person
 from tasks.steps.context import Context
 from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
 from tasks.steps.nodes import reports, require_some, wait_until_public
@@ -21,6 +22,7 @@ from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.targets.aliases import claim, require_free
+from tasks.targets.approvals import Approvals
 from tasks.targets.gate_records import GateRecords
 from tasks.targets.proof import keep_proof
 from tasks.targets.release import Intent, Result, changes_since
@@ -72,14 +74,14 @@ def roll_out(
     The caller has the `turn` of this model on this target.
 
     A repository identity equal to the live one makes no release, unless other aliases are asked for, or `refresh` is
-    set and the bytes differ. If
-    memory does not hold it beside the live one, `recreate` lets it take the live one's place before it is tested.
+    set and the bytes differ. If memory does not hold it beside the live one, `recreate` lets it take the live one's
+    place before it is tested.
     `lost` goes into the release's record: fields that the recipe had before it was translated to this kind.
 
     Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable),
     UsageError `alias-taken` if another model has an alias that this one asks for, and EnginehouseError with code
-    `memory-short`, `runtime-differs` (a node is not what the engine was built for), `leader-mode`, `node-older`, or
-    `release-withdrawn` (a rollback took the place that it was tested in).
+    `approval-alone`, `memory-short`, `runtime-differs` (a node is not what the engine was built for), `leader-mode`,
+    `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
@@ -87,7 +89,9 @@ def roll_out(
     known = candidate.begun(target, view)
     if give_up(target, view, known) and view.current.alone:
         view = _with_the_live_one_back(target, view, min(timeout_s, _PUBLIC_SECONDS))
-    if view.live is not None and candidate.equals(view.live, refresh):
+    # A candidate may wait for a person that a refresh has made: beside a live one of the same identity, of other bytes.
+    waits = known is not None and Approvals(target, model, known).is_open
+    if view.live is not None and not waits and candidate.equals(view.live, refresh):
         wait_until_public(target, model, view.live.release, min(timeout_s, _PUBLIC_SECONDS))
         return RollOut(target_name, view.live.release, unchanged=True)
     release = candidate.begin(target, view, known, recreate=recreate, lost=lost or {})
@@ -101,6 +105,8 @@ def give_up(target: Target, view: TargetView, *keep: int | None) -> tuple[int, .
     Nodes unload these candidates, and the numbers without a result get one. Returns the candidates.
     """
     left = tuple(release for release in view.current.candidates if release not in keep)
+    for release in left:
+        Approvals(target, view.model, release).supersede()
     if left:
         target.move(view.model, lambda current: current.without_candidates(*left))
     for release in view.without_result:
@@ -158,10 +164,17 @@ class _Candidate:
             return None
         if result is not None:
             is_known = result.state != "undecided" or result.asked == gates_digest(self.plan.model)
-            return known if is_known else None
+            return known if is_known and self._asks_as_before(target, known, result) else None
+        if not self.plan.model.approval.asks and Approvals(target, view.model, known).request() is not None:
+            return None
         asked = self.plan.model.asked_of_gates
         measured = GateRecords(target, view.model, known).all()
         return known if all(asked.get(record.gate, record.asked) == record.asked for record in measured) else None
+
+    def _asks_as_before(self, target: Target, release: int, result: Result) -> bool:
+        """Whether the model's file has a person asked about a release with this verdict exactly if one was asked."""
+        was_asked = Approvals(target, self.plan.model.name, release).request() is not None
+        return needs_person(self.plan.model, result) == was_asked
 
     def begin(
         self, target: Target, view: TargetView, known: int | None, *, recreate: bool, lost: Mapping[str, JsonValue]
@@ -178,6 +191,12 @@ class _Candidate:
             limits = self.context.store.read(self.engine, LIMITS_FILE)
             alone = must_be_alone(
                 self.plan, self.engine, self.repository, limits, view.current, view.nodes, recreate=recreate
+            )
+        if alone and self.plan.model.approval.when == "always":
+            raise UsageError(
+                f"{view.model} would wait for approval in the live release's place, and its name answer nobody",
+                hint="give the node more memory, or say `when: undecided` or `when: never` in `approval` of its file",
+                code="approval-alone",
             )
         if known is None:
             known = target.reserve(view.model, lambda number: self._intent(number, view.live, lost)).release
@@ -227,11 +246,13 @@ def conclude(target: Target, model: str, result: Result, hint: str = "") -> Resu
     """Record the verdict on a candidate, and return the one that counts: the first.
 
     Raises GateRefused, `hint` before its own, if that is a refusal. The candidate is no longer wanted then. Raises
-    GateUndecided if somebody has to decide: it stays a candidate.
+    GateUndecided if somebody has to decide, and nobody was asked to: it stays a candidate.
     """
     counted = target.conclude(model, result)
     keep_proof(target, model, counted)
     if counted.may_be_public:
+        return counted
+    if counted.undecided == "ask" and Approvals(target, model, result.release).request() is not None:
         return counted
     what = f"{model} release {result.release} on '{target.name}'"
     if counted.state == "undecided":

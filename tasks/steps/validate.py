@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -15,6 +15,7 @@ from tasks.gates.protocol import Gate, Served, Trial
 from tasks.gates.smoke import SmokeGate
 from tasks.models.gates import SMOKE, Gates, kind_of
 from tasks.models.spec import Model
+from tasks.steps.approve import ask, needs_person
 from tasks.steps.context import Context
 from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
@@ -25,18 +26,26 @@ from tasks.targets.release import Result
 from tasks.targets.target import Target
 
 _AS_IN_NO_FILE = Gates.model_validate({})
+_NO_PARAMETERS: Mapping[str, JsonValue] = {}
 
 
-def validate(context: Context, plan: Plan, target_name: str, release: int) -> Result:
+def validate(
+    context: Context,
+    plan: Plan,
+    target_name: str,
+    release: int,
+    parameters: Mapping[str, JsonValue] = _NO_PARAMETERS,
+) -> Result:
     """Have every gate measure the candidate, on the live nodes of the target, and record the result.
 
     The test prompts come first. A gate that finds what the candidate cannot be excused for is the last one to run. What
-    has a record is not measured again: a run may have died after it wrote that.
+    has a record is not measured again: a run may have died after it wrote that. Where the model's file wants a person
+    to decide, one is asked, and `parameters` are those of the rebuild that goes on then.
 
     Raises GateRefused if a gate refuses: the candidate is then no longer wanted, and the live release was never
-    touched. Raises GateUndecided if one cannot decide, and the model's file says `ask`: it stays a candidate. Raises
-    UsageError `release-moved` if another release is live than when its gates began, and EnginehouseError
-    `release-withdrawn` if the candidate was taken away meanwhile.
+    touched. Raises GateUndecided if one cannot decide, and the model's file says `ask`, but asks no
+    person to approve it: it stays a candidate. Raises UsageError `release-moved` if another release is live than when
+    its gates began, and EnginehouseError `release-withdrawn` if the candidate was taken away meanwhile.
     """
     target, model = context.target(target_name), plan.model
     if (known := target.result(model.name, release)) is not None:
@@ -50,6 +59,8 @@ def validate(context: Context, plan: Plan, target_name: str, release: int) -> Re
     result = gating.result(records)
     if result.state != "passed":
         require_wanted(target, model.name, release)
+    if needs_person(model, result):
+        ask(target, model, release, gating.live, context.flow_run, parameters)
     return conclude(target, model.name, result)
 
 

@@ -31,7 +31,8 @@ class RebuildRun:
     """A rebuild that the watch has started."""
 
     id: str
-    state: Literal["going", "completed", "failed", "crashed"]
+    state: Literal["going", "waiting", "completed", "failed", "crashed"]
+    """`waiting`: it ended, and left a candidate to a person. `tasks.watch.waiting` says what that has come to."""
     reason: str = ""
     """The message of a run that failed or crashed."""
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tasks.store.artifact_store import ArtifactStore
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tests import prefect_api
+from tests.waiting import PATIENCE, wait
 
 MODELS = Path(__file__).parents[2] / "deployments" / "models"
 RECORDER = Path(__file__).parents[1] / "recorder"
@@ -53,7 +53,7 @@ class House:
     def run(self, *arguments: str, code: int = 0) -> str:
         """Standard output of a command that must end with `code`."""
         process = self.start(*arguments)
-        output, errors = process.communicate(timeout=240)
+        output, errors = process.communicate(timeout=240 * PATIENCE)
         assert process.returncode == code, f"{arguments}: exit {process.returncode}\n{output}\n{errors}"
         return output
 
@@ -102,20 +102,17 @@ class House:
         self.wait(lambda: any(self.home.glob(f"work/*/{kind}/*.partial/*")), 60, f"a {kind} in the making")
 
     def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until, f"no {what} within {seconds} s"
-            time.sleep(0.005)
+        wait(condition, what, seconds, every_s=0.005)
 
     def wait_long(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
         """As `wait`, for runs, each a process of its own, and for schedules, whose smallest step is a minute."""
-        until = time.monotonic() + seconds
-        while True:
+
+        def holds() -> bool:
             with suppress(httpx.TimeoutException):  # a busy machine
-                if condition():
-                    return
-            assert time.monotonic() < until, f"no {what} within {seconds} s"
-            time.sleep(0.5)
+                return condition()
+            return False
+
+        wait(holds, what, seconds, every_s=0.5)
 
     def children(self, engine: str) -> list[dict[str, Any]]:
         """Runs of the child flow for an engine, as Prefect's API lists them."""

@@ -21,6 +21,7 @@ from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import weights
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
-_RUN_MS = 180_000
+_RUN_MS = 180_000 * PATIENCE
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def page() -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={"width": 1200, "height": 1320})
         page.route(re.compile(r"^https?://(?!127\.0\.0\.1:)"), refuse)
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
+        page.set_default_timeout(30_000 * PATIENCE)
+        expect.set_options(timeout=30_000 * PATIENCE)
         yield page
         browser.close()
 
@@ -183,3 +184,24 @@ def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tm
             expect(page.get_by_text("tensorrt_llm 1.2.1").first).to_be_visible()
     finally:
         path.unlink()
+
+
+def test_a_release_is_approved_from_its_report(house: House, live: dict[str, Any], page: Page) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["approval"] = {"when": "always"}
+        document["prompts"] = document["prompts"][:1]
+
+    house.add_model("in-the-browser", change)
+    waiting = house.rebuild("in-the-browser", code=4)
+    log_in(page, house)
+    open_artifact(page, waiting["url"], "approval-in-the-browser-local")
+    expect(page.get_by_role("row", name=re.compile("^smoke passed"))).to_be_visible()
+    picture(page, "approval")
+    page.goto(address(page, page.get_by_role("link", name="Approve", exact=True)))
+    expect(page.get_by_label("model", exact=True)).to_have_value("in-the-browser")
+    expect(page.get_by_label("Select decision")).to_have_text("approve")
+    page.get_by_label("by", exact=True).fill("somebody@browser")
+    page.get_by_label("note (Optional)").fill("read in the UI")
+    follow(page)
+    house.wait_long(lambda: house.target.current("in-the-browser")[0].public == waiting["release"], "promotion")
+    assert "was approved by somebody@browser: read in the UI" in house.run("releases", "in-the-browser")

@@ -19,7 +19,7 @@ from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
 from tests import prefect_api
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.tasks.lora.small_adapters import nearest, write_adapter
 if TYPE_CHECKING:
     from tests.flows.conftest import House
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 TUNED = "smollm2-tuned"
 SECRET = "only-on-loopback"

@@ -1,8 +1,13 @@
-"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used."""
+"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used.
+
+A campaign: by itself it chooses some of the faults, and says which seed chooses them again.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import random
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -10,6 +15,7 @@ import pytest
 
 from tasks.store.artifact import ArtifactRef
 from tasks.targets.target import Target
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -17,6 +23,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
+FAULTS = int(os.environ.get("ENGINEHOUSE_TEST_FAULTS", "5"))
+SEED = int(os.environ.get("ENGINEHOUSE_TEST_SEED", "0")) or random.randrange(1, 10**6)
+
+
+@pytest.fixture(scope="module")
+def chosen(request: pytest.FixtureRequest) -> frozenset[str]:
+    """The tests of this campaign."""
+    tests = [item.nodeid for item in request.session.items if item.path == request.path]
+    return frozenset(random.Random(SEED).sample(tests, min(FAULTS, len(tests))))
+
+
+@pytest.fixture(autouse=True)
+def is_chosen(request: pytest.FixtureRequest, chosen: frozenset[str]) -> None:
+    print(f"ENGINEHOUSE_TEST_SEED={SEED}")
+    if request.node.nodeid not in chosen:
+        pytest.skip(f"not among the {FAULTS} faults that seed {SEED} chooses: ENGINEHOUSE_TEST_FAULTS=20 has them all")
 
 
 def engine(report: dict[str, Any]) -> ArtifactRef:
@@ -53,7 +75,7 @@ def test_the_build_is_killed(house: House, live: dict[str, Any]) -> None:
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
     house.wait_for_work("engine")
     flow_run_process(house).kill()
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert report["state"] == "promoted" and house.intact(report)
@@ -66,7 +88,7 @@ def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
     house.wait_for_work("engine")
     house.process("worker-build-cpu").kill()
     house.run("up")
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert report["release"] == house.node().models[MODEL].public and house.intact(report)
@@ -81,7 +103,7 @@ def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any])
     house.process("worker-build-cpu").kill()
     run.kill()
     house.run("up")
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert house.intact(report)
@@ -96,7 +118,7 @@ def test_the_store_is_killed_while_the_engine_is_uploaded(house: House, live: di
     house.wait(lambda: any(house.home.glob("work/*/engine/*/limits.json")), 120, "finished engine")
     house.process("s3").kill()
     house.run("up")
-    output, errors = rebuild.communicate(timeout=240)
+    output, errors = rebuild.communicate(timeout=240 * PATIENCE)
     assert rebuild.returncode == 0, errors
     report = json.loads(output)
     assert report["state"] == "promoted" and house.intact(report)

@@ -1,4 +1,4 @@
-"""A gate that a user adds decides over a whole rebuild, with no change in the flows."""
+"""A gate that a user adds decides over a whole rebuild, with no change in the flows, beside one that is built in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.settings import CHECKOUT
+from tasks.targets.approvals import Approvals
+from tasks.targets.current import Current
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PASSAGES = [
+    {"text": f"The answer to question {number} is short: {word} comes before the next word of this sentence."}
+    for number, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"])
+]
+pytestmark = pytest.mark.slow
 
 
 def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Path) -> None:
@@ -52,8 +58,78 @@ def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Pa
     assert refused["release"] > asked["release"] and refused["state"] == "refused"
     assert not released(asked)["loaded"]  # another section of gates has the candidate gated anew
 
-    promoted = rebuilt(3, "undecided", undecided="promote")
+    (tmp_path / "passages.jsonl").write_text("\n".join(map(json.dumps, PASSAGES)))
+    few = {"passages": {"uri": f"file://{tmp_path}/passages.jsonl"}, "positions": 1}
+    promoted = rebuilt(3, "undecided", undecided="promote", agreement=few)
     assert promoted["state"] == "promoted"
     assert {step["name"]: step["state"] for step in promoted["steps"]}["validate"] == "Undecided"
     assert own.target.current("judged")[0].public == promoted["release"]
     assert "undecided obedience, 50 samples" in own.run("releases", "judged")
+    record = next(gate for gate in released(promoted)["gates"] if gate["gate"] == "agreement")
+    (compared,) = record["evidence"]["comparisons"]
+    assert record["live"] == first["release"] and compared["difference"] == 0 and compared["samples"] == len(PASSAGES)
+
+
+def test_a_person_decides(house: House, live: dict[str, Any]) -> None:
+    name = "approved"
+
+    def written(slots: int, hours: float = 24) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["serving"]["slots"] = slots
+            document["prompts"] = document["prompts"][:1]
+            document["approval"] = {"when": "always", "timeout_hours": hours}
+
+        house.add_model(name, change)
+
+    def started(deployment: str, **parameters: Any) -> str:
+        known = house.prefect("GET", f"/deployments/name/{deployment}/{deployment}")["id"]
+        return house.prefect("POST", f"/deployments/{known}/create_flow_run", {"parameters": parameters})["id"]
+
+    def state(run: str) -> tuple[str, str]:
+        found = house.prefect("GET", f"/flow_runs/{run}")["state"]
+        return found["type"], found["name"]
+
+    def newest() -> dict[str, Any]:
+        return json.loads(house.run("releases", name, "--json"))["releases"][0]
+
+    # A run of the deployment waits without a process: its worker is killed, and the approval is given meanwhile.
+    written(2)
+    run = started("rebuild", model=name)
+    house.wait_long(lambda: state(run) == ("COMPLETED", "Waiting"), "run that waits")
+    house.process("worker-default").kill()
+    (shown,) = house.prefect(
+        "POST",
+        "/artifacts/filter",
+        {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [f"approval-{name}-local"]}}},
+    )
+    form = house.prefect("GET", "/deployments/name/approve/approve")["id"]
+    assert (
+        f"(/deployments/deployment/{form}/run?parameters=" in shown["data"]
+        and "| smoke | **passed** |" in shown["data"]
+    )
+    assert newest()["state"] == "waiting" and house.target.current(name)[0] == Current(candidates=(1,))
+    told = json.loads(house.run("approve", name, "--note", "good figures", "--json"))
+    assert told["state"] == "approved" and told["first"] and "@" in told["by"]
+    house.run("up")
+    house.wait_long(lambda: state(told["flow_run"])[0] == "COMPLETED", "run that promotes")
+    assert state(told["flow_run"])[1] == "Completed" and house.ask(name)
+    assert f"was approved by {told['by']}: good figures" in house.run("releases", name)
+
+    # A rebuild of the command line ends with 4 and the next command; the form rejects.
+    written(3)
+    waiting = house.rebuild(name, code=4)
+    assert (waiting["state"], waiting["error"]["code"]) == ("waiting", "approval-needed")
+    assert f"enginehouse approve {name} --target local" in waiting["error"]["hint"]
+    run = started("approve", model=name, decision="reject", by="form@ui", note="its French is worse")
+    house.wait_long(lambda: state(run) == ("COMPLETED", "Completed"), "rejection")
+    rejected = newest()
+    assert (rejected["state"], rejected["approval"]["by"], rejected["loaded"]) == ("refused", "form@ui", False)
+    house.run("approve", name, "--release", str(waiting["release"]), code=2)
+
+    # Nobody decides.
+    written(3, hours=0.002)
+    late = house.rebuild(name, code=4)
+    house.wait(lambda: Approvals(house.target, name, late["release"]).decision() is not None, 60, "time-out")
+    refused = house.rebuild(name, code=3)
+    assert refused["release"] == late["release"] and refused["error"]["code"] == "approval-timed-out"
+    assert house.target.current(name)[0] == Current(public=1)

@@ -23,7 +23,7 @@ from tests.standin import weights
 if TYPE_CHECKING:
     from tests.flows.conftest import House
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
 

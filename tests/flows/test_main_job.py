@@ -16,9 +16,12 @@ from infra.triton.client import TritonClient
 from tasks.steps.promote import promote
 from tasks.store.artifact import ArtifactRef
 from tasks.targets.current import Current
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
+
+pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
 BUILT = ("fetch", "convert", "build", "upload", "assemble")
@@ -60,7 +63,6 @@ def test_a_copied_model_rebuilds_nothing_but_its_release(house: House, live: dic
     assert house.rebuild("copied")["state"] == "unchanged"
 
 
-@pytest.mark.slow
 def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_0")
@@ -74,7 +76,6 @@ def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     assert {states(later)[step] for step in BUILT} == {"Cached"} and later["release"] > report["release"]
 
 
-@pytest.mark.slow
 def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, Any]) -> None:
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_1")
     keys: dict[str, str] = {}
@@ -165,7 +166,6 @@ def test_wrong_use_is_refused_early(house: House) -> None:
     house.run("releases", "nothing", code=2)
 
 
-@pytest.mark.slow
 def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
     """16 clients stream while the public name moves 10 times: no failed or torn answer, nothing started twice."""
     first = live["release"]
@@ -207,7 +207,6 @@ def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
     assert [node.models[MODEL].releases[number].starts for number in (first, second)] == [1, 1]
 
 
-@pytest.mark.slow
 def test_a_release_takes_the_place_of_the_live_one(house: House, live: dict[str, Any]) -> None:
     """As where memory holds one release: never two at a time, and a candidate that goes brings the live one back."""
     first = live["release"]
@@ -251,10 +250,9 @@ def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
     assert house.ask() == before
 
 
-@pytest.mark.slow
 def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     both = [house.start("rebuild", MODEL, "--recipe", "quantization=q5_0", "--json") for _ in range(2)]
-    outputs = [process.communicate(timeout=240) for process in both]
+    outputs = [process.communicate(timeout=240 * PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     reports = [json.loads(output) for output, _ in outputs]
     engines = {str(artifact(report, "upload")) for report in reports}
@@ -263,7 +261,6 @@ def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     assert reports[0]["release"] == reports[1]["release"]
 
 
-@pytest.mark.slow
 def test_two_models_with_one_slot_on_each_pool(house: House, live: dict[str, Any]) -> None:
     for pool in ("default", "build-cpu"):
         house.prefect("PATCH", f"/work_pools/{pool}", {"concurrency_limit": 1})
@@ -275,7 +272,7 @@ def test_two_models_with_one_slot_on_each_pool(house: House, live: dict[str, Any
         for name in ("twin-one", "twin-two"):
             body = {"parameters": {"model": name, "recipe": {"quantization": "q5_1"}}}
             runs.append(house.prefect("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
-        until = time.monotonic() + 240
+        until = time.monotonic() + 240 * PATIENCE
         while True:
             types = [house.prefect("GET", f"/flow_runs/{run}")["state"]["type"] for run in runs]
             if all(kind not in ("SCHEDULED", "PENDING", "RUNNING") for kind in types):

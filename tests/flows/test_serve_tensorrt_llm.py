@@ -189,7 +189,7 @@ def asked(node: Node) -> Generator[list[str]]:
                 answers.append(node.client.generate(node.name, QUESTION).text)
             except Exception as error:
                 failures.append(repr(error))
-            stop.wait(0.02)
+            stop.wait(0.1)
 
     client = threading.Thread(target=ask)
     client.start()
@@ -311,44 +311,29 @@ def test_a_draft_model_guesses_what_the_engine_checks(house: House, tmp_path: Pa
 def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Path) -> None:
     with serving(house, tmp_path, "tiny-returning", "1.2.1") as (node, made):
         node.rebuild()
-        node.rebuild("--recipe", "tp_size=2")
         answer, triton = require_contract(node), node.triton_pid
         with asked(node):
             node.kill()
             node.start()
-            node.wait_for(2, {1, 2})
+            node.wait_for(1, {1})
         assert node.triton_pid == triton, "it was left alone, and is found again"
         os.kill(triton, signal.SIGKILL)
         house.wait(lambda: node.triton_pid not in (0, triton), 60, "new Triton")
-        node.wait_for(2, {1, 2})
+        node.wait_for(1, {1})
         assert require_contract(node) == answer
         triton = node.triton_pid
         made.abort_a_load("CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory")
         refused = node.rebuild("--recipe", "max_batch_size=2", code=3)
         assert "[gpu-memory]" in refused["error"]["message"]
         house.wait(lambda: node.triton_pid not in (0, triton), 60, "Triton after the one that the candidate ended")
-        node.wait_for(2, {1, 2})
+        node.wait_for(1, {1})
         assert require_contract(node) == answer
+        made.leave_free(1 << 20)
+        house.wait(lambda: free_bytes(node) == 1 << 20, 30, "report of the memory")
+        short = node.rebuild("--recipe", "max_batch_size=2", code=1)["error"]
+        assert short["code"] == "memory-short" and "on a GPU" in short["message"]
         node.stop()
         node.start()
-        node.wait_for(2, {1, 2})
-        assert require_contract(node) == answer
-
-
-def test_on_the_oldest_version_and_where_a_gpu_holds_one_release(house: House, tmp_path: Path) -> None:
-    with serving(house, tmp_path, "tiny-alone", "0.8.0") as (node, made):
-        node.rebuild()
-        answer = require_contract(node)
-        with asked(node):
-            made.leave_free(1 << 20)
-            house.wait(lambda: free_bytes(node) == 1 << 20, 30, "report of the memory")
-            short = node.rebuild("--recipe", "max_batch_size=2", code=1)["error"]
-            assert short["code"] == "memory-short" and "on a GPU" in short["message"]
-        second = node.rebuild("--recipe", "max_batch_size=2", "--recreate")
-        assert (second["state"], second["release"]) == ("promoted", 2)
-        node.wait_for(2, {2})
-        assert require_contract(node) == answer
-        assert node.roll_back() == 1
         node.wait_for(1, {1})
         assert require_contract(node) == answer
 

@@ -15,6 +15,7 @@ from tasks.store.artifact import ArtifactRef
 from tasks.trtllm.images import known_report
 from tests.flows.build_worker import POOL, PRODUCT, register, worker
 from tests.standin import weights
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -201,6 +202,6 @@ def test_no_tool_outlives_the_flow(house: House, pool: str, source: Path, built:
         flow.kill()
         house.wait(lambda: not tools(tmp_path), 5, "end of the toolchain's processes")
         made.fail("")
-        output, errors = running.communicate(timeout=240)
+        output, errors = running.communicate(timeout=240 * PATIENCE)
         assert running.returncode == 0, errors
         assert json.loads(output)["state"] == "built"

@@ -15,6 +15,7 @@ from tests.flows.build_worker import PRODUCT
 from tests.flows.build_worker import worker as build_worker
 from tests.index_server import IndexServer, index_server
 from tests.standin import toolchain, weights
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -166,7 +167,7 @@ def test_an_index_that_is_away_fails_the_watch_and_changes_nothing(
     before = read_record(house.store.bucket)[0]
     index.broken = True
     done = house.start("watch", "--dry-run")
-    _, errors = done.communicate(timeout=200)
+    _, errors = done.communicate(timeout=200 * PATIENCE)
     assert done.returncode == 1 and "[source-unavailable]" in errors
     after = read_record(house.store.bucket)[0]
     assert (after.followed, after.attempts) == (before.followed, before.attempts)

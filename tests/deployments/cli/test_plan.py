@@ -1,4 +1,4 @@
-"""`enginehouse plan`, as a program of its own on a machine that has nothing."""
+"""`enginehouse plan`, on a machine that has nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from deployments.cli.main import main
 from infra.errors import UsageError
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
@@ -18,22 +23,33 @@ from tasks.models.overrides import override
 from tests.tasks.weights.configs import CACHE_BYTES, DEEPSEEK_V3, text
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """What the command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def surroundings(**environment: str) -> dict[str, str]:
+    """The environment of a machine that has neither a stack nor the internet."""
     foreign = ("AWS_", "PREFECT_", "ENGINEHOUSE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return subprocess.run(
-        [sys.executable, "-m", "deployments.cli.main", "plan", *arguments],
-        env={
-            **kept,
-            "ENGINEHOUSE_HOME": "/nonexistent",
-            "PREFECT_API_URL": "http://127.0.0.1:9/api",
-            "HF_ENDPOINT": "http://127.0.0.1:9",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    nothing = {
+        "ENGINEHOUSE_HOME": "/nonexistent",
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+    }
+    return {**kept, **nothing, **environment}
+
+
+def run(*arguments: str, **environment: str) -> Done:
+    out, err = StringIO(), StringIO()
+    surrounded = mock.patch.dict(os.environ, surroundings(**environment), clear=True)
+    with surrounded, redirect_stdout(out), redirect_stderr(err):
+        code = main(["plan", *arguments])
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def plan(*arguments: str, **environment: str) -> dict[str, Any]:
@@ -173,7 +189,13 @@ def test_what_guesses_the_tokens_is_planned_with_them(tmp_path: Path) -> None:
 def test_wrong_use(arguments: tuple[str, ...], code: str, named: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2 and f"[{code}]" in done.stderr and named in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+def test_as_a_program_of_its_own() -> None:
+    command = [sys.executable, "-m", "deployments.cli.main", "plan"]
+    for model, code in (("smollm2-135m", 0), ("nothing", 2)):
+        done = subprocess.run([*command, model], env=surroundings(), capture_output=True, text=True, check=False)
+        assert done.returncode == code and "Traceback" not in done.stderr
 
 
 def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:

@@ -21,6 +21,7 @@ from deployments.gateway.serve import Gateway, Options
 from deployments.gateway.state import Known, Node, TargetState, Watch
 from tasks.triton.placement import release_names
 from tests.deployments.gateway.fake_node import FakeNode
+from tests.waiting import wait
 
 _T = TypeVar("_T")
 MODEL = "tiny"
@@ -116,11 +117,7 @@ def post(path: str, body: bytes, headers: str = "") -> bytes:
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 10) -> float:
     """Wait until the condition holds; returns the seconds that it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"no {what} within {seconds} s"
-        time.sleep(0.005)
-    return time.monotonic() - started
+    return wait(condition, what, seconds, every_s=0.005)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from tests.fleet import Fleet
 from tests.tasks.kinds.served_kinds import Role, llamacpp
 
 # The first of all runs installs the clients.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 CLIENTS = Path(__file__).with_name("clients")
 PINS = CLIENTS / "requirements.lock"

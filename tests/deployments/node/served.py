@@ -35,6 +35,7 @@ from tasks.targets.target import Target
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
 from tasks.triton.placement import release_names
 from tests.fleet import Fleet
+from tests.waiting import PATIENCE
 
 # Answers with its own text, after as many seconds as the request says, or in as many pieces with a pause before each
 # (`count N SECONDS`); what the others do, the request or `INITIALIZE` says. Requests of which `max_tokens` is no number
@@ -269,7 +270,9 @@ class Served:
         started = time.monotonic()
         while not condition():
             taken = time.monotonic() - started
-            assert taken < seconds, f"no {what} within {seconds} s: {self.report()}\n{self.tail()}"
+            assert taken < seconds * PATIENCE, (
+                f"no {what} within {seconds * PATIENCE} s: {self.report()}\n{self.tail()}"
+            )
             time.sleep(0.1)
         return time.monotonic() - started
 

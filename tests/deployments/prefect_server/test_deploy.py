@@ -69,7 +69,7 @@ class Server:
         request = urllib.request.Request(
             self.api + path, method=method, data=data, headers={"Content-Type": "application/json"}
         )
-        until = time.monotonic() + 30
+        until = time.monotonic() + 90
         while True:
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
@@ -172,7 +172,7 @@ def database() -> Iterator[dict[str, str]]:
         for number, command in enumerate(commands)
     ]
     for port in (postgres, redis):
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -412,7 +412,7 @@ def test_people_are_notified_of_failures_by_a_block_of_the_server(
     end("rebuild", "COMPLETED", "done")
     end("somebody-elses", "FAILED", "not ours")
     end("rebuild", "FAILED", "count-in-french: too short [gate-refused]")
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while not listener.heard:
         assert time.monotonic() < until, "nobody was notified"
         time.sleep(0.2)

@@ -44,7 +44,7 @@ from tests import ceph_server
 from tests.fleet import Fleet
 from tests.tasks.gguf import small_models
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 ACCESS_KEY, SECRET_KEY = "enginehouse-tests", "only-on-loopback"
 BUCKET = "models"

@@ -256,7 +256,7 @@ def test_a_model_that_cannot_load_has_its_reason_shown(triton: RunningTriton) ->
     with pytest.raises(TritonError) as refused:
         triton.client.load("broken")
     assert refused.value.code == "triton-refused" and "no such engine" in refused.value.message
-    until = time.monotonic() + 5
+    until = time.monotonic() + 15
     while not any(model.name == "broken" and "no such engine" in model.reason for model in triton.client.index()):
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -9,6 +9,8 @@ import pytest
 from infra.errors import TritonError, UsageError
 from tasks.explain.history import Event, history, history_lines
 from tasks.steps.promote import promote, roll_back
+from tasks.targets.approval import Approval
+from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
 from tasks.targets.move import Move
 from tasks.targets.move_records import MoveRecords
@@ -87,6 +89,12 @@ def test_numbers_go_on_where_an_earlier_version_has_written_the_wanted_state(thr
     promoted(three, 2)
     second = MoveRecords(three.target, "tiny").read(2)
     assert second is not None and second.release == 2
+
+
+def test_it_tells_who_decided(three: Fleet) -> None:
+    Approvals(three.target, "tiny", 1).decide(Approval(release=1, state="approved", by="ann@desk", note="looks right"))
+    decided = next(event for event in history(three.target, "tiny").events if event.what == "approved")
+    assert (decided.release, decided.by, decided.reason) == (1, "ann@desk", "looks right")
 
 
 def test_only_the_newest_are_read(three: Fleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from infra.s3.bucket import Bucket
 from tasks.finetuned.event import changed_by, pinned_source, read_event
 from tasks.finetuned.moved_branches import Moved, moved
 from tasks.finetuned.records import CurrentWeights, TunedWeights, accept, newer_ones, settle, waiting, with_newest
+from tasks.finetuned.rejected import note_rejected
 from tasks.finetuned.renamed import Renames
 from tasks.lora.adapter import FILES
 from tasks.models.overrides import override
@@ -25,6 +27,8 @@ from tasks.steps.fetch import snapshot_identity
 from tasks.steps.resolve import resolve_weights, with_weights
 from tasks.store.notes import note_model
 from tasks.store.record import record_bytes
+from tasks.targets.release import Intent
+from tasks.targets.target import Target
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet
@@ -168,6 +172,25 @@ def test_a_rebuild_takes_the_newest_until_its_gates_refuse_it(bucket: Bucket) ->
     # The file counts again once it names others.
     assert taken(bucket, model("hf://org/base@v2")) == "hf://org/base@v2"
     assert taken(bucket, model(accepts=("s3://weights/tiny/r2",))) == "hf://org/base@main"
+
+
+def test_weights_that_a_person_rejected_are_not_brought_again(bucket: Bucket, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(json.dumps(model().model_dump(mode="json", by_alias=True)))
+    first, second = finetuned("r1", order=1), finetuned("r2", "e2", order=2)
+    accept(bucket, first)
+    accept(bucket, second)
+    target = Target(bucket, "test")
+
+    def intent(number: int) -> Intent:
+        about: dict[str, Any] = {"repository": f"repository/{number:064x}", "digest": "d", "recipe": {}, "flow_run": ""}
+        return Intent.model_validate({"model": "tiny", "release": number, "source": second.source, **about})
+
+    target.reserve("tiny", intent)
+    note_rejected(target, tmp_path, "tiny", 1, {"recipe": {"quantization": "q4_0"}})  # which may be to blame
+    note_rejected(target, tmp_path / "gone", "tiny", 1, {})
+    assert taken(bucket) == second.source
+    note_rejected(target, tmp_path, "tiny", 1, {"recipe": {}, "runtime": ""})
+    assert taken(bucket) == first.source
 
 
 def test_two_events_at_once_end_with_the_one_that_came_last(bucket: Bucket) -> None:

@@ -31,7 +31,7 @@ from tests.tasks.gates.trials import embedded, served
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 AGREEMENT = AgreementGate(AgreementSpec(gate="agreement", positions=1))
 LIVE = 1
@@ -51,7 +51,9 @@ class House:
         artifact, engine = self.weights / f"artifact-{release}", self.weights / f"engine-{release}"
         for folder in (artifact, engine):
             folder.mkdir()
-        write_release(artifact, ServingSettings("llamacpp", "engine/model.gguf", 2, 512, True, 60.0, contract=CONTRACT))
+        write_release(
+            artifact, ServingSettings("llamacpp", "engine/model.gguf", 2, 512, True, 60.0, threads=1, contract=CONTRACT)
+        )
         shutil.copyfile(gguf, engine / "model.gguf")
         place_release(artifact, engine, self.triton.repository, model, release, grpc=self.triton.client.grpc)
         for name in placed_models(self.triton.repository, model, release):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.tasks.serving.small_tokenizers import (
 
 Family = Callable[[], Adapter]
 
-STRINGS = 1000
+STRINGS = int(os.environ.get("ENGINEHOUSE_TEST_STRINGS", "150"))
 OTHERS = (sentencepiece, metaspace, wordpiece)
 ATOMS = (
     *(word for text in CORPUS for word in text.split(" ")),
@@ -81,7 +82,7 @@ def test_the_pieces_of_encoded_text_are_the_whole(family: Family) -> None:
 def test_the_pieces_of_whatever_a_model_says_are_the_whole(family: Family) -> None:
     """Any tokens: broken characters, special tokens, and numbers beyond the vocabulary, which engines pad."""
     tokenizer = family()
-    for number in range(100):
+    for number in range(STRINGS // 2):
         seed = f"any {family.__name__} {number}"
         chance = random.Random(seed)
         some = [chance.randrange(tokenizer.size + 9) for _ in range(chance.choice((3, 30, 600)))]
@@ -117,7 +118,7 @@ def test_tokenizers_of_transformers_are_streamed_as_they_decode(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pieces_of_spaces_and_punctuation_are_the_whole(family: Family) -> None:
     tokenizer = family()
-    for number in range(150):
+    for number in range(STRINGS):
         seed = f"punctuation {family.__name__} {number}"
         chance = random.Random(seed)
         text = "".join(chance.choices(" 'ntmsver.x", weights=(9, 5, *[1] * 9), k=chance.randint(1, 200)))

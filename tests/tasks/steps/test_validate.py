@@ -18,19 +18,22 @@ from tasks.explain.releases import release_lines, releases
 from tasks.gates.choice import GATES, made_of
 from tasks.gates.protocol import Trial
 from tasks.kinds.protocol import LIMITS_FILE
+from tasks.models.approval import ApprovalSpec
 from tasks.models.catalogue import load_model
 from tasks.models.gate_specs.base import GateSpec
 from tasks.models.gates import GATE_SPECS, Gates
 from tasks.steps.abandoned import give_up_abandoned
+from tasks.steps.approve import approval, decide
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
-from tasks.steps.promote import promote
+from tasks.steps.promote import promote, roll_back
 from tasks.steps.roll_out import roll_out
 from tasks.steps.validate import validate
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Producer
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
+from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
 from tasks.targets.gate_record import Comparison, Evidence
 from tasks.targets.gate_records import GateRecords
@@ -40,6 +43,7 @@ from tasks.targets.target import Target
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 NAME = "smollm2-135m"
+When = Literal["never", "undecided", "always"]
 
 
 class ScriptedSpec(GateSpec):
@@ -116,7 +120,7 @@ class Line:
     triton: str
     prompts: list[str] = field(default_factory=lambda: _Answering.requests)
 
-    def rolled(self, slots: int = 4, **gates: Any) -> int:
+    def rolled(self, slots: int = 4, *, approval: When = "never", recreate: bool = False, **gates: Any) -> int:
         """A candidate of a recipe with so many slots."""
         model = self.plan.model
         prompts = tuple(prompt for prompt in model.prompts if not prompt.expect.stream_equals)
@@ -124,6 +128,7 @@ class Line:
             update={
                 "serving": model.serving.model_copy(update={"slots": slots}),
                 "gates": Gates.model_validate(gates) if gates else None,
+                "approval": ApprovalSpec(when=approval),
                 "prompts": prompts,
             }
         )
@@ -135,7 +140,7 @@ class Line:
         ):
             if self.context.store.find(ref) is None:
                 self.context.store.publish(ref, identity, self.files, inputs=inputs, producer=producer)
-        return roll_out(self.context, self.plan, "test", timeout_s=5).release
+        return roll_out(self.context, self.plan, "test", recreate=recreate, timeout_s=5).release
 
     def validate(self, release: int) -> Result:
         return validate(self.context, self.plan, "test", release)
@@ -394,3 +399,77 @@ def test_records_of_another_comparison_are_not_taken(line: Line, answers: Answer
     with pytest.raises(UsageError) as caught:
         line.validate(release)
     assert caught.value.code == "release-moved" and str(first) in caught.value.message
+
+
+def test_a_person_decides_where_the_file_says_so(line: Line, answers: Answers) -> None:
+    live = line.live()
+    answers(PASSING)
+    release = line.rolled(5, approval="always", scripted=None)
+    assert line.validate(release).state == "passed" and approval(line.target, NAME, release) is None
+    # The same rebuild finds the same candidate and measures nothing, before the decision and after it.
+    assert line.rolled(5, approval="always", scripted=None) == release
+    with pytest.raises(UsageError) as refused:
+        promote(line.target, NAME, release)
+    assert refused.value.code == "release-not-approved"
+    decide(line.target, NAME, None, "approved", "a@b", "")
+    assert line.rolled(5, approval="always", scripted=None) == release
+    assert line.validate(release).state == "passed" and len(ScriptedGate.trials) == 1
+    line.node(release)
+    assert promote(line.target, NAME, release)
+    assert line.current() == Current(public=release, previous=live)
+    # It was public once, and comes back by a rollback whatever is live then.
+    later = line.live()
+    line.node(release)
+    assert roll_back(line.target, NAME, to=release).instead_of == later
+
+
+def test_a_person_decides_what_the_gates_could_not(line: Line, answers: Answers) -> None:
+    live = line.live()
+    answers(UNSURE)
+    release = line.rolled(5, approval="undecided", scripted=None)
+    assert line.validate(release).undecided == "ask" and approval(line.target, NAME, release) is None
+    decide(line.target, NAME, None, "approved", "a@b", "I read the answers")
+    line.node(release)
+    assert promote(line.target, NAME, release)
+    assert line.current() == Current(public=release, previous=live)
+    # What passes needs nobody.
+    answers(PASSING)
+    passed = line.rolled(6, approval="undecided", scripted=None)
+    line.validate(passed)
+    assert Approvals(line.target, NAME, passed).request() is None
+
+
+def test_another_candidate_supersedes_one_that_waits(line: Line, answers: Answers) -> None:
+    line.live()
+    answers(PASSING, PASSING, PASSING)
+    release = line.rolled(5, approval="always", scripted=None)
+    line.validate(release)
+    line.validate(later := line.rolled(6, approval="always", scripted=None))
+    superseded = Approvals(line.target, NAME, release).decision()
+    assert superseded is not None and superseded.state == "superseded"
+    assert line.current().candidates == (later,)
+    # A file that asks nobody any more has it gated anew.
+    line.validate(last := line.rolled(6, scripted=None))
+    assert last > later and Approvals(line.target, NAME, last).request() is None
+
+
+def test_an_approved_candidate_is_compared_anew_where_another_went_live(line: Line) -> None:
+    first = line.rolled(5, approval="always")  # of a model that has nothing public
+    line.validate(first)
+    decide(line.target, NAME, None, "approved", "a@b", "")
+    line.live()
+    with pytest.raises(UsageError) as caught:
+        promote(line.target, NAME, first)
+    assert caught.value.code == "release-moved"
+    assert line.rolled(5, approval="always") > first
+
+
+def test_nobody_is_waited_for_in_the_live_one_s_place(line: Line) -> None:
+    live = line.live()
+    line.target.move(NAME, lambda current: current.with_candidate(live, alone=True).without_candidates(live))
+    line.node(live)
+    report = line.target.nodes()[0]
+    line.target.report(report.model_copy(update={"memory_available_bytes": 1}))
+    with pytest.raises(UsageError) as caught:
+        line.rolled(5, approval="always", recreate=True)
+    assert caught.value.code == "approval-alone" and line.current().candidates == ()

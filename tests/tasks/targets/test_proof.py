@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import SSlibKey  # pyright: ignore[reportPrivateImportUsage]
 
 from infra.errors import ArtifactDamaged, SettingsError
 from tasks.store.artifact import ArtifactRef
@@ -117,7 +117,7 @@ def test_other_code_verifies_the_signature(fleet: Fleet, signing_keys: dict[str,
         public = serialization.load_pem_public_key(Path(signing_keys[f"{curve}.pub"]).read_bytes())
         assert isinstance(public, ec.EllipticCurvePublicKey)
         key = SSlibKey.from_crypto(public, keyid=document["signatures"][0]["keyid"])
-        read = Envelope.from_dict(document)
+        read = Envelope.from_dict(document)  # pyright: ignore[reportUnknownMemberType]
         assert list(read.verify([key], 1)) == [key.keyid]
         altered = Envelope(read.payload.replace(b"PASSED", b"FAILED"), read.payload_type, read.signatures)
         with pytest.raises(VerificationError):

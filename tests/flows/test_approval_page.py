@@ -1,0 +1,42 @@
+"""What a person sees of a candidate that waits, in the Prefect UI."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import UUID
+
+from flows.approval_page import page
+from tasks.targets.gate_record import Verdict
+from tasks.targets.release import Intent, Result
+
+DEPLOYMENT = UUID(int=7)
+INTENT = Intent(
+    model="tiny", release=8, repository="r", digest="d", recipe={}, source="hf://org/base@main", live=7, flow_run="f"
+)
+RESULT = Result(
+    release=8,
+    state="undecided",
+    gates=(Verdict(gate="mine", kind="quality", state="undecided", reason="a | b", samples=50),),
+)
+
+
+def test_the_links_fill_in_the_form() -> None:
+    shown = page(INTENT, RESULT, "local", DEPLOYMENT)
+    links = [found[1] for found in re.finditer(r"\]\((/deployments/deployment/\S+)\)", shown)]
+    filled = [
+        # The page decodes the value of the address once more.
+        json.loads(unquote(parse_qs(urlsplit(link).query)["parameters"][0]))
+        for link in links
+    ]
+    about = {"model": "tiny", "release": 8, "target": "local"}
+    assert filled == [about | {"decision": "approve"}, about | {"decision": "reject"}]
+    assert {urlsplit(link).path for link in links} == {f"/deployments/deployment/{DEPLOYMENT}/run"}
+
+
+def test_it_has_the_report_and_the_commands() -> None:
+    shown = page(INTENT, RESULT, "local", None)
+    assert "| mine | **undecided** | 50 | a \\| b |" in shown and "release 7 is live" in shown
+    assert "enginehouse reject tiny --release 8 --target local" in shown
+    assert "/deployments/" not in shown  # of a server without that deployment
