@@ -73,6 +73,8 @@ async def rebuild(
                     if entry.approval.asks and not await run(report, steps.approval, plan, rolled, result):
                         report.waiting.append(target)
                         continue
+                    if entry.rollout.shifts:
+                        await run(report, steps.shift_traffic, plan, rolled)
                     await current.settle("passed")
                     if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
                         break

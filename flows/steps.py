@@ -44,6 +44,7 @@ from tasks.steps.context import Done
 from tasks.steps.plan import Plan
 from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, surveyed, with_weights
 from tasks.steps.roll_out import RollOut
+from tasks.steps.shift_traffic import Shifting
 from tasks.store.identity import Identity
 from tasks.store.reporter import Reporter
 from tasks.targets.references import Reference, ReleaseRef
@@ -171,6 +172,18 @@ async def approval(plan: Plan, rolled: RollOut, result: Result) -> bool:
         return True
     await show_request(target.intent(model, rolled.release), result, rolled.target)
     return ends_as(WAITING, False)
+
+
+@step("shift_traffic", "shift traffic of {plan.model.name} to release {rolled.release} on {rolled.target}")
+async def shift_traffic(plan: Plan, rolled: RollOut) -> None:
+    """Give the candidate a share of the requests, or copies of them, step by step as the model's file says."""
+    context = step_context(plan.engine.digest, Reporter(say=get_run_logger().info))
+    shifting = Shifting(context, plan, rolled.target, rolled.release)
+    # It waits here and not in the thread: a run that is cancelled ends at once.
+    wait_s = await asyncio.to_thread(shifting.look)
+    while wait_s is not None:
+        await asyncio.sleep(wait_s)
+        wait_s = await asyncio.to_thread(shifting.look)
 
 
 @step("promote", "promote {plan.model.name} release {rolled.release} on {rolled.target}")

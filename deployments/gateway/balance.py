@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 
-from deployments.gateway.state import Node, Place, PlaceKey
+from deployments.gateway.places import Node, Place, PlaceKey
 
 REST_SECONDS = 1.0
 """How long a node is left out whose connection has failed. Its report says so only after four that did not come."""
@@ -44,6 +44,10 @@ class Balance:
         most = math.ceil(LOAD_FACTOR * (total + 1) / len(able))
         ranked = sorted(able, key=lambda place: _score(session, place.node.key), reverse=True)
         return next(place for place in ranked if self._running[place.node.key] < most)
+
+    def runs(self, node: Node) -> int:
+        """How many requests run on the node."""
+        return self._running[node.key]
 
     @contextmanager
     def running(self, node: Node) -> Generator[None]:

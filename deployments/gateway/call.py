@@ -14,7 +14,7 @@ from deployments.gateway.figures import Figures
 from deployments.gateway.heard import Heard
 from deployments.gateway.keys import Key
 from deployments.gateway.names import Name
-from deployments.gateway.state import Place
+from deployments.gateway.places import Place
 from infra.errors import EnginehouseError
 
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -55,6 +55,8 @@ class Call:
     name: Name | None = None
     pinned: int | None = None
     """The release that its requests are made for; None: any that answers to the name."""
+    canary: int | None = None
+    """The release that it goes to before the public one, as long as that answers."""
     place: Place | None = None
     """Where it runs, or ran last."""
     origin: str = ""

@@ -12,6 +12,7 @@ from tasks.serving.figures import FIRST, GAP, QUEUE, WHOLE
 
 _PREFIX = "enginehouse_gateway_"
 _RELEASE = ("model", "release", "adapter")
+_CHARACTERS = (0.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 _KEPT_SECONDS = 600.0
 """How long figures of a release stay that no node has any more: until everybody who scrapes has seen the last ones."""
 
@@ -29,6 +30,17 @@ class Figures:
         self._seen: set[tuple[str, str]] = set()
         self._requests = self._counter(
             "requests", "Requests that ended: `ok`, `client-left`, or the code of the error.", "outcome"
+        )
+        self._fallbacks = self._counter(
+            "canary_fallbacks", "Requests that a canary did not answer, and the public release got.", "outcome"
+        )
+        self._shadows = self._counter(
+            "shadow_requests",
+            "Copies: `same`, `differs`, `answered` (not compared), `dropped`, or the code of the error.",
+            "outcome",
+        )
+        self._difference = self._histogram(
+            "shadow_first_difference_characters", "Where an answer to a copy first differs, from 0.", _CHARACTERS
         )
         self._finished = self._counter("request_finish", "Answers that ended, by how they did.", "finished_reason")
         self._first = self._histogram("time_to_first_token_seconds", FIRST.help, FIRST.buckets)
@@ -51,6 +63,20 @@ class Figures:
         """A request, also one that was refused before its model was known."""
         self._seen.add((model, release))
         self._requests.labels(model, release, adapter, outcome).inc()
+
+    def fell_back(self, model: str, release: str, outcome: str, adapter: str = "") -> None:
+        """A request that a canary had first, with the code of its error. It ends as one of the public release."""
+        self._seen.add((model, release))
+        self._fallbacks.labels(model, release, adapter, outcome).inc()
+
+    def shadowed(self, model: str, release: str, outcome: str, adapter: str = "") -> None:
+        """A copy of a request, which is none of the requests."""
+        self._seen.add((model, release))
+        self._shadows.labels(model, release, adapter, outcome).inc()
+
+    def differed(self, model: str, release: str, at: int, adapter: str = "") -> None:
+        """The first character at which the answer to a copy differs."""
+        self._difference.labels(model, release, adapter).observe(at)
 
     def heard(self, model: str, release: str, heard: Heard, adapter: str = "") -> None:
         """What came of one answer, whole or not."""
@@ -84,9 +110,9 @@ class Figures:
 
     def _forget(self, model: str, release: str) -> None:
         self._seen.discard((model, release))
-        for counter in (self._requests, self._finished, self._prompt, self._generation):
+        for counter in (self._requests, self._fallbacks, self._shadows, self._finished, self._prompt, self._generation):
             counter.remove_by_labels({"model": model, "release": release})
-        for histogram in (self._first, self._gap, self._whole, self._queue):
+        for histogram in (self._first, self._gap, self._whole, self._queue, self._difference):
             histogram.remove_by_labels({"model": model, "release": release})
         if not release:
             self._nodes.remove_by_labels({"model": model})

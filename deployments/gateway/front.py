@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext, suppress
 
 from deployments.gateway.adapters import choose_adapter
-from deployments.gateway.balance import Balance
 from deployments.gateway.call import Call, Caller, recorded, request_id
+from deployments.gateway.canary import canary_of, first_code, is_curable
 from deployments.gateway.contract import Contract
 from deployments.gateway.figures import Figures
 from deployments.gateway.generate import Given, generate_request
@@ -17,21 +17,18 @@ from deployments.gateway.heard import Heard
 from deployments.gateway.keys import Key, Keys
 from deployments.gateway.limits import Limits
 from deployments.gateway.messages import InferRequest, InferResponse
-from deployments.gateway.names import Name, asked_names, unknown
-from deployments.gateway.state import Known, Place, PlaceKey, Places, Watch
+from deployments.gateway.names import Name, unknown
+from deployments.gateway.places import PlaceKey, Places
+from deployments.gateway.routing import MOST_TRIES, PATIENCE_SECONDS, Routing, asked_of, name_of, unanswered
+from deployments.gateway.shadow import MOST_AT_ONCE, Shadows
+from deployments.gateway.state import Known, Watch
 from deployments.gateway.tensors import Values, values_of
 from deployments.gateway.triton import Channels, NodeFailed, ending
-from infra.errors import GatewayError
+from infra.errors import EnginehouseError, GatewayError
 from tasks.targets.parsers import ModelParsers
 
-PATIENCE_SECONDS = 10.0
-"""How long a request waits for a node that can answer it: a Triton that died is back in about five seconds."""
-_LOOK_SECONDS = 0.05
-_STALE_SECONDS = 1.0
-"""How long what the nodes say now is waited for before they are asked by what they said last."""
 _MOST_LOST = 1
 """How often a request is sent again that a node may have begun: one that ends each model that reads it ends two."""
-_MOST_TRIES = 8
 
 
 Traced = Callable[[Call, Caller], AbstractContextManager[None]]
@@ -54,6 +51,7 @@ class Front:
         most_requests: int = 1000,
         deadline_s: float = 600.0,
         patience_s: float = PATIENCE_SECONDS,
+        most_shadows: int = MOST_AT_ONCE,
         traced: Traced = untraced,
     ) -> None:
         self.figures = Figures()
@@ -61,11 +59,10 @@ class Front:
         self._keys = keys
         self._limits = Limits(most_requests)
         self._deadline_s = deadline_s
-        self._patience_s = patience_s
         self._traced = traced
-        self._balance = Balance()
         self._channels = Channels()
-        self._contracts: dict[tuple[str, str, int], Contract] = {}
+        self._routing = Routing(watch, self._channels, patience_s)
+        self._shadows = Shadows(self._routing, self._channels, self.figures, most_shadows)
         self._draining = False
         self._idle = asyncio.Event()
         """Set whenever the last running request has ended."""
@@ -126,7 +123,7 @@ class Front:
             if adapters is not None and name.adapter not in adapters:
                 there = f"its adapters are {', '.join(adapters)}" if adapters else "it has no adapters"
                 raise unknown(text, f": {there}")
-        call.name = name
+        call.name, call.canary = name, canary_of(self.known, places, name, call)
         return places
 
     def models(self, key: Key | None) -> list[str]:
@@ -141,8 +138,11 @@ class Front:
         return found
 
     async def contract(self, call: Call) -> Contract:
-        """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError."""
-        return (await self._chosen(call))[1]
+        """What the release takes and gives that answers to the call's name. Raises GatewayError and TritonError.
+
+        Of a public name it is the public release's, also where a canary gets the request: it is asked what it takes.
+        """
+        return (await self._routing.chosen(call))[1]
 
     async def pin(self, call: Call) -> tuple[Contract, ModelParsers]:
         """Choose the release that the call's requests are made for: no other one answers them.
@@ -150,19 +150,39 @@ class Front:
         They raise GatewayError, code `release-not-loaded`, once no node has it any more. Raises as `contract` does.
         """
         call.pinned = None
-        place, contract = await self._chosen(call)
-        call.pinned = place.release
-        return contract, self.known.parsers(place, _name(call).model)
-
-    async def _chosen(self, call: Call) -> tuple[Place, Contract]:
-        avoided: set[PlaceKey] = set()
-        for _ in range(_MOST_TRIES):
-            place = await self._place(call, avoided)
+        if (canary := self._routing.canary_place(call, ())) is not None:
             try:
-                return place, await self._contract(place, _name(call).model)
+                contract = await self._routing.contract(canary, name_of(call).model)
+                call.pinned = canary.release
+                return contract, self.known.parsers(canary, name_of(call).model)
             except NodeFailed as failure:
-                self._failed(place, failure, avoided)
-        raise _unanswered(_name(call))
+                self._routing.failed(canary, failure, set())
+                self._fall_back(call, "node-lost")
+            except EnginehouseError as error:
+                self._fall_back(call, error.code)
+        place, contract = await self._routing.chosen(call)
+        call.pinned = place.release
+        return contract, self.known.parsers(place, name_of(call).model)
+
+    def leave_canary(self, call: Call, error: EnginehouseError) -> bool:
+        """Whether the call was pinned to a canary that failed, and is one of the public release from now on.
+
+        What came of its answers is counted as the canary's. The caller knows that its client got nothing of them.
+        """
+        code = first_code(error)
+        if call.canary is None or call.pinned != call.canary or not is_curable(code):
+            return False
+        name, release = name_of(call), str(call.canary)
+        for answer in call.answers:
+            self.figures.heard(name.model, release, answer, name.adapter)
+        call.answers.clear()
+        self._fall_back(call, code)
+        return True
+
+    def _fall_back(self, call: Call, outcome: str) -> None:
+        name = name_of(call)
+        self.figures.fell_back(name.model, str(call.canary), outcome, name.adapter)
+        call.canary = call.pinned = None
 
     async def generate(self, call: Call, given: Mapping[str, Given]) -> AsyncGenerator[Values]:
         """The answers of the call's model to inputs by name, piece by piece.
@@ -183,18 +203,23 @@ class Front:
         Until the first one has come, the request goes to another node if its own dies. Leaving early cancels it.
         Raises GatewayError and TritonError, code `request-malformed` for tensors that the release does not have.
         """
-        name, heard = _asked(call), call.answer()
+        name, heard = asked_of(call), call.answer()
         try:
             with self._limits.request(call.key), self.figures.running.labels(name.model).track_inprogress():
                 contract = await self.contract(call)
                 if name.adapter:
                     choose_adapter(request, contract, name)
                 contract.check(request)
+                copied = self._shadows.chosen(self.known, call, name_of(call))
                 async with aclosing(self._answered(call, name, request, heard)) as responses:
                     async for response in responses:
                         self._limits.spend(call.key, heard.note(response))
+                        if copied is not None:
+                            copied.heard.note(response)
                         yield response
                 heard.ended()
+                if copied is not None:
+                    self._shadows.send(self.known, call, name_of(call), request, copied)
         finally:
             if not self._limits.running:
                 self._idle.set()
@@ -202,6 +227,7 @@ class Front:
     async def drain(self, grace_s: float) -> None:
         """Take no more requests, and give those that run so many seconds; then they end by an error."""
         self._draining = True
+        await self._shadows.stop()
         self._idle.clear()
         if self._limits.running:
             with suppress(TimeoutError):
@@ -210,6 +236,7 @@ class Front:
 
     async def close(self) -> None:
         self._watch.stop()
+        await self._shadows.stop()
         await self._channels.close()
 
     async def _answered(
@@ -221,17 +248,20 @@ class Front:
         avoided: set[PlaceKey] = set()
         gone: set[PlaceKey] = set()
         begun, lost = False, 0
-        for _ in range(_MOST_TRIES):
-            place = call.place = await self._place(call, avoided)
+        for _ in range(MOST_TRIES):
+            canary = None if call.pinned is not None else self._routing.canary_place(call, avoided)
+            place = call.place = canary or await self._routing.place(call, avoided)
             call.origin = self.known.origin(place, name.model)
             heard.asked_at = heard.asked_at or time.monotonic()
             try:
                 # A node that has moved on may not have said so yet, and cannot while the store is away.
-                follows = _name(call).release is None and place.key in gone
-                contract = None if follows else await self._contract(place, name.model)
+                follows = name_of(call).release is None and place.key in gone
+                contract = None if follows else await self._routing.contract(place, name.model)
                 request.model_name = name.model if contract is None else contract.model
                 cancels = contract is not None and contract.cancels
-                with self._balance.running(place.node):
+                if canary is not None and contract is not None:
+                    contract.check(request)
+                with self._routing.balance.running(place.node):
                     asked = self._channels.ask(place.node, request, call.until, cancels=cancels, metadata=call.trace)
                     async with aclosing(asked) as responses:
                         async for response in responses:
@@ -240,7 +270,7 @@ class Front:
                             yield response
                 return
             except NodeFailed as failure:
-                self._failed(place, failure, avoided)
+                self._routing.failed(place, failure, avoided)
                 if failure.absent:
                     gone.add(place.key)
                 lost += failure.begun
@@ -248,59 +278,10 @@ class Front:
                     raise GatewayError(
                         f"the node stopped answering: {failure}", code="node-lost", retryable=True
                     ) from failure
-        raise _unanswered(name)
-
-    async def _contract(self, place: Place, model: str) -> Contract:
-        """That of the release there. Raises NodeFailed and TritonError."""
-        key = place.node.target, model, place.release
-        if (known := self._contracts.get(key)) is None:
-            found = await self._channels.metadata(place.node, *asked_names(model, place.release))
-            known = self._contracts.setdefault(key, Contract.of(found))
-        return known
-
-    async def _place(self, call: Call, avoided: set[PlaceKey]) -> Place:
-        """A node for the call, waited for if there is none now. After a fresh look no place is `avoided` any more."""
-        name, seen = _asked(call), self.known.reading
-        looked = time.monotonic()
-        until = min(call.until, looked + self._patience_s)
-        while True:
-            known = self.known
-            place = self._balance.choose(known.places(name).nodes, call.session, avoided)
-            if place is not None:
-                return place
-            if self._channels.is_cut:
-                raise ending()
-            now = time.monotonic()
-            if now >= until:
-                raise _unanswered(name)
-            if known.reading > seen + 1 or now > looked + _STALE_SECONDS:  # read as a whole since, or not to be read
-                seen, looked = known.reading, now
-                avoided.clear()
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    def _failed(self, place: Place, failure: NodeFailed, avoided: set[PlaceKey]) -> None:
-        avoided.add(place.key)
-        if failure.connection:
-            self._balance.failed(place.node)
-        self._watch.hurry()
-
-
-def _name(call: Call) -> Name:
-    assert call.name is not None, "the call has not been `named`"
-    return call.name
-
-
-def _asked(call: Call) -> Name:
-    """The name that the call's requests go to."""
-    name = _name(call)
-    return name if call.pinned is None else Name(name.model, call.pinned, adapter=name.adapter)
-
-
-def _unanswered(name: Name) -> GatewayError:
-    return GatewayError(
-        f"no node answers for '{name}' now",
-        hint="the nodes' /ready addresses say why",
-        code="model-not-ready",
-        retryable=True,
-        retry_after_s=2,
-    )
+                if canary is not None:
+                    self._fall_back(call, "node-lost")
+            except EnginehouseError as error:
+                if canary is None or begun or not is_curable(error.code):
+                    raise
+                self._fall_back(call, error.code)
+        raise unanswered(name)

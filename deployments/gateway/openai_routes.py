@@ -132,12 +132,14 @@ class _Routes:
         self._front.named(call, model)
         for left in reversed(range(_MOST_PINS)):
             contract, parsers = await self._front.pin(call)
-            if "messages" not in contract.inputs:
-                raise ApiError("request-invalid", f"'{model}' is served without this API ({_CONTRACT_1})")
             try:
+                if "messages" not in contract.inputs:
+                    raise ApiError("request-invalid", f"'{model}' is served without this API ({_CONTRACT_1})")
                 await send(document, parsers, call, reply)
                 return
             except EnginehouseError as error:
+                if not reply.begun and self._front.leave_canary(call, error):
+                    continue
                 if error.code != "release-not-loaded" or reply.begun or not left:
                     raise
 

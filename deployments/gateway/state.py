@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from deployments.gateway.names import Name, unknown
+from deployments.gateway.places import Node, Place, Places
 from infra.errors import EnginehouseError, GatewayError
-from tasks.store.names import ALIASES, collision
-from tasks.targets.node_report import NodeReport
+from tasks.store.names import collision
+from tasks.targets.current import Current
 from tasks.targets.parsers import ModelParsers
-from tasks.targets.target import Target
+from tasks.targets.target import Listed, Target
+from tasks.targets.traffic import LARGEST_RECORD, NO_TRAFFIC, Traffic, traffic
 
 POLL_SECONDS = 1.0
 _HURRIED_SECONDS = 0.1
@@ -29,66 +31,6 @@ _SILENT_SECONDS = 5.0
 """How long one request to the store waits. A store that has not answered for so long is reported."""
 
 _log = logging.getLogger("enginehouse.gateway")
-
-
-PlaceKey = tuple[tuple[str, str], int]
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node that is alive, by its last report."""
-
-    target: str
-    name: str
-    grpc: str
-    """`host:port` of its Triton's gRPC."""
-    ready: Mapping[str, frozenset[int]]
-    """By model, the releases that answer there."""
-    public: Mapping[str, int]
-    """By model, the release that the public name answers with there. Models whose public name answers nobody lack."""
-    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
-    """By alias, the model whose public release asks for it."""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells it from every other node."""
-        return self.target, self.name
-
-    @classmethod
-    def of(cls, report: NodeReport) -> Node:
-        ready = {
-            model: frozenset(number for number, release in each.releases.items() if release.state == "ready")
-            for model, each in report.models.items()
-        }
-        public = {
-            model: each.public
-            for model, each in report.models.items()
-            if each.public is not None and each.public in ready[model]
-        }
-        aliases = {alias: model for model, each in report.models.items() for alias in each.aliases if alias in ALIASES}
-        return cls(report.target, report.node, report.grpc, ready, public, aliases)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A node, and the release that answers there to the name that was looked up."""
-
-    node: Node
-    release: int
-
-    @property
-    def key(self) -> PlaceKey:
-        """What tells it from other nodes, and from the same node with another release."""
-        return self.node.key, self.release
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a name may be asked. `release` is the one that should answer; `nodes` may be empty for a while."""
-
-    target: str
-    release: int
-    nodes: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -106,6 +48,10 @@ class TargetState:
     """The `traceparent` of the rebuild that made it, of the same; empty where none was recorded."""
     adapters: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict[tuple[str, int], tuple[str, ...]])
     """The names of those that requests may choose, of the same."""
+    slots: Mapping[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+    """How many requests generate at the same time on one node, of the same where it is recorded."""
+    traffic: Mapping[str, Traffic] = field(default_factory=dict[str, Traffic])
+    """By model, what goes to its candidates. It names releases that are candidates, and no others."""
 
     def places(self, name: Name) -> Places | None:
         """None if this target does not serve the name."""
@@ -173,6 +119,22 @@ class Known:
         targets = (target for target in self.targets if target.name == places.target)
         return next((each.adapters.get((model, places.release)) for each in targets), None)
 
+    def traffic(self, places: Places, model: str) -> Traffic:
+        """What goes to candidates of the model there, beside the release that should answer."""
+        targets = (target for target in self.targets if target.name == places.target)
+        return next((each.traffic.get(model, NO_TRAFFIC) for each in targets), NO_TRAFFIC)
+
+    def beside(self, places: Places, model: str, release: int) -> Places:
+        """Where another release of the model may be asked on the same target."""
+        targets = (target for target in self.targets if target.name == places.target)
+        found = next((each.places(Name(model, release)) for each in targets), None)
+        return found or Places(places.target, release, ())
+
+    def slots(self, place: Place, model: str) -> int | None:
+        """How many requests the release there generates at the same time. None where nobody knows."""
+        targets = (target for target in self.targets if target.name == place.node.target)
+        return next((each.slots.get((model, place.release)) for each in targets), None)
+
     @property
     def models(self) -> dict[str, Places]:
         """Every public name with where it may be asked, in the order of the alphabet."""
@@ -209,12 +171,14 @@ class Known:
 class _Read:
     """The records of one target as they were last read, each with its ETag."""
 
-    public: dict[str, tuple[str, int | None]] = field(default_factory=dict[str, tuple[str, int | None]])
+    current: dict[str, tuple[str, Current]] = field(default_factory=dict[str, tuple[str, Current]])
+    traffic: dict[str, tuple[str, Traffic]] = field(default_factory=dict[str, tuple[str, Traffic]])
     nodes: dict[str, tuple[str, Node]] = field(default_factory=dict[str, tuple[str, Node]])
     aliases: dict[str, str] = field(default_factory=dict[str, str])
     parsers: dict[tuple[str, int], ModelParsers] = field(default_factory=dict[tuple[str, int], ModelParsers])
     origins: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     adapters: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict[tuple[str, int], tuple[str, ...]])
+    slots: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     retry_at: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -270,22 +234,47 @@ class Watch:
         listed = target.listed()
         # A record that is lost takes no model from its clients: nodes go on with it too.
         for model, etag in listed.models.items():
-            if self._is_due(f"model {model}", etag, read.public.get(model), read) and not collision(model):
+            if self._is_due(f"model {model}", etag, read.current.get(model), read) and not collision(model):
                 with _one_record(f"model {model}", read):
                     current, found = target.current(model)
-                    read.public[model] = found or etag, current.public
+                    read.current[model] = found or etag, current
         read.nodes = {name: each for name, each in read.nodes.items() if name in listed.nodes}
         for name, etag in listed.nodes.items():
             if self._is_due(f"node {name}", etag, read.nodes.get(name), read):
                 with _one_record(f"node {name}", read):
                     if (report := target.node_report(name)) is not None:
                         read.nodes[name] = etag, Node.of(report)
-        public = {model: number for model, (_, number) in read.public.items() if number is not None}
+        public = {model: now.public for model, (_, now) in read.current.items() if now.public is not None}
         nodes = tuple(node for _, node in read.nodes.values())
         if nodes:
             read.aliases = {alias: model for node in nodes for alias, model in node.aliases.items()}
         self._look_at_releases(target, nodes, read)
-        return TargetState(target.name, public, nodes, read.aliases, read.parsers, read.origins, read.adapters)
+        return TargetState(
+            target.name,
+            public,
+            nodes,
+            read.aliases,
+            read.parsers,
+            read.origins,
+            read.adapters,
+            read.slots,
+            self._look_at_traffic(target, listed, read),
+        )
+
+    def _look_at_traffic(self, target: Target, listed: Listed, read: _Read) -> dict[str, Traffic]:
+        """What goes to candidates. Of a record that cannot be read nothing does."""
+        read.traffic = {name: each for name, each in read.traffic.items() if name in listed.traffic}
+        for model, entry in listed.traffic.items():
+            what = f"the traffic of {model}"
+            if model in read.current and self._is_due(what, entry.etag, read.traffic.get(model), read):
+                read.traffic.pop(model, None)
+                with _one_record(what, read):
+                    if entry.size > LARGEST_RECORD:
+                        raise ValueError(f"it has {entry.size} bytes")
+                    found, etag = traffic(target, model).read()
+                    read.traffic[model] = etag or entry.etag, found
+        counts = {model: each.within(read.current[model][1]) for model, (_, each) in read.traffic.items()}
+        return {model: each for model, each in counts.items() if each != NO_TRAFFIC}
 
     def _look_at_releases(self, target: Target, nodes: Sequence[Node], read: _Read) -> None:
         """Read the records of releases that are new; they never change."""
@@ -293,6 +282,7 @@ class Watch:
         read.parsers = {release: each for release, each in read.parsers.items() if release in held}
         read.origins = {release: each for release, each in read.origins.items() if release in held}
         read.adapters = {release: each for release, each in read.adapters.items() if release in held}
+        read.slots = {release: each for release, each in read.slots.items() if release in held}
         for model, number in sorted(held - read.parsers.keys()):
             what = f"release {number} of {model}"
             if time.monotonic() >= read.retry_at.get(what, 0.0):
@@ -301,6 +291,8 @@ class Watch:
                     read.parsers[model, number] = ModelParsers.of(intent.serving)
                     read.origins[model, number] = intent.traceparent
                     read.adapters[model, number] = tuple(intent.adapters)
+                    slots = intent.serving.get("slots")
+                    read.slots |= {(model, number): slots} if isinstance(slots, int) else {}
 
     def _is_due(self, what: str, etag: str, known: tuple[str, object] | None, read: _Read) -> bool:
         self._asked = time.monotonic()

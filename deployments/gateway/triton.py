@@ -20,7 +20,7 @@ from deployments.gateway.messages import (
     model_named,
     parse_type,
 )
-from deployments.gateway.state import Node
+from deployments.gateway.places import Node
 from infra.errors import GatewayError, TritonError
 from tasks.serving.cancellation import CANCELLATION_ID
 from tasks.serving.failures import FailureCode, without_code

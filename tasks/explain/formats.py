@@ -16,6 +16,7 @@ from tasks.targets.gate_record import GateRecord
 from tasks.targets.move import Move
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
+from tasks.targets.traffic import Shift, Traffic
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 
@@ -51,6 +52,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "approval": Approval,
     "current": Current,
     "move": Move,
+    "traffic": Traffic,
+    "shift": Shift,
     "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,

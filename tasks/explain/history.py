@@ -18,6 +18,7 @@ from tasks.targets.approval import Approval
 from tasks.targets.move import Move
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.traffic import Shift
 
 NEWEST = 20
 """Events that are told if nobody asks for more."""
@@ -149,10 +150,18 @@ def _of_approval(body: bytes) -> Event:
     )
 
 
+def _of_shift(body: bytes) -> Event:
+    shift = Shift.model_validate_json(body)
+    return Event(
+        shift.created, shift.state, shift.release, reason=f"{shift.strategy}: {shift.reason}".removesuffix(": ")
+    )
+
+
 _TELLS: Mapping[str, Callable[[bytes], Event]] = {
     "intent.json": _of_intent,
     "result.json": _of_result,
     "approval.json": _of_approval,
+    "shift.json": _of_shift,
     "moves": lambda body: _of_move(Move.model_validate_json(body)),
 }
 """By the name of the record below its release; `moves` are those of the folder beside the releases."""

@@ -25,6 +25,7 @@ from infra.frozen import FrozenDict, Spec, problems
 from tasks.models.approval import ApprovalSpec
 from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
+from tasks.models.rollout import Rollout
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
 from tasks.models.source_uri import PipUri
 from tasks.models.updates import Updates
@@ -174,6 +175,7 @@ class Model(Spec):
     approval: ApprovalSpec = Field(
         default=ApprovalSpec(when="never"), description="Whether a person decides before traffic moves to a release."
     )
+    rollout: Rollout = Rollout()
 
     @property
     def kind(self) -> str:

@@ -21,6 +21,7 @@ from tasks.targets.move import Move, MoveKind
 from tasks.targets.move_records import MoveRecords
 from tasks.targets.release import Intent
 from tasks.targets.target import Target
+from tasks.targets.traffic import shift, withdraw_traffic
 
 
 def _never() -> bool:
@@ -48,12 +49,11 @@ def promote(
 
     The move is recorded, with the `flow_run` that made it and the `reason` for it.
 
-    Raises UsageError `release-not-passed` if it never passed its gates, `release-not-approved` if a person was asked
-    about it and has not approved it, `release-not-in-store` if a node could not
-    bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved` if another
-    one is public than `instead_of`, EnginehouseError `node-older` if a
-    live node does not read its records, and TritonError `node-behind` if one does not follow within `timeout_s`
-    seconds.
+    Raises UsageError `release-not-passed` if it never passed its gates or was refused with traffic,
+    `release-not-approved` if a person was asked about it and has not approved it, `release-not-in-store` if a node
+    could not bring it any more, `alias-taken` if another model has an alias that the release asks for, `release-moved`
+    if another one is public than `instead_of`, EnginehouseError `node-older` if a live node does not read its records,
+    and TritonError `node-behind` if one does not follow within `timeout_s` seconds.
     """
     request = _require_allowed(target, model, release)
     aliases = _require_servable(target, model, release).aliases
@@ -84,6 +84,7 @@ def promote(
             return False
     records.keep(moved)
     wait_until_public(target, model, release, timeout_s)
+    withdraw_traffic(target, model, release)  # it counts no more; the next candidate begins without
     return True
 
 
@@ -94,7 +95,9 @@ def _require_allowed(target: Target, model: str, release: int) -> ApprovalReques
     approvals = Approvals(target, model, release)
     request = approvals.request()
     by_person = request is not None and result is not None and result.undecided == "ask"
-    if result is None or not (result.may_be_public or by_person):
+    shifted = shift(target, model, release).read()
+    refused = shifted is not None and shifted.state == "refused"
+    if result is None or refused or not (result.may_be_public or by_person):
         raise UsageError(f"{what} has not passed its gates", hint=f"{hint}releases have", code="release-not-passed")
     if request is not None:
         decision = approvals.decision()

@@ -17,6 +17,7 @@ from tasks.steps.approve import needs_person
 from tasks.steps.context import Context
 from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
 from tasks.steps.nodes import reports, require_some, wait_until_public
+from tasks.steps.opening import require_open
 from tasks.steps.plan import Plan
 from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.identity import Identity
@@ -27,6 +28,7 @@ from tasks.targets.gate_records import GateRecords
 from tasks.targets.proof import keep_proof
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
+from tasks.targets.traffic import withdraw_traffic
 from tasks.targets.view import TargetView
 
 ABANDONED = "its run ended before the gates had decided"
@@ -78,10 +80,12 @@ def roll_out(
     place before it is tested.
     `lost` goes into the release's record: fields that the recipe had before it was translated to this kind.
 
+    A strategy `recreate` of the model's file is as `recreate`. Nothing begins while the file keeps it from that.
+
     Raises GateRefused if a node cannot load it, TritonError `no-live-node` or `node-behind` (both retryable),
     UsageError `alias-taken` if another model has an alias that this one asks for, and EnginehouseError with code
-    `approval-alone`, `memory-short`, `runtime-differs` (a node is not what the engine was built for), `leader-mode`,
-    `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
+    `frozen`, `outside-hours`, `approval-alone`, `memory-short`, `runtime-differs` (a node is not what the engine was
+    built for), `leader-mode`, `node-older`, or `release-withdrawn` (a rollback took the place that it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
     candidate = _Candidate.of(context, plan)
@@ -94,6 +98,9 @@ def roll_out(
     if view.live is not None and not waits and candidate.equals(view.live, refresh):
         wait_until_public(target, model, view.live.release, min(timeout_s, _PUBLIC_SECONDS))
         return RollOut(target_name, view.live.release, unchanged=True)
+    if known is None:
+        require_open(plan.model, target_name)
+    recreate = recreate or plan.model.rollout.strategy == "recreate"
     release = candidate.begin(target, view, known, recreate=recreate, lost=lost or {})
     _wait_until_ready(target, model, release, timeout_s)
     return RollOut(target_name, release, unchanged=False)
@@ -108,6 +115,7 @@ def give_up(target: Target, view: TargetView, *keep: int | None) -> tuple[int, .
     for release in left:
         Approvals(target, view.model, release).supersede()
     if left:
+        withdraw_traffic(target, view.model, *left)
         target.move(view.model, lambda current: current.without_candidates(*left))
     for release in view.without_result:
         if release not in keep:

@@ -64,6 +64,22 @@ def validate(
     return conclude(target, model.name, result)
 
 
+def trial_of(context: Context, plan: Plan, target: Target, release: int) -> Trial:
+    """The candidate beside what is live now, on the live nodes. Raises as `live_nodes` does."""
+    model = plan.model
+    current, _ = target.current(model.name)
+    beside = None if current.public is None or current.alone else target.intent(model.name, current.public)
+    return Trial(
+        model=model,
+        target=target.name,
+        nodes=tuple(live_nodes(target)),
+        candidate=Served(target.intent(model.name, release)),
+        live=None if beside is None else Served(beside),
+        alpha=_gates_of(model).alpha,
+        say=context.reporter.say,
+    )
+
+
 @dataclass(frozen=True)
 class _Asked:
     """One gate, and what the model's file asks of it."""
@@ -86,18 +102,8 @@ class _Gating:
 
     @classmethod
     def of(cls, context: Context, plan: Plan, target: Target, release: int) -> _Gating:
-        model = plan.model
-        current, _ = target.current(model.name)
-        beside = None if current.public is None or current.alone else target.intent(model.name, current.public)
-        trial = Trial(
-            model=model,
-            target=target.name,
-            nodes=tuple(live_nodes(target)),
-            candidate=Served(target.intent(model.name, release)),
-            live=None if beside is None else Served(beside),
-            alpha=_gates_of(model).alpha,
-            say=context.reporter.say,
-        )
+        current, _ = target.current(plan.model.name)
+        trial = trial_of(context, plan, target, release)
         return cls(target, trial, current.public, context.flow_run)
 
     @property

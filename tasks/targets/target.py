@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from infra.errors import ArtifactDamaged, FormatNewer, UsageError
-from infra.s3.bucket import Bucket
+from infra.s3.bucket import Bucket, Entry
 from tasks.store.cell import Cell, WriteOnce, attempts, contended
 from tasks.store.inventory import in_parallel
 from tasks.store.names import NODES, collision, is_node
@@ -29,10 +29,14 @@ from tasks.targets.view import TargetView
 
 @dataclass(frozen=True)
 class Listed:
-    """What one listing of a target shows: the ETags of the wanted states by model, of live nodes' reports by node."""
+    """What one listing of a target shows: the ETags of the wanted states by model, of live nodes' reports by node.
+
+    `traffic` has the entries of the records of `traffic`, by model.
+    """
 
     models: dict[str, str]
     nodes: dict[str, str]
+    traffic: dict[str, Entry]
 
 
 @dataclass(frozen=True)
@@ -221,15 +225,18 @@ class Target:
         """Which records there are: one listing, for those who look for changes."""
         models: dict[str, str] = {}
         nodes: dict[str, str] = {}
+        traffic: dict[str, Entry] = {}
         for entry in self.bucket.list(self.prefix):
             parts = entry.key.removeprefix(self.prefix).split("/")
             if len(parts) != 2:
                 continue
             if parts[1] == "current.json":
                 models[parts[0]] = entry.etag
+            elif parts[1] == "traffic.json":
+                traffic[parts[0]] = entry
             elif parts[0] == NODES and is_node(node := parts[1].removesuffix(".json")):
                 nodes |= {node: entry.etag} if entry.age <= self.node_lifetime_s else {}
-        return Listed(models, nodes)
+        return Listed(models, nodes, traffic)
 
     def _report(self, node: str) -> str:
         return f"{self.prefix}{NODES}/{node}.json"

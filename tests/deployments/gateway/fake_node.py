@@ -49,6 +49,7 @@ def _prompt(request: Any) -> str:
 class FakeNode(service.GRPCInferenceServiceServicer):
     """`models` are the names that it serves. What it was asked, and what was cancelled, it writes down.
 
+    The models that are `broken` answer every prompt as `broken_says`; after a piece of their own if that is `torn`.
     With `cancels` a request can be cancelled by its id, as one of `llm`; and with `deaf` that comes to nothing.
     """
 
@@ -65,6 +66,8 @@ class FakeNode(service.GRPCInferenceServiceServicer):
     traceparents: list[str] = field(default_factory=list[str])
     finished: list[str] = field(default_factory=list[str])
     running: int = 0
+    broken: set[str] = field(default_factory=set[str])
+    broken_says: str = ""
     port: int = 0
     server: Any = None
 
@@ -115,7 +118,8 @@ class FakeNode(service.GRPCInferenceServiceServicer):
                     continue
                 prompt = _prompt(request)
                 self.asked.append((request.model_name, prompt))
-                async for answer in self._answers(request, prompt):
+                says = self.broken_says if request.model_name in self.broken else prompt
+                async for answer in self._answers(request, says):
                     yield answer
                 self.finished.append(prompt)
             except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while a piece is taken
@@ -131,6 +135,10 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             return
         if word == "fail":
             yield self._error(request, f"what happened [{rest[0]}]")
+            return
+        if word == "torn":
+            yield self._piece(request, "0 ")
+            yield self._error(request, "what happened [internal]")
             return
         if word == "stub":
             yield self._error(request, "Failed to process the request(s), message: Stub process 'x' is not healthy.")

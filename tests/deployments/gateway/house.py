@@ -17,8 +17,9 @@ import httpx
 
 from deployments.gateway.front import Front
 from deployments.gateway.keys import Keys
+from deployments.gateway.places import Node
 from deployments.gateway.serve import Gateway, Options
-from deployments.gateway.state import Known, Node, TargetState, Watch
+from deployments.gateway.state import Known, TargetState, Watch
 from tasks.triton.placement import release_names
 from tests.deployments.gateway.fake_node import FakeNode
 from tests.waiting import wait

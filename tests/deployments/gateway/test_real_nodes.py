@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from deployments.gateway.state import TargetState, Watch
+from tasks.targets.traffic import Canary, Shadow, copy_to_shadow, send_to_canary
 from tasks.triton.config import LLM, RELEASE, instantiate, llm_config, release_config
 from tasks.triton.placement import release_names, write_public
 from tests.conftest import RunningTriton
@@ -196,7 +197,7 @@ def clients(gateway: House) -> Generator[Asked]:
             thread.join(60)
 
 
-def test_no_request_is_lost_by_promotions_which_move_at_once_and_old_releases_are_unloaded(one: Served) -> None:
+def test_no_request_is_lost_by_promotions_canaries_and_one_that_is_withdrawn(one: Served) -> None:
     one.release(MODEL)
     with before(one) as gateway:
         wait_ready(gateway, one, release=1)
@@ -207,9 +208,20 @@ def test_no_request_is_lost_by_promotions_which_move_at_once_and_old_releases_ar
                 one.wait(lambda number=number: one.state(MODEL, number) == "ready", "candidate")
                 answer = f"{MODEL}@{number}"
                 until(lambda name=answer: ask(gateway, model=name).status_code == 200, "look at the candidate", 60)
+                if number in (3, 4):
+                    send_to_canary(one.target, MODEL, Canary(release=number, share=0.5))
+                    copy_to_shadow(one.target, MODEL, Shadow(release=number, share=0.5))
+                    until(lambda answer=answer: _generate(gateway) == [answer], "answer of the canary", 60)
+                    time.sleep(1.0)
+                if number == 4:
+                    one.target.move(MODEL, lambda current: current.without_candidates(4))
+                    one.wait(lambda: not one.processes(MODEL, 4), "end of the canary")
+                    continue
                 one.target.move(MODEL, lambda current, number=number: current.promoted(number))
                 moves.append(until(lambda answer=answer: _generate(gateway) == [answer], "promotion", 60))
         asked.check(*range(1, 7))
+        answered = Counter(answer[0] for _, _, answer in asked.got)
+        assert answered[f"{MODEL}@4"] > 0, "it had its share, and the public release the rest"
         # A finished request that was cancelled would keep its release loaded for ever. The one before the last stays.
         one.wait(lambda: not any(one.processes(MODEL, number) for number in range(1, 5)), "end of old releases")
         print(f"promotions are followed after {', '.join(f'{seconds:.2f}' for seconds in moves)} s")

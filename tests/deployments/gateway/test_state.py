@@ -16,9 +16,11 @@ from deployments.gateway.names import Name, asked_names
 from deployments.gateway.state import Known, Watch
 from infra.errors import GatewayError
 from infra.s3.bucket import Bucket
+from tasks.store.record import record_bytes
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.parsers import ModelParsers
 from tasks.targets.target import Target
+from tasks.targets.traffic import LARGEST_RECORD, Canary, Traffic, send_to_canary
 from tests.deployments.node.served import Door
 from tests.fleet import Fleet
 from tests.waiting import wait
@@ -261,3 +263,38 @@ def test_an_alias_is_known_as_long_as_a_node_says_so_or_none_does(fleet: Fleet) 
         report(target, "one", {"tiny": (1, {1: "ready"})})
         wait(lambda: watch.known.aliases == {}, "end of the alias")
         assert code_of(lambda: watch.known.places(watch.known.model_of(Name("ensemble")))) == "model-unknown"
+
+
+def test_traffic_counts_as_long_as_its_release_is_a_candidate(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    for model in ("tiny", "other"):
+        made = fleet.rebuild(model)
+        fleet.release(made)
+        fleet.release(made, public=False)
+        fleet.target.move(model, lambda current: current.with_candidate(2))
+    report(fleet.target, "one", {model: (1, {1: "ready", 2: "ready"}) for model in ("tiny", "other")})
+    canary = Canary(release=2, share=0.25)
+    send_to_canary(fleet.target, "tiny", canary)
+    send_to_canary(fleet.target, "other", canary)
+
+    def of(watch: Watch, model: str = "tiny") -> Canary | None:
+        return watch.known.traffic(watch.known.places(Name(model)), model).canary
+
+    with watching(fleet.target) as watch:
+        wait(lambda: watch.known.reading > 0, "reading")
+        assert of(watch) == of(watch, "other") == canary
+        beside = watch.known.beside(watch.known.places(Name("tiny")), "tiny", 2)
+        assert [(place.node.name, place.release) for place in beside.nodes] == [("one", 2)]
+        bucket, prefix = fleet.target.bucket, fleet.target.prefix
+        bucket.put(f"{prefix}tiny/traffic.json", b'{"canary": {"release": 2, "share": 7}}')
+        wait(lambda: of(watch) is None, "all of it to the public release")
+        assert asked(watch.known) == [("one", 1)] and of(watch, "other") == canary and not watch.known.error
+        bucket.put(f"{prefix}other/traffic.json", record_bytes(Traffic(canary=canary)) + b" " * LARGEST_RECORD)
+        wait(lambda: of(watch, "other") is None, "a record that is too large to be one")
+        for model in ("tiny", "other"):
+            bucket.put(f"{prefix}{model}/traffic.json", record_bytes(Traffic(canary=canary)))
+        wait(lambda: of(watch) == of(watch, "other") == canary, "canaries", 15)
+        fleet.target.move("tiny", lambda current: current.promoted(2))
+        wait(lambda: of(watch) is None, "promotion")
+        fleet.target.move("other", lambda current: current.without_candidates(2))
+        wait(lambda: of(watch, "other") is None, "withdrawal")
+    assert "the traffic of tiny" in caplog.text

@@ -14,6 +14,7 @@ from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
 from tasks.targets.move import Move
 from tasks.targets.move_records import MoveRecords
+from tasks.targets.traffic import Shift, shift
 from tests.fleet import Fleet
 
 
@@ -91,7 +92,12 @@ def test_numbers_go_on_where_an_earlier_version_has_written_the_wanted_state(thr
     assert second is not None and second.release == 2
 
 
-def test_it_tells_who_decided(three: Fleet) -> None:
+def test_it_tells_who_decided_and_what_became_of_a_canary(three: Fleet) -> None:
+    shift(three.target, "tiny", 2).create(
+        Shift(release=2, strategy="canary", state="refused", reason="too slow", share=0.5)
+    )
+    refused = next(event for event in history(three.target, "tiny").events if event.reason == "canary: too slow")
+    assert (refused.what, refused.release) == ("refused", 2)
     Approvals(three.target, "tiny", 1).decide(Approval(release=1, state="approved", by="ann@desk", note="looks right"))
     decided = next(event for event in history(three.target, "tiny").events if event.what == "approved")
     assert (decided.release, decided.by, decided.reason) == (1, "ann@desk", "looks right")
