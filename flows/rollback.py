@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from infra import settings
 from infra.s3.bucket import Bucket
@@ -15,7 +17,11 @@ from tasks.targets.target import Target
 
 @flow(name="rollback", flow_run_name="roll back {model}", persist_result=False)
 async def rollback(
-    model: str, to: int | None = None, target: str | None = None, instead_of: int | None = None
+    model: str,
+    to: int | None = None,
+    target: str | None = None,
+    instead_of: int | None = None,
+    reason: str = "",
 ) -> RolledBack:
     """Move the public name of a model back to an earlier release that passed its gates.
 
@@ -24,12 +30,14 @@ async def rollback(
         to: Number of the release. If empty, the one that was public before.
         target: Name of the target to roll back on. If empty, the one of the worker that runs this.
         instead_of: Number of the release to go back from. If another one is public by then, nothing is done.
+        reason: Why. It is in the record of the move.
     """
-    done = await _roll_back(model, to, target or settings.load().target, instead_of)
+    done = await _roll_back(model, to, target or settings.load().target, instead_of, reason)
     get_run_logger().info("%s answers with release %d, instead of %s", model, done.release, done.instead_of)
     return done
 
 
 @task(name="rollback", task_run_name="roll back {model} on {target}", cache_policy=NO_CACHE, persist_result=False)
-async def _roll_back(model: str, to: int | None, target: str, instead_of: int | None) -> RolledBack:
-    return await asyncio.to_thread(roll_back, Target(Bucket.at(settings.load().store), target), model, to, instead_of)
+async def _roll_back(model: str, to: int | None, target: str, instead_of: int | None, reason: str) -> RolledBack:
+    back = partial(roll_back, flow_run=str(flow_run.id or ""), reason=reason)
+    return await asyncio.to_thread(back, Target(Bucket.at(settings.load().store), target), model, to, instead_of)

@@ -27,6 +27,8 @@ from tasks.explain.lineage import lineage
 from tasks.finetuned.renamed import Renames
 from tasks.models.overrides import in_image
 from tasks.models.spec import Model
+from tasks.report.release import ReleaseReport, read_report
+from tasks.report.stored import keep_page
 from tasks.sources.resolved import Access, ResolvedSource
 from tasks.steps import approve as approve_step
 from tasks.steps import assemble as assemble_step
@@ -50,6 +52,7 @@ from tasks.store.lease import held
 from tasks.store.reporter import Reporter
 from tasks.targets.references import Reference, ReleaseRef
 from tasks.targets.release import Result
+from tasks.targets.target import Target
 from tasks.targets.watch_record import WatchOutcome
 from tasks.trtllm.images import reported_image
 
@@ -155,9 +158,9 @@ async def validate(plan: Plan, rolled: RollOut) -> Result:
     except (GateRefused, GateUndecided):
         known = context.target(rolled.target).result(plan.model.name, rolled.release)
         if known is not None:
-            await ui.show_result(plan.model, known, rolled.target)
+            await _show_result(plan, known, context.target(rolled.target))
         raise
-    await ui.show_result(plan.model, result, rolled.target)
+    await _show_result(plan, result, context.target(rolled.target))
     return result if result.state == "passed" else ends_as("Undecided", result)
 
 
@@ -196,7 +199,7 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
     context = step_context(plan.engine.digest)
     target = context.target(rolled.target)
     await asyncio.to_thread(watch_step.begin, target, plan.model, rolled.release, context.flow_run)
-    move = partial(promote_step.promote, unless=unless, instead_of=result.live)
+    move = partial(promote_step.promote, unless=unless, instead_of=result.live, flow_run=context.flow_run)
     if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
@@ -215,6 +218,18 @@ async def watch(plan: Plan, target: str, release: int) -> WatchOutcome | None:
 
     outcome = await asyncio.to_thread(look)
     return ends_as("Over" if outcome is None else outcome.state.capitalize(), outcome)
+
+
+async def _show_result(plan: Plan, result: Result, target: Target) -> None:
+    """Show the verdict on the task, and keep the page of the release beside it."""
+
+    def kept() -> ReleaseReport:
+        report = read_report(target, target.intent(plan.model.name, result.release), now=False)
+        keep_page(target, report)
+        return report
+
+    await ui.show_result(plan.model, result, target.name)
+    await ui.show_report(await asyncio.to_thread(kept))
 
 
 async def _show_lineage(reference: Reference) -> None:

@@ -18,6 +18,9 @@ from prefect.artifacts import (
 from tasks.explain.lineage import Lineage
 from tasks.explain.lineage_text import mermaid
 from tasks.models.spec import Model
+from tasks.report.markdown import markdown
+from tasks.report.release import ReleaseReport
+from tasks.report.sections import sections, title
 from tasks.store.artifact import Artifact
 from tasks.targets.changes import fields_of
 from tasks.targets.release import Intent, Result
@@ -100,13 +103,6 @@ Its Triton models: `{_short(intent.repository)}`
 
 
 async def show_result(model: Model, result: Result, target: str) -> None:
-    """Show the test prompts with their answers, and where there are other gates their verdicts."""
-    await _show_prompts(model, result, target)
-    if model.gates is not None:
-        await _show_gates(model.name, result, target)
-
-
-async def _show_prompts(model: Model, result: Result, target: str) -> None:
     """Show the test prompts with their answers."""
     texts = {prompt.name: prompt.text for prompt in model.prompts}
     rows: list[dict[str, str | float]] = [
@@ -127,17 +123,13 @@ async def _show_prompts(model: Model, result: Result, target: str) -> None:
     )
 
 
-async def _show_gates(model: str, result: Result, target: str) -> None:
-    said = f" The model's file says `{result.undecided}` of that." if result.undecided else ""
-    beside = "" if result.live is None else f", compared with release {result.live}"
+async def show_report(report: ReleaseReport) -> None:
+    """Show what was decided on a release and why, what changed, and what each gate measured."""
+    about, state = title(report), "open" if report.result is None else report.result.state
     await acreate_markdown_artifact(
-        key=artifact_key("gates", model, target),
-        description=f"the gates of {model} release {result.release} on {target}: {result.state}",
-        markdown=f"""{model} release {result.release} on {target}{beside}: **{result.state}**.{said}
-
-| gate | verdict | samples | why |
-|---|---|---|---|
-{gate_rows(result)}""",
+        key=artifact_key("report", report.intent.model, report.target),
+        description=f"{about}: {state}",
+        markdown=markdown(about, sections(report)),
     )
 
 

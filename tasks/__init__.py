@@ -3,6 +3,7 @@
 Nothing in this package knows Prefect. `flows` and `deployments` may import it; it imports only `infra`, and inside it
 each room imports only the rooms below its own (`make check` holds the order, which pyproject.toml lists):
 
+    report                the page of one release: verdict, changes, figures, answers
     explain               answers about the store: lineage, why, releases, the formats of records
     finetuned, watch      new weights that events bring; new versions of TensorRT-LLM
     steps                 fetch, convert, build, upload, assemble, roll out, validate, promote

@@ -48,6 +48,7 @@ def add_flow_commands(add: Add) -> None:
         "--from", type=int, metavar="N", dest="instead_of", help="do nothing if another release is live than this one"
     )
     sub.add_argument("--target", default=None)
+    sub.add_argument("--reason", default="", help="why; `enginehouse history` tells it")
 
     sub = add("watch", _watch, "look for new versions of TensorRT-LLM once, and rebuild what takes them", json=True)
     sub.add_argument("--dry-run", action="store_true", help="print what would be rebuilt, and start nothing")
@@ -124,7 +125,7 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
         _print_logs_from(logging.CRITICAL)
         from flows.rollback import rollback
 
-    done = run(rollback(options.model, options.to, options.target, options.instead_of))
+    done = run(rollback(options.model, options.to, options.target, options.instead_of, options.reason))
     if options.json:
         print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
     else:

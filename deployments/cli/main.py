@@ -19,6 +19,7 @@ from deployments.cli.load_commands import add_load_commands
 from deployments.cli.machine_commands import add_machine_commands
 from deployments.cli.model_commands import add_model_commands
 from deployments.cli.prefect_commands import add_prefect_commands
+from deployments.cli.release_commands import add_release_commands
 from deployments.cli.stack_commands import add_stack_commands
 from deployments.cli.store_commands import add_store_commands
 from deployments.cli.toolchain_commands import add_toolchain_commands
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add_flow_commands(add)
     add_approval_commands(add)
     add_store_commands(add)
+    add_release_commands(add)
     add_prefect_commands(add)
     add_machine_commands(add)
     add_toolchain_commands(add)

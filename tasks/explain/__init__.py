@@ -1,6 +1,6 @@
 """Answers from the store alone: where something came from, why it was rebuilt, which releases there are.
 
-It is the highest room of `tasks`: it may import every other one, and only `flows` and `deployments` import it. Begin
-with `lineage` (a graph) and `why` (two identity documents compared); `lineage_text` and `why_text` print them.
-`releases` lists the releases of a model. `formats` has the JSON schema of every record, which `formats.md` describes.
+It may import every other room but `report`; that one, `flows` and `deployments` import it. Begin with `lineage` (a
+graph) and `why` (two identity documents compared); `lineage_text` and `why_text` print them. `releases` lists the
+releases of a model. `formats` has the JSON schema of every record, which `formats.md` describes.
 """

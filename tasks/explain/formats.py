@@ -13,6 +13,7 @@ from tasks.targets.aliases import Aliases
 from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.current import Current
 from tasks.targets.gate_record import GateRecord
+from tasks.targets.move import Move
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.traffic import Shift, Traffic
@@ -51,6 +52,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "approval-request": ApprovalRequest,
     "approval": Approval,
     "current": Current,
+    "move": Move,
     "traffic": Traffic,
     "shift": Shift,
     "watching": Watching,

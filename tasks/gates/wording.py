@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.targets.gate_record import Comparison, GateRecord, VerdictState
 
-_AGAINST = {"live": "of the live release", "reference": "of the reference", "floor": "asked for"}
+AGAINST = {"live": "of the live release", "reference": "of the reference", "floor": "asked for"}
 
 
 def value(number: float, unit: str) -> str:
@@ -19,6 +19,14 @@ def change(number: float | None, unit: str) -> str:
     return f"{100 * number:+.3g} points" if not unit else f"{number:+.3g} {unit}"
 
 
+def between(comparison: Comparison) -> str:
+    """The bounds of a difference: `-0.8 points … +0.2 points`."""
+    lower, upper = (
+        "unknown" if bound is None else change(bound, comparison.unit) for bound in (comparison.lower, comparison.upper)
+    )
+    return f"{lower} … {upper}"
+
+
 def loss(number: float, unit: str) -> str:
     """An amount that may be lost, or could have been seen."""
     return f"{100 * number:.3g} points" if not unit else f"{number:.3g} {unit}"
@@ -27,7 +35,7 @@ def loss(number: float, unit: str) -> str:
 def compared(comparison: Comparison) -> str:
     """What was compared: `accuracy 71.5 %, against 72 % of the live release`."""
     ours, theirs = (value(number, comparison.unit) for number in (comparison.candidate, comparison.other))
-    return f"{comparison.measure} {ours}, against {theirs} {_AGAINST[comparison.against]}"
+    return f"{comparison.measure} {ours}, against {theirs} {AGAINST[comparison.against]}"
 
 
 def detail(comparison: Comparison, state: VerdictState) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.load.axis import Axis
 from tasks.load.collected import Collected
 from tasks.load.metrics import MetricName
 from tasks.load.percentiles import needed
@@ -27,38 +27,6 @@ _MOST_POINTS = 2000
 _NINES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99)
 
 Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """From a value to a place on the page; `log` where each step is a factor."""
-
-    low: float
-    high: float
-    begin: float
-    end: float
-    log: bool = False
-
-    def at(self, value: float) -> float:
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        share = (self._scaled(value) - low) / (high - low or 1.0)
-        return self.begin + share * (self.end - self.begin)
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(max(value, 1e-6)) if self.log else value
-
-    def ticks(self) -> Iterator[float]:
-        """Round numbers: powers of ten with their doubles and fivefolds, or up to six equal steps."""
-        if self.log:
-            for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1):
-                yield from (each for step in (1, 2, 5) if self.low <= (each := step * 10.0**power) <= self.high)
-            return
-        step = 10.0 ** math.floor(math.log10(max(self.high - self.low, 1e-9) / 2))
-        step *= next(each for each in (1, 2, 5, 10) if (self.high - self.low) / (step * each) <= 6)
-        value = math.ceil(self.low / step) * step
-        while value <= self.high * (1 + 1e-9):
-            yield value
-            value += step
 
 
 def picture(model: str, summary: Summary, collected: Collected) -> str:
@@ -92,7 +60,7 @@ _Series = Sequence[tuple[str, Values]]
 def _by_percentile(top: float, series: _Series) -> Iterator[str]:
     """The curve ends at the percentile that the number of requests allows."""
     most_known = max(each for each in _NINES if each == 0 or len(series[0][1]) >= needed(each))
-    x = _Axis(0, -math.log10(1 - max(most_known, 50) / 100), _LEFT, _WIDTH - _RIGHT)
+    x = Axis(0, -math.log10(1 - max(most_known, 50) / 100), _LEFT, _WIDTH - _RIGHT)
     y = _latencies(top, series)
     yield from _frame(top, "latency by percentile, ms", [], x, y)
     for which in (each for each in _NINES if each <= most_known):
@@ -106,10 +74,10 @@ def _by_percentile(top: float, series: _Series) -> Iterator[str]:
 
 def _histogram(top: float, series: _Series) -> Iterator[str]:
     times = _latencies(top, series)
-    x = _Axis(times.low, times.high, _LEFT, _WIDTH - _RIGHT, log=True)
+    x = Axis(times.low, times.high, _LEFT, _WIDTH - _RIGHT, log=True)
     edges = np.geomspace(x.low, x.high, _BINS + 1)
     counted = [(colour, np.histogram(values, edges)[0]) for colour, values in series]
-    y = _Axis(0, max(int(counts.max()) for _, counts in counted) or 1, top + _PANEL, top)
+    y = Axis(0, max(int(counts.max()) for _, counts in counted) or 1, top + _PANEL, top)
     yield from _frame(top, "requests by latency in ms", list(x.ticks()), x, y)
     for colour, counts in counted:
         for left, right, count in zip(edges, edges[1:], counts, strict=False):
@@ -122,7 +90,7 @@ def _histogram(top: float, series: _Series) -> Iterator[str]:
 
 
 def _course(top: float, moments: Values, series: _Series) -> Iterator[str]:
-    x = _Axis(0, max(float(moments.max()), 1e-3), _LEFT, _WIDTH - _RIGHT)
+    x = Axis(0, max(float(moments.max()), 1e-3), _LEFT, _WIDTH - _RIGHT)
     y = _latencies(top, series)
     yield from _frame(top, "latency in ms, by the second in which the request was to be sent", list(x.ticks()), x, y)
     for colour, values in series:
@@ -137,14 +105,14 @@ def _thinned(moments: Values, values: Values) -> Iterator[tuple[float, float]]:
         yield float(moments[slowest]), float(values[slowest])
 
 
-def _latencies(top: float, series: _Series) -> _Axis:
+def _latencies(top: float, series: _Series) -> Axis:
     low = min(float(values.min()) for _, values in series)
     high = max(float(values.max()) for _, values in series)
     low = max(low, 0.01)
-    return _Axis(low * 0.9, max(high, low) * 1.1, top + _PANEL, top, log=True)
+    return Axis(low * 0.9, max(high, low) * 1.1, top + _PANEL, top, log=True)
 
 
-def _frame(top: float, title: str, ticks: Sequence[float], x: _Axis, y: _Axis) -> Iterator[str]:
+def _frame(top: float, title: str, ticks: Sequence[float], x: Axis, y: Axis) -> Iterator[str]:
     yield _text(_LEFT, top - 8, title)
     for value in y.ticks():
         yield _line(_LEFT, y.at(value), _WIDTH - _RIGHT, y.at(value), "#e4e4e4")
@@ -163,7 +131,7 @@ def _legend() -> Iterator[str]:
         yield _text(left + 15, _TOP - 9, name)
 
 
-def _path(points: Iterator[tuple[float, float]], x: _Axis, y: _Axis, colour: str) -> str:
+def _path(points: Iterator[tuple[float, float]], x: Axis, y: Axis, colour: str) -> str:
     drawn = " ".join(f"{x.at(float(left)):.1f},{y.at(float(up)):.1f}" for left, up in points)
     return f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
 

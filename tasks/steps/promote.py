@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from infra.errors import ArtifactDamaged, UsageError
 from tasks.garbage.keep import note_use
@@ -16,6 +17,8 @@ from tasks.targets.aliases import claim, require_free
 from tasks.targets.approval import ApprovalRequest
 from tasks.targets.approvals import Approvals
 from tasks.targets.current import Current
+from tasks.targets.move import Move, MoveKind
+from tasks.targets.move_records import MoveRecords
 from tasks.targets.release import Intent
 from tasks.targets.target import Target
 from tasks.targets.traffic import shift, withdraw_traffic
@@ -33,6 +36,9 @@ def promote(
     unless: Callable[[], bool] = _never,
     instead_of: int | None = None,
     timeout_s: float = 120.0,
+    kind: MoveKind = "promoted",
+    flow_run: str = "",
+    reason: str = "",
 ) -> bool:
     """Make `release` public, and wait until every live node answers with it.
 
@@ -40,6 +46,8 @@ def promote(
     more, and False is returned. With `instead_of`, the name moves only if that release has it, or `release` already.
 
     A release that a person approved takes the place of the one that it was compared with, and of no other.
+
+    The move is recorded, with the `flow_run` that made it and the `reason` for it.
 
     Raises UsageError `release-not-passed` if it never passed its gates or was refused with traffic,
     `release-not-approved` if a person was asked about it and has not approved it, `release-not-in-store` if a node
@@ -50,6 +58,14 @@ def promote(
     request = _require_allowed(target, model, release)
     aliases = _require_servable(target, model, release).aliases
 
+    records, created = MoveRecords(target, model), datetime.now(UTC)
+    recorded = 0
+
+    def made(before: int | None) -> Move:
+        return Move(
+            number=1, kind=kind, release=release, instead_of=before, flow_run=flow_run, reason=reason, created=created
+        )
+
     def change(current: Current) -> Current:
         if unless():
             return current.without_candidates(release)
@@ -58,11 +74,15 @@ def promote(
         # A rollback says what it takes the place of, unless nothing is public.
         if instead_of is None and request is not None and current.public not in (request.live, release):
             raise _moved(target, model, request.live, current.public)
-        return current.promoted(release)
+        moved = current.promoted(release)
+        return moved if moved.public == current.public else moved.with_move(made(current.public), recorded)
 
     with _claimed(target, model, release, aliases):
-        if target.move(model, change).public != release:
+        recorded = records.keep(target.current(model)[0])
+        moved = target.move(model, change)
+        if moved.public != release:
             return False
+    records.keep(moved)
     wait_until_public(target, model, release, timeout_s)
     withdraw_traffic(target, model, release)  # it counts no more; the next candidate begins without
     return True
@@ -136,7 +156,15 @@ class RolledBack:
     instead_of: int | None
 
 
-def roll_back(target: Target, model: str, to: int | None = None, instead_of: int | None = None) -> RolledBack:
+def roll_back(
+    target: Target,
+    model: str,
+    to: int | None = None,
+    instead_of: int | None = None,
+    *,
+    flow_run: str = "",
+    reason: str = "",
+) -> RolledBack:
     """Promote release `to`, or the previous one.
 
     It never undoes another rollback: a release that was rolled back from comes back by its number alone. Two calls at
@@ -161,7 +189,9 @@ def roll_back(target: Target, model: str, to: int | None = None, instead_of: int
             code="rolled-back",
         )
     target.intent(model, release)
-    promote(target, model, release, instead_of=current.public)
+    # To a newer release, which was rolled back or never public, it is a promotion.
+    kind: MoveKind = "promoted" if current.public is None or release > current.public else "rolled back"
+    promote(target, model, release, instead_of=current.public, kind=kind, flow_run=flow_run, reason=reason)
     return RolledBack(release, current.public)
 
 

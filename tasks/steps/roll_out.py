@@ -26,6 +26,7 @@ from tasks.store.lease import held
 from tasks.targets.aliases import claim, require_free
 from tasks.targets.approvals import Approvals
 from tasks.targets.gate_records import GateRecords
+from tasks.targets.proof import keep_proof
 from tasks.targets.release import Intent, Result, changes_since
 from tasks.targets.target import Target
 from tasks.targets.traffic import withdraw_traffic
@@ -259,6 +260,7 @@ def conclude(target: Target, model: str, result: Result, hint: str = "") -> Resu
     GateUndecided if somebody has to decide, and nobody was asked to: it stays a candidate.
     """
     counted = target.conclude(model, result)
+    keep_proof(target, model, counted)
     if counted.may_be_public:
         return counted
     if counted.undecided == "ask" and Approvals(target, model, result.release).request() is not None:

@@ -101,7 +101,14 @@ def conclude(target: Target, model: str, outcome: WatchOutcome) -> WatchOutcome:
     what = f"{model} release {outcome.release} on '{target.name}'"
     if outcome.state == "returned" and target.current(model)[0].public == outcome.release:
         try:
-            roll_back(target, model, to=outcome.previous, instead_of=outcome.release)
+            roll_back(
+                target,
+                model,
+                to=outcome.previous,
+                instead_of=outcome.release,
+                flow_run=outcome.flow_run,
+                reason=f"watch: {outcome.reason}",
+            )
         except UsageError as error:
             if error.code != "release-moved":  # somebody else was quicker, and is right
                 raise

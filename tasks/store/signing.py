@@ -14,7 +14,7 @@ import hashlib
 import importlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +32,26 @@ class Statement:
     files: Mapping[str, str]
 
 
-Sign = Callable[[Statement], bytes]
+@dataclass(frozen=True)
+class Sign:
+    """Signs with the private key in the file `key`."""
+
+    key: str
+
+    def __call__(self, statement: Statement) -> bytes:
+        """The signature. Raises SettingsError, code `signature-key` or `signature-library`."""
+        config = _library("signing").Config().set_hashing_config(_KnownDigests(statement))
+        with tempfile.TemporaryDirectory() as folder:
+            signature = Path(folder) / "signature.json"
+            try:
+                config.use_elliptic_key_signer(private_key=self.key).sign(".", signature)
+            except (OSError, ValueError, TypeError) as error:
+                raise SettingsError(
+                    f"cannot sign with '{self.key}': {error}",
+                    hint="ENGINEHOUSE_SIGNING_KEY names a PEM file with an elliptic curve key and no password",
+                    code="signature-key",
+                ) from error
+            return signature.read_bytes()
 
 
 def artifact_statement(ref: ArtifactRef, manifest: Manifest) -> Statement:
@@ -47,28 +66,8 @@ def record_statement(key: str, body: bytes) -> Statement:
 
 
 def signer(key: str) -> Sign | None:
-    """A function that signs with the private key in the file `key`; None if `key` is empty.
-
-    The function raises SettingsError, code `signature-key` or `signature-library`.
-    """
-    if not key:
-        return None
-
-    def sign(statement: Statement) -> bytes:
-        config = _library("signing").Config().set_hashing_config(_KnownDigests(statement))
-        with tempfile.TemporaryDirectory() as folder:
-            signature = Path(folder) / "signature.json"
-            try:
-                config.use_elliptic_key_signer(private_key=key).sign(".", signature)
-            except (OSError, ValueError, TypeError) as error:
-                raise SettingsError(
-                    f"cannot sign with '{key}': {error}",
-                    hint="ENGINEHOUSE_SIGNING_KEY names a PEM file with an elliptic curve key and no password",
-                    code="signature-key",
-                ) from error
-            return signature.read_bytes()
-
-    return sign
+    """What signs with the private key in the file `key`; None if `key` is empty."""
+    return Sign(key) if key else None
 
 
 def require_signed_artifact(public_keys: str, ref: ArtifactRef, manifest: Manifest, signature: bytes | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tasks.store.record import Record
+from tasks.targets.move import Move
 from tasks.targets.release import Result
 
 ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "refused", "undecided"]
@@ -24,6 +25,8 @@ class Current(Record):
     previous: int | None = None
     candidates: tuple[int, ...] = ()
     alone: bool = False
+    moves: tuple[Move, ...] = ()
+    """The latest moves of the public name, the newest last: those that may have no record of their own yet."""
 
     @property
     def loaded(self) -> tuple[int, ...]:
@@ -51,3 +54,9 @@ class Current(Record):
     def promoted(self, release: int) -> Current:
         moved = self if release == self.public else self.model_copy(update={"public": release, "previous": self.public})
         return moved.without_candidates(*(self.candidates if self.alone else (release,)))
+
+    def with_move(self, move: Move, recorded: int) -> Current:
+        """With one more move, whose number is given here. Those up to the number `recorded` have a record."""
+        waiting = tuple(each for each in self.moves if each.number > recorded)
+        number = 1 + max(recorded, *(each.number for each in waiting), 0)
+        return self.model_copy(update={"moves": (*waiting, move.model_copy(update={"number": number}))})

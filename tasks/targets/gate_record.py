@@ -6,7 +6,7 @@ targets/TARGET/MODEL/N/gates/GATE.json
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -79,6 +79,18 @@ class Figure(Record):
     live: float | None = None
 
 
+class Histogram(Record):
+    """How the times of one metric spread over the requests, of the candidate and beside it of the live release."""
+
+    measure: str
+    unit: str = "ms"
+    edges: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(min_length=2, max_length=201)
+    """Ascending, one more than there are counts. Every time lies between the first and the last."""
+    candidate: tuple[int, ...]
+    live: tuple[int, ...] = ()
+    """Empty if the live release was not asked."""
+
+
 class Differing(Record):
     """Two answers to one question that differ, side by side."""
 
@@ -97,6 +109,7 @@ class Evidence(Record):
     gaps: tuple[str, ...] = ()
     """What should have been measured, and was not. One of them keeps the gate from passing."""
     figures: tuple[Figure, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
     differing: tuple[Differing, ...] = ()
     prompts: tuple[PromptResult, ...] = ()
     notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from infra.errors import UsageError
 from infra.s3.bucket import Bucket
 from tasks.store.artifact import ArtifactRef, parts
 from tasks.store.inventory import all_identities, identities, manifest_at
+from tasks.targets.release import Intent
 from tasks.targets.target import Target
 
 _RELEASE = re.compile(r"(?P<model>.+?)(@|--r)(?P<release>\d+)")
@@ -69,6 +70,23 @@ def find(bucket: Bucket, text: str, target: str) -> Reference:
     if _IDENTITY.fullmatch(text):
         return _only(bucket, text, all_identities(bucket, start=text))
     raise _unknown(text)
+
+
+def release_of(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:
+    """What the release is; of a public name the one that it answers with.
+
+    Raises UsageError, code `release-missing`.
+    """
+    target = Target(bucket, reference.target)
+    if isinstance(reference, ReleaseRef):
+        return target.intent(reference.model, reference.release)
+    if (live := target.live(reference.model)) is None:
+        raise UsageError(
+            f"{reference} answers with no release",
+            hint=f"name one: {reference.model}@N; `enginehouse releases {reference.model}` lists them",
+            code="release-missing",
+        )
+    return live
 
 
 def _only(bucket: Bucket, text: str, places: list[ArtifactRef]) -> ArtifactRef:

@@ -15,8 +15,8 @@ from tasks.store.artifact import Artifact, ArtifactRef, signature_key
 from tasks.store.inventory import recorded_artifact
 from tasks.store.signing import artifact_statement, signer
 from tasks.store.verify import check_signature, problems_in_folder, problems_in_store
-from tasks.targets.references import PublicName, Reference, ReleaseRef
-from tasks.targets.release import Intent
+from tasks.targets.proof import PROOF, problems_of_proof, sign_proof
+from tasks.targets.references import Reference, ReleaseRef, release_of
 from tasks.targets.target import Target
 
 
@@ -47,7 +47,8 @@ def verify(
 ) -> list[Verification]:
     """Read every byte of what `reference` names: in the store, or below the folder of a `node` on this disk.
 
-    With `public_keys` (files, as words) signatures are checked too, for a release also that of its intent.
+    With `public_keys` (files, as words) signatures are checked too, for a release also that of its intent. The proof of
+    a release, if it has one, is compared with its records and artifacts.
 
     What is damaged or not signed is in the verdicts. Raises UsageError, code `not-on-node` or `release-missing`,
     ArtifactDamaged if a manifest is missing or its files were collected, and StoreError.
@@ -74,7 +75,7 @@ def verify(
             Verification(str(artifact.ref), len(manifest.files), manifest.size, bool(public_keys), tuple(problems))
         )
     if public_keys and not isinstance(reference, ArtifactRef):
-        intent = _intent(bucket, reference)
+        intent = release_of(bucket, reference)
         problems = []
         try:
             Target(bucket, reference.target).trusted_intent(intent.model, intent.release, public_keys)
@@ -83,14 +84,21 @@ def verify(
         verdicts.append(
             Verification(f"{reference.target}/{intent.model}@{intent.release}", 1, 0, True, tuple(problems))
         )
+    if node is None and not isinstance(reference, ArtifactRef):
+        intent = release_of(bucket, reference)
+        target = Target(bucket, reference.target)
+        found = problems_of_proof(target, intent, public_keys)
+        if found is not None:
+            name = f"{reference.target}/{intent.model}@{intent.release}/{PROOF}"
+            verdicts.append(Verification(name, 1, 0, bool(public_keys), tuple(found)))
     return verdicts
 
 
 def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> Iterator[ArtifactRef | ReleaseRef]:
     """Sign what `reference` names, if it is intact in the store; yields each thing once it is signed.
 
-    Of a release that is its repository, its engine, and last its intent. `key` is the file of a private key. Raises
-    ArtifactDamaged and SettingsError.
+    Of a release that is its repository, its engine, its proof where it has one, and last its intent. `key` is the file
+    of a private key. Raises ArtifactDamaged and SettingsError.
     """
     make = signer(key)
     assert make is not None  # `key` is not empty
@@ -103,8 +111,10 @@ def sign(bucket: Bucket, reference: Reference, key: str, progress: Progress) -> 
         )
         yield artifact.ref
     if not isinstance(reference, ArtifactRef):
-        intent = _intent(bucket, reference)
-        Target(bucket, reference.target).sign_intent(intent.model, intent.release, make)
+        intent = release_of(bucket, reference)
+        target = Target(bucket, reference.target, sign=make)
+        sign_proof(target, intent)
+        target.sign_intent(intent.model, intent.release, make)
         yield ReleaseRef(reference.target, intent.model, intent.release)
 
 
@@ -113,18 +123,9 @@ def _artifacts(bucket: Bucket, reference: Reference) -> Iterator[Artifact]:
     if isinstance(reference, ArtifactRef):
         yield _artifact(bucket, reference)
         return
-    repository = _artifact(bucket, _intent(bucket, reference).artifact)
+    repository = _artifact(bucket, release_of(bucket, reference).artifact)
     yield repository
     yield _artifact(bucket, ArtifactRef.parse(repository.manifest.inputs["engine"]))
-
-
-def _intent(bucket: Bucket, reference: ReleaseRef | PublicName) -> Intent:
-    target = Target(bucket, reference.target)
-    if isinstance(reference, ReleaseRef):
-        return target.intent(reference.model, reference.release)
-    if (live := target.live(reference.model)) is None:
-        raise UsageError(f"{reference} answers with no release", code="release-missing")
-    return live
 
 
 def _artifact(bucket: Bucket, ref: ArtifactRef) -> Artifact:

@@ -87,6 +87,10 @@ def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, A
     assert keys[f"upload-{MODEL}"] == "progress"
     assert keys[f"prompts-{MODEL}-local"] == "table"
     assert keys[f"release-{MODEL}-local"] == "markdown"
+    (told,) = [found for found in artifacts if found["key"] == f"report-{MODEL}-local"][:1]
+    assert told["type"] == "markdown" and told["data"].startswith("# smollm2")
+    page = house.store.bucket.get(f"targets/local/{MODEL}/{report['release']}/report.html")
+    assert page is not None and b"q4&#95;1" not in page.body and b"q4_1" in page.body
     lineage = [found for found in artifacts if found["key"] == f"lineage-{MODEL}"]
     assert any(artifact(report, "upload").identity[:12] in found["data"] for found in lineage)
     assert all("```mermaid" in found["data"] for found in lineage)

@@ -6,6 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from tasks.gates.performance.ratios import FEWEST_ROUNDS, compare_ratios
 from tasks.gates.performance.turns import Asked, Side, Turns
 from tasks.gates.proportions import compare_paired_answers, compare_with_floor
@@ -13,11 +16,14 @@ from tasks.load.metrics import MetricName
 from tasks.load.outcome import Outcome
 from tasks.load.percentiles import needed, percentile_name, percentile_of
 from tasks.models.gate_specs.performance import PerformanceSpec
-from tasks.targets.gate_record import Comparison, Evidence, Figure
+from tasks.targets.gate_record import Comparison, Evidence, Figure, Histogram
 
 _RELATIVE: tuple[MetricName, ...] = ("time_to_first_token", "inter_token_latency")
 """What is compared with the live release. The latency of a whole answer is made of both, and of its length."""
 _SHOWN = (50.0, 95.0, 99.0)
+_BINS = 40
+"""Of a histogram; each is wider than the one before by the same factor, as latencies spread."""
+_LEAST_MS = 0.001
 
 
 def evidence_of(asked: PerformanceSpec, turns: Turns, alpha: float, *, live: bool) -> Evidence:
@@ -41,6 +47,7 @@ def evidence_of(asked: PerformanceSpec, turns: Turns, alpha: float, *, live: boo
         failures=(_failed(turns),) if _hopeless(turns) else (),
         gaps=tuple(gaps),
         figures=tuple(_figures(asked, turns, live=live)),
+        histograms=tuple(_histograms(turns, live=live)),
         notes=(*_notes(turns, live=live), f"the load was {late:.2f} ms late at its 99th percentile"),
     )
 
@@ -125,6 +132,25 @@ def _figures(asked: PerformanceSpec, turns: Turns, *, live: bool) -> Iterator[Fi
 
 
 _SIDES: tuple[Side, Side] = ("candidate", "live")
+
+
+def _histograms(turns: Turns, *, live: bool) -> Iterator[Histogram]:
+    for metric in (*_RELATIVE, "request_latency"):
+        ours, theirs = (_values(turns, side, metric) if side == "candidate" or live else [] for side in _SIDES)
+        if ours:
+            least, most = max(min(ours + theirs), _LEAST_MS), max(ours + theirs)
+            edges = np.geomspace(least, max(most, 1.01 * least), _BINS + 1)
+            yield Histogram(
+                measure=metric,
+                edges=tuple(float(f"{edge:.6g}") for edge in edges),
+                candidate=_counts(ours, edges),
+                live=_counts(theirs, edges) if theirs else (),
+            )
+
+
+def _counts(values: Sequence[float], edges: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    # Rounding may have put the least and the most just outside.
+    return tuple(int(count) for count in np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0])
 
 
 def _rate(name: str, unit: str, turns: Turns, counts: Mapping[Side, float]) -> Figure:

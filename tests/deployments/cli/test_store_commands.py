@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,3 +78,27 @@ def test_collecting(fleet: Fleet, command: Command) -> None:
     assert code == 0 and f"{lost.engine}  nothing uses it" in out
     assert fleet.store.find(lost.engine) is None and fleet.store.find(made.engine) is not None
     assert command("unpin", str(made.snapshot))[0] == 0 and command("unpin", str(made.snapshot))[0] == 2
+
+
+def test_reporting(fleet: Fleet, command: Command, tmp_path: Path) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    fleet.release(fleet.rebuild(quantization="nvfp4"))
+    code, out, _ = command("report", "tiny")
+    assert code == 0 and out.startswith("tiny release 2 on test\n\nVerdict\n  passed:")
+    assert "Now: live. The public name answers with release 2." in out and "hf://org/tiny" in out
+    document = json.loads(command("report", "tiny@1", "--json")[1])
+    assert (document["release"], document["state"], document["public"]) == (1, "previous", 2)
+    assert [made["artifact"].partition("/")[0] for made in document["made_of"]][:2] == ["repository", "engine"]
+    code, out, err = command("report", "tiny@1", "--html", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert (code, out) == (0, "") and "page.html" in err and page.startswith("<!doctype html>")
+    assert command("report", "tiny@1", "--html", "-")[1] == page
+    for arguments, problem in {
+        ("nothing",): "reference-unknown",
+        (str(made.engine),): "reference-unknown",
+        ("tiny@9",): "release-missing",
+        ("tiny", "--json", "--html", "-"): "report-form",
+    }.items():
+        code, out, err = command("report", *arguments)
+        assert (code, out) == (2, "") and f"[{problem}]" in err and "\nhint: " in err

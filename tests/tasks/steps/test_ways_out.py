@@ -156,7 +156,7 @@ def test_the_name_answers_again_after_a_recreate_was_killed(
     wait(lambda: node.reported[-1].public is None, "name that answers with nothing")
     assert roll_out(context, plan, "test") == RollOut("test", first, unchanged=True)
     assert node.reported[-1].public == first
-    assert target.current(name)[0] == Current(public=first, alone=True)
+    assert target.current(name)[0].model_copy(update={"moves": ()}) == Current(public=first, alone=True)
     counted = target.result(name, killed)
     assert counted is not None and (counted.state, counted.reason) == ("refused", ABANDONED)
 

@@ -161,6 +161,19 @@ def test_evidence_of_what_was_cut_short_does_not_pass() -> None:
     assert verdict(few).state == "undecided"
 
 
+def test_the_distributions_have_each_answer_once() -> None:
+    made = turns(80, failing=3)
+    for live in (True, False):
+        found = {each.measure: each for each in evidence_of(asked(), made, 0.05, live=live).histograms}
+        assert list(found) == ["time_to_first_token", "inter_token_latency", "request_latency"]
+        first = found["time_to_first_token"]
+        assert sum(first.candidate) == 37 and sum(first.live) == (40 if live else 0)
+        assert first.edges[0] == (20.0 if live else 80.0) and first.edges[-1] >= 80.7
+        assert [*first.edges] == sorted({*first.edges}) and len(first.edges) == len(first.candidate) + 1
+        assert not live or first.live[0] == 40  # all of them took 20 ms
+    assert not evidence_of(asked(), turns(80, failing=40), 0.05, live=False).histograms
+
+
 def test_evidence_of_most_requests_failing_is_a_failure() -> None:
     evidence = evidence_of(asked(), turns(20, failing=30), 0.05, live=True)
     assert "30 of 40 requests failed" in evidence.failures[0]

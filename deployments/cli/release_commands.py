@@ -1,0 +1,82 @@
+"""Commands that tell of releases from the store alone: report, history."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployments.cli.command import Add, print_json, say
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+
+def add_release_commands(add: Add) -> None:
+    sub = add("report", _report, "what was decided on a release and why: changes, figures, answers", json=True)
+    sub.add_argument("release", metavar="MODEL[@N]", help="a release, or a model: the one that is public")
+    sub.add_argument("--target", default="", help="by default that of this machine")
+    sub.add_argument("--html", metavar="FILE", help="write it as a page that needs no other file; - is stdout")
+
+    sub = add("history", _history, "who did what to a model's releases, and when: the newest first", json=True)
+    sub.add_argument("model")
+    sub.add_argument("--target", default="", help="by default that of this machine")
+    sub.add_argument("--limit", type=_count, metavar="N", help="so many events; 20 if not given")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 1000:
+        raise argparse.ArgumentTypeError("a number from 1 to 1000")
+    return count
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> int:
+    from infra.s3.bucket import Bucket
+    from tasks.explain.history import NEWEST, history, history_lines
+    from tasks.targets.target import Target
+
+    target = Target(Bucket.at(settings.store), options.target or settings.target)
+    found = history(target, options.model, options.limit or NEWEST)
+    if options.json:
+        print_json(found.document())
+    else:
+        for line in history_lines(found):
+            print(line)
+    return 0
+
+
+def _report(options: argparse.Namespace, settings: Settings) -> int:
+    from infra.s3.bucket import Bucket
+    from tasks.report.release import read_report
+    from tasks.report.sections import sections, title
+    from tasks.report.stored import page_of
+    from tasks.report.text import lines
+    from tasks.store.artifact import ArtifactRef
+    from tasks.targets.references import find, release_of
+    from tasks.targets.target import Target
+
+    if options.json and options.html:
+        raise UsageError("--json and --html are two forms of one report", hint="ask for one", code="report-form")
+    bucket = Bucket.at(settings.store)
+    reference = find(bucket, options.release, options.target or settings.target)
+    if isinstance(reference, ArtifactRef):
+        raise UsageError(
+            f"{reference} is an artifact, and reports are on releases",
+            hint=f"`enginehouse lineage {reference}` shows the releases that use it",
+            code="reference-unknown",
+        )
+    report = read_report(Target(bucket, reference.target), release_of(bucket, reference), now=True)
+    if options.json:
+        print_json(report.document())
+    elif options.html == "-":
+        sys.stdout.write(page_of(report))
+    elif options.html:
+        Path(options.html).write_text(page_of(report), encoding="utf-8")
+        say(f"written to {options.html}")
+    else:
+        for line in lines(title(report), sections(report)):
+            print(line)
+    return 0
