@@ -1,4 +1,7 @@
-"""Shift traffic to a candidate that has passed its gates: step by step, each for a while, then it is judged again."""
+"""Shift traffic to a candidate that has passed its gates: step by step, each for a while, then it is judged again.
+
+A canary is refused as soon as its clients are shown to fare worse than those of the live release.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass, field
 from infra.errors import GateRefused
 from tasks.gates.on_traffic import Judge, Judgement, answers_its_prompts
 from tasks.models.rollout import Rollout, Step
+from tasks.observed.beside import Beside
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.roll_out import require_wanted
@@ -42,6 +46,8 @@ class Shifting:
     judge: Judge = answers_its_prompts
     _given: Step | None = field(default=None, init=False)
     """The step that this run has given, or found given."""
+    _beside: Beside | None = field(default=None, init=False)
+    """What this run has seen of the requests to both releases, since it gave the step or found it given."""
 
     @property
     def target(self) -> Target:
@@ -78,6 +84,8 @@ class Shifting:
                 return self._refuse("its traffic was taken away")
             return self._give(self.rollout.steps[0])
         step = self._given = self.rollout.steps[number]
+        if worse := self._worse(current.public):
+            return self._refuse(worse)
         if since_s < step.soak:
             return min(LOOK_SECONDS, step.soak - since_s)
         judgement = self.judge(trial_of(self.context, self.plan, self.target, self.release), since_s)
@@ -86,6 +94,14 @@ class Shifting:
         if number + 1 < len(self.rollout.steps):
             return self._give(self.rollout.steps[number + 1])
         return self._conclude("passed")
+
+    def _worse(self, live: int) -> str:
+        """What clients of a canary fare worse in; empty if nothing shows that."""
+        if self.rollout.strategy != "canary":
+            return ""
+        if self._beside is None:
+            self._beside = Beside(self.target, self.model, self.release, live, self.plan.model.watch)
+        return self._beside.worse()
 
     def _at(self) -> tuple[int | None, float]:
         """Which step the record has, and since when; None if it has none of them."""
@@ -103,7 +119,7 @@ class Shifting:
         return Shadow(release=self.release, share=step.share)
 
     def _give(self, step: Step) -> float:
-        self._given = step
+        self._given, self._beside = step, None
         what = "requests go" if self.rollout.strategy == "canary" else "requests are copied"
         self.context.reporter.say(f"{step.share:.1%} of the {what} to release {self.release} for {step.soak:g} s")
         match self._part(step):

@@ -13,6 +13,7 @@ from tasks.gates.protocol import Trial
 from tasks.models.rollout import Rollout
 from tasks.steps.promote import promote
 from tasks.steps.shift_traffic import Shifting
+from tasks.targets.observed import NodeObserved, Observed
 from tasks.targets.traffic import NO_TRAFFIC, Canary, Shadow, Traffic, shift, traffic, withdraw_traffic
 from tests.tasks.steps.test_validate import NAME, Line, line, triton
 
@@ -115,6 +116,32 @@ def test_a_candidate_that_fails_its_prompts_by_then_is_refused(line: Line, monke
     with pytest.raises(GateRefused) as refused:
         made.look()
     assert "no answer" in refused.value.message and len(line.prompts) == asked and given(line) == NO_TRAFFIC
+
+
+def clients(line: Line, **seen: tuple[int, int]) -> None:
+    """How many requests of each release were answered, and how many failed, by what the node reports."""
+    ended = {int(name[1:]): {"stop": answered, "internal": failed} for name, (answered, failed) in seen.items()}
+    models = {NAME: {release: Observed(ended=counts) for release, counts in ended.items()}}
+    (node,) = line.target.nodes()
+    line.target.report(node.model_copy(update={"observed": NodeObserved(epoch="e", models=models)}))
+
+
+def test_a_canary_whose_clients_fare_worse_is_refused_before_its_time(line: Line) -> None:
+    release = begun(line, {**CANARY, "steps": [{"share": 0.1, "soak": "1h"}]})
+    assert (line.current().public, release) == (1, 2)
+    judge = Said(line)
+    made = shifting(line, release, judge)
+    clients(line, r1=(1000, 10), r2=(0, 90))  # what came before its share is not its clients'
+    made.look()
+    assert made.look() == 5.0
+    for look in range(1, 9):  # as bad as the live release
+        clients(line, r1=(1000 + 990 * look, 10 + 10 * look), r2=(99 * look, 90 + look))
+        assert made.look() == 5.0
+    with pytest.raises(GateRefused, match="failed requests: ") as refused:
+        for look in range(1, 9):
+            clients(line, r1=(9000 + 990 * look, 90 + 10 * look), r2=(792 + 70 * look, 98 + 30 * look))
+            made.look()
+    assert "10.0%" in refused.value.message and given(line) == NO_TRAFFIC and judge.asked == []
 
 
 def test_copies_end_before_the_promotion(line: Line) -> None:
