@@ -21,15 +21,18 @@ from tasks.steps.workspace import Workspace
 from tasks.store.artifact import ArtifactRef
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
-from tasks.store.signing import Statement
+from tasks.store.signing import Sign, Statement
 
 IDENTITY = Identity.of("assemble", 1, inputs={}, fields={"serving": "of the lease tests"})
 REF = ArtifactRef("repository", IDENTITY.digest)
 
 
-def _stop(statement: Statement) -> bytes:
-    os.kill(os.getpid(), signal.SIGSTOP)
-    return b"{}"
+class _Stop(Sign):
+    """Signs nothing, and stops this process."""
+
+    def __call__(self, statement: Statement) -> bytes:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return b"{}"
 
 
 def _say(text: str) -> None:
@@ -38,7 +41,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     store, folder, lease_seconds, work_seconds, *flags = sys.argv[1:]
-    sign = _stop if "stops" in flags else None
+    sign = _Stop("no key") if "stops" in flags else None
     context = Context(
         ArtifactStore(Bucket.at(store), sign), Workspace(Path(folder)), Path(folder).name, float(lease_seconds)
     )
