@@ -341,7 +341,8 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     for module in (finetuned, reconcile):
         patch.setattr(module, "load_catalogue", always({"tiny": TINY}))
         patch.setattr(module, "start_rebuild", house.start_rebuild)
-    for name in ("crash_the_dead", "cancel_orphans"):
+    # Nobody is asked, and nothing watched.
+    for name in ("crash_the_dead", "cancel_orphans", "follow_decisions"):
         patch.setattr(reconcile, name, nothing)
     patch.setattr(reconcile, "get_client", no_client)
     patch.setattr(reconcile, "start_again", house.start_again)
@@ -353,7 +354,8 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rebuild_flow, "make_engine", nothing)
     # No lease decides on what is newest, so the flows get on without.
     patch.setattr(rebuild_flow, "turn", at_its_turn)
-    patch.setattr(reconcile, "give_up_abandoned", always([]))
+    for name in ("give_up_abandoned", "look_at_unwatched"):
+        patch.setattr(reconcile, name, always([]))
     patch.setattr(promote_step, "wait_until_public", always(None))
     patch.setattr(promote_step, "_require_servable", always(SimpleNamespace(aliases=())))
     patch.setattr(asyncio, "to_thread", at_once)
