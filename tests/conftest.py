@@ -68,6 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(FLOWS))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("long") is not None and not os.environ.get("ENGINEHOUSE_TEST_LONG"):
+        pytest.skip("one of the long ones: ENGINEHOUSE_TEST_LONG=1 has them")
+
+
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     return fetched_gguf()

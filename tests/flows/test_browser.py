@@ -184,24 +184,3 @@ def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tm
             expect(page.get_by_text("tensorrt_llm 1.2.1").first).to_be_visible()
     finally:
         path.unlink()
-
-
-def test_a_release_is_approved_from_its_report(house: House, live: dict[str, Any], page: Page) -> None:
-    def change(document: dict[str, Any]) -> None:
-        document["approval"] = {"when": "always"}
-        document["prompts"] = document["prompts"][:1]
-
-    house.add_model("in-the-browser", change)
-    waiting = house.rebuild("in-the-browser", code=4)
-    log_in(page, house)
-    open_artifact(page, waiting["url"], "approval-in-the-browser-local")
-    expect(page.get_by_role("row", name=re.compile("^smoke passed"))).to_be_visible()
-    picture(page, "approval")
-    page.goto(address(page, page.get_by_role("link", name="Approve", exact=True)))
-    expect(page.get_by_label("model", exact=True)).to_have_value("in-the-browser")
-    expect(page.get_by_label("Select decision")).to_have_text("approve")
-    page.get_by_label("by", exact=True).fill("somebody@browser")
-    page.get_by_label("note (Optional)").fill("read in the UI")
-    follow(page)
-    house.wait_long(lambda: house.target.current("in-the-browser")[0].public == waiting["release"], "promotion")
-    assert "was approved by somebody@browser: read in the UI" in house.run("releases", "in-the-browser")

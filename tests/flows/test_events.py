@@ -162,12 +162,10 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     refused, taken = webhook(house, payload, "forged"), webhook(house, payload, SECRET)
     assert (refused.status_code, refused.json()["code"], taken.status_code) == (401, "signature-invalid", 202)
     command = json.loads(house.run("finetuned", tuned, "--source", source, "--json"))
-    posted = (curl(house, payload), from_a_training_script(house, payload))
-    for again in (*posted, taken.json()["events"][0]["event"], command["event"]):
+    for again in (from_a_training_script(house, payload), taken.json()["events"][0]["event"], command["event"]):
         assert (decided(house, again).state, decided(house, again).revision) == ("duplicate", arrival.revision)
     # What the file does not accept, and what is no event, is refused and kept.
     for unwanted, code in (
-        ({"model": tuned, "source": "s3://enginehouse/artifacts/engine"}, "event-source"),
         ({"model": tuned, "source": "file:///etc/passwd"}, "event-source"),
         ({"model": tuned, "weights": 7}, "event-malformed"),
     ):
@@ -205,6 +203,7 @@ def test_weights_that_the_gates_refuse_are_not_taken_again(
     assert (report["state"], report["release"]) == ("unchanged", live)
 
 
+@pytest.mark.long
 def test_an_adapter_is_merged_into_the_weights_of_the_file(house: House, tuned: str, tmp_path: Path) -> None:
     before, answer = house.target.releases(tuned)[-1], house.ask(tuned)
     files = tuned_weights.make_adapter(tmp_path)

@@ -1,13 +1,8 @@
-"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used.
-
-A campaign: by itself it chooses some of the faults, and says which seed chooses them again.
-"""
+"""Everything that can be killed is killed, at the worst moment. Nothing is lost, nothing torn is used."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -20,25 +15,9 @@ from tests.waiting import PATIENCE
 if TYPE_CHECKING:
     from tests.flows.conftest import House
 
-pytestmark = pytest.mark.slow
+pytestmark, LONG = pytest.mark.slow, pytest.mark.long
 
 MODEL = "smollm2-135m"
-FAULTS = int(os.environ.get("ENGINEHOUSE_TEST_FAULTS", "5"))
-SEED = int(os.environ.get("ENGINEHOUSE_TEST_SEED", "0")) or random.randrange(1, 10**6)
-
-
-@pytest.fixture(scope="module")
-def chosen(request: pytest.FixtureRequest) -> frozenset[str]:
-    """The tests of this campaign."""
-    tests = [item.nodeid for item in request.session.items if item.path == request.path]
-    return frozenset(random.Random(SEED).sample(tests, min(FAULTS, len(tests))))
-
-
-@pytest.fixture(autouse=True)
-def is_chosen(request: pytest.FixtureRequest, chosen: frozenset[str]) -> None:
-    print(f"ENGINEHOUSE_TEST_SEED={SEED}")
-    if request.node.nodeid not in chosen:
-        pytest.skip(f"not among the {FAULTS} faults that seed {SEED} chooses: ENGINEHOUSE_TEST_FAULTS=20 has them all")
 
 
 def engine(report: dict[str, Any]) -> ArtifactRef:
@@ -57,7 +36,7 @@ def flow_run_process(house: House) -> psutil.Process:
     return found[0]
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "engine"])
+@pytest.mark.parametrize("kind", ["checkpoint", pytest.param("engine", marks=LONG)])
 def test_the_flow_is_killed_while_it_builds(house: House, live: dict[str, Any], kind: str) -> None:
     chosen = recipe("q5_1", "bfloat16") if kind == "checkpoint" else recipe("q4_1", "bfloat16")
     first = house.start("rebuild", MODEL, *chosen, "--json")
@@ -70,6 +49,7 @@ def test_the_flow_is_killed_while_it_builds(house: House, live: dict[str, Any], 
     assert len(house.children(engine(report).identity)) == 1
 
 
+@LONG
 def test_the_build_is_killed(house: House, live: dict[str, Any]) -> None:
     chosen = recipe("q5_0", "bfloat16")
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
@@ -82,6 +62,7 @@ def test_the_build_is_killed(house: House, live: dict[str, Any]) -> None:
     assert len(house.children(engine(report).identity)) == 2
 
 
+@LONG
 def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
     chosen = recipe("q4_0", "bfloat16")
     rebuild = house.start("rebuild", MODEL, *chosen, "--json")
@@ -157,7 +138,7 @@ def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, A
     assert after.models[MODEL].releases[number].starts == 0
 
 
-@pytest.mark.parametrize("step", ["roll_out", "validate", "promote"])
+@pytest.mark.parametrize("step", ["roll_out", *(pytest.param(each, marks=LONG) for each in ("validate", "promote"))])
 def test_the_flow_is_killed_while_it_releases(house: House, live: dict[str, Any], step: str) -> None:
     """A crash after any arrow rolls forward: the number that was reserved is used by the next run."""
     house.run("rollback", MODEL, "--to", str(live["release"]))

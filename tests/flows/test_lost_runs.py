@@ -57,6 +57,7 @@ def quick_heartbeats(house: House) -> Iterator[None]:
     house.run("up")
 
 
+@pytest.mark.long
 def test_worker_and_flow_are_killed_and_the_rebuild_starts_again(
     house: House, live: dict[str, Any], quick_heartbeats: None
 ) -> None:

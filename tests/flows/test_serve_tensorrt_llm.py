@@ -270,6 +270,7 @@ def test_engines_follow_each_other_and_the_llm_api_follows_them(house: House, tm
         assert "max_batch_size" not in changed
 
 
+@pytest.mark.long
 def test_a_draft_model_guesses_what_the_engine_checks(house: House, tmp_path: Path) -> None:
     """The answer is that of the engine alone, in fewer steps."""
     with serving(house, tmp_path, "tiny-guessing", "1.2.1") as (node, _):
@@ -308,6 +309,7 @@ def test_a_draft_model_guesses_what_the_engine_checks(house: House, tmp_path: Pa
             node.client.generate(node.name, {**QUESTION, "presence_penalty": 0.5})
 
 
+@pytest.mark.long
 def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Path) -> None:
     with serving(house, tmp_path, "tiny-returning", "1.2.1") as (node, made):
         node.rebuild()
