@@ -159,6 +159,7 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     picture(page, "lineage")
 
 
+@pytest.mark.long
 def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tmp_path: Path) -> None:
     path = house.catalogue / "form-engine.yaml"
     runtime = {"tensorrt_llm": "0.12.0", "gpu": PRODUCT, "arch": "sm90", "gpus": 1}

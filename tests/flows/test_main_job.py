@@ -63,6 +63,7 @@ def test_a_copied_model_rebuilds_nothing_but_its_release(house: House, live: dic
     assert house.rebuild("copied")["state"] == "unchanged"
 
 
+@pytest.mark.long
 def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_0")
@@ -261,6 +262,7 @@ def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     assert reports[0]["release"] == reports[1]["release"]
 
 
+@pytest.mark.long
 def test_two_models_with_one_slot_on_each_pool(house: House, live: dict[str, Any]) -> None:
     for pool in ("default", "build-cpu"):
         house.prefect("PATCH", f"/work_pools/{pool}", {"concurrency_limit": 1})

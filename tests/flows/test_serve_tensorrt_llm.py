@@ -340,6 +340,7 @@ def test_a_node_that_comes_back_serves_what_it_served(house: House, tmp_path: Pa
         assert require_contract(node) == answer
 
 
+@pytest.mark.long
 def test_an_engine_in_leader_mode_has_servers_of_its_own(house: House, tmp_path: Path) -> None:
     with serving(house, tmp_path, "tiny-leading", "0.8.0") as (node, made):
         node.rebuild()

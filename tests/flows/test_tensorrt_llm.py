@@ -69,7 +69,9 @@ def states(report: dict[str, Any]) -> dict[str, str]:
     return {step["name"]: step["state"] for step in report["steps"]}
 
 
-@pytest.mark.parametrize("version", ["0.8.0", pytest.param("0.12.0", marks=pytest.mark.long), "1.2.1"])
+@pytest.mark.parametrize(
+    "version", ["0.8.0", *(pytest.param(each, marks=pytest.mark.long) for each in ("0.12.0", "1.2.1"))]
+)
 def test_engines_of_one_and_four_gpus(
     house: House, pool: str, source: Path, built: Any, tmp_path: Path, version: str
 ) -> None:

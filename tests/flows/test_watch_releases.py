@@ -106,6 +106,7 @@ def after_watches(house: House, count: int) -> None:
     house.wait_long(lambda: watches(house) >= until, f"{count} runs of the watch", 600)
 
 
+@pytest.mark.long
 def test_a_version_appears_and_the_fleet_follows_its_canary(
     house: House, index: IndexServer, worker: toolchain.Toolchain
 ) -> None:
