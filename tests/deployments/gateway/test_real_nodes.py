@@ -29,6 +29,7 @@ from tests.deployments.gateway.test_grpc_door import Stream
 from tests.deployments.node.served import MODEL as PYTHON_MODEL
 from tests.deployments.node.served import Served, served
 from tests.fleet import Fleet
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -225,7 +226,7 @@ def test_no_request_is_lost_by_promotions_canaries_and_one_that_is_withdrawn(one
         # A finished request that was cancelled would keep its release loaded for ever. The one before the last stays.
         one.wait(lambda: not any(one.processes(MODEL, number) for number in range(1, 5)), "end of old releases")
         print(f"promotions are followed after {', '.join(f'{seconds:.2f}' for seconds in moves)} s")
-        assert min(moves) < 2.0
+        assert min(moves) < 2.0 * PATIENCE
 
 
 def test_no_request_is_lost_by_30_promotions_between_releases_that_are_unloaded_at_once(
