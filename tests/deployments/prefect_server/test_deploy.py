@@ -44,6 +44,7 @@ NAMES = (
     "work pool build-sm90",
     "deployment rebuild/rebuild",
     "deployment rollback/rollback",
+    "deployment approve/approve",
     "deployment collect_garbage/collect_garbage",
     "deployment watch_releases/watch_releases",
     "deployment finetuned/finetuned",
