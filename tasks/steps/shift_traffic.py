@@ -107,7 +107,7 @@ class Shifting:
         """Which step the record has, and since when; None if it has none of them."""
         cell = traffic(self.target, self.model)
         stored = self.target.bucket.get(cell.key)
-        known = Traffic() if stored is None else Traffic.model_validate_json(stored.body)
+        known = cell.default if stored is None else Traffic.model_validate_json(stored.body)
         wanted = [self._part(step) for step in self.rollout.steps]
         part = known.canary if self.rollout.strategy == "canary" else known.shadow
         number = wanted.index(part) if part in wanted else None
