@@ -30,6 +30,8 @@ from tasks.steps.fetch import snapshot_identity
 FINETUNED_TAG = "finetuned"
 """The tag in Prefect of every rebuild that an event starts."""
 
+_NONE: Mapping[str, JsonValue] = {}
+
 
 @flow(name="finetuned", flow_run_name="finetuned {event}", persist_result=False)
 async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State[Any]:
@@ -132,13 +134,18 @@ async def rebuild_with(weights: TunedWeights, again: str = "") -> str:
     return await start_rebuild(weights.model, again_key, f"event:{weights.event}", traceparent=weights.traceparent)
 
 
-async def start_rebuild(model: str, key: str, *tags: str, traceparent: str = "") -> str:
-    """Start a rebuild, once for `key`; it goes on with the trace of `traceparent`. Returns the run's id."""
+async def start_rebuild(
+    model: str, key: str, *tags: str, parameters: Mapping[str, JsonValue] = _NONE, traceparent: str = ""
+) -> str:
+    """Start a rebuild, once for `key`; it goes on with the trace of `traceparent`. Returns the run's id.
+
+    `parameters` are those beside the model.
+    """
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(REBUILD.deployment)
         run = await client.create_flow_run_from_deployment(
             deployment.id,
-            parameters={"model": model},
+            parameters={**parameters, "model": model},
             name=f"rebuild {model}",
             tags=[FINETUNED_TAG, *tags],
             idempotency_key=key,

@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterId,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows.build_waiters import awaited_builds
@@ -124,6 +125,15 @@ async def cancel_orphans(client: PrefectClient, after_seconds: float = 120) -> N
 async def being_rebuilt(client: PrefectClient) -> frozenset[str]:
     """The models of rebuilds that have not ended."""
     return _models(await _of_flows(client, [REBUILD.name], NOT_ENDED))
+
+
+async def has_crashed(client: PrefectClient, run: str) -> bool:
+    """Whether a flow run, by its id, has crashed. One that the server does not know any more has not."""
+    try:
+        found = await client.read_flow_run(UUID(run))
+    except (ValueError, ObjectNotFound):
+        return False
+    return found.state_type is StateType.CRASHED
 
 
 def _models(rebuilds: Iterable[FlowRun]) -> frozenset[str]:

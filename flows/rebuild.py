@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from prefect import flow
@@ -9,10 +10,12 @@ from prefect import flow
 from flows import steps
 from flows.build_engine import STEPS
 from flows.build_on_pool import make_engine
-from flows.current_rebuild import rebuilding
+from flows.current_rebuild import CurrentRebuild, rebuilding
 from flows.report import WAITING
 from flows.task_runs import ends_as, run
 from flows.turns import turn
+from flows.waves import Targets
+from tasks.steps.plan import Plan
 
 Refresh = Literal["nothing", "fetch", "convert", "build", "assemble"]
 Until = Literal["upload", "promote"]
@@ -36,6 +39,7 @@ async def rebuild(
     already has of this source, recipe and runtime is used as it is. A candidate is loaded beside the live release,
     answers the model's test prompts, passes the other gates that the model's file asks for, and only then gets the
     public name. If the file asks for a watch, the run goes on with that, and ends as refused if it gives the name back.
+    Several targets get it one after the other, or in the waves of the file.
 
     Args:
         model: Name of the model in the catalogue, such as smollm2-135m.
@@ -43,7 +47,7 @@ async def rebuild(
             newer one that the release watch has moved the model to.
         recipe: Fields of its recipe to override, such as {"quantization": "q4_0"}. {"kind": "llmapi"} translates an
             engine's recipe; the record of the release then lists what changed, and what has no counterpart.
-        targets: Names of the targets to roll out to. If empty, those of the model's file.
+        targets: Names of the targets to roll out to, in the order of its file's waves. If empty, all of the file.
         refresh: A step to run again although the store has what it makes. All steps that follow run again too.
         recreate: If memory does not hold two releases, let the candidate take the live one's place before it is
             tested. The public name answers nobody meanwhile. If the candidate is refused, the live one is loaded again.
@@ -62,26 +66,35 @@ async def rebuild(
         if until == "upload":
             return None
         await run(report, steps.assemble, plan, "assemble" in redo)
-        for target in targets or entry.targets:
-            async with turn(target, model):
-                if await current.overtaken():
-                    break
-                rolled = await run(report, steps.roll_out, plan, target, bool(redo), recreate, current.lost)
-                report.add_release(target, rolled.release)
-                if not rolled.unchanged:
-                    result = await run(report, steps.validate, plan, rolled)
-                    if entry.approval.asks and not await run(report, steps.approval, plan, rolled, result):
-                        report.waiting.append(target)
-                        continue
-                    if entry.rollout.shifts:
-                        await run(report, steps.shift_traffic, plan, rolled)
-                    await current.settle("passed")
-                    if not await run(report, steps.promote, plan, rolled, result, current.has_newer):
-                        break
-            if entry.watch is not None:  # newer weights do not wait for it: their run has the turn meanwhile
-                await run(report, steps.watch, plan, target, rolled.release)
-            await current.settle("live")  # also where the run before this one died
+        rollout = await Targets.of(current, plan, targets, afresh=bool(redo))
+        await rollout.each(partial(_roll_out, current, plan, rollout, bool(redo), recreate))
     return ends_as(WAITING, None, report.asks) if report.waiting else None
+
+
+async def _roll_out(
+    current: CurrentRebuild, plan: Plan, rollout: Targets, refresh: bool, recreate: bool, target: str
+) -> bool:
+    """Bring the candidate to one target: load it, gate it, promote it. Returns False if newer weights came first."""
+    report, entry = current.report, plan.model
+    async with turn(target, entry.name):
+        if not await rollout.goes_on():
+            return False
+        rolled = await run(report, steps.roll_out, plan, target, refresh, recreate, current.lost)
+        report.add_release(target, rolled.release)
+        if not rolled.unchanged:
+            result = await run(report, steps.validate, plan, rolled)
+            if entry.approval.asks and not await run(report, steps.approval, plan, rolled, result):
+                report.waiting.append(target)
+                return True
+            if entry.rollout.shifts:
+                await run(report, steps.shift_traffic, plan, rolled)
+            await current.settle("passed")
+            await rollout.note(target, rolled.release)
+            if not await run(report, steps.promote, plan, rolled, result, rollout.overtaken):
+                await rollout.goes_on()  # says why
+                return False
+        rollout.live[target] = rolled.release
+    return True
 
 
 def _from(step: Refresh) -> frozenset[str]:

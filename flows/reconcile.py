@@ -1,18 +1,19 @@
-"""Look for what was missed: lost runs, their candidates and watches, decisions, events, branches, waiting weights."""
+"""Look for what was missed: lost runs, their candidates, watches and waves, decisions, events, waiting weights."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.runtime import flow_run
 from pydantic import JsonValue, ValidationError
 
 from flows.approve import follow
 from flows.finetuned import rebuild_with, start_rebuild, take
-from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, start_again
+from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, has_crashed, start_again
 from flows.names import FLOWS, RECONCILE
 from flows.patience import RECONCILED_HEARTBEATS
 from infra import settings
@@ -28,6 +29,7 @@ from tasks.sources.resolved import Access
 from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.approve import follow_up
 from tasks.steps.unwatched import look_at_unwatched
+from tasks.steps.waves import unfinished
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
@@ -56,6 +58,7 @@ async def reconcile(undecided_seconds: float = 300) -> None:
     await decide_the_undecided(bucket, undecided_seconds)
     async with get_client() as client:
         going = await being_rebuilt(client)
+        await end_waves(client, bucket, going)
     for model in (await asyncio.to_thread(load_catalogue, config.catalogue)).values():
         try:
             await _take_moved(bucket, model)
@@ -72,6 +75,24 @@ async def follow_decisions(bucket: Bucket) -> None:
             get_run_logger().warning("%s", found)
         else:
             await follow(found)
+
+
+async def end_waves(client: PrefectClient, bucket: Bucket, going: Container[str]) -> None:
+    """Give back what refused rollouts had moved when their runs died, and go on with those whose run has crashed.
+
+    Once from each wave, and not with one that a person has cancelled, or that has failed and said why.
+    """
+    for found in await asyncio.to_thread(lambda: list(unfinished(bucket))):
+        if isinstance(found, str):
+            get_run_logger().warning("%s", found)
+        elif found.model in going:
+            continue
+        elif found.waves.state == "returning":
+            for line in await asyncio.to_thread(found.give_back, str(flow_run.id)):
+                get_run_logger().warning("%s: %s", found.model, line)
+        elif await has_crashed(client, found.waves.flow_run):
+            run = await start_rebuild(found.model, found.key, parameters=found.waves.parameters)
+            get_run_logger().warning("%s was rolled out in part: run %s goes on", found.model, run)
 
 
 async def decide_the_undecided(bucket: Bucket, older_than_seconds: float) -> None:

@@ -47,6 +47,7 @@ from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, s
 from tasks.steps.roll_out import RollOut
 from tasks.steps.shift_traffic import Shifting
 from tasks.steps.watch import watch_key
+from tasks.steps.waves import InWaves
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.store.reporter import Reporter
@@ -218,6 +219,15 @@ async def watch(plan: Plan, target: str, release: int) -> WatchOutcome | None:
 
     outcome = await asyncio.to_thread(look)
     return ends_as("Over" if outcome is None else outcome.state.capitalize(), outcome)
+
+
+@step("give_back", "give back {plan.model.name}")
+async def give_back(plan: Plan, rollout: InWaves) -> list[str]:
+    """Give the previous release back on the targets that a refused rollout has moved. Says what came of each."""
+    lines = await asyncio.to_thread(rollout.give_back)
+    for line in lines:
+        get_run_logger().warning("%s", line)
+    return ends_as("Returned", lines)
 
 
 async def _show_result(plan: Plan, result: Result, target: Target) -> None:

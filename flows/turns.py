@@ -1,4 +1,4 @@
-"""One run at a time rolls a model out to a target."""
+"""One run at a time rolls a model out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prefect.runtime import flow_run
 
 from infra import settings
 from infra.s3.bucket import Bucket
-from tasks.steps import roll_out
+from tasks.steps import turn as turn_step
 
 
 @asynccontextmanager
 async def turn(target: str, model: str) -> AsyncGenerator[None]:
-    """Wait for the turn of this flow run, and have it while the block runs. See `tasks.steps.roll_out.turn`."""
+    """Wait for the turn of this flow run, and have it while the block runs. See `tasks.steps.turn`."""
     config = settings.load()
-    lease = roll_out.turn(Bucket.at(config.store), target, model, str(flow_run.id), config.lease_seconds)
+    lease = turn_step.turn(Bucket.at(config.store), target, model, str(flow_run.id), config.lease_seconds)
     await asyncio.to_thread(lease.__enter__)
     try:
         yield

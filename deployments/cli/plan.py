@@ -16,6 +16,7 @@ from tasks.kinds.answers import planned_sampling
 from tasks.kinds.choice import engine_kind
 from tasks.kinds.protocol import EngineKind, PlannedCache
 from tasks.models.overrides import in_image, of_architecture, override
+from tasks.models.rollout import Rollout
 from tasks.models.spec import Model
 from tasks.serving.generation import FILE, GenerationConfig
 from tasks.sources.resolved import Access
@@ -112,6 +113,9 @@ def document(shown: Preview) -> dict[str, JsonValue]:
         found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
     found["answers"] = _answers_document(model, shown.facts)
     found["pool"] = kind.pool()
+    if waves := model.rollout.waves:
+        found["waves"] = [{"targets": [*wave.targets], "soak": wave.soak} for wave in waves]
+        found["on_refusal"] = model.rollout.on_refusal
     found["commands"] = [list(argv) for argv in kind.commands(shown.facts)]
     if (translation := shown.translation) is not None:
         found["translated"] = {"from": "trt-engine", "moved": dict(translation.moved), "lost": translation.lost}
@@ -148,6 +152,17 @@ def _answers_line(shown: Preview) -> str:
         return f"{sampled}; what {FILE} of the weights says is known once it is read"
     ends = ", ".join(map(str, generation.end_ids))
     return f"{sampled}; they end at the tokenizer's own end{f' and at {ends}' if ends else ''}"
+
+
+def _waves_lines(rollout: Rollout) -> Iterator[str]:
+    for number, wave in enumerate(rollout.waves, 1):
+        soak = f", then {wave.soak:g} s until the next" if wave.soak else ""
+        yield f"wave {number} of {len(rollout.waves)}: {', '.join(wave.targets)}{soak}"
+    if rollout.waves:
+        back = (
+            "gives the previous release back on all of them" if rollout.on_refusal == "all_back" else "stops it there"
+        )
+        yield f"a target that refuses the release {back}"
 
 
 def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
@@ -214,6 +229,7 @@ def lines(shown: Preview) -> Iterator[str]:
             yield f"in {runtime.image}"
     yield f"served in mode {mode.mode}: {mode.why}"
     yield _answers_line(shown)
+    yield from _waves_lines(shown.model.rollout)
     if shown.facts is not None:
         yield from _facts_lines(shown.facts, kind.planned_cache(shown.facts))
     elif (architecture := shown.model.recipe.planned_architecture) is not None:

@@ -18,6 +18,7 @@ from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.traffic import Shift, Traffic
 from tasks.targets.watch_record import Watching, WatchOutcome
+from tasks.targets.waves import WaveOutcome, Waves
 from tasks.trtllm.images import ImageReport
 from tasks.watch.record import WatchRecord
 
@@ -57,6 +58,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "shift": Shift,
     "watching": Watching,
     "watched": WatchOutcome,
+    "waves": Waves,
+    "wave": WaveOutcome,
     "aliases": Aliases,
     "node": NodeReport,
     "lease": Lease,

@@ -20,6 +20,7 @@ from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 from tasks.targets.traffic import Shift
 from tasks.targets.watch_record import WatchOutcome
+from tasks.targets.waves import WaveOutcome
 
 NEWEST = 20
 """Events that are told if nobody asks for more."""
@@ -165,12 +166,19 @@ def _of_watch(body: bytes) -> Event:
     )
 
 
+def _of_wave(body: bytes) -> Event:
+    outcome = WaveOutcome.model_validate_json(body)
+    reason = f"{outcome}: {outcome.reason}".removesuffix(": ")
+    return Event(outcome.created, outcome.state, outcome.release, run=outcome.flow_run, reason=reason)
+
+
 _TELLS: Mapping[str, Callable[[bytes], Event]] = {
     "intent.json": _of_intent,
     "result.json": _of_result,
     "approval.json": _of_approval,
     "shift.json": _of_shift,
     "watch.json": _of_watch,
+    "wave.json": _of_wave,
     "moves": lambda body: _of_move(Move.model_validate_json(body)),
 }
 """By the name of the record below its release; `moves` are those of the folder beside the releases."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Literal, Self, get_args
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from infra.frozen import Spec
 
+OnRefusal = Literal["stop", "all_back"]
 Strategy = Literal["blue_green", "canary", "shadow", "recreate"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = get_args(Day)
@@ -38,6 +40,15 @@ class Step(Spec):
 
     share: float = Field(gt=0, le=1, description="0.05 for a twentieth.")
     soak: Seconds = Field(ge=0, le=_LONGEST_SOAK, description="90s, 10m or 2h; a number is seconds.")
+
+
+class Wave(Spec):
+    """Targets that get a release one after the other, and one verdict. The next wave begins once that is `passed`."""
+
+    targets: tuple[str, ...] = Field(min_length=1, description="Of the model's `targets`, in this order.")
+    soak: Seconds = Field(
+        default=0, ge=0, le=_LONGEST_SOAK, description="How long the next wave waits after it has passed: 30m, 2h."
+    )
 
 
 class Schedule(Spec):
@@ -139,6 +150,14 @@ class Rollout(Spec):
     sticky: bool = Field(default=True, description="Of canary: one session or key stays with one release.")
     schedule: Schedule | None = Field(default=None, description="Rollouts begin within these hours alone.")
     freeze: Freeze = Field(default=False, description="true, or a moment: no rollout begins until then.")
+    waves: tuple[Wave, ...] = Field(
+        default=(), max_length=50, description="Of several targets: which come first. Each target is in one wave."
+    )
+    on_refusal: OnRefusal = Field(
+        default="stop",
+        description="Of waves. stop: the targets of later waves keep what they have. all_back: those that the rollout "
+        "has moved get their previous release again too.",
+    )
 
     @field_validator("freeze")
     @classmethod
@@ -159,6 +178,38 @@ class Rollout(Spec):
         if shares != sorted(set(shares)):
             raise ValueError("the shares of steps grow from each to the next")
         return self
+
+    @model_validator(mode="after")
+    def _has_waves_that_can_be(self) -> Self:
+        named = [target for wave in self.waves for target in wave.targets]
+        if twice := sorted({target for target in named if named.count(target) > 1}):
+            raise ValueError(f"waves name {', '.join(twice)} twice; each target is in one wave")
+        if self.waves and self.waves[-1].soak:
+            raise ValueError("the last wave has a soak, and no wave comes after it")
+        if self.on_refusal == "all_back" and not self.waves:
+            raise ValueError("on_refusal: all_back needs waves: [{targets: [a], soak: 1h}, {targets: [b, c]}]")
+        return self
+
+    def require_all_in_waves(self, targets: Collection[str]) -> None:
+        """Raise ValueError unless the waves, where there are some, have exactly these targets."""
+        named = [target for wave in self.waves for target in wave.targets]
+        if not named:
+            return
+        if unknown := [target for target in named if target not in targets]:
+            raise ValueError(f"waves name {', '.join(unknown)}, which is not among the `targets` of the model")
+        if missing := [target for target in targets if target not in named]:
+            raise ValueError(f"no wave has {', '.join(missing)} of the `targets` of the model")
+
+    def waves_of(self, targets: Iterable[str]) -> tuple[Wave, ...]:
+        """These targets in their order: that of the waves, then each of the others by itself."""
+        wanted = tuple(dict.fromkeys(targets))
+        kept = [
+            wave.model_copy(update={"targets": tuple(target for target in wave.targets if target in wanted)})
+            for wave in self.waves
+        ]
+        named = {target for wave in self.waves for target in wave.targets}
+        others = [Wave(targets=(target,)) for target in wanted if target not in named]
+        return tuple(wave for wave in (*kept, *others) if wave.targets)
 
     @property
     def shifts(self) -> bool:

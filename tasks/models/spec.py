@@ -276,6 +276,13 @@ class Model(Spec):
             raise ValueError("when: undecided needs `gates` that say `undecided: ask`, or nobody is ever asked")
         return approval
 
+    @field_validator("rollout")
+    @classmethod
+    def _has_each_target_in_a_wave(cls, rollout: Rollout, info: ValidationInfo) -> Rollout:
+        if "targets" in info.data:
+            rollout.require_all_in_waves(info.data["targets"])
+        return rollout
+
     @field_validator("prompts")
     @classmethod
     def _different_names(cls, prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:

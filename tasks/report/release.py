@@ -19,6 +19,7 @@ from tasks.targets.gate_records import GateRecords
 from tasks.targets.references import ReleaseRef
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.waves import WaveOutcome, wave_outcome
 
 _MOST_ARTIFACTS = 24
 """Of the lineage: an engine, its checkpoint, the weights, and its adapters."""
@@ -48,6 +49,8 @@ class ReleaseReport:
     why: str
     """What its artifacts differ in from those of the one before, in a sentence. Empty if there is none to compare."""
     made_of: tuple[Made, ...]
+    wave: WaveOutcome | None = None
+    """What came of its wave, where it was rolled out in waves. None in the page that is kept."""
     current: Current | None = None
     """What is public now. None in the page that is kept, which tells of the moment of the verdict."""
 
@@ -72,6 +75,7 @@ class ReleaseReport:
             "intent": self.intent.model_dump(mode="json"),
             "result": None if self.result is None else self.result.model_dump(mode="json"),
             "gates": [record.model_dump(mode="json") for record in self.gates],
+            "wave": None if self.wave is None else self.wave.model_dump(mode="json"),
             "made_of": [_document(made) for made in self.made_of],
         }
 
@@ -91,6 +95,7 @@ def read_report(target: Target, intent: Intent, *, now: bool) -> ReleaseReport:
         before=_before(target, intent, result),
         why=_why(target, intent, result),
         made_of=tuple(_made_of(target.bucket, intent)),
+        wave=wave_outcome(target, model, release).read() if now else None,
         current=target.current(model)[0] if now else None,
     )
 

@@ -15,6 +15,7 @@ from tasks.report.shown import MOST_ANSWERS, MOST_PICTURES, MOST_ROWS, first
 from tasks.targets.changes import changes
 from tasks.targets.gate_record import Comparison, Figure, GateRecord, PromptResult, Verdict
 
+_BECAME = {"passed": "passed", "refused": "was refused"}
 _IDENTITY_DIGITS = 12
 """Of 64: as many as commands take for a whole one."""
 
@@ -44,6 +45,9 @@ def _verdict(report: ReleaseReport) -> Iterator[Block]:
     against = "No release was live." if report.before is None else f"Compared with release {report.before.release}."
     run = f" Run {report.intent.flow_run}." if report.intent.flow_run else ""
     yield Words(f"Made on {report.intent.created:%Y-%m-%d %H:%M:%S} UTC from {report.intent.source}. {against}{run}")
+    if report.wave is not None:
+        why = f": {report.wave.reason}" if report.wave.reason else ""
+        yield Words(f"Rolled out in {report.wave}, which {_BECAME[report.wave.state]}{why}.")
     if report.current is not None:
         public = report.current.public
         answers = "no release" if public is None else f"release {public}"

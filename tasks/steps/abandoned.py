@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
-from tasks.steps.roll_out import give_up, turn, turn_key
+from tasks.steps.roll_out import give_up
+from tasks.steps.turn import target_turn, turn_key
 from tasks.store.lease import Watch
 from tasks.targets.approvals import open_requests
 from tasks.targets.target import Target, targets
@@ -49,7 +50,7 @@ def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, fo
         return ()
     if not nobody_has(Watch(target.bucket, turn_key(target.name, model), lease_seconds)):
         return ()
-    with turn(target.bucket, target.name, model, flow_run, lease_seconds):
+    with target_turn(target.bucket, target.name, model, flow_run, lease_seconds):
         view = target.view(model)
         return give_up(target, view, *_waiting(target, view))
 

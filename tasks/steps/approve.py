@@ -28,12 +28,13 @@ def ask(
     target: Target, model: Model, release: int, live: int | None, flow_run: str, parameters: Mapping[str, JsonValue]
 ) -> None:
     """Ask a person about a candidate, once. It must come before the verdict, which alone would make it public."""
+    alone: dict[str, JsonValue] = {} if model.rollout.waves else {"targets": [target.name]}
     request = ApprovalRequest(
         release=release,
         live=live,
         timeout_s=model.approval.timeout_hours * 3600,
-        # What the run made is in the store, and only this target waits.
-        parameters={**parameters, "model": model.name, "targets": [target.name], "refresh": "nothing"},
+        # What the run made is in the store. Without waves only this target waits, with them all that come after it.
+        parameters={**parameters, "model": model.name, **alone, "refresh": "nothing"},
         flow_run=flow_run,
     )
     Approvals(target, model.name, release).ask(request)

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from infra.errors import EnginehouseError, GateRefused, GateUndecided, TritonError, UsageError
-from infra.s3.bucket import Bucket
-from infra.traces.propagation import current_traceparent
-from tasks.kinds.protocol import LIMITS_FILE
-from tasks.models.spec import Model
-from tasks.steps.approve import needs_person
+from infra.errors import EnginehouseError, GateRefused, GateUndecided, TritonError
+from tasks.steps.candidate import Candidate
 from tasks.steps.context import Context
-from tasks.steps.node_fit import must_be_alone, require_fit, require_readable
-from tasks.steps.nodes import reports, require_some, wait_until_public
+from tasks.steps.nodes import reports, wait_until_public
 from tasks.steps.opening import require_open
 from tasks.steps.plan import Plan
 from tasks.steps.returned import require_not_returned
-from tasks.store.artifact import Artifact, ArtifactRef
-from tasks.store.identity import Identity
-from tasks.store.lease import held
-from tasks.targets.aliases import claim, require_free
 from tasks.targets.approvals import Approvals
-from tasks.targets.gate_records import GateRecords
 from tasks.targets.proof import keep_proof
-from tasks.targets.release import Intent, Result, changes_since
+from tasks.targets.release import Result
 from tasks.targets.target import Target
 from tasks.targets.traffic import withdraw_traffic
 from tasks.targets.view import TargetView
@@ -46,20 +35,6 @@ class RollOut:
     target: str
     release: int
     unchanged: bool
-
-
-def turn(bucket: Bucket, target: str, model: str, flow_run: str, seconds: float) -> AbstractContextManager[None]:
-    """The turn of one run to roll a model out to a target, from its candidate to its promotion.
-
-    Others wait for it, as long as the run renews its lease of `seconds`. So all candidates that the one who has the
-    turn finds are of runs that died.
-    """
-    return held(bucket, turn_key(target, model), flow_run, seconds)
-
-
-def turn_key(target: str, model: str) -> str:
-    """The identity of the lease of `turn`."""
-    return f"roll-out-{target}-{model}"
 
 
 def roll_out(
@@ -90,7 +65,7 @@ def roll_out(
     place it was tested in).
     """
     target, model = context.target(target_name), plan.model.name
-    candidate = _Candidate.of(context, plan)
+    candidate = Candidate.of(context, plan)
     view = target.view(model)
     known = candidate.begun(target, view)
     if give_up(target, view, known) and view.current.alone:
@@ -138,119 +113,6 @@ def _with_the_live_one_back(target: Target, view: TargetView, timeout_s: float) 
             if error.code != "node-behind":
                 raise
     return target.view(view.model)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What a roll-out brings to a target: `digest` is that of the bytes of the plan's repository and engine."""
-
-    context: Context
-    plan: Plan
-    repository: Artifact
-    engine: Artifact
-    digest: str
-
-    @classmethod
-    def of(cls, context: Context, plan: Plan) -> _Candidate:
-        repository, engine = context.store.need(plan.repository_ref), context.store.need(plan.engine_ref)
-        digest = Identity({"repository": repository.manifest.digest, "engine": engine.manifest.digest}).digest
-        return cls(context, plan, repository, engine, digest)
-
-    def equals(self, live: Intent, bytes_too: bool) -> bool:
-        same = live.artifact == self.repository.ref and {*live.aliases} == {*self.plan.model.serving.aliases}
-        return same and (not bytes_too or live.digest == self.digest)
-
-    def begun(self, target: Target, view: TargetView) -> int | None:
-        """The release that an earlier run has begun with the same bytes, and against the same live one.
-
-        None also if the model's file asks something else now of gates that have measured it, or could not decide.
-        """
-        known = view.unfinished(str(self.repository.ref), self.digest)
-        if known is None:
-            return None
-        begun, result = view.intents[known], view.results.get(known)
-        if begun.changes != self._intent(known, view.live, {}).changes:
-            return None
-        if "live" in begun.model_fields_set and begun.live != view.current.public:
-            return None
-        if result is not None:
-            is_known = result.state != "undecided" or result.asked == gates_digest(self.plan.model)
-            return known if is_known and self._asks_as_before(target, known, result) else None
-        if not self.plan.model.approval.asks and Approvals(target, view.model, known).request() is not None:
-            return None
-        asked = self.plan.model.asked_of_gates
-        measured = GateRecords(target, view.model, known).all()
-        return known if all(asked.get(record.gate, record.asked) == record.asked for record in measured) else None
-
-    def _asks_as_before(self, target: Target, release: int, result: Result) -> bool:
-        """Whether the model's file has a person asked about a release with this verdict exactly if one was asked."""
-        was_asked = Approvals(target, self.plan.model.name, release).request() is not None
-        return needs_person(self.plan.model, result) == was_asked
-
-    def begin(
-        self, target: Target, view: TargetView, known: int | None, *, recreate: bool, lost: Mapping[str, JsonValue]
-    ) -> int:
-        """Have it loaded, as the release `known` or as a new one."""
-        aliases = self.plan.model.serving.aliases
-        require_some(target.name, view.nodes)
-        require_free(target, view.model, aliases)
-        require_readable(target.name, view.nodes, _version(self.repository.ref), self.repository, self.engine)
-        require_fit(self.plan, self.engine, view.nodes)
-        if known is not None and known in view.current.candidates:
-            alone = view.current.alone
-        else:
-            limits = self.context.store.read(self.engine, LIMITS_FILE)
-            alone = must_be_alone(
-                self.plan, self.engine, self.repository, limits, view.current, view.nodes, recreate=recreate
-            )
-        if alone and self.plan.model.approval.when == "always":
-            raise UsageError(
-                f"{view.model} would wait for approval in the live release's place, and its name answer nobody",
-                hint="give the node more memory, or say `when: undecided` or `when: never` in `approval` of its file",
-                code="approval-alone",
-            )
-        if known is None:
-            known = target.reserve(view.model, lambda number: self._intent(number, view.live, lost)).release
-        release = known
-        target.move(view.model, lambda current: current.with_candidate(release, alone=alone))
-        try:
-            claim(target, view.model, aliases)
-        except UsageError as error:  # another model was quicker
-            target.move(view.model, lambda current: current.without_candidates(release))
-            target.conclude(view.model, Result(release=release, state="refused", reason=error.message))
-            raise
-        return release
-
-    def _intent(self, number: int, live: Intent | None, lost: Mapping[str, JsonValue]) -> Intent:
-        model = self.plan.model
-        recipe, serving = (part.model_dump(mode="json") for part in (model.recipe, model.serving))
-        return Intent(
-            schema_version=_version(self.repository.ref),
-            model=model.name,
-            release=number,
-            repository=str(self.repository.ref),
-            digest=self.digest,
-            recipe=recipe,
-            serving=serving,
-            ranks=self.plan.kind.serving_mode().ranks,
-            changes=changes_since(live, recipe, serving),
-            lost=dict(lost),
-            live=None if live is None else live.release,
-            source=model.origin,
-            adapters=dict(model.adapters),
-            flow_run=self.context.flow_run,
-            traceparent=current_traceparent(),
-        )
-
-
-def _version(repository: ArtifactRef) -> int:
-    """The version of an intent: what lies in the layout of before is released by a record that all nodes read."""
-    return 2 if repository.model else Intent.newest
-
-
-def gates_digest(model: Model) -> str:
-    """The digest of what the model's file asks of gates; empty if it asks nothing."""
-    return "" if model.gates is None else Identity(model.gates.model_dump(mode="json")).digest
 
 
 def conclude(target: Target, model: str, result: Result, hint: str = "") -> Result:

@@ -16,10 +16,11 @@ from tasks.gates.smoke import SmokeGate
 from tasks.models.gates import SMOKE, Gates, kind_of
 from tasks.models.spec import Model
 from tasks.steps.approve import ask, needs_person
+from tasks.steps.candidate import gates_digest
 from tasks.steps.context import Context
 from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
-from tasks.steps.roll_out import conclude, gates_digest, require_wanted
+from tasks.steps.roll_out import conclude, require_wanted
 from tasks.targets.gate_record import Evidence, GateRecord, Verdict
 from tasks.targets.gate_records import GateRecords
 from tasks.targets.release import Result

@@ -69,6 +69,42 @@ def test_mistakes_are_said(rollout: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
+WAVES = [{"targets": ["a"], "soak": "1h"}, {"targets": ["b", "c"]}]
+
+
+def in_waves(waves: Any, targets: str = "abc", **more: Any) -> Model:
+    known = yaml.safe_load((CATALOGUE / "smollm2-135m.yaml").read_text())
+    return Model.model_validate({**known, "targets": [*targets], "rollout": {"waves": waves, **more}})
+
+
+def test_waves_have_each_target_once_and_keep_their_order() -> None:
+    asked = in_waves(WAVES, on_refusal="all_back").rollout
+    assert [(wave.targets, wave.soak) for wave in asked.waves] == [(("a",), 3600), (("b", "c"), 0)]
+    assert [wave.targets for wave in asked.waves_of(("c", "x", "a"))] == [("a",), ("c",), ("x",)]
+    assert [wave.targets for wave in Rollout().waves_of(("b", "a", "b"))] == [("b",), ("a",)]
+    assert Rollout().waves_of(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("waves", "more", "words"),
+    [
+        ([{"targets": ["a"]}, {"targets": ["b"]}], {}, "no wave has c"),
+        ([{"targets": ["a", "b", "c", "d"]}], {}, "name d, which is not among"),
+        ([{"targets": ["a", "b", "a", "c"]}], {}, "name a twice"),
+        ([{"targets": ["a", "b"]}, {"targets": ["b", "c"]}], {}, "name b twice"),
+        ([{"targets": ["a", "b", "c"]}, {"targets": []}], {}, "at least 1 item"),
+        ([{"targets": ["a"]}, {"targets": ["b", "c"], "soak": "1h"}], {}, "the last wave has a soak"),
+        ([{"targets": ["a"], "soak": "200h"}, {"targets": ["b", "c"]}], {}, "less than or equal"),
+        ([], {"on_refusal": "all_back"}, "needs waves"),
+        (WAVES, {"on_refusal": "back"}, "'stop' or 'all_back'"),
+    ],
+)
+def test_mistakes_in_waves_are_said(waves: Any, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        in_waves(waves, **more)
+    assert words in str(caught.value)
+
+
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 

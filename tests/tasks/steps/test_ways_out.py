@@ -22,7 +22,8 @@ from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.promote import RolledBack, promote, roll_back
-from tasks.steps.roll_out import ABANDONED, RollOut, roll_out, turn
+from tasks.steps.roll_out import ABANDONED, RollOut, roll_out
+from tasks.steps.turn import turn
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Producer
 from tasks.store.artifact_store import ArtifactStore
