@@ -6,6 +6,7 @@ Hub, engines, nodes and Prefect are left out, as in `house_of_records`. Each tar
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class House:
     moves: list[tuple[int, str, int | None]] = field(default_factory=list[tuple[int, str, int | None]])
     started: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     """Rebuilds that reconcile has started, by key."""
+    _known: dict[str, int | None] = field(default_factory=dict[str, "int | None"])
 
     def __post_init__(self) -> None:
         self.bucket = FolderBucket("memory", "", stage=self.stage, noticed=self._note)
@@ -76,9 +78,18 @@ class House:
     def _note(self, key: str, body: bytes) -> None:
         parts = key.split("/")
         if parts[-1] == "current.json" and parts[0] == "targets":
-            public = self.public(parts[1])
-            if public != next((move[2] for move in reversed(self.moves) if move[1] == parts[1]), None):
+            public = json.loads(body)["public"]
+            if public != self._known.get(parts[1]):
+                self._known[parts[1]] = public
                 self.moves.append((self.stage.minute, parts[1], public))
+
+    def back_to(self, objects: Mapping[str, tuple[bytes, int]]) -> None:
+        """Have the store be as it was, with release 1 on all targets, and forget what has happened since."""
+        self.bucket.objects.clear()
+        self.bucket.objects.update(objects)
+        self._known = dict.fromkeys(self.model.targets, 1)
+        self.moves.clear()
+        self.started.clear()
 
     def target(self, name: str) -> Target:
         return Target(self.bucket, name)

@@ -23,7 +23,7 @@ from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.promote import RolledBack, promote, roll_back
 from tasks.steps.roll_out import ABANDONED, RollOut, roll_out
-from tasks.steps.turn import turn
+from tasks.steps.turn import target_turn, turn
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Producer
 from tasks.store.artifact_store import ArtifactStore
@@ -327,3 +327,20 @@ def test_other_aliases_are_another_release_of_the_same_bytes(
 
 def with_aliases(model: Model, *aliases: Alias) -> Model:
     return model.model_copy(update={"serving": model.serving.model_copy(update={"aliases": aliases})})
+
+
+def test_one_run_at_a_time_rolls_out_a_model_on_whichever_target(bucket: Bucket) -> None:
+    entered = threading.Event()
+
+    def other() -> None:
+        with turn(bucket, "b", "tiny", "two", LEASE_SECONDS):
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with turn(bucket, "a", "tiny", "one", LEASE_SECONDS):
+        thread.start()
+        with turn(bucket, "b", "small", "three", LEASE_SECONDS), target_turn(bucket, "b", "tiny", "r", LEASE_SECONDS):
+            pass  # another model, and what concerns one target alone
+        assert not entered.wait(2 * LEASE_SECONDS)
+    assert entered.wait(30)
+    thread.join()
