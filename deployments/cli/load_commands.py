@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, print_json, say
+from deployments.cli.command import Add, Answered, print_json, say
+from infra.errors import EnginehouseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,10 @@ def _load(options: argparse.Namespace, settings: Settings) -> int:
     if measurement.ended:
         say("interrupted: these are the figures until then")
         return 1
-    require_useful(found)
+    try:
+        require_useful(found)
+    except EnginehouseError as error:
+        raise Answered(error) if options.json else error from None
     return 0
 
 
