@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 from deployments.cli.approval_commands import add_approval_commands
 from deployments.cli.command import Answered, Command, error_document, print_json, say
+from deployments.cli.doctor_command import add_doctor_command
 from deployments.cli.flow_commands import add_flow_commands
 from deployments.cli.gateway_commands import add_gateway_commands
 from deployments.cli.load_commands import add_load_commands
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add_stack_commands(add)
+    add_doctor_command(add)
     add_model_commands(add)
     add_flow_commands(add)
     add_approval_commands(add)

@@ -71,7 +71,10 @@ def released(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, command: Command) ->
 def test_wrong_use_tells_the_nearest_name(command: Command) -> None:
     for arguments, meant in (
         (("rebiuld", "smollm2-135m"), "did you mean 'rebuild'?"),
-        (("rebuild", "smollm2-135m", "--refrsh", "build"), "did you mean '--refresh'? see `enginehouse rebuild --help`"),
+        (
+            ("rebuild", "smollm2-135m", "--refrsh", "build"),
+            "did you mean '--refresh'? see `enginehouse rebuild --help`",
+        ),
         (("rebuild", "smollm2-135m", "--refresh", "buidl"), "did you mean 'build'?"),
         (("toolchain", "lsit"), "did you mean 'list'?"),
     ):
