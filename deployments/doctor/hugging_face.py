@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import httpx2
 from huggingface_hub import HfApi, get_token
@@ -33,7 +34,8 @@ def hub(settings: Settings, api: HfApi) -> Iterator[Finding]:
 
 def _token(api: HfApi) -> Finding:
     try:
-        return fine(f"the token is that of {api.whoami()['name']}")
+        who = cast("Mapping[str, str]", cast(Any, api).whoami())
+        return fine(f"the token is that of {who['name']}")
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 403):
             raise SourceUnavailable(f"the hub answers {error.response.status_code}") from error

@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, [self._pool(name, pool) for name, pool in double.pools.items() if name in names])
         elif parts == ["deployments", "filter"]:
             names = body["deployments"]["name"]["any_"]
-            self._send(200, [{"id": name, "name": name, "tags": []} for name in double.deployments if name in names])
+            self._send(200, [{"id": name, "name": name} for name in double.deployments if name in names])
         elif parts[0] == "work_pools" and parts[2:] == ["workers", "filter"] and parts[1] in double.pools:
             online = [{"name": name, "status": "ONLINE"} for name in double.pools[parts[1]].workers]
             self._send(200, [*online, {"name": "gone", "status": "OFFLINE"}])

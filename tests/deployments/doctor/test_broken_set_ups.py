@@ -118,7 +118,7 @@ def test_a_package_of_another_version(tmp_path: Path, monkeypatch: pytest.Monkey
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: packaging\nVersion: 1.0\n")
     with monkeypatch.context() as path:
-        path.syspath_prepend(tmp_path)
+        path.setattr(sys, "path", [str(tmp_path), *sys.path])
         named(list(python.packages(needed)), "python-package", f"{sys.executable} -m pip install 'packaging>=20'")
     assert list(python.packages(needed)) == []
     mended(python.CHECK, "Enginehouse 0.")
@@ -393,6 +393,7 @@ def test_a_key_that_ngc_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         mended(ngc.CHECK, "can be read")
 
 
+@pytest.mark.slow  # pip tells its configuration within a second of computing
 def test_a_package_index_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.state for finding in findings(package_index.CHECK)] == ["not made"]
     path = add_model("hf://org/tiny@main")
