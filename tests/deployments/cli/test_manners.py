@@ -176,8 +176,9 @@ def test_a_rollback_does_not_rely_on_a_server_that_breaks(released: Fleet) -> No
 
 def test_any_terminal_is_written_to(released: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = BytesIO()
+    terminal = TextIOWrapper(printed, encoding="latin-1", write_through=True)
     with monkeypatch.context() as latin:
-        latin.setattr(sys, "stdout", TextIOWrapper(printed, encoding="latin-1", write_through=True))
+        latin.setattr(sys, "stdout", terminal)
         assert main(["why", "tiny"]) == 0
     assert rb"quantization fp8 \u2192 nvfp4" in printed.getvalue()
 
