@@ -30,7 +30,7 @@ COMMANDS = (
     *("up", "down", "doctor", "status", "ui", "env", "plan", "assemble", "rebuild", "ask", "releases", "rollback"),
     *("approve", "reject", "probe", "lineage", "why", "verify", "sign", "pin", "unpin", "gc", "schema"),
     *("report", "history"),
-    *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key", "load"),
+    *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key", "load", "completion"),
 )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +59,8 @@ def add_load_commands(add: Add) -> None:
 
 
 def _load(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from deployments.cli.load_options import asks_of, limits_of, pace_of, wire_of
     from tasks.load.clock import punctual_loop
     from tasks.load.measure import Measurement, require_useful
@@ -91,6 +91,9 @@ def _load(options: argparse.Namespace, settings: Settings) -> int:
 
 async def _until_interrupted(measurement: Measurement, asks: Iterator[Ask]) -> None:
     """The first signal ends a load with its figures, the second at once."""
+    import asyncio
+    import signal
+
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -114,8 +117,10 @@ async def _until_interrupted(measurement: Measurement, asks: Iterator[Ask]) -> N
 
 
 async def _tell(measurement: Measurement) -> None:
+    from asyncio import sleep
+
     while True:
-        await asyncio.sleep(_TELL_S)
+        await sleep(_TELL_S)
         collected = measurement.collected
         failed = collected.measured - collected.answered
         text = f"\r\033[K{collected.warmed_up} to warm up, {collected.answered} answered, {failed} failed"

@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 from deployments.cli.approval_commands import add_approval_commands
 from deployments.cli.command import Answered, Command, error_document, print_json, say
+from deployments.cli.completion_command import add_completion_command
 from deployments.cli.doctor_command import add_doctor_command
 from deployments.cli.flow_commands import add_flow_commands
 from deployments.cli.gateway_commands import add_gateway_commands
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add_toolchain_commands(add)
     add_gateway_commands(add)
     add_load_commands(add)
+    add_completion_command(add, parser)
     return parser
 
 

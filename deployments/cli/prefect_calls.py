@@ -15,15 +15,15 @@ _FROM_PREFECT = ("Failed to reach API", "Found incompatible versions")
 """How the RuntimeErrors begin with which Prefect's client ends a flow before its first line."""
 
 
-def require_prefect() -> None:
-    """Raise SettingsError `prefect-failed` if no server answers: within seconds, and without importing Prefect.
+def require_prefect(patience_s: float = 30.0) -> None:
+    """Raise SettingsError `prefect-failed` if no server answers within `patience_s`. Imports no Prefect.
 
     A flow asks again and again before it gives up, and fails with a hundred lines.
     """
     from deployments.prefect_server.reach import unreachable
 
     url = os.environ.get("PREFECT_API_URL", "")
-    if url and (why := unreachable(url)):
+    if url and (why := unreachable(url, patience_s)):
         raise prefect_failed(f"does not answer: {why}", hint=IS_IT_UP)
 
 
@@ -58,5 +58,5 @@ def run_flow(flow: Coroutine[Any, Any, _T]) -> _T:
     except RuntimeError as error:
         if not str(error).startswith(_FROM_PREFECT):
             raise
-        why = error.__cause__ or error
+        why = str(error.__cause__ or error).partition("\n")[0]
         raise prefect_failed(f"did not begin the run: {why}", hint=IS_IT_UP) from error

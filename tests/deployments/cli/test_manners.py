@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO, TextIOWrapper
@@ -16,7 +17,7 @@ import pytest
 from deployments.cli.main import main
 from infra.settings import CHECKOUT
 from tasks.explain.history import history
-from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
+from tasks.targets.node_report import REPORT_SECONDS, ModelReport, NodeReport, ReleaseReport
 from tests.tasks.sources.loopback import Loopback
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ def released(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, command: Command) ->
     monkeypatch.setenv("ENGINEHOUSE_TARGET", fleet.target.name)
     fleet.release(fleet.rebuild())
     fleet.release(fleet.rebuild(quantization="nvfp4"))
+    report(fleet)
+    return fleet
+
+
+def report(fleet: Fleet) -> None:
+    """What the node writes every few seconds."""
     model = ModelReport(public=1, releases={1: ReleaseReport(state="ready")})
     fleet.target.report(
         NodeReport(
@@ -66,7 +73,6 @@ def released(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, command: Command) ->
             models={"tiny": model},
         )
     )
-    return fleet
 
 
 def test_wrong_use_tells_the_nearest_name(command: Command) -> None:
@@ -167,8 +173,20 @@ def _typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.slow
 def test_a_rollback_does_not_rely_on_a_server_that_breaks(released: Fleet) -> None:
-    with Loopback(ThreadingHTTPServer(("127.0.0.1", 0), _Broken)) as broken:
-        done = _typed("rollback", "tiny", PREFECT_API_URL=f"{broken.url}/api")
+    ended = threading.Event()
+
+    def node() -> None:
+        while not ended.wait(REPORT_SECONDS):
+            report(released)
+
+    reporting = threading.Thread(target=node)
+    reporting.start()
+    try:
+        with Loopback(ThreadingHTTPServer(("127.0.0.1", 0), _Broken)) as broken:
+            done = _typed("rollback", "tiny", PREFECT_API_URL=f"{broken.url}/api")
+    finally:
+        ended.set()
+        reporting.join()
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "did not begin the run" in done.stderr
     assert done.stdout == "tiny answers with release 1, instead of 2\n"
@@ -187,3 +205,15 @@ def test_the_version_is_told(command: Command, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("enginehouse 0.")
+
+
+def test_help_imports_nothing_slow() -> None:
+    code = (
+        "import sys; from deployments.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    loaded = set(done.stderr.split())
+    assert done.returncode == 0 and "argparse" in loaded
+    assert not {"prefect", "pydantic", "boto3", "asyncio", "ssl", "difflib"} & loaded
