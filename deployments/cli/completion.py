@@ -93,13 +93,13 @@ def _read(name: str, parser: argparse.ArgumentParser) -> _Command:
 
 
 def _subcommands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    return {
-        name: sub
-        for action in _actions(parser)
-        if isinstance(action.choices, dict)
-        for name, sub in cast("dict[str, object]", action.choices).items()
-        if isinstance(sub, argparse.ArgumentParser)
-    }
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in _actions(parser):
+        choices: object = action.choices
+        if isinstance(choices, dict):
+            named = cast("dict[str, object]", choices)
+            found |= {name: sub for name, sub in named.items() if isinstance(sub, argparse.ArgumentParser)}
+    return found
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
