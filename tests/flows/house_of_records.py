@@ -342,7 +342,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "load_catalogue", always({"tiny": TINY}))
         patch.setattr(module, "start_rebuild", house.start_rebuild)
     # Nobody is asked, and nothing watched.
-    for name in ("crash_the_dead", "cancel_orphans", "follow_decisions"):
+    for name in ("crash_the_dead", "cancel_orphans", "follow_decisions", "end_waves"):
         patch.setattr(reconcile, name, nothing)
     patch.setattr(reconcile, "get_client", no_client)
     patch.setattr(reconcile, "start_again", house.start_again)

@@ -69,6 +69,7 @@ def test_mistakes_are_said(rollout: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
+NO_TARGETS: dict[str, Any] = {"targets": []}
 WAVES = [{"targets": ["a"], "soak": "1h"}, {"targets": ["b", "c"]}]
 
 
@@ -92,7 +93,7 @@ def test_waves_have_each_target_once_and_keep_their_order() -> None:
         ([{"targets": ["a", "b", "c", "d"]}], {}, "name d, which is not among"),
         ([{"targets": ["a", "b", "a", "c"]}], {}, "name a twice"),
         ([{"targets": ["a", "b"]}, {"targets": ["b", "c"]}], {}, "name b twice"),
-        ([{"targets": ["a", "b", "c"]}, {"targets": []}], {}, "at least 1 item"),
+        ([{"targets": ["a", "b", "c"]}, NO_TARGETS], {}, "at least 1 item"),
         ([{"targets": ["a"]}, {"targets": ["b", "c"], "soak": "1h"}], {}, "the last wave has a soak"),
         ([{"targets": ["a"], "soak": "200h"}, {"targets": ["b", "c"]}], {}, "less than or equal"),
         ([], {"on_refusal": "all_back"}, "needs waves"),
