@@ -37,6 +37,7 @@ from tasks.steps import convert as convert_step
 from tasks.steps import export as export_step
 from tasks.steps import fetch as fetch_step
 from tasks.steps import promote as promote_step
+from tasks.steps import reference as reference_step
 from tasks.steps import roll_out as roll_out_step
 from tasks.steps import upload as upload_step
 from tasks.steps import validate as validate_step
@@ -146,6 +147,18 @@ async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost:
         return ends_as("Unchanged", rolled)
     await ui.show_release(context.target(target).intent(plan.model.name, rolled.release), target)
     return rolled
+
+
+@step("reference", "reference of {plan.model.name} for release {rolled.release} on {rolled.target}")
+async def reference(plan: Plan, rolled: RollOut) -> None:
+    """Read what the weights say before they are quantized, where a gate will compare the candidate with that."""
+    context, name = step_context(plan.engine.digest), plan.model.name
+    find = partial(reference_step.wanted_references, plan, context.target(rolled.target), rolled.release)
+    wanted = await asyncio.to_thread(lambda: list(find()))
+    for planned in wanted:
+        make = partial(reference_step.make_reference, planned=planned)
+        done = await make_artifact(make, planned.ref.identity, f"reference of {name}")
+        get_run_logger().info("%s %s", planned.ref, "was in the store" if done.cached else "was read")
 
 
 @step("validate", "validate {plan.model.name} release {rolled.release} on {rolled.target}")

@@ -9,6 +9,7 @@ from tasks.finetuned.records import CurrentWeights, TunedWeights
 from tasks.finetuned.renamed import Renamed
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
+from tasks.store.reference import ReferenceTokens
 from tasks.targets.aliases import Aliases
 from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.current import Current
@@ -46,6 +47,7 @@ class Lease(BaseModel):
 FORMATS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
     "identity": IdentityDocument,
+    "reference": ReferenceTokens,
     "intent": Intent,
     "gate": GateRecord,
     "result": Result,

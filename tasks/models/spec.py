@@ -23,6 +23,7 @@ from pydantic import (
 from infra.errors import UsageError
 from infra.frozen import FrozenDict, Spec, problems
 from tasks.models.approval import ApprovalSpec
+from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.rollout import Rollout
@@ -194,6 +195,12 @@ class Model(Spec):
         if self.gates is not None:
             asked |= {name: gate.model_dump(mode="json") for name, gate in self.gates.asked.items()}
         return asked
+
+    @property
+    def asks_reference(self) -> bool:
+        """Whether a gate may compare a candidate with its weights as they are before they are quantized."""
+        asked = () if self.gates is None else self.gates.asked.values()
+        return any(isinstance(gate, AgreementSpec) and gate.reference != "never" for gate in asked)
 
     @property
     def origin(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -15,6 +16,7 @@ from tasks.report.shown import MOST_ANSWERS, MOST_PICTURES, MOST_ROWS, first
 from tasks.targets.changes import changes
 from tasks.targets.gate_record import Comparison, Figure, GateRecord, PromptResult, Verdict
 
+_BESIDE: dict[Literal["live", "reference"], str] = {"live": "live", "reference": "the reference"}
 _IDENTITY_DIGITS = 12
 """Of 64: as many as commands take for a whole one."""
 
@@ -129,15 +131,10 @@ def _differing(report: ReleaseReport) -> Iterator[Block]:
     """Answers of candidate and other that differ; where nothing was compared, those to the test prompts."""
     for record in report.gates:
         pairs, more = first(record.evidence.differing, MOST_ANSWERS)
-        beside = _beside(record)
         for pair in pairs:
-            yield Answers(pair.question, pair.candidate, pair.other, beside, f"{record.gate}: {pair.note}".strip(": "))
+            note = f"{record.gate}: {pair.note}".strip(": ")
+            yield Answers(pair.question, pair.candidate, pair.other, _BESIDE[pair.against], note)
         yield from _left_out(more, "pairs", f"gates/{record.gate}.json")
-
-
-def _beside(record: GateRecord) -> str:
-    against = {each.against for each in record.evidence.comparisons}
-    return "the reference" if "reference" in against and "live" not in against else "live"
 
 
 def _prompts(report: ReleaseReport) -> Iterator[Block]:
