@@ -187,7 +187,8 @@ async def approval(plan: Plan, rolled: RollOut, result: Result) -> bool:
     if decision is not None:
         get_run_logger().info("release %d %s", rolled.release, approve_step.told(decision))
         return True
-    await show_request(target.intent(model, rolled.release), result, rolled.target)
+    intent = target.intent(model, rolled.release)
+    await show_request(await asyncio.to_thread(read_report, target, intent, now=False))
     return ends_as(WAITING, False)
 
 
