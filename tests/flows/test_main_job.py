@@ -77,6 +77,7 @@ def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     assert {states(later)[step] for step in BUILT} == {"Cached"} and later["release"] > report["release"]
 
 
+@pytest.mark.long
 def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, Any]) -> None:
     report = house.rebuild(MODEL, "--recipe", "quantization=q4_1")
     keys: dict[str, str] = {}
