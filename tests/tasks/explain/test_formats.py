@@ -143,6 +143,9 @@ def kept(old: Any, new: Any) -> bool:
     if isinstance(old, dict) and isinstance(new, dict):
         fields = cast(dict[str, Any], old)
         return all(field in new and kept(value, new[field]) for field, value in fields.items())
+    if isinstance(old, list) and isinstance(new, list):
+        pairs = zip(cast(list[Any], old), cast(list[Any], new), strict=False)
+        return len(cast(list[Any], old)) == len(cast(list[Any], new)) and all(kept(*pair) for pair in pairs)
     return old == new
 
 
