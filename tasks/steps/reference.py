@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -136,13 +135,13 @@ def read_reference(planned: PlannedReference, checkpoint: Path) -> ReferenceToke
 
 
 async def _answers(engine: Engine, asked: Sequence[tuple[Passage, str]], max_seconds: float) -> list[ReferenceToken]:
-    until = time.monotonic() + max_seconds
     answers: list[ReferenceToken] = []
     try:
-        for passage, prefix in asked:
-            if time.monotonic() > until:
-                raise _slow(len(answers), len(asked), max_seconds)
-            answers.append(await _next(engine, passage, prefix))
+        async with asyncio.timeout(max_seconds):
+            for passage, prefix in asked:
+                answers.append(await _next(engine, passage, prefix))
+    except TimeoutError:
+        raise _slow(len(answers), len(asked), max_seconds) from None
     finally:
         await engine.close()
     return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,9 +60,12 @@ class Echo:
     answers: Callable[[str], str]
     prompts: list[GenerationRequest] = field(default_factory=list[GenerationRequest])
     closed: int = 0
+    seconds: float = 0
+    """How long it takes for an answer."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
         self.prompts.append(request)
+        await asyncio.sleep(self.seconds)
         yield Piece(self.answers(request.text_input), output_tokens=1)
         yield Piece("", finish_reason="length")
 
@@ -168,10 +172,12 @@ def test_weights_that_do_not_answer_fail_the_step_and_leave_nothing(line: Line, 
 
 
 def test_one_that_takes_too_long_is_no_half_reference(line: Line) -> None:
-    slow = replace(line.planned, asked=ASKED.model_copy(update={"max_seconds": 1e-9}))
+    line.engine.seconds = 3600
+    slow = replace(line.planned, asked=ASKED.model_copy(update={"max_seconds": 0.05}))
     with pytest.raises(StepFailed) as caught:
         make_reference(line.context, slow)
-    assert caught.value.code == "reference-slow" and line.context.store.find(slow.ref) is None
+    assert caught.value.code == "reference-slow" and "0 of 8 places" in caught.value.message
+    assert line.engine.closed == 1 and line.context.store.find(slow.ref) is None
 
 
 def test_it_is_read_where_no_live_release_is_beside_or_its_precision_is_another(line: Line, bucket: Bucket) -> None:
