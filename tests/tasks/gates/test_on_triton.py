@@ -32,7 +32,7 @@ from tasks.targets.node_report import NodeReport
 from tasks.triton.placement import place_release, placed_models
 from tasks.triton.repository import write_release
 from tests.tasks.gates.broken_gguf import with_another_template, without_a_tensor, without_its_end
-from tests.tasks.gates.trials import embedded, served
+from tests.tasks.gates.trials import embedded, finds, served
 
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
@@ -77,7 +77,7 @@ class House:
         node = NodeReport.model_construct(node="here", http=f"127.0.0.1:{self.triton.ports.http}", grpc="")
         trial = Trial(model, "local", (node,), served(model.name, release), served(model.name, LIVE), alpha)
         if found is not None:
-            trial = replace(trial, live=None, find_reference=lambda _: found)
+            trial = replace(trial, live=None, find_reference=finds(found))
         try:
             evidence = gate.run(trial)
         finally:

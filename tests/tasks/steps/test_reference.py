@@ -146,7 +146,11 @@ def test_a_gate_finds_what_was_made_and_is_told_what_was_not(line: Line, monkeyp
     store, plan = line.context.store, line.planned.plan
     before = find_reference(store, plan, ASKED)
     assert before.tokens is None and not before.artifact and "not in the store" in before.missing
-    monkeypatch.setattr("tasks.steps.reference.planned_reference", lambda plan, asked: line.planned)
+
+    def planned(plan: Plan, asked: AgreementSpec) -> PlannedReference:
+        return line.planned
+
+    monkeypatch.setattr("tasks.steps.reference.planned_reference", planned)
     make_reference(line.context, line.planned)
     found = find_reference(store, plan, ASKED)
     assert found.artifact == str(line.planned.ref) and found.tokens is not None and len(found.tokens.tokens) == 8

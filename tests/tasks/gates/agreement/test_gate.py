@@ -20,7 +20,7 @@ from tasks.gates.protocol import FoundReference, Served
 from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.store.reference import ReferenceToken, ReferenceTokens
 from tasks.targets.gate_record import Evidence, GateRecord
-from tests.tasks.gates.trials import CANDIDATE, LIVE, Answering, trial
+from tests.tasks.gates.trials import CANDIDATE, LIVE, Answering, finds, trial
 
 ASKED = AgreementSpec(gate="agreement", positions=2)
 
@@ -158,7 +158,7 @@ def reference(differs: float = 0, kind: str = "llamacpp") -> FoundReference:
 def beside_reference(
     found: FoundReference, asked: AgreementSpec, *, live: bool = False, recipe: Any = None
 ) -> Evidence:
-    at = replace(trial(echo_of_one, live=live), find_reference=lambda _: found)
+    at = replace(trial(echo_of_one, live=live), find_reference=finds(found))
     if recipe is not None:
         intent = at.candidate.intent.model_copy(update={"recipe": recipe})
         at = replace(at, candidate=Served(intent))
