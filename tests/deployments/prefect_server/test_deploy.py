@@ -198,7 +198,7 @@ def database() -> Iterator[dict[str, str]]:
 def go(server: Server, two_models: Settings, *, dry_run: bool = False) -> dict[str, ResourceChange]:
     """Deploy; the changes by name, as they were shown before anything was made."""
     shown: list[ResourceChange] = []
-    wanted = desired(two_models, load_catalogue(two_models.catalogue).values())
+    wanted = desired(two_models, load_catalogue(two_models.catalogue).models.values())
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
         changes = asyncio.run(deploy(wanted, shown.append, dry_run=dry_run))
     assert list(changes) == shown

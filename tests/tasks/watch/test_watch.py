@@ -242,6 +242,8 @@ def test_models_that_are_gone_are_forgotten() -> None:
     )
     kept = settled({"tiny": model()}, {}, gone, {})
     assert not kept.followed and not kept.attempts
+    # One whose file cannot be read is not gone: mended, it would go back to the version that its file names.
+    assert settled({"tiny": model()}, {}, gone, {}, {"old"}) == gone
 
 
 def test_the_key_of_a_run_ignores_words_and_policy() -> None:
