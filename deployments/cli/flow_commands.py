@@ -13,6 +13,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, run, say
+from deployments.cli.people import short
 from infra.errors import EnginehouseError, GateUndecided
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _waiting(report: Report) -> EnginehouseError:
 
 
 def _print_step(step: StepReport) -> None:
-    say(f"{step.name:10} {step.state:12} {step.seconds:8.2f} s  {step.artifact or ''}")
+    say(f"{step.name:10} {step.state:12} {step.seconds:8.2f} s  {short(step.artifact or '')}")
 
 
 def _print_report(report: Report, triton: str) -> None:

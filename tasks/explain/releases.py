@@ -22,6 +22,9 @@ from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
+HEADS = f"{'N':>4}  {'STATE':10} {'NODES':7} {'MADE':19}  RECIPE"
+"""Above the first line of each release."""
+
 
 @dataclass(frozen=True)
 class ReleaseRow:

@@ -26,6 +26,7 @@ import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments.cli.runs_in_progress import runs_in_progress
 from deployments.prefect_server.desired import desired
 from deployments.prefect_server.difference import ResourceChange, lines
 from deployments.prefect_server.register import deploy
@@ -255,6 +256,21 @@ def check_deploy(server: Server, two_models: Settings) -> None:
 
 def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, two_models: Settings) -> None:
     check_deploy(server, two_models)
+
+
+def test_runs_in_progress_are_those_that_have_not_ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", server.api)
+    flow = server("POST", "/flows/", {"name": "rebuild"})["id"]
+    run = {"flow_id": flow, "parameters": {"model": "tiny"}, "state": {"type": "RUNNING", "name": "Running"}}
+    id = server("POST", "/flow_runs/", run)["id"]
+    server("POST", "/flow_runs/", {**run, "state": {"type": "COMPLETED"}})
+    found = runs_in_progress(30)
+    assert found is not None
+    assert [(each.id, each.flow, each.model, each.state) for each in found] == [(id, "rebuild", "tiny", "Running")]
+    server("DELETE", f"/flow_runs/{id}")
+    assert runs_in_progress(30) == ()
 
 
 def test_the_same_on_postgres_with_redis(

@@ -157,6 +157,14 @@ def test_a_broken_file_costs_its_own_model_alone(tmp_path: Path) -> None:
     assert missing.value.code == "model-missing" and missing.value.hint == "models: tiny, zz"
 
 
+def test_labels_are_plain_words() -> None:
+    assert Model.model_validate(entry(labels={"team": "search", "cost/centre": "A-7"})).labels["team"] == "search"
+    for labels in ({"Team": "x"}, {"team": ""}, {"team": "two words"}, {"team": "x" * 64}, {"team": 7}):
+        with pytest.raises(ValidationError) as caught:
+            Model.model_validate(entry(labels=labels))
+        assert all(place.startswith("labels.") for place in mistakes(caught.value))
+
+
 def test_two_files_of_one_model_are_a_mistake(tmp_path: Path) -> None:
     write(tmp_path, entry())
     write(tmp_path, entry(), "tiny.yml")
