@@ -49,7 +49,7 @@ fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 artifacts, a fleet of 500 models, and serving
+bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 artifacts, a fleet of 500 models, serving, gates and rollouts
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
 	@$(BYTECODE)
@@ -62,6 +62,8 @@ bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 a
 	@$(BIN)/python -m tests.bench_layer
 	@$(BIN)/python -m tests.bench_gateway
 	@$(BIN)/python -m tests.bench_load
+	@$(BIN)/python -m tests.bench_gates
+	@$(BIN)/python -m tests.bench_rollout
 
 lock: $(VENV)/dev.installed ## Renew all locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

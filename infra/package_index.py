@@ -36,6 +36,7 @@ _HTML = "application/vnd.pypi.simple.v1+html"
 _ACCEPT = f"{_JSON}, {_HTML};q=0.2, text/html;q=0.01"
 _TIMEOUT_S = 30.0
 _PIP_TIMEOUT_S = 60.0
+_WHICH_INDEX = "is it the right one, and is it reachable? see: pip config list"
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,10 @@ def _files(client: httpx2.Client, url: str) -> Iterator[tuple[str, str | None]]:
             return
     except httpx2.HTTPError as error:
         raise SourceUnavailable(
-            f"the package index did not answer for {_shown(url)}: {error}", hint="is it reachable? see: pip config list"
+            f"the package index did not answer for {_shown(url)}: {error}", hint=_WHICH_INDEX
         ) from error
     if answer.status_code != 200:
-        raise SourceUnavailable(f"the package index answered {answer.status_code} for {_shown(url)}")
+        raise SourceUnavailable(f"the package index answered {answer.status_code} for {_shown(url)}", hint=_WHICH_INDEX)
     kind = answer.headers.get("content-type", "").partition(";")[0].strip()
     if kind == _JSON or kind == "application/json":
         yield from _of_json(url, answer.text)
@@ -133,7 +134,9 @@ def _of_json(url: str, text: str) -> Iterator[tuple[str, str | None]]:
             yanked = file.get("yanked", False)
             yield str(file["filename"]), yanked if isinstance(yanked, str) else "" if yanked else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceUnavailable(f"{_shown(url)} is not a simple index of PEP 691: {error!r}") from error
+        raise SourceUnavailable(
+            f"{_shown(url)} is not a simple index of PEP 691: {error!r}", hint=_WHICH_INDEX
+        ) from error
 
 
 def _of_html(text: str) -> Iterator[tuple[str, str | None]]:

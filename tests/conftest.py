@@ -58,6 +58,25 @@ class ByFile(LoadScopeScheduling):
         return f"{FLOWS}{Path(file).stem in APART}"
 
 
+class AtOnce:
+    """Tells a failure when it happens: a run that is cut off has no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            said = "\n".join(report.longreprtext.splitlines()[-20:])
+            self._terminal.write_line(f"\n{report.nodeid} ({report.when}, {report.duration:.0f} s)\n{said}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(AtOnce(cast(pytest.TerminalReporter, terminal)))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     # Not `loadgroup`: xdist 3.8 writes the group into what pytest 9.2 does not read any more.
     return ByFile(config, log)

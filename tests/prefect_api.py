@@ -18,6 +18,7 @@ import httpx
 
 from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT
+from tests.waiting import PATIENCE
 
 OWN = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
 """Environment of every process of Prefect in a test."""
@@ -43,7 +44,7 @@ def server(folder: Path) -> Generator[str]:
     """The address of the API of a fresh server, which ends with the block."""
     (port,) = free_ports(1)
     with _prefect(folder, "server", {}, "server", "start", "--host", "127.0.0.1", "--port", str(port)) as process:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 60 * PATIENCE
         while True:
             try:
                 ask(f"http://127.0.0.1:{port}/api", "GET", "/health")

@@ -9,7 +9,7 @@ import platform
 from typing import TYPE_CHECKING, Literal
 
 from deployments.cli.command import Add, importing_prefect, print_json, say
-from deployments.cli.prefect_commands import ask_prefect
+from deployments.cli.prefect_calls import ask_prefect
 from infra.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:

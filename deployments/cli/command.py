@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from infra.errors import UsageError
+from infra.errors import EnginehouseError, UsageError
 from infra.traces.collector import prefect_environment
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ class Add(Protocol):
     """Adds a command to the command line; with `json` it has the option `--json`."""
 
     def __call__(self, name: str, command: Command, text: str, *, json: bool = False) -> argparse.ArgumentParser: ...
+
+
+class Answered(Exception):
+    """A command failed with `error` after it printed its JSON. `main` prints no second document."""
+
+    def __init__(self, error: EnginehouseError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def error_document(error: EnginehouseError) -> Mapping[str, str]:
+    """The one form of an error in JSON: the member `error` of the document that a command prints."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def say(text: str) -> None:

@@ -12,13 +12,28 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, run, say
+from deployments.cli.command import (
+    Add,
+    Answered,
+    add_recipe,
+    error_document,
+    importing_prefect,
+    overrides,
+    print_json,
+    say,
+)
 from deployments.cli.people import short
-from infra.errors import EnginehouseError, GateUndecided
+from deployments.cli.prefect_calls import require_prefect, run_flow
+from infra.errors import EnginehouseError, GateUndecided, UsageError
 
 if TYPE_CHECKING:
     from flows.report import Report, StepReport
     from infra.settings import Settings
+    from tasks.steps.promote import RolledBack
+    from tasks.targets.target import Target
+
+_ROLLBACK_PATIENCE_S = 10.0
+"""Clients wait for a rollback, which needs no server. A rebuild gives a busy one longer."""
 
 
 def add_flow_commands(add: Add) -> None:
@@ -59,6 +74,7 @@ def add_flow_commands(add: Add) -> None:
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
     recipe = overrides(options)
     with importing_prefect(settings):
+        require_prefect()
         _print_logs_from(logging.INFO if options.watch else logging.CRITICAL)
         from flows.rebuild import rebuild
         from flows.report import Report, collecting
@@ -67,7 +83,7 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
     refused: EnginehouseError | None = None
     with collecting(report):
         try:
-            run(
+            run_flow(
                 rebuild(
                     options.model,
                     options.runtime,
@@ -87,12 +103,12 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         document = report.document()
         if refused is not None:
-            document["error"] = {"code": refused.code, "message": refused.message, "hint": refused.hint}
+            document["error"] = dict(error_document(refused))
         print_json(document)
     else:
         _print_report(report, "" if refused is not None else settings.triton_http)
     if refused is not None:
-        raise refused
+        raise Answered(refused) if options.json else refused
     return 0
 
 
@@ -122,11 +138,22 @@ def _print_report(report: Report, triton: str) -> None:
 
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
-    with importing_prefect(settings):
-        _print_logs_from(logging.CRITICAL)
-        from flows.rollback import rollback
+    """Roll back as a run on the Prefect server, and without one where that does not answer: clients wait."""
+    from infra.s3.bucket import Bucket
+    from tasks.steps.promote import RolledBack
+    from tasks.targets.target import Target
 
-    done = run(rollback(options.model, options.to, options.target, options.instead_of, options.reason))
+    target = Target(Bucket.at(settings.store), options.target or settings.target)
+    before = target.current(options.model)[0].public
+    try:
+        done = _roll_back_in_a_run(options, settings)
+    except UsageError as error:
+        if error.code not in ("prefect-missing", "prefect-failed"):
+            raise
+        say(f"{error.message}: no run keeps this rollback, `enginehouse history {options.model}` does")
+        now = target.current(options.model)[0].public
+        # The server may have failed after the name had moved. A second rollback would go further back.
+        done = _roll_back_here(options, target) if now in (None, before) else RolledBack(now, before)
     if options.json:
         print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
     else:
@@ -134,15 +161,31 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _roll_back_in_a_run(options: argparse.Namespace, settings: Settings) -> RolledBack:
+    with importing_prefect(settings):
+        require_prefect(_ROLLBACK_PATIENCE_S)
+        _print_logs_from(logging.CRITICAL)
+        from flows.rollback import rollback
+
+    return run_flow(rollback(options.model, options.to, options.target, options.instead_of, options.reason))
+
+
+def _roll_back_here(options: argparse.Namespace, target: Target) -> RolledBack:
+    from tasks.steps.promote import roll_back
+
+    return roll_back(target, options.model, options.to, options.instead_of, reason=options.reason)
+
+
 def _watch(options: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import asdict
 
     with importing_prefect(settings):
+        require_prefect()
         _print_logs_from(logging.CRITICAL)
         from flows.ui import watch_lines
         from flows.watch_releases import watch_releases
 
-    watched = run(watch_releases(options.dry_run, options.retry))
+    watched = run_flow(watch_releases(options.dry_run, options.retry))
     if options.json:
         print_json(asdict(watched))
         return 0

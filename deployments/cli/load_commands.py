@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, print_json, say
+from deployments.cli.command import Add, Answered, print_json, say
+from infra.errors import EnginehouseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +59,8 @@ def add_load_commands(add: Add) -> None:
 
 
 def _load(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from deployments.cli.load_options import asks_of, limits_of, pace_of, wire_of
     from tasks.load.clock import punctual_loop
     from tasks.load.measure import Measurement, require_useful
@@ -81,12 +82,18 @@ def _load(options: argparse.Namespace, settings: Settings) -> int:
     if measurement.ended:
         say("interrupted: these are the figures until then")
         return 1
-    require_useful(found)
+    try:
+        require_useful(found)
+    except EnginehouseError as error:
+        raise Answered(error) if options.json else error from None
     return 0
 
 
 async def _until_interrupted(measurement: Measurement, asks: Iterator[Ask]) -> None:
     """The first signal ends a load with its figures, the second at once."""
+    import asyncio
+    import signal
+
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -110,8 +117,10 @@ async def _until_interrupted(measurement: Measurement, asks: Iterator[Ask]) -> N
 
 
 async def _tell(measurement: Measurement) -> None:
+    from asyncio import sleep
+
     while True:
-        await asyncio.sleep(_TELL_S)
+        await sleep(_TELL_S)
         collected = measurement.collected
         failed = collected.measured - collected.answered
         text = f"\r\033[K{collected.warmed_up} to warm up, {collected.answered} answered, {failed} failed"

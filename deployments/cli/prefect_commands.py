@@ -6,19 +6,16 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, run, say
-from infra.errors import SettingsError
+from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, say
+from deployments.cli.prefect_calls import ask_prefect
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from deployments.prefect_server.difference import ResourceChange
     from infra.settings import Settings
-
-_T = TypeVar("_T")
 
 
 def add_prefect_commands(add: Add) -> None:
@@ -117,16 +114,3 @@ def _webhooks(options: argparse.Namespace, settings: Settings) -> int:
         from deployments.webhooks.receiver import run_webhooks
 
     return run_webhooks(settings, options.host, options.port)
-
-
-def ask_prefect(call: Coroutine[None, None, _T], failed: str, *, hint: str) -> _T:
-    """Run a call of Prefect's API. Raises SettingsError `prefect-failed` if the server does not answer or refuses."""
-    import httpx
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    try:
-        return run(call)
-    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        raise SettingsError(
-            f"the Prefect server at {os.environ['PREFECT_API_URL']} {failed}: {error}", hint=hint, code="prefect-failed"
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from collections.abc import Generator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_long, print_json, say
+from deployments.cli.command import Add, Answered, add_long, print_json, say
 from infra.errors import ArtifactDamaged, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _why(options: argparse.Namespace, settings: Settings) -> int:
     against = None if options.against is None else _find(options, settings, options.against)
     found = why(_bucket(settings), _find(options, settings), against)
     if options.json:
-        print(json.dumps(document(found), indent=1, ensure_ascii=False))
+        print_json(document(found))
     else:
         for line in lines(found):
             print(line)
@@ -126,7 +125,8 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
         )
     problems = [problem for verdict in verdicts for problem in verdict.problems]
     if problems:
-        raise ArtifactDamaged("; ".join(problems), hint="run the rebuild again: it replaces what is damaged")
+        damaged = ArtifactDamaged("; ".join(problems), hint="run the rebuild again: it replaces what is damaged")
+        raise Answered(damaged) if options.json else damaged
     return 0
 
 

@@ -24,6 +24,9 @@ from tasks.targets.release import Intent
 from tasks.targets.target import Target
 
 _POLL_SECONDS = 0.2
+_POLL_SHARE = 0.1
+"""Listings take at most this share of the time: a target of thousands of records is asked less often."""
+_LONGEST_POLL_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 """How long the store, or a record that could not be read, is left alone."""
 _SILENT_SECONDS = 5.0
@@ -125,10 +128,11 @@ class Wanted:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            pause = _POLL_SECONDS
-            self._asked = time.monotonic()
+            began = self._asked = time.monotonic()
             try:
                 self._known = self._read(self._known)
+                taken = time.monotonic() - began
+                pause = min(max(_POLL_SECONDS, taken / _POLL_SHARE - taken), _LONGEST_POLL_SECONDS)
             except Exception as error:
                 if not isinstance(error, EnginehouseError):
                     _log.exception("the wanted state could not be read")

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 import yaml
 from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import weights
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = "smollm2-135m"
 _RUN_MS = 180_000 * PATIENCE
+_ASKED_MS = 10_000 * PATIENCE
 
 
 @pytest.fixture
@@ -93,18 +95,28 @@ def choose(page: Page, field: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def follow(page: Page) -> str:
-    """Press the button, and look on until the run is completed. The address of its page."""
+def submit(page: Page) -> str:
+    """Press the button until the server has made a run. The run's id."""
     while True:
-        with page.expect_response(re.compile("/create_flow_run$")) as answer:
-            page.get_by_role("button", name="Submit").click()
-        if answer.value.status != 503:
-            break
+        try:
+            with page.expect_request(re.compile("/create_flow_run$"), timeout=_ASKED_MS) as asked:
+                page.get_by_role("button", name="Submit").click()
+        except PlaywrightTimeout:  # the click came while the form drew itself, or its check of the values had no answer
+            continue
+        answer = asked.value.response()
+        assert answer is not None
+        if answer.status != 503:
+            return answer.json()["id"]
         # SQLite under load. What the page says of it lies over the button, and stays while the pointer is on it.
         page.mouse.move(0, 0)
         expect(page.get_by_text("Unknown error while creating flow run.")).to_be_hidden()
+
+
+def follow(page: Page) -> str:
+    """Submit the form, and look on until the run is completed. The address of its page."""
+    run = submit(page)
     page.get_by_role("button", name="View run").click()
-    expect(page).to_have_url(re.compile(f"/{answer.value.json()['id']}"))
+    expect(page).to_have_url(re.compile(f"/{run}"))
     expect(page.get_by_role("tab", name="Subflow Runs")).to_be_visible()
     # The first tab has the run's own state alone.
     expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=_RUN_MS)

@@ -186,6 +186,7 @@ def test_an_event_by_curl_becomes_a_live_release_once(
     assert house.target.releases(tuned) == [1, 2]
 
 
+@pytest.mark.long
 def test_weights_that_the_gates_refuse_are_not_taken_again(
     house: House, tuned: str, tmp_path: Path, smollm2_gguf: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_an_adapter_is_merged_into_the_weights_of_the_file(house: House, tuned: 
     assert (report["state"], report["release"]) == ("unchanged", live)
 
 
+@pytest.mark.long
 def test_each_request_chooses_an_adapter_of_the_file(house: House, tuned: str, tmp_path: Path) -> None:
     """With llama.cpp itself: the engine stays, the answers differ as the adapters do, and a batch mixes them."""
     name, shapes = f"{tuned}-by-request", {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}

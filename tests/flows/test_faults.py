@@ -75,6 +75,7 @@ def test_the_worker_is_killed(house: House, live: dict[str, Any]) -> None:
     assert report["release"] == house.node().models[MODEL].public and house.intact(report)
 
 
+@LONG
 def test_the_worker_and_the_build_are_killed(house: House, live: dict[str, Any]) -> None:
     """As when the machine of the worker dies: Prefect is not notified, and the run stays Running for ever."""
     chosen = recipe("f16", "bfloat16")

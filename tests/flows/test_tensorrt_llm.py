@@ -112,9 +112,8 @@ OTHERS: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "version", ["0.12.0", *(pytest.param(each, marks=pytest.mark.long) for each in OTHERS if each != "0.12.0")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("version", OTHERS)
 def test_engines_of_other_architectures(house: House, pool: str, built: Any, tmp_path: Path, version: str) -> None:
     with worker(house, tmp_path, version):
         for architecture, config, recipe in OTHERS[version]:
@@ -128,6 +127,7 @@ def test_engines_of_other_architectures(house: House, pool: str, built: Any, tmp
             assert found["mapping"].get("moe_ep_size", 1) == recipe.get("moe_ep_size", 1)
 
 
+@pytest.mark.long
 def test_weights_that_are_quantized_already(house: House, pool: str, built: Any, tmp_path: Path) -> None:
     source = weights.make(tmp_path / "gptq", shards=1, torch_dtype="float16", quantization_config=weights.GPTQ)
     refused = rebuild(house, built("tiny-twice", source, "0.12.0", quantization="int8_wo"), code=2)
@@ -157,6 +157,7 @@ def test_a_known_failure_reaches_the_user(house: House, pool: str, source: Path,
         assert again["state"] == "built" and states(again)["convert"] == "Cached"
 
 
+@pytest.mark.long
 def test_a_worker_of_another_version_refuses(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-other", source, "0.11.0")
     with worker(house, tmp_path, "0.12.0"):
@@ -164,6 +165,7 @@ def test_a_worker_of_another_version_refuses(house: House, pool: str, source: Pa
     assert report["error"]["code"] == "version-mismatch"
 
 
+@pytest.mark.long
 def test_what_a_worker_reports_of_its_image_is_planned_with(
     house: House, pool: str, source: Path, built: Any, tmp_path: Path
 ) -> None:

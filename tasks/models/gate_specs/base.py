@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from infra.frozen import Spec
+from infra.nearest import nearest
 
 
 class GateSpec(Spec):
@@ -33,8 +33,9 @@ def refuse_unknown(title: str, given: Iterable[str], known: Iterable[str]) -> No
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; the nearest is {nearest[0]}" if nearest else f"; there are {', '.join(sorted(known))}" if known else ""
+    if like := nearest(name, known):
+        return f"; the nearest is {like}"
+    return f"; there are {', '.join(sorted(known))}" if known else ""
 
 
 def mistake(name: str, text: str) -> InitErrorDetails:

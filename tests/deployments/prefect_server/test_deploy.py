@@ -27,6 +27,8 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.cli.runs_in_progress import runs_in_progress
+from deployments.doctor import pools, prefect_server
+from deployments.doctor.examine import examine
 from deployments.prefect_server.desired import desired
 from deployments.prefect_server.difference import ResourceChange, lines
 from deployments.prefect_server.register import deploy
@@ -277,6 +279,28 @@ def test_the_same_on_postgres_with_redis(
     start_server: Callable[[dict[str, str]], Server], database: dict[str, str], two_models: Settings
 ) -> None:
     check_deploy(start_server(database), two_models)
+
+
+def test_the_doctor_sees_what_deploy_makes(
+    server: Server, two_models: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server.api)
+    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def wrong() -> set[str]:
+        examined = examine((prefect_server.CHECK, pools.CHECK), two_models)
+        return {finding.code for each in examined for finding in each.findings if finding.state == "wrong"}
+
+    go(server, two_models)
+    assert wrong() == {"pool-without-worker"}
+    server("DELETE", f"/deployments/{server.deployment('rollback/rollback')['id']}")
+    server("DELETE", "/work_pools/build-sm100")
+    server("PATCH", "/work_pools/default", {"is_paused": True})
+    assert wrong() == {"pool-without-worker", "deployment-missing", "pool-missing", "pool-paused"}
+    go(server, two_models)
+    server("PATCH", "/work_pools/default", {"is_paused": False})
+    assert wrong() == {"pool-without-worker"}
 
 
 def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, two_models: Settings) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.trace_collector import Collector, Seen, collector
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m"
 CALLER = "b" * 16

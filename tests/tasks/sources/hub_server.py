@@ -99,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         parts = path.strip("/").split("/")
         match parts:
+            case ["api", "whoami-v2"]:
+                known = self.headers.get("Authorization", "").removeprefix("Bearer ") in hub.tokens
+                self._send(200, b'{"name": "somebody"}', {}) if known else self._error(401, "")
             case ["api", "models", owner, name, "revision", *revision]:
                 self._information(f"{owner}/{name}", "/".join(revision))
             case [owner, name, "resolve", revision, *file]:
