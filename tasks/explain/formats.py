@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from tasks.explain.seen_records import Seen
 from tasks.finetuned.arrivals import Arrival, Sequence
 from tasks.finetuned.records import CurrentWeights, TunedWeights
 from tasks.finetuned.renamed import Renamed
@@ -71,6 +72,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "finetuned": TunedWeights,
     "weights": CurrentWeights,
     "renamed": Renamed,
+    "fleet": Seen,
 }
 """The class of each record, by the name that `enginehouse schema` takes."""
 

@@ -24,6 +24,9 @@ from tasks.targets.target import Target
 from tasks.targets.traffic import Shift, shift, shifted
 from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
+HEADS = f"{'N':>4}  {'STATE':10} {'NODES':7} {'MADE':19}  RECIPE"
+"""Above the first line of each release."""
+
 
 @dataclass(frozen=True)
 class ReleaseRow:

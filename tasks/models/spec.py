@@ -46,6 +46,8 @@ def _is_regex(pattern: str) -> str:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]*$", max_length=63)]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
 Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -153,6 +155,11 @@ class Model(Spec):
 
     name: Name
     description: str = ""
+    labels: dict[LabelName, LabelValue] = Field(
+        default={},
+        validate_default=True,
+        description="For people, such as `team: search`; `enginehouse status` filters.",
+    )
     source: Source
     adapter: str | None = Field(
         default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
@@ -253,6 +260,11 @@ class Model(Spec):
         except UsageError as error:
             raise ValueError(f"{error.message}. {error.hint}") from error
         return FrozenDict({name: folder(uri) for name, uri in adapters.items()})
+
+    @field_validator("labels")
+    @classmethod
+    def _are_frozen(cls, labels: dict[str, str]) -> dict[str, str]:
+        return FrozenDict(labels)
 
     @field_validator("accepts")
     @classmethod

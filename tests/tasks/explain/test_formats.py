@@ -91,6 +91,7 @@ VERSION_1 = {
  "file_source":"hf://o/r@main","model":"tiny","recipe":{},"revision":"00","schema_version":1,"source":"s3://b/x"},
  "schema_version":1}""",
     "renamed": """{"schema_version":1,"was":["org/old"]}""",
+    "fleet": """{"records":{"targets/t/tiny/current.json":{"etag":"e","record":{"public":3}}},"schema_version":1}""",
 }
 
 
