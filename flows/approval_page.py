@@ -12,26 +12,28 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
 from flows.names import APPROVE
-from flows.ui import artifact_key, gate_rows
-from tasks.targets.release import Intent, Result
+from flows.ui import artifact_key
+from tasks.report.markdown import markdown_of
+from tasks.report.release import ReleaseReport
+from tasks.report.sections import told
+from tasks.targets.references import ReleaseRef
 
 
-async def show_request(intent: Intent, result: Result, target: str) -> None:
+async def show_request(report: ReleaseReport) -> None:
     """Leave the report of a candidate that waits as an artifact, with links to the form of the deployment `approve`."""
     await acreate_markdown_artifact(
-        key=artifact_key("approval", intent.model, target),
-        description=f"{intent.model} release {intent.release} on {target} waits for approval",
-        markdown=page(intent, result, target, await _deployment()),
+        key=artifact_key("approval", report.intent.model, report.target),
+        description=f"{report.intent.model} release {report.intent.release} on {report.target} waits for approval",
+        markdown=page(report, await _deployment()),
     )
 
 
-def page(intent: Intent, result: Result, target: str, deployment: UUID | None) -> str:
-    """The report as Markdown; without links if the server has no deployment `approve`."""
-    changes = "\n".join(f"- {change}" for change in intent.changes) or "- nothing, or none was live"
-    beside = "no release is live" if intent.live is None else f"release {intent.live} is live"
-    links = "" if deployment is None else f"{_links(intent, target, deployment)}\n\n"
-    on = f"{intent.model} --release {intent.release} --target {target}"
-    return f"""# {intent.model} release {intent.release} on {target} waits for approval
+def page(report: ReleaseReport, deployment: UUID | None) -> str:
+    """The report as Markdown, below the ways to decide; without links if the server has no deployment `approve`."""
+    where = report.reference
+    links = "" if deployment is None else f"{_links(where, deployment)}\n\n"
+    on = f"{where.model} --release {where.release} --target {where.target}"
+    return f"""# {where.model} release {where.release} on {where.target} waits for approval
 
 {links}On a command line:
 
@@ -40,19 +42,11 @@ enginehouse approve {on} --note "…"
 enginehouse reject {on} --note "…"
 ```
 
-The gates say **{result.state}**; {beside}. Made from `{intent.source}`.
-
-| gate | verdict | samples | why |
-|---|---|---|---|
-{gate_rows(result)}
-Changed from the release that was live:
-
-{changes}
-"""
+{markdown_of(told(report))}"""
 
 
-def _links(intent: Intent, target: str, deployment: UUID) -> str:
-    asked = {"model": intent.model, "release": intent.release, "target": target}
+def _links(where: ReleaseRef, deployment: UUID) -> str:
+    asked = {"model": where.model, "release": where.release, "target": where.target}
 
     def link(decision: str) -> str:
         # The page decodes the parameters once more than its address is.

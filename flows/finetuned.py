@@ -66,9 +66,11 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     if arrival.state != "received":
         get_run_logger().info("event %s was decided before: %s", id, arrival.state)
         return arrival
-    models = await asyncio.to_thread(load_catalogue, config.catalogue)
+    catalogue = await asyncio.to_thread(load_catalogue, config.catalogue)
     try:
-        brought = await _brought(bucket, arrival, read_event(payload), models)
+        asked = read_event(payload)
+        catalogue.require_readable(asked.model)
+        brought = await _brought(bucket, arrival, asked, catalogue.models)
         first = await asyncio.to_thread(accept, bucket, brought)
     except (EventRefused, SourceError) as error:
         arrival = await asyncio.to_thread(decide, bucket, refused(arrival, error))

@@ -82,6 +82,8 @@ async def _roll_out(
         rolled = await run(report, steps.roll_out, plan, target, refresh, recreate, current.lost)
         report.add_release(target, rolled.release)
         if not rolled.unchanged:
+            if entry.asks_reference:
+                await run(report, steps.reference, plan, rolled)
             result = await run(report, steps.validate, plan, rolled)
             if entry.approval.asks and not await run(report, steps.approval, plan, rolled, result):
                 report.waiting.append(target)

@@ -59,7 +59,10 @@ async def reconcile(undecided_seconds: float = 300) -> None:
     async with get_client() as client:
         going = await being_rebuilt(client)
         await end_waves(client, bucket, going)
-    for model in (await asyncio.to_thread(load_catalogue, config.catalogue)).values():
+    catalogue = await asyncio.to_thread(load_catalogue, config.catalogue)
+    for line in catalogue.unread:
+        get_run_logger().warning("%s", line)
+    for model in catalogue.models.values():
         try:
             await _take_moved(bucket, model)
             if model.name not in going:

@@ -37,6 +37,7 @@ from tasks.steps import convert as convert_step
 from tasks.steps import export as export_step
 from tasks.steps import fetch as fetch_step
 from tasks.steps import promote as promote_step
+from tasks.steps import reference as reference_step
 from tasks.steps import roll_out as roll_out_step
 from tasks.steps import upload as upload_step
 from tasks.steps import validate as validate_step
@@ -149,6 +150,18 @@ async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost:
     return rolled
 
 
+@step("reference", "reference of {plan.model.name} for release {rolled.release} on {rolled.target}")
+async def reference(plan: Plan, rolled: RollOut) -> None:
+    """Read what the weights say before they are quantized, where a gate will compare the candidate with that."""
+    context, name = step_context(plan.engine.digest), plan.model.name
+    find = partial(reference_step.wanted_references, plan, context.target(rolled.target), rolled.release)
+    wanted = await asyncio.to_thread(lambda: list(find()))
+    for planned in wanted:
+        make = partial(reference_step.make_reference, planned=planned)
+        done = await make_artifact(make, planned.ref.identity, f"reference of {name}")
+        get_run_logger().info("%s %s", planned.ref, "was in the store" if done.cached else "was read")
+
+
 @step("validate", "validate {plan.model.name} release {rolled.release} on {rolled.target}")
 async def validate(plan: Plan, rolled: RollOut) -> Result:
     """Have the gates measure the candidate, the test prompts first."""
@@ -175,7 +188,8 @@ async def approval(plan: Plan, rolled: RollOut, result: Result) -> bool:
     if decision is not None:
         get_run_logger().info("release %d %s", rolled.release, approve_step.told(decision))
         return True
-    await show_request(target.intent(model, rolled.release), result, rolled.target)
+    intent = target.intent(model, rolled.release)
+    await show_request(await asyncio.to_thread(read_report, target, intent, now=False))
     return ends_as(WAITING, False)
 
 

@@ -133,15 +133,6 @@ async def show_report(report: ReleaseReport) -> None:
     )
 
 
-def gate_rows(result: Result) -> str:
-    """The rows of a table with gate, verdict, samples, and why, each with its end of line."""
-    reasons = (each.reason.replace("|", "\\|").replace("\n", " ") for each in result.gates)
-    return "".join(
-        f"| {each.gate} | **{each.state}** | {each.samples} | {reason} |\n"
-        for each, reason in zip(result.gates, reasons, strict=True)
-    )
-
-
 async def show_lineage(found: Lineage) -> None:
     """Show the way from the source to what the run made, and what uses it, as a Mermaid diagram."""
     await acreate_markdown_artifact(

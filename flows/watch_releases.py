@@ -59,7 +59,10 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     """
     config = settings.load()
     bucket = Bucket.at(config.store)
-    models = await asyncio.to_thread(load_catalogue, config.catalogue)
+    catalogue = await asyncio.to_thread(load_catalogue, config.catalogue)
+    models = catalogue.models
+    for line in catalogue.unread:
+        get_run_logger().warning("%s", line)
     if all(model.updates.policy == "pinned" for model in models.values()):
         get_run_logger().info("no model follows TensorRT-LLM")
         return Watched((), ())
@@ -74,7 +77,7 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         was_due = due(table)
         keys = {run_key(models[name], row, before): models[name] for name, row in was_due.items()}
         runs = await asyncio.to_thread(_as_decided, bucket, keys, await _runs(client, [*keys]))
-        now = settled(models, was_due, before, runs)
+        now = settled(models, was_due, before, runs, catalogue.broken)
         moved = [name for name in was_due if now.followed.get(name) != before.followed.get(name)]
         table |= _judged(models, moved, now, offered)
         due_rows, starts = next_wave(models, due(table), now, runs, config.watch_parallel - await _going(client))
@@ -89,7 +92,7 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         digest = await _show(rows, now.shown)
 
         def change(stored: WatchRecord) -> WatchRecord:
-            new = settled(models, was_due, tried_again(stored, again), runs)
+            new = settled(models, was_due, tried_again(stored, again), runs, catalogue.broken)
             return new.model_copy(update={"shown": digest})
 
         await asyncio.to_thread(move_record, bucket, change)

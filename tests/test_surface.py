@@ -71,7 +71,7 @@ def commands() -> Iterator[str]:
 
 def prefect() -> Iterator[str]:
     here = settings.load()
-    wanted = desired(here, load_catalogue(here.catalogue).values())
+    wanted = desired(here, load_catalogue(here.catalogue).models.values())
     yield from (str(astuple(pool)) for pool in wanted.pools)
     for each in wanted.deployments:
         flow = getattr(__import__(each.module, fromlist=[each.flow]), each.flow)

@@ -66,6 +66,11 @@ class Enginehouse:
     def json(self, *arguments: str) -> JsonValue:
         return json.loads(self.run(*arguments))
 
+    @property
+    def of_stack(self) -> tuple[str, ...]:
+        """The option with which `status` tells of the stack: it did nothing else before it could tell of the fleet."""
+        return ("--stack",) if (self.checkout / "deployments/cli/status_commands.py").exists() else ()
+
     def ask(self) -> str:
         """An answer of the public name. After `up` its release is loaded beside, so the first tries may fail."""
         until = time.monotonic() + LOAD_SECONDS
@@ -111,7 +116,7 @@ def without_new_fields(written: JsonValue, was: JsonValue) -> JsonValue:
 
 def answers(house: Enginehouse) -> Iterator[tuple[str, JsonValue]]:
     """What the commands answer of the home, by command; without the nodes' reports, process ids and times."""
-    services = cast("list[Document]", house.json("status", "--json"))
+    services = cast("list[Document]", house.json("status", *house.of_stack, "--json"))
     # A gateway is beside the services of before.
     yield "status", [_without(each, "pid", "since") for each in services if each["name"] != "gateway"]
     yield (

@@ -78,6 +78,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_long(parser: argparse.ArgumentParser) -> None:
+    """Add `--long`, for what prints references."""
+    parser.add_argument("--long", action="store_true", help="print identities and digests whole, and break no line")
+
+
 def overrides(options: argparse.Namespace) -> dict[str, str]:
     """The values of `--recipe`. Raises UsageError."""
     found: dict[str, str] = {}

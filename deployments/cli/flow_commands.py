@@ -22,6 +22,7 @@ from deployments.cli.command import (
     print_json,
     say,
 )
+from deployments.cli.people import short
 from deployments.cli.prefect_calls import require_prefect, run_flow
 from infra.errors import EnginehouseError, GateUndecided, UsageError
 
@@ -123,7 +124,7 @@ def _waiting(report: Report) -> EnginehouseError:
 
 
 def _print_step(step: StepReport) -> None:
-    say(f"{step.name:10} {step.state:12} {step.seconds:8.2f} s  {step.artifact or ''}")
+    say(f"{step.name:10} {step.state:12} {step.seconds:8.2f} s  {short(step.artifact or '')}")
 
 
 def _print_report(report: Report, triton: str) -> None:

@@ -27,6 +27,7 @@ from deployments.cli.parser import Parser
 from deployments.cli.prefect_commands import add_prefect_commands
 from deployments.cli.release_commands import add_release_commands
 from deployments.cli.stack_commands import add_stack_commands
+from deployments.cli.status_commands import add_status_commands
 from deployments.cli.store_commands import add_store_commands
 from deployments.cli.toolchain_commands import add_toolchain_commands
 from infra.errors import EnginehouseError
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add_stack_commands(add)
+    add_status_commands(add)
     add_doctor_command(add)
     add_model_commands(add)
     add_flow_commands(add)

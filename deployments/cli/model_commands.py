@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_recipe, overrides, print_json, say
+from deployments.cli.command import Add, add_long, add_recipe, overrides, print_json, say
 from infra.errors import SettingsError, SourceError, SourceUnavailable, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def add_model_commands(add: Add) -> None:
     sub = add("releases", _releases, "releases of a model, which of them is live, and the gates' verdicts", json=True)
     sub.add_argument("model")
     sub.add_argument("--target", default="")
+    add_long(sub)
 
 
 def _plan(options: argparse.Namespace, settings: Settings) -> int:
@@ -114,14 +115,15 @@ def _ask(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _releases(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import Style, print_fitted
     from infra.s3.bucket import Bucket
-    from tasks.explain.releases import release_lines, releases
+    from tasks.explain.releases import HEADS, release_lines, releases
     from tasks.targets.target import Target
 
     found = releases(Target(Bucket.at(settings.store), options.target or settings.target), options.model)
     if options.json:
         print_json(found.document())
     else:
-        for line in release_lines(found):
-            print(line)
+        print(Style.of_stdout().paint(HEADS, "bold"))
+        print_fitted(release_lines(found), long=options.long)
     return 0

@@ -52,7 +52,8 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
 
     if settings.store and not options.dry_run:
         require_conditional_writes(Bucket.at(settings.store))
-    wanted = desired(settings, load_catalogue(settings.catalogue).values())
+    catalogue = load_catalogue(settings.catalogue)
+    wanted = desired(settings, catalogue.models.values())
     stream = sys.stderr if options.json else sys.stdout
 
     def show(change: ResourceChange) -> None:
@@ -69,6 +70,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     count = Counter(change.action for change in changes)
     summary = ", ".join(f"{count[action]} {action}" for action in ("created", "changed", "unchanged"))
     print(f"\n{summary}{' if this were no dry run' if options.dry_run else ''}", file=stream)
+    catalogue.require_whole()  # what the others need is there; of these models nobody knows it
     return 0
 
 
@@ -92,7 +94,9 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
         "traceparent": found if is_traceparent(found := os.environ.get("TRACEPARENT", "")) else None,
     }
     event = read_event({name: value for name, value in payload.items() if value is not None})
-    _, uri = changed_by(event, load_catalogue(settings.catalogue))
+    catalogue = load_catalogue(settings.catalogue)
+    catalogue.require_readable(event.model)
+    _, uri = changed_by(event, catalogue.models)
     id = uuid4()
     ask_prefect(
         send(id, event), "did not take the event", hint="is it up, and does it let you in (PREFECT_API_AUTH_STRING)?"

@@ -1,4 +1,4 @@
-"""Commands of the embedded stack: up, down, status, ui, env."""
+"""Commands of the embedded stack: up, down, ui, env."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 def add_stack_commands(add: Add) -> None:
     add("up", _up, "start the embedded stack, or whatever of it is missing")
     add("down", _down, "stop the embedded stack; its data stays")
-    add("status", _status, "which services of the embedded stack run, and where", json=True)
     add("ui", _ui, "print where the Prefect UI is, and what its login asks for", json=True)
     add("env", _env, "print the variables with which other clients reach the stack, as export lines")
 
@@ -40,23 +39,6 @@ def _down(options: argparse.Namespace, settings: Settings) -> int:
 
     lifecycle.down(settings, say)
     return 0
-
-
-def _status(options: argparse.Namespace, settings: Settings) -> int:
-    from dataclasses import asdict
-
-    from deployments.stack import lifecycle
-    from infra.triton.weakness import triton_release, weakness
-
-    services = lifecycle.status(settings)
-    if options.json:
-        print_json([asdict(service) for service in services])
-    else:
-        for service in services:
-            print(f"{service.name:18} {service.state:10} {service.pid or '-':>8}  {service.address:30} {service.log}")
-    if known := weakness(triton_release(of_image=bool(settings.triton))):
-        say(f"\nwarning: {known}")
-    return 0 if all(service.state == "running" for service in services) else 1
 
 
 def _ui(options: argparse.Namespace, settings: Settings) -> int:

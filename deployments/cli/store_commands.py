@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, Answered, print_json, say
+from deployments.cli.command import Add, Answered, add_long, print_json, say
 from infra.errors import ArtifactDamaged, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def add_store_commands(add: Add) -> None:
     sub = add("lineage", _lineage, "what an artifact, a release or a public name was made from, and what uses it")
     _add_reference(sub)
     sub.add_argument("--format", choices=("tree", "mermaid", "json"), default="tree")
+    add_long(sub)
 
     sub = add("why", _why, "why a release, or an artifact, was rebuilt: what changed since the one before", json=True)
     _add_reference(sub)
@@ -32,6 +33,7 @@ def add_store_commands(add: Add) -> None:
     sub = add("verify", _verify, "every byte against its manifest, in the store or on a node's disk", json=True)
     _add_reference(sub)
     sub.add_argument("--node", type=Path, metavar="FOLDER", help="the folder of a node, .enginehouse/node")
+    add_long(sub)
 
     sub = add(
         "sign", _sign, "verify an artifact, or a release and its engine, and sign it with ENGINEHOUSE_SIGNING_KEY"
@@ -77,6 +79,7 @@ def _find(options: argparse.Namespace, settings: Settings, text: str = "") -> Re
 
 
 def _lineage(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
     from tasks.explain.lineage import lineage
     from tasks.explain.lineage_text import document, mermaid, tree
 
@@ -86,8 +89,7 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
     elif options.format == "mermaid":
         print(mermaid(found), end="")
     else:
-        for line in tree(found):
-            print(line)
+        print_fitted(tree(found), long=options.long)
     return 0
 
 
@@ -106,6 +108,8 @@ def _why(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _verify(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
+    from deployments.cli.people import size
     from tasks.targets.verification import verify
 
     with _progress("verify") as progress:
@@ -115,8 +119,10 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json([verdict.document() for verdict in verdicts])
     else:
-        for verdict in verdicts:
-            print(f"{verdict.artifact}  {verdict.files} files, {verdict.size} bytes: {verdict.word}")
+        print_fitted(
+            (f"{each.artifact}  {each.files} files, {size(each.size)}: {each.word}" for each in verdicts),
+            long=options.long,
+        )
     problems = [problem for verdict in verdicts for problem in verdict.problems]
     if problems:
         damaged = ArtifactDamaged("; ".join(problems), hint="run the rebuild again: it replaces what is damaged")

@@ -29,10 +29,10 @@ _TIMEOUT_S = 120.0
 
 
 def wanted_by(settings: Settings) -> Desired:
-    """What the embedded stack of these settings wants. A catalogue with mistakes does not keep it down."""
+    """What the embedded stack of these settings wants. A folder without a catalogue does not keep it down."""
     settings = replace(settings, pools=())  # its workers are processes
     try:
-        return desired(settings, load_catalogue(settings.catalogue).values())
+        return desired(settings, load_catalogue(settings.catalogue).models.values())
     except SpecError:
         return desired(settings, ())
 

@@ -35,8 +35,7 @@ from tasks.finetuned.arrivals import Arrival, arrive, decide, refused
 from tasks.finetuned.event import Event, changed_by
 from tasks.finetuned.plain_json import parse
 from tasks.finetuned.renamed import Renames
-from tasks.models.catalogue import load_catalogue
-from tasks.models.spec import Model
+from tasks.models.catalogue import Catalogue, catalogue_files, load_catalogue
 
 if TYPE_CHECKING:
     import uvicorn
@@ -62,7 +61,7 @@ def run_webhooks(settings: Settings, host: str, port: int) -> int:
     """Serve until ended. Raises SettingsError if no sender has a secret, or a secret is not where the setting says."""
     import uvicorn
 
-    receiver = Receiver(Bucket.at(settings.store), secrets(settings), Catalogue(settings.catalogue), send)
+    receiver = Receiver(Bucket.at(settings.store), secrets(settings), WatchedFolder(settings.catalogue), send)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     _log.info("receiving at http://%s:%d/ from: %s", host, port, ", ".join(receiver.secrets))
     uvicorn.Server(server_config(receiver, host, port)).run()
@@ -118,25 +117,30 @@ async def _block(name: str) -> str:
 
 
 @dataclass
-class Catalogue:
-    """The models, read again when a file has changed."""
+class WatchedFolder:
+    """A catalogue that is read again when a file has changed."""
 
     folder: Path
-    _stamp: tuple[tuple[str, int], ...] = ()
-    _models: Models = field(default_factory=dict[str, Model])
+    _stamp: tuple[tuple[str, int], ...] | None = None
+    _read: Catalogue = field(default_factory=lambda: Catalogue({}, {}))
 
-    def models(self) -> Models:
-        stamp = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(self.folder.glob("*.yaml")))
+    def catalogue(self) -> Catalogue:
+        """What the folder has now. Raises SpecError if there is no such folder."""
+        if not self.folder.is_dir():
+            return load_catalogue(self.folder)
+        stamp = tuple((path.name, path.stat().st_mtime_ns) for path in catalogue_files(self.folder))
         if stamp != self._stamp:
-            self._models, self._stamp = load_catalogue(self.folder), stamp
-        return self._models
+            self._read, self._stamp = load_catalogue(self.folder), stamp
+            for line in self._read.unread:
+                _log.error("%s", _in_line(line))
+        return self._read
 
 
 @dataclass(frozen=True)
 class Receiver:
     bucket: Bucket
     secrets: Mapping[str, bytes]
-    catalogue: Catalogue
+    folder: WatchedFolder
     send: Callable[[UUID, Event], Awaitable[None]]
     patience_s: float = REQUEST_SECONDS
 
@@ -172,13 +176,18 @@ class Receiver:
     def _note(self, sender: Sender, id: UUID, body: bytes) -> list[tuple[Arrival, Event | None]]:
         """Every event of a delivery as the store has it now, and the event itself if Prefect is to receive it."""
         payload: dict[str, JsonValue] = {"text": body.decode(errors="replace")}
-        models = self.catalogue.models()
+        catalogue = self.folder.catalogue()
+        models = catalogue.models
         try:
             document = parse(body)
             payload = document if isinstance(document, dict) else payload
             events = list(sender.events(document, models, Renames(self.bucket)))
         except EventRefused as error:
             return [(decide(self.bucket, refused(arrive(self.bucket, str(id), payload), error)), None)]
+        for event in events:
+            catalogue.require_readable(event.model)
+        if not events:
+            catalogue.require_whole()  # it may be for a model whose file cannot be read: the sender comes again
         return [self._noted(uuid5(id, event.model), event, models) for event in events]
 
     def _noted(self, id: UUID, event: Event, models: Models) -> tuple[Arrival, Event | None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from tasks.explain.seen_records import Seen
 from tasks.finetuned.arrivals import Arrival, Sequence
 from tasks.finetuned.records import CurrentWeights, TunedWeights
 from tasks.finetuned.renamed import Renamed
 from tasks.garbage.keep import Pin, Use
 from tasks.store.artifact import Manifest
+from tasks.store.reference import ReferenceTokens
 from tasks.targets.aliases import Aliases
 from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.current import Current
@@ -47,6 +49,7 @@ class Lease(BaseModel):
 FORMATS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
     "identity": IdentityDocument,
+    "reference": ReferenceTokens,
     "intent": Intent,
     "gate": GateRecord,
     "result": Result,
@@ -72,6 +75,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "finetuned": TunedWeights,
     "weights": CurrentWeights,
     "renamed": Renamed,
+    "fleet": Seen,
 }
 """The class of each record, by the name that `enginehouse schema` takes."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from infra.errors import UsageError
+from tasks.explain.standing import Standing, told_of
 from tasks.explain.why_text import became
 from tasks.steps.approve import told
 from tasks.targets.approval import Approval
@@ -20,7 +21,11 @@ from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.traffic import Shift, shift, shifted
 from tasks.targets.watch_record import WatchOutcome, WatchRecords
+
+HEADS = f"{'N':>4}  {'STATE':10} {'NODES':7} {'MADE':19}  RECIPE"
+"""Above the first line of each release."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,15 @@ class ReleaseRow:
     """Whether a person was asked to decide on it."""
     approval: Approval | None = None
     """What came of that; None while nothing has."""
+    shift: Shift | None = None
+    """What came of the requests that it had as a candidate."""
     watch: WatchOutcome | None = None
     """What came of the watch over it; None while it goes on, and where there was none."""
 
     @property
     def shown(self) -> str:
-        """The state in this list, which gives the verdict of the previous release like that of any older one."""
-        if self.approval is not None and self.approval.state != "approved":
-            return "refused"
-        if self.asked and self.approval is None and self.loaded and self.state != "live":
-            return "waiting"
-        return self.result.state if self.result and self.state == "previous" else self.state
+        """The state in this list."""
+        return Standing(self.state, self.result, self.loaded, self.asked, self.approval, self.shift).word
 
     def document(self) -> dict[str, JsonValue]:
         return {
@@ -58,6 +61,7 @@ class ReleaseRow:
             "result": None if self.result is None else self.result.model_dump(mode="json"),
             "gates": [gate.model_dump(mode="json") for gate in self.gates],
             "approval": None if self.approval is None else self.approval.model_dump(mode="json"),
+            "shift": None if self.shift is None else self.shift.model_dump(mode="json"),
             "watch": None if self.watch is None else self.watch.model_dump(mode="json"),
         }
 
@@ -89,6 +93,7 @@ def releases(target: Target, model: str) -> Releases:
     """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
     asked = requested(target, model)
+    shifts = shifted(target, model)
     watches = WatchRecords(target, model)
     watched = watches.concluded()
     rows = [
@@ -100,6 +105,7 @@ def releases(target: Target, model: str) -> Releases:
             _gates(target, model, result),
             intent.release in asked,
             Approvals(target, model, intent.release).decision() if intent.release in asked else None,
+            shift(target, model, intent.release).read() if intent.release in shifts else None,
             watches.outcome(intent.release) if intent.release in watched else None,
         )
         for intent, result in target.history(model)
@@ -142,6 +148,8 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
         yield f"      {told(row.approval)}, {row.approval.created:%Y-%m-%dT%H:%M:%S}"
     elif row.shown == "waiting":
         yield f"      `enginehouse approve {intent.model} --release {intent.release}`, or reject"
+    if row.shift is not None:
+        yield f"      {row.shift.strategy}, {row.shift.share:.1%} of the requests: {told_of(row.shift)}"
     if result.reason and result.state != "undecided":
         yield f"      {result.reason}"
     if result.undecided is not None:

@@ -155,7 +155,12 @@ def settle(bucket: Bucket, weights: TunedWeights, standing: Standing) -> None:
 
 def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:
     """The model with the newest weights that an event brought, and their record; or the model of the file, and None."""
-    for found in _weights(bucket, model)[0].newest_first:
+    return newest_of(_weights(bucket, model)[0], model)
+
+
+def newest_of(known: CurrentWeights, model: Model) -> tuple[Model, TunedWeights | None]:
+    """The same, of a record that was read."""
+    for found in known.newest_first:
         if (changed := _changed(model, found)) is not None:
             return changed, found
     return model, None

@@ -43,9 +43,10 @@ class Pin(Record):
 class Use(Record):
     """The artifacts that a run makes or finds. The age of the object says when it was written."""
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
 
     schema_version: int = 2
+    """3 if it names an artifact of kind `reference`, which readers of version 2 do not know."""
     references: tuple[str, ...]
     """As `KIND/IDENTITY`, up to version 1 as `KIND/MODEL/IDENTITY`."""
     flow_run: str = ""
@@ -92,6 +93,8 @@ def _pin_key(reference: Reference) -> str:
 
 def note_use(bucket: Bucket, model: str, refs: Iterable[ArtifactRef], flow_run: str) -> None:
     """Keep `refs` from being collected while a run works with them. Call it before looking for any of them."""
-    body = record_bytes(Use(references=tuple(str(ref) for ref in refs), flow_run=flow_run))
+    used = tuple(refs)
+    version = Use.newest if any(ref.kind == "reference" for ref in used) else 2
+    body = record_bytes(Use(schema_version=version, references=tuple(str(ref) for ref in used), flow_run=flow_run))
     # A key of its own, so that a collection that deletes an old record never deletes a new one.
     bucket.put(f"{USES}{model}/{uuid.uuid4().hex}.json", body)

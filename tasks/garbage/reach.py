@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from infra.errors import ArtifactDamaged
 from infra.s3.bucket import Bucket, Entry
 from tasks.garbage.keep import PINS, USES, Use, pinned_by
 from tasks.store.artifact import ArtifactRef, recorded
 from tasks.store.inventory import in_parallel, read_manifest
 from tasks.store.lease import holder_of
+from tasks.targets.gate_records import GateRecords
 from tasks.targets.references import ReleaseRef
 from tasks.targets.target import Target, released_models, targets
 
@@ -52,6 +55,10 @@ def reached(bucket: Bucket, grace_seconds: float, running_seconds: float = RUNNI
 
     for ref, (release, why) in zip(in_parallel(repository, releases), releases.items(), strict=True):
         reasons.setdefault(ref, f"release {release} {why}")
+    compared = in_parallel(lambda release: _compared_with(bucket, release), releases)
+    for refs, (release, why) in zip(compared, releases.items(), strict=True):
+        for ref in refs:
+            reasons.setdefault(ref, f"release {release} {why}, and was compared with it")
     unused = _uses(bucket, max(grace_seconds, running_seconds), leased, reasons)
     repositories = [ref for ref in reasons if ref.kind == "repository"]
     for ref, inputs in zip(repositories, in_parallel(lambda ref: _inputs(bucket, ref), repositories), strict=True):
@@ -107,6 +114,15 @@ def _uses(
         for ref in refs:
             reasons.setdefault(ref, "a run uses it, or did within the grace time")
     return tuple(unused)
+
+
+def _compared_with(bucket: Bucket, release: ReleaseRef) -> list[ArtifactRef]:
+    """The references that the gates of a release have compared it with: the next one may be compared with them too."""
+    try:
+        records = GateRecords(Target(bucket, release.target), release.model, release.release).all()
+        return [recorded(record.evidence.reference) for record in records if record.evidence.reference]
+    except (ValidationError, ArtifactDamaged):
+        return []  # what a record that cannot be read has named is made again
 
 
 def _inputs(bucket: Bucket, ref: ArtifactRef) -> list[ArtifactRef]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from infra.triton.client import TritonClient
+from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.spec import Model
 from tasks.serving.figures import UNCOUNTED
+from tasks.store.reference import ReferenceTokens
 from tasks.targets.gate_record import Evidence
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent
@@ -32,8 +34,27 @@ class Served:
         return release_names(self.intent.model, self.intent.release)[RELEASE]
 
 
+@dataclass(frozen=True)
+class FoundReference:
+    """The reference of a candidate's weights, or why there is none."""
+
+    tokens: ReferenceTokens | None = None
+    artifact: str = ""
+    """As `KIND/IDENTITY`; empty without tokens."""
+    missing: str = ""
+    """Why there is none, in a sentence. Empty with tokens."""
+
+
+FindReference: TypeAlias = Callable[[AgreementSpec], FoundReference]
+"""Looks for the answers that a gate of agreement asks for. Raises StoreError and UsageError."""
+
+
 def _quiet(_: str) -> None:
     pass
+
+
+def _no_reference(_: AgreementSpec) -> FoundReference:
+    return FoundReference(missing="nobody has looked for one")
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,8 @@ class Trial:
     """The level of one-sided bounds: what `Comparison.lower` and `upper` are found with."""
     say: Callable[[str], None] = _quiet
     """Takes a line for the log: what the gate is at, now and then."""
+    find_reference: FindReference = _no_reference
+    """Finds what the candidate's weights say before they are quantized."""
 
     def client(self, node: NodeReport) -> TritonClient:
         """Asks the Triton of a node, and waits a little longer than a release works at a request.

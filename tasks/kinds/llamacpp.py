@@ -13,6 +13,7 @@ from infra.errors import SettingsError, StepFailed
 from tasks.gguf.parts import parts_of
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters, by_role, limits_in
+from tasks.kinds.reference import LlamaCppReference, Reference
 from tasks.kinds.serving_mode import ServingMode
 from tasks.lora.adapter import AdapterConfig
 from tasks.lora.requested import check_requested
@@ -88,6 +89,9 @@ class LlamaCppKind:
 
     def draft_model(self) -> None:
         return None
+
+    def reference(self) -> Reference:
+        return LlamaCppReference(self.model, MODEL_FILE)
 
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of(

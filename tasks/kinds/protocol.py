@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 from tasks.kinds.build_machine import BuildMachine
+from tasks.kinds.reference import Reference
 from tasks.kinds.serving_mode import ServingMode
 from tasks.lora.adapter import AdapterConfig
 from tasks.models.spec import Model
@@ -118,6 +119,13 @@ class EngineKind(Protocol):
 
     def draft_model(self) -> Model | None:
         """The draft model that becomes an engine of its own, and a part of this model's. None for all others."""
+        ...
+
+    def reference(self) -> Reference | None:
+        """What answers as its weights do before they are quantized. None for a kind without, or on a machine without.
+
+        What a machine lacks is no error: a candidate is then compared with the live release alone.
+        """
         ...
 
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:

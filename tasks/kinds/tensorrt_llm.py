@@ -84,6 +84,9 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def draft_model(self) -> Model | None:
         return None
 
+    def reference(self) -> None:
+        return None
+
     def gpus(self) -> tuple[int, ...]:
         return tuple(range(self.recipe.world_size))
 

@@ -115,6 +115,9 @@ class TransformersKind:
     def draft_model(self) -> None:
         return None
 
+    def reference(self) -> None:
+        return None
+
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields={"kind": "transformers"})
 

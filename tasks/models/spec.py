@@ -23,6 +23,7 @@ from pydantic import (
 from infra.errors import UsageError
 from infra.frozen import FrozenDict, Spec, problems
 from tasks.models.approval import ApprovalSpec
+from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
 from tasks.models.rollout import Rollout
@@ -45,6 +46,8 @@ def _is_regex(pattern: str) -> str:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]*$", max_length=63)]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
 Regex = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_regex)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -152,6 +155,11 @@ class Model(Spec):
 
     name: Name
     description: str = ""
+    labels: dict[LabelName, LabelValue] = Field(
+        default={},
+        validate_default=True,
+        description="For people, such as `team: search`; `enginehouse status` filters.",
+    )
     source: Source
     adapter: str | None = Field(
         default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
@@ -194,6 +202,12 @@ class Model(Spec):
         if self.gates is not None:
             asked |= {name: gate.model_dump(mode="json") for name, gate in self.gates.asked.items()}
         return asked
+
+    @property
+    def asks_reference(self) -> bool:
+        """Whether a gate may compare a candidate with its weights as they are before they are quantized."""
+        asked = () if self.gates is None else self.gates.asked.values()
+        return any(isinstance(gate, AgreementSpec) and gate.reference != "never" for gate in asked)
 
     @property
     def origin(self) -> str:
@@ -246,6 +260,11 @@ class Model(Spec):
         except UsageError as error:
             raise ValueError(f"{error.message}. {error.hint}") from error
         return FrozenDict({name: folder(uri) for name, uri in adapters.items()})
+
+    @field_validator("labels")
+    @classmethod
+    def _are_frozen(cls, labels: dict[str, str]) -> dict[str, str]:
+        return FrozenDict(labels)
 
     @field_validator("accepts")
     @classmethod

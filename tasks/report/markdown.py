@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tasks.report.blocks import Answers, Block, Command, Distributions, Intervals, Section, Table, Verdicted, Words
 from tasks.report.shown import cell, shown
@@ -14,7 +14,12 @@ _MEANING = re.compile(r"[\\`*_{}\[\]<>()#+!|~&-]")
 
 def markdown(title: str, sections: tuple[Section, ...]) -> str:
     """The whole report."""
-    parts = [f"# {_plain(title)}"]
+    return f"# {_plain(title)}\n\n{markdown_of(sections)}"
+
+
+def markdown_of(sections: Iterable[Section]) -> str:
+    """Some sections, to stand below a heading of somebody else's."""
+    parts: list[str] = []
     for section in sections:
         parts.append(f"## {_plain(section.title)}")
         parts += [part for block in section.blocks for part in _block(block)]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import JsonValue, ValidationError
 
 from infra.errors import ArtifactDamaged, FormatNewer, UsageError
 from infra.s3.bucket import Bucket
+from tasks.explain.standing import Standing
 from tasks.explain.why import why
 from tasks.explain.why_text import summary
 from tasks.store.artifact import ArtifactRef, Manifest
 from tasks.store.inventory import manifests
-from tasks.targets.current import Current, ReleaseState
+from tasks.store.record import Record
+from tasks.targets.approval import Approval, ApprovalRequest
+from tasks.targets.approvals import Approvals
+from tasks.targets.current import Current
 from tasks.targets.gate_record import GateRecord
 from tasks.targets.gate_records import GateRecords
 from tasks.targets.references import ReleaseRef
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.traffic import Shift, Traffic, shift, traffic
+from tasks.targets.watch_record import Watching, WatchOutcome, WatchRecords
 from tasks.targets.waves import WaveOutcome, wave_outcome
 
 _MOST_ARTIFACTS = 24
@@ -26,6 +33,9 @@ _MOST_ARTIFACTS = 24
 
 _UNREADABLE = (UsageError, ArtifactDamaged, FormatNewer, ValidationError)
 """What one record may cost: its part of the report, not the report."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -51,17 +61,39 @@ class ReleaseReport:
     made_of: tuple[Made, ...]
     wave: WaveOutcome | None = None
     """What came of its wave, where it was rolled out in waves. None in the page that is kept."""
+    request: ApprovalRequest | None = None
+    """What a person was asked. None if nobody was."""
+    approval: Approval | None = None
+    """What was decided, as far as a record says so."""
+    shift: Shift | None = None
+    """What came of the requests that it had as a candidate."""
+    watch: WatchOutcome | None = None
+    """What came of the watch over it."""
     current: Current | None = None
     """What is public now. None in the page that is kept, which tells of the moment of the verdict."""
+    traffic: Traffic | None = None
+    """What goes to candidates now. None in that page, too."""
+    watching: Watching | None = None
+    """The watch over it, if that goes on now."""
 
     @property
     def reference(self) -> ReleaseRef:
         return ReleaseRef(self.target, self.intent.model, self.intent.release)
 
     @property
-    def state(self) -> ReleaseState | None:
+    def state(self) -> str | None:
         """What became of it. None in the page that is kept."""
-        return None if self.current is None else self.current.state_of(self.intent.release, self.result)
+        if self.current is None:
+            return None
+        number = self.intent.release
+        return Standing(
+            self.current.state_of(number, self.result),
+            self.result,
+            number in self.current.loaded,
+            self.request is not None,
+            self.approval,
+            self.shift,
+        ).word
 
     def document(self) -> dict[str, object]:
         """What `enginehouse report --json` prints."""
@@ -75,7 +107,11 @@ class ReleaseReport:
             "intent": self.intent.model_dump(mode="json"),
             "result": None if self.result is None else self.result.model_dump(mode="json"),
             "gates": [record.model_dump(mode="json") for record in self.gates],
-            "wave": None if self.wave is None else self.wave.model_dump(mode="json"),
+            "wave": _dumped(self.wave),
+            "approval_request": _dumped(self.request),
+            "approval": _dumped(self.approval),
+            "shift": _dumped(self.shift),
+            "watch": _dumped(self.watch),
             "made_of": [_document(made) for made in self.made_of],
         }
 
@@ -83,9 +119,14 @@ class ReleaseReport:
 def read_report(target: Target, intent: Intent, *, now: bool) -> ReleaseReport:
     """All that the report tells. With `now` also what is public at this moment.
 
-    What cannot be read of an artifact, or of the release before, is left out. Raises StoreError.
+    What cannot be read of an artifact, of the release before, or of what came after the verdict, is left out. Raises
+    StoreError.
     """
     model, release = intent.model, intent.release
+    approvals, watches = Approvals(target, model, release), WatchRecords(target, model)
+    current = target.current(model)[0] if now else None
+    given = None if current is None else _readable(traffic(target, model).read)
+    watching = _readable(watches.last) if now else None
     result = target.result(model, release)
     return ReleaseReport(
         target=target.name,
@@ -95,9 +136,27 @@ def read_report(target: Target, intent: Intent, *, now: bool) -> ReleaseReport:
         before=_before(target, intent, result),
         why=_why(target, intent, result),
         made_of=tuple(_made_of(target.bucket, intent)),
-        wave=wave_outcome(target, model, release).read() if now else None,
-        current=target.current(model)[0] if now else None,
+        wave=_readable(wave_outcome(target, model, release).read) if now else None,
+        request=_readable(approvals.request),
+        approval=_readable(approvals.recorded),
+        shift=_readable(shift(target, model, release).read),
+        watch=_readable(lambda: watches.outcome(release)),
+        current=current,
+        traffic=None if given is None or current is None else given[0].within(current),
+        watching=watching if watching is not None and watching.release == release and not watching.over else None,
     )
+
+
+def _readable(read: Callable[[], _T]) -> _T | None:
+    """What a record says; None if there is none, or it cannot be read."""
+    try:
+        return read()
+    except _UNREADABLE:
+        return None
+
+
+def _dumped(record: Record | None) -> dict[str, JsonValue] | None:
+    return None if record is None else record.model_dump(mode="json")
 
 
 def _compared(intent: Intent, result: Result | None) -> int | None:

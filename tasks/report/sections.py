@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from pydantic import JsonValue
 
-from tasks.gates import wording
 from tasks.models.gates import SMOKE
+from tasks.report import after
 from tasks.report.blocks import Answers, Block, Command, Distributions, Intervals, Section, Table, Verdicted, Words
+from tasks.report.compared import compared_rows
 from tasks.report.release import Made, ReleaseReport
 from tasks.report.shown import MOST_ANSWERS, MOST_PICTURES, MOST_ROWS, first
 from tasks.targets.changes import changes
-from tasks.targets.gate_record import Comparison, Figure, GateRecord, PromptResult, Verdict
+from tasks.targets.gate_record import Figure, GateRecord, PromptResult, Verdict
 
 _BECAME = {"passed": "passed", "refused": "was refused"}
+_BESIDE: dict[Literal["live", "reference"], str] = {"live": "live", "reference": "the reference"}
 _IDENTITY_DIGITS = 12
 """Of 64: as many as commands take for a whole one."""
 
 
 def sections(report: ReleaseReport) -> tuple[Section, ...]:
+    """Those that have something to tell, and what to type."""
+    return *told(report), Section("Commands", tuple(_commands(report)))
+
+
+def told(report: ReleaseReport) -> tuple[Section, ...]:
     """Those that have something to tell."""
     found = (Section(title, tuple(tell(report))) for title, tell in SECTIONS)
     return tuple(section for section in found if section.blocks)
@@ -86,10 +94,7 @@ def _gates(report: ReleaseReport) -> Iterator[Block]:
         yield Verdicted(None if verdict is None else verdict.state, _measured(record, verdict))
         comparisons, more = first(evidence.comparisons, MOST_ROWS)
         if comparisons:
-            yield Table(
-                ("measure", "candidate", "against", "difference", "may be lost", "samples", "method"),
-                tuple(map(_comparison_row, comparisons)),
-            )
+            yield compared_rows(comparisons)
             yield Intervals(tuple(comparisons))
             yield from _left_out(more, "comparisons", f"gates/{record.gate}.json")
         figures, more = first(evidence.figures, MOST_ROWS)
@@ -109,20 +114,6 @@ def _measured(record: GateRecord, verdict: Verdict | None) -> str:
     return f"{record.gate}: measured for {record.seconds:.0f} s{could}"
 
 
-def _comparison_row(each: Comparison) -> tuple[str, ...]:
-    unit = each.unit
-    seen = "" if each.detectable is None else f", which show a loss of {wording.loss(each.detectable, unit)}"
-    return (
-        each.measure,
-        wording.value(each.candidate, unit),
-        f"{wording.value(each.other, unit)} {wording.AGAINST[each.against]}",
-        f"{wording.change(each.difference, unit)} ({wording.between(each)})",
-        wording.loss(each.margin, unit),
-        f"{each.samples}{seen}",
-        each.method,
-    )
-
-
 def _figure_row(each: Figure) -> tuple[str, ...]:
     unit = f" {each.unit}" if each.unit else ""
     live = "" if each.live is None else f"{each.live:.4g}{unit}"
@@ -133,15 +124,10 @@ def _differing(report: ReleaseReport) -> Iterator[Block]:
     """Answers of candidate and other that differ; where nothing was compared, those to the test prompts."""
     for record in report.gates:
         pairs, more = first(record.evidence.differing, MOST_ANSWERS)
-        beside = _beside(record)
         for pair in pairs:
-            yield Answers(pair.question, pair.candidate, pair.other, beside, f"{record.gate}: {pair.note}".strip(": "))
+            note = f"{record.gate}: {pair.note}".strip(": ")
+            yield Answers(pair.question, pair.candidate, pair.other, _BESIDE[pair.against], note)
         yield from _left_out(more, "pairs", f"gates/{record.gate}.json")
-
-
-def _beside(record: GateRecord) -> str:
-    against = {each.against for each in record.evidence.comparisons}
-    return "the reference" if "reference" in against and "live" not in against else "live"
 
 
 def _prompts(report: ReleaseReport) -> Iterator[Block]:
@@ -179,7 +165,7 @@ def _made_row(made: Made) -> tuple[str, ...]:
 def _commands(report: ReleaseReport) -> Iterator[Block]:
     intent, where = report.intent, f"--target {report.target}"
     name, number = intent.model, intent.release
-    if report.result is not None and report.result.may_be_public and report.state != "live":
+    if report.result is not None and report.result.may_be_public and report.state not in ("live", "refused"):
         yield Command(
             f"enginehouse rollback {name} --to {number} {where}", "makes this release public, again or at last"
         )
@@ -214,7 +200,9 @@ SECTIONS: tuple[tuple[str, Callable[[ReleaseReport], Iterator[Block]]], ...] = (
     ("Gates", _gates),
     ("Answers that differ", _differing),
     ("Test prompts", _prompts),
+    ("Approval", after.approval),
+    ("Requests as a candidate", after.traffic),
+    ("Watch", after.watch),
     ("Made from", _lineage),
-    ("Commands", _commands),
 )
 """Each by its heading, in the order of the page. One that yields nothing is left out."""

@@ -20,7 +20,6 @@ from tasks.targets.traffic import (
     Canary,
     Shadow,
     Shift,
-    Traffic,
     copy_to_shadow,
     send_to_canary,
     shift,
@@ -105,13 +104,11 @@ class Shifting:
 
     def _at(self) -> tuple[int | None, float]:
         """Which step the record has, and since when; None if it has none of them."""
-        cell = traffic(self.target, self.model)
-        stored = self.target.bucket.get(cell.key)
-        known = cell.default if stored is None else Traffic.model_validate_json(stored.body)
+        known, age = traffic(self.target, self.model).aged()
         wanted = [self._part(step) for step in self.rollout.steps]
         part = known.canary if self.rollout.strategy == "canary" else known.shadow
         number = wanted.index(part) if part in wanted else None
-        return number, 0.0 if stored is None else stored.age
+        return number, age
 
     def _part(self, step: Step) -> Canary | Shadow:
         if self.rollout.strategy == "canary":

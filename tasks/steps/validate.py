@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -20,6 +21,7 @@ from tasks.steps.candidate import gates_digest
 from tasks.steps.context import Context
 from tasks.steps.nodes import live_nodes
 from tasks.steps.plan import Plan
+from tasks.steps.reference import find_reference
 from tasks.steps.roll_out import conclude, require_wanted
 from tasks.targets.gate_record import Evidence, GateRecord, Verdict
 from tasks.targets.gate_records import GateRecords
@@ -69,7 +71,8 @@ def trial_of(context: Context, plan: Plan, target: Target, release: int) -> Tria
     """The candidate beside what is live now, on the live nodes. Raises as `live_nodes` does."""
     model = plan.model
     current, _ = target.current(model.name)
-    beside = None if current.public is None or current.alone else target.intent(model.name, current.public)
+    number = current.beside_candidates
+    beside = None if number is None else target.intent(model.name, number)
     return Trial(
         model=model,
         target=target.name,
@@ -78,6 +81,7 @@ def trial_of(context: Context, plan: Plan, target: Target, release: int) -> Tria
         live=None if beside is None else Served(beside),
         alpha=_gates_of(model).alpha,
         say=context.reporter.say,
+        find_reference=partial(find_reference, context.store, plan),
     )
 
 

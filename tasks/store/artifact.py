@@ -15,7 +15,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -24,7 +24,7 @@ from tasks.store.identity import Identity
 from tasks.store.names import Segment, is_identity, segment
 from tasks.store.record import Record
 
-Kind = Literal["snapshot", "checkpoint", "engine", "repository"]
+Kind = Literal["snapshot", "checkpoint", "engine", "repository", "reference"]
 
 
 def safe_path(path: str) -> str:
@@ -145,9 +145,9 @@ def parts(text: str) -> tuple[Kind, str, str]:
     kind, *models, identity = text.split("/")
     if len(models) > 1:
         raise ValueError(f"{text[:200]!r} is not a reference")
-    if kind not in ("snapshot", "checkpoint", "engine", "repository"):
+    if kind not in get_args(Kind):
         raise ValueError(f"{kind[:80]!r} is not a kind of artifact")
-    return kind, segment(models[0]) if models else "", segment(identity)
+    return cast("Kind", kind), segment(models[0]) if models else "", segment(identity)
 
 
 def same_artifact(one: str, other: str) -> bool:

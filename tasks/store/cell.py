@@ -1,6 +1,7 @@
 """One JSON record at a key of the store. A `Cell` changes by compare-and-swap, a `WriteOnce` never does.
 
-Both are bounded: under contention that does not end they raise StoreContended, which is retryable.
+What lies there and is no such record is an error that names the key: ArtifactDamaged, code `record-invalid`. Both are
+bounded: under contention that does not end they raise StoreContended, which is retryable.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from infra.errors import PreconditionFailed, StoreContended
+from pydantic import ValidationError
+
+from infra.errors import ArtifactDamaged, PreconditionFailed, StoreContended
+from infra.frozen import problems
 from infra.s3.bucket import Bucket
 from tasks.store.record import Record, record_bytes
 
@@ -35,9 +39,15 @@ class Cell(Generic[RecordT]):
     def read(self) -> tuple[RecordT, str | None]:
         """The record and its ETag; the default and None if the key has no object."""
         stored = self.bucket.get(self.key)
-        if stored is None:
-            return self.default, None
-        return type(self.default).model_validate_json(stored.body), stored.etag
+        return (self.default, None) if stored is None else (self._parsed(stored.body), stored.etag)
+
+    def aged(self) -> tuple[RecordT, float]:
+        """The record, and for how many seconds it has been as it is, by the store's clock: 0 for the default."""
+        stored = self.bucket.get(self.key)
+        return (self.default, 0.0) if stored is None else (self._parsed(stored.body), stored.age)
+
+    def _parsed(self, body: bytes) -> RecordT:
+        return _parsed(type(self.default), self.key, body)
 
     def move(self, change: Callable[[RecordT], RecordT], *, tries: int = TRIES) -> RecordT:
         """Apply `change` until no other writer came between our read and our write; returns the record as it is then.
@@ -65,7 +75,7 @@ class WriteOnce(Generic[RecordT]):
     def read(self) -> RecordT | None:
         """The record; None if the key has no object."""
         stored = self.bucket.get(self.key)
-        return None if stored is None else self.type.model_validate_json(stored.body)
+        return None if stored is None else _parsed(self.type, self.key, stored.body)
 
     def create(self, record: RecordT, *, tries: int = TRIES) -> RecordT:
         """Write `record` unless there is one; returns the one that counts. It equals `record` if that was written.
@@ -81,6 +91,17 @@ class WriteOnce(Generic[RecordT]):
                 if (first := self.read()) is not None:
                     return first
         raise contended(self.key)
+
+
+def _parsed(kind: type[RecordT], key: str, body: bytes) -> RecordT:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise ArtifactDamaged(
+            f"'{key}' is no such record as Enginehouse writes there: {problems(error)}",
+            hint="find out who wrote it; `enginehouse schema` prints what the records of the store look like",
+            code="record-invalid",
+        ) from error
 
 
 def written(bucket: Bucket, key: str, body: bytes, etag: str | None) -> bool:

@@ -45,12 +45,16 @@ class Approvals:
 
         None while a person may still decide, and where nobody is asked.
         """
-        if (known := self._decision.read()) is not None:
+        if (known := self.recorded()) is not None:
             return known
         stored = self.target.bucket.get(self._request.key)
         if stored is None or stored.age <= ApprovalRequest.model_validate_json(stored.body).timeout_s:
             return None
         return self.decide(Approval(release=self.release, state="timed-out"))
+
+    def recorded(self) -> Approval | None:
+        """What was decided, as far as a record says so: nothing is written."""
+        return self._decision.read()
 
     def decide(self, approval: Approval) -> Approval:
         """Write a decision once; returns the one that counts, which is the first."""

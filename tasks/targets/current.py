@@ -29,6 +29,11 @@ class Current(Record):
     """The latest moves of the public name, the newest last: those that may have no record of their own yet."""
 
     @property
+    def beside_candidates(self) -> int | None:
+        """The public release, if nodes hold it beside a candidate. None if none is public, or they hold one alone."""
+        return None if self.alone else self.public
+
+    @property
     def loaded(self) -> tuple[int, ...]:
         """The releases that nodes are to load, each once, the most important first."""
         if self.alone and self.candidates:

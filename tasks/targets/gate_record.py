@@ -98,6 +98,8 @@ class Differing(Record):
     candidate: str
     other: str
     note: str = ""
+    against: Literal["live", "reference"] = "live"
+    """Whose the other answer is."""
 
 
 class Evidence(Record):
@@ -114,6 +116,8 @@ class Evidence(Record):
     prompts: tuple[PromptResult, ...] = ()
     notes: tuple[str, ...] = ()
     """What else people should know, a sentence each."""
+    reference: str = ""
+    """The artifact with the answers of the reference, as `KIND/IDENTITY`. Empty if it was compared with none."""
 
     @property
     def samples(self) -> int:

@@ -84,6 +84,13 @@ def shift(target: Target, model: str, release: int) -> WriteOnce[Shift]:
     return WriteOnce(target.bucket, f"{target.prefix}{model}/{release}/shift.json", Shift)
 
 
+def shifted(target: Target, model: str) -> frozenset[int]:
+    """The releases that have such a record: one listing."""
+    start = f"{target.prefix}{model}/"
+    names = (entry.key.removeprefix(start).split("/") for entry in target.bucket.list(start))
+    return frozenset(int(parts[0]) for parts in names if len(parts) == 2 and parts[1] == "shift.json")
+
+
 def traffic(target: Target, model: str) -> Cell[Traffic]:
     """The record of a model."""
     return Cell(target.bucket, f"{target.prefix}{model}/traffic.json", NO_TRAFFIC)

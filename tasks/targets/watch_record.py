@@ -91,8 +91,7 @@ class WatchRecords:
 
     def age(self) -> float:
         """For how many seconds it has gone on, by the store's clock; 0 if there is none."""
-        stored = self.target.bucket.get(self._watching.key)
-        return 0.0 if stored is None else stored.age
+        return self._watching.aged()[1]
 
     def _outcome(self, release: int) -> WriteOnce[WatchOutcome]:
         key = f"{self.target.prefix}{self.model}/{release}/watch.json"

@@ -71,5 +71,5 @@ def followed_version(bucket: Bucket, model: str) -> str | None:
 
 def subject_of(model: Model) -> str:
     """A digest of everything in a model's file that a rebuild depends on."""
-    relevant = model.model_dump_json(by_alias=True, exclude={"description", "updates"})
+    relevant = model.model_dump_json(by_alias=True, exclude={"description", "labels", "updates"})
     return hashlib.sha256(relevant.encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ rebuild has ended, looks how the rebuilds have ended and goes on. So a run may d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -58,11 +58,18 @@ def run_key(model: Model, row: Row, record: WatchRecord) -> str:
 
 
 def settled(
-    models: Mapping[str, Model], rows: Mapping[str, Row], record: WatchRecord, runs: Mapping[str, RebuildRun]
+    models: Mapping[str, Model],
+    rows: Mapping[str, Row],
+    record: WatchRecord,
+    runs: Mapping[str, RebuildRun],
+    unread: Container[str] = (),
 ) -> WatchRecord:
-    """The record with the outcome of `runs` (by key). Models that the catalogue no longer has are dropped."""
-    followed = {name: each for name, each in record.followed.items() if name in models}
-    attempts = {name: each for name, each in record.attempts.items() if name in models}
+    """The record with the outcome of `runs` (by key). Models that the catalogue no longer has are dropped.
+
+    Not those in `unread`, whose files have mistakes: mended, they would go back to the version that the file names.
+    """
+    followed = {name: each for name, each in record.followed.items() if name in models or name in unread}
+    attempts = {name: each for name, each in record.attempts.items() if name in models or name in unread}
     for name, row in rows.items():
         run = runs.get(run_key(models[name], row, record))
         if run is None or run.state == "going":

@@ -25,6 +25,7 @@ from flows import rebuild as rebuild_flow
 from infra.errors import EnginehouseError, GateRefused
 from tasks.finetuned import arrivals, moved_branches, records
 from tasks.finetuned.arrivals import arrive, read_arrival
+from tasks.models.catalogue import Catalogue
 from tasks.models.overrides import override
 from tasks.models.spec import Model
 from tasks.sources.resolved import ResolvedSource
@@ -339,7 +340,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "Bucket", SimpleNamespace(at=always(house.bucket)))
         patch.setattr(module, "get_run_logger", always(log))
     for module in (finetuned, reconcile):
-        patch.setattr(module, "load_catalogue", always({"tiny": TINY}))
+        patch.setattr(module, "load_catalogue", always(Catalogue({"tiny": TINY}, {})))
         patch.setattr(module, "start_rebuild", house.start_rebuild)
     # Nobody is asked, and nothing watched.
     for name in ("crash_the_dead", "cancel_orphans", "follow_decisions", "end_waves"):

@@ -6,6 +6,7 @@ Hub, engines, nodes and Prefect are left out, as in `house_of_records`. Each tar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -105,9 +106,28 @@ class House:
 
     @property
     def last(self) -> Waves:
-        found = WavesRecords(self.target(self.model.targets[0]), "tiny").last()
+        found = self.last_or_none
         assert found is not None
-        return found[1]
+        return found
+
+    @property
+    def last_or_none(self) -> Waves | None:
+        found = WavesRecords(self.target(self.model.targets[0]), "tiny").last()
+        return None if found is None else found[1]
+
+    def dies(self, objects: Mapping[str, tuple[bytes, int]], write: int) -> bool:
+        """Rebuild from this state of the store, and die at a write, negative: just before. Whether it came so far."""
+        self.back_to(objects)
+        ended: list[bool] = []
+
+        def rebuild() -> None:
+            with contextlib.suppress(GateRefused):
+                self.rebuild()
+
+        self.stage.start("rebuild", rebuild, write, lambda actor: ended.append(actor.killed))
+        while self.stage.actors:
+            self.stage.step()
+        return ended[0]
 
     def rebuild(self, targets: str = "") -> None:
         drive(rebuild_flow.rebuild.fn(model="tiny", targets=tuple(targets)))

@@ -8,12 +8,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
 from flows.approval_page import page
+from tasks.report.release import ReleaseReport
 from tasks.targets.gate_record import Verdict
 from tasks.targets.release import Intent, Result
 
 DEPLOYMENT = UUID(int=7)
-INTENT = Intent(
-    model="tiny", release=8, repository="r", digest="d", recipe={}, source="hf://org/base@main", live=7, flow_run="f"
+INTENT, LIVE = (
+    Intent(
+        model="tiny", release=number, repository="r", digest="d", recipe={}, source="hf://org/base@main", flow_run="f"
+    )
+    for number in (8, 7)
 )
 RESULT = Result(
     release=8,
@@ -22,8 +26,11 @@ RESULT = Result(
 )
 
 
+REPORT = ReleaseReport("local", INTENT, RESULT, gates=(), before=LIVE, why="", made_of=())
+
+
 def test_the_links_fill_in_the_form() -> None:
-    shown = page(INTENT, RESULT, "local", DEPLOYMENT)
+    shown = page(REPORT, DEPLOYMENT)
     links = [found[1] for found in re.finditer(r"\]\((/deployments/deployment/\S+)\)", shown)]
     filled = [
         # The page decodes the value of the address once more.
@@ -36,7 +43,7 @@ def test_the_links_fill_in_the_form() -> None:
 
 
 def test_it_has_the_report_and_the_commands() -> None:
-    shown = page(INTENT, RESULT, "local", None)
-    assert "| mine | **undecided** | 50 | a \\| b |" in shown and "release 7 is live" in shown
+    shown = page(REPORT, None)
+    assert "| mine | undecided | 50 | a &#124; b |" in shown and "Compared with release 7." in shown
     assert "enginehouse reject tiny --release 8 --target local" in shown
     assert "/deployments/" not in shown  # of a server without that deployment

@@ -142,26 +142,42 @@ def test_a_rollback_while_a_wave_soaks_ends_the_rollout(furnished: Furnished) ->
     assert not [*unfinished(house.bucket)]
 
 
-def test_a_run_that_dies_at_its_first_writes_is_completed_by_the_same_command(furnished: Furnished) -> None:
+@pytest.mark.slow
+def test_a_run_that_dies_at_any_write_is_completed_by_the_same_command(furnished: Furnished) -> None:
     start = furnished({"waves": THREE})
     left = dict(start.bucket.objects)
     deaths = 0
-    for dies in (sign * write for write in range(1, 60) for sign in (1, -1)):
-        start.back_to(left)
-        ended: list[bool] = []
-        start.stage.start("rebuild", start.rebuild, dies, lambda actor: ended.append(actor.killed))  # noqa: B023
-        while start.stage.actors:
-            start.stage.step()
-        deaths += ended[0]
+    for dies in (sign * write for write in range(1, 100) for sign in (-1, 1)):
+        killed = start.dies(left, dies)
+        if dies < 0 and not killed:  # all its writes were died at; of one that the store refuses nobody dies
+            break
+        deaths += killed
         start.rebuild()
         assert start.moved() == [("a", 2), ("b", 2), ("c", 2), ("d", 2)]
         minutes = [minute for minute, _, _ in start.moves]
         assert minutes[1] - minutes[0] >= 60 and minutes[3] - minutes[2] >= 30
         assert all(start.target(name).releases("tiny") == [1, 2] for name in "abcd")
         assert start.last.state == "passed" and [each.previous for each in start.last.moved] == [1] * 4
-        if not ended[0]:
+    assert deaths > 60, deaths
+
+
+@pytest.mark.slow
+def test_a_return_that_dies_at_any_write_is_completed_by_reconcile(furnished: Furnished) -> None:
+    start = furnished(ALL_BACK)
+    left = dict(start.bucket.objects)
+    start.refusing = {"d"}
+    mended = 0
+    for dies in (sign * write for write in range(1, 100) for sign in (-1, 1)):
+        killed = start.dies(left, dies)
+        if dies < 0 and not killed:
             break
-    assert deaths >= 12, deaths
+        if start.last_or_none is None or start.last_or_none.state != "returning":
+            continue
+        start.reconcile()
+        mended += 1
+        assert [start.public(name) for name in "abcd"] == [1] * 4 and start.last.state == "returned"
+        assert start.target("d").releases("tiny") == [1, 2]
+    assert mended > 10, mended
 
 
 def test_a_watch_that_gives_one_back_has_the_others_of_its_wave_given_back_too(furnished: Furnished) -> None:

@@ -79,6 +79,9 @@ class ParrotKind:
     def draft_model(self) -> None:
         return None
 
+    def reference(self) -> None:
+        return None
+
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of("convert", 1, inputs=inputs, fields={"kind": KIND})
 

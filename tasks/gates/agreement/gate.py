@@ -1,169 +1,106 @@
-"""The agreement gate: next tokens of a candidate against those of the live release."""
+"""The agreement gate: next tokens of a candidate against those of the live release, and of the reference."""
 
 from __future__ import annotations
 
 import statistics
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from infra.errors import TritonError
+from tasks.gates.agreement import reference
 from tasks.gates.agreement.answers import RunOn, run_on
-from tasks.gates.agreement.passages import Passage, bundled, passages_of
-from tasks.gates.agreement.positions import CandidateFailed, LiveFailed, Position, asker, compare
-from tasks.gates.clustered import Group, Worth, compare_losses
-from tasks.gates.protocol import Served, Trial
-from tasks.gates.sets import read_set
+from tasks.gates.agreement.passages import Passage
+from tasks.gates.agreement.positions import OtherFailed, Position, asker, counts_tokens
+from tasks.gates.agreement.reading import FEWEST_PASSAGES, Beside, Read, read
+from tasks.gates.clustered import Group, compare_losses
+from tasks.gates.protocol import FoundReference, Served, Trial
 from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.targets.gate_record import Comparison, Differing, Evidence, Figure
-from tasks.targets.node_report import NodeReport
 
 MEASURE = "next-token agreement"
-_FEWEST_PASSAGES = 8
-"""Of fewer nobody can tell how much passages differ."""
-_FEWEST_DIFFERENCES = 5
-"""Before so many places differ nothing is worth a computation."""
-_OTHER_COMPARISONS = 100
-"""As many can stand beside this one, and Holm would still let it refuse."""
 _SHOWN = 12
 """Places, and as many answers, that people see side by side."""
 _SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
-class _Stopped:
-    """What stopped the reading on one node; nothing, if nothing did."""
-
-    failure: str = ""
-    gap: str = ""
-
-
-@dataclass(frozen=True)
 class AgreementGate:
-    """Each passage is read by both releases of one node, one request at a time, while other nodes read others.
+    """Each passage is read by both releases of one node, and by the candidate beside what the reference has said.
 
-    One at a time, since a batch of another size rounds otherwise. Places of one passage are not independent of each
-    other, so the statistics count by passage (`tasks.gates.clustered`).
+    Places of one passage are not independent of each other, so the statistics count by passage
+    (`tasks.gates.clustered`).
     """
 
     asked: AgreementSpec
     compares: ClassVar[bool] = True
 
     def run(self, trial: Trial) -> Evidence:
-        """Raises UsageError `set-missing`, `set-invalid`, `set-changed`, and TritonError that is retryable."""
-        if trial.live is None:
+        """Raises UsageError `set-missing`, `set-invalid`, `set-changed`, StoreError, and TritonError that is
+        retryable."""
+        found = reference.find(trial, self.asked)
+        if trial.live is None and found is None:
             return Evidence()
-        passages = bundled() if self.asked.passages is None else passages_of(read_set(self.asked.passages))
-        reading = _Reading(self.asked, len(passages), trial.alpha, time.monotonic() + self.asked.max_seconds)
-        live = trial.live
+        passages = reference.read_passages(self.asked)
+        told = list(self._told(trial, found, passages))
+        answers: list[RunOn] = []
+        if trial.live is not None and not any(each.failures or each.gaps for each in told):
+            answers = _answers(trial, trial.live)
+        return Evidence(
+            comparisons=tuple(comparison for each in told for comparison in each.comparisons),
+            failures=tuple(dict.fromkeys(failure for each in told for failure in each.failures)),
+            gaps=tuple(gap for each in told for gap in each.gaps),
+            figures=(*(figure for each in told for figure in each.figures), *_figures_of_answers(answers)),
+            differing=(*(pair for each in told for pair in each.differing), *_shown_answers(answers)),
+            notes=tuple(note for each in told for note in each.notes),
+            reference="" if found is None else found.artifact,
+        )
 
-        def read(place: int) -> _Stopped:
-            share = passages[place :: len(trial.nodes)]
-            return self._on(trial, live, trial.nodes[place], share, reading)
+    def _told(self, trial: Trial, found: FoundReference | None, passages: Sequence[Passage]) -> Iterator[Evidence]:
+        """What the live release says of the candidate, then the reference."""
+        if trial.live is not None:
+            beside = live_beside(trial.candidate, trial.live, self.asked)
+            yield self._evidence(trial, beside, passages)
+        if found is not None and found.tokens is not None:
+            beside = reference.beside(found.tokens, passages, self.asked, trial.candidate)
+            yield self._evidence(trial, beside, passages)
+        elif found is not None:
+            without = f"there is no reference: {found.missing}"
+            # Who says `auto` takes the reference where there is one.
+            yield Evidence(gaps=(without,)) if self.asked.reference == "always" else Evidence(notes=(without,))
 
-        with ThreadPoolExecutor(len(trial.nodes)) as pool:
-            stopped = list(pool.map(read, range(len(trial.nodes))))
-        return self._evidence(trial, live, reading, stopped)
-
-    def _on(
-        self, trial: Trial, live: Served, node: NodeReport, passages: Sequence[Passage], reading: _Reading
-    ) -> _Stopped:
-        ask = asker(trial.client(node), trial.candidate, live)
-        for number, passage in enumerate(passages):
-            if reading.is_over():
-                break
-            try:
-                reading.add(
-                    compare(passage, self.asked.positions, trial.candidate, live, ask, candidate_first=number % 2 == 0)
-                )
-            except CandidateFailed as error:
-                return _Stopped(failure=f"node '{node.node}': {error}")
-            except LiveFailed as error:
-                return _Stopped(gap=f"node '{node.node}': the live release gave {error}")
-            if number % 16 == 15:
-                trial.say(f"agreement: {reading.said()}")
-        return _Stopped()
-
-    def _evidence(self, trial: Trial, live: Served, reading: _Reading, stopped: Sequence[_Stopped]) -> Evidence:
-        positions = reading.positions
-        gaps = [each.gap for each in stopped if each.gap]
-        comparison = compare_positions(positions, self.asked, trial.alpha)
-        if comparison is None:
-            gaps.append(f"{_FEWEST_PASSAGES} passages or more are needed, and both releases have read fewer")
-        failures = [each.failure for each in stopped if each.failure]
-        answers = [] if failures or gaps else _answers(trial, live)
+    def _evidence(self, trial: Trial, beside: Beside, passages: Sequence[Passage]) -> Evidence:
+        done = read(trial, passages, self.asked.positions, beside, self.asked.max_seconds)
+        comparison = compare_positions(done.positions, beside, trial.alpha)
+        few = f"{FEWEST_PASSAGES} passages or more are needed, and beside {beside.called} fewer were read"
         return Evidence(
             comparisons=() if comparison is None else (comparison,),
-            failures=tuple(failures),
-            gaps=tuple(gaps),
-            figures=(*_figures(positions), *_figures_of_answers(answers)),
-            differing=(*_shown(positions), *_shown_answers(answers)),
-            notes=reading.notes(),
+            failures=done.failures,
+            gaps=(*done.gaps, *((few,) if comparison is None else ())),
+            figures=_figures(done.positions, beside),
+            differing=_shown(done.positions, beside),
+            notes=_notes(done, len(passages), beside),
         )
 
 
-class _Reading:
-    """What the threads of all nodes have read, and whether they go on."""
-
-    def __init__(self, asked: AgreementSpec, passages: int, alpha: float, until: float) -> None:
-        self._asked = asked
-        self._passages = passages
-        self._alpha = alpha
-        self._until = until
-        self._lock = threading.Lock()
-        self._groups: list[list[Position]] = []
-        self._is_decided = False
-
-    @property
-    def positions(self) -> list[Position]:
-        return [position for group in self._groups for position in group]
-
-    def add(self, positions: Sequence[Position]) -> None:
-        """The places of one passage; of a text without any there is nothing to add."""
-        if positions:
-            with self._lock:
-                self._groups.append(list(positions))
-                self._is_decided = self._is_decided or self._cannot_pass()
-
-    def is_over(self) -> bool:
-        return self._is_decided or time.monotonic() > self._until
-
-    def said(self) -> str:
-        positions = self.positions
-        return f"{sum(position.agrees for position in positions)} of {len(positions)} next tokens are the same"
-
-    def notes(self) -> tuple[str, ...]:
-        read = len(self._groups)
-        if read == self._passages:
-            return ()
-        why = ": were the next tokens of all others the same, it would be refused too" if self._is_decided else ""
-        return (f"{read} of {self._passages} passages were read{why}",)
-
-    def _cannot_pass(self) -> bool:
-        """Whether it will be refused, whatever the passages say that are left.
-
-        So a stop here changes no verdict, and how often equal releases are refused stays what it is.
-        """
-        groups = [Group(sum(not each.agrees for each in group), len(group)) for group in self._groups]
-        if len(groups) < _FEWEST_PASSAGES or sum(group.bad for group in groups) < _FEWEST_DIFFERENCES:
-            return False
-        left = [Group(0, self._asked.positions)] * (self._passages - len(groups))
-        return Worth.of([*groups, *left], self._alpha).at_least(self._asked.margin) <= self._alpha / _OTHER_COMPARISONS
+def live_beside(candidate: Served, live: Served, asked: AgreementSpec) -> Beside:
+    """The live release as what a candidate is compared with, on the same node."""
+    counts = counts_tokens(candidate) and counts_tokens(live)
+    return Beside("live", asked.margin, counts, partial(asker, served=live, failure=OtherFailed, counts=counts))
 
 
-def compare_positions(positions: Sequence[Position], asked: AgreementSpec, alpha: float) -> Comparison | None:
-    """The agreement of the passages against that of the live release with itself, which is 1. None: too few."""
+def compare_positions(positions: Sequence[Position], beside: Beside, alpha: float) -> Comparison | None:
+    """The agreement of the passages against that of the other one with itself, which is 1. None: too few."""
     of_passages: defaultdict[str, list[bool]] = defaultdict(list)
     for position in positions:
         of_passages[position.passage].append(position.agrees)
-    if len(of_passages) < _FEWEST_PASSAGES:
+    if len(of_passages) < FEWEST_PASSAGES:
         return None
     groups = [Group(agree.count(False), len(agree)) for agree in of_passages.values()]
-    return compare_losses(MEASURE, groups, margin=asked.margin, alpha=alpha, things="places")
+    found = compare_losses(MEASURE, groups, margin=beside.margin, alpha=alpha, things="places")
+    return found.model_copy(update={"against": beside.against})
 
 
 def _answers(trial: Trial, live: Served) -> list[RunOn]:
@@ -175,14 +112,23 @@ def _answers(trial: Trial, live: Served) -> list[RunOn]:
         return []
 
 
-def _figures(positions: Sequence[Position]) -> tuple[Figure, ...]:
+def _figures(positions: Sequence[Position], beside: Beside) -> tuple[Figure, ...]:
     differ = sum(not position.agrees for position in positions)
     unsettled = sum(not position.settled for position in positions)
+    where = "" if beside.against == "live" else f", beside {beside.called}"
     return (
-        Figure(name="places asked", candidate=len(positions)),
-        Figure(name="places where the next token differs", candidate=differ),
-        Figure(name="places where a release differs from itself", candidate=unsettled),
+        Figure(name=f"places asked{where}", candidate=len(positions)),
+        Figure(name=f"places where the next token differs{where}", candidate=differ),
+        Figure(name=f"places where a release differs from itself{where}", candidate=unsettled),
     )
+
+
+def _notes(done: Read, passages: int, beside: Beside) -> tuple[str, ...]:
+    if done.passages == passages:
+        return ()
+    where = "" if beside.against == "live" else f" beside {beside.called}"
+    why = ": were the next tokens of all others the same, it would be refused too" if done.is_decided else ""
+    return (f"{done.passages} of {passages} passages were read{where}{why}",)
 
 
 def _figures_of_answers(answers: Sequence[RunOn]) -> tuple[Figure, ...]:
@@ -195,14 +141,15 @@ def _figures_of_answers(answers: Sequence[RunOn]) -> tuple[Figure, ...]:
     )
 
 
-def _shown(positions: Sequence[Position]) -> tuple[Differing, ...]:
+def _shown(positions: Sequence[Position], beside: Beside) -> tuple[Differing, ...]:
     differing = [position for position in positions if not position.agrees][:_SHOWN]
     return tuple(
         Differing(
             question=position.prefix[-_SHOWN_CHARACTERS:],
             candidate=position.candidate,
-            other=position.live,
+            other=position.other,
             note=f"the next token in passage '{position.passage}'",
+            against=beside.against,
         )
         for position in differing
     )

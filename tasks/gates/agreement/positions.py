@@ -1,4 +1,4 @@
-"""What comes next, by two releases: one token each, after the same beginning of a text.
+"""What comes next, by a candidate and another: one token each, after the same beginning of a text.
 
 Nothing new is asked of an engine for it: a request for one token at temperature 0 is one of every contract. What the
 releases have said before does not matter, so one difference brings no further ones, as it does in answers that run on.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from infra.errors import TritonError
 from infra.triton.client import Completion, TritonClient
@@ -16,27 +16,27 @@ from tasks.gates.agreement.passages import Passage
 from tasks.gates.protocol import Served
 
 ASKED_AGAIN = 1
-"""How often both releases are asked again where their tokens differ. Where two tokens are equally likely, a batch of
+"""How often both are asked again where their tokens differ. Where two tokens are equally likely, a batch of
 another size rounds the one or the other way, and one release differs from itself: with one answer each, two equal
 releases would differ at half of such places, with two each at one of eight."""
 
 
 class CandidateFailed(Exception):
-    """The candidate did not answer what the live release answered; `str` of it says how."""
+    """The candidate did not answer what the other one answered; `str` of it says how."""
 
 
-class LiveFailed(Exception):
-    """The live release did not answer, so there is nothing to compare with."""
+class OtherFailed(Exception):
+    """What it is compared with did not answer, so there is nothing to compare with."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """One place in a passage. `candidate` and `live` are the first tokens that each said, as text."""
+    """One place in a passage. `candidate` and `other` are the first tokens that each said, as text."""
 
     passage: str
     prefix: str
     candidate: str
-    live: str
+    other: str
     agrees: bool
     settled: bool
     """Whether both said the same again, where they were asked again."""
@@ -55,36 +55,45 @@ class Token:
         return cls(answer.text.removeprefix(prefix), answer.tokens)
 
 
-class Ask(Protocol):
-    def __call__(self, served: Served, prefix: str) -> Token:
-        """The next token of a release after a beginning of a text. Raises TritonError."""
-        ...
+AskNext = Callable[[str], Token]
+"""The next token after a beginning of a text. Raises CandidateFailed or OtherFailed, and TritonError that is
+retryable."""
 
 
-def asker(client: TritonClient, candidate: Served, live: Served) -> Ask:
-    """Asks the releases of one node. Counts of tokens are asked for if both have a contract that gives them."""
-    counts = all(served.intent.serving.get("contract") == 2 for served in (candidate, live))
+def counts_tokens(served: Served) -> bool:
+    """Whether the contract of a release gives numbers of tokens."""
+    return served.intent.serving.get("contract") == 2
 
-    def ask(served: Served, prefix: str) -> Token:
+
+def asker(
+    client: TritonClient, served: Served, failure: type[CandidateFailed | OtherFailed], *, counts: bool
+) -> AskNext:
+    """Asks a release on one node, for the number of tokens too if `counts`."""
+
+    def ask(prefix: str) -> Token:
         request: dict[str, str | int | float] = {"text_input": prefix, "max_tokens": 1, "temperature": 0.0}
         if counts:
             request["return_num_output_tokens"] = True
-        return Token.of(client.generate(served.name, request), prefix)
+        try:
+            return Token.of(client.generate(served.name, request), prefix)
+        except TritonError as error:
+            if error.retryable:
+                raise
+            raise failure(f"no answer after {prefix[-60:]!r}: {error.message}") from error
 
     return ask
 
 
 def compare(
-    passage: Passage, positions: int, candidate: Served, live: Served, ask: Ask, *, candidate_first: bool
+    passage: Passage, positions: int, candidate: AskNext, other: AskNext, *, candidate_first: bool
 ) -> list[Position]:
-    """Ask both releases at each place of a passage, now the one first and now the other.
+    """Ask both at each place of a passage, now the one first and now the other.
 
-    Raises CandidateFailed, LiveFailed, and TritonError that is retryable.
+    Raises CandidateFailed, OtherFailed, and TritonError that is retryable.
     """
     compared: list[Position] = []
     for place, prefix in enumerate(passage.prefixes(positions)):
-        theirs = _Said(lambda prefix=prefix: _answer(ask, live, prefix, LiveFailed))
-        ours = _Said(lambda prefix=prefix: _answer(ask, candidate, prefix, CandidateFailed))
+        ours, theirs = (_Said(partial(ask, prefix)) for ask in (candidate, other))
         pair = (ours, theirs) if candidate_first ^ (place % 2 == 1) else (theirs, ours)
         for said in pair:
             said.more()
@@ -98,7 +107,7 @@ def compare(
                 passage=passage.name,
                 prefix=prefix,
                 candidate=ours.first.text,
-                live=theirs.first.text,
+                other=theirs.first.text,
                 agrees=ours.agrees_with(theirs),
                 settled=ours.settled and theirs.settled,
             )
@@ -106,17 +115,8 @@ def compare(
     return compared
 
 
-def _answer(ask: Ask, served: Served, prefix: str, failure: type[CandidateFailed | LiveFailed]) -> Token:
-    try:
-        return ask(served, prefix)
-    except TritonError as error:
-        if error.retryable:
-            raise
-        raise failure(f"no answer after {prefix[-60:]!r}: {error.message}") from error
-
-
 class _Said:
-    """What one release has said at one place, each time that it was asked."""
+    """What one of both has said at one place, each time that it was asked."""
 
     def __init__(self, ask: Callable[[], Token]) -> None:
         self._ask = ask

@@ -37,6 +37,10 @@ def test_asking(fleet: Fleet, command: Command) -> None:
     fleet.release(fleet.rebuild(quantization="nvfp4"))
     code, out, _ = command("lineage", "tiny")
     assert code == 0 and out.startswith("public name test/tiny\nmade from\n└─ release test/tiny@2  live")
+    assert f"engine {made.engine.identity[:12]}  " in command("lineage", "tiny@1")[1]
+    assert made.engine.identity in command("lineage", "tiny@1", "--long")[1]
+    code, out, _ = command("releases", "tiny")
+    assert code == 0 and out.startswith("   N  STATE")
     assert command("lineage", "tiny@1", "--format", "mermaid")[1].startswith("graph TD\n")
     document = json.loads(command("lineage", made.engine.identity[:16], "--format", "json")[1])
     assert document["root"] == str(made.engine)
@@ -54,8 +58,9 @@ def test_verifying(fleet: Fleet, command: Command) -> None:
     fleet.release(made)
     code, out, _ = command("verify", "tiny")
     assert code == 0 and out.splitlines() == [
-        f"{ref}  2 files, 6402 bytes: intact" for ref in (made.repository, made.engine)
+        f"{ref.kind}/{ref.identity[:12]}  2 files, 6.3 KiB: intact" for ref in (made.repository, made.engine)
     ]
+    assert command("verify", "tiny", "--long")[1].startswith(f"{made.repository}  2 files, ")
     attempt = fleet.store.need(made.engine).manifest.attempt
     fleet.store.bucket.put(f"{made.engine.folder}{attempt}/data.bin", b"?")
     code, out, err = command("verify", "tiny", "--json")
@@ -88,7 +93,7 @@ def test_reporting(fleet: Fleet, command: Command, tmp_path: Path) -> None:
     assert code == 0 and out.startswith("tiny release 2 on test\n\nVerdict\n  passed:")
     assert "Now: live. The public name answers with release 2." in out and "hf://org/tiny" in out
     document = json.loads(command("report", "tiny@1", "--json")[1])
-    assert (document["release"], document["state"], document["public"]) == (1, "previous", 2)
+    assert (document["release"], document["state"], document["public"]) == (1, "passed", 2)
     assert [made["artifact"].partition("/")[0] for made in document["made_of"]][:2] == ["repository", "engine"]
     code, out, err = command("report", "tiny@1", "--html", str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()

@@ -26,6 +26,7 @@ import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments.cli.runs_in_progress import runs_in_progress
 from deployments.doctor import pools, prefect_server
 from deployments.doctor.examine import examine
 from deployments.prefect_server.desired import desired
@@ -200,7 +201,7 @@ def database() -> Iterator[dict[str, str]]:
 def go(server: Server, two_models: Settings, *, dry_run: bool = False) -> dict[str, ResourceChange]:
     """Deploy; the changes by name, as they were shown before anything was made."""
     shown: list[ResourceChange] = []
-    wanted = desired(two_models, load_catalogue(two_models.catalogue).values())
+    wanted = desired(two_models, load_catalogue(two_models.catalogue).models.values())
     with temporary_settings(updates={PREFECT_API_URL: server.api}):
         changes = asyncio.run(deploy(wanted, shown.append, dry_run=dry_run))
     assert list(changes) == shown
@@ -257,6 +258,21 @@ def check_deploy(server: Server, two_models: Settings) -> None:
 
 def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, two_models: Settings) -> None:
     check_deploy(server, two_models)
+
+
+def test_runs_in_progress_are_those_that_have_not_ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", server.api)
+    flow = server("POST", "/flows/", {"name": "rebuild"})["id"]
+    run = {"flow_id": flow, "parameters": {"model": "tiny"}, "state": {"type": "RUNNING", "name": "Running"}}
+    id = server("POST", "/flow_runs/", run)["id"]
+    server("POST", "/flow_runs/", {**run, "state": {"type": "COMPLETED"}})
+    found = runs_in_progress(30)
+    assert found is not None
+    assert [(each.id, each.flow, each.model, each.state) for each in found] == [(id, "rebuild", "tiny", "Running")]
+    server("DELETE", f"/flow_runs/{id}")
+    assert runs_in_progress(30) == ()
 
 
 def test_the_same_on_postgres_with_redis(

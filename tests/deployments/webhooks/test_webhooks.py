@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 import yaml
 
-from deployments.webhooks.receiver import LARGEST_BODY, Catalogue, Receiver, secrets, server_config
+from deployments.webhooks.receiver import LARGEST_BODY, Receiver, WatchedFolder, secrets, server_config
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes.sessions import free_ports
@@ -85,7 +85,7 @@ def house(bucket: Bucket, tmp_path: Path) -> House:
         sent.append(event)
 
     by_sender: dict[str, bytes] = {"huggingface": SECRET, "mlflow": SECRET, "generic": SECRET}
-    return House(Receiver(bucket, by_sender, Catalogue(tmp_path), send), tmp_path, sent)
+    return House(Receiver(bucket, by_sender, WatchedFolder(tmp_path), send), tmp_path, sent)
 
 
 def push(repository: str = "org/base", **changes: Any) -> dict[str, Any]:
@@ -306,9 +306,10 @@ def test_nothing_from_outside_begins_a_line_of_the_log(house: House, caplog: pyt
         assert house.post("a%0aFORGED", b"{}", {}).status_code == 404
         assert house.post("a%1b[31m%E2%80%A8b", b"{}", {}).status_code == 404
         (house.folder / "tuned.yaml").write_text("name: [")
-        assert house.signed("generic", {"model": "tuned", "a\nFORGED": 1}).status_code == 503
+        assert house.signed("generic", {"model": "tuned", "a\nFORGED": 1}).status_code == 400
+        assert house.signed("generic", {"model": "tuned", "source": "s3://a/b"}, id="d2").status_code == 503
     lines = [record.getMessage() for record in caplog.records if record.name == "enginehouse.webhooks"]
-    assert len(lines) == 3 and "a\\nFORGED" in lines[0] and "\\x1b[31m\\u2028b" in lines[1]
+    assert len(lines) == 4 and "a\\nFORGED" in lines[0] and "\\x1b[31m\\u2028b" in lines[1]
     assert all(line.isprintable() for line in lines)
 
 
@@ -372,6 +373,8 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_is_no_fault_of_the_sende
     assert house.signed("generic", payload, id="d2").status_code == 202
     path.write_text("name: [")
     assert house.signed("generic", payload, id="d3").status_code == 503
+    assert house.hub(push("team/tuned-7")).status_code == 503  # it may be for the model of the broken file
+    assert house.hub(push()).status_code == 202  # this one is for another
 
 
 def test_settings_say_where_secrets_are_and_never_what(monkeypatch: pytest.MonkeyPatch) -> None:

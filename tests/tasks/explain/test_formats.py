@@ -38,6 +38,8 @@ VERSION_1 = {
    "flow_run": "f", "seconds": 1.5, "peak_memory_bytes": 7, "peak_gpu_bytes": 0},
  "created": "2026-11-20T10:00:00.123456Z", "state": "present"}""",
     "identity": '{"schema": 1, "step": "fetch", "version": 1, "inputs": {}, "fields": {"source": {"scheme": "file"}}}',
+    "reference": """{"kind":"llamacpp","schema_version":1,"tokens":[
+ {"cut":31,"passage":"p","schema_version":1,"text":" a","tokens":1}]}""",
     "intent": """{"created":"2026-11-20T10:00:00Z","digest":"d","flow_run":"f","model":"tiny",
  "recipe":{"quantization":"q8_0"},"release":3,"repository":"repository/tiny/00","schema_version":1,"source":"s"}""",
     "gate": """{"asked":{"gate":"agreement"},"candidate":3,"created":"2026-11-29T23:00:00Z","evidence":{"comparisons":[{
@@ -94,6 +96,7 @@ VERSION_1 = {
  "file_source":"hf://o/r@main","model":"tiny","recipe":{},"revision":"00","schema_version":1,"source":"s3://b/x"},
  "schema_version":1}""",
     "renamed": """{"schema_version":1,"was":["org/old"]}""",
+    "fleet": """{"records":{"targets/t/tiny/current.json":{"etag":"e","record":{"public":3}}},"schema_version":1}""",
 }
 
 
@@ -146,6 +149,9 @@ def kept(old: Any, new: Any) -> bool:
     if isinstance(old, dict) and isinstance(new, dict):
         fields = cast(dict[str, Any], old)
         return all(field in new and kept(value, new[field]) for field, value in fields.items())
+    if isinstance(old, list) and isinstance(new, list):
+        pairs = zip(cast(list[Any], old), cast(list[Any], new), strict=False)
+        return len(cast(list[Any], old)) == len(cast(list[Any], new)) and all(kept(*pair) for pair in pairs)
     return old == new
 
 

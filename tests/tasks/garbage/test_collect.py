@@ -16,9 +16,12 @@ from tasks.garbage.collect import Survey, collect, survey, survey_lines
 from tasks.garbage.keep import note_use, pin, unpin
 from tasks.steps.promote import roll_back
 from tasks.store.artifact import ArtifactRef
+from tasks.store.identity import Identity
 from tasks.store.lease import Watch, held
 from tasks.store.notes import NOTES
 from tasks.targets.current import Current
+from tasks.targets.gate_record import Evidence, GateRecord
+from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.references import PublicName, ReleaseRef
 
@@ -95,6 +98,35 @@ def test_a_release_that_was_collected_is_no_way_back(fleet: Fleet) -> None:
         roll_back(fleet.target, "tiny")
     assert refused.value.code == "release-not-in-store" and "'data.bin'" in refused.value.message
     assert fleet.target.current("tiny") == before
+
+
+def test_what_a_release_was_compared_with_stays_as_long_as_that_does(fleet: Fleet) -> None:
+    made, bucket = fleet.rebuild(), fleet.store.bucket
+    checkpoint = Identity(fleet.store.need(made.checkpoint).manifest.identity)
+    used, unused = (
+        fleet.publish(
+            "reference", "tiny", Identity.of("reference", 1, inputs={"checkpoint": checkpoint}, fields=fields)
+        )
+        for fields in ({"positions": 4}, {"positions": 5})
+    )
+    number = fleet.release(made)
+    evidence = Evidence(reference=str(used))
+    record = GateRecord(gate="agreement", kind="agreement", candidate=number, live=None, evidence=evidence)
+    GateRecords(fleet.target, "tiny", number).create(record)
+    found = at_once(fleet)
+    assert found.kept[used] == "release test/tiny@1 is live, and was compared with it"
+    assert str(unused) in going(found) and str(made.checkpoint) in going(found)
+    note_use(bucket, "tiny", [unused], "some-run")
+    assert unused in at_once(fleet).kept
+    versions = [json.loads(stored.body)["schema_version"] for stored in map(bucket.get, uses(bucket)) if stored]
+    assert versions == [3]
+    # What it was compared with is made again where nobody knows any more; nothing else is lost.
+    bucket.put(f"{fleet.target.prefix}tiny/{number}/gates/agreement.json", b"[]")
+    assert str(used) in going(at_once(fleet)) and made.engine in at_once(fleet).kept
+
+
+def uses(bucket: Bucket) -> list[str]:
+    return [entry.key for entry in bucket.list("uses/")]
 
 
 def test_the_grace_time(fleet: Fleet) -> None:

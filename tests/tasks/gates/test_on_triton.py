@@ -5,28 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tasks.gates.agreement.gate import AgreementGate
+from tasks.gates.agreement.passages import bundled
+from tasks.gates.agreement.reference import read_passages
 from tasks.gates.judge import judge
-from tasks.gates.protocol import Gate, Trial
+from tasks.gates.protocol import FoundReference, Gate, Trial
 from tasks.gates.quality.gate import ENDINGS, QualityGate
 from tasks.gguf.conversion import dequantize, quantize
+from tasks.kinds.reference import LlamaCppReference
 from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.gate_specs.quality import QualitySpec
 from tasks.models.gate_specs.set_source import SetSource
 from tasks.serving.contract import CONTRACT
 from tasks.serving.settings import ServingSettings
+from tasks.steps.plan import Plan
+from tasks.steps.reference import PlannedReference, read_reference
+from tasks.store.identity import Identity
 from tasks.targets.gate_record import GateRecord, Verdict
 from tasks.targets.node_report import NodeReport
 from tasks.triton.placement import place_release, placed_models
 from tasks.triton.repository import write_release
 from tests.tasks.gates.broken_gguf import with_another_template, without_a_tensor, without_its_end
-from tests.tasks.gates.trials import embedded, served
+from tests.tasks.gates.trials import embedded, finds, served
 
 if TYPE_CHECKING:
     from tests.conftest import RunningTriton
@@ -65,11 +71,13 @@ class House:
         for name in reversed(placed_models(self.triton.repository, embedded().name, release)):
             self.triton.client.unload(name)
 
-    def verdict(self, gate: Gate, gguf: Path, alpha: float = 0.05) -> Verdict:
-        """Of the gate alone, on a candidate of these weights."""
+    def verdict(self, gate: Gate, gguf: Path, alpha: float = 0.05, found: FoundReference | None = None) -> Verdict:
+        """Of the gate alone, on a candidate of these weights; with a reference on one that is the first release."""
         release, model = self.load(gguf), embedded()
         node = NodeReport.model_construct(node="here", http=f"127.0.0.1:{self.triton.ports.http}", grpc="")
         trial = Trial(model, "local", (node,), served(model.name, release), served(model.name, LIVE), alpha)
+        if found is not None:
+            trial = replace(trial, live=None, find_reference=finds(found))
         try:
             evidence = gate.run(trial)
         finally:
@@ -101,6 +109,23 @@ def test_the_same_weights_pass(house: House) -> None:
 
 def test_fewer_bits_are_told_apart_at_one_percent_of_false_alarms(house: House) -> None:
     assert house.verdict(AGREEMENT, house.weights / "q4_0", alpha=0.01).state == "refused"
+
+
+def test_a_first_release_is_held_against_what_its_weights_say_outside_of_triton(house: House) -> None:
+    """Template, tokens and their number are the same for the reader of the reference and in Triton."""
+    passages = house.weights / "passages.jsonl"
+    passages.write_text("\n".join(json.dumps({"name": each.name, "text": each.text}) for each in bundled()[:24]))
+    places = SetSource(uri=f"file://{passages}")
+    asked = AgreementSpec(passages=places, positions=1, reference="auto", reference_margin=0.25)
+    source, plan = LlamaCppReference(embedded(), "f16.gguf"), Plan.of(embedded(), Identity({"source": "wheel"}))
+    planned = PlannedReference(asked, read_passages(asked), source, plan)
+    found = FoundReference(read_reference(planned, house.weights), str(planned.ref))
+    same = house.verdict(AgreementGate(asked), house.weights / "f16.gguf", found=found)
+    assert same.state == "passed" and same.decisive is not None
+    assert (same.decisive.against, same.decisive.samples) == ("reference", 24)
+    strict = asked.model_copy(update={"reference_margin": 0.05})
+    broken = without_a_tensor(house.weights / "q8_0", house.weights / "lost", "blk.14.ffn_down.weight")
+    assert house.verdict(AgreementGate(strict), broken, found=found).state == "refused"
 
 
 def test_a_tensor_that_is_lost_is_told_apart(house: House) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.triton.client import Completion, TritonClient
-from tasks.gates.protocol import Served, Trial
+from tasks.gates.protocol import FindReference, FoundReference, Served, Trial
 from tasks.models.catalogue import load_model
+from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.spec import Model
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent
@@ -81,6 +82,15 @@ def trial(answering: Answering, *, nodes: int = 1, live: bool = True, contract: 
         live=served(model.name, 1, contract) if live else None,
         answered=Answered(answering),
     )
+
+
+def finds(found: FoundReference) -> FindReference:
+    """What has this reference for each gate."""
+
+    def find(_: AgreementSpec) -> FoundReference:
+        return found
+
+    return find
 
 
 CANDIDATE, LIVE = "smollm2-135m--r2", "smollm2-135m--r1"

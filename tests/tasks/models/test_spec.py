@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from infra.errors import SpecError, UsageError
-from tasks.models.catalogue import json_schema, load_catalogue, load_model
+from tasks.models.catalogue import catalogue_entry, json_schema, load_catalogue, load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import LlamaCppRecipe, TrtEngineRecipe
 from tasks.models.spec import Model, Serving
@@ -45,7 +45,7 @@ def write(folder: Path, document: Any, name: str = "tiny.yaml") -> Path:
 
 
 def test_the_catalogue_loads() -> None:
-    models = load_catalogue(CATALOGUE)
+    models = load_catalogue(CATALOGUE).models
     assert list(models) == ["llama3-70b-instruct", "llama3-8b-by-hand", "llama3-8b-instruct", "smollm2-135m"]
     assert isinstance(models["smollm2-135m"].recipe, LlamaCppRecipe)
     large = models["llama3-70b-instruct"].recipe
@@ -130,16 +130,48 @@ def test_the_name_is_the_files(tmp_path: Path) -> None:
     assert f"{path}:1: name: " in caught.value.message
 
 
-def test_a_catalogue_tells_the_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
+def test_a_catalogue_tells_the_mistakes_of_all_files_at_once_and_has_the_other_models(tmp_path: Path) -> None:
     write(tmp_path, entry())
+    write(tmp_path, entry(name="short"), "short.yml")
     first = write(tmp_path, entry(name="first", accepts=["file:///etc/*"]), "first.yaml")
     second = write(tmp_path, entry(name="second", accepts=["pip://some/where"]), "second.yaml")
+    found = load_catalogue(tmp_path)
+    assert list(found.models) == ["short", "tiny"] and list(found.broken) == ["first", "second"]
     with pytest.raises(SpecError) as caught:
-        load_catalogue(tmp_path)
+        found.require_whole()
     assert f"{first}:12: accepts: 'file:///etc/*' must begin with one of hf://, s3://, ngc://" in caught.value.message
     assert (
         f"{second}:12: accepts: 'pip://some/where' must begin with one of hf://, s3://, ngc://" in caught.value.message
     )
+
+
+def test_a_broken_file_costs_its_own_model_alone(tmp_path: Path) -> None:
+    write(tmp_path, entry())
+    write(tmp_path, "name: [", "zz.yaml")
+    assert catalogue_entry(tmp_path, "tiny").name == "tiny"
+    with pytest.raises(SpecError) as caught:
+        catalogue_entry(tmp_path, "zz")
+    assert caught.value.code == "spec-invalid" and f"{tmp_path / 'zz.yaml'}:" in caught.value.message
+    with pytest.raises(UsageError) as missing:
+        catalogue_entry(tmp_path, "../tiny")
+    assert missing.value.code == "model-missing" and missing.value.hint == "models: tiny, zz"
+
+
+def test_labels_are_plain_words() -> None:
+    assert Model.model_validate(entry(labels={"team": "search", "cost/centre": "A-7"})).labels["team"] == "search"
+    for labels in ({"Team": "x"}, {"team": ""}, {"team": "two words"}, {"team": "x" * 64}, {"team": 7}):
+        with pytest.raises(ValidationError) as caught:
+            Model.model_validate(entry(labels=labels))
+        assert all(place.startswith("labels.") for place in mistakes(caught.value))
+
+
+def test_two_files_of_one_model_are_a_mistake(tmp_path: Path) -> None:
+    write(tmp_path, entry())
+    write(tmp_path, entry(), "tiny.yml")
+    with pytest.raises(SpecError) as caught:
+        catalogue_entry(tmp_path, "tiny")
+    assert caught.value.code == "spec-invalid"
+    assert not load_catalogue(tmp_path).models and list(load_catalogue(tmp_path).broken) == ["tiny"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 from tasks.gates.judge import judge, overall
 from tasks.report.release import Made, ReleaseReport
 from tasks.store.artifact import ArtifactRef, Manifest, ManifestFile, Producer
+from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.changes import FieldChange
 from tasks.targets.current import Current
 from tasks.targets.gate_record import (
@@ -19,7 +20,10 @@ from tasks.targets.gate_record import (
     Histogram,
     PromptResult,
 )
+from tasks.targets.observed import Observed
 from tasks.targets.release import Intent, Result
+from tasks.targets.traffic import Shift
+from tasks.targets.watch_record import WatchOutcome
 
 MOMENT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
@@ -130,6 +134,23 @@ def made() -> tuple[Made, ...]:
 
     repository, engine = ArtifactRef("repository", "ab" * 32), ArtifactRef("engine", "cd" * 32)
     return Made(repository, manifest("1")), Made(engine, manifest("2")), Made(ArtifactRef("snapshot", "ef" * 32), None)
+
+
+def after_the_gates() -> dict[str, Any]:
+    """A person approved it, its canary passed, and the watch gave its name back."""
+    seen = Observed(ended={"stop": 180, "internal": 11})
+    return {
+        "request": ApprovalRequest(release=7, live=6, timeout_s=86400, flow_run="run-1", created=MOMENT),
+        "approval": Approval(
+            release=7, state="approved", by="ada@desk", note="looked at <b>both</b>", flow_run="run-2", created=MOMENT
+        ),
+        "shift": Shift(release=7, strategy="canary", state="passed", share=0.25, created=MOMENT),
+        "watch": WatchOutcome(
+            release=7, previous=6, state="returned", reason="errors 5.8 %, and 0.1 % before", seconds=93, probes=12,
+            comparisons=(comparison(measure="errors", method="confidence sequences"),), observed=seen,
+            flow_run="run-2", created=MOMENT,
+        ),
+    }  # fmt: skip
 
 
 def made_report(**about: Any) -> ReleaseReport:

@@ -18,11 +18,27 @@ from tasks.report.sections import sections, title
 from tasks.report.shown import shown
 from tasks.report.stored import keep_page, page_of
 from tasks.report.text import drawn, lines
+from tasks.targets.approval import Approval
+from tasks.targets.approvals import Approvals
+from tasks.targets.current import Current
 from tasks.targets.gate_record import Differing, Evidence, Figure, PromptResult
 from tasks.targets.gate_records import GateRecords
+from tasks.targets.observed import Observed
+from tasks.targets.release import Result
 from tasks.targets.target import Target
-from tests.tasks.report.made_report import comparison, gate_records, histogram, intent, made_report, result_of
+from tasks.targets.traffic import Canary, Traffic
+from tasks.targets.watch_record import Watching
+from tests.tasks.report.made_report import (
+    after_the_gates,
+    comparison,
+    gate_records,
+    histogram,
+    intent,
+    made_report,
+    result_of,
+)
 
+PASSED = Result(release=7, state="passed", live=6)
 _SNAPSHOTS = Path(__file__).parent / "snapshots"
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="a()">\x1b[2J\u202e" onload="b() &lt; ]]> --> ``` | `x`'
 
@@ -63,7 +79,17 @@ def hostile() -> ReleaseReport:
     records = tuple(record.model_copy(update={"evidence": evidence}) for record in gate_records())
     before = made_report()
     told = before.intent.model_copy(update={"source": HOSTILE, "adapters": {HOSTILE: HOSTILE}})
-    return made_report(intent=told, gates=records, result=result_of(records), why=HOSTILE)
+    after = after_the_gates()
+    return made_report(
+        intent=told,
+        gates=records,
+        result=result_of(records),
+        why=HOSTILE,
+        request=after["request"],
+        approval=after["approval"].model_copy(update={"by": HOSTILE, "note": HOSTILE}),
+        shift=after["shift"].model_copy(update={"strategy": HOSTILE, "reason": HOSTILE}),
+        watch=after["watch"].model_copy(update={"reason": HOSTILE, "observed": Observed(ended={HOSTILE: 1})}),
+    )
 
 
 @pytest.mark.parametrize("form", ["html", "md", "txt"])
@@ -152,6 +178,39 @@ def test_an_interval_is_drawn_where_it_lies() -> None:
     assert unknown[0] == "←" and unknown[-1] == "→"
 
 
+def test_what_came_after_the_gates_is_told_in_its_order() -> None:
+    report = made_report(**after_the_gates(), result=PASSED)
+    titles = [section.title for section in sections(report)]
+    assert titles[5:] == ["Approval", "Requests as a candidate", "Watch", "Made from", "Commands"]
+    text = printed(report)
+    assert "ada@desk" in text and "looked at <b>both</b>" in text and "2026-05-04 03:02:01 UTC" in text
+    assert "passed: canary, at last 25.0% of the requests" in text
+    assert "refused: returned after 93 s: errors 5.8 %, and 0.1 % before" in text
+    assert "Release 6 got the public name back." in text and "ended with internal" in text and "191" in text
+    assert "looked at &lt;b&gt;both&lt;/b&gt;" in page_of(report) and "<b>" not in page_of(report)
+    assert "&#60;b&#62;both" in markdown(title(report), sections(report))
+
+
+def test_what_goes_on_now_is_told_too() -> None:
+    waiting = {"request": after_the_gates()["request"], "current": Current(public=6, candidates=(7,))}
+    traffic = Traffic(canary=Canary(release=7, share=0.05))
+    report = made_report(**waiting, result=PASSED, traffic=traffic)
+    text = printed(report)
+    assert report.state == "waiting" and "Nobody has decided yet." in text and "within 24 h" in text
+    assert "Now: 5.0% of the requests go to it." in text
+    watched = printed(made_report(result=PASSED, watching=Watching(release=7, previous=6)))
+    assert "Now: it is watched, with release 6 to give the name back to." in watched
+
+
+def test_a_release_that_its_canary_refused_did_not_pass() -> None:
+    refused = after_the_gates()["shift"].model_copy(update={"state": "refused", "reason": "errors 9 %"})
+    report = made_report(shift=refused, result=PASSED)
+    text = printed(report)
+    assert report.state == "refused" and "Now: refused." in text and "at last 25.0% of the requests: errors 9 %" in text
+    assert "enginehouse rollback tiny --to 7" not in text
+    assert "enginehouse rollback tiny --to 7" in printed(made_report(result=PASSED))
+
+
 @pytest.fixture
 def target(bucket: Bucket) -> Target:
     return Target(bucket, "prod")
@@ -170,5 +229,10 @@ def test_it_is_read_from_the_records_and_kept_once(target: Target) -> None:
     stored = target.bucket.get("targets/prod/tiny/1/report.html")
     assert stored is not None and stored.body.decode() == page_of(read_report(target, made, now=False))
     assert target.releases("tiny") == [1] and target.listed().models == {}  # nobody takes it for another record
+    target.bucket.put("targets/prod/tiny/1/shift.json", b"{}")
+    target.bucket.put("targets/prod/tiny/traffic.json", b"[]")  # each costs its own part of the report
+    decided = Approval(release=1, state="rejected", by="ada@desk", created=intent().created)
+    Approvals(target, "tiny", 1).decide(decided)
     now = read_report(target, made, now=True)
+    assert (now.shift, now.traffic, now.watching, now.approval) == (None, None, None, decided)
     assert (now.state, now.document()["public"]) == ("refused", None)

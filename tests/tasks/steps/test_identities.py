@@ -20,7 +20,7 @@ from tasks.steps.fetch import snapshot_identity
 from tasks.steps.plan import Plan
 from tests.tasks.trtllm.tools.test_commands import VERSIONS
 
-MODELS = load_catalogue(Path(__file__).parents[3] / "deployments" / "models")
+MODELS = load_catalogue(Path(__file__).parents[3] / "deployments" / "models").models
 SNAPSHOT = Path(__file__).parent / "snapshots" / "identities.txt"
 
 PINS: Mapping[str, Mapping[str, Any]] = {

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from infra.errors import EnginehouseError, GateRefused, UsageError
+from infra.errors import ArtifactDamaged, EnginehouseError, GateRefused, UsageError
+from tasks.explain.releases import release_lines, releases
 from tasks.gates.on_traffic import Judgement
 from tasks.gates.protocol import Trial
 from tasks.models.rollout import Rollout
@@ -104,7 +105,26 @@ def test_a_refused_candidate_loses_its_traffic_and_its_place(line: Line, judgeme
     with pytest.raises(UsageError) as never:
         promote(line.target, NAME, release)
     assert never.value.code == "release-not-passed"
+    row = releases(line.target, NAME).rows[0]
+    assert (row.intent.release, row.state, row.shown, row.document()["state"]) == (
+        release,
+        "passed",
+        "refused",
+        "refused",
+    )
+    assert any(
+        f"50.0% of the requests: refused, {reason}" in said for said in release_lines(releases(line.target, NAME))
+    )
     assert line.rolled(5) == release + 1, "the next rebuild tries it anew"
+
+
+def test_a_record_of_traffic_that_cannot_be_read_says_where_it_lies(line: Line) -> None:
+    release = begun(line, CANARY)
+    line.target.bucket.put(f"{line.target.prefix}{NAME}/traffic.json", b'{"canary": {"share": 7}}')
+    with pytest.raises(ArtifactDamaged) as caught:
+        shifting(line, release, Said(line)).look()
+    assert caught.value.code == "record-invalid" and caught.value.hint and not caught.value.retryable
+    assert "traffic.json" in caught.value.message and "canary.share" in caught.value.message
 
 
 def test_a_candidate_that_fails_its_prompts_by_then_is_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from infra.errors import PreconditionFailed, StoreContended
+from infra.errors import ArtifactDamaged, PreconditionFailed, StoreContended
 from infra.s3.bucket import Bucket
 from tasks.store.cell import Cell, WriteOnce
 from tasks.store.record import Record
@@ -128,3 +128,21 @@ def test_the_first_record_counts(bucket: Bucket) -> None:
         results = list(pool.map(once.create, records))
     first = once.read()
     assert first in records and results == [first] * 4
+
+
+def test_what_is_no_such_record_is_an_error_that_names_its_key(bucket: Bucket) -> None:
+    bucket.put(KEY, b'{"by": {"a": "twice"}}')
+    cell = Cell(bucket, KEY, Counts())
+    for read in (cell.read, cell.aged, WriteOnce(bucket, KEY, Counts).read, lambda: cell.move(counted("a", 1))):
+        with pytest.raises(ArtifactDamaged) as caught:
+            read()
+        assert caught.value.code == "record-invalid" and KEY in caught.value.message and "by.a" in caught.value.message
+        assert "twice" not in caught.value.message and caught.value.hint and not caught.value.retryable
+
+
+def test_the_age_of_a_record_is_that_of_its_last_change(bucket: Bucket) -> None:
+    cell = Cell(bucket, KEY, Counts(note="default"))
+    assert cell.aged() == (Counts(note="default"), 0.0)
+    cell.move(counted("a", 1))
+    record, age = cell.aged()
+    assert record.by == {"a": 1} and 0 <= age < 60

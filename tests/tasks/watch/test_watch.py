@@ -242,10 +242,12 @@ def test_models_that_are_gone_are_forgotten() -> None:
     )
     kept = settled({"tiny": model()}, {}, gone, {})
     assert not kept.followed and not kept.attempts
+    # One whose file cannot be read is not gone: mended, it would go back to the version that its file names.
+    assert settled({"tiny": model()}, {}, gone, {}, {"old"}) == gone
 
 
 def test_the_key_of_a_run_ignores_words_and_policy() -> None:
     row = Row("tiny", "1.1.0", "1.2.1", "rebuild", "")
-    plain, worded = model(), model(description="new words", updates={"policy": "pre"})
+    plain, worded = model(), model(description="new words", labels={"team": "search"}, updates={"policy": "pre"})
     assert run_key(plain, row, WatchRecord()) == run_key(worded, row, WatchRecord())
     assert subject_of(plain) != subject_of(model(version="1.0.0"))

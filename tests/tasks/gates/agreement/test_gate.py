@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,14 @@ import pytest
 from infra.errors import TritonError
 from infra.triton.client import Completion
 from tasks.gates.agreement.gate import AgreementGate
+from tasks.gates.agreement.passages import bundled
+from tasks.gates.agreement.reference import places
+from tasks.gates.judge import judge
+from tasks.gates.protocol import FoundReference, Served
 from tasks.models.gate_specs.agreement import AgreementSpec
-from tasks.targets.gate_record import Evidence
-from tests.tasks.gates.trials import CANDIDATE, LIVE, Answering, trial
+from tasks.store.reference import ReferenceToken, ReferenceTokens
+from tasks.targets.gate_record import Evidence, GateRecord
+from tests.tasks.gates.trials import CANDIDATE, LIVE, Answering, finds, trial
 
 ASKED = AgreementSpec(gate="agreement", positions=2)
 
@@ -133,3 +139,84 @@ def test_where_answers_that_run_on_first_differ_is_a_figure() -> None:
     evidence = run(answer)
     assert figures(evidence)["first difference of an answer, in the middle of all"] == len("the same smollm2-135m--r")
     assert [each.candidate for each in evidence.differing] == [f"the same {CANDIDATE}"] * 3
+
+
+def reference(differs: float = 0, kind: str = "llamacpp") -> FoundReference:
+    """What an echo says in all places but such a share, where it says something else."""
+    tokens = tuple(
+        ReferenceToken(
+            passage=passage.name,
+            cut=len(prefix),
+            text="other" if hash_of(prefix) < differs else prefix[-3:],
+            tokens=1,
+        )
+        for passage, prefix in places(bundled(), ASKED.positions)
+    )
+    return FoundReference(ReferenceTokens(kind=kind, tokens=tokens), f"reference/{'ab' * 32}")
+
+
+def beside_reference(
+    found: FoundReference, asked: AgreementSpec, *, live: bool = False, recipe: Any = None
+) -> Evidence:
+    at = replace(trial(echo_of_one, live=live), find_reference=finds(found))
+    if recipe is not None:
+        intent = at.candidate.intent.model_copy(update={"recipe": recipe})
+        at = replace(at, candidate=Served(intent))
+    return AgreementGate(asked).run(at)
+
+
+def echo_of_one(model: str, request: Mapping[str, Any]) -> Completion:
+    return Completion(request["text_input"][-3:], (), 0.01, tokens=1)
+
+
+AUTO = ASKED.model_copy(update={"reference": "auto", "reference_margin": 0.1})
+
+
+def test_a_first_release_is_compared_with_the_reference_where_its_file_asks() -> None:
+    equal, worse = beside_reference(reference(), AUTO), beside_reference(reference(0.3), AUTO)
+    assert beside_reference(reference(0.3), ASKED) == Evidence()
+    (fine,), (lost,) = equal.comparisons, worse.comparisons
+    assert (fine.against, fine.difference, fine.samples, fine.margin) == ("reference", 0, 128, 0.1)
+    assert fine.p_fine < 0.01 and fine.detectable is not None and equal.reference.startswith("reference/")
+    assert lost.p_worse < 0.01 and {pair.against for pair in worse.differing} == {"reference"}
+    record = GateRecord(gate="agreement", kind="agreement", candidate=2, live=None, evidence=worse)
+    (verdict,) = judge([record], 0.05)
+    assert verdict.state == "refused" and "of the reference" in verdict.reason
+
+
+def test_the_reference_stands_beside_the_live_release_where_the_precision_has_changed() -> None:
+    same = beside_reference(reference(0.3), AUTO, live=True)
+    assert [each.against for each in same.comparisons] == ["live"] and not same.reference
+    fewer_bits = beside_reference(reference(0.3), AUTO, live=True, recipe={"quantization": "q4_0"})
+    live, beside = fewer_bits.comparisons
+    assert (live.against, live.difference, beside.against) == ("live", 0, "reference") and beside.difference < -0.1
+    # Both can refuse, so each has half of the level, and one is enough.
+    record = GateRecord(gate="agreement", kind="agreement", candidate=2, live=1, evidence=fewer_bits)
+    (verdict,) = judge([record], 0.05)
+    assert verdict.state == "refused" and verdict.decisive == beside.model_copy(
+        update={"detectable": verdict.decisive.detectable if verdict.decisive else None}
+    )
+    assert verdict.level is not None and verdict.level == 0.025
+    always = AUTO.model_copy(update={"reference": "always"})
+    assert len(beside_reference(reference(), always, live=True).comparisons) == 2
+
+
+def test_a_reference_that_is_missing_is_told_and_is_a_gap_for_who_always_wants_one() -> None:
+    none = FoundReference(missing="kind parrot has none on this machine")
+    auto = beside_reference(none, AUTO)
+    assert auto.notes == ("there is no reference: kind parrot has none on this machine",) and not auto.gaps
+    always = beside_reference(none, AUTO.model_copy(update={"reference": "always"}))
+    assert always.gaps == auto.notes and not always.notes
+
+
+def test_a_reference_of_other_places_leaves_a_gap() -> None:
+    found = reference()
+    assert found.tokens is not None
+    fewer = replace(found, tokens=found.tokens.model_copy(update={"tokens": found.tokens.tokens[2:]}))
+    evidence = beside_reference(fewer, AUTO)
+    assert "the reference gave no answer" in evidence.gaps[0] and not evidence.failures
+
+
+def test_a_gate_without_a_reference_is_recorded_as_it_was_before_there_were_any() -> None:
+    assert {"reference", "reference_margin"}.isdisjoint(ASKED.model_dump(mode="json"))
+    assert AUTO.model_dump(mode="json")["reference"] == "auto"
