@@ -58,15 +58,22 @@ def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Pa
     assert not released(asked)["loaded"]  # another section of gates has the candidate gated anew
 
     (tmp_path / "passages.jsonl").write_text("\n".join(map(json.dumps, PASSAGES)))
-    few = {"passages": {"uri": f"file://{tmp_path}/passages.jsonl"}, "positions": 1}
+    few = {
+        "passages": {"uri": f"file://{tmp_path}/passages.jsonl"},
+        "positions": 1,
+        "reference": "always",
+        "reference_margin": 0.9,
+    }
     promoted = rebuilt(3, "undecided", undecided="promote", agreement=few)
     assert promoted["state"] == "promoted"
-    assert {step["name"]: step["state"] for step in promoted["steps"]}["validate"] == "Undecided"
+    states = {step["name"]: step["state"] for step in promoted["steps"]}
+    assert (states["reference"], states["validate"]) == ("Completed", "Undecided")
     assert own.target.current("judged")[0].public == promoted["release"]
     assert "undecided obedience, 50 samples" in own.run("releases", "judged")
     record = next(gate for gate in released(promoted)["gates"] if gate["gate"] == "agreement")
-    (compared,) = record["evidence"]["comparisons"]
-    assert record["live"] == first["release"] and compared["difference"] == 0 and compared["samples"] == len(PASSAGES)
+    compared = {each["against"]: each for each in record["evidence"]["comparisons"]}
+    assert compared.keys() == {"live", "reference"} and record["live"] == first["release"]
+    assert compared["live"]["difference"] == 0 and compared["live"]["samples"] == len(PASSAGES)
 
 
 def test_a_person_decides(house: House, live: dict[str, Any]) -> None:
