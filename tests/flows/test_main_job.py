@@ -98,6 +98,7 @@ def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, A
     assert all("```mermaid" in found["data"] for found in lineage)
 
 
+@pytest.mark.long
 def test_a_lost_engine_file_is_built_again(house: House, live: dict[str, Any]) -> None:
     engine = house.store.need(artifact(live, "upload"))
     house.store.bucket.delete(f"{engine.ref.folder}{engine.manifest.attempt}/model.gguf")
@@ -255,6 +256,7 @@ def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
     assert house.ask() == before
 
 
+@pytest.mark.long
 def test_two_at_once_are_built_once(house: House, live: dict[str, Any]) -> None:
     both = [house.start("rebuild", MODEL, "--recipe", "quantization=q5_0", "--json") for _ in range(2)]
     outputs = [process.communicate(timeout=240 * PATIENCE) for process in both]
