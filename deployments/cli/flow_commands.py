@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from tasks.steps.promote import RolledBack
     from tasks.targets.target import Target
 
-_ROLLBACK_PATIENCE_S = 10.0
-"""Clients wait for a rollback, which needs no server. A rebuild gives a busy one longer."""
-
 
 def add_flow_commands(add: Add) -> None:
     sub = add("rebuild", _rebuild, "bring a model from its source to its public name", json=True)
@@ -163,7 +160,7 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
 
 def _roll_back_in_a_run(options: argparse.Namespace, settings: Settings) -> RolledBack:
     with importing_prefect(settings):
-        require_prefect(_ROLLBACK_PATIENCE_S)
+        require_prefect(busy=False)  # clients wait, and a rollback needs no server
         _print_logs_from(logging.CRITICAL)
         from flows.rollback import rollback
 

@@ -15,16 +15,17 @@ _FROM_PREFECT = ("Failed to reach API", "Found incompatible versions")
 """How the RuntimeErrors begin with which Prefect's client ends a flow before its first line."""
 
 
-def require_prefect(patience_s: float = 30.0) -> None:
-    """Raise SettingsError `prefect-failed` if no server answers within `patience_s`. Imports no Prefect.
+def require_prefect(*, busy: bool = True) -> None:
+    """Raise SettingsError `prefect-failed` if no server answers within seconds. Imports no Prefect.
 
-    A flow asks again and again before it gives up, and fails with a hundred lines.
+    A flow asks again and again before it gives up, and fails with a hundred lines. That is right for a server that is
+    `busy`, unless somebody cannot wait.
     """
-    from deployments.prefect_server.reach import unreachable
+    from deployments.prefect_server.reach import trouble
 
     url = os.environ.get("PREFECT_API_URL", "")
-    if url and (why := unreachable(url, patience_s)):
-        raise prefect_failed(f"does not answer: {why}", hint=IS_IT_UP)
+    if url and (found := trouble(url)) and not (busy and found.busy):
+        raise prefect_failed(f"does not answer: {found.why}", hint=IS_IT_UP)
 
 
 IS_IT_UP = (

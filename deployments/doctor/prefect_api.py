@@ -11,7 +11,7 @@ from typing import TypeVar
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from deployments.prefect_server.reach import PATIENCE_S, unreachable
+from deployments.prefect_server.reach import PATIENCE_S, trouble
 from infra.errors import SettingsError, UsageError
 
 _T = TypeVar("_T")
@@ -50,8 +50,8 @@ def prefect_api() -> Generator[PrefectApi]:
         raise UsageError(
             "no Prefect server is known", hint="enginehouse up, or export PREFECT_API_URL", code="prefect-missing"
         )
-    if why := unreachable(url):
-        raise _failed(f"does not answer: {why}")
+    if found := trouble(url):
+        raise _failed(f"does not answer: {found.why}")
     user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     key = os.environ.get("PREFECT_API_KEY", "")
     headers = {"Authorization": f"Bearer {key}"} if key and not user else {}

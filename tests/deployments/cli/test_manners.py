@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployments.cli.main import main
+from deployments.cli.prefect_calls import require_prefect
+from infra.errors import SettingsError
 from infra.settings import CHECKOUT
 from tasks.explain.history import history
 from tasks.targets.node_report import REPORT_SECONDS, ModelReport, NodeReport, ReleaseReport
@@ -151,6 +153,23 @@ class _Broken(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+class _Busy(_Broken):
+    """One whose database is locked."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+
+
+def test_a_busy_server_is_waited_for_by_who_can_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Loopback(ThreadingHTTPServer(("127.0.0.1", 0), _Busy)) as busy:
+        monkeypatch.setenv("PREFECT_API_URL", f"{busy.url}/api")
+        require_prefect()
+        with pytest.raises(SettingsError) as caught:
+            require_prefect(busy=False)
+    assert caught.value.code == "prefect-failed" and "it answers 503" in caught.value.message
 
 
 def _typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
