@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +134,34 @@ class House:
         return bool(named)
 
 
-_running: list[House] = []
-_ended: list[House] = []
+@dataclass
+class Stack:
+    """The stack of a house, whose variables are in this process's environment as long as it runs."""
+
+    house: House
+    running: bool = False
+    _patch: pytest.MonkeyPatch = field(default_factory=pytest.MonkeyPatch)
+
+    def start(self) -> None:
+        self.running = True
+        self.house.run("up")
+        for name, value in self.house.variables.items():
+            self._patch.setenv(name, value)
+
+    def end(self) -> None:
+        self._patch.undo()
+        self.house.run("down")
+        self.running = False
+
+
+_stacks: list[Stack] = []
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "house" in getattr(item, "fixturenames", ()):
-        while _ended:
-            _ended[-1].run("up")
-            _running.append(_ended.pop())
+        for stack in _stacks:
+            if not stack.running:
+                stack.start()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -150,14 +169,14 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """End the stack after the last test of flows: idle, it takes a quarter of a core from all tests that follow."""
     done = yield
     if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
-        while _running:
-            _running[-1].run("down")
-            _ended.append(_running.pop())
+        for stack in _stacks:
+            if stack.running:
+                stack.end()
     return done
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     folder = tmp_path_factory.mktemp("house")
     catalogue = folder / "models"
     catalogue.mkdir()
@@ -180,12 +199,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "ENGINEHOUSE_IMAGES": str(folder / "images.toml"),
     }
     made = House(folder / "home", catalogue, environment)
-    with pytest.MonkeyPatch.context() as patch:
-        _running.append(made)
-        made.run("up")
-        for name, value in made.variables.items():
-            patch.setenv(name, value)
-        yield made
+    _stacks.append(Stack(made))
+    _stacks[-1].start()
+    return made
 
 
 @pytest.fixture(scope="session")
