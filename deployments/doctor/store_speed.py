@@ -28,8 +28,10 @@ def speed(bucket: Bucket, slow: float) -> Finding:
     key, body = f"doctor/{uuid.uuid4().hex}", os.urandom(_BYTES)
     try:
         up = _timed(lambda: bucket.put(key, body))
-        down = _timed(lambda: bucket.get(key))
-        bucket.delete(key)
+        try:
+            down = _timed(lambda: bucket.get(key))
+        finally:
+            bucket.delete(key)
     except StoreError as error:
         if error.code != "store-denied":
             raise

@@ -15,6 +15,7 @@ from tasks.explain.fleet_records import FleetRecords, ModelRecords, Place, Relea
 from tasks.explain.fleet_view import FileState, Fleet, ModelRow, Newest, NodeRow, Run
 from tasks.explain.seen_records import SeenRecords
 from tasks.explain.staleness import Stale, stale, version_of
+from tasks.explain.standing import Standing
 from tasks.finetuned.records import CurrentWeights
 from tasks.models.catalogue import Catalogue
 from tasks.models.spec import Model
@@ -25,7 +26,7 @@ from tasks.targets.watch_record import Watching
 from tasks.watch.record import subject_of
 from tasks.watch.verdict import Offer
 
-_NO_RELEASE = Release(None, None, None, None, False)
+_NO_RELEASE = Release(None, None, None, None, None, False)
 
 
 def read_fleet(
@@ -167,15 +168,21 @@ def _newest(place: Place, current: Current, releases: Mapping[int, Release]) -> 
     number = max(releases, default=None)
     if number is None or number == current.public:
         return None
-    found = releases[number]
-    state, reason = current.state_of(number, found.result), "" if found.result is None else found.result.reason
+    found, loaded = releases[number], number in current.loaded
+    state = current.state_of(number, found.result)
+    word = Standing(state, found.result, loaded, found.asked, found.approval, found.shift).word
+    return Newest(number, word, place.age(number) or 0.0, _why(word, place.model, found))
+
+
+def _why(word: str, model: str, found: Release) -> str:
+    """Why the newest release is what it is, or what it waits for."""
+    if word == "waiting":
+        return f"enginehouse approve {model}, or reject"
     if found.approval is not None and found.approval.state != "approved":
-        return Newest(number, "refused", place.age(number) or 0.0, told(found.approval))
-    if found.asked and found.approval is None and number in current.candidates:
-        return Newest(number, "waiting", place.age(number) or 0.0, f"enginehouse approve {place.model}, or reject")
-    if state == "previous" and found.result is not None:
-        return Newest(number, found.result.state, place.age(number) or 0.0, reason)
-    return Newest(number, state, place.age(number) or 0.0, reason)
+        return told(found.approval)
+    if found.shift is not None and found.shift.state == "refused":
+        return found.shift.reason
+    return "" if found.result is None else found.result.reason
 
 
 def _watch(public: Release, watching: Watching, current: Current) -> str:

@@ -18,6 +18,7 @@ from tasks.targets.approval import Approval
 from tasks.targets.current import Current
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
+from tasks.targets.traffic import Shift
 from tasks.targets.watch_record import Watching, WatchOutcome
 from tasks.watch.record import WatchRecord, read_record
 
@@ -52,6 +53,7 @@ class Release:
     intent: Intent | None
     result: Result | None
     approval: Approval | None
+    shift: Shift | None
     watch: WatchOutcome | None
     asked: bool
     """Whether a person was asked."""
@@ -127,6 +129,7 @@ def _models(places: Iterable[Place], seen: SeenRecords) -> Iterator[ModelRecords
             del intents[key]
     results = seen.read(_of(at_work, "result.json"), Result, without={"gates", "prompts"})
     approvals = seen.read(_of(at_work, "approval.json"), Approval, without=set())
+    shifts = seen.read(_of(at_work, "shift.json"), Shift, without=set())
     outcomes = seen.read(_of(at_work, "watch.json"), WatchOutcome, without={"asked", "comparisons", "observed"})
     for place in places:
         folder = f"targets/{place.target}/{place.model}/"
@@ -139,6 +142,7 @@ def _models(places: Iterable[Place], seen: SeenRecords) -> Iterator[ModelRecords
                     intents.get(f"{folder}{release}/intent.json"),
                     results.get(f"{folder}{release}/result.json"),
                     approvals.get(f"{folder}{release}/approval.json"),
+                    shifts.get(f"{folder}{release}/shift.json"),
                     outcomes.get(f"{folder}{release}/watch.json"),
                     f"{release}/approval-request.json" in place.entries,
                 )

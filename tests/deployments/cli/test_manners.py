@@ -19,8 +19,9 @@ from deployments.cli.prefect_calls import require_prefect
 from infra.errors import SettingsError
 from infra.settings import CHECKOUT
 from tasks.explain.history import history
-from tasks.targets.node_report import REPORT_SECONDS, ModelReport, NodeReport, ReleaseReport
+from tasks.targets.node_report import REPORT_SECONDS
 from tests.tasks.sources.loopback import Loopback
+from tests.tasks.targets.test_aliases import answering
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,25 +58,8 @@ def released(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, command: Command) ->
     monkeypatch.setenv("ENGINEHOUSE_TARGET", fleet.target.name)
     fleet.release(fleet.rebuild())
     fleet.release(fleet.rebuild(quantization="nvfp4"))
-    report(fleet)
+    answering(fleet, tiny=1)
     return fleet
-
-
-def report(fleet: Fleet) -> None:
-    """What the node writes every few seconds."""
-    model = ModelReport(public=1, releases={1: ReleaseReport(state="ready")})
-    fleet.target.report(
-        NodeReport(
-            node="one",
-            target=fleet.target.name,
-            http="",
-            grpc="",
-            triton_pid=1,
-            memory_total_bytes=1,
-            memory_available_bytes=1,
-            models={"tiny": model},
-        )
-    )
 
 
 def test_wrong_use_tells_the_nearest_name(command: Command) -> None:
@@ -189,7 +173,7 @@ def test_a_rollback_does_not_rely_on_a_server_that_breaks(released: Fleet) -> No
 
     def node() -> None:
         while not ended.wait(REPORT_SECONDS):
-            report(released)
+            answering(released, tiny=1)
 
     reporting = threading.Thread(target=node)
     reporting.start()

@@ -24,6 +24,7 @@ from tasks.targets.approvals import Approvals
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
+from tasks.targets.traffic import Shift, shift
 from tasks.targets.watch_record import Watching, WatchOutcome, WatchRecords
 from tasks.watch.record import FailedRebuilds, Followed, WatchRecord, move_record, subject_of
 from tasks.watch.verdict import Offer
@@ -228,6 +229,15 @@ def test_what_came_after_the_live_release(house: House) -> None:
     approvals.decide(Approval(release=number, state="rejected", by="eve"))
     row = house.row(model())
     assert row.newest is not None and row.newest.state == "refused" and "eve" in row.newest.reason
+
+
+def test_a_candidate_that_its_canary_refused_is_refused_as_in_the_list_of_releases(house: House) -> None:
+    house.release(model())
+    number = house.release(model(), "passed", public=False)
+    found = Shift(release=number, strategy="canary", state="refused", reason="late first tokens", share=0.1)
+    shift(house.target, "tiny", number).create(found)
+    newest = house.row(model()).newest
+    assert newest is not None and (newest.state, newest.reason) == ("refused", "late first tokens")
 
 
 def test_the_watch_over_the_live_release(house: House) -> None:
