@@ -111,9 +111,13 @@ async def refreshes(client: PrefectClient) -> dict[str, Any]:
     return seen
 
 
+def _lacking(self: LlamaCppReference) -> str:
+    return "the package xllamacpp"
+
+
 async def references(client: PrefectClient) -> dict[str, Any]:
     """This machine lacks what the reference is read with. So the build that reads it too is another one."""
-    usual, LlamaCppReference.lacking = LlamaCppReference.lacking, lambda _: "the package xllamacpp"
+    usual, LlamaCppReference.lacking = LlamaCppReference.lacking, _lacking
     parents: list[asyncio.Task[None]] = []
     for compared in (False, True, False, True):
         parents.append(begin("compared", compared=compared))

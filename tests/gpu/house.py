@@ -86,7 +86,7 @@ class GpuHouse(House):
             "targets": ["local"],
             "prompts": [prompt],
         }
-        self.write(name, **document | sections)
+        self.write(name, **{**document, **sections})
 
     def write(self, name: str, **document: Any) -> None:
         (self.catalogue / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **document}))

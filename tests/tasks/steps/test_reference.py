@@ -166,10 +166,18 @@ def test_a_gate_finds_what_was_made_and_is_told_what_was_not(line: Line, monkeyp
     assert found.artifact == str(line.planned.ref) and found.tokens is not None and len(found.tokens.tokens) == 8
 
 
+def _none(self: LlamaCppKind) -> None:
+    return None
+
+
+def _lacks_torch(self: LlamaCppReference) -> str:
+    return "the package torch"
+
+
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kind has no reference."""
-    monkeypatch.setattr(LlamaCppKind, "reference", lambda self: None)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(LlamaCppKind, "reference", _none)
 
 
 ALWAYS = Plan.of(model(agreement={"reference": "always"}), SNAPSHOT)
@@ -198,7 +206,7 @@ def test_what_this_machine_cannot_read_is_left_to_a_worker_or_refused(
 ) -> None:
     store, targets = line.context.store, [Target(bucket, "test")]
     assert left_to_worker(store, ALWAYS, targets) == left_to_worker(store, line.planned.plan, targets) == set()
-    monkeypatch.setattr(LlamaCppReference, "lacking", lambda self: "the package torch")  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(LlamaCppReference, "lacking", _lacks_torch)
     assert left_to_worker(store, ALWAYS, targets) == {"always"}
     assert left_to_worker(store, line.planned.plan, targets) == {"auto"}
     assert left_to_worker(store, Plan.of(model(agreement={}), SNAPSHOT), targets) == set()
