@@ -25,7 +25,7 @@ pinned() { # LOCK: name==version of each package, of those that are not left out
 pack() {
   local out=$1 made
   made=$(mktemp -d)
-  trap 'rm -rf "$made"' EXIT
+  trap "rm -rf '$made'" EXIT  # by its value: the variable is gone when the trap runs
   mkdir -p "$out" "$made/files/bin"
   "$python" -m venv "$made/pip"
   local pip=("$made/pip/bin/python" -m pip --quiet --disable-pip-version-check)
