@@ -22,6 +22,8 @@ from tasks.serving.engine import Engine
 
 _ROOM = 1.25
 """For the weights and one pass of a passage through them."""
+_CONTEXT_TOKENS = 8192
+"""More than the longest passage has, of 20,000 characters. The engine takes memory for all of it when it is loaded."""
 
 
 class Reference(Protocol):
@@ -127,7 +129,7 @@ class TransformersReference:
             engine="transformers",
             engine_path=str(checkpoint),
             slots=1,
-            context_tokens=serving.context_tokens,
+            context_tokens=min(serving.context_tokens, _CONTEXT_TOKENS),
             chat_template=serving.chat_template,
             request_timeout_s=serving.request_timeout_s,
             sampling=sampling_of(serving, files_in(checkpoint)),
