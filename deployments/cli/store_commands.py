@@ -50,7 +50,7 @@ def add_store_commands(add: Add) -> None:
     sub.add_argument("--dry-run", action="store_true", help="only print it")
     sub.add_argument("--grace", type=_days, metavar="DAYS", help="keep what is younger, or was used since; default 7")
 
-    sub = add("schema", _schema, "the JSON schema of a record in the store; tasks/explain/formats.md describes them")
+    sub = add("schema", _schema, "the JSON schema of a record in the store; docs/reference/records.md describes them")
     sub.add_argument("record", help="manifest, identity, intent, result, approval, current, node, lease, pin or use")
 
 
