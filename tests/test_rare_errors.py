@@ -192,7 +192,7 @@ def test_traces_without_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_input_that_the_model_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = SimpleNamespace(inputs=[SimpleNamespace(name="text_input", datatype="BYTES")])
     client = SimpleNamespace(get_model_metadata=lambda _: metadata, close=lambda: None, stop_stream=lambda: None)
-    library = SimpleNamespace(InferenceServerClient=lambda _: client)
+    library = SimpleNamespace(InferenceServerClient=lambda _: client, InferenceServerException=ConnectionError)
     monkeypatch.setattr(importlib, "import_module", lambda _: library)
     with pytest.raises(TritonError) as caught:
         GrpcStream("127.0.0.1:1", "tiny", {"txt_input": "a"}, 1.0)

@@ -16,7 +16,7 @@ _HEAD = """\
 
 An error says what happened, its code in brackets, and after an empty line, behind `hint:`, what to do next. Where
 `--json` is asked for, stdout has `{"error": {"code": …, "message": …, "hint": …}}`. Codes stay, and words may change.
-`‹name›` stands for what is filled in.
+`«name»` stands for what is filled in.
 
 | exit code | meaning |
 |---|---|

@@ -18,8 +18,8 @@ _HEAD = f"""\
 # Events
 
 `{EVENT}` says that a model has new weights ([New weights](../how-to/new-weights.md)). Its resource is
-`enginehouse.model.NAME`, its payload an object of at most {LARGEST_CHARACTERS:,} characters. `enginehouse finetuned` and the
-receiver of webhooks send it; `POST /generic` of the receiver takes the payload as its body.
+`enginehouse.model.NAME`, its payload an object of at most {LARGEST_CHARACTERS:,} characters. `enginehouse finetuned`
+and the receiver of webhooks send it; `POST /generic` of the receiver takes the payload as its body.
 """
 
 

@@ -63,4 +63,4 @@ def _alerts() -> Iterator[tuple[str, str, str, str]]:
 
 def _words(text: str) -> str:
     """A sentence of a rule, where `{{ $labels.model }}` stands for the model."""
-    return in_table(re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", r"‹\1›", text))
+    return in_table(re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", r"«\1»", text))

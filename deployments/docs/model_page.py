@@ -17,8 +17,8 @@ _HEAD = """\
 # A model's file
 
 `NAME.yaml` in the catalogue. Each section below is one block of it, and the first is the file itself. A field without
-a default has to be there. An unknown field is an error with its line and the nearest name. Rules that join several fields are
-told by the errors, before anything is fetched; `enginehouse plan NAME --offline` checks a file.
+a default has to be there. An unknown field is an error with its line and the nearest name. Rules that join several
+fields are told by the errors, before anything is fetched; `enginehouse plan NAME --offline` checks a file.
 """
 
 _TITLES = {"TrtEngineRecipe": "recipe, kind trt-engine", "LlmApiRecipe": "recipe, kind llmapi"} | {
@@ -132,7 +132,13 @@ def _type(field: JsonValue) -> str:
             return "anything"
 
 
-_WORDS = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false", "object": "a block"}
+_WORDS = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "a block",
+}
 
 
 def _range(field: _Schema) -> str:

@@ -1,6 +1,6 @@
 """Every error code of the source, with what is said and what helps, as the places say that raise it.
 
-The source is read, not run: an error's words are there as an expression, and a place that raises one need not be reached.
+The source is read, not run: an error's words are there as an expression, and no place has to be reached.
 Each place has one of these forms:
 
 - `SomeError("…", code="a-code", hint="…")`, or without `code`, which is that of the class;
@@ -17,7 +17,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import get_args, get_type_hints
 
 from deployments.docs.texts import assigned, text_of
@@ -54,7 +54,9 @@ _TAKES_CODE = re.compile(r"\bcode: ")
 
 _DERIVED: dict[str, tuple[str, ...]] = {
     "closed.code": get_args(get_type_hints(Closed)["code"]),
-    "f'approval-{decision.state}'": tuple(f"approval-{state}" for state in get_args(ApprovalState) if state != "approved"),
+    "f'approval-{decision.state}'": tuple(
+        f"approval-{state}" for state in get_args(ApprovalState) if state != "approved"
+    ),
     "f'generation-{failure}'": tuple(f"generation-{failure}" for failure in get_args(FailureCode)),
     "f'{what}-unfit'": ("checkpoint-unfit", "engine-unfit"),
     "_OF_FAILURE[error.failure]": get_args(Code),
@@ -86,6 +88,7 @@ class _Passes:
     known: Mapping[str, str]
 
 
+@cache
 def raised() -> tuple[Raised, ...]:
     """All places, sorted. Raises ValueError for an expression of a code that is not understood."""
     texts = {
@@ -124,7 +127,9 @@ def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.As
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "__init__":
             yield node.name, node
-        elif isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id in CLASSES for base in node.bases):
+        elif isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id in CLASSES for base in node.bases
+        ):
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
                     inner.args.args.pop(0)
@@ -151,7 +156,7 @@ def _in_call(path: str, call: ast.Call, known: Mapping[str, str], passing: Mappi
             yield Raised(code, name, says, text_of(_hint(call), known), path)
     elif name in _ROWS:
         error, code_at, says_at, hint_at = _ROWS[name]
-        says = "" if says_at is None else text_of(_at(call, says_at), known).replace("{0}", "‹what it said›")
+        says = "" if says_at is None else text_of(_at(call, says_at), known).replace("{0}", "«what it said»")
         for code in _codes(path, _at(call, code_at), known, ""):
             yield Raised(code, error, says, text_of(_at(call, hint_at), known), path)
     elif name in passing:

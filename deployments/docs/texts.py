@@ -1,4 +1,4 @@
-"""Words of the source for readers: a string as its expression writes it, with `‹name›` for what is filled in."""
+"""Words of the source for readers: a string as its expression writes it, with `«name»` for what is filled in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections import deque
 from collections.abc import Mapping
+from itertools import pairwise
 
 _FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 _GENERAL = frozenset({"name", "value", "message", "path", "text", "code", "hint", "id"})
@@ -71,7 +72,7 @@ def _part(part: ast.expr, known: Mapping[str, str]) -> str:
     if not isinstance(part, ast.FormattedValue):
         return text_of(part, known)
     # A choice of texts inside a sentence is told best by the first of them.
-    return text_of(part.value, known).partition(", or: ")[0] or f"‹{_name(part.value)}›"
+    return text_of(part.value, known).partition(", or: ")[0] or f"«{_name(part.value)}»"
 
 
 def _both(left: str, right: str) -> str:
@@ -83,7 +84,11 @@ def _name(node: ast.expr) -> str:
     match node:
         case ast.Attribute(value=inner, attr=attr):
             word = attr.strip("_")
-            if word not in _GENERAL or isinstance(inner, ast.Call) or (isinstance(inner, ast.Name) and inner.id == "self"):
+            if (
+                word not in _GENERAL
+                or isinstance(inner, ast.Call)
+                or (isinstance(inner, ast.Name) and inner.id == "self")
+            ):
                 return word
             return _name(inner)
         case ast.Name(id=name):
@@ -98,7 +103,7 @@ def below_fields(of: type) -> dict[str, str]:
     """The string below each field of a class, in one line."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(of)).body if isinstance(node, ast.ClassDef))
     texts: dict[str, str] = {}
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 texts[name] = " ".join(text.split())

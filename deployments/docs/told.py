@@ -36,18 +36,28 @@ TOLD: dict[str, Told] = {
     "disk-denied": Told("", means="ENGINEHOUSE_HOME cannot be written by this user."),
     "event-large": Told(_EVENT),
     "event-model": Told("Name a model of the catalogue that the workers have."),
-    "event-overtaken": Told("Nothing is to be done where the newer weights are wanted; else name the weights in the file."),
-    "event-recipe": Told(_EVENT, means="The event sets a field of the recipe that it has not, or to what it cannot be."),
+    "event-overtaken": Told(
+        "Nothing is to be done where the newer weights are wanted; else name the weights in the file."
+    ),
+    "event-recipe": Told(
+        _EVENT, means="The event sets a field of the recipe that it has not, or to what it cannot be."
+    ),
     "event-slow": Told("Send the whole body within the time that the message names."),
     "event-unreadable": Told("Send the event again. The record is kept beside the others, for whoever looks into it."),
     "gateway-keys": Told("Correct the file that ENGINEHOUSE_GATEWAY_KEYS names; the keys of before stay until then."),
     "gateway-tls": Told("Set both, or neither, to PEM files that the gateway's user may read."),
     "internal": Told("Look at the gateway's log: it says where, and never a prompt."),
-    "key-invalid": Told("Send `Authorization: Bearer KEY`.", means="No key came, or one that the gateway does not know."),
-    "key-unknown": Told("Send a key of the file that ENGINEHOUSE_GATEWAY_KEYS names (`enginehouse gateway-key` makes one)."),
+    "key-invalid": Told(
+        "Send `Authorization: Bearer KEY`.", means="No key came, or one that the gateway does not know."
+    ),
+    "key-unknown": Told(
+        "Send a key of the file that ENGINEHOUSE_GATEWAY_KEYS names (`enginehouse gateway-key` makes one)."
+    ),
     "load-prompts": Told("Correct the file: a line is a prompt, in `.jsonl` an object with `prompt`."),
     "load-trace": Told("Correct the line that the message names: Under load has the form of a trace."),
-    "manifest-missing": Told("`enginehouse verify` shows what else is amiss; `enginehouse rebuild` makes the artifact again."),
+    "manifest-missing": Told(
+        "`enginehouse verify` shows what else is amiss; `enginehouse rebuild` makes the artifact again."
+    ),
     "model-busy": Told(_LATER, means="The model takes no more requests for now, or starts again."),
     "model-cancelled": Told("Ask again.", means="The model was told to end this request."),
     "model-failed": Told(_NODE_LOG, means="The engine failed at this request."),
@@ -73,7 +83,9 @@ TOLD: dict[str, Told] = {
     "store-full": Told("", means="The S3 server has no room left, or its quota is used up."),
     "store-missing": Told("Look at ENGINEHOUSE_STORE: the bucket or the object is not there."),
     "store-token-expired": Told("", means="The session token of the S3 credentials has expired."),
-    "store-unsupported": Told("Use another S3 server, or a later version: this one lacks a call that Enginehouse needs."),
+    "store-unsupported": Told(
+        "Use another S3 server, or a later version: this one lacks a call that Enginehouse needs."
+    ),
     "timestamp-old": Told("Set the clocks of sender and receiver, and send the event anew with the time of now."),
     "tokens-limit": Told(_LATER + " `tokens_per_minute` of the key is the limit."),
     "tokens-limited": Told(_LATER, means="The key has used its tokens of this minute."),
@@ -88,8 +100,12 @@ TOLD: dict[str, Told] = {
     "triton-unload": Told(_NODE_LOG + " The agent goes on trying."),
     "unavailable": Told(_LATER, means="Nobody can answer for the model now."),
     "untrusted-size": Told("Name another file, or another distribution."),
-    "wave-refused": Told("`enginehouse releases NAME` shows the evidence. The next rebuild goes on with what lacks it."),
-    "wave-returned": Told("`enginehouse releases NAME` shows the evidence. The next rebuild begins with the first wave."),
+    "wave-refused": Told(
+        "`enginehouse releases NAME` shows the evidence. The next rebuild goes on with what lacks it."
+    ),
+    "wave-returned": Told(
+        "`enginehouse releases NAME` shows the evidence. The next rebuild begins with the first wave."
+    ),
     "weights-quantized": Told(
         "Take what the message names: another kind or version, or weights that are not quantized yet.",
         means="The weights are quantized already, in a form that the kind or its version does not take.",
