@@ -112,7 +112,7 @@ def _passing(tree: ast.Module) -> dict[str, _Passes]:
     """The functions, and the classes by their `__init__`, that take the code of what they raise."""
     found: dict[str, _Passes] = {}
     for name, function in _functions(tree):
-        parameters = tuple(each.arg for each in (*function.args.posonlyargs, *function.args.args))
+        parameters = tuple(each.arg for each in (*function.args.posonlyargs, *function.args.args) if each.arg != "self")
         if "code" not in parameters and "code" not in {each.arg for each in function.args.kwonlyargs}:
             continue
         for node in ast.walk(function):
@@ -132,7 +132,6 @@ def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.As
         ):
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
-                    inner.args.args.pop(0)
                     yield node.name, inner
 
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
@@ -139,7 +140,7 @@ def more(command: list[str]) -> bool:
 def test_what_needs_more_is_marked(page: str) -> None:
     """A block of commands is in the language `sh`, and one for a cluster, Docker or a GPU begins with its mark."""
     for language, block in _FENCE.findall((CHECKOUT / page).read_text()):
-        asked = [command for command in commands(block) if more(command)] if language == "sh" else []
+        asked: list[list[str]] = [command for command in commands(block) if more(command)] if language == "sh" else []
         assert not asked or block.startswith(MARKS), f"{page}: {asked[0]}"
         typed = re.search(r"^(enginehouse|make|prefect|kubectl) ", block, re.MULTILINE)
         assert language or typed is None, f"{page}: this block is in no language: {block}"
@@ -162,8 +163,9 @@ def test_models_files_in_the_documentation_are_right(tmp_path: Path) -> None:
     read: list[str] = []
     for page in PAGES:
         for block in blocks(page, "yaml"):
-            document = yaml.safe_load(block)
-            if not isinstance(document, dict) or not {"name", "source", "recipe", "prompts"} <= document.keys():
+            found: object = yaml.safe_load(block)
+            document = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+            if not {"name", "source", "recipe", "prompts"} <= document.keys():
                 continue
             path = tmp_path / f"{document['name']}.yaml"
             path.write_text(block)
