@@ -47,7 +47,7 @@ def _section(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _form(action: argparse.Action) -> str:
     """An argument as it is typed: with its value, where it takes one."""
-    if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
+    if action.dest in ("help", argparse.SUPPRESS):  # --help, and the commands below this one
         return ""
     value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     if action.choices is not None:
