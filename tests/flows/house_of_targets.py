@@ -225,6 +225,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     for module in (rebuild_flow, waves_flow):
         patch.setattr(module, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)
+    patch.setattr(current_rebuild, "require_nodes", always([]))  # no node is part of this house
     patch.setattr(rebuild_flow, "turn", no_turn)
     patch.setattr(promote_step, "wait_until_public", always(None))
     patch.setattr(promote_step, "_require_servable", always(SimpleNamespace(aliases=())))
