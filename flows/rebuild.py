@@ -58,13 +58,14 @@ async def rebuild(
         report = current.report
         if until == "promote":
             await current.require_nodes(targets)
-        entry, weights = await run(report, steps.resolve, current.model)
+        entry, weights = await run(report, steps.resolve, current.model, "", until == "promote")
         plan = weights.plan(entry)
         for resolved in weights:
             await run(report, steps.fetch, plan, resolved, "fetch" in redo)
         if weights.exported:
             await run(report, steps.export, plan, weights.exported, "fetch" in redo)
-        await make_engine(report, plan, redo)  # convert, build, upload
+        reached = () if until == "upload" else targets or entry.targets
+        await make_engine(report, plan, redo, reached)  # convert, build, upload
         if until == "upload":
             return None
         await run(report, steps.assemble, plan, "assemble" in redo)

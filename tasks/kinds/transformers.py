@@ -20,6 +20,7 @@ from tasks.kinds.protocol import (
     by_role,
     limits_in,
 )
+from tasks.kinds.reference import Reference, TransformersReference
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.torch_memory import TorchLimits, cache_numbers, dtype_bytes, is_known_dtype
 from tasks.lora.adapter import FILES, AdapterConfig
@@ -133,8 +134,8 @@ class TransformersKind:
     def draft_model(self) -> None:
         return None
 
-    def reference(self) -> None:
-        return None
+    def reference(self) -> Reference:
+        return TransformersReference.of(self.model, on_gpu=self.recipe.on_gpu)
 
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields={"kind": "transformers"})
