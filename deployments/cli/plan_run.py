@@ -79,7 +79,7 @@ def plan_fleet(options: argparse.Namespace, settings: Settings) -> int:
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         rows = list(pool.map(row, catalogue.models.values()))
-    rows += [_Row(name, error=SpecError("; ".join(found))) for name, found in catalogue.broken.items()]
+    rows += [_Row(name, error=_broken(found, settings)) for name, found in catalogue.broken.items()]
     rows.sort(key=lambda each: each.name)
     if options.json:
         print_json({"models": [each.document(dict(settings.gpu_hour_prices)) for each in rows]})
@@ -87,6 +87,11 @@ def plan_fleet(options: argparse.Namespace, settings: Settings) -> int:
     for line in _table(rows, Style.of_stdout()):
         print(line)
     return 0
+
+
+def _broken(problems: tuple[str, ...], settings: Settings) -> SpecError:
+    """The mistakes of a file, without the path of the catalogue: that is longer than a line."""
+    return SpecError("; ".join(each.removeprefix(f"{settings.catalogue}/") for each in problems))
 
 
 def _table(rows: list[_Row], style: Style) -> Iterator[str]:

@@ -350,6 +350,8 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconcile, "being_rebuilt", house.being_rebuilt)
     patch.setattr(finetuned, "steps", SimpleNamespace(resolve=house.resolve))
     patch.setattr(moved_branches, "resolve_weights", resolved)
+    for module in (current_rebuild, finetuned, reconcile):
+        patch.setattr(module, "catalogue_folder", always(Path()))
     patch.setattr(current_rebuild, "catalogue_entry", always(TINY))
     patch.setattr(rebuild_flow, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)

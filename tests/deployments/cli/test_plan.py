@@ -316,7 +316,7 @@ def test_the_whole_catalogue_in_a_table(catalogue: Path) -> None:
     write_model(catalogue, "huge", DEEPSEEK_V3 | {"quantization_config": None}, 10**13, kind="llmapi")
     table = run(ENGINEHOUSE_CATALOGUE=str(catalogue)).stdout.splitlines()
     assert table[0].split() == ["MODEL", "KIND", "ON", "MEMORY", "LIVE", "TO", "MAKE"]
-    assert max(len(line) for line in table if str(catalogue) not in line) <= 80  # a path stays whole
+    assert max(map(len, table)) <= 80
     rows = {line.split()[0]: line for line in table[1:] if not line.startswith(" ")}
     assert [*rows] == ["deepseek", "huge", "zz"]
     assert rows["deepseek"].split()[1:] == ["llmapi", "8", "x", "sm90", "115.4/140", "GiB", "?", "?"]
