@@ -24,7 +24,7 @@ from infra.errors import SourceUnavailable, UsageError
 from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
 from tasks.explain.expected_time import forecast
-from tasks.explain.planned_steps import PlannedStep
+from tasks.explain.planned_steps import PlannedStep, StepName
 from tasks.models.catalogue import load_model
 from tasks.models.overrides import override
 from tasks.store.artifact import ArtifactRef
@@ -362,7 +362,8 @@ def test_what_the_store_says_of_steps_time_and_nodes(bucket: Bucket, fleet: Flee
 
 def test_a_price_makes_a_cost() -> None:
     llama = load_model(CHECKOUT / "deployments/models/llama3-70b-instruct.yaml")
-    steps = [PlannedStep(step, "to make", ArtifactRef("engine", "0" * 64)) for step in ("convert", "build", "assemble")]
+    names: tuple[StepName, ...] = ("convert", "build", "assemble")
+    steps = [PlannedStep(step, "to make", ArtifactRef("engine", "0" * 64)) for step in names]
     time = forecast(steps, {"convert": [1800.0], "build": [1800.0], "assemble": [9000.0]}, None, gpus=4)
     assert cost_of(Preview(llama), time, {"sm90": 2.5}) == (6.67, 10.0, 15.0)
     assert cost_of(Preview(llama), time, {"sm100": 2.5}) is None

@@ -144,7 +144,8 @@ def test_what_a_node_has_room_for(bucket: Bucket, free: int, total: int, machine
     gpu = NodeGpu(product=runtime.gpu, architecture="sm90", memory_bytes=total << 30, free_bytes=free << 30)
     count = machine.pop("gpus", len(engine_kind(LLAMA).gpus()))
     target = Target(bucket, "gpus")
-    report(target, **{"tensorrt_llm": runtime.tensorrt_llm, "gpus": (gpu,) * count, **machine})
+    facts: dict[str, Any] = {"tensorrt_llm": runtime.tensorrt_llm, "gpus": (gpu,) * count, **machine}
+    report(target, **facts)
     (room,) = rooms(LLAMA, engine_kind(LLAMA), 40 << 30, "gpus", target.nodes())
     assert room.verdict == verdict and bool(room.why) == (verdict == "unfit")
 

@@ -35,8 +35,8 @@ def facts(llama: tuple[Config, int]) -> WeightsFacts:
 
 
 def model(recipe: dict[str, Any] | None = None, gpu: str = H100, **serving: Any) -> Model:
-    given = {"kind": "trt-engine", **(recipe or {})}
-    gpus = given.get("tp_size", 1) * given.get("pp_size", 1)
+    given: dict[str, Any] = {"kind": "trt-engine", **(recipe or {})}
+    gpus: int = given.get("tp_size", 1) * given.get("pp_size", 1)
     runtime = {"tensorrt_llm": "1.2.1", "gpu": gpu, "arch": "sm90", "gpus": gpus}
     return Model.model_validate(
         {
