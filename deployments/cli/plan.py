@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from deployments.cli.bounded import within
-from infra.errors import SettingsError, SourceError, SourceUnavailable, StepFailed, StoreUnavailable
+from infra.errors import SettingsError, SourceError, SourceUnavailable, StepFailed, StoreError
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
 from tasks.explain.outlook import Outlook, outlook
@@ -131,14 +133,16 @@ class _Store:
     problem: str = ""
 
     def ask(self, work: Callable[[Bucket], _T]) -> _T | None:
-        """The answer; None without a store, or if it does not answer."""
+        """The answer; None without a store, or if it does not answer, or not with what can be read."""
         if (bucket := self.bucket) is None or self.problem:
             return None
         try:
             return within(STORE_SECONDS, "the store", lambda: work(bucket))
-        except (StoreUnavailable, SourceUnavailable) as error:
+        except (StoreError, SourceUnavailable) as error:
             self.problem = str(error)
-            return None
+        except ValidationError as error:
+            self.problem = f"a record of the store cannot be read: {error.title}"
+        return None
 
 
 def _in_use(bucket: Bucket, entry: Model, runtime: str | None) -> tuple[Model, str | None]:

@@ -86,8 +86,8 @@ def _step_line(step: PlannedStep, expected: Expected | None) -> str:
 
 
 def _time_lines(shown: Preview, time: Forecast, prices: Mapping[str, float]) -> Iterator[str]:
-    if not time.total.seconds and time.whole:
-        yield "nothing is to be made"
+    if not time.total.seconds:
+        yield "nothing is to be made" if time.whole else "time: nothing is known of what the steps take"
         return
     least = "" if time.whole else "at least "
     yield f"time: {least}{_time(time.total)}, without the rollout and its gates"
