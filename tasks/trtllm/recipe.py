@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_
 
 from infra.frozen import Spec
 from infra.toolchains.toolchain import is_pinned_image
+from tasks.trtllm.products import architecture_of
 from tasks.trtllm.releases import FIRST, FIRST_LLM_API, LAST, in_span, release_of, without_engines
 from tasks.trtllm.speculation import Speculation, check_speculation
 
@@ -76,6 +77,14 @@ class Runtime(Spec):
         first = _FIRST_RELEASE.get(int(arch.removeprefix("sm")))
         if version is not None and first is not None and not in_span(Version(version), first):
             raise ValueError(f"{arch} needs TensorRT-LLM {first} or later, not {version}")
+        return arch
+
+    @field_validator("arch")
+    @classmethod
+    def _is_that_of_the_gpu(cls, arch: str, info: ValidationInfo) -> str:
+        known = architecture_of(str(info.data.get("gpu")))
+        if known and known != arch:
+            raise ValueError(f"{info.data['gpu']} is {known}, not {arch}: correct the one that is wrong")
         return arch
 
     def with_version(self, tensorrt_llm: str) -> dict[str, JsonValue]:
