@@ -29,7 +29,7 @@ SNAPSHOT = Path(__file__).parent / "snapshots" / "surface.txt"
 COMMANDS = (
     *("up", "down", "doctor", "status", "ui", "env", "plan", "assemble", "rebuild", "ask", "releases", "rollback"),
     *("approve", "reject", "probe", "lineage", "why", "verify", "sign", "pin", "unpin", "gc", "schema"),
-    *("report", "history"),
+    *("report", "history", "rename", "retire"),
     *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key", "load", "completion"),
 )
 
