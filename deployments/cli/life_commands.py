@@ -1,4 +1,4 @@
-"""Commands of a model's life: rename, retire. None needs Prefect."""
+"""Commands of a model's life: diff, rename, retire. None needs Prefect."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 
 def add_life_commands(add: Add) -> None:
+    sub = add("diff", _diff, "what the next rebuild of a model would change against its live release", json=True)
+    sub.add_argument("model", help="name in the catalogue")
+    sub.add_argument("--target", default="", help="by default that of this machine")
+
     sub = add(
         "rename",
         _rename,
@@ -34,6 +38,26 @@ def add_life_commands(add: Add) -> None:
     sub.add_argument("--target", action="append", default=[], help="only there; may be repeated. By default everywhere")
     sub.add_argument("--reason", default="", help="why; `enginehouse history` tells it")
     sub.add_argument("--yes", action="store_true", help="do not ask first")
+
+
+def _diff(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.diff_text import diff_lines
+    from infra.s3.bucket import Bucket
+    from tasks.explain.upcoming import upcoming
+    from tasks.models.catalogue import catalogue_entry
+    from tasks.sources.resolved import Access
+    from tasks.targets.target import Target
+
+    entry = catalogue_entry(settings.catalogue, options.model)
+    bucket = Bucket.at(settings.store)
+    access = Access(s3=bucket.client, mlflow=settings.mlflow)
+    found = upcoming(Target(bucket, options.target or settings.target), entry, access)
+    if options.json:
+        print_json(found.document())
+    else:
+        for line in diff_lines(found):
+            print(line)
+    return 0
 
 
 def _retire(options: argparse.Namespace, settings: Settings) -> int:

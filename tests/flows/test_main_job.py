@@ -87,10 +87,8 @@ def test_a_model_gets_another_name_and_leaves(house: House, live: dict[str, Any]
         assert not house.node().models[name].releases
     house.wait(lambda: not copy.exists(), 60, "the files gone from the node's disk")
     house.wait(lambda: len(house.process("node").children(recursive=True)) < processes, 60, "its processes gone")
-    assert "left" not in house.run("status") and "left" in house.run("status", "--state", "retired")
-    assert "the test is over" in house.run("history", "left") and "release local/leaver@1" in house.run(
-        "lineage", "left@1"
-    )
+    assert "the test is over" in house.run("history", "left")
+    assert "release local/leaver@1" in house.run("lineage", "left@1")
     assert house.ask()
     assert house.rebuild("left")["state"] == "promoted" and house.ask("left") == answer  # its file is still there
 
