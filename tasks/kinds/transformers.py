@@ -31,7 +31,10 @@ from tasks.weights.classes import has_own_code, is_known
 from tasks.weights.config import facts_of
 from tasks.weights.facts import WeightsFacts
 
-SLOW = "kind transformers is a reference, and slow: requests take turns, one pass of the model each, without a batch"
+SLOW = (
+    "kind transformers is a reference, and slow: requests take turns, a pass of the model each; "
+    "only answers that show no more than tokens are computed together"
+)
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 1
