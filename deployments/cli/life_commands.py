@@ -1,4 +1,4 @@
-"""Commands of a model's life: diff, rename, retire. None needs Prefect."""
+"""Commands of a model's life: new, diff, rename, retire. None needs Prefect."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 
 def add_life_commands(add: Add) -> None:
+    sub = add("new", _new, "write a model's file from what a repository of the hub says of its weights", json=True)
+    sub.add_argument("address", metavar="hf://ORG/REPO[@REVISION]")
+    sub.add_argument("--gpu", default="", help="the GPU to serve it on, as nvidia-smi calls it; without, on the CPU")
+    sub.add_argument("--name", default="", help="by default the repository's, in small letters")
+    sub.add_argument("--target", default="", help="where it is served; by default the target of this machine")
+
     sub = add("diff", _diff, "what the next rebuild of a model would change against its live release", json=True)
     sub.add_argument("model", help="name in the catalogue")
     sub.add_argument("--target", default="", help="by default that of this machine")
@@ -38,6 +44,31 @@ def add_life_commands(add: Add) -> None:
     sub.add_argument("--target", action="append", default=[], help="only there; may be repeated. By default everywhere")
     sub.add_argument("--reason", default="", help="why; `enginehouse history` tells it")
     sub.add_argument("--yes", action="store_true", help="do not ask first")
+
+
+def _new(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.new import new_model
+    from infra.images import images
+    from tasks.sources.resolved import Access
+
+    path, proposal = new_model(
+        settings.catalogue,
+        options.address,
+        name=options.name,
+        gpu=options.gpu,
+        target=options.target or settings.target,
+        versions=[version for version in images(settings.images) if not version.is_prerelease],
+        access=Access(),
+    )
+    if options.json:
+        licence = proposal.weights.licence or None
+        print_json({"model": proposal.model.name, "file": path, "kind": proposal.model.kind, "licence": licence})
+        return 0
+    print(path)
+    licence = proposal.weights.licence or "unknown: its model card names none"
+    say(f"kind {proposal.model.kind}; licence {licence}")
+    say(f"\nhint: read it, then `enginehouse plan {proposal.model.name}`")
+    return 0
 
 
 def _diff(options: argparse.Namespace, settings: Settings) -> int:
