@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> int:
-    options = _parser().parse_args(given)
+    options = command_line().parse_args(given)
     command: Command = options.command
     from infra import settings
 
@@ -102,7 +102,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = Parser(
         prog="enginehouse", description="Keeps a fleet of language models on Triton built, released and explained."
     )

@@ -73,7 +73,7 @@ def must_be_alone(
     gpus = plan.kind.gpus()
     alone = False
     for node in nodes:
-        total, free = _memory(node, gpus)
+        total, free = node_memory(node, gpus)
         if free >= beside:
             continue
         if not recreate or total < needed:
@@ -95,7 +95,7 @@ def require_beside(
     """Raises `memory-short` if some node cannot hold one more release of the engine beside all that it holds."""
     needed = kind.memory_bytes(engine.manifest.size + repository.manifest.size, limits)
     for node in nodes:
-        _, free = _memory(node, kind.gpus())
+        _, free = node_memory(node, kind.gpus())
         if free < needed:
             raise EnginehouseError(
                 f"node '{node.node}' has {free >> 20} MiB free, and {name} needs {needed >> 20} MiB once more",
@@ -105,8 +105,11 @@ def require_beside(
             )
 
 
-def _memory(node: NodeReport, gpus: Sequence[int]) -> tuple[int, int]:
-    """Bytes in all and free: of the GPU among `gpus` that has the least, or of the host without GPUs."""
+def node_memory(node: NodeReport, gpus: Sequence[int]) -> tuple[int, int]:
+    """Bytes in all and free: of the GPU among `gpus` that has the least, or of the host without GPUs.
+
+    The node has all of these GPUs.
+    """
     taken = [node.machine.gpus[place] for place in gpus]
     if not taken or any(gpu.memory_bytes == 0 for gpu in taken):  # such a GPU has the host's memory
         return node.memory_total_bytes, node.memory_available_bytes

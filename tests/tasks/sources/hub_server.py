@@ -120,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             "sha": commit,
             "private": False,
             "gated": "manual" if repository.gated else False,
+            "tags": ["safetensors", "license:llama3"] if repository.gated else ["safetensors"],
             "siblings": [
                 self._sibling(path, data, repository.sizes.get(path, len(data)))
                 for path, data in repository.commits[commit].items()
