@@ -171,10 +171,20 @@ class _Reading:
             if intent.flow_run:
                 facts["run"] = intent.flow_run
             name = str(ReleaseRef(target.name, model, intent.release))
-            self.graph.add(Entity("release", name, facts), [self.name_of(intent.artifact)])
+            inputs = [self.name_of(intent.artifact)]
+            if intent.former:
+                inputs.append(f"{target.name}/{intent.former}")
+                self._add_former(target, intent.former)
+            self.graph.add(Entity("release", name, facts), inputs)
         if etag is not None:
             live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
             self.graph.add(Entity("public", str(PublicName(target.name, model)), {}), live)
+
+    def _add_former(self, target: Target, former: str) -> None:
+        """Add the release that a renamed model's first one was, and what that was made of."""
+        model, _, number = former.rpartition("@")
+        if f"{target.name}/{former}" not in self.graph.entities:
+            self.add_releases(target, model, lambda intent: str(intent.release) == number)
 
     def whole(self) -> Lineage:
         graph = self.graph
