@@ -35,9 +35,10 @@ test-slow: $(VENV)/dev.installed ## Run the slow tests: faults, whole stacks, se
 	$(PYTEST) -n 2 --no-loadscope-reorder -m slow
 
 test-reference: $(REFERENCE)/installed ## Run the tests of kind transformers, beside PyTorch in an environment of its own
-	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/tasks/serving/test_transformers_engine.py
+	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/tasks/serving/test_transformers_engine.py \
+	  tests/tasks/serving/test_shared_decoding.py tests/tasks/serving/test_guide_masks.py
 	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/tasks/serving/test_serving.py -k transformers
-	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/gpu
+	$(REFERENCE)/bin/python -m pytest -p no:cacheprovider tests/tasks/kinds/test_reference.py tests/gpu
 
 check: $(VENV)/dev.installed ## Check format, lint, strict types and the walls between the rooms
 	$(BIN)/ruff format --check .

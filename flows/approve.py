@@ -8,6 +8,7 @@ from typing import Literal
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 
+from flows.catalogue import catalogue_folder
 from flows.names import REBUILD
 from infra import settings
 from infra.errors import UsageError
@@ -47,8 +48,8 @@ async def follow(made: Decided) -> None:
     if made.approval.state == "approved":
         get_run_logger().info("run %s promotes it", await go_on(made))
     else:
-        catalogue = settings.load().catalogue
-        await asyncio.to_thread(note_rejected, made.target, catalogue, made.model, release, made.parameters)
+        folder = await asyncio.to_thread(catalogue_folder, settings.load())
+        await asyncio.to_thread(note_rejected, made.target, folder, made.model, release, made.parameters)
 
 
 async def go_on(made: Decided) -> str:

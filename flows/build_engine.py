@@ -21,6 +21,7 @@ from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.models.spec import Model
 from tasks.steps.plan import Plan
+from tasks.steps.reference import require_references
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.lease import held
@@ -37,6 +38,7 @@ async def build_engine(
     refresh: list[str],
     adapter: dict[str, Any] | None = None,
     draft: dict[str, Any] | None = None,
+    references: bool = False,
 ) -> State[Any] | None:
     """Make one engine from a snapshot that is in the store. A rebuild starts this flow; people seldom do.
 
@@ -47,17 +49,18 @@ async def build_engine(
         refresh: Steps to run although the store has what they make.
         adapter: The identity document of the adapter's snapshot, if the model has an adapter.
         draft: The identity document of the snapshot of what guesses tokens, if its recipe has that.
+        references: Also read what the weights say before they are quantized, for the gates of the model's file.
     """
     try:
         tuned, guessing = (None if document is None else Identity(document) for document in (adapter, draft))
         plan = Plan.of(Model.model_validate(model), Identity(snapshot), tuned, guessing)
-        await _build(plan, engine, frozenset(refresh))
+        await _build(plan, engine, frozenset(refresh), references)
     except EnginehouseError as error:
         return failed(error)
     return None
 
 
-async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
+async def _build(plan: Plan, engine: str, refresh: frozenset[str], references: bool) -> None:
     config = settings.load()
     bucket = Bucket.at(config.store)
     await asyncio.to_thread(require_conditional_writes, bucket)
@@ -65,10 +68,15 @@ async def _build(plan: Plan, engine: str, refresh: frozenset[str]) -> None:
     # for dead without one.
     async with _in_threads(held(bucket, engine, str(flow_run.id), config.lease_seconds)):
         await asyncio.to_thread(_require_planned, plan, engine)
+        if references:
+            await asyncio.to_thread(require_references, ArtifactStore(bucket), plan, here=True)
         # Planning goes on with assumptions while the record is missing. That is no reason to build nothing.
         with suppress(StoreUnavailable):
             await asyncio.to_thread(keep_report, bucket, plan.kind.runtime())
-        await make(current_report(plan.model.name), plan, refresh)
+        report = current_report(plan.model.name)
+        await make(report, plan, refresh)
+        if references:
+            await run(report, steps.reference_for_gates, plan)
 
 
 @asynccontextmanager

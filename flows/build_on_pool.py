@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -40,8 +41,10 @@ from infra.errors import StepFailed, StoreUnavailable
 from infra.pools.templates import job_variables, worker_image
 from infra.s3.bucket import Bucket
 from tasks.steps.plan import Plan
+from tasks.steps.reference import left_to_worker
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.lease import Watch
+from tasks.targets.target import Target
 from tasks.watch.waves import LATER_QUEUE, WATCH_TAG
 
 _POLL_SECONDS = 0.5
@@ -64,18 +67,21 @@ class Child:
     pending_s: float
 
 
-async def make_engine(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+async def make_engine(report: Report, plan: Plan, refresh: frozenset[str], targets: Collection[str] = ()) -> None:
     """Convert, build and upload: in this process if the store has all of it, else on the pool of the kind.
 
-    The engine of a draft model comes first: it becomes part of this one.
+    The engine of a draft model comes first: it becomes part of this one. What its gates on `targets` will compare it
+    with is read there too, where this machine cannot read it. For that alone nothing is started unless a gate asks for
+    it always: workers may be away while nothing is built.
     Raises StepFailed with the message, code and hint of the child's error.
     """
-    if refresh.isdisjoint(STEPS) and await asyncio.to_thread(_is_in_store, plan):
+    left = await asyncio.to_thread(_references_left, plan, targets)
+    if refresh.isdisjoint(STEPS) and "always" not in left and await asyncio.to_thread(_is_in_store, plan):
         await make(report, plan, refresh)
     else:
         if plan.drafting is not None:
             await make_engine(report, plan.drafting, refresh)
-        await _build_on_pool(report, plan, refresh)
+        await _build_on_pool(report, plan, refresh, bool(left))
 
 
 def _is_in_store(plan: Plan) -> bool:
@@ -83,12 +89,19 @@ def _is_in_store(plan: Plan) -> bool:
     return store.find(plan.checkpoint_ref) is not None and store.find(plan.engine_ref) is not None
 
 
-async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) -> None:
+def _references_left(plan: Plan, targets: Collection[str]) -> frozenset[str]:
+    if not plan.model.asks_reference:
+        return frozenset()
+    store = ArtifactStore(Bucket.at(settings.load().store))
+    return left_to_worker(store, plan, [Target(store.bucket, name) for name in targets])
+
+
+async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str], references: bool) -> None:
     log = get_run_logger()
     queue = LATER_QUEUE if WATCH_TAG in flow_run.tags else None
     async with get_client() as client:
         for attempt in range(_TRIES):
-            child = await start_or_attach(client, plan, refresh, queue)
+            child = await start_or_attach(client, plan, refresh, queue, references)
             await wait_for(client, child.run.id)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
@@ -111,11 +124,16 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str]) ->
 
 
 async def start_or_attach(
-    client: PrefectClient, plan: Plan, refresh: frozenset[str], queue: str | None = None
+    client: PrefectClient,
+    plan: Plan,
+    refresh: frozenset[str],
+    queue: str | None = None,
+    references: bool = False,
 ) -> Child:
     """Find the build of this engine that runs or waits, or start one in a work queue of its architecture's pool.
 
-    A build that was asked to make less again than `refresh` is not ours to wait for: the new one follows it.
+    A build that was asked to make less again than `refresh`, or for no `references`, is not ours to wait for: the new
+    one follows it.
     """
     tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
     pool = await client.read_work_pool(plan.kind.pool())
@@ -127,11 +145,14 @@ async def start_or_attach(
         limit=10,
     )
     for run in earlier:
-        if run.state is not None and not run.state.is_final() and wanted <= set(run.parameters.get("refresh", [])):
+        asked = run.parameters
+        enough = wanted <= set(asked.get("refresh", [])) and (not references or asked.get("references", False))
+        if run.state is not None and not run.state.is_final() and enough:
             return Child(run, False, pending_s)
     # Two rebuilds that ask at the same moment ask with the same key, and get the same run. The next run after one that
     # ended has another key: the identity alone would return a failed run for ever.
-    key = ":".join([str(plan.engine_ref), str(earlier[0].id) if earlier else "first", *sorted(wanted)])
+    more = ["references"] if references else []
+    key = ":".join([str(plan.engine_ref), str(earlier[0].id) if earlier else "first", *sorted(wanted), *more])
     machine = plan.kind.build_machine()
     run = await arun_deployment(
         f"{BUILD_ENGINE.name}/{pool.name}",
@@ -141,8 +162,9 @@ async def start_or_attach(
             "adapter": None if plan.adapter is None else dict(plan.adapter.document),
             "engine": plan.engine.digest,
             "refresh": sorted(wanted),
-            # A deployment of before knows no such parameter.
+            # A deployment of before knows no such parameters.
             **({} if plan.draft is None else {"draft": dict(plan.draft.document)}),
+            **({"references": True} if references else {}),
         },
         timeout=0,
         idempotency_key=key,

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import JsonValue
 
+from flows.catalogue import catalogue_folder
 from flows.report import Report, current_report
 from infra import settings
 from infra.errors import GateRefused, GateUndecided
@@ -90,7 +91,7 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
 
 async def _begin(report: Report, model: str, recipe: Mapping[str, str], runtime: str) -> CurrentRebuild:
     config = settings.load()
-    written = catalogue_entry(config.catalogue, model)
+    written = await asyncio.to_thread(lambda: catalogue_entry(catalogue_folder(config), model))
     bucket = Bucket.at(config.store)
     newest, tuned = await asyncio.to_thread(with_newest, bucket, written)
     if tuned is not None:

@@ -14,6 +14,7 @@ from prefect.states import Completed
 from pydantic import JsonValue
 
 from flows import steps
+from flows.catalogue import catalogue_folder
 from flows.failure import failed
 from flows.names import REBUILD
 from flows.traces import trace_labels
@@ -66,7 +67,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     if arrival.state != "received":
         get_run_logger().info("event %s was decided before: %s", id, arrival.state)
         return arrival
-    catalogue = await asyncio.to_thread(load_catalogue, config.catalogue)
+    catalogue = await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))
     try:
         asked = read_event(payload)
         catalogue.require_readable(asked.model)

@@ -56,13 +56,14 @@ async def rebuild(
     redo = _from(refresh)
     async with rebuilding(model, recipe, runtime) as current:
         report = current.report
-        entry, weights = await run(report, steps.resolve, current.model)
+        entry, weights = await run(report, steps.resolve, current.model, "", until == "promote")
         plan = weights.plan(entry)
         for resolved in weights:
             await run(report, steps.fetch, plan, resolved, "fetch" in redo)
         if weights.exported:
             await run(report, steps.export, plan, weights.exported, "fetch" in redo)
-        await make_engine(report, plan, redo)  # convert, build, upload
+        reached = () if until == "upload" else targets or entry.targets
+        await make_engine(report, plan, redo, reached)  # convert, build, upload
         if until == "upload":
             return None
         await run(report, steps.assemble, plan, "assemble" in redo)

@@ -6,7 +6,7 @@ The work is in the plain functions of `tasks.steps`; nothing in this module is n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import cast
 
@@ -20,7 +20,7 @@ from flows.approval_page import show_request
 from flows.report import OVERTAKEN, WAITING
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
 from infra import settings
-from infra.errors import GateRefused, GateUndecided
+from infra.errors import GateRefused, GateUndecided, UsageError
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.explain.lineage import lineage
@@ -44,11 +44,13 @@ from tasks.steps import validate as validate_step
 from tasks.steps import watch as watch_step
 from tasks.steps.context import Done
 from tasks.steps.plan import Plan
+from tasks.steps.reference import PlannedReference
 from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, surveyed, with_weights
 from tasks.steps.roll_out import RollOut
 from tasks.steps.shift_traffic import Shifting
 from tasks.steps.watch import watch_key
 from tasks.steps.waves import InWaves
+from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
 from tasks.store.lease import held
 from tasks.store.reporter import Reporter
@@ -60,10 +62,11 @@ from tasks.trtllm.images import reported_image
 
 
 @step("resolve", "resolve {model.source.uri}")
-async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeights]:
+async def resolve(model: Model, brought: str = "", gated: bool = False) -> tuple[Model, ResolvedWeights]:
     """Pin the weights to something immutable, and the recipe's image to what was reported of it.
 
-    `brought` is the address of weights to take in place of the model's own.
+    `brought` is the address of weights to take in place of the model's own. With `gated` the gates are looked at too:
+    what they would wait for in vain is refused before anything is fetched.
     """
 
     def pin() -> tuple[Model, ResolvedWeights, list[str]]:
@@ -76,7 +79,11 @@ async def resolve(model: Model, brought: str = "") -> tuple[Model, ResolvedWeigh
         weights = resolve_weights(chosen, access)
         renamed = [Renames(bucket).note_found(resolved) for resolved in weights]
         weights = surveyed(chosen, weights, access)
-        return in_image(planned_for(chosen, weights), report), weights, renamed
+        planned = in_image(planned_for(chosen, weights), report)
+        if gated:
+            plan = weights.plan(planned)
+            reference_step.require_references(ArtifactStore(bucket), plan, weights.facts, here=False)
+        return planned, weights, renamed
 
     planned, weights, renamed = await asyncio.to_thread(pin)
     for line in filter(None, renamed):
@@ -153,13 +160,35 @@ async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost:
 @step("reference", "reference of {plan.model.name} for release {rolled.release} on {rolled.target}")
 async def reference(plan: Plan, rolled: RollOut) -> None:
     """Read what the weights say before they are quantized, where a gate will compare the candidate with that."""
-    context, name = step_context(plan.engine.digest), plan.model.name
+    context = step_context(plan.engine.digest)
     find = partial(reference_step.wanted_references, plan, context.target(rolled.target), rolled.release)
     wanted = await asyncio.to_thread(lambda: list(find()))
+    await _read_references(plan.model, wanted)
+
+
+@step("reference", "reference of {plan.model.name}")
+async def reference_for_gates(plan: Plan) -> None:
+    """The same ahead of the rollout, for a flow whose machine cannot read them."""
+    await _read_references(plan.model, await asyncio.to_thread(reference_step.planned_references, plan))
+
+
+async def _read_references(model: Model, wanted: Iterable[PlannedReference]) -> None:
+    """A gate that says `auto` goes without a reference that cannot be read here, or not of such weights."""
+    store, log = ArtifactStore(Bucket.at(settings.load().store)), get_run_logger()
     for planned in wanted:
-        make = partial(reference_step.make_reference, planned=planned)
-        done = await make_artifact(make, planned.ref.identity, f"reference of {name}")
-        get_run_logger().info("%s %s", planned.ref, "was in the store" if done.cached else "was read")
+        why = await asyncio.to_thread(reference_step.obstacle, store, planned)
+        if not why:
+            make = partial(reference_step.make_reference, planned=planned)
+            try:
+                done = await make_artifact(make, planned.ref.identity, f"reference of {model.name}")
+            except UsageError as error:
+                why = error.message
+            else:
+                log.info("%s %s", planned.ref, "was in the store" if done.cached else "was read")
+        if why and planned.asked.reference == "always":
+            raise reference_step.missing(model, why)
+        if why:
+            log.warning("%s goes without its reference: %s", model.name, why)
 
 
 @step("validate", "validate {plan.model.name} release {rolled.release} on {rolled.target}")

@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
+from flows.catalogue import catalogue_folder
 from flows.names import REBUILD
 from flows.report import WAITING
 from flows.run_filters import NOT_ENDED, PAGE
@@ -59,7 +60,7 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     """
     config = settings.load()
     bucket = Bucket.at(config.store)
-    catalogue = await asyncio.to_thread(load_catalogue, config.catalogue)
+    catalogue = await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))
     models = catalogue.models
     for line in catalogue.unread:
         get_run_logger().warning("%s", line)

@@ -79,6 +79,8 @@ class Settings:
     """Folder for the embedded stack, the steps' workspaces and a node's files."""
     catalogue: _Absolute = CHECKOUT / "deployments" / "models"
     """Folder of the models' files."""
+    catalogue_from: Literal["folder", "store"] = "folder"
+    """Where runs on this machine read the models' files: that folder, or the store, where `deploy` puts them."""
     store: str = ""
     """`s3://bucket/prefix` that holds artifacts, records and targets."""
     store_one_writer: str = ""

@@ -27,7 +27,21 @@ from tasks.models.catalogue import load_catalogue
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "surface.txt"
 COMMANDS = (
-    *("up", "down", "doctor", "status", "ui", "env", "plan", "assemble", "rebuild", "ask", "releases", "rollback"),
+    *(
+        "init",
+        "up",
+        "down",
+        "doctor",
+        "status",
+        "ui",
+        "env",
+        "plan",
+        "assemble",
+        "rebuild",
+        "ask",
+        "releases",
+        "rollback",
+    ),
     *("approve", "reject", "probe", "lineage", "why", "verify", "sign", "pin", "unpin", "gc", "schema"),
     *("report", "history"),
     *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key", "load", "completion"),

@@ -20,6 +20,7 @@ from deployments.cli.completion_command import add_completion_command
 from deployments.cli.doctor_command import add_doctor_command
 from deployments.cli.flow_commands import add_flow_commands
 from deployments.cli.gateway_commands import add_gateway_commands
+from deployments.cli.init_command import add_init_command
 from deployments.cli.load_commands import add_load_commands
 from deployments.cli.machine_commands import add_machine_commands
 from deployments.cli.model_commands import add_model_commands
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
+    add_init_command(add)
     add_stack_commands(add)
     add_status_commands(add)
     add_doctor_command(add)

@@ -49,9 +49,12 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         from infra.s3.bucket import Bucket
         from infra.s3.conditional_writes import require_conditional_writes
         from tasks.models.catalogue import load_catalogue
+        from tasks.models.published_catalogue import difference, files_in, publish
 
-    if settings.store and not options.dry_run:
-        require_conditional_writes(Bucket.at(settings.store))
+    files, bucket = files_in(settings.catalogue), Bucket.at(settings.store) if settings.store else None
+    published = None if bucket is None else difference(bucket, files)
+    if bucket is not None and not options.dry_run:
+        require_conditional_writes(bucket)
     catalogue = load_catalogue(settings.catalogue)
     wanted = desired(settings, catalogue.models.values())
     stream = sys.stderr if options.json else sys.stdout
@@ -65,6 +68,10 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
         "did not make the changes",
         hint="is it up, does it let you in (PREFECT_API_AUTH_STRING), and is it a Prefect 3?",
     )
+    if bucket is not None and not options.dry_run:
+        publish(bucket, files)
+    if published is not None:
+        print(published, file=stream)
     if options.json:
         print_json([change.document() for change in changes])
     count = Counter(change.action for change in changes)

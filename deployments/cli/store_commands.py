@@ -50,8 +50,8 @@ def add_store_commands(add: Add) -> None:
     sub.add_argument("--dry-run", action="store_true", help="only print it")
     sub.add_argument("--grace", type=_days, metavar="DAYS", help="keep what is younger, or was used since; default 7")
 
-    sub = add("schema", _schema, "the JSON schema of a record in the store; tasks/explain/formats.md describes them")
-    sub.add_argument("record", help="manifest, identity, intent, result, approval, current, node, lease, pin or use")
+    sub = add("schema", _schema, "the JSON schema of a model's file, or of a record in the store")
+    sub.add_argument("record", help="model, or a record of tasks/explain/formats.md such as manifest or intent")
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
@@ -178,11 +178,15 @@ def _gc(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _schema(options: argparse.Namespace, settings: Settings) -> int:
+    from infra.nearest import did_you_mean
     from tasks.explain.formats import FORMATS, schema
+    from tasks.models.catalogue import json_schema
 
-    if options.record not in FORMATS:
-        raise UsageError(f"there is no record '{options.record}'", hint=f"there are {', '.join(FORMATS)}")
-    print_json(schema(options.record))
+    known = ("model", *FORMATS)
+    if options.record not in known:
+        hint = f"{did_you_mean(options.record, known)}there are {', '.join(known)}"
+        raise UsageError(f"there is no record '{options.record}'", hint=hint)
+    print_json(json_schema() if options.record == "model" else schema(options.record))
     return 0
 
 

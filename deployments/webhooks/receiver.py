@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
@@ -36,6 +37,7 @@ from tasks.finetuned.event import Event, changed_by
 from tasks.finetuned.plain_json import parse
 from tasks.finetuned.renamed import Renames
 from tasks.models.catalogue import Catalogue, catalogue_files, load_catalogue
+from tasks.models.published_catalogue import folder_of
 
 if TYPE_CHECKING:
     import uvicorn
@@ -61,7 +63,9 @@ def run_webhooks(settings: Settings, host: str, port: int) -> int:
     """Serve until ended. Raises SettingsError if no sender has a secret, or a secret is not where the setting says."""
     import uvicorn
 
-    receiver = Receiver(Bucket.at(settings.store), secrets(settings), WatchedFolder(settings.catalogue), send)
+    receiver = Receiver(
+        Bucket.at(settings.store), secrets(settings), WatchedCatalogue(partial(folder_of, settings)), send
+    )
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     _log.info("receiving at http://%s:%d/ from: %s", host, port, ", ".join(receiver.secrets))
     uvicorn.Server(server_config(receiver, host, port)).run()
@@ -117,20 +121,21 @@ async def _block(name: str) -> str:
 
 
 @dataclass
-class WatchedFolder:
-    """A catalogue that is read again when a file has changed."""
+class WatchedCatalogue:
+    """A catalogue that is read again when a file has changed, or it has another folder."""
 
-    folder: Path
-    _stamp: tuple[tuple[str, int], ...] | None = None
+    folder: Callable[[], Path]
+    _stamp: tuple[tuple[Path, int], ...] | None = None
     _read: Catalogue = field(default_factory=lambda: Catalogue({}, {}))
 
     def catalogue(self) -> Catalogue:
         """What the folder has now. Raises SpecError if there is no such folder."""
-        if not self.folder.is_dir():
-            return load_catalogue(self.folder)
-        stamp = tuple((path.name, path.stat().st_mtime_ns) for path in catalogue_files(self.folder))
+        folder = self.folder()
+        if not folder.is_dir():
+            return load_catalogue(folder)
+        stamp = tuple((path, path.stat().st_mtime_ns) for path in catalogue_files(folder))
         if stamp != self._stamp:
-            self._read, self._stamp = load_catalogue(self.folder), stamp
+            self._read, self._stamp = load_catalogue(folder), stamp
             for line in self._read.unread:
                 _log.error("%s", _in_line(line))
         return self._read
@@ -140,7 +145,7 @@ class WatchedFolder:
 class Receiver:
     bucket: Bucket
     secrets: Mapping[str, bytes]
-    folder: WatchedFolder
+    models: WatchedCatalogue
     send: Callable[[UUID, Event], Awaitable[None]]
     patience_s: float = REQUEST_SECONDS
 
@@ -176,7 +181,7 @@ class Receiver:
     def _note(self, sender: Sender, id: UUID, body: bytes) -> list[tuple[Arrival, Event | None]]:
         """Every event of a delivery as the store has it now, and the event itself if Prefect is to receive it."""
         payload: dict[str, JsonValue] = {"text": body.decode(errors="replace")}
-        catalogue = self.folder.catalogue()
+        catalogue = self.models.catalogue()
         models = catalogue.models
         try:
             document = parse(body)

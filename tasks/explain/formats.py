@@ -9,6 +9,7 @@ from tasks.finetuned.arrivals import Arrival, Sequence
 from tasks.finetuned.records import CurrentWeights, TunedWeights
 from tasks.finetuned.renamed import Renamed
 from tasks.garbage.keep import Pin, Use
+from tasks.models.published_catalogue import CatalogueFiles, PublishedCatalogue
 from tasks.store.artifact import Manifest
 from tasks.store.reference import ReferenceTokens
 from tasks.targets.aliases import Aliases
@@ -76,6 +77,8 @@ FORMATS: dict[str, type[BaseModel]] = {
     "weights": CurrentWeights,
     "renamed": Renamed,
     "fleet": Seen,
+    "catalogue": CatalogueFiles,
+    "published": PublishedCatalogue,
 }
 """The class of each record, by the name that `enginehouse schema` takes."""
 

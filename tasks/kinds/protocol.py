@@ -122,9 +122,9 @@ class EngineKind(Protocol):
         ...
 
     def reference(self) -> Reference | None:
-        """What answers as its weights do before they are quantized. None for a kind without, or on a machine without.
+        """What answers as its weights do before they are quantized. None for a kind without.
 
-        What a machine lacks is no error: a candidate is then compared with the live release alone.
+        What a machine lacks to read them, the reference itself says.
         """
         ...
 

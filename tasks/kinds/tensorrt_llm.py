@@ -11,6 +11,7 @@ from infra.errors import UsageError
 from tasks.kinds.answers import require_one
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import PlannedCache, by_role
+from tasks.kinds.reference import Reference, TransformersReference
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
@@ -84,8 +85,8 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def draft_model(self) -> Model | None:
         return None
 
-    def reference(self) -> None:
-        return None
+    def reference(self) -> Reference:
+        return TransformersReference.of(self.model, on_gpu=True)
 
     def gpus(self) -> tuple[int, ...]:
         return tuple(range(self.recipe.world_size))

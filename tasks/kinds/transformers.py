@@ -12,6 +12,7 @@ from infra.files import link_all, replace_file
 from tasks.kinds.answers import require_one
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters, by_role, limits_in
+from tasks.kinds.reference import Reference, TransformersReference
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.torch_memory import TorchLimits, cache_numbers, dtype_bytes, is_known_dtype
 from tasks.lora.adapter import FILES, AdapterConfig
@@ -30,7 +31,10 @@ from tasks.weights.classes import has_own_code, is_known
 from tasks.weights.config import facts_of
 from tasks.weights.facts import WeightsFacts
 
-SLOW = "kind transformers is a reference, and slow: requests take turns, one pass of the model each, without a batch"
+SLOW = (
+    "kind transformers is a reference, and slow: requests take turns, a pass of the model each; "
+    "only answers that show no more than tokens are computed together"
+)
 
 _CONVERT_VERSION = 1
 _BUILD_VERSION = 1
@@ -115,8 +119,8 @@ class TransformersKind:
     def draft_model(self) -> None:
         return None
 
-    def reference(self) -> None:
-        return None
+    def reference(self) -> Reference:
+        return TransformersReference.of(self.model, on_gpu=self.recipe.on_gpu)
 
     def checkpoint_identity(self, inputs: Mapping[str, Identity]) -> Identity:
         return Identity.of("convert", _CONVERT_VERSION, inputs=inputs, fields={"kind": "transformers"})

@@ -9,7 +9,8 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from infra.errors import SpecError, UsageError
-from infra.positioned_yaml import PositionedDocument, Problem, read_yaml
+from infra.positioned_yaml import Problem, read_yaml
+from tasks.models.mistakes import in_words
 from tasks.models.spec import Model
 
 _SUFFIXES = (".yaml", ".yml")
@@ -84,7 +85,7 @@ def catalogue_files(folder: Path) -> tuple[Path, ...]:
 
 def json_schema() -> dict[str, JsonValue]:
     """JSON schema (draft 2020-12) of a model's file, for editors."""
-    return Model.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Model.model_json_schema(by_alias=True)}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -111,7 +112,9 @@ def _read(path: Path) -> tuple[Model | None, list[str]]:
         try:
             model = Model.model_validate(document.value)
         except ValidationError as error:
-            problems += [_problem(document, detail["loc"], detail["msg"]) for detail in error.errors()]
+            problems += [
+                Problem(*document.locate(each["loc"]), in_words(document.value, each)) for each in error.errors()
+            ]
         if model is not None and model.name != path.stem:
             problems.append(
                 Problem(
@@ -125,11 +128,6 @@ def _read(path: Path) -> tuple[Model | None, list[str]]:
         for problem in sorted(problems)
     ]
     return (None if problems else model), lines
-
-
-def _problem(document: PositionedDocument, location: tuple[int | str, ...], message: str) -> Problem:
-    line, field = document.locate(location)
-    return Problem(line, field, message.removeprefix("Value error, "))
 
 
 def _spec_error(problems: Iterable[str]) -> SpecError:

@@ -34,11 +34,12 @@ Room = Sequence[LayerRoom | None]
 
 
 class ReservedLayer(_cache_utils.DynamicLayer):
-    """A layer of a cache, in a room that it is given."""
+    """A layer of a cache, in a room that it is given. `window` is how many tokens a token sees; None for all."""
 
-    def __init__(self, room: LayerRoom) -> None:
+    def __init__(self, room: LayerRoom, window: int | None) -> None:
         _cache_utils.DynamicLayer.__init__(self)
         self._room = room
+        self._window = window
 
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         begin = self.get_seq_length()
@@ -48,6 +49,16 @@ class ReservedLayer(_cache_utils.DynamicLayer):
         self.keys, self.values = self._room.keys[:, :, :end], self._room.values[:, :, :end]
         self.is_initialized = True
         return self.keys, self.values
+
+    def window(self) -> tuple[Any, Any]:
+        """The keys and values that the last token sees."""
+        if self._window is None:
+            return self.keys, self.values
+        return self.keys[:, :, -self._window :], self.values[:, :, -self._window :]
+
+    def cut(self, tokens: int) -> None:
+        """Forget all but so many."""
+        self.keys, self.values = self._room.keys[:, :, :tokens], self._room.values[:, :, :tokens]
 
 
 def growing_cache(config: Any) -> Any:
@@ -60,7 +71,7 @@ def cache_in(room: Room, config: Any) -> Any:
     cache = growing_cache(config)
     for index, layer in enumerate(room):
         if layer is not None:
-            cache.layers[index] = ReservedLayer(layer)
+            cache.layers[index] = ReservedLayer(layer, getattr(cache.layers[index], "sliding_window", None))
     return cache
 
 

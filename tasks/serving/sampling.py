@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .contract import GenerationRequest, RequestRefused
+from .guide_masks import Guide
 from .settings import Sampling
 from .tokenizer import Tokenizer
 from .word_ids import word_sequences
@@ -56,12 +57,15 @@ class Sampler:
         prompt: Sequence[int],
         tokenizer: Tokenizer,
         end_ids: Sequence[int],
+        guide: Guide | None = None,
     ) -> None:
         self._request = request
         self._sampling = sampling
-        self._end_ids = list(end_ids)
+        self.end_ids = list(end_ids)
+        """Tokens that end the answer."""
         self._seen, counts = np.unique(np.array(prompt, dtype=np.int64), return_counts=True)
         self._counts = dict(zip(self._seen.tolist(), counts.tolist(), strict=True))
+        self._guide = guide
         self._bad_words = _BadWords(request, tokenizer)
         self._random = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
         self._made = 0
@@ -72,12 +76,14 @@ class Sampler:
         return self._request.return_log_probs
 
     def choose(self, logits: npt.NDArray[np.float32]) -> Chosen:
-        """The next token. Raises RequestRefused where bad words leave none."""
+        """The next token. Raises RequestRefused where bad words leave none, or the guide does."""
         scores = logits.astype(np.float64)
         own = log_probs(scores) if self.tells else None
         self._penalize(scores)
         if self._made < self._request.min_tokens:
-            scores[[each for each in self._end_ids if each < len(scores)]] = -np.inf
+            scores[[each for each in self.end_ids if each < len(scores)]] = -np.inf
+        if self._guide is not None:
+            self._guide.forbid(scores)
         self._bad_words.forbid(scores)
         token_id = self._allowed(scores)
         self._take(token_id)
@@ -106,7 +112,8 @@ class Sampler:
             if not self._bad_words.completed_by(token_id):
                 return token_id
             scores[token_id] = -np.inf
-        raise RequestRefused("'bad_words' leave no token to go on with")
+        named = "'bad_words' leave" if self._request.bad_words else "'guided_decoding_guide' leaves"
+        raise RequestRefused(f"{named} no token to go on with")
 
     def _drawn(self, scores: Scores) -> int:
         sampling = self._sampling
@@ -121,6 +128,8 @@ class Sampler:
         self._made += 1
         self._counts[token_id] = self._counts.get(token_id, 0) + 1
         self._bad_words.take(token_id)
+        if self._guide is not None:
+            self._guide.take(token_id)
 
 
 class _BadWords:

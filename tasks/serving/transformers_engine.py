@@ -1,7 +1,8 @@
-"""The engine `transformers`: PyTorch in this process, one request's pass after another's.
+"""The engine `transformers`: PyTorch in this process, no kernels of its own, the checkpoint as it is.
 
-It is the reference: no batch, no kernels of its own, the checkpoint as it is. Requests that run share the device by
-turns of one pass each, in the order in which they ask.
+It is the reference: what shows numbers comes from plain passes of one request each. Answers in which nothing but the
+tokens shows grow together, by shared passes. The device goes by turns of one pass, in the order in which they are asked
+for.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .contract import GenerationRequest, LogProb, RequestRefused
 from .engine import Piece
+from .guide_masks import Guides
 from .llmapi import ENGINE_PATH
 from .sampling import Chosen, Sampler, told
 from .settings import ServingSettings
+from .shared_decoding import SharedDecoding, may_share
 from .tokens import Prompts, Tokens, as_log_prob
 from .torch_model import SCORED_AT_ONCE, Sequenced, TorchModel
 
@@ -40,6 +44,7 @@ class Transformers:
         self._prompts = Prompts(
             checkpoint, chat_template=settings.chat_template, most_tokens=settings.most_prompt_tokens
         )
+        self._guides = Guides(self._prompts.tokenizer, self._prompts.end_ids)
         # Threads that spin while they wait take the cores from others, and stand still once these are busy.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._device = ThreadPoolExecutor(1, "device")
@@ -48,6 +53,7 @@ class Transformers:
         self._rooms: asyncio.Queue[Any] = asyncio.Queue()
         for room in self._model.rooms:
             self._rooms.put_nowait(room)
+        self._shared = SharedDecoding(self._model.read_together, self._on_device)
         self._cached: dict[object, int] = {}
         """Tokens of each running request in its room."""
 
@@ -63,9 +69,14 @@ class Transformers:
                     yield piece
             return
         most_tokens = settings.most_output_tokens(request, len(prompt))
-        sampler = Sampler(request, settings.sampling.of(request), prompt, prompts.tokenizer, prompts.ends(request))
+        sampling, ends = settings.sampling.of(request), prompts.ends(request)
+        guide = await self._guides.of(request, ends)
+        sampler = Sampler(request, sampling, prompt, prompts.tokenizer, ends, guide)
+        grow = self._tokens
+        if self._model.shares and may_share(request, sampling, exact=self._model.exact):
+            grow = self._tokens_together
         async with self._sequenced(adapter) as sequenced:
-            tokens = self._tokens(sequenced, prompt, sampler, most_tokens)
+            tokens = self._counted(prompt, grow(sequenced, prompt, sampler, most_tokens))
             async with contextlib.aclosing(tokens):
                 answer = prompts.answer(request, prompt, tokens, most_tokens)
                 async with contextlib.aclosing(answer):
@@ -111,29 +122,49 @@ class Transformers:
         return sum(list(self._cached.values())) / (self._settings.slots * self._settings.context_tokens)
 
     async def close(self) -> None:
+        await self._shared.close()
         await asyncio.get_running_loop().run_in_executor(self._device, self._model.close)
+        self._guides.close()
         self._device.shutdown()
 
     async def _tokens(
         self, sequenced: Sequenced, prompt: list[int], sampler: Sampler, most_tokens: int
     ) -> AsyncGenerator[list[Tokens]]:
-        """The tokens of an answer, one by one; whoever reads them ends it."""
-        unread, request = prompt, object()
+        """The tokens of an answer, a plain pass each; whoever reads them ends it."""
+        unread = prompt
+        for _ in range(most_tokens):
+            tokens = await self._on_device(partial(self._next, sequenced, unread, sampler))
+            yield [tokens]
+            unread = list(tokens.ids)
+
+    async def _tokens_together(
+        self, sequenced: Sequenced, prompt: list[int], sampler: Sampler, most_tokens: int
+    ) -> AsyncGenerator[list[Tokens]]:
+        """The first by a plain pass over the prompt, the others by shared passes."""
+        first = await self._on_device(partial(self._next, sequenced, prompt, sampler))
+        yield [first]
+        others = self._shared.tokens(sequenced, sampler, first.ids[0], most_tokens - 1)
+        async with contextlib.aclosing(others):
+            async for tokens in others:
+                yield tokens
+
+    def _next(self, sequenced: Sequenced, unread: list[int], sampler: Sampler) -> Tokens:
+        chosen = sampler.choose(self._model.read(sequenced, unread)[-1])
+        if not sampler.tells:
+            return Tokens((chosen.token_id,))
+        return Tokens((chosen.token_id,), (chosen.log_prob,), (chosen.top,))
+
+    async def _counted(self, prompt: list[int], tokens: AsyncGenerator[list[Tokens]]) -> AsyncGenerator[list[Tokens]]:
+        """The same tokens; while they come, what they and the prompt take of the cache is told."""
+        request = object()
+        self._cached[request] = len(prompt)
         try:
-            for made in range(most_tokens):
-                self._cached[request] = len(prompt) + made
-
-                def step(unread: list[int] = unread) -> Tokens:
-                    chosen = sampler.choose(self._model.read(sequenced, unread)[-1])
-                    if not sampler.tells:
-                        return Tokens((chosen.token_id,))
-                    return Tokens((chosen.token_id,), (chosen.log_prob,), (chosen.top,))
-
-                tokens = await self._on_device(step)
-                yield [tokens]
-                unread = list(tokens.ids)
+            async with contextlib.aclosing(tokens):
+                async for made in tokens:
+                    self._cached[request] += len(made)
+                    yield made
         finally:
-            self._cached.pop(request, None)
+            del self._cached[request]
 
     async def _on_device(self, work: Callable[[], ResultT]) -> ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._device, work)
@@ -149,5 +180,3 @@ def _check(request: GenerationRequest) -> None:
         raise RequestRefused("'beam_width' must be 1: this engine has no beam search")
     if request.length_penalty != 1:
         raise RequestRefused("'length_penalty' must be 1: it belongs to beam search, which this engine lacks")
-    if request.guided_decoding_guide_type:
-        raise RequestRefused("'guided_decoding_guide_type' must be empty: this engine keeps to no guides")

@@ -29,5 +29,5 @@ class ReferenceTokens(Record):
     """All places of all passages."""
 
     kind: str
-    """What answered: `llamacpp`."""
+    """What answered: `llamacpp`, `transformers`."""
     tokens: tuple[ReferenceToken, ...]

@@ -23,26 +23,33 @@ from flows.build_on_pool import Child, make_engine
 from flows.report import Report
 from infra.errors import EnginehouseError
 from infra.settings import CHECKOUT
+from tasks.kinds.reference import LlamaCppReference
 from tasks.models.catalogue import load_model
+from tasks.models.gates import Gates
+from tasks.models.spec import Model
 from tasks.steps.plan import Plan
 from tasks.store.identity import Identity
 
 MODEL = load_model(CHECKOUT / "deployments/models/smollm2-135m.yaml")
+GATES = Gates.model_validate({"agreement": {"reference": "auto"}})
+COMPARED = MODEL.model_copy(update={"gates": GATES})
+"""Of the same engine. Its gates ask for a reference."""
 found: list[Child] = []
 waits: asyncio.Queue[Child] = asyncio.Queue()
 
 
-def plan(source: str) -> Plan:
-    return Plan.of(MODEL, Identity({"source": source}))
+def plan(source: str, model: Model = MODEL) -> Plan:
+    return Plan.of(model, Identity({"source": source}))
 
 
 @flow(name="rebuild", persist_result=False)
-async def rebuild(source: str, refresh: list[str]) -> None:
-    await make_engine(Report(MODEL.name), plan(source), frozenset(refresh))
+async def rebuild(source: str, refresh: list[str], compared: bool = False) -> None:
+    wanted = plan(source, COMPARED if compared else MODEL)
+    await make_engine(Report(MODEL.name), wanted, frozenset(refresh), ("test",))
 
 
-def begin(source: str, *refresh: str) -> asyncio.Task[None]:
-    return asyncio.create_task(rebuild(source, list(refresh)))
+def begin(source: str, *refresh: str, compared: bool = False) -> asyncio.Task[None]:
+    return asyncio.create_task(rebuild(source, list(refresh), compared))
 
 
 async def end(parent: asyncio.Task[None]) -> None:
@@ -104,6 +111,25 @@ async def refreshes(client: PrefectClient) -> dict[str, Any]:
     return seen
 
 
+def _lacking(self: LlamaCppReference) -> str:
+    return "the package xllamacpp"
+
+
+async def references(client: PrefectClient) -> dict[str, Any]:
+    """This machine lacks what the reference is read with. So the build that reads it too is another one."""
+    usual, LlamaCppReference.lacking = LlamaCppReference.lacking, _lacking
+    parents: list[asyncio.Task[None]] = []
+    for compared in (False, True, False, True):
+        parents.append(begin("compared", compared=compared))
+        await attached(1)
+    asked = [(await client.read_flow_run(child.run.id)).parameters.get("references", False) for child in found]
+    seen: dict[str, Any] = {"asked": asked, "builds": len(await builds(client, "compared"))}
+    LlamaCppReference.lacking = usual
+    for parent in parents:
+        await end(parent)
+    return seen
+
+
 async def not_taken(client: PrefectClient) -> dict[str, Any]:
     usual, build_on_pool.TAKEN_SECONDS = build_on_pool.TAKEN_SECONDS, 1.0
     seen: dict[str, Any] = {}
@@ -137,7 +163,13 @@ async def main() -> None:
         return child
 
     build_on_pool.start_or_attach = noted
-    cases: list[Callable[[PrefectClient], Awaitable[dict[str, Any]]]] = [two_at_once, refreshes, not_taken, never_ends]
+    cases: list[Callable[[PrefectClient], Awaitable[dict[str, Any]]]] = [
+        two_at_once,
+        refreshes,
+        references,
+        not_taken,
+        never_ends,
+    ]
     async with get_client() as client:
         for case in cases:
             found.clear()

@@ -58,5 +58,9 @@ def test_rebuilds_that_want_one_engine(seen: dict[str, Any]) -> None:
     assert refreshed["asked"][:3] == [[], ["build", "upload"], ["build", "upload"]] and refreshed["builds"] == 2
     assert refreshed["end"] == ["CANCELLED", "CANCELLED"]
 
+    # Whoever needs no reference is content with either.
+    compared = seen["references"]
+    assert compared["builds"] == 2 and compared["asked"][:2] == [False, True] and compared["asked"][3]
+
     assert seen["not_taken"] == {"code": "build-not-taken", "end": ["CANCELLED"]}
     assert seen["never_ends"] == {"code": "build-too-long", "end": ["CANCELLING"]}

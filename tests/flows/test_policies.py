@@ -6,7 +6,7 @@ import fnmatch
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ ROLES = {
     "reconcile": "rebuild",
     "deployments.cli.main rebuild": "rebuild",
     "deployments.cli.main rollback": "rebuild",
+    "deployments.cli.main deploy": "deploy",
     "collect_garbage": "gc",
     "deployments.cli.main gc": "gc",
     "-m deployments.node.agent": "node",
@@ -78,8 +79,9 @@ ELSEWHERE = {
         ("build", "s3:ListBucket", "targets/*"),
     },
     "a process that is not the first to try conditional writes": {
-        (role, "s3:GetObject", "conditional-writes") for role in ("build", "node", "rebuild")
+        (role, "s3:GetObject", "conditional-writes") for role in ("build", "deploy", "node", "rebuild")
     },
+    "a GET of a key that is not there": {("deploy", "s3:ListBucket", "catalogue/*")},
     "a server that wants bare ETags": {("gc", "s3:PutObject", "conditional-writes")},
     "fine-tuning events": {
         ("rebuild", "s3:GetObject", "events/*"),
@@ -150,6 +152,12 @@ def test_each_call_is_allowed_and_each_grant_is_used(house: House, live: dict[st
         house.rebuild("smollm2-135m", "--recipe", f"quantization={quantization}")
     house.run("rollback", "smollm2-135m")
     house.run("gc", "--grace", "0")
+    for change in ("created smollm2-135m.yaml", "unchanged"):
+        assert change in house.run("deploy")
+    # A worker that has no files of its own: the same models, so the same work.
+    store = {"ENGINEHOUSE_CATALOGUE_FROM": "store", "ENGINEHOUSE_CATALOGUE": "/nowhere"}
+    elsewhere = replace(house, environment={**house.environment, **store})
+    elsewhere.rebuild("smollm2-135m", "--until", "upload")
     # Two of the three releases stay; and a killed build has left something.
     promote(house.target, "smollm2-135m", live["release"])
     house.wait(lambda: len(house.node().models["smollm2-135m"].releases) == 2, 60, "node that let one go")

@@ -1,4 +1,4 @@
-"""A campaign on one real GPU, without a network: the whole rebuild, memory, promotions under load, faults, ModelOpt.
+"""A campaign on one real GPU, without a network: the whole rebuild, memory, promotions, faults, ModelOpt, gates.
 
     python -m tests.gpu            # every part
     python -m tests.gpu 1 2        # some of them

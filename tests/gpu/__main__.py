@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.gpu import faults, memory_of_releases, promotions, quantized, rebuilds, toolchain
+from tests.gpu import faults, gates, memory_of_releases, promotions, quantized, rebuilds, toolchain
 from tests.gpu.campaign import Campaign
 from tests.gpu.house import house
 from tests.gpu.sizes import SIZES
@@ -22,6 +22,7 @@ PARTS: dict[int, Callable[[Campaign], None]] = {
     3: promotions.run,
     4: faults.run,
     5: quantized.run,
+    6: gates.run,
 }
 
 

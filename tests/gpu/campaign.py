@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ SMALL, LARGE = "small", "large"
 
 # As served; its layers are those of its own file.
 _SMALL_NETWORK = Network(576, 30, 9, 3, 1536, slots=8, context_tokens=1024)
+_NO_SECTIONS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,14 @@ class Campaign:
         assert done.returncode == 0, f"{command} failed"
         return done.stdout
 
-    def write(self, model: str, **serving: Any) -> None:
-        """Write the model's file, as it is or with changed fields of `serving`."""
+    def write(self, model: str, sections: Mapping[str, Any] = _NO_SECTIONS, **serving: Any) -> None:
+        """Write the model's file, as it is, with further sections, or with changed fields of `serving`."""
+        self.write_as(model, model, sections, **serving)
+
+    def write_as(self, name: str, model: str, sections: Mapping[str, Any], **serving: Any) -> None:
+        """The same under another name."""
         network = self.sizes.large if model == LARGE or not self.sizes.on_gpu else _SMALL_NETWORK
-        self.house.write_model(model, self.weights(model), self.sizes, network, **serving)
+        self.house.write_model(name, self.weights(model), self.sizes, network, sections, **serving)
 
     def live(self, model: str) -> int:
         """The public release of a model, which is rebuilt if there is none."""

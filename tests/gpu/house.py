@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,39 @@ class GpuHouse(House):
         assert process.returncode == code, f"{arguments}: exit {process.returncode}\n{output}\n{errors}"
         return output
 
-    def write_model(self, name: str, weights: Path, sizes: Sizes, network: Network, **serving: Any) -> None:
-        """The model's file for the kind `transformers`; `serving` replaces fields of that section."""
+    def gated(self, name: str) -> dict[str, Any]:
+        """The report of a rebuild that its gates may refuse, or leave undecided."""
+        return self.report(self.start("rebuild", name, "--json"), codes=(0, 3, 4))
+
+    @staticmethod
+    def report(process: subprocess.Popen[str], codes: Collection[int] = (0,)) -> dict[str, Any]:
+        """That of a rebuild which was started with `--json`, once it has ended, with one of `codes`."""
+        try:
+            output, errors = process.communicate(timeout=_COMMAND_SECONDS)
+        except BaseException:
+            process.kill()
+            raise
+        assert process.returncode in codes, f"exit {process.returncode}\n{output}\n{errors}"
+        return json.loads(output)
+
+    def release(self, name: str, number: int) -> dict[str, Any]:
+        """A release with its gates, as `enginehouse releases` lists it."""
+        listed = json.loads(self.run("releases", name, "--json"))["releases"]
+        return next(each for each in listed if each["release"] == number)
+
+    def write_model(
+        self,
+        name: str,
+        weights: Path,
+        sizes: Sizes,
+        network: Network,
+        sections: Mapping[str, Any],
+        **serving: Any,
+    ) -> None:
+        """The model's file for the kind `transformers`; `serving` replaces fields of that section.
+
+        `sections` are others, such as `gates`, or replace one.
+        """
         prompt = {
             "name": "answers-the-same",
             "text": "Name a colour.",
@@ -47,14 +79,14 @@ class GpuHouse(House):
             # Random weights may end at once: what counts is that both ways give the same.
             "expect": {"stream_equals": True},
         }
-        self.write(
-            name,
-            source={"uri": f"file://{weights}"},
-            recipe=sizes.recipe,
-            serving={"slots": network.slots, "context_tokens": network.context_tokens, **serving},
-            targets=["local"],
-            prompts=[prompt],
-        )
+        document: dict[str, Any] = {
+            "source": {"uri": f"file://{weights}"},
+            "recipe": sizes.recipe,
+            "serving": {"slots": network.slots, "context_tokens": network.context_tokens, **serving},
+            "targets": ["local"],
+            "prompts": [prompt],
+        }
+        self.write(name, **{**document, **sections})
 
     def write(self, name: str, **document: Any) -> None:
         (self.catalogue / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **document}))
@@ -99,28 +131,28 @@ def house(folder: Path, sizes: Sizes, toolchain: str) -> Generator[GpuHouse]:
     try:
         made.run("up")
         os.environ.update(made.variables)
-        with _worker(made, folder, sizes, toolchain):
+        if not sizes.on_gpu:  # the stack has a worker for what is built for the CPU
+            yield made
+            return
+        with worker(made, folder, f"build-{sizes.architecture}", toolchain):
             yield made
     finally:
         made.run("down")
 
 
 @contextmanager
-def _worker(made: GpuHouse, folder: Path, sizes: Sizes, toolchain: str) -> Generator[None]:
-    if not sizes.on_gpu:  # the stack has one for what is built for the CPU
-        yield
-        return
-    pool = f"build-{sizes.architecture}"
+def worker(made: GpuHouse, folder: Path, pool: str, toolchain: str = "") -> Generator[None]:
+    """A worker of a pool of its own, which knows what the commands of `made` know."""
     _register(pool)
     started = start_session(
         [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"],
-        log=folder / "worker.log",
+        log=folder / f"worker-{pool}.log",
         folder=folder,
         environment={
             **made.environment,
             **made.variables,
             **({"ENGINEHOUSE_TOOLCHAIN": toolchain} if toolchain else {}),
-            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_HOME": str(folder / "prefect" / pool),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "DO_NOT_TRACK": "1",
         },

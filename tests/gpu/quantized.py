@@ -97,7 +97,7 @@ def _checkpoint(campaign: Campaign, name: str, weights: Path, texts: Path) -> Pa
     )
     if name not in map(str.lower, _NOT_SERVED):
         return campaign.download(house.rebuild(model, "--until", "upload"), "convert", output)
-    code = house.rebuild(model, "--until", "upload", code=1)["error"]["code"]
+    code = house.rebuild(model, "--until", "upload", code=2)["error"]["code"]
     campaign.table.goal(f"{name}: rebuilt", code, "architecture-unfit", code == "architecture-unfit")
     parsed = LlmApiRecipe.model_validate(recipe)
     place, _ = toolchain_for(parsed.runtime)

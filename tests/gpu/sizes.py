@@ -34,6 +34,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Gating:
+    """What the gates of part 6 are asked for. `performance` is that section of a model's file.
+
+    A canary gets `share` of the requests for `soak_s` seconds. From `settled_s` on it counts where they went: those
+    that ran before are answered by then.
+    """
+
+    performance: Mapping[str, Any]
+    share: float
+    soak_s: float
+    settled_s: float
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
 class Sizes:
     """`architecture` is empty on the CPU. Of the `promotions`, `rebuilt` load a new release; the others move back."""
 
@@ -44,6 +59,7 @@ class Sizes:
     promotions: int
     rebuilt: int
     unloads: int
+    gating: Gating
 
     @property
     def on_gpu(self) -> bool:
@@ -65,6 +81,14 @@ FULL = Sizes(
     promotions=10,
     rebuilt=4,
     unloads=10,
+    gating=Gating(
+        # Four requests a second of at most six tokens, each a pass of some 20 ms: the model works half of the time.
+        performance={"rate": 4, "prompt_tokens": "uniform:16,64", "answer_tokens": "uniform:3,6", "most_seconds": 120},
+        share=0.25,
+        soak_s=30,
+        settled_s=5,
+        answer_tokens=4,
+    ),
 )
 TINY = Sizes(
     architecture="",
@@ -74,6 +98,25 @@ TINY = Sizes(
     promotions=2,
     rebuilt=1,
     unloads=2,
+    gating=Gating(
+        # A machine that develops this is busy with other things: what is tested here is that the gate runs.
+        performance={
+            "rate": 8,
+            "prompt_tokens": "uniform:8,16",
+            "answer_tokens": "uniform:3,6",
+            "requests": 40,
+            "rounds": 8,
+            "warm_up": 2,
+            "margin": 2,
+            "errors": 0.5,
+            "most_lateness_ms": 500,
+            "most_seconds": 120,
+        },
+        share=0.25,
+        soak_s=6,
+        settled_s=2,
+        answer_tokens=4,
+    ),
 )
 
 SIZES: Mapping[str, Sizes] = {"full": FULL, "short": replace(FULL, rebuilt=1, unloads=1), "tiny": TINY}

@@ -12,6 +12,7 @@ import pytest
 
 from infra.settings import CHECKOUT
 from tests.gpu.clients import Answer, Clients, p99
+from tests.gpu.gates import answered
 from tests.gpu.table import Table
 
 
@@ -42,8 +43,20 @@ def test_first_tokens_that_ran_into_a_promotion_are_told_apart() -> None:
     assert p99([*range(200)]) == 198 and p99([7.0]) == 7.0
 
 
+def test_a_share_is_counted_by_the_release_that_answered() -> None:
+    labels = 'adapter="",model="{}",outcome="{}",release="{}"'
+    counted = [("large", "ok", 7, 30), ("large", "model-busy", 7, 1), ("large", "ok", 6, 69), ("small", "ok", 7, 5)]
+    name = "enginehouse_gateway_requests_total"
+    lines = [f"{name}{{{labels.format(*each)}}} {number}.0" for *each, number in counted]
+    lines.insert(0, "# TYPE enginehouse_gateway_requests counter")
+    assert answered("\n".join([*lines, f'{name.replace("requests", "others")}{{model="large"}} 9.0', ""]), 7) == (
+        31,
+        69,
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_all_parts_run_with_tiny_models(tmp_path: Path) -> None:
     environment = {**os.environ, "ENGINEHOUSE_GPU_SIZES": "tiny", "ENGINEHOUSE_GPU_FOLDER": str(tmp_path)}
@@ -51,4 +64,4 @@ def test_all_parts_run_with_tiny_models(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert {row.split(" | ")[0] for row in rows[1:]} == {f"| {part}" for part in range(1, 6)}
+    assert {row.split(" | ")[0] for row in rows[1:]} == {f"| {part}" for part in range(1, 7)}

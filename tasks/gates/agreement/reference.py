@@ -27,15 +27,16 @@ def read_passages(asked: AgreementSpec) -> tuple[Passage, ...]:
     return bundled() if asked.passages is None else passages_of(read_set(asked.passages))
 
 
-def is_wanted(asked: AgreementSpec, candidate: Intent, live: Intent | None) -> bool:
-    """Whether a candidate is compared with the reference too. `live` is what stands loaded beside it, if anything."""
+def is_wanted(asked: AgreementSpec, candidate: Mapping[str, JsonValue], live: Intent | None) -> bool:
+    """Whether a candidate of this recipe is compared with the reference too. `live` is what stands loaded beside it, if
+    anything."""
     match asked.reference:
         case "never":
             return False
         case "always":
             return True
         case "auto":
-            return live is None or any(candidate.recipe.get(name) != live.recipe.get(name) for name in _PRECISION)
+            return live is None or any(candidate.get(name) != live.recipe.get(name) for name in _PRECISION)
 
 
 def places(passages: Sequence[Passage], positions: int) -> Iterator[tuple[Passage, str]]:
@@ -56,7 +57,7 @@ def find(trial: Trial, asked: AgreementSpec) -> FoundReference | None:
     Raises StoreError and UsageError.
     """
     live = None if trial.live is None else trial.live.intent
-    return trial.find_reference(asked) if is_wanted(asked, trial.candidate.intent, live) else None
+    return trial.find_reference(asked) if is_wanted(asked, trial.candidate.intent.recipe, live) else None
 
 
 def beside(tokens: ReferenceTokens, passages: Sequence[Passage], asked: AgreementSpec, candidate: Served) -> Beside:

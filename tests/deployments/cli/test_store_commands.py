@@ -48,6 +48,7 @@ def test_asking(fleet: Fleet, command: Command) -> None:
     document = json.loads(command("why", "tiny@1", "--against", "tiny@2", "--json")[1])
     assert document["summary"].startswith("recipe: quantization nvfp4 → fp8")
     assert json.loads(command("schema", "lease")[1])["properties"]["holder"]
+    assert {"source", "recipe", "prompts"} <= json.loads(command("schema", "model")[1])["properties"].keys()
     code, out, err = command("lineage", "nothing")
     assert (code, out) == (2, "") and "[reference-unknown]" in err and "\nhint: " in err
     assert command("schema", "nothing")[0] == 2

@@ -26,6 +26,7 @@ from deployments.doctor import (
     package_index,
     pools,
     prefect_server,
+    published_catalogue,
     python,
     store,
     store_clock,
@@ -46,6 +47,7 @@ from infra import settings
 from infra.processes import background, sessions
 from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
+from tasks.models.published_catalogue import files_in, publish
 from tasks.sources import download
 from tasks.targets.node_report import Machine, ModelReport, NodeReport, RecordVersions, ReleaseReport
 from tests.deployments.doctor.prefect_double import CREDENTIAL, PrefectDouble
@@ -143,6 +145,19 @@ def test_a_catalogue_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPat
     broken(catalogue.CHECK, "catalogue-missing", "export ENGINEHOUSE_CATALOGUE=")
     monkeypatch.setenv("ENGINEHOUSE_CATALOGUE", right)
     mended(catalogue.CHECK)
+
+
+def test_a_published_catalogue_that_differs(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_STORE", f"s3://{bucket.name}/{bucket.prefix}")
+    folder = Path(os.environ["ENGINEHOUSE_CATALOGUE"])
+    assert [finding.state for finding in findings(published_catalogue.CHECK)] == ["not made"]
+    publish(bucket, files_in(folder))
+    mended(published_catalogue.CHECK, "published by")
+    with (folder / "smollm2-135m.yaml").open("a") as file:
+        file.write("# changed here alone\n")
+    broken(published_catalogue.CHECK, "catalogue-differs", "enginehouse deploy")
+    publish(bucket, files_in(folder))
+    mended(published_catalogue.CHECK)
 
 
 def test_a_worker_that_reads_another_catalogue(home: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 import yaml
 
-from deployments.webhooks.receiver import Receiver, WatchedFolder, server_config
+from deployments.webhooks.receiver import Receiver, WatchedCatalogue, server_config
 from infra.errors import SourceError
 from infra.processes.sessions import free_ports
 from infra.s3.bucket import Bucket
@@ -113,7 +113,7 @@ def test_an_alias_that_is_given_leads_to_the_checkpoint(mlflow: MlflowServer, bu
     async def send(id: UUID, event: Event) -> None:
         sent.append(event)
 
-    with receiving(Receiver(bucket, {"mlflow": SECRET.encode()}, WatchedFolder(catalogue), send)) as address:
+    with receiving(Receiver(bucket, {"mlflow": SECRET.encode()}, WatchedCatalogue(lambda: catalogue), send)) as address:
         events = ["model_version.created", "model_version_alias.created"]
         mlflow.ask(webhook=f"{address}/mlflow", events=events, secret=SECRET)
         mlflow.ask(log="tuned", folder=str(tmp_path / "logged"), register="sql", alias=["sql", "champion", "1"])

@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 import yaml
 
-from deployments.webhooks.receiver import LARGEST_BODY, Receiver, WatchedFolder, secrets, server_config
+from deployments.webhooks.receiver import LARGEST_BODY, Receiver, WatchedCatalogue, secrets, server_config
 from infra import settings
 from infra.errors import SettingsError
 from infra.processes.sessions import free_ports
@@ -85,7 +85,7 @@ def house(bucket: Bucket, tmp_path: Path) -> House:
         sent.append(event)
 
     by_sender: dict[str, bytes] = {"huggingface": SECRET, "mlflow": SECRET, "generic": SECRET}
-    return House(Receiver(bucket, by_sender, WatchedFolder(tmp_path), send), tmp_path, sent)
+    return House(Receiver(bucket, by_sender, WatchedCatalogue(lambda: tmp_path), send), tmp_path, sent)
 
 
 def push(repository: str = "org/base", **changes: Any) -> dict[str, Any]:

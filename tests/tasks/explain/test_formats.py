@@ -97,6 +97,8 @@ VERSION_1 = {
  "schema_version":1}""",
     "renamed": """{"schema_version":1,"was":["org/old"]}""",
     "fleet": """{"records":{"targets/t/tiny/current.json":{"etag":"e","record":{"public":3}}},"schema_version":1}""",
+    "catalogue": """{"files":{"tiny.yaml":"name: tiny"},"schema_version":1}""",
+    "published": f"""{{"by":"ana@desk","digest":"{"a" * 64}","published":"2026-11-30T12:00:00Z","schema_version":1}}""",
 }
 
 

@@ -307,11 +307,19 @@ def transformers(trained: Path) -> Kind:
             ({"beam_width": 2}, "'beam_width' must be 1"),
             ({"length_penalty": 0.5}, "'length_penalty'"),
             ({"text_input": "word " * 400}, "the prompt has .* tokens; it may have 511"),
-            ({"guided_decoding_guide_type": "json"}, "'guided_decoding_guide_type' must be empty"),
+            ({"guided_decoding_guide_type": "json", "min_tokens": 1}, "'min_tokens' must be 0 beside a guide"),
+            (
+                {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "("},
+                "'guided_decoding_guide' cannot be honoured: .*regex",
+            ),
+            (
+                {"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"not": {}}'},
+                "'guided_decoding_guide' cannot be honoured",
+            ),
         ),
         end_id=END_ID,
         deadline_s=5.0,
-        guides=(),
+        guides=STANDIN_GUIDES,
         tells_the_likeliest=True,
         scores=True,
     )

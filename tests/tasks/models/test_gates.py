@@ -58,7 +58,6 @@ def test_names_of_ones_own_and_the_way_through_json() -> None:
         ({"alhpa": 0.1}, "alhpa", "there is no gate 'alhpa'; the nearest is alpha"),
         ({"mine": {"gate": "dual"}}, "mine", "there is no gate 'dual'; the nearest is duel"),
         ({"duel": 3}, "duel", "is a table of what the gate is asked for"),
-        ({"duel": {"margn": 1}}, "duel.margn", "is unknown here; the nearest is margin"),
         ({"duel": {"rounds": "many"}}, "duel.rounds", "valid integer"),
         ({"smoke": {}}, "smoke", "is always there"),
         ({"My Gate": {"gate": "duel"}}, "My Gate", "lowercase letters"),
@@ -81,7 +80,7 @@ def test_a_mistake_has_its_line(tmp_path: Path) -> None:
     line = text.splitlines().index("    margn: 1") + 1
     with pytest.raises(SpecError) as caught:
         load_model(path)
-    assert f"tiny.yaml:{line}: gates.duel.margn: is unknown here" in caught.value.message
+    assert f"tiny.yaml:{line}: gates.duel.margn: is no field here: did you mean 'margin'?" in caught.value.message
 
 
 def test_editors_know_the_gates() -> None:

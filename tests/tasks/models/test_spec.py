@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from infra.errors import SpecError, UsageError
-from tasks.models.catalogue import catalogue_entry, json_schema, load_catalogue, load_model
+from tasks.models.catalogue import catalogue_entry, catalogue_files, json_schema, load_catalogue, load_model
 from tasks.models.overrides import override
 from tasks.models.recipe import LlamaCppRecipe, TrtEngineRecipe
 from tasks.models.spec import Model, Serving
@@ -87,12 +88,55 @@ prompts:
         f"{path}:3: recipe.pp_size: tp_size 2 x pp_size 1 = 2 GPUs, and runtime.gpus is 1: one host serves a model",
         f"{path}:6: recipe.quantization: fp8 needs sm89 or later, and NVIDIA L4 is sm86",
         f"{path}:8: recipe.tp_size: is given before, in line 7",
-        f"{path}:9: recipe.speed: Extra inputs are not permitted",
+        f"{path}:9: recipe.speed: is no field here: enginehouse schema model has them all",
         f"{path}:15: prompts.0.expect.matches: not a regular expression: "
         "missing ), unterminated subpattern at position 0",
-        f"{path}:16: prompts.1.expect: Field required",
-        f"{path}:16: prompts.1.max_tokens: Field required",
-        f"{path}:16: prompts.1.text: Field required",
+        f"{path}:16: prompts.1.expect: is required",
+        f"{path}:16: prompts.1.max_tokens: is required",
+        f"{path}:16: prompts.1.text: is required",
+    ]
+
+
+def test_mistakes_are_told_in_the_words_of_the_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+nmae: a
+name: A model
+source: {uri: 'hf://a/b@main', includes: [x]}
+recipe:
+  kind: llmapi
+  runtime: {tensorrt_llm: 1.2.1, gpu: NVIDIA L4, arch: sm89, gpus: one, gpu_memory: 3}
+  quantisation: fp8
+serving: {chat_template: maybe, defaults: {temprature: 1}}
+targets: h200
+gates: {agreement: {referense: auto}, mine: {gate: quality, max_second: 1}}
+rollout: {strategy: canary, stepz: []}
+prompts:
+  - {name: a, text: 1, max_tokens: 1.5, expect: {contain: [x]}}
+labels: [a]
+""",
+    )
+    with pytest.raises(SpecError) as caught:
+        load_model(path)
+    places = [line.strip().removeprefix(f"{path}:") for line in caught.value.message.splitlines()[1:]]
+    assert places == [
+        "1: nmae: is no field here: did you mean 'name'?",
+        "2: name: 'A model' does not have the form ^[a-z0-9][a-z0-9.-]*$",
+        "3: source.includes: is no field here: did you mean 'include'?",
+        "6: recipe.runtime.gpu_memory: is no field here: did you mean 'gpu_memory_bytes'?",
+        "6: recipe.runtime.gpus: must be a whole number",
+        "7: recipe.quantisation: is no field here: did you mean 'quantization'?",
+        "8: serving.chat_template: must be true or false",
+        "8: serving.defaults.temprature: is no field here: did you mean 'temperature'?",
+        "9: targets: must be a list, such as [a, b]",
+        "10: gates.agreement.referense: is no field here: did you mean 'reference'?",
+        "10: gates.mine.max_second: is no field here: did you mean 'max_seconds'?",
+        "11: rollout.stepz: is no field here: did you mean 'steps'?",
+        "13: prompts.0.expect.contain: is no field here: did you mean 'contains'?",
+        "13: prompts.0.max_tokens: must be a whole number",
+        "13: prompts.0.text: must be text: put it in quotes",
+        "14: labels: must be a table of names and values",
     ]
 
 
@@ -376,3 +420,11 @@ def test_room_for_adapters_may_come_before_them() -> None:
     Model.model_validate(entry(recipe=engine(lora=ROOM), serving=CACHE))
     room = {"llm_args": {"lora_config": {"lora_target_modules": ["attn_q"]}}}
     Model.model_validate(entry(recipe={**LLMAPI, **room}, serving=CACHE))
+
+
+def test_editors_take_the_examples_and_refuse_mistakes() -> None:
+    check: Any = Draft202012Validator(json_schema())
+    for path in catalogue_files(CATALOGUE):
+        document = yaml.safe_load(path.read_text())
+        assert not list(check.iter_errors(document)), path
+        assert not check.is_valid({**document, "serving": {"slot": 1}})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +12,12 @@ import pytest
 
 from tasks.serving.contract import GenerationRequest, LogProb, PromptTooLong, RequestRefused
 from tasks.serving.engine import EngineFailed
-from tasks.serving.llmapi import ENGINE_PATH
-from tasks.serving.settings import ADAPTER_FOLDER, Sampling, ServingSettings
+from tasks.serving.settings import ADAPTER_FOLDER
 from tasks.serving.torch_model import SCORED_AT_ONCE, TorchModel
 from tests.tasks.lora.small_adapters import write_adapter
 from tests.tasks.serving.asked import Loop
 from tests.tasks.serving.small_tokenizers import byte_level
-from tests.tasks.serving.small_torch import FAMILIES, write_model
+from tests.tasks.serving.small_torch import FAMILIES, PROMPT, TOKENS, Engines, answer, write_model
 
 pytestmark = pytest.mark.slow
 for _package in ("torch", "peft"):
@@ -28,24 +26,6 @@ for _package in ("torch", "peft"):
 torch: Any = importlib.import_module("torch")
 transformers: Any = importlib.import_module("transformers")
 peft: Any = importlib.import_module("peft")
-from tasks.serving.transformers_engine import Transformers  # noqa: E402 - it needs PyTorch
-
-PROMPT = "How do I count?"
-TOKENS = 40
-SETTINGS = ServingSettings(
-    "transformers",
-    "engine",
-    slots=2,
-    context_tokens=256,
-    chat_template=False,
-    request_timeout_s=60.0,
-    threads=1,
-    sampling=Sampling(temperature=0.0),
-    contract=2,
-    device="cpu",
-    dtype="auto",
-)
-Start = Callable[..., Transformers]
 
 
 @pytest.fixture
@@ -55,28 +35,10 @@ def loop() -> Loop:
 
 
 @pytest.fixture
-def start(loop: Loop, tmp_path: Path) -> Iterator[Start]:
-    """Starts engines of a checkpoint, and frees them."""
-    started: list[Transformers] = []
-
-    def start(checkpoint: Path, **settings: Any) -> Transformers:
-        engine = Transformers(tmp_path, replace(SETTINGS, **settings), {ENGINE_PATH: str(checkpoint)})
-        started.append(engine)
-        return engine
-
-    yield start
-    loop.close(*started)
-
-
-def answer(loop: Loop, engine: Transformers, text: str = PROMPT, **fields: Any) -> tuple[str, list[float], str]:
-    """The text, its log probabilities, and why it ended."""
-    given: dict[str, Any] = {"max_tokens": TOKENS, **fields}
-    pieces = list(loop.ask(engine, GenerationRequest(text_input=text, **given)))
-    return (
-        "".join(piece.text for piece in pieces),
-        [value for piece in pieces for value in piece.log_probs],
-        str(pieces[-1].finish_reason),
-    )
+def start(loop: Loop, tmp_path: Path) -> Iterator[Engines]:
+    engines = Engines(loop, tmp_path)
+    yield engines
+    engines.close()
 
 
 def expected(checkpoint: Path, text: str = PROMPT, adapter: Path | None = None) -> tuple[str, list[float]]:
@@ -95,7 +57,7 @@ def expected(checkpoint: Path, text: str = PROMPT, adapter: Path | None = None) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_says_what_transformers_says(family: str, loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_it_says_what_transformers_says(family: str, loop: Loop, start: Engines, tmp_path: Path) -> None:
     checkpoint = write_model(tmp_path / "model", family)
     text, log_probs = expected(checkpoint)
     said = answer(loop, start(checkpoint), return_log_probs=True, num_top_log_probs=3)
@@ -106,7 +68,7 @@ def test_it_says_what_transformers_says(family: str, loop: Loop, start: Start, t
         assert each.top[0] == (each.token, each)
 
 
-def scored(loop: Loop, engine: Transformers, given: str, **fields: Any) -> list[float]:
+def scored(loop: Loop, engine: Any, given: str, **fields: Any) -> list[float]:
     asked = GenerationRequest(text_input=PROMPT, given_output=given, return_log_probs=True, **fields)
     (piece,) = list(loop.ask(engine, asked))
     assert (piece.text, piece.finish_reason, piece.output_tokens) == (given, "stop", len(piece.log_probs))
@@ -115,7 +77,7 @@ def scored(loop: Loop, engine: Transformers, given: str, **fields: Any) -> list[
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_given_text_gets_the_scores_of_one_pass_over_it(
-    family: str, loop: Loop, start: Start, tmp_path: Path
+    family: str, loop: Loop, start: Engines, tmp_path: Path
 ) -> None:
     checkpoint = write_model(tmp_path / "model", family)
     given = " You say un, deux, trois, quatre, cinq, six, sept, huit, neuf; then you are done. 🎉"
@@ -131,7 +93,7 @@ def test_a_given_text_gets_the_scores_of_one_pass_over_it(
         assert each.top[0][1] == pytest.approx(own[place].max().item(), abs=1e-4)
 
 
-def test_what_a_model_says_itself_is_likeliest_in_each_place(loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_what_a_model_says_itself_is_likeliest_in_each_place(loop: Loop, start: Engines, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
     # As text, for which the tokenizer may choose other tokens than the model did.
     text, log_probs, _ = answer(loop, engine, max_tokens=1, return_log_probs=True)
@@ -142,7 +104,7 @@ def test_what_a_model_says_itself_is_likeliest_in_each_place(loop: Loop, start: 
         scored(loop, engine, "un deux trois " * 100)
 
 
-def test_weights_of_16_bits_are_computed_as_they_are_or_as_asked(loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_weights_of_16_bits_are_computed_as_they_are_or_as_asked(loop: Loop, start: Engines, tmp_path: Path) -> None:
     checkpoint = write_model(tmp_path / "model", "Llama", dtype="bfloat16")
     as_they_are, wider = (
         answer(loop, start(checkpoint, dtype=dtype), return_log_probs=True)[1] for dtype in ("auto", "float32")
@@ -152,7 +114,7 @@ def test_weights_of_16_bits_are_computed_as_they_are_or_as_asked(loop: Loop, sta
     assert text
 
 
-def test_no_request_changes_another(loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_no_request_changes_another(loop: Loop, start: Engines, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Qwen2"))
     texts = ["a", PROMPT, "the " * 40, "naïve café", "1 2 3", "def f(x):"]
     fields: list[dict[str, Any]] = [
@@ -170,7 +132,7 @@ def test_no_request_changes_another(loop: Loop, start: Start, tmp_path: Path) ->
         assert [value for piece in pieces for value in piece.log_probs] == log_probs
 
 
-def test_who_leaves_makes_room(loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_who_leaves_makes_room(loop: Loop, start: Engines, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
     long = GenerationRequest(text_input=PROMPT, max_tokens=200)
     for _ in range(3):
@@ -183,7 +145,7 @@ def test_who_leaves_makes_room(loop: Loop, start: Start, tmp_path: Path) -> None
     assert engine.cache_usage() == 0
 
 
-def test_where_an_answer_ends(loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_where_an_answer_ends(loop: Loop, start: Engines, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
     text, _, _ = answer(loop, engine)
     word = text[10:14]
@@ -201,7 +163,7 @@ def test_where_an_answer_ends(loop: Loop, start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT 0.21 asks for it
-def test_each_request_has_its_adapter(loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_each_request_has_its_adapter(loop: Loop, start: Engines, tmp_path: Path) -> None:
     checkpoint = write_model(tmp_path / "model", "Llama")
     shapes = {"self_attn.q_proj": (48, 48), "mlp.down_proj": (48, 96)}
     names = ("french", "prose")
@@ -232,11 +194,11 @@ def test_each_request_has_its_adapter(loop: Loop, start: Start, tmp_path: Path) 
     [
         ({"beam_width": 2}, "'beam_width'"),
         ({"length_penalty": 2.0}, "'length_penalty'"),
-        ({"guided_decoding_guide_type": "json"}, "'guided_decoding_guide_type'"),
+        ({"guided_decoding_guide_type": "json", "min_tokens": 4}, "'min_tokens'"),
         ({"messages": ({"role": "user", "content": "a"},), "text_input": "a" * 20_000}, "the prompt has"),
     ],
 )
-def test_what_it_cannot_honour(fields: dict[str, Any], named: str, loop: Loop, start: Start, tmp_path: Path) -> None:
+def test_what_it_cannot_honour(fields: dict[str, Any], named: str, loop: Loop, start: Engines, tmp_path: Path) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
     with pytest.raises(RequestRefused, match=named):
         asked: dict[str, Any] = {"text_input": "a", **fields}
@@ -244,7 +206,7 @@ def test_what_it_cannot_honour(fields: dict[str, Any], named: str, loop: Loop, s
 
 
 def test_a_request_without_memory_fails_alone(
-    loop: Loop, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loop: Loop, start: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(write_model(tmp_path / "model", "Llama"))
     whole, passed = answer(loop, engine), cast(Any, TorchModel)._pass
@@ -262,7 +224,7 @@ def test_a_request_without_memory_fails_alone(
     assert "".join(piece.text for piece in short) == whole[0]
 
 
-def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(start: Start, tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(start: Engines, tmp_path: Path) -> None:
     checkpoint = write_model(tmp_path / "model", "Llama")
     safetensors: Any = importlib.import_module("safetensors.torch")
     file = checkpoint / "model.safetensors"
@@ -277,7 +239,7 @@ def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(start: S
         start(checkpoint)
 
 
-def test_a_release_for_a_gpu_needs_one(start: Start, tmp_path: Path) -> None:
+def test_a_release_for_a_gpu_needs_one(start: Engines, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(EngineFailed, match="runs on a GPU"):

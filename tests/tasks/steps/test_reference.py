@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from infra.errors import StepFailed
+from infra.errors import StepFailed, UsageError
 from infra.s3.bucket import Bucket
 from tasks.explain.lineage import lineage
 from tasks.gates.agreement.passages import Passage
 from tasks.gates.agreement.reference import places
+from tasks.kinds.llamacpp import LlamaCppKind
+from tasks.kinds.reference import LlamaCppReference
 from tasks.models.catalogue import load_model
 from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.gates import Gates
-from tasks.models.recipe import TransformersRecipe
 from tasks.models.spec import Model
 from tasks.serving.contract import GenerationRequest, RequestRefused
 from tasks.serving.engine import EngineFailed, Piece
@@ -28,8 +29,11 @@ from tasks.steps.plan import Plan
 from tasks.steps.reference import (
     PlannedReference,
     find_reference,
+    left_to_worker,
     make_reference,
+    obstacle,
     planned_reference,
+    require_references,
     wanted_references,
 )
 from tasks.steps.workspace import Workspace
@@ -39,6 +43,8 @@ from tasks.store.identity import Identity
 from tasks.store.reference import ReferenceTokens
 from tasks.targets.release import Intent
 from tasks.targets.target import Target
+from tasks.weights.config import facts_of
+from tests.standin import weights
 
 CATALOGUE = Path(__file__).parents[3] / "deployments" / "models"
 SNAPSHOT = Identity.of("fetch", 1, inputs={}, fields={"source": {"pin": "one"}})
@@ -86,9 +92,13 @@ class Source:
 
     model: Model
     engine: Echo
+    lacks: str = ""
 
     def fields(self) -> Mapping[str, JsonValue]:
         return {"kind": "echo"}
+
+    def lacking(self) -> str:
+        return self.lacks
 
     def load(self, checkpoint: Path) -> Echo:
         assert (checkpoint / "model.gguf").read_text() == "weights"
@@ -156,11 +166,88 @@ def test_a_gate_finds_what_was_made_and_is_told_what_was_not(line: Line, monkeyp
     assert found.artifact == str(line.planned.ref) and found.tokens is not None and len(found.tokens.tokens) == 8
 
 
-def test_a_kind_without_one_says_so(line: Line) -> None:
-    recipe = TransformersRecipe(kind="transformers")
-    plan = Plan.of(line.planned.plan.model.model_copy(update={"recipe": recipe}), SNAPSHOT)
+def _none(self: LlamaCppKind) -> None:
+    return None
+
+
+def _lacks_torch(self: LlamaCppReference) -> str:
+    return "the package torch"
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind has no reference."""
+    monkeypatch.setattr(LlamaCppKind, "reference", _none)
+
+
+ALWAYS = Plan.of(model(agreement={"reference": "always"}), SNAPSHOT)
+
+
+def test_a_kind_without_one_says_so(line: Line, without: None) -> None:
+    store, plan = line.context.store, line.planned.plan
     assert planned_reference(plan, ASKED) is None
-    assert "kind transformers has none" in find_reference(line.context.store, plan, ASKED).missing
+    assert "kind llamacpp has none" in find_reference(store, plan, ASKED).missing
+    require_references(store, plan, here=False)  # auto goes without
+    with pytest.raises(UsageError) as caught:
+        require_references(store, ALWAYS, here=False)
+    assert caught.value.code == "reference-missing" and "kind llamacpp has none" in caught.value.message
+
+
+def test_a_machine_without_its_packages_takes_what_another_one_has_read(line: Line, bucket: Bucket) -> None:
+    store, planned = line.context.store, line.planned
+    lacking = replace(planned, source=Source(planned.source.model, line.engine, "the package torch"))
+    assert obstacle(store, lacking).endswith(" lacks the package torch") and obstacle(store, planned) == ""
+    make_reference(line.context, planned)
+    assert obstacle(store, lacking) == ""
+
+
+def test_what_this_machine_cannot_read_is_left_to_a_worker_or_refused(
+    line: Line, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, targets = line.context.store, [Target(bucket, "test")]
+    assert left_to_worker(store, ALWAYS, targets) == left_to_worker(store, line.planned.plan, targets) == set()
+    monkeypatch.setattr(LlamaCppReference, "lacking", _lacks_torch)
+    assert left_to_worker(store, ALWAYS, targets) == {"always"}
+    assert left_to_worker(store, line.planned.plan, targets) == {"auto"}
+    assert left_to_worker(store, Plan.of(model(agreement={}), SNAPSHOT), targets) == set()
+    require_references(store, ALWAYS, here=False)
+    with pytest.raises(UsageError) as caught:
+        require_references(store, ALWAYS, here=True)
+    assert caught.value.code == "reference-missing" and "lacks the package torch" in caught.value.message
+
+
+def of_llama(recipe: Mapping[str, Any], reference: str = "always") -> Plan:
+    found = load_model(CATALOGUE / "llama3-8b-instruct.yaml").model_dump(mode="json", exclude_none=True, by_alias=True)
+    document = {**found, "recipe": recipe, "gates": {"agreement": {"reference": reference}}, "adapters": {}}
+    document["serving"] = {"slots": 2, "context_tokens": 256}
+    return Plan.of(Model.model_validate(document), SNAPSHOT)
+
+
+RUNTIME = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 1}
+OF_CHECKPOINTS: Mapping[str, Mapping[str, Any]] = {
+    "transformers": {"kind": "transformers", "dtype": "float32"},
+    "on a GPU": {"kind": "transformers", "arch": "sm90"},
+    "llmapi": {"kind": "llmapi", "runtime": RUNTIME, "quantization": "fp8"},
+}
+
+
+def test_what_is_made_of_one_checkpoint_of_hugging_face_has_one_reference() -> None:
+    asked = AgreementSpec(reference="always")
+    planned = [planned_reference(of_llama(recipe), asked) for recipe in OF_CHECKPOINTS.values()]
+    assert len({str(each.ref) for each in planned if each is not None}) == 1 and None not in planned
+    for each in planned:
+        assert each is not None and each.plan.kind.pool() == "build-cpu"
+        assert (each.source.model.kind, each.plan.model.recipe.model_dump()["dtype"]) == ("transformers", "auto")
+    plain = of_llama(OF_CHECKPOINTS["transformers"])
+    assert planned[2] is not None and planned[2].plan.checkpoint_ref == plain.checkpoint_ref
+
+
+def test_weights_that_pytorch_does_not_read_are_refused_before_they_are_fetched(line: Line, tmp_path: Path) -> None:
+    facts = facts_of(weights.make(tmp_path / "quantized", quantization_config=weights.GPTQ))
+    require_references(line.context.store, of_llama(OF_CHECKPOINTS["llmapi"], "auto"), facts, here=False)
+    with pytest.raises(UsageError) as caught:
+        require_references(line.context.store, of_llama(OF_CHECKPOINTS["llmapi"]), facts, here=False)
+    assert caught.value.code == "reference-missing" and "quantized already" in caught.value.message
 
 
 @pytest.mark.parametrize("error", [EngineFailed("it ended"), RequestRefused("the prompt is too long")])

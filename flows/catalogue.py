@@ -1,0 +1,17 @@
+"""The models' files that a run reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from infra.settings import Settings
+from tasks.models.published_catalogue import in_use
+
+
+def catalogue_folder(config: Settings) -> Path:
+    """Their folder, which the run's log names with their digest. Raises SpecError, SettingsError and StoreError."""
+    used = in_use(config)
+    get_run_logger().info("%s", used)
+    return used.folder
