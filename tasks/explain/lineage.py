@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
+from tasks.explain.standing import standings
 from tasks.store.artifact import ArtifactRef, Kind, Manifest
 from tasks.store.identity import Identity
 from tasks.store.inventory import (
@@ -162,10 +163,14 @@ class _Reading:
 
     def add_releases(self, target: Target, model: str, wanted: Callable[[Intent], bool]) -> None:
         current, etag = target.current(model)
-        for intent, result in target.history(model, wanted):
+        history = target.history(model, wanted)
+        standing = standings(target, model, current, history)
+        for intent, _ in history:
+            stands = standing[intent.release]
             facts = {
                 "made": f"{intent.created:%Y-%m-%d %H:%M}",
-                "state": current.state_of(intent.release, result),
+                # Here the previous release is told as what the name can go back to.
+                "state": stands.state if stands.state == "previous" else stands.word,
                 "source": intent.source,
             }
             if intent.flow_run:
