@@ -63,6 +63,13 @@ def _raise(error: Exception) -> Any:
     return raises
 
 
+def _says(value: Any = None) -> Any:
+    def says(*_: object, **__: object) -> Any:
+        return value
+
+    return says
+
+
 def code_of(error: pytest.ExceptionInfo[EnginehouseError]) -> str:
     return error.value.code
 
@@ -90,12 +97,12 @@ def test_a_check_of_the_doctor_that_there_is_not() -> None:
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", _says(False))
     assert disk.disk(tmp_path, 1).code == "disk-denied"
 
 
 def test_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=64 << 20, free=1 << 50))
+    monkeypatch.setattr(shutil, "disk_usage", _says(SimpleNamespace(total=64 << 20, free=1 << 50)))
     assert "shared-memory" in [finding.code for finding in disk.CHECK.look(Settings())]
 
 
@@ -113,14 +120,14 @@ def test_a_node_that_reports_an_error() -> None:
 
 
 def test_another_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.python_version", lambda: "3.9.1")
+    monkeypatch.setattr("platform.python_version", _says("3.9.1"))
     assert "python-version" in [finding.code for finding in python.CHECK.look(Settings())]
 
 
 def test_a_python_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_config_var", _says(str(tmp_path)))
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    monkeypatch.setattr(wheel, "_linker_cache", lambda: "")
+    monkeypatch.setattr(wheel, "_linker_cache", _says(""))
     with pytest.raises(SettingsError) as caught:
         wheel.locate()
     assert code_of(caught) == "libpython-missing"
@@ -130,9 +137,9 @@ def test_a_machine_without_openmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ctypes, "CDLL", _raise(OSError("no such file")))
     home = Home(tmp_path)
     home.make()
-    service = Service("s3", "", {}, 1, 1, _raise(AssertionError()), lambda _: True)
+    service = Service("s3", "", {}, 1, 1, _raise(AssertionError()), _says(True))
     with pytest.raises(SettingsError) as caught:
-        Start(home, {"s3": service}, lambda _: None).prepare(0)
+        Start(home, {"s3": service}, _says()).prepare(0)
     assert code_of(caught) == "library-missing"
 
 
@@ -148,7 +155,7 @@ def test_an_artifact_whose_manifest_is_not_there(bucket: Bucket) -> None:
 
 
 def test_a_node_with_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", _says())
     environment = {"ENGINEHOUSE_NODE_METRICS_PORT": "3"}
     with pytest.raises(SettingsError) as caught:
         run_node(Settings(triton_http="http://127.0.0.1:1", triton_grpc="127.0.0.1:2"), environment, name="a/b")
@@ -164,7 +171,7 @@ def test_processes_that_sigkill_does_not_end(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(SupervisedChild, "end", leaves_one)
     with pytest.raises(StepFailed) as caught:
-        child.run(["/bin/true"], folder=tmp_path, environment={}, timeout_s=30, on_line=lambda _: None)
+        child.run(["/bin/true"], folder=tmp_path, environment={}, timeout_s=30, on_line=_says())
     assert code_of(caught) == "processes-left"
 
 
@@ -183,7 +190,7 @@ def test_a_snapshot_without_a_gguf(tmp_path: Path) -> None:
 
 
 def test_traces_without_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", _says())
     with pytest.raises(SettingsError) as caught:
         require_sdk()
     assert code_of(caught) == "traces-missing"
@@ -191,9 +198,9 @@ def test_traces_without_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_input_that_the_model_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = SimpleNamespace(inputs=[SimpleNamespace(name="text_input", datatype="BYTES")])
-    client = SimpleNamespace(get_model_metadata=lambda _: metadata, close=lambda: None, stop_stream=lambda: None)
-    library = SimpleNamespace(InferenceServerClient=lambda _: client, InferenceServerException=ConnectionError)
-    monkeypatch.setattr(importlib, "import_module", lambda _: library)
+    client = SimpleNamespace(get_model_metadata=_says(metadata), close=_says(), stop_stream=_says())
+    library = SimpleNamespace(InferenceServerClient=_says(client), InferenceServerException=ConnectionError)
+    monkeypatch.setattr(importlib, "import_module", _says(library))
     with pytest.raises(TritonError) as caught:
         GrpcStream("127.0.0.1:1", "tiny", {"txt_input": "a"}, 1.0)
     assert code_of(caught) == "triton-invalid"
@@ -206,8 +213,8 @@ def test_a_model_that_is_not_loaded_in_time() -> None:
 
 
 def test_an_engine_whose_servers_run_and_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Supervisor, "ensure", lambda _: None)
-    monkeypatch.setattr(TritonClient, "ready", lambda *_: False)
+    monkeypatch.setattr(Supervisor, "ensure", _says())
+    monkeypatch.setattr(TritonClient, "ready", _says(False))
     with pytest.raises(TritonError) as caught:
         EngineGroup(tmp_path, "tiny--r1--tensorrt_llm", (Ports(*free_ports(3)),), None).start()
     assert code_of(caught) == "triton-not-ready"
@@ -222,8 +229,8 @@ def test_a_release_that_triton_does_not_unload(tmp_path: Path, monkeypatch: pyte
             return [SimpleNamespace(name="tiny--r1", state="UNLOADING")]
 
     monkeypatch.setattr(loading, "_UNLOAD_SECONDS", 0.0)
-    monkeypatch.setattr(loading, "placed_folders", lambda *_: ["tiny--r1"])
-    servers: Any = SimpleNamespace(triton=Stuck(), groups=SimpleNamespace(end=lambda *_: None))
+    monkeypatch.setattr(loading, "placed_folders", _says(["tiny--r1"]))
+    servers: Any = SimpleNamespace(triton=Stuck(), groups=SimpleNamespace(end=_says()))
     release = KnownRelease()
     copies: Any = SimpleNamespace()
     Loading(copies, tmp_path, 1.0, threading.Semaphore(1)).unload(servers, "tiny", 1, release)

@@ -54,7 +54,7 @@ def _section(title: str, block: _Schema, path: str, met: dict[str, str]) -> Iter
         yield ""
     required = cast("list[str]", block.get("required", []))
     rows: list[tuple[str, str, str, str]] = []
-    for name, field in cast("Mapping[str, _Schema]", block.get("properties", {})).items():
+    for name, field in cast("Mapping[str, dict[str, JsonValue]]", block.get("properties", {})).items():
         inner = f"{path}.{name}".removeprefix(".")
         for each in _blocks(field):
             met.setdefault(each, inner)
@@ -112,7 +112,8 @@ def _type(field: JsonValue) -> str:
         case {"enum": list(values)}:
             return ", ".join(code(str(value)) for value in values)
         case {"anyOf": list(forms)} | {"oneOf": list(forms)}:
-            return " or ".join(dict.fromkeys(filter(None, map(_type, forms))))
+            words = [_type(form) for form in cast("list[JsonValue]", forms)]
+            return " or ".join(dict.fromkeys(word for word in words if word))
         case {"$ref": "#/$defs/JsonValue"}:
             return "anything"
         case {"$ref": str()}:

@@ -40,7 +40,7 @@ class Expected:
 
 def seconds_before(releases: Iterable[Mapping[StepName, Manifest]]) -> dict[StepName, list[float]]:
     """What the steps of earlier releases took, each artifact once. Older manifests do not say it."""
-    known = {
+    known: dict[tuple[str, str], tuple[StepName, Manifest]] = {
         (manifest.kind, manifest.attempt): (step, manifest)
         for release in releases
         for step, manifest in release.items()

@@ -18,7 +18,7 @@ from tasks.targets.traffic import Shift, shift
 from tests.fleet import Fleet
 
 
-def told(fleet: Fleet, limit: int = 100) -> list[tuple[str, int, int | None]]:
+def told(fleet: Fleet, limit: int = 100) -> list[tuple[str, int | None, int | None]]:
     events = history(fleet.target, "tiny", limit).events
     return [(event.what, event.release, event.instead_of) for event in events]
 
