@@ -41,8 +41,9 @@ _TEXTS = (
     "A model is a file, and a release is what is made of it.",
     "Write one sentence about the weather in spring, and another about the autumn.",
 )
-_LEAST_TOP1 = 0.9
-"""Of SmolLM2's next tokens, so many stay the likeliest. Random weights say little, so theirs are figures alone."""
+_LEAST_TOP1 = 0.8
+"""Of SmolLM2's next tokens, so many stay the likeliest: nine of ten of these few did on a CPU. Random weights say
+little, so theirs are figures alone."""
 
 
 def run(campaign: Campaign) -> None:
