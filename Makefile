@@ -6,17 +6,22 @@ PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 # All but tensorrt-llm, which lives in an environment of its own.
 EXTRAS := llamacpp embedded signing server traces docker kubernetes
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-  --no-annotate --no-emit-index-url $(EXTRAS:%=--extra %) --group build pyproject.toml
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-annotate --no-emit-index-url
+COMPILE := $(LOCK) $(EXTRAS:%=--extra %) --group build pyproject.toml
 
 # PyTorch, which no lock has: it has a wheel for each version of CUDA and one for the CPU, and a machine needs its own.
 TORCH ?= torch==2.13.0
 REFERENCE := .venv-transformers
 
+# The site of the documentation, and what makes it.
+DOCS := .docs
+DOCS_VENV := .venv-docs
+
 # As pip leaves what it installs: else each command compiles it anew where PYTHONDONTWRITEBYTECODE is set.
 BYTECODE := $(BIN)/python -m compileall -q deployments flows infra tasks
 
-.PHONY: help run test test-slow test-reference check fix bench lock clean
+.PHONY: help run test test-slow test-reference check fix docs bench lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +55,10 @@ fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/run.installed $(DOCS_VENV)/installed ## Make the site of the documentation, with the reference from the code: .docs/site
+	$(BIN)/python -m deployments.docs $(DOCS)
+	$(DOCS_VENV)/bin/zensical build --strict --config-file $(DOCS)/zensical.toml
+
 bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 artifacts, a fleet of 500 models, serving, gates and rollouts
 	@$(BIN)/enginehouse up
 	@$(BIN)/enginehouse rebuild smollm2-135m > /dev/null
@@ -70,11 +79,12 @@ lock: $(VENV)/dev.installed ## Renew all locks from the index that pip is config
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \
 	  export UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index}; test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
 	  $(COMPILE) -o requirements.lock && $(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock && \
+	  $(LOCK) --group docs -o requirements-docs.lock && \
 	  echo torch | $(COMPILE) --extra transformers --excludes - -c requirements-dev.lock -o requirements-transformers.lock
 
 clean: ## End the embedded stack and remove what make and enginehouse have made
 	-test ! -x $(BIN)/enginehouse || $(BIN)/enginehouse down
-	rm -rf $(VENV) $(REFERENCE) .enginehouse *.egg-info .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(REFERENCE) $(DOCS_VENV) $(DOCS) .enginehouse *.egg-info .ruff_cache .import_linter_cache
 
 $(VENV)/run.installed: requirements.lock pyproject.toml
 	$(call install,requirements.lock)
@@ -90,6 +100,11 @@ $(REFERENCE)/installed: requirements-transformers.lock requirements-dev.lock pyp
 	  $(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $$lock || exit; done
 	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DOCS_VENV)/installed: requirements-docs.lock
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-docs.lock
 	@touch $@
 
 # The lock is complete, so pip has nothing to resolve. Its resolver would look past pins of packages with extras.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ from tasks.finetuned.records import Standing, TunedWeights, newer_ones, settle, 
 from tasks.models.catalogue import catalogue_entry
 from tasks.models.overrides import Overridden, override
 from tasks.models.spec import Model
+from tasks.steps.nodes import require_nodes
+from tasks.targets.target import Target
 from tasks.watch.record import followed_version
 from tasks.watch.verdict import version_in_use
 
@@ -45,6 +47,12 @@ class CurrentRebuild:
     def lost(self) -> Mapping[str, JsonValue]:
         """Fields of the file's recipe that the kind which the caller asked for does not have."""
         return self.asked.lost
+
+    async def require_nodes(self, asked: Sequence[str]) -> None:
+        """Raise UsageError `target-without-node` if some target of this rebuild has no node: nothing is built then."""
+        targets = [Target(self.bucket, name) for name in asked or self.model.targets]
+        for line in await asyncio.to_thread(require_nodes, targets):
+            get_run_logger().warning("%s", line)
 
     async def overtaken(self) -> bool:
         """Whether newer weights passed while this run was building: older ones must not take their place."""

@@ -56,6 +56,8 @@ async def rebuild(
     redo = _from(refresh)
     async with rebuilding(model, recipe, runtime) as current:
         report = current.report
+        if until == "promote":
+            await current.require_nodes(targets)
         entry, weights = await run(report, steps.resolve, current.model, "", until == "promote")
         plan = weights.plan(entry)
         for resolved in weights:

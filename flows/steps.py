@@ -59,6 +59,7 @@ from tasks.targets.release import Result
 from tasks.targets.target import Target
 from tasks.targets.watch_record import WatchOutcome
 from tasks.trtllm.images import reported_image
+from tasks.trtllm.published import ask_indexes, require_published
 
 
 @step("resolve", "resolve {model.source.uri}")
@@ -75,7 +76,9 @@ async def resolve(model: Model, brought: str = "", gated: bool = False) -> tuple
         require_conditional_writes(bucket)
         access = Access(s3=bucket.client, mlflow=config.mlflow)  # of the store's own endpoint and credentials
         chosen = with_weights(model, brought, access) if brought else model
-        report = reported_image(bucket, chosen.recipe.planned_runtime)
+        runtime = chosen.recipe.planned_runtime
+        unknown = require_published(runtime, config.images, ask_indexes(config.watch_indexes))
+        report = reported_image(bucket, runtime)
         weights = resolve_weights(chosen, access)
         renamed = [Renames(bucket).note_found(resolved) for resolved in weights]
         weights = surveyed(chosen, weights, access)
@@ -83,10 +86,10 @@ async def resolve(model: Model, brought: str = "", gated: bool = False) -> tuple
         if gated:
             plan = weights.plan(planned)
             reference_step.require_references(ArtifactStore(bucket), plan, weights.facts, here=False)
-        return planned, weights, renamed
+        return planned, weights, [unknown, *renamed]
 
-    planned, weights, renamed = await asyncio.to_thread(pin)
-    for line in filter(None, renamed):
+    planned, weights, notes = await asyncio.to_thread(pin)
+    for line in filter(None, notes):
         get_run_logger().warning("%s", line)
     if weights.facts is not None:
         get_run_logger().info("the weights: %s", weights.facts)

@@ -34,8 +34,9 @@ from infra.s3.bucket import Bucket
 from infra.settings import Settings
 from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
+from tasks.trtllm.published import DISTRIBUTION
 from tasks.watch.record import WatchRecord, move_record, read_record
-from tasks.watch.verdict import DISTRIBUTION, Offer, Row, judge, offers, version_in_use
+from tasks.watch.verdict import Offer, Row, judge, offers, version_in_use
 from tasks.watch.waiting import decided
 from tasks.watch.waves import WATCH_TAG, RebuildRun, Start, due, next_wave, run_key, settled, tried_again
 

@@ -64,8 +64,8 @@ def configured(extra: Iterable[str] = ()) -> Indexes:
     return Indexes(tuple(dict.fromkeys(url.rstrip("/") for url in [*urls, *extra])), options.get("cert", ""))
 
 
-def published(distribution: str, indexes: Indexes) -> tuple[Published, ...]:
-    """Every version of `distribution` on any of the indexes, ascending.
+def published(distribution: str, indexes: Indexes, *, within_s: float = _TIMEOUT_S) -> tuple[Published, ...]:
+    """Every version of `distribution` on any of the indexes, ascending. Each may stay silent for `within_s` seconds.
 
     Raises SourceUnavailable if one of them does not answer: the answers of the others would look as if nothing were
     new. Raises SourceError if none has the distribution.
@@ -73,7 +73,7 @@ def published(distribution: str, indexes: Indexes) -> tuple[Published, ...]:
     name = canonicalize_name(distribution)
     reasons: dict[Version, list[str | None]] = {}
     trusted = ssl.create_default_context(cafile=indexes.certificates or None)
-    with httpx2.Client(verify=trusted, timeout=_TIMEOUT_S, follow_redirects=True) as client:
+    with httpx2.Client(verify=trusted, timeout=within_s, follow_redirects=True) as client:
         for url in indexes.urls:
             for filename, yanked in _files(client, f"{url}/{name}/"):
                 version = _version(name, filename)

@@ -63,6 +63,7 @@ def _without_key(address: str) -> str:
 _Server = Annotated[str, AfterValidator(_without_key)]
 _Absolute = Annotated[Path, AfterValidator(Path.absolute)]
 _Count = Annotated[int, Field(ge=1)]
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 _Cron = Annotated[str, AfterValidator(lambda text: "" if text == "never" else text)]
 """An expression in UTC; empty for never."""
@@ -119,6 +120,8 @@ class Settings:
     """Runs at once on a work pool, by its name. A pool that is not named has no limit."""
     pools: Annotated[tuple[tuple[str, PoolType], ...], BeforeValidator(_pairs)] = ()
     """The type of a work pool that `deploy` makes, by its name. A pool that is not named is a process pool."""
+    gpu_hour_prices: Annotated[tuple[tuple[str, _Price], ...], BeforeValidator(_pairs)] = ()
+    """What one GPU costs for an hour, by its architecture, in whatever currency, for the costs that `plan` names."""
     worker_image: str = ""
     """The image of runs on Docker and Kubernetes pools; `{tensorrt_llm}` in it stands for the version."""
     images: _Absolute = CHECKOUT / "infra" / "images.toml"

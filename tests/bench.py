@@ -18,6 +18,8 @@ from infra import settings
 ROUNDS = 7
 MODEL = "smollm2-135m"
 LIMIT = 1.4
+PLAN_SECONDS = 2.0
+"""Of `enginehouse plan` of the same model, as a process."""
 
 FLOOR = """
 import asyncio, logging, sys
@@ -62,7 +64,9 @@ def main() -> int:
     print(f"rebuild with nothing to do ({steps} steps, {cached} Cached): median {statistics.median(ours):.2f} s")
     print(f"floor (imports, {steps} empty tasks):                  median {statistics.median(floor):.2f} s")
     print(f"ratio {ratio:.2f} (at most {LIMIT})")
-    return 0 if ratio <= LIMIT else 1
+    plan = statistics.median(timed(sys.executable, "-m", "deployments.cli.main", "plan", MODEL)[0] for _ in range(3))
+    print(f"plan {MODEL}: median {plan:.2f} s (at most {PLAN_SECONDS:g})")
+    return 0 if ratio <= LIMIT and plan <= PLAN_SECONDS else 1
 
 
 if __name__ == "__main__":

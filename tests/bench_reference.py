@@ -46,7 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TEXT = "The quick brown fox jumps over the lazy dog and counts to nine in French. " * 12
-CASES = (("tiny", 4), ("tiny", 56), ("small", 4))
+CASES = (("tiny", 4), ("tiny", 56), ("small", 4), ("small", 27))
 """Sizes, and by how many characters of 16 prompts each is longer than the one before it."""
 
 Said = list[str]

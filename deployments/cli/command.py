@@ -70,9 +70,10 @@ def run(call: Coroutine[Any, Any, _T]) -> _T:
     return asyncio.run(call)
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add the model's name and `--recipe`, which `overrides` reads."""
-    parser.add_argument("model", help="name in the catalogue")
+def add_recipe(parser: argparse.ArgumentParser, *, all_models: bool = False) -> None:
+    """Add the model's name and `--recipe`, which `overrides` reads. Without a name, `all_models` means all of them."""
+    told = "name in the catalogue; by default all" if all_models else "name in the catalogue"
+    parser.add_argument("model", nargs="?" if all_models else None, help=told)
     parser.add_argument(
         "--recipe", action="append", default=[], metavar="KEY=VALUE", help="override a field of the recipe"
     )

@@ -59,7 +59,7 @@ class _Command:
 
 def script(parser: argparse.ArgumentParser, shell: str, catalogue: Path) -> str:
     """The script for `bash` or `zsh`; `catalogue` is looked into where ENGINEHOUSE_CATALOGUE is not set."""
-    commands = {name: _read(name, sub) for name, sub in _subcommands(parser).items()}
+    commands = {name: _read(name, sub) for name, sub in subcommands(parser).items()}
     return _SCRIPT.format(
         zsh=_ZSH if shell == "zsh" else "",
         catalogue=str(catalogue).replace('"', '\\"'),
@@ -79,7 +79,7 @@ def script(parser: argparse.ArgumentParser, shell: str, catalogue: Path) -> str:
 
 def _read(name: str, parser: argparse.ArgumentParser) -> _Command:
     command = _Command()
-    for action in _actions(parser):
+    for action in actions_of(parser):
         values = [str(choice) for choice in action.choices or ()]
         if action.option_strings:
             command.options += action.option_strings
@@ -87,14 +87,14 @@ def _read(name: str, parser: argparse.ArgumentParser) -> _Command:
         elif values:
             command.values[name] = values
         command.takes_model |= not action.option_strings and action.dest in _NAMES_A_MODEL
-    for sub in _subcommands(parser).values():
+    for sub in subcommands(parser).values():
         command.options += [option for option in _read(name, sub).options if option not in command.options]
     return command
 
 
-def _subcommands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+def subcommands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
     found: dict[str, argparse.ArgumentParser] = {}
-    for action in _actions(parser):
+    for action in actions_of(parser):
         choices: object = action.choices
         if isinstance(choices, dict):
             named = cast("dict[str, object]", choices)
@@ -102,5 +102,5 @@ def _subcommands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argum
     return found
 
 
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+def actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     yield from parser._actions  # pyright: ignore[reportPrivateUsage] - argparse has no other list of them

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> int:
-    options = _parser().parse_args(given)
+    options = command_line().parse_args(given)
     command: Command = options.command
     from infra import settings
 
@@ -101,7 +101,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = Parser(
         prog="enginehouse", description="Keeps a fleet of language models on Triton built, released and explained."
     )

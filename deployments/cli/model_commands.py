@@ -6,21 +6,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, add_long, add_recipe, overrides, print_json, say
-from infra.errors import SettingsError, SourceError, SourceUnavailable, StoreUnavailable, UsageError
+from deployments.cli.command import Add, add_long, add_recipe, print_json, say
+from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from infra.settings import Settings
 
-_AWAY = ("source-missing", "source-gated", "source-revision", "source-mirror")
-"""Errors of a source that cannot be seen from here. Its worker may see it."""
-
 
 def add_model_commands(add: Add) -> None:
-    sub = add("plan", _plan, "what a rebuild would run; needs no GPU and no TensorRT-LLM", json=True)
-    add_recipe(sub)
+    sub = add("plan", _plan, "what a rebuild would do; needs no GPU and no TensorRT-LLM", json=True)
+    add_recipe(sub, all_models=True)
     sub.add_argument("--runtime", metavar="VERSION", help="build with this version of TensorRT-LLM")
-    sub.add_argument("--offline", action="store_true", help="do not ask the source what its weights are")
+    sub.add_argument("--target", action="append", default=[], help="roll out to this target; may be repeated")
+    sub.add_argument("--offline", action="store_true", help="ask neither the source what its weights are nor an index")
 
     sub = add("assemble", _assemble, "a Triton repository for an engine on this disk; needs no server and no store")
     sub.add_argument("model", help="name in the catalogue")
@@ -47,31 +45,11 @@ def add_model_commands(add: Add) -> None:
 
 
 def _plan(options: argparse.Namespace, settings: Settings) -> int:
-    from deployments.cli.plan import document, lines, preview, with_image, with_weights
-    from infra.s3.bucket import Bucket
-    from tasks.models.catalogue import catalogue_entry
-    from tasks.sources.resolved import Access
+    from deployments.cli.plan_run import plan_fleet, plan_model
 
-    planned = preview(catalogue_entry(settings.catalogue, options.model), overrides(options), options.runtime)
-    if settings.store:
-        try:
-            planned = with_image(planned, Bucket.at(settings.store))
-        except StoreUnavailable as error:
-            say(f"{error}: what an image holds is assumed")
-    if not options.offline:
-        try:
-            s3 = Bucket.at(settings.store).client if settings.store else None
-            planned = with_weights(planned, Access(s3=s3, mlflow=settings.mlflow))
-        except (SourceError, SourceUnavailable, SettingsError) as error:
-            if isinstance(error, SourceError) and error.code not in _AWAY:
-                raise
-            say(f"{error}: what its weights are is not known")
-    if options.json:
-        print_json(document(planned))
-    else:
-        for line in lines(planned):
-            print(line)
-    return 0
+    if options.model is None:
+        return plan_fleet(options, settings)
+    return plan_model(options, settings)
 
 
 def _assemble(options: argparse.Namespace, settings: Settings) -> int:

@@ -1,31 +1,60 @@
-"""`enginehouse plan`: what a rebuild would run. It needs no GPU, no TensorRT-LLM, and of a network only small files."""
+"""`enginehouse plan`: what a rebuild would do. It needs no GPU, no TensorRT-LLM, and of a network only small files.
+
+Whoever does not answer is named and left out: source, store and index each cost their own lines of the plan.
+"""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from typing import TypeVar
 
-from pydantic import JsonValue
+from pydantic import ValidationError
 
+from deployments.cli.bounded import within
+from infra.errors import SettingsError, SourceError, SourceUnavailable, StepFailed, StoreError
 from infra.s3.bucket import Bucket
-from infra.triton.command import EXIT_TIMEOUT_S, Ports, Server, ServerCommand, leader, orchestrator, single
-from tasks.kinds.answers import planned_sampling
+from infra.settings import Settings
+from tasks.explain.outlook import Outlook, outlook
+from tasks.finetuned.records import with_newest
 from tasks.kinds.choice import engine_kind
-from tasks.kinds.protocol import EngineKind, PlannedCache
+from tasks.kinds.protocol import EngineKind, PlannedMemory
 from tasks.models.overrides import in_image, of_architecture, override
-from tasks.models.rollout import Rollout
+from tasks.models.source import Source
+from tasks.models.source_uri import FileUri, parse_source
 from tasks.models.spec import Model
-from tasks.serving.generation import FILE, GenerationConfig
+from tasks.sources import file
 from tasks.sources.resolved import Access
 from tasks.sources.survey import survey_source
-from tasks.trtllm.architectures import LLAMA
+from tasks.steps.plan import Plan
+from tasks.steps.resolve import ResolvedWeights, planned_for, resolve_weights, surveyed
 from tasks.trtllm.images import reported_image
 from tasks.trtllm.llmapi.translate import Translation
-from tasks.trtllm.releases import LAST
+from tasks.trtllm.published import ask_indexes, require_published
+from tasks.watch.record import followed_version
+from tasks.watch.verdict import version_in_use
 from tasks.weights.facts import WeightsFacts
+
+SOURCE_SECONDS = 15.0
+"""How long a source is waited for, with all that is asked of it."""
+STORE_SECONDS = 15.0
+"""The same of the store."""
+_MOST_BYTES = 256 << 20
+"""Of local files, which are read whole for their pin: half a second. Of larger ones a plan knows no identity."""
+_AWAY = ("source-missing", "source-gated", "source-revision", "source-mirror")
+"""Errors of a source that cannot be seen from here. Its worker may see it."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for beside the model's file. `targets` are those of the file if none are named."""
+
+    recipe: Mapping[str, str] = field(default_factory=dict[str, str])
+    runtime: str | None = None
+    targets: tuple[str, ...] = ()
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,10 +67,26 @@ class Preview:
     """Digest of the image that was reported to hold the TensorRT; empty where the TensorRT is assumed."""
     facts: WeightsFacts | None = None
     """What the weights say of themselves, where they could be asked."""
+    weights: ResolvedWeights | None = None
+    """The weights as they are pinned, where they could be."""
+    plan: Plan | None = None
+    """All identities, where the weights are pinned and this machine has what they follow from."""
+    outlook: Outlook | None = None
+    """What the store says, where there is one that answers."""
+    unknown: tuple[str, ...] = ()
+    """What could not be found out, and why, a sentence each."""
 
     @cached_property
     def kind(self) -> EngineKind:
         return engine_kind(self.model)
+
+    @cached_property
+    def memory(self) -> PlannedMemory | None:
+        """What a release is planned to take, where the weights say it."""
+        return None if self.facts is None else self.kind.planned_memory(self.facts)
+
+    def without(self, what: str) -> Preview:
+        return replace(self, unknown=(*self.unknown, what))
 
 
 def preview(model: Model, overrides: Mapping[str, str], tensorrt_llm: str | None) -> Preview:
@@ -52,6 +97,62 @@ def preview(model: Model, overrides: Mapping[str, str], tensorrt_llm: str | None
     return Preview(overridden.model, overridden.translation)
 
 
+def look(entry: Model, asked: Asked, settings: Settings) -> Preview:
+    """All that can be found out about a rebuild of the catalogue's `entry`.
+
+    Raises UsageError for what a rebuild would refuse before it makes anything: `version-missing`, `gpu-too-small`,
+    `weights-unfit` and what else `require_weights` says; and as `override` does.
+    """
+    bucket = Bucket.at(settings.store) if settings.store else None
+    store = _Store(bucket)
+    newest, version = store.ask(lambda known: _in_use(known, entry, asked.runtime)) or (entry, asked.runtime)
+    shown = preview(newest, asked.recipe, version)
+    shown = store.ask(lambda known: with_image(shown, known)) or shown
+    if store.problem:
+        shown = shown.without(f"{store.problem}: what an image holds is assumed, and what the store has is not known")
+    ask = None if asked.offline else ask_indexes(settings.watch_indexes)
+    if unknown := require_published(shown.model.recipe.planned_runtime, settings.images, ask):
+        shown = shown.without(unknown)
+    if not asked.offline:
+        shown = _with_source(shown, Access(s3=None if bucket is None else bucket.client, mlflow=settings.mlflow))
+    shown = _with_plan(shown)
+    targets = asked.targets or shown.model.targets
+    found = store.ask(
+        lambda known: outlook(known, shown.model, shown.kind, targets, shown.plan, shown.weights, shown.memory)
+    )
+    if found is None and store.problem and not any(store.problem in line for line in shown.unknown):
+        shown = shown.without(f"{store.problem}: what the store has is not known")
+    return replace(shown, outlook=found)
+
+
+@dataclass
+class _Store:
+    """Asks a store until it does not answer: each further question would wait as long."""
+
+    bucket: Bucket | None
+    problem: str = ""
+
+    def ask(self, work: Callable[[Bucket], _T]) -> _T | None:
+        """The answer; None without a store, or if it does not answer, or not with what can be read."""
+        if (bucket := self.bucket) is None or self.problem:
+            return None
+        try:
+            return within(STORE_SECONDS, "the store", lambda: work(bucket))
+        except (StoreError, SourceUnavailable) as error:
+            self.problem = str(error)
+        except ValidationError as error:
+            self.problem = f"a record of the store cannot be read: {error.title}"
+        return None
+
+
+def _in_use(bucket: Bucket, entry: Model, runtime: str | None) -> tuple[Model, str | None]:
+    """The model with the weights that events brought, and the version of TensorRT-LLM that a rebuild takes."""
+    newest, _ = with_newest(bucket, entry)
+    if runtime is not None or newest.updates.policy == "pinned":
+        return newest, runtime
+    return newest, version_in_use(newest, followed_version(bucket, newest.name))
+
+
 def with_image(shown: Preview, bucket: Bucket) -> Preview:
     """The preview with what the store knows of the recipe's image. Raises UsageError `version-mismatch`, StoreError."""
     report = reported_image(bucket, shown.model.recipe.planned_runtime)
@@ -59,189 +160,60 @@ def with_image(shown: Preview, bucket: Bucket) -> Preview:
     return replace(shown, model=model, image=report.digest if report is not None and report.tensorrt else "")
 
 
-def with_weights(shown: Preview, access: Access) -> Preview:
-    """The preview with the facts of the weights, for a kind that goes by them.
+def _with_source(shown: Preview, access: Access) -> Preview:
+    """The preview with what its source says. One that cannot be seen from here is named."""
+    try:
+        return within(SOURCE_SECONDS, shown.model.source.uri, lambda: with_weights(shown, access))
+    except (SourceError, SourceUnavailable, SettingsError) as error:
+        if isinstance(error, SourceError) and error.code not in _AWAY:
+            raise
+        hint = f" ({error.hint})" if error.hint and error.code in _AWAY else ""
+        return shown.without(f"{error}: what its weights are is not known{hint}")
 
-    Raises UsageError `weights-unfit` if the recipe cannot be made of them, and as `survey_source` does.
+
+def with_weights(shown: Preview, access: Access) -> Preview:
+    """The preview with its weights, as far as they can be pinned, and with their facts for a kind that goes by them.
+
+    Raises UsageError if the recipe cannot be made of them, and as `survey_source` does.
     """
-    if not shown.kind.reads_config:
-        return shown
-    facts = survey_source(shown.model.source, access)
+    model = shown.model
+    if _read_for_pins(model) <= _MOST_BYTES:
+        weights = surveyed(model, resolve_weights(model, access), access)
+        return replace(shown, model=planned_for(model, weights), facts=weights.facts, weights=weights)
+    large = "files of this machine are read whole for their identity, which a plan does not do with large ones"
+    shown = shown.without(large)
+    facts = survey_source(model.source, access) if shown.kind.reads_config else None
     if facts is None:
         return shown
-    source, draft = shown.model.draft, shown.model.recipe.draft
-    if source is not None and draft is not None and draft.is_model:
-        facts = replace(facts, draft=survey_source(source, access))
+    draft = model.recipe.draft
+    if model.draft is not None and draft is not None and draft.is_model:
+        facts = replace(facts, draft=survey_source(model.draft, access))
     shown.kind.require_weights(facts)
-    return replace(shown, model=of_architecture(shown.model, facts.architecture), facts=facts)
+    return replace(shown, model=of_architecture(model, facts.architecture), facts=facts)
 
 
-def document(shown: Preview) -> dict[str, JsonValue]:
-    """The preview as `--json` prints it. Folders are called `model`, `checkpoint` and `engine`."""
-    model, kind = shown.model, shown.kind
-    mode, command = kind.serving_mode(), _server_command(model.name, kind)
-    found: dict[str, JsonValue] = {"model": model.name, "kind": model.kind, "source": model.source.uri}
-    if model.adapter is not None:
-        found["adapter"] = model.adapter
-    if model.adapters:
-        found["adapters"] = dict(model.adapters)
+def _read_for_pins(model: Model) -> int:
+    """Bytes of local files that a pin of the model's weights reads."""
+    return sum(size for source in _sources(model) for size in _local_sizes(source))
+
+
+def _sources(model: Model) -> Iterator[Source]:
+    yield model.source
+    yield from (Source(uri=uri) for uri in (model.adapter, *model.adapters.values()) if uri is not None)
     if model.draft is not None:
-        found["draft"] = model.draft.uri
-    if (runtime := model.recipe.planned_runtime) is not None:
-        found["runtime"] = {
-            "tensorrt_llm": runtime.tensorrt_llm,
-            "tensorrt": runtime.planned_tensorrt,
-            "gpu": runtime.gpu,
-            "architecture": runtime.arch,
-            "gpus": runtime.gpus,
-            # No toolchain was asked. A worker with another TensorRT refuses.
-            "assumed": not shown.image,
-            "image": runtime.image,
-        }
-        found["architecture"] = model.recipe.planned_architecture
-    if (release := kind.tool_release()) is not None:
-        found["options"] = {"exact": release.exact, "read_in": release.read_in}
-    found["serving"] = {
-        "mode": mode.mode,
-        "why": mode.why,
-        "launch": list(command.argv),
-        "environment": dict(command.environment),
-    }
-    if shown.facts is not None:
-        found["weights"] = _facts_document(shown.facts)
-        planned = kind.planned_cache(shown.facts)
-        found["kv_cache"] = {**asdict(planned), "notes": [*planned.notes], "unclear": shown.facts.unclear}
-    found["answers"] = _answers_document(model, shown.facts)
-    found["pool"] = kind.pool()
-    if waves := model.rollout.waves:
-        found["waves"] = [{"targets": [*wave.targets], "soak": wave.soak} for wave in waves]
-        found["on_refusal"] = model.rollout.on_refusal
-    found["commands"] = [list(argv) for argv in kind.commands(shown.facts)]
-    if (translation := shown.translation) is not None:
-        found["translated"] = {"from": "trt-engine", "moved": dict(translation.moved), "lost": translation.lost}
-    return found
+        yield model.draft
 
 
-def _answers_document(model: Model, facts: WeightsFacts | None) -> dict[str, JsonValue]:
-    """How answers are sampled, and by whose word; what ends them beside the end token of the tokenizer.
-
-    Without the facts of the weights it is what the model's file says. What lies in the artifact decides.
-    """
-    generation = None if facts is None else facts.generation
-    return {
-        "sampling": asdict(planned_sampling(model.serving, generation or GenerationConfig())),
-        "of_weights": None if generation is None else dict(generation.sampling),
-        "end_ids": None if generation is None else [*generation.end_ids],
-    }
+def _local_sizes(source: Source) -> Sequence[int]:
+    uri = parse_source(source.uri)
+    return [*file.sizes(source, uri).values()] if isinstance(uri, FileUri) else []
 
 
-def _answers_line(shown: Preview) -> str:
-    own: dict[str, float] = shown.model.serving.defaults.model_dump(exclude_none=True)
-    generation = None if shown.facts is None else shown.facts.generation
-    known: Mapping[str, float] = {} if generation is None else generation.sampling
-    weights = {name: value for name, value in known.items() if name not in own}
-    said = [
-        f"{', '.join(f'{name} {value:g}' for name, value in values.items())} by {whom}"
-        for values, whom in ((own, "the model's file"), (weights, FILE))
-        if values
-    ]
-    sampled = f"answers: {', '.join(said) or 'sampled as the engine does by itself'}"
-    if not shown.kind.reads_config:
-        return sampled
-    if generation is None:
-        return f"{sampled}; what {FILE} of the weights says is known once it is read"
-    ends = ", ".join(map(str, generation.end_ids))
-    return f"{sampled}; they end at the tokenizer's own end{f' and at {ends}' if ends else ''}"
-
-
-def _waves_lines(rollout: Rollout) -> Iterator[str]:
-    for number, wave in enumerate(rollout.waves, 1):
-        soak = f", then {wave.soak:g} s until the next" if wave.soak else ""
-        yield f"wave {number} of {len(rollout.waves)}: {', '.join(wave.targets)}{soak}"
-    if rollout.waves:
-        back = (
-            "gives the previous release back on all of them" if rollout.on_refusal == "all_back" else "stops it there"
-        )
-        yield f"a target that refuses the release {back}"
-
-
-def _facts_document(facts: WeightsFacts) -> dict[str, JsonValue]:
-    document = asdict(facts)
-    for name in ("cache", "unclear", "files", "generation"):
-        del document[name]
-    document["draft"] = None if facts.draft is None else _facts_document(facts.draft)
-    quantization = None if facts.quantization is None else str(facts.quantization)
-    return {
-        **document,
-        "key_value_heads": [*facts.key_value_heads],
-        "windows": [*facts.windows],
-        "quantization": quantization,
-    }
-
-
-def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
-    yield f"weights: {facts}"
-    if facts.draft is not None:
-        yield f"draft: {facts.draft}"
-    if planned.bytes_per_token is None:
-        yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
-    else:
-        tokens = "" if planned.tokens is None else f", {planned.tokens} tokens planned"
-        yield f"KV cache: {planned.bytes_per_token} bytes a token on each GPU{tokens}"
-    yield from planned.notes
-
-
-def _server_command(name: str, kind: EngineKind) -> ServerCommand:
-    """How a Triton for the model is started, in NVIDIA's image and with the names of `assemble`."""
-    server = Server(
-        binary=Path("/opt/tritonserver/bin/tritonserver"),
-        models=Path("models"),
-        backends=Path("/opt/tritonserver/backends"),
-        shared_memory="enginehouse-",
-        ports=Ports(8000, 8001, 8002),
-        control_key="KEY",
-        exit_timeout_s=EXIT_TIMEOUT_S,
-    )
-    gpus = len(kind.gpus())
-    match kind.serving_mode().mode:
-        case "single":
-            return single(server)
-        case "orchestrator":
-            return orchestrator(server, gpus, "")
-        case "leader":
-            from tasks.triton.config import LLM, TENSORRT_LLM  # imports gRPC, which takes as long as all the rest
-
-            others = [Ports(http, http + 1, http + 2) for http in range(8010, 8000 + 10 * gpus, 10)]
-            return leader(server, others, TENSORRT_LLM, [LLM, name])
-
-
-def lines(shown: Preview) -> Iterator[str]:
-    """The preview for people. The commands can be pasted."""
-    kind, mode = shown.kind, shown.kind.serving_mode()
-    yield f"{shown.model.name}  kind {shown.model.kind}, built on pool {kind.pool()}"
-    if (runtime := shown.model.recipe.planned_runtime) is not None:
-        assumed = "" if shown.image else " (assumed)"
-        yield (
-            f"TensorRT-LLM {runtime.tensorrt_llm} on {runtime.gpus} x {runtime.gpu} ({runtime.arch}), "
-            f"TensorRT {runtime.planned_tensorrt or 'unknown'}{assumed}"
-        )
-        if runtime.image is not None:
-            yield f"in {runtime.image}"
-    yield f"served in mode {mode.mode}: {mode.why}"
-    yield _answers_line(shown)
-    yield from _waves_lines(shown.model.rollout)
-    if shown.facts is not None:
-        yield from _facts_lines(shown.facts, kind.planned_cache(shown.facts))
-    elif (architecture := shown.model.recipe.planned_architecture) is not None:
-        yield f"architecture: {architecture}, by the recipe"
-    elif kind.tool_release() is not None:
-        yield f"architecture: not named in the recipe, so {LLAMA} is shown; a rebuild goes by the weights' config.json"
-    if (release := kind.tool_release()) is not None and not release.exact:
-        yield f"its options are known only from the nearest sources: {release.read_in}"
-    if (translation := shown.translation) is not None:
-        yield f"instead of kind trt-engine, which ends with TensorRT-LLM {LAST}:"
-        for old, new in translation.moved.items():
-            yield f"  {old} is now {new}"
-        for lost in translation.lost:
-            yield f"  {lost} has no counterpart"
-    yield from (shlex.join(argv) for argv in kind.commands(shown.facts))
+def _with_plan(shown: Preview) -> Preview:
+    """The preview with all identities, where its weights are pinned. Some follow from packages of this machine."""
+    if shown.weights is None:
+        return shown
+    try:
+        return replace(shown, plan=shown.weights.plan(shown.model))
+    except (SettingsError, StepFailed) as error:
+        return shown.without(f"{error}: so the identities of its steps are not known here")

@@ -51,7 +51,7 @@ def add_store_commands(add: Add) -> None:
     sub.add_argument("--grace", type=_days, metavar="DAYS", help="keep what is younger, or was used since; default 7")
 
     sub = add("schema", _schema, "the JSON schema of a model's file, or of a record in the store")
-    sub.add_argument("record", help="model, or a record of tasks/explain/formats.md such as manifest or intent")
+    sub.add_argument("record", help="model, or a record of docs/reference/records.md such as manifest or intent")
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:

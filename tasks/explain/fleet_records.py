@@ -16,14 +16,11 @@ from tasks.store.inventory import in_parallel
 from tasks.store.names import NODES, is_node
 from tasks.targets.approval import Approval
 from tasks.targets.current import Current
-from tasks.targets.node_report import NodeReport
+from tasks.targets.node_report import GONE_SECONDS, NodeReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.traffic import Shift
 from tasks.targets.watch_record import Watching, WatchOutcome
 from tasks.watch.record import WatchRecord, read_record
-
-GONE_SECONDS = 24 * 3600
-"""A node that was silent for so long was taken away; until then it is missing."""
 
 
 @dataclass(frozen=True)

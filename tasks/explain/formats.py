@@ -1,4 +1,4 @@
-"""The formats of all records in the store, for other programs than Enginehouse. `formats.md` is for people."""
+"""The formats of all records in the store, for other programs. `docs/reference/records.md` is for people."""
 
 from __future__ import annotations
 

@@ -155,22 +155,32 @@ def _manifest(bucket: Bucket, ref: ArtifactRef) -> Manifest:
 def _steps(bucket: Bucket, old_ref: ArtifactRef, new_ref: ArtifactRef, role: str = "") -> Iterator[Step]:
     old, new = _manifest(bucket, old_ref), _manifest(bucket, new_ref)
     then, now = dict(_all_fields(old, new, role)), dict(_all_fields(new, old, role))
-    changes = [
-        Difference(subject, field, then.get((subject, field)), now.get((subject, field)))
-        for subject, field in {**then, **now}
-        if then.get((subject, field)) != now.get((subject, field))
-    ]
     yield Step(
         new_ref.kind,
         old_ref,
         new_ref,
         frozenset(subject for subject, _ in {**then, **now}),
-        tuple(changes),
+        _compared(then, now),
         old.digest != new.digest,
     )
     for role, reference in new.inputs.items():
         if role in old.inputs:
             yield from _steps(bucket, ArtifactRef.parse(old.inputs[role]), ArtifactRef.parse(reference), role)
+
+
+def differences(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> tuple[Difference, ...]:
+    """The fields in which two identity documents of one step differ, without what they are made from."""
+    return _compared(dict(_fields(old)), dict(_fields(new)))
+
+
+def _compared(
+    then: Mapping[tuple[str, str], JsonValue], now: Mapping[tuple[str, str], JsonValue]
+) -> tuple[Difference, ...]:
+    return tuple(
+        Difference(subject, field, then.get((subject, field)), now.get((subject, field)))
+        for subject, field in {**then, **now}
+        if then.get((subject, field)) != now.get((subject, field))
+    )
 
 
 def _all_fields(manifest: Manifest, other: Manifest, role: str) -> Iterator[tuple[tuple[str, str], JsonValue]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from pydantic import JsonValue
@@ -21,15 +21,24 @@ _NAMED_FIELDS = 4
 
 def summary(found: Explanation) -> str:
     """One sentence: what changed and into what, and what did not."""
-    changes: dict[str, list[Difference]] = {}
-    for change in found.changes:
-        changes.setdefault(change.subject, []).append(change)
-    parts = [_subject(name, part) for name, part in changes.items()]
+    parts = _subjects(found.changes)
     if unchanged := [name for name in found.unchanged if name != OWN_STEPS]:
         parts.append(f"{_listed(unchanged)} unchanged")
-    if not changes and any(step.bytes_differ for step in found.steps):
+    if not found.changes and any(step.bytes_differ for step in found.steps):
         parts.append("rebuilt all the same, and the bytes came out different")
     return "; ".join(parts)
+
+
+def told(changes: Iterable[Difference]) -> str:
+    """What changed and into what, in one sentence."""
+    return "; ".join(_subjects(changes))
+
+
+def _subjects(changes: Iterable[Difference]) -> list[str]:
+    by_subject: dict[str, list[Difference]] = {}
+    for change in changes:
+        by_subject.setdefault(change.subject, []).append(change)
+    return [_subject(name, part) for name, part in by_subject.items()]
 
 
 def _subject(name: str, changes: list[Difference]) -> str:

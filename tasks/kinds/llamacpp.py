@@ -60,6 +60,9 @@ class LlamaCppKind:
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
         return PlannedCache()
 
+    def planned_memory(self, facts: WeightsFacts) -> None:
+        return None
+
     def pool(self) -> str:
         return "build-cpu"
 

@@ -57,6 +57,9 @@ class LlmApiKind(TensorRtLlmKind[LlmApiRecipe]):
         super().__init__(model, model.recipe)
         self.takes_adapters = takes_adapters(model.recipe, model.adapters)
 
+    def _of(self, model: Model) -> LlmApiKind:
+        return LlmApiKind(model)
+
     def serving_mode(self) -> ServingMode:
         return ServingMode("single", "the LLM API starts the workers of its GPUs itself")
 

@@ -36,6 +36,22 @@ class PlannedCache:
     """What its planner should know."""
 
 
+@dataclass(frozen=True)
+class PlannedMemory:
+    """Bytes that one loaded release is planned to take, on each of its GPUs, or on the host if it takes none."""
+
+    weights: int
+    cache: int
+    rest: int
+    """Of the process, its activations, states and adapters."""
+    capacity: int | None = None
+    """Of one GPU, by its product; None where nobody knows, or on the host."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.rest
+
+
 Adapted = TypeVar("Adapted")
 
 
@@ -71,11 +87,18 @@ class EngineKind(Protocol):
     """Whether it goes by the `config.json` of its weights, which is then read before anything large is fetched."""
 
     def require_weights(self, facts: WeightsFacts) -> None:
-        """Raise UsageError `weights-unfit` or `template-missing` if these weights cannot give what the file asks."""
+        """Raise UsageError `weights-unfit` or `template-missing` if these weights cannot give what the file asks.
+
+        And `gpu-too-small` if its GPUs cannot hold them, with what would.
+        """
         ...
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
-        """What a release of these weights is planned to keep in its KV cache, or a note of why it cannot be served."""
+        """What a release of these weights is planned to keep in its KV cache."""
+        ...
+
+    def planned_memory(self, facts: WeightsFacts) -> PlannedMemory | None:
+        """What a release of these weights is planned to take. None where their sizes are not known before the fetch."""
         ...
 
     def pool(self) -> str:

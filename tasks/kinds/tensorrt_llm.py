@@ -10,15 +10,17 @@ from typing import ClassVar, Generic, TypeVar
 from infra.errors import UsageError
 from tasks.kinds.answers import require_one
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import PlannedCache, by_role
+from tasks.kinds.protocol import PlannedCache, PlannedMemory, by_role
 from tasks.kinds.reference import Reference, TransformersReference
+from tasks.kinds.room import what_fits
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
-from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, gpu_memory_bytes, kv_cache_tokens
+from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.planned_limits import planned_limits
 from tasks.trtllm.prequantized import require_mergeable, require_taken
+from tasks.trtllm.products import gpu_memory_bytes
 from tasks.trtllm.serving import UPSTREAM_ONLY, LoraCache, TensorRtServing
 from tasks.trtllm.weights_fit import require_parallel
 from tasks.weights.facts import WeightsFacts
@@ -48,27 +50,86 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
             require_mergeable(facts)
         if facts.has_template is not None:
             require_one(self.model.serving, has_one=facts.has_template)
+        if problem := self._too_large(facts):
+            raise UsageError(
+                problem,
+                hint=what_fits(self.model, self.recipe, lambda other: self._of(other)._has_room(facts)),
+                code="gpu-too-small",
+            )
+
+    def _of(self, model: Model) -> TensorRtLlmKind[RecipeOfKind]:
+        """The same kind, of a model whose recipe is changed."""
+        raise NotImplementedError
+
+    def _has_room(self, facts: WeightsFacts) -> bool:
+        try:
+            require_parallel(self.recipe, facts)
+            require_taken(self.recipe, facts)
+        except UsageError:
+            return False
+        return not self._too_large(facts)
+
+    def _too_large(self, facts: WeightsFacts) -> str:
+        """Why no GPU of the recipe's product can hold the release. Empty if one can, or if nobody knows the sizes."""
+        planned, gpu = self._planned(facts), self.recipe.runtime.gpu
+        if isinstance(planned, UsageError):
+            return planned.message
+        if planned is None or planned.capacity is None or planned.total <= planned.capacity:
+            return ""
+        return (
+            f"a release takes {planned.total >> 20} MiB of each GPU, {planned.weights >> 20} MiB of them weights and "
+            f"{planned.cache >> 20} MiB KV cache, and a {gpu} has {planned.capacity >> 20} MiB"
+        )
+
+    def planned_memory(self, facts: WeightsFacts) -> PlannedMemory | None:
+        planned = self._planned(facts)
+        if isinstance(planned, UsageError):
+            raise planned
+        return planned
+
+    def _planned(self, facts: WeightsFacts) -> PlannedMemory | UsageError | None:
+        if not _sizes_known(facts):
+            return None
+        limits = self._planned_limits(facts)
+        try:
+            total = self.memory_bytes(0, limits.to_json().encode())
+            cache = self.cache_bytes(limits)
+        except UsageError as error:
+            if error.code != "gpu-too-small":
+                raise
+            return error
+        own = limits.weight_bytes + self._running(limits) * limits.state_bytes + WORKSPACE_BYTES
+        cache = max(0, total - own) if cache is None else cache  # a share of the memory
+        return PlannedMemory(limits.weight_bytes, cache, total - limits.weight_bytes - cache, self._gpu_memory_bytes)
 
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
-        """Its tokens are known where the recipe leaves the weights as they are."""
+        """Its tokens are known where the recipe leaves the weights as they are. Raises as `cache_tokens` does."""
         limits = self._planned_limits(facts)
-        planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts)))
-        if None in (facts.bytes, 0 if facts.draft is None else facts.draft.bytes) or self.recipe.quantization != "none":
+        planned = PlannedCache(limits.cache_bytes_per_token, notes=tuple(self._notes(facts, limits)))
+        if not _sizes_known(facts) or self.recipe.quantization != "none":
             return planned
-        try:
-            return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
-        except UsageError as error:
-            # What cannot be served can still be built; its roll-out is refused.
-            return replace(planned, notes=(*planned.notes, f"it cannot be served: {error}; {error.hint}"))
+        return replace(planned, tokens=self.cache_tokens(limits), fraction=self.cache_fraction(limits))
 
     def _planned_limits(self, facts: WeightsFacts) -> EngineLimits:
         """With what guesses its tokens, which lies in the same folder."""
         limits = planned_limits(self.recipe, facts)
         return limits if facts.draft is None else limits.with_draft(planned_limits(self.recipe, facts.draft))
 
-    def _notes(self, facts: WeightsFacts) -> Iterator[str]:
-        if facts.context is not None and self.recipe.max_seq_len > facts.context:
-            yield f"the model was made for {facts.context} tokens, and max_seq_len is {self.recipe.max_seq_len}"
+    def _notes(self, facts: WeightsFacts, limits: EngineLimits) -> Iterator[str]:
+        recipe, serving = self.recipe, self.model.serving
+        if facts.context is not None and recipe.max_seq_len > facts.context:
+            yield f"the model was made for {facts.context} tokens, and max_seq_len is {recipe.max_seq_len}"
+        if recipe.max_batch_size > serving.slots:
+            yield f"max_batch_size is {recipe.max_batch_size}, and serving.slots lets {serving.slots} requests run"
+        if serving.slots > recipe.max_batch_size:
+            yield f"serving.slots is {serving.slots}, and max_batch_size lets {recipe.max_batch_size} requests run"
+        tokens = self.cache_tokens(limits) if _sizes_known(facts) else None
+        each = min(serving.context_tokens, limits.max_seq_len)
+        if tokens is not None and tokens < self._running(limits) * each:
+            yield (
+                f"the KV cache has room for {tokens // each} requests of {each} tokens at once, and "
+                f"{self._running(limits)} may run: the others wait"
+            )
 
     def pool(self) -> str:
         return f"build-{self.recipe.runtime.arch}"
@@ -201,3 +262,7 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
     def _lora_fraction(self) -> float:
         """The share of the memory beside the KV cache that adapters get; 0 if the model takes no adapters."""
         return (self.parameters.lora_cache or LoraCache()).gpu_fraction if self.takes_adapters else 0.0
+
+
+def _sizes_known(facts: WeightsFacts) -> bool:
+    return facts.bytes is not None and (facts.draft is None or facts.draft.bytes is not None)

@@ -65,6 +65,19 @@ class TorchLimits:
             vocabulary=facts.vocabulary or 0,
         )
 
+    @classmethod
+    def planned(cls, facts: WeightsFacts) -> TorchLimits:
+        """Those of weights that were not fetched, by the bytes of their files. Numbers of an unknown type are float32,
+        as `dtype_bytes` has it."""
+        return cls(
+            weights=(facts.bytes or 0) // dtype_bytes("auto", facts),
+            weight_file_bytes=facts.bytes or 0,
+            cache_numbers=cache_numbers(facts),
+            dtype=facts.dtype or "float32",
+            hidden_size=facts.hidden_size or 0,
+            vocabulary=facts.vocabulary or 0,
+        )
+
     def cache_bytes_per_token(self, dtype: str) -> int | None:
         """In a cache of `dtype`, of which `auto` is the checkpoint's own."""
         return None if self.cache_numbers is None else self.cache_numbers * self._bytes_of(dtype)

@@ -11,7 +11,15 @@ from infra.errors import StepFailed, UsageError
 from infra.files import link_all, replace_file
 from tasks.kinds.answers import require_one
 from tasks.kinds.build_machine import BuildMachine
-from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters, by_role, limits_in
+from tasks.kinds.protocol import (
+    LIMITS_FILE,
+    NO_ADAPTERS,
+    PlannedCache,
+    PlannedMemory,
+    RequestAdapters,
+    by_role,
+    limits_in,
+)
 from tasks.kinds.reference import Reference, TransformersReference
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.torch_memory import TorchLimits, cache_numbers, dtype_bytes, is_known_dtype
@@ -76,6 +84,16 @@ class TransformersKind:
         numbers, given = cache_numbers(facts), self.recipe.cache_bytes_per_token
         each = given or (None if numbers is None else numbers * dtype_bytes(self.recipe.dtype, facts))
         return PlannedCache(each, tokens=self._cached_tokens, notes=tuple(self._notes(facts)))
+
+    def planned_memory(self, facts: WeightsFacts) -> PlannedMemory | None:
+        cache = self.planned_cache(facts)
+        if facts.bytes is None or cache.bytes_per_token is None:
+            return None
+        limits = TorchLimits.planned(facts)
+        each = dtype_bytes(self.recipe.dtype, facts)
+        total, kept = self._memory_bytes(limits), self._cached_tokens * cache.bytes_per_token
+        weights = limits.weights * each
+        return PlannedMemory(weights, kept, total - weights - kept)
 
     def _notes(self, facts: WeightsFacts) -> Iterator[str]:
         yield SLOW

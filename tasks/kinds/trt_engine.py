@@ -57,6 +57,9 @@ class TrtEngineKind(TensorRtLlmKind[TrtEngineRecipe]):
         super().__init__(model, model.recipe)
         self.takes_adapters = model.recipe.lora is not None
 
+    def _of(self, model: Model) -> TrtEngineKind:
+        return TrtEngineKind(model)
+
     def draft_model(self) -> Model | None:
         return draft_engine(self.model, self.recipe)
 

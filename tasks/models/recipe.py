@@ -97,8 +97,10 @@ class LlamaCppRecipe(Recipe):
     """GGUF on the CPU: dequantized to `dtype`, quantized to `quantization`, served by llama.cpp."""
 
     kind: Literal["llamacpp"]
-    dtype: Literal["float16", "bfloat16"] = "float16"
-    quantization: Literal["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "q8_0"
+    dtype: Literal["float16", "bfloat16"] = Field(default="float16", description="Of the checkpoint.")
+    quantization: Literal["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = Field(
+        default="q8_0", description="What llama.cpp reads."
+    )
 
     def check_adapters(self, adapters: Collection[str], parameters: TensorRtServing | None) -> None:
         pass

@@ -25,7 +25,7 @@ REMOTE = ("hf://", "s3://", "ngc://", "models:/", "mlflow-artifacts:/")
 class Source(Spec):
     """Where weights come from. Patterns are those of `tasks.models.source_uri.glob_match`."""
 
-    uri: str
+    uri: str = Field(description="An address in one of the forms of Where weights come from.")
     sha256: Sha256 | None = Field(
         default=None,
         validate_default=True,

@@ -55,12 +55,12 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 class SamplingDefaults(Spec):
     """Values for a request that sets none. None: the engine's own default."""
 
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
-    repetition_penalty: float | None = Field(default=None, gt=0)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    temperature: float | None = Field(default=None, ge=0, description="0: always the likeliest token.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Of the probability that is chosen from.")
+    top_k: int | None = Field(default=None, ge=0, description="Tokens that are chosen from; 0: all.")
+    repetition_penalty: float | None = Field(default=None, gt=0, description="1: none.")
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="0: none.")
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, description="0: none.")
 
 
 class Serving(Spec):
@@ -87,7 +87,7 @@ class Serving(Spec):
     reasoning_parser: ReasoningParserName | None = Field(
         default=None, description="How the model marks its reasoning, which OpenAI's clients get apart from the answer."
     )
-    defaults: SamplingDefaults = SamplingDefaults()
+    defaults: SamplingDefaults = Field(default=SamplingDefaults(), description="For requests that set none.")
     tensorrt_llm: TensorRtServing | None = Field(default=None, description="Of the kinds of TensorRT-LLM alone.")
 
     @field_validator("aliases")
@@ -131,12 +131,12 @@ class Expectations(Spec):
 class Prompt(Spec):
     """One test prompt of the smoke gate."""
 
-    name: Name
-    text: Text
-    max_tokens: int = Field(ge=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    name: Name = Field(description="By which verdicts name it.")
+    text: Text = Field(description="What is asked.")
+    max_tokens: int = Field(ge=1, description="Of the answer.")
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="None: each answer may be another.")
     temperature: float | None = Field(default=None, ge=0, description="None: the default of `serving`.")
-    expect: Expectations
+    expect: Expectations = Field(description="What the answer must be like.")
 
     @field_validator("expect")
     @classmethod
@@ -153,38 +153,38 @@ class Prompt(Spec):
 class Model(Spec):
     """A whole catalogue entry."""
 
-    name: Name
-    description: str = ""
+    name: Name = Field(description="The public name, and that of the file.")
+    description: str = Field(default="", description="For people.")
     labels: dict[LabelName, LabelValue] = Field(
         default={},
         validate_default=True,
         description="For people, such as `team: search`; `enginehouse status` filters.",
     )
-    source: Source
+    source: Source = Field(description="Where the weights come from.")
     adapter: str | None = Field(
         default=None, description="A LoRA adapter, as PEFT saves it, that is merged into the weights of `source`."
     )
     accepts: tuple[Glob, ...] = Field(
         default=(), description="Other sources, or adapters, that events may name; never file:// or pip://."
     )
-    recipe: AnyRecipe
-    serving: Serving = Serving()
+    recipe: AnyRecipe = Field(description="How the weights become something that can be served.")
+    serving: Serving = Field(default=Serving(), description="How the model answers.")
     adapters: dict[AdapterName, str] = Field(
         default={},
         validate_default=True,
         description="LoRA adapters by name, of which each request may choose one (`lora_name`, or MODEL:NAME of "
         "OpenAI's clients). hf://org/repo@revision/folder is one of several in a repository.",
     )
-    updates: Updates = Updates()
+    updates: Updates = Field(default=Updates(), description="Which new versions of TensorRT-LLM it takes by itself.")
     targets: tuple[Name, ...] = Field(default=("local",), description="Empty: built into the store alone.")
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...] = Field(description="What each candidate is asked first. At least one.")
     gates: Gates | None = Field(
         default=None, description="What a candidate must prove beside its prompts. Without it, nothing."
     )
     approval: ApprovalSpec = Field(
         default=ApprovalSpec(when="never"), description="Whether a person decides before traffic moves to a release."
     )
-    rollout: Rollout = Rollout()
+    rollout: Rollout = Field(default=Rollout(), description="How and when traffic moves to a release.")
     watch: WatchSpec | None = Field(
         default=None, description="How a release is watched after its promotion. Without it, it is not."
     )

@@ -101,8 +101,8 @@ class Guides:
         backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise _unfit("it is none of the library tokenizers")
-        library_class: Any = type(backend)
-        own: Any = library_class.from_str(backend.to_str())
+        tokenizers: Any = importlib.import_module("tokenizers")
+        own: Any = tokenizers.Tokenizer.from_str(backend.to_str())
         own.no_padding()
         own.no_truncation()
         try:

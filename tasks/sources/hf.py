@@ -69,7 +69,8 @@ def resolve(source: Source, uri: HubUri, access: Access, choose: Choose = select
         files = [replace(_pin(api, uri, siblings[name], commit), path=name) for name in names]
     about: dict[str, JsonValue] = {"scheme": "hf", "repository": uri.repository, "commit": commit}
     renamed = info.id if info.id != uri.repository and is_repository(info.id or "") else ""
-    return replace(pinned(source, about | ({"folder": folder} if folder else {}), files), renamed=renamed)
+    found = pinned(source, about | ({"folder": folder} if folder else {}), files)
+    return replace(found, renamed=renamed, licence=_licence(info), gated=bool(info.gated))
 
 
 def fetch(
@@ -104,6 +105,11 @@ def fetch(
             (beside / folder / file.path).replace(destination / file.path)
         shutil.rmtree(beside)
     return tuple(fetched)
+
+
+def _licence(info: ModelInfo) -> str:
+    tagged = (tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:"))
+    return next(tagged, "")
 
 
 class _Head(NamedTuple):

@@ -52,6 +52,10 @@ class ResolvedSource:
     trust: tuple[str, ...] = ()
     renamed: str = ""
     """What the hub calls the repository, where that is not the name in `uri`: it sends on who asks by a former one."""
+    licence: str = ""
+    """As the hub names it; empty if it does not."""
+    gated: bool = False
+    """Whether the hub gives the files only to those who accepted that."""
 
     @property
     def known_bytes(self) -> int:

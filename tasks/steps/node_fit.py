@@ -72,7 +72,7 @@ def must_be_alone(
     gpus = plan.kind.gpus()
     alone = False
     for node in nodes:
-        total, free = _memory(node, gpus)
+        total, free = node_memory(node, gpus)
         if free >= beside:
             continue
         if not recreate or total < needed:
@@ -88,8 +88,11 @@ def must_be_alone(
     return alone
 
 
-def _memory(node: NodeReport, gpus: Sequence[int]) -> tuple[int, int]:
-    """Bytes in all and free: of the GPU among `gpus` that has the least, or of the host without GPUs."""
+def node_memory(node: NodeReport, gpus: Sequence[int]) -> tuple[int, int]:
+    """Bytes in all and free: of the GPU among `gpus` that has the least, or of the host without GPUs.
+
+    The node has all of these GPUs.
+    """
     taken = [node.machine.gpus[place] for place in gpus]
     if not taken or any(gpu.memory_bytes == 0 for gpu in taken):  # such a GPU has the host's memory
         return node.memory_total_bytes, node.memory_available_bytes

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from infra.errors import TritonError
-from tasks.targets.node_report import NodeReport
+from infra.errors import TritonError, UsageError
+from infra.s3.bucket import Bucket
+from tasks.store.names import NODES, is_node
+from tasks.targets.node_report import GONE_SECONDS, NodeReport
 from tasks.targets.target import Target
+from tasks.targets.target import targets as all_targets
 
 _POLL_SECONDS = 0.05
 """A promotion takes milliseconds. One look at a target is a listing and a read for each node."""
@@ -29,6 +32,38 @@ def require_some(target: str, nodes: Sequence[NodeReport]) -> None:
             code="no-live-node",
             retryable=True,
         )
+
+
+def require_nodes(targets: Iterable[Target]) -> list[str]:
+    """Raises UsageError `target-without-node` for a target that no node has reported from within a day.
+
+    A build for it would be for nothing. Returns a line for each target whose nodes are all silent now: they may be back
+    when the build is done.
+    """
+    silent: list[str] = []
+    for target in targets:
+        ages = _ages(target)
+        if not any(age <= GONE_SECONDS for age in ages):
+            raise UsageError(
+                f"target '{target.name}' has no node: none has reported from there within a day",
+                hint=f"targets with nodes: {', '.join(_with_nodes(target.bucket)) or 'none'}. Start a node there with "
+                f"ENGINEHOUSE_TARGET={target.name}, or build without a rollout: --until upload",
+                code="target-without-node",
+            )
+        if min(ages) > target.node_lifetime_s:
+            silent.append(f"target '{target.name}': all its nodes are silent, the last one for {min(ages):.0f} s")
+    return silent
+
+
+def _ages(target: Target) -> list[float]:
+    """Seconds since the last report of each node that ever was there."""
+    start = f"{target.prefix}{NODES}/"
+    entries = target.bucket.list(start)
+    return [entry.age for entry in entries if is_node(entry.key.removeprefix(start).removesuffix(".json"))]
+
+
+def _with_nodes(bucket: Bucket) -> list[str]:
+    return [target.name for target in all_targets(bucket) if any(age <= GONE_SECONDS for age in _ages(target))]
 
 
 def reports(target: Target, timeout_s: float) -> Iterator[tuple[list[NodeReport], bool]]:

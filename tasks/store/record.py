@@ -1,4 +1,4 @@
-"""The base of every JSON record in the store. `formats.md` describes them, `enginehouse schema` prints them."""
+"""The base of every JSON record in the store. `enginehouse schema` prints them, `docs/reference/records.md` tells."""
 
 from __future__ import annotations
 

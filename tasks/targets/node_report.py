@@ -21,6 +21,8 @@ REPORT_SECONDS = 5.0
 """A node writes its report at least this often, changed or not."""
 NODE_LIFETIME_SECONDS = 4 * REPORT_SECONDS
 """A node whose report is older, by the store's clock, is not waited for: four reports in a row did not come."""
+GONE_SECONDS = 24 * 3600
+"""A node that was silent for so long was taken away; until then it is missing."""
 
 
 def _now() -> datetime:

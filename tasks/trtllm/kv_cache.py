@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from infra.errors import UsageError
+from tasks.trtllm.products import alike, gpu_memory_bytes
 
 SHARE_ALONE = 0.9
 """The share of a GPU for a release that cannot stand beside another. The rest is for driver, contexts and fragments;
@@ -19,44 +20,6 @@ SHARE_BESIDE = SHARE_ALONE / 2
 WORKSPACE_BYTES = 3 * 2**30
 """Beside weights and cache on each GPU. An estimate: 0.5 GiB for the CUDA context and libraries, 1 to 2 GiB for the
 activations of 8192 tokens in engines of 7 to 70 billion parameters, the rest for logits, sampling and NCCL."""
-
-# `memory.total` as nvidia-smi prints it, in MiB, with ECC on where the product has it.
-_MEMORY_MIB = {
-    "NVIDIA A10": 23028,
-    "NVIDIA A10G": 23028,
-    "NVIDIA A30": 24576,
-    "NVIDIA A40": 46068,
-    "NVIDIA A100-PCIE-40GB": 40960,
-    "NVIDIA A100-SXM4-40GB": 40960,
-    "NVIDIA A100 80GB PCIe": 81920,
-    "NVIDIA A100-SXM4-80GB": 81920,
-    "NVIDIA L4": 23034,
-    "NVIDIA L20": 46068,
-    "NVIDIA L40": 46068,
-    "NVIDIA L40S": 46068,
-    "NVIDIA H100 PCIe": 81559,
-    "NVIDIA H100 80GB HBM3": 81559,
-    "NVIDIA H100 NVL": 95830,
-    "NVIDIA H200": 143771,
-    "NVIDIA H200 NVL": 143771,
-    "NVIDIA GH200 480GB": 97871,
-    "NVIDIA B200": 183359,
-    "NVIDIA GB200": 189471,
-    "NVIDIA B300 SXM6 AC": 275040,
-    "NVIDIA GeForce RTX 3090": 24576,
-    "NVIDIA GeForce RTX 4090": 24564,
-    "NVIDIA GeForce RTX 5090": 32607,
-    "NVIDIA RTX A6000": 46068,
-    "NVIDIA RTX 6000 Ada Generation": 46068,
-    "NVIDIA RTX PRO 6000 Blackwell Server Edition": 97887,
-    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": 97887,
-}
-
-
-def gpu_memory_bytes(gpu: str) -> int | None:
-    """The memory of one GPU of a product, named as nvidia-smi prints it. Returns None for an unknown product."""
-    found = _MEMORY_MIB.get(gpu)
-    return None if found is None else found * 2**20
 
 
 def cache_share(*, weight_bytes: int, gpu: str, memory_bytes: int | None = None) -> float:
@@ -106,10 +69,15 @@ def _memory(gpu: str, memory_bytes: int | None) -> int:
     if memory is None:
         raise UsageError(
             f"the memory of a '{gpu}' is not known, and the size of the KV cache follows from it",
-            hint="give recipe.runtime.gpu_memory_bytes, or serving.tensorrt_llm.kv_cache_tokens",
+            hint="give recipe.runtime.gpu_memory_bytes, or serving.tensorrt_llm.kv_cache_tokens" + _meant(gpu),
             code="gpu-unknown",
         )
     return memory
+
+
+def _meant(gpu: str) -> str:
+    found = ", ".join(alike(gpu))
+    return f"; names that are known, as nvidia-smi says them: {found}" if found else ""
 
 
 def _too_small(weight_bytes: int, gpu: str, memory: int, needed: str) -> UsageError:

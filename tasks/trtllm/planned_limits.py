@@ -7,6 +7,7 @@ import math
 from pydantic import TypeAdapter
 
 from tasks.trtllm.limits import EngineLimits, cache_bytes_per_token
+from tasks.trtllm.planned_weights import planned_weight_bytes
 from tasks.trtllm.recipe import LlmApiFields, TensorRtLlmFields, TrtEngineFields
 from tasks.weights.facts import WeightsFacts
 
@@ -17,10 +18,7 @@ TOKENS_PER_BLOCK = 32
 
 
 def planned_limits(recipe: TensorRtLlmFields, facts: WeightsFacts) -> EngineLimits:
-    """The limits of a checkpoint or an engine of these weights, divided evenly over the GPUs and as large as they are.
-
-    A recipe that quantizes makes them smaller.
-    """
+    """The limits of a checkpoint or an engine of these weights, divided evenly over the GPUs."""
     engine = recipe if isinstance(recipe, TrtEngineFields) else None
     return EngineLimits(
         max_batch_size=recipe.max_batch_size,
@@ -32,7 +30,7 @@ def planned_limits(recipe: TensorRtLlmFields, facts: WeightsFacts) -> EngineLimi
         paged_context_fmha=engine is None or engine.paged_context_fmha,
         logits_type="FP32",
         cache_bytes_per_token=_cache_bytes(recipe, facts),
-        weight_bytes=math.ceil((facts.bytes or 0) / (recipe.tp_size * recipe.pp_size)),
+        weight_bytes=math.ceil((planned_weight_bytes(recipe, facts) or 0) / (recipe.tp_size * recipe.pp_size)),
         # Each stage of a pipeline has room for the requests of all stages.
         state_bytes=math.ceil(facts.state_bytes / _attention_parts(recipe)),
     )

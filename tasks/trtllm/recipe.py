@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_
 
 from infra.frozen import Spec
 from infra.toolchains.toolchain import is_pinned_image
+from tasks.trtllm.products import architecture_of
 from tasks.trtllm.releases import FIRST, FIRST_LLM_API, LAST, in_span, release_of, without_engines
 from tasks.trtllm.speculation import Speculation, check_speculation
 
@@ -48,7 +49,7 @@ class Runtime(Spec):
         default=None, description="The container image that holds them, as NAME@sha256:…; a worker on another refuses."
     )
     gpu: str = Field(min_length=1, description="Product name as nvidia-smi says it: NVIDIA H200.")
-    arch: GpuArchitecture
+    arch: GpuArchitecture = Field(description="Of the GPU: sm90 is an H100 or H200. Its build pool is build-sm90.")
     gpus: int = Field(ge=1, description="GPUs of one server.")
     gpu_memory_bytes: int | None = Field(
         default=None, ge=2**30, description="Of one GPU, if Enginehouse does not know its product."
@@ -76,6 +77,14 @@ class Runtime(Spec):
         first = _FIRST_RELEASE.get(int(arch.removeprefix("sm")))
         if version is not None and first is not None and not in_span(Version(version), first):
             raise ValueError(f"{arch} needs TensorRT-LLM {first} or later, not {version}")
+        return arch
+
+    @field_validator("arch")
+    @classmethod
+    def _is_that_of_the_gpu(cls, arch: str, info: ValidationInfo) -> str:
+        known = architecture_of(str(info.data.get("gpu")))
+        if known and known != arch:
+            raise ValueError(f"{info.data['gpu']} is {known}, not {arch}: correct the one that is wrong")
         return arch
 
     def with_version(self, tensorrt_llm: str) -> dict[str, JsonValue]:
@@ -112,7 +121,7 @@ class Calibration(Spec):
     )
     size: int = Field(default=512, ge=1, description="Texts.")
     max_seq_length: int = Field(default=512, ge=16, description="Tokens of one text.")
-    batch_size: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1, description="Texts at once.")
 
     @property
     def local_folders(self) -> tuple[Path, ...]:
@@ -123,28 +132,28 @@ class Calibration(Spec):
 class TensorRtLlmFields(Spec):
     """What the two kinds share. Lengths are tokens, sizes are counts."""
 
-    runtime: Runtime
+    runtime: Runtime = Field(description="The TensorRT-LLM and the GPUs it is built and served with.")
     architecture: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_]+$",
         description="The class in the weights' config.json: Qwen2ForCausalLM. Planning goes by it without the weights.",
     )
-    dtype: Literal["float16", "bfloat16"] = "bfloat16"
-    quantization: Quantization = "none"
+    dtype: Literal["float16", "bfloat16"] = Field(default="bfloat16", description="Of weights that are not quantized.")
+    quantization: Quantization = Field(default="none", description="none: the weights as they are.")
     kv_cache_dtype: Literal["auto", "fp8", "int8", "nvfp4"] = Field(default="auto", description="auto: the dtype.")
-    calibration: Calibration = Calibration()
+    calibration: Calibration = Field(default=Calibration(), description="For quantizations that measure activations.")
     awq_block_size: int = Field(default=128, ge=8, description="Weights that share a scale, in int4_awq and w4a8_awq.")
-    tp_size: int = Field(default=1, ge=1)
-    pp_size: int = Field(default=1, ge=1)
-    cp_size: int = Field(default=1, ge=1)
+    tp_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")
+    pp_size: int = Field(default=1, ge=1, description="Groups of GPUs that have some of the layers each.")
+    cp_size: int = Field(default=1, ge=1, description="GPUs that share the tokens of a long prompt.")
     moe_tp_size: int | None = Field(default=None, ge=1, description="None: as the version divides experts by itself.")
-    moe_ep_size: int | None = Field(default=None, ge=1)
-    max_batch_size: int = Field(default=64, ge=1)
+    moe_ep_size: int | None = Field(default=None, ge=1, description="GPUs over which experts are dealt out whole.")
+    max_batch_size: int = Field(default=64, ge=1, description="Requests at the same time.")
     max_seq_len: int = Field(default=8192, ge=2, description="Prompt and answer together.")
-    max_input_len: int = Field(default=4096, ge=1)
+    max_input_len: int = Field(default=4096, ge=1, description="Of a prompt.")
     max_num_tokens: int = Field(default=8192, ge=1, description="In one forward pass, over all requests.")
-    max_beam_width: int = Field(default=1, ge=1)
-    speculation: Speculation | None = None
+    max_beam_width: int = Field(default=1, ge=1, description="1: no beam search.")
+    speculation: Speculation | None = Field(default=None, description="What guesses tokens ahead. None: nothing.")
 
     @property
     def world_size(self) -> int:
@@ -199,15 +208,15 @@ class Lora(Spec):
     """Room for adapters in an engine."""
 
     target_modules: tuple[_Option, ...] = Field(min_length=1, description="As trtllm-build names them: attn_qkv.")
-    max_rank: int = Field(default=64, ge=1)
+    max_rank: int = Field(default=64, ge=1, description="The largest rank of an adapter.")
 
 
 class ExtraArguments(Spec):
     """Arguments that Enginehouse does not know. Each tool gets its own word by word, after all others."""
 
-    convert: tuple[_Argument, ...] = ()
-    quantize: tuple[_Argument, ...] = ()
-    build: tuple[_Argument, ...] = ()
+    convert: tuple[_Argument, ...] = Field(default=(), description="For convert_checkpoint.py of the architecture.")
+    quantize: tuple[_Argument, ...] = Field(default=(), description="For quantize.py.")
+    build: tuple[_Argument, ...] = Field(default=(), description="For trtllm-build.")
 
 
 class TrtEngineFields(TensorRtLlmFields):
@@ -220,7 +229,7 @@ class TrtEngineFields(TensorRtLlmFields):
         description="Which of the models of a class, where its converter must be told: glm4 of ChatGLMModel, or v2_7b.",
     )
     portable: bool = Field(default=False, description="One engine for all products of an architecture, a bit slower.")
-    kv_cache_type: Literal["paged", "continuous"] = "paged"
+    kv_cache_type: Literal["paged", "continuous"] = Field(default="paged", description="As trtllm-build names it.")
     tokens_per_block: int = Field(default=64, ge=8, description="Of the paged KV cache; a power of two.")
     paged_context_fmha: bool = Field(default=True, description="Needed for KV reuse and chunked context.")
     fused_mlp: bool = Field(default=True, description="For unquantized and fp8 weights; others never have it.")
@@ -228,8 +237,8 @@ class TrtEngineFields(TensorRtLlmFields):
     plugins: dict[_Option, bool | int | str] = Field(
         default={}, description="Further options of trtllm-build without their dashes; true is enable."
     )
-    lora: Lora | None = None
-    extra_args: ExtraArguments = ExtraArguments()
+    lora: Lora | None = Field(default=None, description="Room for adapters that requests choose. None: without any.")
+    extra_args: ExtraArguments = Field(default=ExtraArguments(), description="Further words for the tools.")
 
     @field_validator("runtime")
     @classmethod

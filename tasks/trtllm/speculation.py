@@ -68,7 +68,7 @@ class Draft:
 class Speculation(Spec):
     """Decoding that checks guessed tokens."""
 
-    mode: Mode
+    mode: Mode = Field(description="What guesses, as trtllm-build names it.")
     max_draft_len: int = Field(ge=1, description="Tokens that are guessed at once.")
     source: str | None = Field(default=None, description="Of the draft model, or of the heads; a folder as `source`.")
     trust: tuple[Literal["python", "pickle"], ...] = Field(default=(), description="As that of `source`.")

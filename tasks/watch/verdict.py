@@ -20,8 +20,6 @@ from tasks.models.spec import Model
 if TYPE_CHECKING:
     from infra.package_index import Published
 
-DISTRIBUTION = "tensorrt-llm"
-
 Verdict = Literal["unaffected", "rebuild", "kind changes", "not yet available as image", "unsupported", "held back"]
 
 

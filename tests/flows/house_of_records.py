@@ -350,9 +350,12 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconcile, "being_rebuilt", house.being_rebuilt)
     patch.setattr(finetuned, "steps", SimpleNamespace(resolve=house.resolve))
     patch.setattr(moved_branches, "resolve_weights", resolved)
+    for module in (current_rebuild, finetuned, reconcile):
+        patch.setattr(module, "catalogue_folder", always(Path()))
     patch.setattr(current_rebuild, "catalogue_entry", always(TINY))
     patch.setattr(rebuild_flow, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)
+    patch.setattr(current_rebuild, "require_nodes", always([]))  # no node is part of this house
     # No lease decides on what is newest, so the flows get on without.
     patch.setattr(rebuild_flow, "turn", at_its_turn)
     for name in ("give_up_abandoned", "look_at_unwatched"):

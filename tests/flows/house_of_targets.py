@@ -216,6 +216,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "Bucket", SimpleNamespace(at=always(house.bucket)))
     for module in (current_rebuild, reconcile, waves_flow):
         patch.setattr(module, "get_run_logger", always(log))
+    patch.setattr(current_rebuild, "catalogue_folder", always(Path()))
     patch.setattr(current_rebuild, "catalogue_entry", lambda *_: house.model)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     patch.setattr(current_rebuild, "flow_run", SimpleNamespace(id=RUN))
     patch.setattr(waves_flow, "flow_run", SimpleNamespace(parameters={"model": "tiny", "refresh": "build"}))
@@ -225,6 +226,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     for module in (rebuild_flow, waves_flow):
         patch.setattr(module, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)
+    patch.setattr(current_rebuild, "require_nodes", always([]))  # no node is part of this house
     patch.setattr(rebuild_flow, "turn", no_turn)
     patch.setattr(promote_step, "wait_until_public", always(None))
     patch.setattr(promote_step, "_require_servable", always(SimpleNamespace(aliases=())))

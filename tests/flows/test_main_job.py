@@ -110,6 +110,12 @@ def test_a_lost_engine_file_is_built_again(house: House, live: dict[str, Any]) -
     assert report["state"] == "unchanged"
 
 
+def test_a_target_without_a_node_builds_nothing(house: House, live: dict[str, Any]) -> None:
+    report = house.rebuild(MODEL, "--target", "nowhere", "--recipe", "quantization=q5_0", code=2)
+    assert report["error"]["code"] == "target-without-node" and report["steps"] == []
+    assert "targets with nodes: local" in report["error"]["hint"]
+
+
 def test_a_flipped_byte_is_found_without_reading_and_built_again(house: House, live: dict[str, Any]) -> None:
     engine = house.store.need(artifact(live, "upload"))
     key = f"{engine.ref.folder}{engine.manifest.attempt}/limits.json"

@@ -83,7 +83,7 @@ FULL = Sizes(
     unloads=10,
     gating=Gating(
         # Four requests a second of at most six tokens, each a pass of some 20 ms: the model works half of the time.
-        performance={"rate": 4, "prompt_tokens": "uniform:16,64", "answer_tokens": "uniform:3,6", "most_seconds": 120},
+        performance={"rate": 4, "prompt_tokens": "uniform:16,64", "answer_tokens": "uniform:3,6", "margin": 0.3},
         share=0.25,
         soak_s=30,
         settled_s=5,

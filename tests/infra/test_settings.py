@@ -24,6 +24,7 @@ def test_lists_and_tables_of_the_file_are_words_of_a_variable(tmp_path: Path, mo
     Path("enginehouse.toml").write_text(
         'watch_avoid = ["1.2.0", "1.1.9"]\nwatch_parallel = 2\nrebuilds = 9\nwatch_schedule = "never"\n'
         "[pool_limits]\nbuild-sm90 = 2\nbuild-sm100 = 1\n[pools]\nbuild-sm90 = 'kubernetes'\n"
+        "[gpu_hour_prices]\nsm90 = 2.99\n"
     )
     monkeypatch.setenv("ENGINEHOUSE_REBUILDS", "7")
     environment = dict(os.environ)
@@ -34,6 +35,7 @@ def test_lists_and_tables_of_the_file_are_words_of_a_variable(tmp_path: Path, mo
     assert loaded.watch_avoid == ("1.2.0", "1.1.9") and loaded.watch_parallel == 2 and loaded.watch_schedule == ""
     assert loaded.pool_limits == (("build-sm90", 2), ("build-sm100", 1))
     assert loaded.pools == (("build-sm90", "kubernetes"),)
+    assert loaded.gpu_hour_prices == (("sm90", 2.99),)
     assert loaded.rebuilds == 7
     assert hash(loaded) == hash(settings.load())
 
@@ -48,6 +50,8 @@ def test_lists_and_tables_of_the_file_are_words_of_a_variable(tmp_path: Path, mo
         ("ENGINEHOUSE_POOL_LIMITS", "build-sm90"),
         ("ENGINEHOUSE_POOL_LIMITS", "build-sm90=-1"),
         ("ENGINEHOUSE_POOLS", "build-sm90=podman"),
+        ("ENGINEHOUSE_GPU_HOUR_PRICES", "sm90=-1"),
+        ("ENGINEHOUSE_GPU_HOUR_PRICES", "sm90=cheap"),
         ("ENGINEHOUSE_MLFLOW", "mlflow:5000"),
         ("ENGINEHOUSE_MLFLOW", "https://wilma:hunter2@mlflow"),
         ("ENGINEHOUSE_POOLS", "build-sm90"),

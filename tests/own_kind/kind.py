@@ -49,6 +49,9 @@ class ParrotKind:
     def planned_cache(self, facts: WeightsFacts) -> PlannedCache:
         return PlannedCache()
 
+    def planned_memory(self, facts: WeightsFacts) -> None:
+        return None
+
     def pool(self) -> str:
         return "build-parrot"
 

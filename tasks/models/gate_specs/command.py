@@ -20,7 +20,7 @@ class MetricSpec(Spec):
         default=None,
         description="What its mean must reach, a first release's too; with `better: less` the most it may be.",
     )
-    better: Literal["more", "less"] = "more"
+    better: Literal["more", "less"] = Field(default="more", description="Which way the metric goes.")
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

@@ -9,7 +9,7 @@ from packaging.version import Version
 from infra.errors import UsageError
 from tasks.trtllm.backend.parameters import defaults, spans
 from tasks.trtllm.backend.values import values_by_field
-from tasks.trtllm.kv_cache import gpu_memory_bytes
+from tasks.trtllm.products import gpu_memory_bytes
 from tasks.trtllm.recipe import TrtEngineFields
 from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import LoraCache, TensorRtServing

@@ -134,7 +134,10 @@ def test_requests_go_to_the_canary_under_the_public_name(served: House) -> None:
     assert served.nodes["one"].asked == expected and len({model for model, _ in expected}) == 2
 
 
-@pytest.mark.parametrize(("prompt", "outcome"), [("fail internal", "model-failed"), ("fail unavailable", "model-busy")])
+@pytest.mark.parametrize(
+    ("prompt", "outcome"),
+    [("fail internal", "model-failed"), ("fail unavailable", "model-busy"), ("fail cancelled", "model-cancelled")],
+)
 def test_a_canary_that_fails_costs_its_clients_nothing(served: House, prompt: str, outcome: str) -> None:
     one = served.nodes["one"]
     one.broken = {f"{MODEL}--r2--llm"}

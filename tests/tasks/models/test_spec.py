@@ -30,9 +30,13 @@ def entry(**changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
+GPUS = {"sm80": "NVIDIA A100-SXM4-80GB", "sm89": "NVIDIA L40S", "sm100": "NVIDIA B200"}
+
+
 def engine(**changes: Any) -> dict[str, Any]:
-    runtime = {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H200", "arch": "sm90", "gpus": 4}
-    return {"kind": "trt-engine", "runtime": {**runtime, **changes.pop("runtime", {})}, **changes}
+    runtime = {"tensorrt_llm": "1.2.1", "arch": "sm90", "gpus": 4, **changes.pop("runtime", {})}
+    gpu = {"gpu": GPUS.get(str(runtime["arch"]), "NVIDIA H200")}
+    return {"kind": "trt-engine", "runtime": {**gpu, **runtime}, **changes}
 
 
 def prompt(**changes: Any) -> dict[str, Any]:
@@ -65,7 +69,7 @@ name: other
 source: {uri: 'pip://a@1/b.gguf', trust: [python]}
 recipe:
   kind: trt-engine
-  runtime: {tensorrt_llm: 1.2.1, gpu: NVIDIA L4, arch: sm86, gpus: 1}
+  runtime: {tensorrt_llm: 1.2.1, gpu: NVIDIA A10, arch: sm86, gpus: 1}
   quantization: fp8
   tp_size: 2
   tp_size: 2
@@ -86,7 +90,7 @@ prompts:
         f"{path}:2: source.trust: needs a pinned revision: a commit of 40 hex digits or a version of NGC in the uri, "
         "or a sha256",
         f"{path}:3: recipe.pp_size: tp_size 2 x pp_size 1 = 2 GPUs, and runtime.gpus is 1: one host serves a model",
-        f"{path}:6: recipe.quantization: fp8 needs sm89 or later, and NVIDIA L4 is sm86",
+        f"{path}:6: recipe.quantization: fp8 needs sm89 or later, and NVIDIA A10 is sm86",
         f"{path}:8: recipe.tp_size: is given before, in line 7",
         f"{path}:9: recipe.speed: is no field here: enginehouse schema model has them all",
         f"{path}:15: prompts.0.expect.matches: not a regular expression: "

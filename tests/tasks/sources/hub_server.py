@@ -119,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             "sha": commit,
             "private": False,
             "gated": "manual" if repository.gated else False,
+            "tags": ["safetensors", "license:llama3"] if repository.gated else ["safetensors"],
             "siblings": [self._sibling(path, data) for path, data in repository.commits[commit].items()],
         }
         hub = self.server.hub

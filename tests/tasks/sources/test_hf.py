@@ -194,6 +194,7 @@ def test_a_token_opens_a_gated_repository_and_a_wrong_one_does_not(
     monkeypatch.setenv("HF_TOKEN", "hf_sesame")
     resolved = pull(hub)
     assert "hf_sesame" not in json.dumps(resolved.pin)
+    assert resolved.licence == "llama3" and resolved.gated
     assert len(take(hub, resolved, tmp_path)) == 4
 
 

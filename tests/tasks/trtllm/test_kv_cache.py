@@ -14,8 +14,9 @@ from infra.errors import UsageError
 from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.triton.protobuf import parse_config
-from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, gpu_memory_bytes, kv_cache_tokens
+from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
+from tasks.trtllm.products import gpu_memory_bytes
 from tests.standin.engine import LIMITS
 from tests.tasks.models.mistakes import mistakes
 

@@ -16,10 +16,11 @@ from tasks.kinds.trt_engine import TrtEngineKind
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
 from tasks.serving.settings import ServingSettings
-from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, cache_share, gpu_memory_bytes
+from tasks.trtllm.kv_cache import SHARE_ALONE, SHARE_BESIDE, WORKSPACE_BYTES, cache_share
 from tasks.trtllm.limits import EngineLimits, engine_limits
 from tasks.trtllm.llmapi.checkpoint_limits import checkpoint_limits
 from tasks.trtllm.planned_limits import planned_limits
+from tasks.trtllm.products import gpu_memory_bytes
 from tasks.trtllm.recipe import LlmApiFields
 from tasks.weights.config import read_facts
 from tests.tasks.weights import configs
@@ -131,13 +132,15 @@ def test_deepseek_v3_on_eight_h200() -> None:
     assert LlmApiKind(served).cache_tokens(known) == 524_288
 
 
-def test_a_plan_says_what_cannot_be_served() -> None:
+def test_a_plan_refuses_what_cannot_be_served() -> None:
     facts = replace(read_facts({"config.json": text(configs.DEEPSEEK_V3)}), bytes=671 * 10**9)
-    planned = LlmApiKind(model("llmapi", tp_size=4, max_seq_len=200_000)).planned_cache(facts)
-    assert planned.bytes_per_token == 70_272 and planned.tokens is None
-    assert "163840 tokens" in planned.notes[0] and "[gpu-too-small]" in planned.notes[1]
+    planned = LlmApiKind(model("llmapi", tp_size=8, max_seq_len=200_000)).planned_cache(facts)
+    assert planned.bytes_per_token == 70_272 and planned.tokens is not None and "163840 tokens" in planned.notes[0]
+    with pytest.raises(UsageError) as caught:
+        LlmApiKind(model("llmapi", tp_size=4, max_seq_len=200_000)).require_weights(facts)
+    assert caught.value.code == "gpu-too-small" and "tp_size 8" in caught.value.hint
     # Quantization changes the size of the weights, and what is left for the cache.
-    assert LlmApiKind(model("llmapi", quantization="fp8")).planned_cache(facts).tokens is None
+    assert LlmApiKind(model("llmapi", tp_size=8, quantization="fp8")).planned_cache(facts).tokens is None
 
 
 def test_deepseek_v3_on_a_b300() -> None:

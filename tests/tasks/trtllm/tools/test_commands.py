@@ -39,8 +39,12 @@ PLANNED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+GPUS = {"sm86": "NVIDIA A40", "sm100": "NVIDIA B200"}
+
+
 def with_changes(recipe: dict[str, Any], version: str, **changes: Any) -> dict[str, Any]:
     runtime = {**recipe["runtime"], "tensorrt_llm": version, **changes.pop("runtime", {})}
+    runtime["gpu"] = GPUS.get(runtime["arch"], runtime["gpu"])
     return {**recipe, **changes, "runtime": runtime}
 
 
