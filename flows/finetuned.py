@@ -27,6 +27,7 @@ from tasks.finetuned.records import TunedWeights, accept
 from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.steps.fetch import snapshot_identity
+from tasks.steps.retire import is_retired
 
 FINETUNED_TAG = "finetuned"
 """The tag in Prefect of every rebuild that an event starts."""
@@ -71,6 +72,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     try:
         asked = read_event(payload)
         catalogue.require_readable(asked.model)
+        await asyncio.to_thread(_require_not_retired, bucket, asked.model)
         brought = await _brought(bucket, arrival, asked, catalogue.models)
         first = await asyncio.to_thread(accept, bucket, brought)
     except (EventRefused, SourceError) as error:
@@ -89,6 +91,15 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
         arrival = arrival.model_copy(update={**about, "state": "accepted", "reason": reason, "flow_run": run})
     get_run_logger().info("event %s: %s", id, arrival.reason)
     return await asyncio.to_thread(decide, bucket, arrival)
+
+
+def _require_not_retired(bucket: Bucket, model: str) -> None:
+    if is_retired(bucket, model):
+        raise EventRefused(
+            f"{model} is retired, and no event brings it back",
+            hint=f"`enginehouse rebuild {model}` does; then send the event again",
+            code="model-retired",
+        )
 
 
 async def _brought(bucket: Bucket, arrival: Arrival, event: Event, models: Mapping[str, Model]) -> TunedWeights:

@@ -29,6 +29,7 @@ from tasks.models.spec import Model
 from tasks.sources.resolved import Access
 from tasks.steps.abandoned import give_up_abandoned
 from tasks.steps.approve import follow_up
+from tasks.steps.retire import is_retired
 from tasks.steps.unwatched import look_at_unwatched
 from tasks.steps.waves import unfinished
 
@@ -65,6 +66,8 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         get_run_logger().warning("%s", line)
     for model in catalogue.models.values():
         try:
+            if await asyncio.to_thread(is_retired, bucket, model.name):
+                continue  # a person brings it back, and nobody else
             await _take_moved(bucket, model)
             if model.name not in going:
                 await rebuild_what_waits(bucket, model)

@@ -34,6 +34,7 @@ from infra.s3.bucket import Bucket
 from infra.settings import Settings
 from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
+from tasks.steps.retire import is_retired
 from tasks.trtllm.published import DISTRIBUTION
 from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import Offer, Row, judge, offers, version_in_use
@@ -62,12 +63,14 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     config = settings.load()
     bucket = Bucket.at(config.store)
     catalogue = await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))
-    models = catalogue.models
     for line in catalogue.unread:
         get_run_logger().warning("%s", line)
-    if all(model.updates.policy == "pinned" for model in models.values()):
+    if all(model.updates.policy == "pinned" for model in catalogue.models.values()):
         get_run_logger().info("no model follows TensorRT-LLM")
         return Watched((), ())
+    retired = await asyncio.to_thread(_retired, bucket, catalogue.models.values())
+    models = {name: model for name, model in catalogue.models.items() if name not in retired}
+    left_out = catalogue.broken.keys() | retired
     offered, (record, _) = await asyncio.gather(_ask(config), asyncio.to_thread(read_record, bucket))
     again = frozenset(retry or ())
     if unknown := sorted(again - record.attempts.keys()):
@@ -79,7 +82,7 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         was_due = due(table)
         keys = {run_key(models[name], row, before): models[name] for name, row in was_due.items()}
         runs = await asyncio.to_thread(_as_decided, bucket, keys, await _runs(client, [*keys]))
-        now = settled(models, was_due, before, runs, catalogue.broken)
+        now = settled(models, was_due, before, runs, left_out)
         moved = [name for name in was_due if now.followed.get(name) != before.followed.get(name)]
         table |= _judged(models, moved, now, offered)
         due_rows, starts = next_wave(models, due(table), now, runs, config.watch_parallel - await _going(client))
@@ -94,11 +97,16 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
         digest = await _show(rows, now.shown)
 
         def change(stored: WatchRecord) -> WatchRecord:
-            new = settled(models, was_due, tried_again(stored, again), runs, catalogue.broken)
+            new = settled(models, was_due, tried_again(stored, again), runs, left_out)
             return new.model_copy(update={"shown": digest})
 
         await asyncio.to_thread(move_record, bucket, change)
     return Watched(rows, tuple(starts))
+
+
+def _retired(bucket: Bucket, models: Iterable[Model]) -> set[str]:
+    """Those that somebody has taken away: a new version brings none of them back."""
+    return {model.name for model in models if model.updates.policy != "pinned" and is_retired(bucket, model.name)}
 
 
 async def _ask(config: Settings) -> tuple[Offer, ...]:

@@ -76,7 +76,7 @@ def test_each_record_is_read_and_says_the_same_when_it_is_written(key: str) -> N
 def test_every_format_is_among_them() -> None:
     # Identity documents are part of manifests; events had no numbers, models no aliases and no gates but their prompts,
     # repositories no former names; nobody approved, shared traffic, watched, noted moves of a name, made a reference,
-    # went in waves, kept what the fleet's records said or published a catalogue.
+    # retired a model, went in waves, kept what the fleet's records said or published a catalogue.
     assert {format_of(key) for key in RECORDS if not key.endswith("limits.json")} == FORMATS.keys() - {
         "aliases",
         "approval",
@@ -89,6 +89,7 @@ def test_every_format_is_among_them() -> None:
         "published",
         "reference",
         "renamed",
+        "retirement",
         "sequence",
         "shift",
         "traffic",

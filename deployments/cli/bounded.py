@@ -32,5 +32,7 @@ def within(seconds: float, what: str, work: Callable[[], _T]) -> _T:
     if failed:
         raise failed[0]
     if not done:
-        raise SourceUnavailable(f"{what} did not answer within {seconds:g} s", code="no-answer")
+        raise SourceUnavailable(
+            f"{what} did not answer within {seconds:g} s", hint="try again, or --offline", code="no-answer"
+        )
     return done[0]

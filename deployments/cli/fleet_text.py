@@ -11,7 +11,7 @@ from tasks.explain.fleet_view import Fleet, ModelRow, NodeRow, State
 from tasks.report.shown import cell, shown
 
 _HEADS = ("MODEL", "LIVE", "KIND", "AGE", "VERDICT", "NODES", "STATE")
-_COLOURS: dict[State, Colour] = {"live": "green", "degraded": "yellow", "down": "red", "never": "dim"}
+_COLOURS: dict[State, Colour] = {"live": "green", "degraded": "yellow", "down": "red", "never": "dim", "retired": "dim"}
 
 
 def fleet_lines(fleet: Fleet, style: Style, *, long: bool = False) -> Iterator[str]:
@@ -50,8 +50,14 @@ def _cells(row: ModelRow) -> list[Cell]:
         Cell(age(row.age_s)),
         Cell(verdict or "-", "red" if verdict == "failing" else ""),
         Cell("-" if row.release is None else ready, "" if row.nodes_ready == row.nodes else "yellow"),
-        Cell(row.serving, _COLOURS[row.serving]),
+        _state(row),
     ]
+
+
+def _state(row: ModelRow) -> Cell:
+    if row.file == "missing" and row.release is not None:
+        return Cell(f"{row.serving}, no file", "yellow" if row.serving == "live" else _COLOURS[row.serving])
+    return Cell(row.serving, _COLOURS[row.serving])
 
 
 def _details(row: ModelRow) -> Iterator[tuple[str, str, Colour]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _EXAMPLE = "smollm2-135m"
-_SCHEMA = "model.schema.json"
+SCHEMA = "model.schema.json"
 
 _SETTINGS = """\
 # Settings of Enginehouse, which reads this file in the folder where a command is typed. Each has a variable too, which
@@ -63,7 +63,7 @@ def _files() -> dict[str, str]:
     example = (Settings.catalogue / f"{_EXAMPLE}.yaml").read_text()
     return {
         "enginehouse.toml": _SETTINGS,
-        _SCHEMA: json.dumps(json_schema(), indent=2) + "\n",
-        f"models/{_EXAMPLE}.yaml": f"# yaml-language-server: $schema=../{_SCHEMA}\n{example}",
+        SCHEMA: json.dumps(json_schema(), indent=2) + "\n",
+        f"models/{_EXAMPLE}.yaml": f"# yaml-language-server: $schema=../{SCHEMA}\n{example}",
         ".gitignore": ".enginehouse/\n",
     }

@@ -21,6 +21,7 @@ from deployments.cli.doctor_command import add_doctor_command
 from deployments.cli.flow_commands import add_flow_commands
 from deployments.cli.gateway_commands import add_gateway_commands
 from deployments.cli.init_command import add_init_command
+from deployments.cli.life_commands import add_life_commands
 from deployments.cli.load_commands import add_load_commands
 from deployments.cli.machine_commands import add_machine_commands
 from deployments.cli.model_commands import add_model_commands
@@ -124,6 +125,7 @@ def command_line() -> argparse.ArgumentParser:
     add_approval_commands(add)
     add_store_commands(add)
     add_release_commands(add)
+    add_life_commands(add)
     add_prefect_commands(add)
     add_machine_commands(add)
     add_toolchain_commands(add)

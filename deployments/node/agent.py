@@ -32,6 +32,7 @@ from deployments.node.folder import only_agent
 from deployments.node.health import Health, HealthServer
 from deployments.node.known import KnownModel, follow
 from deployments.node.loading import Loading, Servers
+from deployments.node.memory import Memory
 from deployments.node.observing import Observing
 from deployments.node.orphans import Orphans
 from deployments.node.reports import Reports, instance
@@ -100,6 +101,7 @@ class Node:
         metrics = TritonClient(f"127.0.0.1:{ports.metrics}")
         self._watch = Watch(metrics)
         self._observing = Observing(metrics)
+        self._memory = Memory(self._models_folder)
         self._copied: frozenset[tuple[str, int]] | None = None
         self._error = ""
         self._ensuring: Future[Ensured] | None = None
@@ -127,7 +129,7 @@ class Node:
             self._instance = instance(self._folder)
             for left in (*self._copies.unfinished(), self._folder / "placing"):
                 remove(left)
-            for part in (self._wanted, self._reports, self._watch, self._observing, self._health_server):
+            for part in (self._wanted, self._reports, self._watch, self._observing, self._memory, self._health_server):
                 part.start()
             try:
                 while not stop.wait(_POLL_SECONDS):
@@ -145,6 +147,7 @@ class Node:
         self._wanted.stop()
         self._watch.stop()
         self._observing.stop()
+        self._memory.stop()
         for pool in (self._loaders, self._movers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._triton.stop()
@@ -264,7 +267,7 @@ class Node:
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
             machine=self._facts.machine(),
-            models={name: known.report() for name, known in self._models.items()},
+            models={name: known.report(self._memory.of(name, known.releases)) for name, known in self._models.items()},
             error=self._error,
             instance=self._instance,
             health=f"http://{self._ports.address}:{self._health_port}/ready" if self._health_port else "",

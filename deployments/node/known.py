@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
@@ -186,9 +187,16 @@ class KnownModel:
         wanted = (self.public, self.wanted.public, self.wanted.previous, *self.wanted.candidates)
         return {number for number in wanted if number is not None} | self.releases.keys()
 
-    def report(self) -> ModelReport:
+    def report(self, memory: Mapping[int, int]) -> ModelReport:
+        """What the node reports of it; `memory` has the bytes that releases hold, as far as they are known."""
         releases = {
-            number: ReleaseReport(state=release.state, error=release.error, hint=release.hint, starts=release.starts)
+            number: ReleaseReport(
+                state=release.state,
+                error=release.error,
+                hint=release.hint,
+                starts=release.starts,
+                memory_bytes=memory.get(number, 0),
+            )
             for number, release in self.releases.items()
         }
         return ModelReport(

@@ -23,6 +23,7 @@ _CHANGES_ALWAYS = {
     "memory_available_bytes": True,
     "observed": True,
     "machine": {"gpus": {"__all__": {"free_bytes": True}}},
+    "models": {"__all__": {"releases": {"__all__": {"memory_bytes": True}}}},
 }
 """Fields whose change is no reason to write a report."""
 _OTHERS_SECONDS = 2 * REPORT_SECONDS

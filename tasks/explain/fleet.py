@@ -38,7 +38,7 @@ def read_fleet(
     seen: SeenRecords | None = None,
     node_lifetime_s: float = NODE_LIFETIME_SECONDS,
 ) -> Fleet:
-    """Every model that is live somewhere or has a file, by name and target; and every node.
+    """Every model that is live somewhere, has a file or was retired, by name and target; and every node.
 
     `runs` are those in progress, None if nobody knows them. `offered` are the versions of TensorRT-LLM that models may
     move to, newest first. `seen` gets what was read, for whoever looks next. Raises StoreError.
@@ -86,11 +86,12 @@ class _Making:
                 yield self._row(_nothing("", name))
 
     def _counts(self, found: ModelRecords) -> bool:
-        """Whether it is live there or is to be. What is neither is history."""
+        """Whether it is live there, is to be, or was retired. What is neither is history."""
         name, target = found.place.model, found.place.target
         model = self.catalogue.models.get(name)
         wanted = name in self.catalogue.broken if model is None else target in model.targets
-        return wanted or found.current is None or found.current.public is not None
+        current = found.current
+        return wanted or current is None or current.public is not None or current.retired is not None
 
     def _row(self, found: ModelRecords) -> ModelRow:
         place, current = found.place, found.current or Current()
@@ -118,6 +119,7 @@ class _Making:
             stale=reasons,
             runs=tuple(run for run in self.runs if run.model == place.model),
             alerts=tuple(self._alerts(found, model, public, reports, problem)),
+            retired=current.retired is not None,
         )
 
     def _file(self, name: str) -> FileState:
@@ -143,9 +145,10 @@ class _Making:
         name, target = found.place.model, found.place.target
         yield from (f"{key} cannot be read: {reason}" for key, reason in found.unreadable.items())
         yield from self.catalogue.broken.get(name, ())
-        if self._file(name) == "missing":
-            yield "it is live, and the catalogue has no file of it"
-        elif model is not None and target and target not in model.targets:
+        is_live = found.current is None or found.current.public is not None
+        if self._file(name) == "missing" and is_live:
+            yield f"the catalogue has no file of it: `enginehouse retire {name}` takes it away"
+        elif is_live and model is not None and target and target not in model.targets:
             yield f"its file does not name the target {target}"
         if problem:
             yield f"a rebuild cannot begin: {problem}"

@@ -15,6 +15,7 @@ State = Literal[
     "degraded",
     "down",
     "never",
+    "retired",
     "candidate",
     "waiting",
     "refused",
@@ -25,7 +26,8 @@ State = Literal[
     "broken-file",
 ]
 """live: every node of its target answers with the wanted release; degraded: some do; down: none does; never: it was
-never live. candidate, waiting (for a person) and refused are of a release that is newer than the live one."""
+never live; retired: somebody has taken its public name away. candidate, waiting (for a person) and refused are of a
+release that is newer than the live one."""
 
 FileState = Literal["there", "missing", "broken"]
 
@@ -90,12 +92,14 @@ class ModelRow:
     stale: tuple[Stale, ...]
     runs: tuple[Run, ...]
     alerts: tuple[str, ...]
+    retired: bool = False
+    """Whether it has left the target."""
 
     @property
     def serving(self) -> State:
         """Whether clients are answered."""
         if self.release is None:
-            return "never"
+            return "retired" if self.retired else "never"
         if not self.nodes_ready:
             return "down"
         return "live" if self.nodes_ready == self.nodes else "degraded"
@@ -115,6 +119,11 @@ class ModelRow:
         }
         return (self.serving, *(state for state, holds in others.items() if holds))
 
+    @property
+    def is_of_the_fleet(self) -> bool:
+        """Whether it serves, or is to: not if it was retired, unless a rebuild brings it back."""
+        return self.serving != "retired" or bool(self.runs) or "candidate" in self.states or "waiting" in self.states
+
     def document(self) -> dict[str, JsonValue]:
         stale: list[JsonValue] = [each.document() for each in self.stale]
         return {**asdict(self), "labels": dict(self.labels), "states": [*self.states], "stale": stale}
@@ -131,7 +140,10 @@ class Fleet:
     runs: tuple[Run, ...] | None
 
     def only(self, target: str = "", state: str = "", labels: Mapping[str, str] | None = None) -> Fleet:
-        """The same with the models of a target, in a state, with these labels; what is empty does not count."""
+        """The same with the models of a target, in a state, with these labels; what is empty does not count.
+
+        A retired model is left out, unless that is the state, or a candidate of it comes.
+        """
         wanted = (labels or {}).items()
         return replace(
             self,
@@ -139,7 +151,7 @@ class Fleet:
                 row
                 for row in self.models
                 if target in ("", row.target)
-                and (not state or state in row.states)
+                and (state in row.states if state else row.is_of_the_fleet)
                 and all(row.labels.get(name) == value for name, value in wanted)
             ),
             nodes=tuple(node for node in self.nodes if target in ("", node.target)),

@@ -19,6 +19,7 @@ from tasks.targets.gate_record import GateRecord
 from tasks.targets.move import Move
 from tasks.targets.node_report import NodeReport
 from tasks.targets.release import Intent, Result
+from tasks.targets.retirement import Retirement
 from tasks.targets.traffic import Shift, Traffic
 from tasks.targets.watch_record import Watching, WatchOutcome
 from tasks.targets.waves import WaveOutcome, Waves
@@ -58,6 +59,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "approval": Approval,
     "current": Current,
     "move": Move,
+    "retirement": Retirement,
     "traffic": Traffic,
     "shift": Shift,
     "watching": Watching,

@@ -1,4 +1,4 @@
-"""The history of a model on a target: who did what and when, from the records of releases and of moves.
+"""The history of a model on a target: who did what and when, from the records of releases, moves and retirements.
 
 The order is that of the store's clock, which one listing shows. Moments are shown as whoever wrote a record had them:
 clocks of two machines are not compared. A further kind of record is one entry in `_TELLS`.
@@ -17,6 +17,7 @@ from tasks.store.inventory import in_parallel
 from tasks.targets.approval import Approval
 from tasks.targets.move import Move
 from tasks.targets.release import Intent, Result
+from tasks.targets.retirement import Retirement
 from tasks.targets.target import Target
 from tasks.targets.traffic import Shift
 from tasks.targets.watch_record import WatchOutcome
@@ -29,11 +30,14 @@ _RUN_DIGITS = 8
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a release. `by` is `user@host`, `run` the flow run, as far as a record names them."""
+    """One thing that happened to a release. `by` is `user@host`, `run` the flow run, as far as a record names them.
+
+    `release` is None where a model was retired of which none was public.
+    """
 
     moment: datetime
     what: str
-    release: int
+    release: int | None
     instead_of: int | None = None
     by: str = ""
     run: str = ""
@@ -60,11 +64,11 @@ class History:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One record of a listing, or a move that only the wanted state has yet. `age` in seconds."""
+    """One record of a listing, or what only the wanted state has yet. `age` in seconds."""
 
     name: str
     age: float
-    move: Move | None = None
+    carried: Move | Retirement | None = None
 
 
 def history(target: Target, model: str, limit: int = NEWEST) -> History:
@@ -93,7 +97,8 @@ def history_lines(found: History) -> Iterator[str]:
         instead = "" if event.instead_of is None else f" instead of {event.instead_of}"
         who = ", ".join(filter(None, (event.by, event.run and f"run {event.run[:_RUN_DIGITS]}")))
         reason = " ".join(event.reason.split())
-        line = f"{event.moment:%Y-%m-%d %H:%M:%S}  {event.what:11}  release {event.release}{instead}  {who}  {reason}"
+        release = "no release" if event.release is None else f"release {event.release}"
+        line = f"{event.moment:%Y-%m-%d %H:%M:%S}  {event.what:11}  {release}{instead}  {who}  {reason}"
         yield line.rstrip()
     if found.earlier:
         yield f"{found.earlier} earlier records; --limit shows more"
@@ -107,9 +112,11 @@ def _entries(target: Target, model: str) -> Iterator[_Entry]:
         folder, _, record = name.partition("/")
         if folder == "moves":
             moves.append(_Entry(name, age))
-        elif folder.isdecimal() and record in _TELLS:
+        elif folder == "retirements" or (folder.isdecimal() and record in _TELLS):
             yield _Entry(name, age)
     current, _ = target.current(model)
+    if current.retired is not None and (name := f"retirements/{current.retired.number:06}.json") not in listed:
+        yield _Entry(name, listed.get("current.json", 0.0), current.retired)
     waiting = ((f"moves/{move.number:06}.json", move) for move in current.moves)
     age = listed.get("current.json", 0.0)
     moves += [_Entry(name, age, move) for name, move in waiting if name not in listed]
@@ -117,17 +124,19 @@ def _entries(target: Target, model: str) -> Iterator[_Entry]:
     least = 0.0
     for entry in sorted(moves, key=lambda entry: entry.name, reverse=True):
         least = max(least, entry.age)
-        yield _Entry(entry.name, least, entry.move)
+        yield _Entry(entry.name, least, entry.carried)
 
 
 def _event(target: Target, model: str, entry: _Entry) -> Event | None:
-    if entry.move is not None:
-        return _of_move(entry.move)
+    if isinstance(entry.carried, Move):
+        return _of_move(entry.carried)
+    if entry.carried is not None:
+        return _of_retirement(entry.carried)
     stored = target.bucket.get(f"{target.prefix}{model}/{entry.name}")
     if stored is None:
         return None
     folder, _, record = entry.name.partition("/")
-    tell = _TELLS["moves" if folder == "moves" else record]
+    tell = _TELLS[record if folder.isdecimal() else folder]
     return tell(stored.body)
 
 
@@ -135,9 +144,14 @@ def _of_move(move: Move) -> Event:
     return Event(move.created, move.kind, move.release, move.instead_of, move.by, move.flow_run, move.reason)
 
 
+def _of_retirement(found: Retirement) -> Event:
+    return Event(found.created, "retired", found.release, by=found.by, reason=found.reason)
+
+
 def _of_intent(body: bytes) -> Event:
     intent = Intent.model_validate_json(body)
-    return Event(intent.created, "made", intent.release, run=intent.flow_run, reason=f"from {intent.source}")
+    former = f", as {intent.former} before it was renamed" if intent.former else ""
+    return Event(intent.created, "made", intent.release, run=intent.flow_run, reason=f"from {intent.source}{former}")
 
 
 def _of_result(body: bytes) -> Event:
@@ -180,5 +194,6 @@ _TELLS: Mapping[str, Callable[[bytes], Event]] = {
     "watch.json": _of_watch,
     "wave.json": _of_wave,
     "moves": lambda body: _of_move(Move.model_validate_json(body)),
+    "retirements": lambda body: _of_retirement(Retirement.model_validate_json(body)),
 }
-"""By the name of the record below its release; `moves` are those of the folder beside the releases."""
+"""By the name of the record below its release, or of a folder beside the releases."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from infra.s3.bucket import Bucket
+from tasks.explain.standing import standings
 from tasks.store.artifact import ArtifactRef, Kind, Manifest
 from tasks.store.identity import Identity
 from tasks.store.inventory import (
@@ -162,19 +163,33 @@ class _Reading:
 
     def add_releases(self, target: Target, model: str, wanted: Callable[[Intent], bool]) -> None:
         current, etag = target.current(model)
-        for intent, result in target.history(model, wanted):
+        history = target.history(model, wanted)
+        standing = standings(target, model, current, history)
+        for intent, _ in history:
+            stands = standing[intent.release]
             facts = {
                 "made": f"{intent.created:%Y-%m-%d %H:%M}",
-                "state": current.state_of(intent.release, result),
+                # Here the previous release is told as what the name can go back to.
+                "state": stands.state if stands.state == "previous" else stands.word,
                 "source": intent.source,
             }
             if intent.flow_run:
                 facts["run"] = intent.flow_run
             name = str(ReleaseRef(target.name, model, intent.release))
-            self.graph.add(Entity("release", name, facts), [self.name_of(intent.artifact)])
+            inputs = [self.name_of(intent.artifact)]
+            if intent.former:
+                inputs.append(f"{target.name}/{intent.former}")
+                self._add_former(target, intent.former)
+            self.graph.add(Entity("release", name, facts), inputs)
         if etag is not None:
             live = [] if current.public is None else [str(ReleaseRef(target.name, model, current.public))]
             self.graph.add(Entity("public", str(PublicName(target.name, model)), {}), live)
+
+    def _add_former(self, target: Target, former: str) -> None:
+        """Add the release that a renamed model's first one was, and what that was made of."""
+        model, _, number = former.rpartition("@")
+        if f"{target.name}/{former}" not in self.graph.entities:
+            self.add_releases(target, model, lambda intent: str(intent.release) == number)
 
     def whole(self) -> Lineage:
         graph = self.graph

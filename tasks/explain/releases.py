@@ -9,19 +9,15 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from infra.errors import UsageError
-from tasks.explain.standing import Standing, told_of
+from tasks.explain.standing import Standing, standings, told_of
 from tasks.explain.why_text import became
 from tasks.steps.approve import told
-from tasks.targets.approval import Approval
-from tasks.targets.approvals import Approvals, requested
 from tasks.targets.changes import fields_of
-from tasks.targets.current import ReleaseState
 from tasks.targets.gate_record import GateRecord
 from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
-from tasks.targets.traffic import Shift, shift, shifted
 from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
 HEADS = f"{'N':>4}  {'STATE':10} {'NODES':7} {'MADE':19}  RECIPE"
@@ -30,38 +26,26 @@ HEADS = f"{'N':>4}  {'STATE':10} {'NODES':7} {'MADE':19}  RECIPE"
 
 @dataclass(frozen=True)
 class ReleaseRow:
-    """One release. `loaded`: nodes are to hold it."""
+    """One release."""
 
-    state: ReleaseState
-    loaded: bool
+    standing: Standing
     intent: Intent
-    result: Result | None
     gates: tuple[GateRecord, ...] = ()
     """What its gates found, if its model's file asked for more than the test prompts."""
-    asked: bool = False
-    """Whether a person was asked to decide on it."""
-    approval: Approval | None = None
-    """What came of that; None while nothing has."""
-    shift: Shift | None = None
-    """What came of the requests that it had as a candidate."""
     watch: WatchOutcome | None = None
     """What came of the watch over it; None while it goes on, and where there was none."""
 
-    @property
-    def shown(self) -> str:
-        """The state in this list."""
-        return Standing(self.state, self.result, self.loaded, self.asked, self.approval, self.shift).word
-
     def document(self) -> dict[str, JsonValue]:
+        of = self.standing
         return {
             "release": self.intent.release,
-            "state": self.shown,
-            "loaded": self.loaded,
+            "state": of.word,
+            "loaded": of.loaded,
             "intent": self.intent.model_dump(mode="json"),
-            "result": None if self.result is None else self.result.model_dump(mode="json"),
+            "result": None if of.result is None else of.result.model_dump(mode="json"),
             "gates": [gate.model_dump(mode="json") for gate in self.gates],
-            "approval": None if self.approval is None else self.approval.model_dump(mode="json"),
-            "shift": None if self.shift is None else self.shift.model_dump(mode="json"),
+            "approval": None if of.approval is None else of.approval.model_dump(mode="json"),
+            "shift": None if of.shift is None else of.shift.model_dump(mode="json"),
             "watch": None if self.watch is None else self.watch.model_dump(mode="json"),
         }
 
@@ -92,23 +76,18 @@ class Releases:
 def releases(target: Target, model: str) -> Releases:
     """All that the store has of a model's releases. Raises UsageError, code `release-missing`, if it has none."""
     current, _ = target.current(model)
-    asked = requested(target, model)
-    shifts = shifted(target, model)
+    history = target.history(model)
+    standing = standings(target, model, current, history)
     watches = WatchRecords(target, model)
     watched = watches.concluded()
     rows = [
         ReleaseRow(
-            current.state_of(intent.release, result),
-            intent.release in current.loaded,
+            standing[intent.release],
             intent,
-            result,
             _gates(target, model, result),
-            intent.release in asked,
-            Approvals(target, model, intent.release).decision() if intent.release in asked else None,
-            shift(target, model, intent.release).read() if intent.release in shifts else None,
             watches.outcome(intent.release) if intent.release in watched else None,
         )
-        for intent, result in target.history(model)
+        for intent, result in history
     ]
     if not rows:
         raise UsageError(
@@ -135,21 +114,21 @@ def release_lines(found: Releases) -> Iterator[str]:
 
 
 def _row_lines(row: ReleaseRow) -> Iterator[str]:
-    intent, result = row.intent, row.result
+    intent, of, result = row.intent, row.standing, row.standing.result
     recipe = " ".join(f"{field}={value}" for field, value in fields_of(intent.recipe).items())
-    loaded = "loaded" if row.loaded else ""
-    yield f"{intent.release:4}  {row.shown:10} {loaded:7} {intent.created:%Y-%m-%dT%H:%M:%S}  {recipe}"
+    loaded = "loaded" if of.loaded else ""
+    yield f"{intent.release:4}  {of.word:10} {loaded:7} {intent.created:%Y-%m-%dT%H:%M:%S}  {recipe}"
     yield from (f"      changed {change}" for change in intent.changes)
     for field, value in intent.lost.items():
         yield f"      {field} has no counterpart, and was {json.dumps(value)}"
     if result is None:
         return
-    if row.approval is not None:
-        yield f"      {told(row.approval)}, {row.approval.created:%Y-%m-%dT%H:%M:%S}"
-    elif row.shown == "waiting":
+    if of.approval is not None:
+        yield f"      {told(of.approval)}, {of.approval.created:%Y-%m-%dT%H:%M:%S}"
+    elif of.word == "waiting":
         yield f"      `enginehouse approve {intent.model} --release {intent.release}`, or reject"
-    if row.shift is not None:
-        yield f"      {row.shift.strategy}, {row.shift.share:.1%} of the requests: {told_of(row.shift)}"
+    if of.shift is not None:
+        yield f"      {of.shift.strategy}, {of.shift.share:.1%} of the requests: {told_of(of.shift)}"
     if result.reason and result.state != "undecided":
         yield f"      {result.reason}"
     if result.undecided is not None:

@@ -92,7 +92,7 @@ def _changed(asked: Model, live: Intent) -> Iterator[FieldChange]:
     if live.schema_version == _TEXTS:
         return
     recipe, serving = asked.recipe.model_dump(mode="json"), asked.serving.model_dump(mode="json")
-    made, served = _in_todays_form(live)
+    made, served = in_todays_form(live)
     for change in changes(made, recipe):
         filled_in = change.field in _BY_PLANNING and change.new is None
         if change.field != "runtime.tensorrt_llm" and not filled_in:
@@ -101,7 +101,7 @@ def _changed(asked: Model, live: Intent) -> Iterator[FieldChange]:
     yield from _below("adapters", changes(dict(live.adapters), dict(asked.adapters)))
 
 
-def _in_todays_form(live: Intent) -> tuple[Mapping[str, JsonValue], Mapping[str, JsonValue]]:
+def in_todays_form(live: Intent) -> tuple[Mapping[str, JsonValue], Mapping[str, JsonValue]]:
     """Recipe and serving with the fields that have come since: as long as nobody sets them, nothing has changed."""
     try:
         recipe = RECIPES[str(live.recipe.get("kind"))].model_validate(live.recipe).model_dump(mode="json")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.targets.approval import Approval
-from tasks.targets.current import ReleaseState
-from tasks.targets.release import Result
-from tasks.targets.traffic import Shift
+from tasks.targets.approvals import Approvals, requested
+from tasks.targets.current import Current, ReleaseState
+from tasks.targets.release import Intent, Result
+from tasks.targets.target import Target
+from tasks.targets.traffic import Shift, shift, shifted
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,26 @@ class Standing:
             return "waiting"
         # The previous release gets the verdict of any older one.
         return self.result.state if self.result and self.state == "previous" else self.state
+
+
+def standings(
+    target: Target, model: str, current: Current, history: Sequence[tuple[Intent, Result | None]]
+) -> dict[int, Standing]:
+    """That of each release of a history, by its number. Reads two listings, and the records that these name."""
+    if not history:
+        return {}
+    asked, shifts = requested(target, model), shifted(target, model)
+    return {
+        (number := intent.release): Standing(
+            current.state_of(number, result),
+            result,
+            number in current.loaded,
+            number in asked,
+            Approvals(target, model, number).decision() if number in asked else None,
+            shift(target, model, number).read() if number in shifts else None,
+        )
+        for intent, result in history
+    }
 
 
 def told_of(shift: Shift) -> str:

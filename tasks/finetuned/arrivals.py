@@ -161,7 +161,12 @@ def _drawn(bucket: Bucket, id: str, model: object) -> int:
     def change(known: Sequence) -> Sequence:
         return known if known.event == id else Sequence(last=known.last + 1, event=id)
 
-    return Cell(bucket, f"finetuned/{name}/sequence.json", Sequence()).move(change).last
+    return sequence(bucket, name).move(change).last
+
+
+def sequence(bucket: Bucket, model: str) -> Cell[Sequence]:
+    """The numbers of the events of a model."""
+    return Cell(bucket, f"finetuned/{model}/sequence.json", Sequence())
 
 
 def _once(bucket: Bucket, id: str) -> WriteOnce[Arrival]:

@@ -125,12 +125,12 @@ def accept(bucket: Bucket, weights: TunedWeights) -> TunedWeights:
 
     Raises EventRefused `event-overtaken` if newer weights passed, or a higher version of their series was accepted.
     """
-    if _floats(weights) and not _current(bucket, weights.model).read()[0].accepting(weights).knows(weights):
+    if _floats(weights) and not current_weights(bucket, weights.model).read()[0].accepting(weights).knows(weights):
         raise _overtaken(weights)  # its branch's head is left to the event that comes with it
     key = f"finetuned/{weights.model}/{weights.revision}.json"
     first = WriteOnce(bucket, key, TunedWeights).create(weights)
     if first.event == weights.event:
-        known = _current(bucket, weights.model).move(lambda known: known.accepting(first))
+        known = current_weights(bucket, weights.model).move(lambda known: known.accepting(first))
         if not known.knows(first):
             raise _overtaken(first)
     return first
@@ -150,7 +150,7 @@ def settle(bucket: Bucket, weights: TunedWeights, standing: Standing) -> None:
 
     After a refusal rebuilds take the newest weights that still wait, and if none do, those that are live.
     """
-    _current(bucket, weights.model).move(lambda known: known.settled(weights, standing))
+    current_weights(bucket, weights.model).move(lambda known: known.settled(weights, standing))
 
 
 def with_newest(bucket: Bucket, model: Model) -> tuple[Model, TunedWeights | None]:
@@ -192,7 +192,7 @@ def waiting_from(bucket: Bucket, model: Model, origin: str) -> list[TunedWeights
 def _weights(bucket: Bucket, model: Model) -> tuple[CurrentWeights, str | None]:
     """What is known, and its ETag. A model that accepts no events needs no look at the store."""
     takes_events = model.accepts or is_revision_of(own := tuned(model), own)
-    return _current(bucket, model.name).read() if takes_events else (CurrentWeights(), None)
+    return current_weights(bucket, model.name).read() if takes_events else (CurrentWeights(), None)
 
 
 def _changed(model: Model, found: TunedWeights) -> Model | None:
@@ -209,5 +209,6 @@ def _changed(model: Model, found: TunedWeights) -> Model | None:
     return override(changed, source=found.source).model
 
 
-def _current(bucket: Bucket, model: str) -> Cell[CurrentWeights]:
+def current_weights(bucket: Bucket, model: str) -> Cell[CurrentWeights]:
+    """Which weights of a model are accepted, and what became of them."""
     return Cell(bucket, f"finetuned/{model}/current.json", CurrentWeights())

@@ -89,6 +89,8 @@ def _wanted_releases(target: Target, grace_seconds: float, found: dict[ReleaseRe
         ):
             if number is not None:
                 found[ReleaseRef(target.name, model, number)] = why
+        if current.retired is not None:
+            continue  # its releases are history, however young
         for number, age in target.ages(model).items():
             if age < grace_seconds:
                 found.setdefault(ReleaseRef(target.name, model, number), "is younger than the grace time")

@@ -83,6 +83,11 @@ def catalogue_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES))
 
 
+def catalogue_file(folder: Path, name: str) -> Path | None:
+    """The file of a model, read or not; None if there is none. Raises SpecError if there is no such folder."""
+    return _files(folder).get(name)
+
+
 def json_schema() -> dict[str, JsonValue]:
     """JSON schema (draft 2020-12) of a model's file, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Model.model_json_schema(by_alias=True)}

@@ -24,6 +24,13 @@ class WatchSpec(Spec):
     gap: float | None = Field(
         default=0.5, ge=0.1, le=10, description="The same of the time between two tokens of an answer."
     )
+    memory: float | None = Field(
+        default=0.2,
+        ge=0.01,
+        le=10,
+        description="How much the memory of its processes may grow in that time: 0.2 is a fifth, and 64 MiB are none. "
+        "null: not watched.",
+    )
     probe_every: Seconds = Field(
         default=5,
         ge=1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infra.errors import EnginehouseError
+from tasks.kinds.protocol import EngineKind
 from tasks.steps.plan import Plan
 from tasks.store.artifact import Artifact
 from tasks.targets.current import Current
@@ -86,6 +87,22 @@ def must_be_alone(
             )
         alone = True
     return alone
+
+
+def require_beside(
+    kind: EngineKind, name: str, engine: Artifact, repository: Artifact, limits: bytes, nodes: Sequence[NodeReport]
+) -> None:
+    """Raises `memory-short` if some node cannot hold one more release of the engine beside all that it holds."""
+    needed = kind.memory_bytes(engine.manifest.size + repository.manifest.size, limits)
+    for node in nodes:
+        _, free = node_memory(node, kind.gpus())
+        if free < needed:
+            raise EnginehouseError(
+                f"node '{node.node}' has {free >> 20} MiB free, and {name} needs {needed >> 20} MiB once more",
+                hint="give the node more memory; or retire the model, and rebuild it under its new name, which builds "
+                "nothing: clients are not answered in between",
+                code="memory-short",
+            )
 
 
 def node_memory(node: NodeReport, gpus: Sequence[int]) -> tuple[int, int]:

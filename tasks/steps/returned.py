@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from infra.errors import GateRefused
 from tasks.models.spec import Model
+from tasks.models.watch import WatchSpec
 from tasks.store.artifact import ArtifactRef
 from tasks.targets.target import Target
 from tasks.targets.watch_record import WatchRecords
@@ -18,7 +19,8 @@ def require_not_returned(target: Target, model: Model, repository: ArtifactRef, 
         return
     records = WatchRecords(target, model.name)
     last = records.last()
-    if not last.release or last.asked != model.watch.document:
+    # As it is read now: a record of before says nothing of fields that are newer.
+    if not last.release or WatchSpec.model_validate(last.asked) != model.watch:
         return
     outcome = records.outcome(last.release)
     if outcome is None or outcome.state != "returned":

@@ -80,24 +80,27 @@ def roll_out(
         require_open(plan.model, target_name)
     recreate = recreate or plan.model.rollout.strategy == "recreate"
     release = candidate.begin(target, view, known, recreate=recreate, lost=lost or {})
-    _wait_until_ready(target, model, release, timeout_s)
+    wait_until_ready(target, model, release, timeout_s)
     return RollOut(target_name, release, unchanged=False)
 
 
-def give_up(target: Target, view: TargetView, *keep: int | None) -> tuple[int, ...]:
+def give_up(
+    target: Target, view: TargetView, *keep: int | None, why: str = "another candidate came", reason: str = ABANDONED
+) -> tuple[int, ...]:
     """End what runs that died have begun, but for the releases `keep`. The caller has `turn`.
 
-    Nodes unload these candidates, and the numbers without a result get one. Returns the candidates.
+    Nodes unload these candidates, and the numbers without a result get one with this `reason`. A person who was asked
+    about one is told `why` nobody waits any more. Returns the candidates.
     """
     left = tuple(release for release in view.current.candidates if release not in keep)
     for release in left:
-        Approvals(target, view.model, release).supersede()
+        Approvals(target, view.model, release).supersede(why)
     if left:
         withdraw_traffic(target, view.model, *left)
         target.move(view.model, lambda current: current.without_candidates(*left))
     for release in view.without_result:
         if release not in keep:
-            target.conclude(view.model, Result(release=release, state="refused", reason=ABANDONED))
+            target.conclude(view.model, Result(release=release, state="refused", reason=reason))
     return left
 
 
@@ -140,7 +143,8 @@ def conclude(target: Target, model: str, result: Result, hint: str = "") -> Resu
     raise GateRefused(f"{what} was refused: {counted.reason}", hint=f"{hint}; {evidence}" if hint else evidence)
 
 
-def _wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:
+def wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:
+    """Wait until every live node holds the release, ready to answer. Raises as `roll_out` does."""
     for nodes, is_late in reports(target, timeout_s):
         states = {
             node.node: node.models[model].releases.get(release) if model in node.models else None for node in nodes

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 
 from infra.s3.bucket import Bucket
-from tasks.store.lease import held
+from tasks.store.lease import LONGEST_WORK_SECONDS, held
 
 
 @contextmanager
@@ -16,16 +16,28 @@ def turn(bucket: Bucket, target: str, model: str, flow_run: str, seconds: float)
     Others that roll out the model wait for it, on whichever target, as long as the run renews its leases of `seconds`.
     So all candidates that the one who has the turn finds are of runs that died.
     """
-    with held(bucket, _model_key(model), flow_run, seconds), target_turn(bucket, target, model, flow_run, seconds):
+    with model_turn(bucket, model, flow_run, seconds), target_turn(bucket, target, model, flow_run, seconds):
         yield
 
 
-def target_turn(bucket: Bucket, target: str, model: str, flow_run: str, seconds: float) -> AbstractContextManager[None]:
+def model_turn(
+    bucket: Bucket, model: str, holder: str, seconds: float, *, wait_s: float = LONGEST_WORK_SECONDS
+) -> AbstractContextManager[None]:
+    """The part of `turn` that is about the model on all targets. It comes first.
+
+    Raises StoreError `lease-held` if others have it for more than `wait_s` seconds; so does `target_turn`.
+    """
+    return held(bucket, _model_key(model), holder, seconds, wait_seconds=wait_s)
+
+
+def target_turn(
+    bucket: Bucket, target: str, model: str, holder: str, seconds: float, *, wait_s: float = LONGEST_WORK_SECONDS
+) -> AbstractContextManager[None]:
     """The part of `turn` that is about one target. It is enough for who ends what lies on that target.
 
     A worker of before takes this part alone.
     """
-    return held(bucket, turn_key(target, model), flow_run, seconds)
+    return held(bucket, turn_key(target, model), holder, seconds, wait_seconds=wait_s)
 
 
 def turn_key(target: str, model: str) -> str:

@@ -12,6 +12,7 @@ from tasks.gates.wording import value
 from tasks.models.spec import Model
 from tasks.models.watch import WatchSpec
 from tasks.observed.evidence import ENOUGH, Margins, SinceBefore, failed, measures
+from tasks.observed.memory import Memory
 from tasks.observed.probes import Probes
 from tasks.observed.tally import Tally, look
 from tasks.targets.gate_record import Comparison
@@ -49,9 +50,11 @@ class Watcher:
         self._asked = WatchSpec.model_validate(watching.asked)
         margins = Margins(self._asked.errors, self._asked.first_token, self._asked.gap)
         measured = measures(watching.before, margins)
-        self._level = self._asked.alpha / (len(measured) + _PROBE_MEASURES)
+        memory = self._asked.memory
+        self._level = self._asked.alpha / (len(measured) + _PROBE_MEASURES + (memory is not None))
         self._tally = Tally(name, watching.release, watching.nodes)
         self._traffic = SinceBefore(measured, watching.before, self._level)
+        self._memory = None if memory is None else Memory(name, watching.release, memory, self._asked.lasts)
         self._model = model
         self._probes = None if model is None else Probes(model.prompts, margins)
         self._probe_at = clock()
@@ -81,6 +84,8 @@ class Watcher:
             fault = self._fault(nodes)
             gained = self._tally.add(look(nodes))
             self._traffic.add(gained)
+            if self._memory is not None:
+                self._memory.look(nodes, self._clock())
             self._asked_since_probe += failed(gained).requests
             if not fault and nodes:
                 self._probe(nodes)
@@ -96,7 +101,8 @@ class Watcher:
         return self._over() if self.seconds >= self._asked.lasts else None
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        return (*self._traffic.comparisons(), *(self._probes.comparisons() if self._probes is not None else ()))
+        seen = (self._traffic, self._probes, self._memory)
+        return tuple(each for measured in seen if measured is not None for each in measured.comparisons())
 
     def _fault(self, nodes: Sequence[NodeReport]) -> str:
         """Why the release is taken for broken on a node that had it; empty if it is not."""

@@ -60,10 +60,10 @@ class Approvals:
         """Write a decision once; returns the one that counts, which is the first."""
         return self._decision.create(approval)
 
-    def supersede(self) -> None:
-        """Have nobody decide any more, if a person was asked: another candidate has come."""
+    def supersede(self, why: str = "another candidate came") -> None:
+        """Have nobody decide any more, if a person was asked."""
         if self.request() is not None:
-            self.decide(Approval(release=self.release, state="superseded", note="another candidate came"))
+            self.decide(Approval(release=self.release, state="superseded", note=why))
 
     @property
     def is_open(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal
 from tasks.store.record import Record
 from tasks.targets.move import Move
 from tasks.targets.release import Result
+from tasks.targets.retirement import Retirement
 
 ReleaseState = Literal["live", "previous", "candidate", "abandoned", "passed", "refused", "undecided"]
 
@@ -27,6 +28,8 @@ class Current(Record):
     alone: bool = False
     moves: tuple[Move, ...] = ()
     """The latest moves of the public name, the newest last: those that may have no record of their own yet."""
+    retired: Retirement | None = None
+    """Set from the write in which the model left the target until a release is public there again."""
 
     @property
     def beside_candidates(self) -> int | None:
@@ -57,8 +60,14 @@ class Current(Record):
         return self.model_copy(update={"candidates": tuple(n for n in self.candidates if n not in releases)})
 
     def promoted(self, release: int) -> Current:
-        moved = self if release == self.public else self.model_copy(update={"public": release, "previous": self.public})
+        there = {"public": release, "previous": self.public, "retired": None}
+        moved = self if release == self.public else self.model_copy(update=there)
         return moved.without_candidates(*(self.candidates if self.alone else (release,)))
+
+    def without_releases(self, retirement: Retirement) -> Current:
+        """With nothing to load, and no public name. If the model is retired already, that retirement stays."""
+        nothing = {"public": None, "previous": None, "candidates": (), "alone": False}
+        return self.model_copy(update={**nothing, "retired": self.retired or retirement})
 
     def with_move(self, move: Move, recorded: int) -> Current:
         """With one more move, whose number is given here. Those up to the number `recorded` have a record."""

@@ -38,6 +38,8 @@ class ReleaseReport(Record):
     """What to do about the error, if that is known."""
     starts: int = 0
     """How often this node has loaded the release since the node started."""
+    memory_bytes: int = 0
+    """Memory of their own of the processes that run it, but not what they map from files, or share. 0: unknown."""
 
 
 class ModelReport(Record):

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from tasks.store.artifact import ArtifactRef, recorded
-from tasks.store.names import ALIASES, Alias, Segment
+from tasks.store.names import ALIASES, Alias, Segment, segment
 from tasks.store.record import Record
 from tasks.targets.changes import FieldChange, changes
 from tasks.targets.gate_record import PromptResult, Verdict, VerdictState
@@ -54,9 +54,19 @@ class Intent(Record):
     adapters: dict[str, str] = Field(default_factory=dict[str, str])
     """The addresses of those that requests may choose, by name."""
     flow_run: str
+    former: str = ""
+    """`MODEL@N`: the release of the same bytes under the name that the model had before. Empty if it had none."""
     traceparent: str = ""
     """Where the run that made it is in its trace, as W3C writes that; empty if none was recorded."""
     created: datetime = Field(default_factory=_now)
+
+    @field_validator("former")
+    @classmethod
+    def _names_a_release(cls, former: str) -> str:
+        model, at, number = former.rpartition("@")
+        if former and not (at and number.isdecimal() and segment(model)):
+            raise ValueError(f"{former[:200]!r} is no release")
+        return former
 
     @property
     def artifact(self) -> ArtifactRef:

@@ -51,6 +51,8 @@ def require_published(runtime: Runtime | None, table: Path, ask: Ask | None) -> 
         return f"{unknown}: {error.message}"
     if runtime.version in found:
         return ""
+    if not found:
+        return f"{unknown}: the package index has none at all"
     place = bisect(found, runtime.version)
     nearest = ", ".join(map(str, found[max(0, place - 2) : place + 2]))
     raise UsageError(

@@ -69,6 +69,13 @@ def followed_version(bucket: Bucket, model: str) -> str | None:
     return None if followed is None else followed.version
 
 
+def carry_over(bucket: Bucket, former: str, name: str) -> None:
+    """Have the model `name` follow the version that the watch moved `former` to, unless it follows one itself."""
+    followed = read_record(bucket)[0].followed.get(former)
+    if followed is not None:
+        move_record(bucket, lambda known: known.model_copy(update={"followed": {name: followed, **known.followed}}))
+
+
 def subject_of(model: Model) -> str:
     """A digest of everything in a model's file that a rebuild depends on."""
     relevant = model.model_dump_json(by_alias=True, exclude={"description", "labels", "updates"})

@@ -38,13 +38,6 @@ from tests.flows.interleaved import MemoryBucket, Stage, drive
 RUN = "00000000-0000-0000-0000-000000000001"
 
 
-@dataclass(frozen=True)
-class FolderBucket(MemoryBucket):
-    def folders(self, prefix: str) -> list[str]:
-        names = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
-        return sorted({name.partition("/")[0] for name in names if "/" in name})
-
-
 def model(targets: str, rollout: Mapping[str, Any], **sections: Any) -> Model:
     """A model of targets with names of one letter."""
     document = TINY.model_dump(mode="json", by_alias=True)
@@ -57,7 +50,7 @@ class House:
 
     model: Model
     stage: Stage = field(default_factory=lambda: Stage(0))
-    bucket: FolderBucket = field(init=False)
+    bucket: MemoryBucket = field(init=False)
     weights: str = "s3://weights/1"
     refusing: set[str] = field(default_factory=set[str])
     """Targets whose gates refuse."""
@@ -74,7 +67,7 @@ class House:
     _known: dict[str, int | None] = field(default_factory=dict[str, "int | None"])
 
     def __post_init__(self) -> None:
-        self.bucket = FolderBucket("memory", "", stage=self.stage, noticed=self._note)
+        self.bucket = MemoryBucket("memory", "", stage=self.stage, noticed=self._note)
 
     def _note(self, key: str, body: bytes) -> None:
         parts = key.split("/")

@@ -155,6 +155,10 @@ class MemoryBucket(Bucket):
             if key.startswith(prefix) and (stored := self._now(key)) is not None:
                 yield Entry(key, len(stored.body), stored.etag, stored.age)
 
+    def folders(self, prefix: str) -> list[str]:
+        names = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
+        return sorted({name.partition("/")[0] for name in names if "/" in name})
+
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that waits for nothing but its own calls: no event loop is needed."""

@@ -63,6 +63,36 @@ def test_a_copied_model_rebuilds_nothing_but_its_release(house: House, live: dic
     assert house.rebuild("copied")["state"] == "unchanged"
 
 
+def test_a_model_gets_another_name_and_leaves(house: House, live: dict[str, Any]) -> None:
+    serving = {"context_tokens": 1024}  # so that its repository is one of its own on the node's disk
+    house.add_model("leaver", lambda document: document["serving"].update(serving))
+    made = house.rebuild("leaver")
+    answer, repository = house.ask("leaver"), artifact(made, "assemble")
+    folder, copy = house.home / "node" / "models", house.home / "node" / "artifacts" / repository.identity
+    processes = len(house.process("node").children(recursive=True))
+    assert copy.is_dir()
+
+    house.run("rename", "leaver", "left", "--yes")
+    assert house.ask("left") == answer
+    again = house.rebuild("left")
+    assert again["state"] == "unchanged" and artifact(again, "assemble") == repository
+    assert "release local/leaver@1" in house.run("lineage", "left@1")
+
+    house.run("retire", "left", "--reason", "the test is over", "--yes")
+    for name in ("leaver", "left"):
+        with pytest.raises(TritonError) as caught:
+            house.ask(name)
+        assert caught.value.code == "triton-unknown-model"
+        assert not [path for path in folder.iterdir() if path.name.partition("--")[0] == name]
+        assert not house.node().models[name].releases
+    house.wait(lambda: not copy.exists(), 60, "the files gone from the node's disk")
+    house.wait(lambda: len(house.process("node").children(recursive=True)) < processes, 60, "its processes gone")
+    assert "the test is over" in house.run("history", "left")
+    assert "release local/leaver@1" in house.run("lineage", "left@1")
+    assert house.ask()
+    assert house.rebuild("left")["state"] == "promoted" and house.ask("left") == answer  # its file is still there
+
+
 @pytest.mark.long
 def test_another_recipe_and_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()

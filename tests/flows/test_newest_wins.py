@@ -9,7 +9,11 @@ import os
 
 import pytest
 
+from flows import finetuned
 from flows import rebuild as rebuild_flow
+from infra.errors import EventRefused
+from tasks.steps.retire import retire
+from tasks.targets.target import Target
 from tests.flows.house_of_records import House, Kind, Sent, furnish
 from tests.flows.interleaved import drive
 from tests.flows.newest import Newest
@@ -70,6 +74,27 @@ def test_an_older_commit_that_is_delivered_late_or_again_changes_nothing(monkeyp
         house.run()
         assert house.public[-1][1] == newer.revision
     assert [house.state(id) for id in house.sent] == ["accepted", "refused", "refused", "duplicate"]
+
+
+def test_nothing_but_a_person_brings_a_retired_model_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(0, calm=True)
+    furnish(house, monkeypatch)
+    drive(rebuild_flow.rebuild.fn(model="tiny"))
+    retire(house.bucket, "tiny", ["test"])
+    house.branch.append(f"{1:040x}")
+    house.reconcile(0)
+    house.run()
+    assert not house.runs
+    with pytest.raises(EventRefused) as caught:
+        drive(finetuned.take("a", Sent("prefix", "s3://weights/prefix-1", 1).payload))
+    assert caught.value.code == "model-retired" and house.state("a") == "refused"
+    assert Target(house.bucket, "test").current("tiny")[0].public is None
+    drive(rebuild_flow.rebuild.fn(model="tiny"))
+    assert Target(house.bucket, "test").current("tiny")[0].public == 2
+    house.branch.append(f"{2:040x}")
+    house.reconcile(0)
+    house.run()
+    assert house.runs
 
 
 @pytest.mark.parametrize("write", range(1, 11))

@@ -75,7 +75,7 @@ def test_wrong_use_tells_the_nearest_name(command: Command) -> None:
         code, out, err = command(*arguments)
         assert (code, out) == (2, "") and "[usage]" in err and meant in err, err
     code, _, err = command("frobnicate")
-    assert code == 2 and "there are up, down," in err
+    assert code == 2 and "there are init, up, down," in err
 
 
 def test_a_mistyped_model_or_target_is_told_the_nearest(released: Fleet, command: Command) -> None:

@@ -153,7 +153,9 @@ def test_a_release_is_ready_when_each_of_its_models_is(
     context, name = publish(bucket, plan, tmp_path / "artifacts", ANSWERS), plan.model.name
     assert roll_out(context, plan, "test", timeout_s=60).release == 1
     report = node.nodes()[0]
-    assert report.models[name].releases == {1: ReleaseReport(state="ready", starts=1)}
+    ready = report.models[name].releases[1]
+    assert ready == ReleaseReport(state="ready", starts=1, memory_bytes=ready.memory_bytes)
+    wait(lambda: node.nodes()[0].models[name].releases[1].memory_bytes > 1 << 20, "report of its memory")
     assert report.machine.gpus or report.machine.gpu_problem
     assert (report.machine.tensorrt_llm, report.machine.container) == ("", "")
 

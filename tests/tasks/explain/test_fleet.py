@@ -19,6 +19,7 @@ from tasks.explain.seen_records import KEY, SeenRecords
 from tasks.finetuned.records import TunedWeights, accept
 from tasks.models.catalogue import Catalogue
 from tasks.models.spec import Model
+from tasks.steps.retire import retire
 from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.approvals import Approvals
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
@@ -131,10 +132,27 @@ def test_what_is_live_and_where(house: House) -> None:
     assert (silent.models[0].nodes_ready, silent.models[0].nodes, silent.models[0].serving) == (0, 2, "down")
 
 
+def test_a_retired_model_is_shown_to_who_asks_and_while_it_comes_back(house: House) -> None:
+    house.release(model())
+    retire(house.target.bucket, "tiny", ["test"])
+    for files in ((), (model(),)):
+        assert house.look(*files).only().models == ()
+        (row,) = house.look(*files).only(state="retired").models
+        assert (row.serving, row.release, row.alerts) == ("retired", None, ())
+    running = Run("1", "rebuild", "tiny", "Running", 1.0)
+    assert len(house.look(model(), runs=(running,)).only().models) == 1
+    number = house.release(model(), None, public=False)
+    house.target.move("tiny", lambda current: current.with_candidate(number))
+    assert [row.states for row in house.look(model()).only().models] == [("retired", "candidate")]
+    house.target.move("tiny", lambda current: current.promoted(number))
+    assert house.row(model()).states == ("down",)
+
+
 def test_files_and_releases_without_each_other(house: House) -> None:
     number = house.release(model())
     house.node("one", {"tiny": number})
     assert house.row().states == ("live", "alert", "no-file") and house.row().file == "missing"
+    assert "`enginehouse retire tiny`" in house.row().alerts[0]
     broken = house.row(broken=("tiny",))
     assert broken.states == ("live", "alert", "broken-file") and broken.alerts == ("tiny.yaml:1: is empty",)
     rows = house.look(model(), model("new"), broken=("other",)).models

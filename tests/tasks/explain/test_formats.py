@@ -57,6 +57,8 @@ VERSION_1 = {
     "current": '{"alone":false,"candidates":[4],"previous":2,"public":3,"schema_version":1}',
     "move": """{"by":"root@host","created":"2026-05-04T03:02:01Z","flow_run":"run","instead_of":2,"kind":"promoted",
  "number":1,"reason":"","release":3,"schema_version":1}""",
+    "retirement": """{"by":"root@host","created":"2026-11-30T12:00:00Z","number":1,"reason":"r","release":3,
+ "schema_version":1}""",
     "traffic": """{"canary":{"release":4,"schema_version":1,"share":0.1,"sticky":true},"schema_version":1,
  "shadow":{"release":5,"schema_version":1,"share":0.5}}""",
     "shift": """{"created":"2026-11-30T03:00:00Z","reason":"r","release":4,"schema_version":1,"share":0.1,

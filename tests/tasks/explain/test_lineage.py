@@ -12,14 +12,18 @@ from infra.errors import UsageError
 from infra.s3.bucket import Bucket, StoredObject
 from tasks.explain.lineage import lineage
 from tasks.explain.lineage_text import document, mermaid, tree
+from tasks.explain.releases import releases
 from tasks.explain.why import why
 from tasks.explain.why_text import became, lines, summary
 from tasks.explain.why_text import document as why_document
 from tasks.store.artifact import ArtifactRef
 from tasks.store.notes import note_output, note_release
+from tasks.targets.approval import Approval, ApprovalRequest
+from tasks.targets.approvals import Approvals
 from tasks.targets.gate_record import Verdict
 from tasks.targets.references import PublicName, ReleaseRef, find
 from tasks.targets.release import Result
+from tasks.targets.traffic import Shift, shift
 from tasks.targets.watch_record import WatchOutcome, WatchRecords
 
 if TYPE_CHECKING:
@@ -83,6 +87,24 @@ def test_a_tree_up_and_down(fleet: Fleet) -> None:
 
     one = lineage(fleet.store.bucket, first.engine)
     assert str(second.engine) not in one.entities and str(ReleaseRef("test", "tiny", 1)) in one.entities
+
+
+def test_a_release_is_what_the_list_of_releases_says(fleet: Fleet) -> None:
+    """Its gates passed it, and then its canary refused it, or a person did."""
+    for slots in (1, 2, 3, 4):
+        fleet.release(fleet.rebuild(slots=slots), public=slots == 1)
+    canary = Shift(release=2, strategy="canary", state="refused", reason="too slow", share=0.5)
+    shift(fleet.target, "tiny", 2).create(canary)
+    asked = Approvals(fleet.target, "tiny", 3)
+    asked.ask(ApprovalRequest(release=3, timeout_s=60, flow_run="some-run"))
+    asked.decide(Approval(release=3, state="rejected", by="ann@desk"))
+    found = lineage(fleet.store.bucket, PublicName("test", "tiny"))
+    whole = lineage(fleet.store.bucket, fleet.rebuild(slots=1).snapshot)
+    listed = {row.intent.release: row.standing.word for row in releases(fleet.target, "tiny").rows}
+    assert listed == {1: "live", 2: "refused", 3: "refused", 4: "passed"}
+    stated = {name: each.facts["state"] for name, each in whole.entities.items() if each.kind == "release"}
+    assert stated == {f"test/tiny@{number}": word for number, word in listed.items()}
+    assert found.entities["test/tiny@1"].facts["state"] == "live"
 
 
 def test_what_was_made_from_an_artifact_is_read_and_nothing_else(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

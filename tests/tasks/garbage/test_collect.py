@@ -11,10 +11,12 @@ import pytest
 
 from infra.errors import ArtifactDamaged, UsageError
 from infra.s3.bucket import Bucket
+from tasks.explain.lineage import lineage
 from tasks.garbage import collect as collect_module
 from tasks.garbage.collect import Survey, collect, survey, survey_lines
 from tasks.garbage.keep import note_use, pin, unpin
 from tasks.steps.promote import roll_back
+from tasks.steps.retire import retire
 from tasks.store.artifact import ArtifactRef
 from tasks.store.identity import Identity
 from tasks.store.lease import Watch, held
@@ -23,7 +25,7 @@ from tasks.targets.current import Current
 from tasks.targets.gate_record import Evidence, GateRecord
 from tasks.targets.gate_records import GateRecords
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
-from tasks.targets.references import PublicName, ReleaseRef
+from tasks.targets.references import PublicName, ReleaseRef, find
 
 if TYPE_CHECKING:
     from tests.fleet import Fleet, Made
@@ -51,6 +53,33 @@ def names(made: Made) -> set[str]:
 def files(bucket: Bucket, ref: ArtifactRef) -> list[str]:
     beside = tuple(ref.folder + name for name in ("manifest.json", *NOTES))
     return [entry.key for entry in bucket.list(ref.folder) if not entry.key.startswith(beside)]
+
+
+def test_no_release_of_a_retired_model_is_wanted(fleet: Fleet) -> None:
+    gone, stays = fleet.rebuild(), fleet.rebuild("other", commit="b" * 40)
+    fleet.release(gone)
+    fleet.release(stays)
+    bucket = fleet.store.bucket
+    assert not {str(gone.engine), str(gone.repository)} & going(at_once(fleet))
+    retire(bucket, "tiny", ["test"])
+    young = survey(bucket, WEEK)
+    assert going(young) == set() and young.kept[gone.engine] == "younger than the grace time"
+    found = at_once(fleet)
+    assert going(found) == names(gone) | {str(stays.snapshot), str(stays.checkpoint)}
+    let_go(fleet, found)
+    # What it was is still told, and a pin or a rebuild would have kept it.
+    root = lineage(bucket, find(bucket, "tiny@1", "test"))
+    assert {str(gone.snapshot), str(gone.engine), "test/tiny@1"} <= root.entities.keys()
+    assert fleet.store.look_up(gone.engine).problem == "its files were collected"
+
+
+def test_a_candidate_that_brings_a_retired_model_back_is_wanted(fleet: Fleet) -> None:
+    fleet.release(fleet.rebuild())
+    retire(fleet.store.bucket, "tiny", ["test"])
+    again = fleet.rebuild(slots=8)
+    number = fleet.release(again, public=False)
+    fleet.target.move("tiny", lambda current: current.with_candidate(number))
+    assert {again.engine, again.repository} == at_once(fleet).kept.keys()
 
 
 def test_only_what_a_release_reaches_stays(fleet: Fleet) -> None:

@@ -31,6 +31,7 @@ class Repository:
     references: dict[str, str] = field(default_factory=dict[str, str])
     gated: bool = False
     absent: set[str] = field(default_factory=set[str])  # files that are listed but do not exist
+    sizes: dict[str, int] = field(default_factory=dict[str, int])  # of files that are listed as so large
 
 
 class Hub(Loopback):
@@ -120,17 +121,20 @@ class _Handler(BaseHTTPRequestHandler):
             "private": False,
             "gated": "manual" if repository.gated else False,
             "tags": ["safetensors", "license:llama3"] if repository.gated else ["safetensors"],
-            "siblings": [self._sibling(path, data) for path, data in repository.commits[commit].items()],
+            "siblings": [
+                self._sibling(path, data, repository.sizes.get(path, len(data)))
+                for path, data in repository.commits[commit].items()
+            ],
         }
         hub = self.server.hub
         document = {key: value for key, value in document.items() if key not in hub.leaves_out}
         self._send(200, hub.page or json.dumps(document).encode(), {"Content-Type": "application/json"})
 
-    def _sibling(self, path: str, data: bytes) -> dict[str, Any]:
-        document: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": _blob(data)}
+    def _sibling(self, path: str, data: bytes, size: int) -> dict[str, Any]:
+        document: dict[str, Any] = {"rfilename": path, "size": size, "blobId": _blob(data)}
         if path.endswith(_LFS):
             sha256 = hashlib.sha256(data).hexdigest()
-            document["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 134}
+            document["lfs"] = {"size": size, "sha256": sha256, "pointerSize": 134}
         return {key: value for key, value in document.items() if key not in self.server.hub.leaves_out}
 
     def _file(self, name: str, revision: str, path: str) -> None:

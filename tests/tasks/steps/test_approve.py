@@ -119,7 +119,7 @@ def test_a_rejected_candidate_goes_and_its_record_says_who_and_why(target: Targe
     assert kept.value.code == "release-not-approved"
     assert code_of(target, "approved", 2) == "approval-decided" and code_of(target, "approved") == "approval-missing"
     found = releases(target, NAME)
-    assert found.rows[0].shown == "refused" and found.rows[0].document()["approval"] is not None
+    assert found.rows[0].standing.word == "refused" and found.rows[0].document()["approval"] is not None
     assert any("was rejected by a@b: its French is worse" in line for line in release_lines(found))
 
 
@@ -206,10 +206,10 @@ def test_a_decision_on_what_nobody_was_asked_about(target: Target) -> None:
 
 def test_a_candidate_that_waits_is_shown_with_the_next_command(target: Target) -> None:
     found = releases(target, NAME)
-    assert found.rows[0].shown == "waiting"
+    assert found.rows[0].standing.word == "waiting"
     assert f"      `enginehouse approve {NAME} --release 2`, or reject" in [*release_lines(found)]
     Approvals(target, NAME, 2).decide(Approval(release=2, state="approved", by="a@b"))
-    assert releases(target, NAME).rows[0].shown == "passed"
+    assert releases(target, NAME).rows[0].standing.word == "passed"
 
 
 def test_the_release_watch_goes_by_what_was_decided(target: Target, bucket: Bucket) -> None:

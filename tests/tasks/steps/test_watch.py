@@ -43,6 +43,7 @@ class House:
         )
         self.now = 0.0
         self.starts, self.state, self.triton = 1, "ready", 1
+        self.memory = 500 << 20
         self.seen = {1: Observed(ended={"stop": 995, "internal": 5}, first={"0.15": 1000}), 2: Observed()}
         self.each_second: Callable[[], None] = lambda: None
         self.failing: set[str] = set()
@@ -72,7 +73,7 @@ class House:
         current = self.target.current(NAME)[0]
         releases = {
             1: ReleaseReport(state="ready", starts=1),
-            2: ReleaseReport.model_validate({"state": self.state, "starts": self.starts}),
+            2: ReleaseReport.model_validate({"state": self.state, "starts": self.starts, "memory_bytes": self.memory}),
         }
         self.target.report(
             NodeReport(
@@ -202,6 +203,46 @@ def test_a_release_under_which_triton_ends_again_and_again_is_returned(house: Ho
     with pytest.raises(GateRefused):
         house.watch()
     assert house.name() == 1 and house.outcome.reason == "Triton ended 2 times" and seen == [1, 2]
+
+
+def grows(house: House, mib: int, *, until_s: float = LASTS) -> None:
+    """More memory at each look, beside clients who are well."""
+    clients = house.clients(60)
+
+    def more() -> None:
+        clients()
+        if house.now <= until_s:
+            house.memory += mib << 20
+
+    house.each_second = more
+
+
+def test_memory_that_leaks_while_clients_are_well_gives_the_name_back(house: House) -> None:
+    house.promote()
+    grows(house, 12)
+    with pytest.raises(GateRefused) as refused:
+        house.watch()
+    assert refused.value.code == "watch-returned" and house.name() == 1
+    assert house.outcome.reason.startswith("memory of its processes") and house.outcome.seconds < LASTS / 1.5
+    found = house.outcome.comparisons[-1]
+    assert found.unit == "MiB" and 500 <= found.other < 560 < found.candidate
+
+
+@pytest.mark.parametrize(("mib", "until_s"), [(40, 40.0), (4, LASTS)], ids=["warms up", "within what is allowed"])
+def test_memory_that_is_taken_and_kept_is_none_that_leaks(house: House, mib: int, until_s: float) -> None:
+    house.promote()
+    grows(house, mib, until_s=until_s)
+    outcome = house.watch()
+    assert outcome is not None and outcome.state == "healthy" and house.memory > 560 << 20
+    assert outcome.comparisons[-1].measure == "memory of its processes" and outcome.comparisons[-1].samples > 15
+
+
+def test_memory_that_nobody_asks_about_may_grow(house: House) -> None:
+    house.model = house.model.model_copy(update={"watch": WatchSpec.model_validate({"for": LASTS, "memory": None})})
+    house.promote()
+    grows(house, 100)
+    outcome = house.watch()
+    assert outcome is not None and outcome.state == "healthy"
 
 
 def test_a_first_release_has_nothing_to_go_back_to(house: House) -> None:

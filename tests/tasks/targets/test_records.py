@@ -146,7 +146,7 @@ def test_the_list_of_releases_gives_the_verdict_of_the_previous_one(target: Targ
     target.move(MODEL, lambda current: current.promoted(1).promoted(2).with_candidate(4))
     report(target, 2, 2, 1)
     found = releases(target, MODEL)
-    assert [row.state for row in found.rows] == ["candidate", "refused", "live", "previous"]
+    assert [row.standing.state for row in found.rows] == ["candidate", "refused", "live", "previous"]
     document = found.document()
     rows = cast("list[dict[str, JsonValue]]", document["releases"])
     assert [(row["release"], row["state"], row["loaded"]) for row in rows] == [

@@ -52,6 +52,7 @@ def test_an_index_that_is_away_refuses_nothing(tmp_path: Path) -> None:
         raise SourceUnavailable("the package index did not answer")
 
     assert "did not answer" in require_published(runtime("1.2.9"), OWN_TABLE, away)
+    assert "has none at all" in require_published(runtime("1.2.9"), OWN_TABLE, list)
     assert "no index was asked" in require_published(runtime("1.2.9"), tmp_path / "absent.toml", None)
 
 
