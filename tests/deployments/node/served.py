@@ -197,7 +197,14 @@ class Served:
         return model_processes(self.models / release_names(model, release)[LLM])
 
     def release(
-        self, model: str, *, begin: str = "", public: bool = True, passed: bool = True, aliases: Sequence[str] = ()
+        self,
+        model: str,
+        *,
+        begin: str = "",
+        public: bool = True,
+        passed: bool = True,
+        aliases: Sequence[str] = (),
+        slots: int | None = None,
     ) -> int:
         """A release whose model answers with `MODEL@N`. Its candidate is wanted, and `public` if that is said."""
         self.made += 1
@@ -226,7 +233,7 @@ class Served:
             repository=str(refs["repository"]),
             digest=Identity(dict(digests)).digest,
             recipe={},
-            serving={"aliases": list(aliases)},
+            serving={"aliases": list(aliases)} | ({} if slots is None else {"slots": slots}),
             source="file:///nowhere",
             flow_run="some-run",
         )
