@@ -134,7 +134,8 @@ def print_table(found: Sequence[Turn]) -> bool:
     for which in _PERCENTILES:
         drawn: dict[str, list[float]] = {"first": [], "whole": []}
         for _ in range(_DRAWS):
-            chosen = [turn for at in random.integers(0, len(pairs), len(pairs)) for turn in pairs[at]]
+            places: list[int] = random.integers(0, len(pairs), len(pairs)).tolist()
+            chosen = [turn for at in places for turn in pairs[at]]
             of = percentiles(chosen, which)
             for what, changes in drawn.items():
                 changes.append(of[what, True] / of[what, False] - 1)

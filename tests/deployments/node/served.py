@@ -20,6 +20,7 @@ from subprocess import Popen
 from typing import Any, Literal
 
 import psutil
+from pydantic import JsonValue
 
 from infra.errors import TritonError
 from infra.processes.sessions import free_ports, start_session, terminate
@@ -226,6 +227,9 @@ class Served:
             "engine": self.fleet.publish("engine", model, engine, folder / "engine"),
             "repository": self.fleet.publish("repository", model, repository, folder / "repository"),
         }
+        serving: dict[str, JsonValue] = {"aliases": [*aliases]}
+        if slots is not None:
+            serving["slots"] = slots
         digests = {kind: self.fleet.store.need(ref).manifest.digest for kind, ref in refs.items()}
         intent = Intent(
             model=model,
@@ -233,7 +237,7 @@ class Served:
             repository=str(refs["repository"]),
             digest=Identity(dict(digests)).digest,
             recipe={},
-            serving={"aliases": list(aliases)} | ({} if slots is None else {"slots": slots}),
+            serving=serving,
             source="file:///nowhere",
             flow_run="some-run",
         )

@@ -54,7 +54,7 @@ def at_half_speed(source: Path, broken: Path) -> Path:
     of_layer = sum(each.size for each, layer in zip(model.tensors, layers, strict=True) if layer is not None) // count
     more = round(sum(each.size for each in model.tensors) / of_layer)
     added = tuple(each for number in range(count, count + more) for each in _like_the_first(model, number))
-    deeper = replace(model, tensors=model.tensors + added)
+    deeper = replace(model, tensors=(*model.tensors, *added))
     header, written = rewritten_header(deeper, {"llama.block_count": count + more}, [e.type for e in deeper.tensors])
     with source.open("rb") as file, broken.open("wb") as made:
         made.write(header)

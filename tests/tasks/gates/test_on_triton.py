@@ -200,8 +200,9 @@ def test_half_the_speed_is_told_apart_by_its_times_and_by_nothing_else(house: Ho
 @pytest.mark.long
 def test_errors_under_load_are_told_apart_by_the_requests_that_fail(house: House) -> None:
     """One request at a time is answered in time; several that wait for one slot are not."""
-    weights, served_as = house.weights / "q8_0", {"slots": 1, "timeout_s": 2.0}
-    load = PerformanceSpec(**{**LOAD, "requests": 96}, concurrency=12)
+    weights = house.weights / "q8_0"
+    served_as: dict[str, Any] = {"slots": 1, "timeout_s": 2.0}
+    load = PerformanceSpec(**LOAD, concurrency=12).model_copy(update={"requests": 96})
     told = house.verdict(PerformanceGate(load), weights, alpha=0.01, **served_as)
     assert told.state == "refused", told
     assert "requests failed, " in told.reason or "requests answered" in told.reason, told
