@@ -74,6 +74,7 @@ bench: $(VENV)/dev.installed ## Measure rebuilds, transfers, a store of 10,000 a
 	@$(BIN)/python -m tests.bench_load
 	@$(BIN)/python -m tests.bench_gates
 	@$(BIN)/python -m tests.bench_rollout
+	@$(BIN)/python -m tests.bench_shadow
 
 lock: $(VENV)/dev.installed ## Renew all locks from the index that pip is configured with
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null); \

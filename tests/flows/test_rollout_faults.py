@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -22,6 +19,7 @@ import pytest
 from tasks.steps.watch import watch_key
 from tasks.store.lease import Watch as Lease
 from tasks.targets.traffic import traffic
+from tests.flows.asking import ASKED, Client
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -34,46 +32,7 @@ KILLS = int(os.environ.get("ENGINEHOUSE_TEST_KILLS", "4"))
 SEED = int(os.environ.get("ENGINEHOUSE_TEST_SEED", "1"))
 VICTIMS = ("command", "worker-default", "node", "gateway")
 ROLLOUT = {"strategy": "canary", "steps": [{"share": 0.5, "soak": "3s"}], "sticky": False}
-ASKED = {"text_input": "Say hello.", "max_tokens": 4, "temperature": 0.0}
 WATCH = {"for": 5, "probe_every": 1}
-
-
-@dataclass
-class Client:
-    """Asks for the public name twice a second. `failures` are those that no killed gateway explains."""
-
-    url: str
-    answered: int = 0
-    gateway_away: bool = False
-    failures: list[str] = field(default_factory=list[str])
-
-    def ask(self) -> None:
-        away = self.gateway_away
-        try:
-            answer = httpx.post(f"{self.url}/v2/models/{MODEL}/generate", json=ASKED, timeout=60, trust_env=False)
-            said = None if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
-        except httpx.TransportError as error:
-            said = repr(error)
-        if said is None:
-            self.answered += 1
-        elif not (away or self.gateway_away):
-            self.failures.append(said)
-
-    @contextlib.contextmanager
-    def asking(self) -> Generator[None]:
-        stop = threading.Event()
-
-        def run() -> None:
-            while not stop.wait(0.5):
-                self.ask()
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 def kill(house: House, victim: str) -> None:
@@ -84,6 +43,7 @@ def kill(house: House, victim: str) -> None:
             each.kill()
 
 
+@pytest.mark.timeout(900 + 300 * KILLS)
 def test_the_name_answers_whatever_is_killed(house: House) -> None:
     drawn = random.Random(SEED)
 
@@ -99,7 +59,7 @@ def test_the_name_answers_whatever_is_killed(house: House) -> None:
     began = time.monotonic()
     assert house.rebuild(MODEL)["state"] == "promoted"
     whole = time.monotonic() - began
-    client = Client(house.variables["ENGINEHOUSE_GATEWAY_HTTP"])
+    client = Client(house.variables["ENGINEHOUSE_GATEWAY_HTTP"], MODEL)
     happened: Counter[str] = Counter()
     with client.asking():
         for number in range(KILLS):

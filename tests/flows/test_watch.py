@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from contextlib import suppress
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from tests.flows.conftest import House
 
 pytestmark = pytest.mark.slow
+
+
+WELL_S = 60 if os.environ.get("ENGINEHOUSE_TEST_LONG") else 5
+"""For how long the watch has seen the release answer when it dies."""
 
 
 def kill(house: House, model: str, release: int) -> None:
@@ -56,7 +61,7 @@ def test_a_release_that_dies_after_its_promotion_is_given_back(house: House, tmp
     assert release is not None
     held = Lease(own.target.bucket, watch_key("local", "watched"), 5.0)
     own.wait_long(lambda: held.holder() is not None, "watch")
-    time.sleep(5)  # it has looked at the release while that was well
+    time.sleep(WELL_S)
 
     for _ in range(4):  # a death may take Triton along, which once is no fault of the release
         kill(own, "watched", release)

@@ -20,6 +20,7 @@ from subprocess import Popen
 from typing import Any, Literal
 
 import psutil
+from pydantic import JsonValue
 
 from infra.errors import TritonError
 from infra.processes.sessions import free_ports, start_session, terminate
@@ -197,7 +198,14 @@ class Served:
         return model_processes(self.models / release_names(model, release)[LLM])
 
     def release(
-        self, model: str, *, begin: str = "", public: bool = True, passed: bool = True, aliases: Sequence[str] = ()
+        self,
+        model: str,
+        *,
+        begin: str = "",
+        public: bool = True,
+        passed: bool = True,
+        aliases: Sequence[str] = (),
+        slots: int | None = None,
     ) -> int:
         """A release whose model answers with `MODEL@N`. Its candidate is wanted, and `public` if that is said."""
         self.made += 1
@@ -219,6 +227,9 @@ class Served:
             "engine": self.fleet.publish("engine", model, engine, folder / "engine"),
             "repository": self.fleet.publish("repository", model, repository, folder / "repository"),
         }
+        serving: dict[str, JsonValue] = {"aliases": [*aliases]}
+        if slots is not None:
+            serving["slots"] = slots
         digests = {kind: self.fleet.store.need(ref).manifest.digest for kind, ref in refs.items()}
         intent = Intent(
             model=model,
@@ -226,7 +237,7 @@ class Served:
             repository=str(refs["repository"]),
             digest=Identity(dict(digests)).digest,
             recipe={},
-            serving={"aliases": list(aliases)},
+            serving=serving,
             source="file:///nowhere",
             flow_run="some-run",
         )
