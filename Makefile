@@ -48,7 +48,7 @@ test-reference: $(REFERENCE)/installed ## Run the tests of kind transformers, be
 check: $(VENV)/dev.installed ## Check format, lint, strict types and the walls between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 	$(BIN)/lint-imports
 
 fix: $(VENV)/dev.installed ## Mend format and lint, as far as a tool can

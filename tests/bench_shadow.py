@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from random import Random
 
 import httpx
 import numpy as np
@@ -130,12 +131,11 @@ def print_table(found: Sequence[Turn]) -> bool:
     Whether none is shown to be longer, by more than the limit.
     """
     pairs = [found[at : at + 2] for at in range(0, len(found), 2)]
-    random, fine = np.random.default_rng(1), True
+    random, fine = Random(1), True
     for which in _PERCENTILES:
         drawn: dict[str, list[float]] = {"first": [], "whole": []}
         for _ in range(_DRAWS):
-            places: list[int] = random.integers(0, len(pairs), len(pairs)).tolist()
-            chosen = [turn for at in places for turn in pairs[at]]
+            chosen = [turn for pair in random.choices(pairs, k=len(pairs)) for turn in pair]
             of = percentiles(chosen, which)
             for what, changes in drawn.items():
                 changes.append(of[what, True] / of[what, False] - 1)
