@@ -47,7 +47,7 @@ def test_equal_lengths_are_one_stratum() -> None:
         ({"margin": 0}, "margin"),
         ({"rate": -1}, "rate"),
         ({"over": "openai"}, "over"),
-        ({"marign": 0.2}, "the nearest is margin"),
+        ({"marign": 0.2}, "performance.marign"),
     ],
 )
 def test_what_cannot_be_is_an_error_of_the_models_file(fields: dict[str, Any], told: str) -> None:
