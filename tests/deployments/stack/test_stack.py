@@ -178,6 +178,7 @@ def test_sockets_and_shared_memory_are_for_this_user_alone(running: Settings) ->
     assert [path for path in paths if path.exists() and path.stat().st_mode & 0o077] == []
 
 
+@pytest.mark.slow
 def test_a_home_of_an_earlier_version_gets_a_credential(running: Settings) -> None:
     """What runs there asks nobody, so it is ended; data, keys of S3 and ports stay."""
     _s3(running).put_object(Bucket="enginehouse", Key="earlier", Body=b"data")

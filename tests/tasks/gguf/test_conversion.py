@@ -290,6 +290,7 @@ print(json.dumps(server.handle_completions(request)))
 """
 
 
+@pytest.mark.slow
 def test_real_model_runs_at_eight_and_four_bits(smollm2_gguf: Path, spacious: Path) -> None:
     dequantize(smollm2_gguf, spacious / "checkpoint.gguf", "float16", ignore)
     source, checkpoint = tensors(smollm2_gguf), tensors(spacious / "checkpoint.gguf")
