@@ -184,8 +184,10 @@ def test_a_candidate_is_approved_by_its_button(house: House, live: dict[str, Any
     waiting = house.rebuild(name, code=4)
     assert waiting["state"] == "waiting" and house.target.current(name)[0].public is None
     log_in(page, house)
-    expect(page.get_by_role("link", name="Deployments")).to_be_visible()
-    open_artifact(page, waiting["url"], f"approval-{name}-local")
+    deployments = page.get_by_role("link", name="Deployments")
+    expect(deployments).to_be_visible()
+    home = address(page, deployments).removesuffix("/deployments")  # of the UI, which has a folder of its own
+    open_artifact(page, f"{home}/runs/flow-run/{waiting['flow_run']}", f"approval-{name}-local")
     expect(page.get_by_role("row", name=re.compile("^smoke passed"))).to_be_visible()
     picture(page, "approval")
     page.goto(address(page, page.get_by_role("link", name="Approve", exact=True)))
