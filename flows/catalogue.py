@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from prefect import get_run_logger
 
 from infra.settings import Settings
+from tasks.models.catalogue import Catalogue, load_catalogue
 from tasks.models.published_catalogue import in_use
 
 
@@ -15,3 +17,8 @@ def catalogue_folder(config: Settings) -> Path:
     used = in_use(config)
     get_run_logger().info("%s", used)
     return used.folder
+
+
+async def current_catalogue(config: Settings) -> Catalogue:
+    """All of them. Raises as `catalogue_folder` does."""
+    return await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))

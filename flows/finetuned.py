@@ -14,7 +14,7 @@ from prefect.states import Completed
 from pydantic import JsonValue
 
 from flows import steps
-from flows.catalogue import catalogue_folder
+from flows.catalogue import current_catalogue
 from flows.failure import failed
 from flows.names import REBUILD
 from flows.traces import trace_labels
@@ -24,7 +24,6 @@ from infra.s3.bucket import Bucket
 from tasks.finetuned.arrivals import Arrival, arrive, decide, pin, refused
 from tasks.finetuned.event import Event, changed_by, pinned_source, read_event
 from tasks.finetuned.records import TunedWeights, accept
-from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.steps.fetch import snapshot_identity
 from tasks.steps.retire import is_retired
@@ -68,7 +67,7 @@ async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
     if arrival.state != "received":
         get_run_logger().info("event %s was decided before: %s", id, arrival.state)
         return arrival
-    catalogue = await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))
+    catalogue = await current_catalogue(config)
     try:
         asked = read_event(payload)
         catalogue.require_readable(asked.model)

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from pydantic import JsonValue, ValidationError
 
 from flows.approve import follow
-from flows.catalogue import catalogue_folder
+from flows.catalogue import current_catalogue
 from flows.finetuned import rebuild_with, start_rebuild, take
 from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, has_crashed, start_again
 from flows.names import FLOWS, RECONCILE
@@ -24,7 +24,6 @@ from tasks.finetuned.arrivals import undecided
 from tasks.finetuned.event import Event
 from tasks.finetuned.moved_branches import moved
 from tasks.finetuned.records import waiting
-from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.sources.resolved import Access
 from tasks.steps.abandoned import give_up_abandoned
@@ -61,7 +60,7 @@ async def reconcile(undecided_seconds: float = 300) -> None:
     async with get_client() as client:
         going = await being_rebuilt(client)
         await end_waves(client, bucket, going)
-    catalogue = await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))
+    catalogue = await current_catalogue(config)
     for line in catalogue.unread:
         get_run_logger().warning("%s", line)
     for model in catalogue.models.values():

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prefect import flow, get_run_logger, task
@@ -21,18 +22,17 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
-from flows.catalogue import catalogue_folder
+from flows.catalogue import current_catalogue
 from flows.names import REBUILD
 from flows.report import WAITING
 from flows.run_filters import NOT_ENDED, PAGE
 from flows.task_runs import worth_retrying
 from infra import settings
-from infra.errors import UsageError
+from infra.errors import ArtifactDamaged, UsageError
 from infra.images import images
 from infra.package_index import Published, configured, published
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
-from tasks.models.catalogue import load_catalogue
 from tasks.models.spec import Model
 from tasks.steps.retire import is_retired
 from tasks.trtllm.published import DISTRIBUTION
@@ -62,15 +62,12 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     """
     config = settings.load()
     bucket = Bucket.at(config.store)
-    catalogue = await asyncio.to_thread(lambda: load_catalogue(catalogue_folder(config)))
+    catalogue = await current_catalogue(config)
     for line in catalogue.unread:
         get_run_logger().warning("%s", line)
     if all(model.updates.policy == "pinned" for model in catalogue.models.values()):
         get_run_logger().info("no model follows TensorRT-LLM")
         return Watched((), ())
-    retired = await asyncio.to_thread(_retired, bucket, catalogue.models.values())
-    models = {name: model for name, model in catalogue.models.items() if name not in retired}
-    left_out = catalogue.broken.keys() | retired
     offered, (record, _) = await asyncio.gather(_ask(config), asyncio.to_thread(read_record, bucket))
     again = frozenset(retry or ())
     if unknown := sorted(again - record.attempts.keys()):
@@ -78,8 +75,11 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
 
     async with get_client() as client:
         before = tried_again(record, again)
-        table = await asyncio.to_thread(_judged, models, models, before, offered)
-        was_due = due(table)
+        table = await asyncio.to_thread(_judged, catalogue.models, catalogue.models, before, offered)
+        retired = await asyncio.to_thread(_retired, bucket, due(table))
+        models = {name: model for name, model in catalogue.models.items() if name not in retired}
+        table = {name: rows for name, rows in table.items() if name in models}
+        left_out, was_due = catalogue.broken.keys() | retired, due(table)
         keys = {run_key(models[name], row, before): models[name] for name, row in was_due.items()}
         runs = await asyncio.to_thread(_as_decided, bucket, keys, await _runs(client, [*keys]))
         now = settled(models, was_due, before, runs, left_out)
@@ -104,9 +104,14 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     return Watched(rows, tuple(starts))
 
 
-def _retired(bucket: Bucket, models: Iterable[Model]) -> set[str]:
+def _retired(bucket: Bucket, due: Iterable[str]) -> set[str]:
     """Those that somebody has taken away: a new version brings none of them back."""
-    return {model.name for model in models if model.updates.policy != "pinned" and is_retired(bucket, model.name)}
+    found: set[str] = set()
+    for name in due:
+        with suppress(ArtifactDamaged):  # its rebuild says so, and nobody else's
+            if is_retired(bucket, name):
+                found.add(name)
+    return found
 
 
 async def _ask(config: Settings) -> tuple[Offer, ...]:

@@ -35,8 +35,10 @@ def _question(error: EnginehouseError, options: argparse.Namespace, settings: Se
 
 
 def _in_files(settings: Settings) -> Iterator[str]:
+    from tasks.models.catalogue import catalogue_files
+
     with suppress(OSError):
-        yield from (path.stem for path in settings.catalogue.iterdir() if path.suffix in (".yaml", ".yml"))
+        yield from (path.stem for path in catalogue_files(settings.catalogue))
 
 
 def _targets(settings: Settings) -> Iterator[str]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from infra.errors import SpecError
 from infra.settings import Settings
-from tasks.models.catalogue import load_model
+from tasks.models.catalogue import catalogue_files, load_model
 from tasks.models.spec import Model
 
 
 def files(settings: Settings) -> list[Path]:
     """The models' files; none if there is no such folder."""
     folder = settings.catalogue
-    return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml")) if folder.is_dir() else []
+    return [*catalogue_files(folder)] if folder.is_dir() else []
 
 
 def models(settings: Settings) -> Iterator[Model]:

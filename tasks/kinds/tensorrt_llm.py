@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar
@@ -31,7 +32,7 @@ _NONE: Mapping[str, Identity] = {}
 RecipeOfKind = TypeVar("RecipeOfKind", TrtEngineRecipe, LlmApiRecipe)
 
 
-class TensorRtLlmKind(Generic[RecipeOfKind]):
+class TensorRtLlmKind(ABC, Generic[RecipeOfKind]):
     """The base of both kinds. `parameters` is `serving.tensorrt_llm` of the model's file, or its defaults."""
 
     reads_config: ClassVar[bool] = True
@@ -57,9 +58,9 @@ class TensorRtLlmKind(Generic[RecipeOfKind]):
                 code="gpu-too-small",
             )
 
+    @abstractmethod
     def _of(self, model: Model) -> TensorRtLlmKind[RecipeOfKind]:
         """The same kind, of a model whose recipe is changed."""
-        raise NotImplementedError
 
     def _has_room(self, facts: WeightsFacts) -> bool:
         try:

@@ -77,12 +77,12 @@ class CatalogueInUse:
 
 
 def files_in(folder: Path) -> CatalogueFiles:
-    """The models' files of a folder; those that are no text are left out. Raises SpecError if there is no folder."""
+    """The models' files of a folder. What is no readable text is left out. Raises SpecError if there is no folder."""
     if not folder.is_dir():
         raise SpecError(f"there is no catalogue at {folder}", hint="A catalogue is a folder of NAME.yaml files.")
     texts: dict[str, str] = {}
     for path in catalogue_files(folder):
-        with suppress(UnicodeDecodeError):
+        with suppress(OSError, UnicodeDecodeError):
             texts[path.name] = path.read_text("utf-8")
     return CatalogueFiles(files=texts)
 

@@ -308,6 +308,10 @@ async def at_once(function: Callable[..., Any], *arguments: Any, **named: Any) -
     return function(*arguments, **named)
 
 
+async def one_model(config: object) -> Catalogue:
+    return Catalogue({"tiny": TINY}, {})
+
+
 async def nothing(*arguments: Any, **named: Any) -> None:
     pass
 
@@ -340,7 +344,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "Bucket", SimpleNamespace(at=always(house.bucket)))
         patch.setattr(module, "get_run_logger", always(log))
     for module in (finetuned, reconcile):
-        patch.setattr(module, "load_catalogue", always(Catalogue({"tiny": TINY}, {})))
+        patch.setattr(module, "current_catalogue", one_model)
         patch.setattr(module, "start_rebuild", house.start_rebuild)
     # Nobody is asked, and nothing watched.
     for name in ("crash_the_dead", "cancel_orphans", "follow_decisions", "end_waves"):
@@ -350,8 +354,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconcile, "being_rebuilt", house.being_rebuilt)
     patch.setattr(finetuned, "steps", SimpleNamespace(resolve=house.resolve))
     patch.setattr(moved_branches, "resolve_weights", resolved)
-    for module in (current_rebuild, finetuned, reconcile):
-        patch.setattr(module, "catalogue_folder", always(Path()))
+    patch.setattr(current_rebuild, "catalogue_folder", always(Path()))
     patch.setattr(current_rebuild, "catalogue_entry", always(TINY))
     patch.setattr(rebuild_flow, "run", house.step)
     patch.setattr(rebuild_flow, "make_engine", nothing)
