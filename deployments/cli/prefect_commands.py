@@ -42,6 +42,8 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     """Print the difference to a Prefect server, and then make it."""
     from collections import Counter
 
+    from deployments.cli.columns import print_fitted
+
     with importing_prefect(settings):
         from deployments.prefect_server.desired import desired
         from deployments.prefect_server.difference import lines
@@ -60,8 +62,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     stream = sys.stderr if options.json else sys.stdout
 
     def show(change: ResourceChange) -> None:
-        for line in lines(change):
-            print(line, file=stream, flush=True)
+        print_fitted(lines(change), stream=stream)
 
     changes = ask_prefect(
         deploy(wanted, show, dry_run=options.dry_run),
@@ -84,6 +85,8 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
 def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     """Announce new weights by the same event that anybody may send to Prefect's API."""
     from uuid import uuid4
+
+    from deployments.cli.columns import print_fitted
 
     with importing_prefect(settings):
         from deployments.prefect_server.announce import send
@@ -111,7 +114,7 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps({"event": str(id), "model": options.model, "source": uri}))
     else:
-        print(f"{options.model}: new weights from {uri}, announced as event {id}")
+        print_fitted([f"{options.model}: new weights from {uri}, announced as event {id}"])
         say("what becomes of it: the run `finetuned` in the Prefect UI")
     return 0
 
