@@ -33,3 +33,19 @@ BUILD_ENGINE = FlowName("build_engine")
 ON_DEFAULT_POOL = (REBUILD, ROLLBACK, APPROVE, COLLECT_GARBAGE, WATCH_RELEASES, FINETUNED, RECONCILE)
 """Flows with one deployment, on the pool `default`."""
 FLOWS = (*ON_DEFAULT_POOL, BUILD_ENGINE)
+
+STEPS = (
+    *("resolve", "fetch", "export", "convert", "build", "upload", "assemble", "roll_out", "reference", "validate"),
+    *("approval", "shift_traffic", "promote", "watch", "give_back"),
+)
+"""The steps of a rebuild by the names of their tasks, in their order."""
+AWAITS = "awaits:"
+"""How the tag of a run begins by which it waits for a build; the build's run follows."""
+COPIED = "build: "
+"""How the lines begin that a rebuild copies from the log of a build into its own."""
+
+
+def step_of(task_run: str) -> str:
+    """The step of a task run by its name, which begins with the step's words; empty if it is no step's."""
+    words = task_run.replace(" ", "_")
+    return next((step for step in STEPS if words == step or words.startswith((f"{step}_", f"{step}-"))), "")

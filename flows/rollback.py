@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.telling import telling
 from infra import settings
 from infra.s3.bucket import Bucket
 from tasks.steps.promote import RolledBack, roll_back
@@ -39,5 +40,5 @@ async def rollback(
 
 @task(name="rollback", task_run_name="roll back {model} on {target}", cache_policy=NO_CACHE, persist_result=False)
 async def _roll_back(model: str, to: int | None, target: str, instead_of: int | None, reason: str) -> RolledBack:
-    back = partial(roll_back, flow_run=str(flow_run.id or ""), reason=reason)
+    back = partial(roll_back, flow_run=str(flow_run.id or ""), reason=reason, say=telling())
     return await asyncio.to_thread(back, Target(Bucket.at(settings.load().store), target), model, to, instead_of)

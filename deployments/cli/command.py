@@ -112,6 +112,15 @@ def overrides(options: argparse.Namespace) -> dict[str, str]:
     return found
 
 
+def prefect_api_url() -> str:
+    """Where Prefect's API is. Raises UsageError `prefect-missing` if no server is known."""
+    if url := os.environ.get("PREFECT_API_URL", ""):
+        return url.rstrip("/")
+    raise UsageError(
+        "no Prefect server is known", hint="run `enginehouse up`, or set PREFECT_API_URL", code="prefect-missing"
+    )
+
+
 @contextmanager
 def importing_prefect(settings: Settings) -> Generator[None]:
     """Prepare this process for Prefect. What it imports with it belongs into the block.
@@ -119,12 +128,7 @@ def importing_prefect(settings: Settings) -> Generator[None]:
     Raises UsageError if no server is known. Modules are no garbage: the collector, which would look through all of them
     several times, rests meanwhile and leaves them out later.
     """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise UsageError(
-            "no Prefect server is known",
-            hint="run `enginehouse up`, or set PREFECT_API_URL",
-            code="prefect-missing",
-        )
+    prefect_api_url()
     # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
     os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
     os.environ.setdefault("DO_NOT_TRACK", "1")

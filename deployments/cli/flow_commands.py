@@ -29,7 +29,7 @@ from infra.errors import EnginehouseError, GateUndecided, UsageError
 
 if TYPE_CHECKING:
     from deployments.cli.columns import Cell
-    from flows.report import Report, StepReport
+    from flows.report import Report, RunningStep, StepReport
     from infra.settings import Settings
     from tasks.steps.promote import RolledBack
     from tasks.targets.target import Target
@@ -71,6 +71,8 @@ def add_flow_commands(add: Add) -> None:
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.running import showing
+
     recipe = overrides(options)
     with importing_prefect(settings):
         require_prefect()
@@ -79,9 +81,9 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
         from flows.report import Report, collecting
 
     _require_model(options, recipe, settings)
-    report = Report(options.model, on_step=_print_step)
+    report = Report(options.model) if options.json else Report(options.model, on_step=_print_step)
     refused: EnginehouseError | None = None
-    with collecting(report):
+    with collecting(report), showing(report.running, quiet=options.json or options.watch):
         try:
             run_flow(
                 rebuild(
@@ -157,6 +159,20 @@ def _print_report(report: Report, triton: str) -> None:
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     """Roll back as a run on the Prefect server, and without one where that does not answer: clients wait."""
+    from deployments.cli.running import showing
+    from flows.report import Report
+
+    report = Report(options.model)
+    with report.runs("rollback") as step, showing(report.running, quiet=options.json):
+        done = _rolled_back(options, settings, step)
+    if options.json:
+        print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
+    else:
+        print(f"{options.model} answers with release {done.release}, instead of {done.instead_of or 'none'}")
+    return 0
+
+
+def _rolled_back(options: argparse.Namespace, settings: Settings, step: RunningStep) -> RolledBack:
     from infra.s3.bucket import Bucket
     from tasks.steps.promote import RolledBack
     from tasks.targets.target import Target
@@ -164,19 +180,14 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     target = Target(Bucket.at(settings.store), options.target or settings.target)
     before = target.current(options.model)[0].public
     try:
-        done = _roll_back_in_a_run(options, settings)
+        return _roll_back_in_a_run(options, settings)
     except UsageError as error:
         if error.code not in ("prefect-missing", "prefect-failed"):
             raise
         say(f"{error.message}: no run keeps this rollback, `enginehouse history {options.model}` does")
         now = target.current(options.model)[0].public
         # The server may have failed after the name had moved. A second rollback would go further back.
-        done = _roll_back_here(options, target) if now in (None, before) else RolledBack(now, before)
-    if options.json:
-        print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
-    else:
-        print(f"{options.model} answers with release {done.release}, instead of {done.instead_of or 'none'}")
-    return 0
+        return _roll_back_here(options, target, step) if now in (None, before) else RolledBack(now, before)
 
 
 def _roll_back_in_a_run(options: argparse.Namespace, settings: Settings) -> RolledBack:
@@ -188,10 +199,13 @@ def _roll_back_in_a_run(options: argparse.Namespace, settings: Settings) -> Roll
     return run_flow(rollback(options.model, options.to, options.target, options.instead_of, options.reason))
 
 
-def _roll_back_here(options: argparse.Namespace, target: Target) -> RolledBack:
+def _roll_back_here(options: argparse.Namespace, target: Target, step: RunningStep) -> RolledBack:
     from tasks.steps.promote import roll_back
 
-    return roll_back(target, options.model, options.to, options.instead_of, reason=options.reason)
+    def tell(line: str) -> None:
+        step.said = line
+
+    return roll_back(target, options.model, options.to, options.instead_of, reason=options.reason, say=tell)
 
 
 def _watch(options: argparse.Namespace, settings: Settings) -> int:
