@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +11,6 @@ from deployments.cli.command import Add, Answered, add_long, print_json, say
 from infra.errors import ArtifactDamaged, SettingsError, UsageError
 
 if TYPE_CHECKING:
-    from infra.progress import Progress
     from infra.s3.bucket import Bucket
     from infra.settings import Settings
     from tasks.targets.references import Reference
@@ -110,9 +106,10 @@ def _why(options: argparse.Namespace, settings: Settings) -> int:
 def _verify(options: argparse.Namespace, settings: Settings) -> int:
     from deployments.cli.columns import print_fitted
     from deployments.cli.people import size
+    from deployments.cli.transfer_line import transfer_line
     from tasks.targets.verification import verify
 
-    with _progress("verify") as progress:
+    with transfer_line("verify") as progress:
         verdicts = verify(
             _bucket(settings), _find(options, settings), options.node, settings.signing_public_key, progress
         )
@@ -131,11 +128,12 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _sign(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.transfer_line import transfer_line
     from tasks.targets.verification import sign
 
     if not settings.signing_key:
         raise SettingsError("there is no key to sign with", hint="set ENGINEHOUSE_SIGNING_KEY to a PEM file")
-    with _progress("verify") as progress:
+    with transfer_line("verify") as progress:
         for ref in sign(_bucket(settings), _find(options, settings), settings.signing_key, progress):
             print(ref)
     return 0
@@ -188,21 +186,3 @@ def _schema(options: argparse.Namespace, settings: Settings) -> int:
         raise UsageError(f"there is no record '{options.record}'", hint=hint)
     print_json(json_schema() if options.record == "model" else schema(options.record))
     return 0
-
-
-@contextmanager
-def _progress(label: str) -> Generator[Progress]:
-    """A line on stderr that counts bytes, if a person watches."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Line
-
-    columns = TextColumn(label), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
-    # Rich would otherwise write to stderr what is printed meanwhile, also what a pipe waits for.
-    terminal = sys.stdout.isatty()
-    with Line(*columns, console=Console(stderr=True), transient=True, redirect_stdout=terminal) as line:
-        task = line.add_task(label, total=None)
-        yield lambda done, total: line.update(task, completed=done, total=total)
