@@ -49,9 +49,9 @@ def _links(where: ReleaseRef, deployment: UUID) -> str:
     asked = {"model": where.model, "release": where.release, "target": where.target}
 
     def link(decision: str) -> str:
-        # The page decodes the parameters once more than its address is.
-        filled = quote(quote(json.dumps({**asked, "decision": decision}), safe=""), safe="")
-        return f"/deployments/deployment/{deployment}/run?parameters={filled}"
+        filled = quote(json.dumps({**asked, "decision": decision}), safe="")
+        # From a page of an artifact: Prefect has two UIs, one of them in a folder, and a person stays in his.
+        return f"../../deployments/deployment/{deployment}/run?parameters={filled}"
 
     return f"**[Approve]({link('approve')})** or **[reject]({link('reject')})**: a form, with room for a note."
 

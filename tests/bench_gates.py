@@ -16,7 +16,13 @@ from typing import Any
 from tests.flows.conftest import House
 
 MODEL = "gated"
-GATES = {"undecided": "promote", "agreement": None, "quality": None, "performance": None}
+GATES = {
+    "undecided": "promote",
+    "agreement": None,
+    "quality": None,
+    # Short answers: two cores make some 40 tokens a second, and each prompt is asked of both releases.
+    "performance": {"requests": 80, "rounds": 8, "prompt_tokens": "uniform:16,48", "answer_tokens": "uniform:8,16"},
+}
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -183,6 +184,11 @@ def main() -> int:
             return measure(moving, Ways(f"http://127.0.0.1:{node.ports[0]}", f"127.0.0.1:{node.ports[1]}", url, grpc))
 
 
+def alias_moves(log: str) -> list[int]:
+    """How long Triton took for each move of the public name, in ms, by the log of the node."""
+    return [int(ms) for ms in re.findall(rf"{MODEL} answers with release \d+; the move took (\d+) ms", log)]
+
+
 def measure(moving: Moving, ways: Ways) -> int:
     happened: Counter[Event] = Counter()
     moves: list[float] = []
@@ -201,6 +207,10 @@ def measure(moving: Moving, ways: Ways) -> int:
         phases["moving" if began <= answer.began <= ended else "standing"].append(answer.first)
     failed = [answer.failure for answer in answers if answer.failure]
     print(f"\n{', '.join(f'{event} {count}' for event, count in happened.items())} in {ended - began:.0f} s")
+    taken = alias_moves(moving.node.log.read_text())
+    print(
+        f"Triton moved the name {len(taken)} times, in {statistics.median(taken):.0f} ms (p50), {max(taken)} ms at most"
+    )
     print(f"the gateway followed a move after {statistics.median(moves):.0f} ms (p50), {max(moves):.0f} ms at most")
     highest: list[float] = []
     for phase, firsts in phases.items():

@@ -182,7 +182,7 @@ class Loading:
 
     def publish(self, servers: Servers, model: str, number: int, known: KnownModel) -> None:
         """Point the public name at a release that is ready, and after it the aliases, which come and go with it."""
-        aliases = known.aliases_of(number)
+        aliases, asked = known.aliases_of(number), time.monotonic()
         try:
             write_public(self.models, model, number)
             servers.triton.load(model, _PUBLISH_SECONDS)
@@ -196,7 +196,8 @@ class Loading:
             _log.exception("%s cannot answer with release %d", model, number)
             return
         known.aliases, known.public, known.error = aliases, number, ""
-        _log.info("%s answers with release %d", " and ".join((model, *aliases)), number)
+        names, moved_ms = " and ".join((model, *aliases)), (time.monotonic() - asked) * 1000
+        _log.info("%s answers with release %d; the move took %.0f ms", names, number, moved_ms)
 
     def withdraw(self, servers: Servers, model: str, known: KnownModel) -> None:
         """Take the public name away, and its aliases."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 from uuid import UUID
 
 from flows.approval_page import page
@@ -31,15 +31,14 @@ REPORT = ReleaseReport("local", INTENT, RESULT, gates=(), before=LIVE, why="", m
 
 def test_the_links_fill_in_the_form() -> None:
     shown = page(REPORT, DEPLOYMENT)
-    links = [found[1] for found in re.finditer(r"\]\((/deployments/deployment/\S+)\)", shown)]
-    filled = [
-        # The page decodes the value of the address once more.
-        json.loads(unquote(parse_qs(urlsplit(link).query)["parameters"][0]))
-        for link in links
-    ]
+    links = [found[1] for found in re.finditer(r"\]\((\.\./\.\./deployments/deployment/\S+)\)", shown)]
+    filled = [json.loads(parse_qs(urlsplit(link).query)["parameters"][0]) for link in links]
     about = {"model": "tiny", "release": 8, "target": "local"}
     assert filled == [about | {"decision": "approve"}, about | {"decision": "reject"}]
-    assert {urlsplit(link).path for link in links} == {f"/deployments/deployment/{DEPLOYMENT}/run"}
+    for ui in ("http://prefect:4200", "http://prefect:4200/v2"):
+        assert {urljoin(f"{ui}/artifacts/artifact/8", link).partition("?")[0] for link in links} == {
+            f"{ui}/deployments/deployment/{DEPLOYMENT}/run"
+        }
 
 
 def test_it_has_the_report_and_the_commands() -> None:

@@ -171,6 +171,40 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     picture(page, "lineage")
 
 
+def test_a_candidate_is_approved_by_its_button(house: House, live: dict[str, Any], page: Page) -> None:
+    name = "pressed"
+
+    def change(document: dict[str, Any]) -> None:
+        document["serving"]["slots"] = 3
+        document["prompts"] = document["prompts"][:1]
+        document["approval"] = {"when": "always", "timeout_hours": 24}
+
+    house.run("deploy")
+    house.add_model(name, change)
+    waiting = house.rebuild(name, code=4)
+    assert waiting["state"] == "waiting" and house.target.current(name)[0].public is None
+    log_in(page, house)
+    deployments = page.get_by_role("link", name="Deployments")
+    expect(deployments).to_be_visible()
+    home = address(page, deployments).removesuffix("/deployments")  # of the UI, which has a folder of its own
+    open_artifact(page, f"{home}/runs/flow-run/{waiting['flow_run']}", f"approval-{name}-local")
+    expect(page.get_by_role("row", name=re.compile("^smoke passed"))).to_be_visible()
+    picture(page, "approval")
+    page.goto(address(page, page.get_by_role("link", name="Approve", exact=True)))
+    # The form has everything but who decides, and takes nothing without that.
+    expect(page.get_by_label("model", exact=True)).to_have_value(name)
+    expect(page.get_by_label("Select decision")).to_have_text("approve")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("'by' is a required property", exact=True)).to_be_visible()
+    page.get_by_label("by", exact=True).fill("ann@desk")
+    page.get_by_label("note (Optional)").fill("it counts to nine")
+    submit(page)
+    public = waiting["release"]
+    house.wait_long(lambda: house.target.current(name)[0].public == public, "promotion")
+    assert "was approved by ann@desk: it counts to nine" in house.run("releases", name)
+    assert house.ask(name)
+
+
 @pytest.mark.long
 def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tmp_path: Path) -> None:
     path = house.catalogue / "form-engine.yaml"

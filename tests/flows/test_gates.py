@@ -109,7 +109,10 @@ def test_a_person_decides(house: House, live: dict[str, Any]) -> None:
         {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [f"approval-{name}-local"]}}},
     )
     form = house.prefect("GET", "/deployments/name/approve/approve")["id"]
-    assert f"(/deployments/deployment/{form}/run?parameters=" in shown["data"] and "| smoke | passed |" in shown["data"]
+    assert (
+        f"(../../deployments/deployment/{form}/run?parameters=" in shown["data"]
+        and "| smoke | passed |" in shown["data"]
+    )
     current, _ = house.target.current(name)
     assert newest()["state"] == "waiting" and (current.public, current.candidates) == (None, (1,))
     told = json.loads(house.run("approve", name, "--note", "good figures", "--json"))

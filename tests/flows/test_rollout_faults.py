@@ -32,7 +32,7 @@ KILLS = int(os.environ.get("ENGINEHOUSE_TEST_KILLS", "4"))
 SEED = int(os.environ.get("ENGINEHOUSE_TEST_SEED", "1"))
 VICTIMS = ("command", "worker-default", "node", "gateway")
 ROLLOUT = {"strategy": "canary", "steps": [{"share": 0.5, "soak": "3s"}], "sticky": False}
-WATCH = {"for": 5, "probe_every": 1}
+WATCH = {"for": 10, "probe_every": 1}
 
 
 def kill(house: House, victim: str) -> None:
@@ -81,11 +81,10 @@ def test_the_name_answers_whatever_is_killed(house: House) -> None:
             command.communicate(timeout=240 * PATIENCE)
             said = house.rebuild(MODEL)
             happened[f"{victim}: then {said['state']}"] += 1
-            print(
-                f"\n{number}: {victim} killed after {after:.0f} s, the command ended with {command.returncode}", end=""
-            )
             settled(house)
-    print(f"\n{dict(happened)}: {client.answered} answered")
+            ended = f"the command ended with {command.returncode}, and the next one {said['state']}"
+            print(f"{number}: {victim} killed after {after:.0f} s, {ended}", flush=True)
+    print(f"{dict(happened)}: {client.answered} answered")
     assert not client.failures, client.failures[:5]
     assert client.answered > KILLS
 

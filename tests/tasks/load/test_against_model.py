@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from tests.tasks.load.timed_model import Delays, Running, Seen, timed_model
 
 WARM_UP, MEASURED, TOKENS = 10, 470, 12
 SHOWN = (50.0, 90.0, 95.0, 99.0)
+PEACE_MS = 0.75
+"""A process that sleeps is woken within this time, 99 times of 100, where the machine has nothing else to do."""
 
 
 @contextlib.contextmanager
@@ -34,14 +37,19 @@ def first_in_turn() -> Generator[None]:
     """Model and load run before what else the machine has to do, where we may say so.
 
     The two clocks are compared to a millisecond; on a busy machine each process may wait for twenty before it runs.
+    gRPC has threads that an earlier test may have started, and the kernel schedules each thread for itself.
     """
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    threads = [int(each.name) for each in Path("/proc/self/task").iterdir()]
+    before = {each: (os.sched_getscheduler(each), os.sched_getparam(each)) for each in threads}
     with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        for each in threads:
+            os.sched_setscheduler(each, os.SCHED_RR, os.sched_param(1))
     try:
         yield
     finally:
-        os.sched_setscheduler(0, *before)
+        for each in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(int(each.name), *before.get(int(each.name), before[os.getpid()]))
 
 
 def openai(model: Running) -> Wire:
@@ -90,32 +98,39 @@ def compare(found: Summary, name: str, truth: Sequence[float]) -> list[str]:
     return wrong
 
 
-def in_peace(measured: Callable[[], tuple[Summary, list[str]]]) -> Summary:
+def in_peace(measured: Callable[[], tuple[Summary, list[str], float]]) -> Summary:
     """What was found in the first of three runs in which nothing is wrong: a busy machine delays model and load alike.
 
-    A load that is late in all of them says so itself, and nothing can be compared.
+    The load says so itself when it was late; the model, which only sleeps between tokens, shows by its own tokens how
+    late a process is woken. Where both are in all runs, nothing can be compared.
     """
-    tries: list[tuple[Summary, list[str]]] = []
+    tries: list[list[str]] = []
     for _ in range(3):
-        found, wrong = measured()
+        found, wrong, woken_late_ms = measured()
         if found.lateness.on_time and not wrong:
             return found
-        tries.append((found, wrong))
-    if not any(found.lateness.on_time for found, _ in tries):
-        pytest.skip("this machine has too much to do: the load was late three times, and refuses its figures")
-    pytest.fail("; ".join(str(wrong) for found, wrong in tries if found.lateness.on_time))
+        if found.lateness.on_time and woken_late_ms < PEACE_MS:
+            tries.append(wrong)
+    if not tries:
+        pytest.skip("this machine has too much to do: load or model were late three times, and nothing can be compared")
+    pytest.fail("; ".join(map(str, tries)))
+
+
+def woken_late_ms(seen: Sequence[Seen], gap_s: float) -> float:
+    """By how much one of a hundred of the model's own gaps between tokens was longer than asked."""
+    return (float(np.percentile([gap for each in seen for gap in each.gaps], 99)) - gap_s) * 1000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", [openai, sse, grpc])
 def test_percentiles_are_those_that_the_model_wrote_down(wire: Callable[[Running], Wire]) -> None:
-    def run() -> tuple[Summary, list[str]]:
-        found, seen = measure(wire, Delays(first_s=0.2, token_s=0.02), "poisson", 60)
+    def run() -> tuple[Summary, list[str], float]:
+        found, seen = measure(wire, Delays(first_s=0.3, token_s=0.02), "poisson", 60)
         wrong = compare(found, "time_to_first_token", [each.first - each.came for each in seen])
         wrong += compare(found, "request_latency", [each.last - each.came for each in seen])
         wrong += compare(found, "inter_token_latency", [(each.last - each.first) / (TOKENS - 1) for each in seen])
         wrong += compare(found, "inter_chunk_latency", [gap for each in seen for gap in each.gaps])
-        return found, wrong
+        return found, wrong, woken_late_ms(seen, 0.02)
 
     in_peace(run)
 
@@ -129,7 +144,7 @@ def test_a_stall_of_two_seconds_is_seen_by_all_who_waited(at_once: int | None) -
     """
     delays = Delays(first_s=0.08, token_s=0.005, spread=0.1, stall_at=200, stall_s=2.0)
 
-    def run() -> tuple[Summary, list[str]]:
+    def run() -> tuple[Summary, list[str], float]:
         found, seen = measure(openai, delays, "constant", 40, at_once)
         start = min(each.came - number / 40 for number, each in enumerate(seen))
         moments = [start + number / 40 for number in range(len(seen))]
@@ -141,7 +156,7 @@ def test_a_stall_of_two_seconds_is_seen_by_all_who_waited(at_once: int | None) -
         if at_once is not None:
             # Counted from the sending it would have been nothing at all.
             assert np.percentile([each.first - each.came for each in seen], 95) < 0.2
-        return found, wrong
+        return found, wrong, woken_late_ms(seen, delays.token_s)
 
     found = in_peace(run)
     if at_once is not None:

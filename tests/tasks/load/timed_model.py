@@ -73,6 +73,7 @@ class TimedModel(service.GRPCInferenceServiceServicer):
         self._random = random.Random(7)
         self._stall = (0.0, 0.0)
         self._asked = self._failing = 0
+        self._pieces = {final: self._piece(final) for final in (False, True)}
 
     async def tokens(self, model: str, prompt: str, count: int) -> AsyncIterator[int]:
         """A number for each token at its moment; what was sent late does not delay the next."""
@@ -115,7 +116,7 @@ class TimedModel(service.GRPCInferenceServiceServicer):
             count = int.from_bytes(given["max_tokens"], "little")
             try:
                 async for number in self.tokens(request.model_name, given["text_input"][4:].decode(), count):
-                    yield self._piece(number == count - 1)
+                    yield self._pieces[number == count - 1]
             except Failed:
                 yield messages.ModelStreamInferResponse(error_message="it has failed [internal]")
 
