@@ -36,7 +36,7 @@ ComponentType = Literal[
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Hash(_Document):
@@ -97,7 +97,7 @@ class Component(_Document):
     """One part. `ref` names it in this document."""
 
     type: ComponentType
-    ref: str | None = Field(default=None, alias="bom-ref")
+    ref: str | None = Field(default=None, serialization_alias="bom-ref")
     name: str
     version: str | None = None
     hashes: tuple[Hash, ...] | None = None
@@ -129,7 +129,7 @@ class DependsOn(_Document):
 
 
 class BillOfMaterials(_Document):
-    schema_uri: str = Field(default="http://cyclonedx.org/schema/bom-1.6.schema.json", alias="$schema")
+    schema_uri: str = Field(default="http://cyclonedx.org/schema/bom-1.6.schema.json", serialization_alias="$schema")
     bomFormat: Literal["CycloneDX"] = "CycloneDX"
     specVersion: Literal["1.6"] = "1.6"
     serialNumber: str

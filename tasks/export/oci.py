@@ -141,7 +141,7 @@ def model_image(contents: Contents) -> Image:
     """The image of a release. Equal records give equal bytes."""
     layers = tuple(map(_layer, contents.files))
     intent = contents.intent
-    config = _blob(_config(contents, layers).body(), f"{_MODEL}.config.v1+json")
+    config = _blob(_model_config(contents, layers).body(), f"{_MODEL}.config.v1+json")
     licence = spdx(contents.card.licence)
     manifest = ImageManifest(
         artifactType=MODEL,
@@ -209,7 +209,7 @@ def _role(path: str) -> str:
     return "weight.config" if suffix in _SETTINGS else "weight"
 
 
-def _config(contents: Contents, layers: Sequence[Descriptor]) -> _ModelConfig:
+def _model_config(contents: Contents, layers: Sequence[Descriptor]) -> _ModelConfig:
     intent, card = contents.intent, contents.card
     origin = None if contents.weights is None else origin_of(contents.weights.manifest)
     licence = spdx(card.licence)

@@ -6,21 +6,13 @@ import base64
 import hashlib
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from google.protobuf.json_format import ParseDict
-from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import (  # pyright: ignore[reportMissingTypeStubs]
-    Provenance,
-)
-from in_toto_attestation.v1.statement import (  # pyright: ignore[reportMissingTypeStubs]
-    Statement,
-)
-from in_toto_attestation.v1.statement_pb2 import (  # pyright: ignore[reportMissingTypeStubs]
-    Statement as StatementMessage,
-)
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey  # pyright: ignore[reportPrivateImportUsage]
@@ -34,6 +26,11 @@ from tests.tasks.export.released_model import released
 from tests.tasks.targets.test_proof import signing_keys
 
 __all__ = ["signing_keys"]
+
+# They have no types.
+_statements: Any = import_module("in_toto_attestation.v1.statement")
+_messages: Any = import_module("in_toto_attestation.v1.statement_pb2")
+_provenance: Any = import_module("in_toto_attestation.predicates.provenance.v1.provenance_pb2")
 
 
 def read(path: Path) -> Any:
@@ -112,9 +109,9 @@ def test_its_provenance_is_read_and_verified_by_other_code(
         altered.verify([key], 1)
 
     said = json.loads(envelope.payload)
-    message = Statement.copy_from_pb(ParseDict(said, StatementMessage()))  # an unknown field is an error
+    message = _statements.Statement.copy_from_pb(ParseDict(said, _messages.Statement()))  # an unknown field is an error
     message.validate()
-    ParseDict(said["predicate"], Provenance())
+    ParseDict(said["predicate"], _provenance.Provenance())
     assert said["predicateType"] == "https://slsa.dev/provenance/v1"
     model = manifests(folder)[0]
     assert [f"sha256:{each['digest']['sha256']}" for each in said["subject"]] == [

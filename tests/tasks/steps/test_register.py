@@ -54,7 +54,7 @@ class Registry(Loopback):
                 self._answer(registry.post(self.path, document))
 
             def _answer(self, found: tuple[int, Any]) -> None:
-                status, document = (registry.status, {}) if registry.status else found
+                status, document = (registry.status, dict[str, Any]()) if registry.status else found
                 body = json.dumps(document).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -175,8 +175,8 @@ def test_a_name_that_moves_meanwhile_is_registered_in_the_end(fleet: Fleet, regi
 
 def test_a_release_is_no_new_weights(bucket: Bucket) -> None:
     asked = {"tiny": model().model_copy(update={"accepts": ("models:/tiny/*", "s3://store/**")})}
-    data = {"name": "tiny", "version": "3", "source": "s3://store/engine", "tags": {}}
-    document = {"entity": "model_version", "action": "created", "data": data}
+    data: dict[str, Any] = {"name": "tiny", "version": "3", "source": "s3://store/engine", "tags": {}}
+    document: Any = {"entity": "model_version", "action": "created", "data": data}
     renames = Renames(bucket)
     assert len(list(SENDERS["mlflow"].events(document, asked, renames))) == 1
     data["tags"] = {"enginehouse.release": "test/tiny@1"}
