@@ -1,4 +1,4 @@
-"""Look for what was missed: lost runs, their candidates, watches and waves, decisions, events, waiting weights."""
+"""Look for what was missed: lost runs, candidates, watches, waves, decisions, events, weights, MLflow's aliases."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flows.finetuned import rebuild_with, start_rebuild, take
 from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, has_crashed, start_again
 from flows.names import FLOWS, RECONCILE
 from flows.patience import RECONCILED_HEARTBEATS
+from flows.registry import register
 from infra import settings
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
@@ -31,6 +32,7 @@ from tasks.steps.approve import follow_up
 from tasks.steps.retire import is_retired
 from tasks.steps.unwatched import look_at_unwatched
 from tasks.steps.waves import unfinished
+from tasks.targets.target import Target
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
@@ -65,6 +67,8 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         get_run_logger().warning("%s", line)
     for model in catalogue.models.values():
         try:
+            for target in model.targets:
+                await register(Target(bucket, target), model)
             await _take_moved(bucket, model)
             if model.name not in going:
                 await rebuild_what_waits(bucket, model)

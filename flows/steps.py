@@ -17,6 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from flows import ui
 from flows.approval_page import show_request
+from flows.registry import register
 from flows.report import OVERTAKEN, WAITING
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
 from flows.telling import telling
@@ -253,6 +254,7 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
     if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
+    await register(target, plan.model)
     return True
 
 

@@ -88,7 +88,7 @@ class Settings:
     store_one_writer: str = ""
     """The file that the processes of the only machine that writes to the store lock; `infra.s3.bucket` reads it."""
     mlflow: _Server = ""
-    """`https://host` of the MLflow server of `models:/` and `mlflow-artifacts:/`; empty if there is none."""
+    """`https://host` of the MLflow server of `models:/` and `mlflow-artifacts:/`, and of releases; empty for none."""
     target: str = "local"
     """The target of a node and of commands without `--target`."""
     triton_http: str = ""

@@ -87,6 +87,28 @@ def test_collecting(fleet: Fleet, command: Command) -> None:
     assert command("unpin", str(made.snapshot))[0] == 0 and command("unpin", str(made.snapshot))[0] == 2
 
 
+def test_exporting(fleet: Fleet, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("export", "tiny")
+    assert (code, out) == (0, "tiny-1\n") and "tiny@1: 4 files, 12.5 KiB, sha256:" in err and "not signed" in err
+    assert (tmp_path / "tiny-1" / "oci" / "index.json").is_file()
+    code, out, _ = command("export", "tiny@1", "--to", "elsewhere", "--json")
+    document = json.loads(out)
+    assert (code, document["release"], document["folder"], document["signed"]) == (0, "tiny@1", "elsewhere", False)
+    assert document["digest"] in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for arguments, problem in {
+        ("tiny@1", "--to", "mine"): "export-folder",
+        (str(made.engine),): "reference-unknown",
+        ("tiny@9",): "release-missing",
+    }.items():
+        code, out, err = command("export", *arguments)
+        assert (code, out) == (2, "") and f"[{problem}]" in err and "\nhint: " in err
+
+
 def test_reporting(fleet: Fleet, command: Command, tmp_path: Path) -> None:
     made = fleet.rebuild()
     fleet.release(made)
