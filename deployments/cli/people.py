@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import re
 
+from tasks.report.ages import age
+
+__all__ = ["age", "short", "size"]
+
 _REFERENCE = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _RUN = re.compile(r"\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
-_UNITS = (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 48 * 3600))
-"""Unit, its seconds, and from how many seconds on the next one is used."""
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-def age(seconds: float | None) -> str:
-    """`12 s`, `5 min`, `7 h`, `12 d`; a dash if nobody knows."""
-    if seconds is None:
-        return "-"
-    for unit, of_it, most in _UNITS:
-        if seconds < most:
-            return f"{max(seconds, 0) // of_it:.0f} {unit}"
-    return f"{seconds // 86400:.0f} d"
 
 
 def size(bytes: int) -> str:
