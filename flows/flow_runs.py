@@ -80,10 +80,8 @@ def tags_of(parameters: Mapping[str, object]) -> Iterator[str]:
                 yield model_tag(model)
             case _:
                 pass
-    match parameters:
-        case {"target": str(target)} if target:
-            yield target_tag(target)
-        case {"targets": list() | tuple() as targets}:
-            yield from (target_tag(str(target)) for target in cast("Iterable[object]", targets))
-        case _:
-            pass
+    of_one = parameters.get("target")
+    if isinstance(of_one, str) and of_one:
+        yield target_tag(of_one)
+    for target in cast("Iterable[object] | None", parameters.get("targets")) or ():
+        yield target_tag(str(target))

@@ -177,7 +177,7 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
 
     open_artifact(page, run_page, f"prompts-{MODEL}-local")
     expect(page.get_by_text("How do I count to nine in French?").first).to_be_visible()
-    expect(page.get_by_text(re.compile("^Expected: .*contains")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("^Expected: ")).first).to_be_visible()
     picture(page, "prompts")
     open_artifact(page, run_page, f"report-{MODEL}-local")
     expect(page.get_by_text("every gate passed").or_(page.get_by_text("the test prompts passed")).first).to_be_visible()
