@@ -11,8 +11,10 @@
     flow_runs             how a flow runs as a run of Prefect: tags, states; `failure` makes a state of an error
     fleet_page            the fleet as the artifact `fleet`
     steps                 the steps as tasks; the work is in `tasks.steps`
-    task_runs             how a step runs as a task: retries, states, progress
-    build_on_pool         start the child flow, or attach to one that runs; `build_waiters` knows who else waits
+    task_runs             how a step runs as a task: retries, states
+    telling               what a running step says of how far it is
+    build_on_pool         start the child flow, or attach to one that runs; `build_waiters` knows who else waits, and
+                          `build_log` what the child is at
     current_rebuild       what a rebuild keeps of itself; `report` is what its caller sees
     lost_runs             runs whose process or parent died
     traces                the spans of runs, where traces are wanted

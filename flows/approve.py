@@ -49,7 +49,7 @@ async def follow(made: Decided) -> None:
     if made.approval.state == "approved":
         get_run_logger().info("run %s promotes it", await go_on(made))
     else:
-        folder = await asyncio.to_thread(catalogue_folder, settings.load())
+        folder = await asyncio.to_thread(catalogue_folder, settings.load(), made.model)
         await asyncio.to_thread(note_rejected, made.target, folder, made.model, release, made.parameters)
 
 

@@ -19,18 +19,17 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterTags,
-    LogFilter,
-    LogFilterFlowRunId,
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import arun_deployment
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from flows.build_engine import STEPS, make
+from flows.build_log import BuildLog
 from flows.build_waiters import is_ours, let_go, wait_for
 from flows.failure import error_of
 from flows.names import BUILD_ENGINE, model_tag
@@ -105,7 +104,8 @@ async def _build_on_pool(report: Report, plan: Plan, refresh: frozenset[str], re
             await wait_for(client, child.run.id)
             log.info("%s the build %s", "started" if child.ours else "attached to", child.run.name)
             try:
-                run = await _finished(client, plan, child)
+                with report.runs("build") as shown:
+                    run = await _finished(client, plan, child, BuildLog(client, child.run.id, plan.model.name, shown))
             except BaseException:
                 await asyncio.shield(let_go(client, child.run.id))
                 raise
@@ -184,23 +184,18 @@ async def start_or_attach(
     return Child(run, await is_ours(client, run), pending_s)
 
 
-async def _finished(client: PrefectClient, plan: Plan, child: Child) -> FlowRun:
+async def _finished(client: PrefectClient, plan: Plan, child: Child, build_log: BuildLog) -> FlowRun:
     """Wait for a build to end, copying its log into ours. A build whose process died is set to Crashed.
 
     Raises StepFailed if no worker takes it, or if it never ends.
     """
     log = get_run_logger()
     life = _Life.of(plan, child)
-    copied = 0
     while True:
         run = await client.read_flow_run(child.run.id)
         assert run.state is not None
-        lines = await client.read_logs(
-            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), offset=copied, sort=LogSort.TIMESTAMP_ASC
-        )
-        copied += len(lines)
-        for line in lines:
-            log.log(line.level, "build: %s", line.message)
+        build_log.tell_of(run)
+        await build_log.copy()
         if run.state.is_final():
             return run
         life.require_progress(run)

@@ -19,20 +19,19 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelling
 
+from flows.names import AWAITS
 from flows.run_filters import NOT_ENDED
-
-_TAG = "awaits:"
 
 
 async def wait_for(client: PrefectClient, build: UUID) -> None:
     """Note on this run that it waits for a build."""
     run = await client.read_flow_run(UUID(str(flow_run.id)))
-    await client.update_flow_run(run.id, tags=[*run.tags, f"{_TAG}{build}"])
+    await client.update_flow_run(run.id, tags=[*run.tags, f"{AWAITS}{build}"])
 
 
 def awaited_builds(runs: Iterable[FlowRun]) -> set[str]:
     """The ids of the builds that these runs wait for."""
-    return {tag.removeprefix(_TAG) for run in runs for tag in run.tags if tag.startswith(_TAG)}
+    return {tag.removeprefix(AWAITS) for run in runs for tag in run.tags if tag.startswith(AWAITS)}
 
 
 async def let_go(client: PrefectClient, build: UUID) -> bool:
@@ -42,7 +41,7 @@ async def let_go(client: PrefectClient, build: UUID) -> bool:
     """
     waiting = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
-            tags=FlowRunFilterTags(all_=[f"{_TAG}{build}"]),
+            tags=FlowRunFilterTags(all_=[f"{AWAITS}{build}"]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(NOT_ENDED))),
         ),
         limit=2,

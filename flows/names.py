@@ -54,6 +54,16 @@ WAITING = "Waiting"
 FLEET_KEY = "fleet"
 """The key of the artifact that shows the fleet."""
 
+STEPS = (
+    *("resolve", "fetch", "export", "convert", "build", "upload", "assemble", "roll_out", "reference", "validate"),
+    *("approval", "shift_traffic", "promote", "watch", "give_back"),
+)
+"""The steps of a rebuild by the names of their tasks, in their order."""
+AWAITS = "awaits:"
+"""How the tag of a run begins by which it waits for a build; the build's run follows."""
+COPIED = "build: "
+"""How the lines begin that a rebuild copies from the log of a build into its own."""
+
 
 def model_tag(model: str) -> str:
     """The tag of runs that are about a model."""
@@ -63,3 +73,9 @@ def model_tag(model: str) -> str:
 def target_tag(target: str) -> str:
     """The tag of runs that are about a target."""
     return f"target:{target}"
+
+
+def step_of(task_run: str) -> str:
+    """The step of a task run by its name, which begins with the step's words; empty if it is no step's."""
+    words = task_run.replace(" ", "_")
+    return next((step for step in STEPS if words == step or words.startswith((f"{step}_", f"{step}-"))), "")

@@ -66,8 +66,6 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         get_run_logger().warning("%s", line)
     for model in catalogue.models.values():
         try:
-            if await asyncio.to_thread(is_retired, bucket, model.name):
-                continue  # a person brings it back, and nobody else
             await _take_moved(bucket, model)
             if model.name not in going:
                 await rebuild_what_waits(bucket, model)
@@ -112,16 +110,20 @@ async def decide_the_undecided(bucket: Bucket, older_than_seconds: float) -> Non
 async def rebuild_what_waits(bucket: Bucket, model: Model) -> None:
     """Have a model rebuilt whose accepted weights wait and that nobody rebuilds: newer ones were refused before them.
 
-    What is known of a model's weights has one such rebuild, so one that fails does not come again.
+    What is known of a model's weights has one such rebuild, so one that fails does not come again. A model that was
+    retired is brought back by a person, and nobody else.
     """
     found = await asyncio.to_thread(waiting, bucket, model)
-    if found is not None:
+    if found is not None and not await asyncio.to_thread(is_retired, bucket, model.name):
         weights, known = found
         await rebuild_with(weights, again=known)
 
 
 async def _take_moved(bucket: Bucket, model: Model) -> None:
-    """One event for the weights that a branch has now, or a rebuild for those that an adapter is merged into."""
+    """One event for the weights that a branch has now, or a rebuild for those that an adapter is merged into.
+
+    Only of a model that is public somewhere, which no retired one is.
+    """
     access = Access(s3=bucket.client, mlflow=settings.load().mlflow)
     for found in await asyncio.to_thread(lambda: list(moved(bucket, [model], access))):
         key = f"moved:{found.model}:{found.snapshot}"

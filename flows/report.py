@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,9 +27,24 @@ class StepReport:
     artifact: str | None = None
 
 
+@dataclass(eq=False)
+class RunningStep:
+    """A step that has begun. Whoever shows it reads it again and again, from a thread of their own."""
+
+    name: str
+    since: float = field(default_factory=time.monotonic)
+    """Seconds on the monotonic clock."""
+    said: str = ""
+    """The last that it or its tool said of how far it is."""
+
+    def become(self, name: str) -> None:
+        """Be the step that follows, of a run that somebody else works at."""
+        self.name, self.since, self.said = name, time.monotonic(), ""
+
+
 @dataclass
 class Report:
-    """Filled while the flow runs. Each step is passed to `on_step` as it ends."""
+    """Filled while the flow runs. Each step is in `running` until it ends, and is then passed to `on_step`."""
 
     model: str
     release: int | None = None
@@ -40,6 +56,19 @@ class Report:
     flow_run: str = ""
     url: str = ""
     on_step: Callable[[StepReport], None] = lambda step: None
+    running: list[RunningStep] = field(default_factory=list[RunningStep])
+
+    @contextmanager
+    def runs(self, name: str) -> Generator[RunningStep]:
+        """Show that a step runs while the block does, in which `running_step` is that step."""
+        step = RunningStep(name)
+        self.running.append(step)
+        token = _step.set(step)
+        try:
+            yield step
+        finally:
+            _step.reset(token)
+            self.running.remove(step)
 
     def add(self, step: StepReport) -> None:
         self.steps.append(step)
@@ -72,6 +101,7 @@ class Report:
 
 
 _current: ContextVar[Report | None] = ContextVar("report", default=None)
+_step: ContextVar[RunningStep | None] = ContextVar("step", default=None)
 
 
 @contextmanager
@@ -87,3 +117,8 @@ def collecting(report: Report) -> Generator[Report]:
 def current_report(model: str) -> Report:
     """The report that the caller collects, or a fresh one if nobody collects it."""
     return _current.get() or Report(model)
+
+
+def running_step() -> RunningStep:
+    """The step that this code belongs to, or one that nobody looks at."""
+    return _step.get() or RunningStep("")

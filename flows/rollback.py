@@ -13,6 +13,7 @@ from flows.failure import without_traceback
 from flows.flow_runs import named_flow
 from flows.names import ROLLBACK
 from flows.task_runs import result_of
+from flows.telling import telling
 from infra import settings
 from infra.s3.bucket import Bucket
 from tasks.steps.promote import RolledBack, roll_back
@@ -44,5 +45,5 @@ async def rollback(
 @task(name="rollback", task_run_name="roll back {model} on {target}", cache_policy=NO_CACHE, persist_result=False)
 @without_traceback
 async def _roll_back(model: str, to: int | None, target: str, instead_of: int | None, reason: str) -> RolledBack:
-    back = partial(roll_back, flow_run=str(flow_run.id or ""), reason=reason)
+    back = partial(roll_back, flow_run=str(flow_run.id or ""), reason=reason, say=telling())
     return await asyncio.to_thread(back, Target(Bucket.at(settings.load().store), target), model, to, instead_of)

@@ -20,6 +20,7 @@ from flows.approval_page import show_request
 from flows.names import UNDECIDED, WAITING
 from flows.report import OVERTAKEN
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
+from flows.telling import telling
 from infra import settings
 from infra.errors import GateRefused, GateUndecided, UsageError
 from infra.s3.bucket import Bucket
@@ -150,7 +151,7 @@ async def assemble(plan: Plan, refresh: bool) -> Done:
 @step("roll_out", "roll out {plan.model.name} to {target}")
 async def roll_out(plan: Plan, target: str, refresh: bool, recreate: bool, lost: Mapping[str, JsonValue]) -> RollOut:
     """Load a candidate beside the live release, or where asked for in its place."""
-    context = step_context(plan.engine.digest)
+    context = step_context(plan.engine.digest, Reporter(say=telling()))
     rolled = await asyncio.to_thread(
         roll_out_step.roll_out, context, plan, target, refresh=refresh, recreate=recreate, lost=lost
     )
@@ -198,7 +199,7 @@ async def _read_references(model: Model, wanted: Iterable[PlannedReference]) -> 
 @step("validate", "validate {plan.model.name} release {rolled.release} on {rolled.target}")
 async def validate(plan: Plan, rolled: RollOut) -> Result:
     """Have the gates measure the candidate, the test prompts first."""
-    context = step_context(plan.engine.digest, Reporter(say=get_run_logger().info))
+    context = step_context(plan.engine.digest, Reporter(say=telling()))
     try:
         asked = cast("dict[str, JsonValue]", to_jsonable_python(flow_run.parameters))
         result = await asyncio.to_thread(validate_step.validate, context, plan, rolled.target, rolled.release, asked)
@@ -229,7 +230,7 @@ async def approval(plan: Plan, rolled: RollOut, result: Result) -> bool:
 @step("shift_traffic", "shift traffic of {plan.model.name} to release {rolled.release} on {rolled.target}")
 async def shift_traffic(plan: Plan, rolled: RollOut) -> None:
     """Give the candidate a share of the requests, or copies of them, step by step as the model's file says."""
-    context = step_context(plan.engine.digest, Reporter(say=get_run_logger().info))
+    context = step_context(plan.engine.digest, Reporter(say=telling()))
     shifting = Shifting(context, plan, rolled.target, rolled.release)
     # It waits here and not in the thread: a run that is cancelled ends at once.
     wait_s = await asyncio.to_thread(shifting.look)
@@ -247,7 +248,9 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
     context = step_context(plan.engine.digest)
     target = context.target(rolled.target)
     await asyncio.to_thread(watch_step.begin, target, plan.model, rolled.release, context.flow_run)
-    move = partial(promote_step.promote, unless=unless, instead_of=result.live, flow_run=context.flow_run)
+    move = partial(
+        promote_step.promote, unless=unless, instead_of=result.live, flow_run=context.flow_run, say=telling()
+    )
     if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
@@ -257,7 +260,7 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
 @step("watch", "watch {plan.model.name} release {release} on {target}")
 async def watch(plan: Plan, target: str, release: int) -> WatchOutcome | None:
     """Watch what clients see of a release that was promoted, and give the public name back if they fare worse."""
-    context, say = step_context(plan.engine.digest), get_run_logger().info
+    context, say = step_context(plan.engine.digest), telling()
     name, run = plan.model.name, context.flow_run
 
     def look() -> WatchOutcome | None:

@@ -21,6 +21,7 @@ from prefect.tasks import exponential_backoff
 from flows import ui
 from flows.failure import without_traceback
 from flows.report import Report, StepReport
+from flows.telling import TellingBytes, telling
 from flows.traces import begin_traces
 from infra import settings
 from infra.errors import EnginehouseError
@@ -74,7 +75,8 @@ def cached_or_completed(done: Done) -> Done:
 async def run(report: Report, step: StepTask[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Call a step's task, add its state and time to `report`, and return its result or raise its error."""
     started = time.monotonic()
-    state, result = await _ended(step, *arguments, **named)
+    with report.runs(step.name):
+        state, result = await _ended(step, *arguments, **named)
     artifact = result.artifact if isinstance(result, Done) else None
     seconds = round(time.monotonic() - started, 3)
     report.add(StepReport(step.name, state.name or "", seconds, None if artifact is None else str(artifact.ref)))
@@ -104,8 +106,9 @@ def step_context(work: str, reporter: Reporter | None = None) -> Context:
 
 async def make_artifact(make: Callable[[Context], Done], work: str, label: str, *, bar: bool = False) -> Done:
     """Run a step that makes an artifact, in a thread, and show the artifact; `bar` shows its progress too."""
+    get_run_logger().info("%s begins", label)
     async with _progress(label, bar=bar) as advance:
-        done = await asyncio.to_thread(make, step_context(work, Reporter(advance, get_run_logger().info)))
+        done = await asyncio.to_thread(make, step_context(work, Reporter(advance, telling())))
     if done.artifact is not None and not done.cached:
         await ui.show_manifest(done.artifact)
     return done
@@ -113,9 +116,8 @@ async def make_artifact(make: Callable[[Context], Done], work: str, label: str, 
 
 @asynccontextmanager
 async def _progress(label: str, *, bar: bool) -> AsyncGenerator[Progress]:
-    """Takes bytes done and in all: each tenth goes to the log, and with `bar` every second to a progress artifact."""
-    log = get_run_logger()
-    latest = (0, 0)
+    """Takes bytes done and in all. Tells of them every second, and with `bar` a progress artifact too."""
+    telling_bytes, latest = TellingBytes(label), (0, 0)
 
     def advance(done: int, total: int) -> None:
         nonlocal latest
@@ -123,18 +125,17 @@ async def _progress(label: str, *, bar: bool) -> AsyncGenerator[Progress]:
 
     async def follow() -> None:
         shown: ui.ProgressBar | None = None
-        logged = -1
+        seen = latest
         try:
             while True:
                 done, total = latest
-                if total:
-                    percent = 100 * done / total
+                # A transfer that stands still gets slower by the second. After its end the tool's words count.
+                if total and (latest != seen or done < total):
+                    seen = done, total
+                    telling_bytes.look(done, total)
                     if bar:
                         shown = shown or await ui.ProgressBar.create(label)
-                        await shown.update(percent)
-                    if int(percent / 10) > logged:
-                        logged = int(percent / 10)
-                        log.info("%s: %.0f %% of %.1f MiB", label, percent, total / 2**20)
+                        await shown.update(100 * done / total)
                 await asyncio.sleep(1)
         except asyncio.CancelledError:
             if bar and latest[1]:  # a quick one ends before the first look at it

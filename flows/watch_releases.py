@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
@@ -29,13 +28,13 @@ from flows.names import REBUILD, WAITING, WATCH_RELEASES, model_tag
 from flows.run_filters import NOT_ENDED, PAGE
 from flows.task_runs import worth_retrying
 from infra import settings
-from infra.errors import ArtifactDamaged, UsageError
+from infra.errors import UsageError
 from infra.images import images
 from infra.package_index import Published, configured, published
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
 from tasks.models.spec import Model
-from tasks.steps.retire import is_retired
+from tasks.steps.retire import retired_models
 from tasks.trtllm.published import DISTRIBUTION
 from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import Offer, Row, judge, offers, version_in_use
@@ -77,7 +76,8 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     async with get_client() as client:
         before = tried_again(record, again)
         table = await asyncio.to_thread(_judged, catalogue.models, catalogue.models, before, offered)
-        retired = await asyncio.to_thread(_retired, bucket, due(table))
+        # A new version brings none of those back that somebody has taken away.
+        retired = await asyncio.to_thread(retired_models, bucket, due(table))
         models = {name: model for name, model in catalogue.models.items() if name not in retired}
         table = {name: rows for name, rows in table.items() if name in models}
         left_out, was_due = catalogue.broken.keys() | retired, due(table)
@@ -103,16 +103,6 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
 
         await asyncio.to_thread(move_record, bucket, change)
     return Watched(rows, tuple(starts))
-
-
-def _retired(bucket: Bucket, due: Iterable[str]) -> set[str]:
-    """Those that somebody has taken away: a new version brings none of them back."""
-    found: set[str] = set()
-    for name in due:
-        with suppress(ArtifactDamaged):  # its rebuild says so, and nobody else's
-            if is_retired(bucket, name):
-                found.add(name)
-    return found
 
 
 async def _ask(config: Settings) -> tuple[Offer, ...]:

@@ -11,7 +11,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from infra.errors import EnginehouseError, UsageError
 from infra.traces.collector import prefect_environment
 
 if TYPE_CHECKING:
+    from deployments.cli.columns import Colour
     from infra.settings import Settings
 
 _T = TypeVar("_T")
@@ -47,9 +48,25 @@ def error_document(error: EnginehouseError) -> Mapping[str, str]:
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
+_LABELS: Mapping[str, Colour] = {"error": "red", "warning": "yellow", "hint": "bold", "next": "bold"}
+"""What a line that is not data may begin with, and the colour that it has at a terminal."""
+
+
 def say(text: str) -> None:
-    """Print what is not data."""
-    print(text, file=sys.stderr, flush=True)
+    """Print what is not data. At a terminal, lines that are too wide are broken."""
+    shown = "\n".join(_for_a_person(text)) if sys.stderr.isatty() else text
+    print(shown, file=sys.stderr, flush=True)
+
+
+def _for_a_person(text: str) -> Iterator[str]:
+    from deployments.cli.columns import Style, fitted
+
+    style = Style.of(sys.stderr)
+    for line in text.split("\n"):
+        first, *others = fitted(line, style.width)
+        label, colon, rest = first.partition(": ")
+        yield f"{style.paint(label, _LABELS[label])}: {rest}" if colon and label in _LABELS else first
+        yield from others
 
 
 def print_json(document: Mapping[str, object] | Sequence[Mapping[str, object]]) -> None:
@@ -95,6 +112,15 @@ def overrides(options: argparse.Namespace) -> dict[str, str]:
     return found
 
 
+def prefect_api_url() -> str:
+    """Where Prefect's API is. Raises UsageError `prefect-missing` if no server is known."""
+    if url := os.environ.get("PREFECT_API_URL", ""):
+        return url.rstrip("/")
+    raise UsageError(
+        "no Prefect server is known", hint="run `enginehouse up`, or set PREFECT_API_URL", code="prefect-missing"
+    )
+
+
 @contextmanager
 def importing_prefect(settings: Settings) -> Generator[None]:
     """Prepare this process for Prefect. What it imports with it belongs into the block.
@@ -102,12 +128,7 @@ def importing_prefect(settings: Settings) -> Generator[None]:
     Raises UsageError if no server is known. Modules are no garbage: the collector, which would look through all of them
     several times, rests meanwhile and leaves them out later.
     """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise UsageError(
-            "no Prefect server is known",
-            hint="run `enginehouse up`, or set PREFECT_API_URL",
-            code="prefect-missing",
-        )
+    prefect_api_url()
     # What Prefect keeps on this machine stays with the stack, apart from the profile of whoever calls.
     os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
     os.environ.setdefault("DO_NOT_TRACK", "1")

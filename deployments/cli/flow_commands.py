@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import (
@@ -27,7 +28,8 @@ from deployments.cli.prefect_calls import require_prefect, run_flow
 from infra.errors import EnginehouseError, GateUndecided, UsageError
 
 if TYPE_CHECKING:
-    from flows.report import Report, StepReport
+    from deployments.cli.columns import Cell
+    from flows.report import Report, RunningStep, StepReport
     from infra.settings import Settings
     from tasks.steps.promote import RolledBack
     from tasks.targets.target import Target
@@ -69,6 +71,8 @@ def add_flow_commands(add: Add) -> None:
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.running import showing
+
     recipe = overrides(options)
     with importing_prefect(settings):
         require_prefect()
@@ -76,9 +80,10 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
         from flows.rebuild import rebuild
         from flows.report import Report, collecting
 
-    report = Report(options.model, on_step=_print_step)
+    _require_model(options, recipe, settings)
+    report = Report(options.model) if options.json else Report(options.model, on_step=_print_step)
     refused: EnginehouseError | None = None
-    with collecting(report):
+    with collecting(report), showing(report.running, quiet=options.json or options.watch):
         try:
             run_flow(
                 rebuild(
@@ -106,7 +111,25 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
         _print_report(report, "" if refused is not None else settings.triton_http)
     if refused is not None:
         raise Answered(refused) if options.json else refused
+    if recipe and report.state == "promoted" and not options.json:
+        fields = " and ".join(recipe)
+        say(
+            f"\nhint: the next rebuild without --recipe goes by the model's file again: write {fields} there to keep it"
+        )
     return 0
+
+
+def _require_model(options: argparse.Namespace, recipe: dict[str, str], settings: Settings) -> None:
+    """Raise what the flow would raise of a name or a field that is not there: it would leave a failed run behind.
+
+    A catalogue that is published is read by the flow alone.
+    """
+    from tasks.models.catalogue import catalogue_entry
+    from tasks.models.overrides import override
+
+    if settings.catalogue_from == "folder":
+        written = catalogue_entry(settings.catalogue, options.model)
+        override(written, recipe=recipe, tensorrt_llm=options.runtime or None)
 
 
 def _waiting(report: Report) -> EnginehouseError:
@@ -136,6 +159,20 @@ def _print_report(report: Report, triton: str) -> None:
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     """Roll back as a run on the Prefect server, and without one where that does not answer: clients wait."""
+    from deployments.cli.running import showing
+    from flows.report import Report
+
+    report = Report(options.model)
+    with report.runs("rollback") as step, showing(report.running, quiet=options.json):
+        done = _rolled_back(options, settings, step)
+    if options.json:
+        print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
+    else:
+        print(f"{options.model} answers with release {done.release}, instead of {done.instead_of or 'none'}")
+    return 0
+
+
+def _rolled_back(options: argparse.Namespace, settings: Settings, step: RunningStep) -> RolledBack:
     from infra.s3.bucket import Bucket
     from tasks.steps.promote import RolledBack
     from tasks.targets.target import Target
@@ -143,19 +180,14 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     target = Target(Bucket.at(settings.store), options.target or settings.target)
     before = target.current(options.model)[0].public
     try:
-        done = _roll_back_in_a_run(options, settings)
+        return _roll_back_in_a_run(options, settings)
     except UsageError as error:
         if error.code not in ("prefect-missing", "prefect-failed"):
             raise
         say(f"{error.message}: no run keeps this rollback, `enginehouse history {options.model}` does")
         now = target.current(options.model)[0].public
         # The server may have failed after the name had moved. A second rollback would go further back.
-        done = _roll_back_here(options, target) if now in (None, before) else RolledBack(now, before)
-    if options.json:
-        print(json.dumps({"model": options.model, "release": done.release, "from": done.instead_of}))
-    else:
-        print(f"{options.model} answers with release {done.release}, instead of {done.instead_of or 'none'}")
-    return 0
+        return _roll_back_here(options, target, step) if now in (None, before) else RolledBack(now, before)
 
 
 def _roll_back_in_a_run(options: argparse.Namespace, settings: Settings) -> RolledBack:
@@ -167,10 +199,13 @@ def _roll_back_in_a_run(options: argparse.Namespace, settings: Settings) -> Roll
     return run_flow(rollback(options.model, options.to, options.target, options.instead_of, options.reason))
 
 
-def _roll_back_here(options: argparse.Namespace, target: Target) -> RolledBack:
+def _roll_back_here(options: argparse.Namespace, target: Target, step: RunningStep) -> RolledBack:
     from tasks.steps.promote import roll_back
 
-    return roll_back(target, options.model, options.to, options.instead_of, reason=options.reason)
+    def tell(line: str) -> None:
+        step.said = line
+
+    return roll_back(target, options.model, options.to, options.instead_of, reason=options.reason, say=tell)
 
 
 def _watch(options: argparse.Namespace, settings: Settings) -> int:
@@ -186,14 +221,26 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(asdict(watched))
         return 0
-    for line in watch_lines(watched.rows):
-        version = f"{line['has now']} → {line['version']}" if line["has now"] else "-"
-        print(f"{version:22} {line['verdict']:27} {line['models']:4}  {line['names']}\n{'':22} {line['reason']}")
+    if watched.rows:
+        from deployments.cli.columns import print_table
+
+        print_table(_WATCH_HEADS, [_watch_cells(line) for line in watch_lines(watched.rows)])
     if not watched.rows:
         print("no model follows TensorRT-LLM: write `updates: {policy: stable}` into the file of one that shall")
     what = "would start" if options.dry_run else "started"
     say(f"rebuilds {what}: {', '.join(start.model for start in watched.starts) or 'none'}")
     return 0
+
+
+_WATCH_HEADS = ("VERSION", "VERDICT", "MODELS")
+
+
+def _watch_cells(line: Mapping[str, str | int]) -> list[Cell]:
+    from deployments.cli.columns import Cell
+
+    version = f"{line['has now']} → {line['version']}" if line["has now"] else "-"
+    below = filter(None, (str(line["names"]), str(line["reason"])))
+    return [Cell(version), Cell(str(line["verdict"])), Cell(str(line["models"])), *map(Cell, below)]
 
 
 def _print_logs_from(level: int) -> None:

@@ -23,6 +23,7 @@ from deployments.cli.gateway_commands import add_gateway_commands
 from deployments.cli.init_command import add_init_command
 from deployments.cli.life_commands import add_life_commands
 from deployments.cli.load_commands import add_load_commands
+from deployments.cli.log_commands import add_log_commands
 from deployments.cli.machine_commands import add_machine_commands
 from deployments.cli.model_commands import add_model_commands
 from deployments.cli.parser import Parser
@@ -122,6 +123,7 @@ def command_line() -> argparse.ArgumentParser:
     add_doctor_command(add)
     add_model_commands(add)
     add_flow_commands(add)
+    add_log_commands(add)
     add_approval_commands(add)
     add_store_commands(add)
     add_release_commands(add)

@@ -13,7 +13,10 @@ from infra.errors import EnginehouseError
 from infra.nearest import did_you_mean
 from infra.settings import Settings
 
-_OF_A_NAME = ("model-missing", "release-missing", "reference-unknown", "approval-missing", "triton-unknown-model")
+_OF_A_NAME = (
+    *("model-missing", "release-missing", "reference-unknown", "approval-missing", "triton-unknown-model"),
+    "run-missing",
+)
 """Errors of who names a model, or the target that it is on."""
 
 

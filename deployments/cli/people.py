@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 
-from tasks.report.ages import age
+from infra.units import age, size
 
-__all__ = ["age", "short", "size"]
+__all__ = ["age", "printable", "short", "size"]
 
 _REFERENCE = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _RUN = re.compile(r"\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
-_SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+"""What tools send to a terminal for colours, the cursor and the title."""
 
 
-def size(bytes: int) -> str:
-    """`93.8 MiB`."""
-    number, unit = float(bytes), _SIZES[0]
-    for unit in _SIZES:
-        if number < 1024 or unit == _SIZES[-1]:
-            break
-        number /= 1024
-    return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+def printable(text: str) -> str:
+    """One line of what another program printed, without what would move a terminal's cursor or change its colours."""
+    return "".join(sign if sign.isprintable() else " " for sign in _ESCAPE.sub("", text)).rstrip()
 
 
 def short(text: object) -> str:

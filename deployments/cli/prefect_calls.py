@@ -33,9 +33,12 @@ IS_IT_UP = (
 )
 
 
-def prefect_failed(what: str, *, hint: str) -> SettingsError:
+def prefect_failed(what: str, *, hint: str, retryable: bool = False) -> SettingsError:
     return SettingsError(
-        f"the Prefect server at {os.environ['PREFECT_API_URL']} {what}", hint=hint, code="prefect-failed"
+        f"the Prefect server at {os.environ['PREFECT_API_URL']} {what}",
+        hint=hint,
+        code="prefect-failed",
+        retryable=retryable,
     )
 
 

@@ -52,6 +52,8 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
 
     from collections import Counter
 
+    from deployments.cli.columns import print_fitted
+
     with importing_prefect(settings):
         from deployments.prefect_server.desired import desired
         from deployments.prefect_server.difference import lines
@@ -70,8 +72,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     stream = sys.stderr if options.json else sys.stdout
 
     def show(change: ResourceChange) -> None:
-        for line in lines(change):
-            print(line, file=stream, flush=True)
+        print_fitted(lines(change), stream=stream)
 
     changes = ask_prefect(
         deploy(wanted, show, dry_run=options.dry_run),
@@ -111,6 +112,8 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     """Announce new weights by the same event that anybody may send to Prefect's API."""
     from uuid import uuid4
 
+    from deployments.cli.columns import print_fitted
+
     with importing_prefect(settings):
         from deployments.prefect_server.announce import send
         from infra.traces.propagation import is_traceparent
@@ -137,7 +140,7 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps({"event": str(id), "model": options.model, "source": uri}))
     else:
-        print(f"{options.model}: new weights from {uri}, announced as event {id}")
+        print_fitted([f"{options.model}: new weights from {uri}, announced as event {id}"])
         say("what becomes of it: the run `finetuned` in the Prefect UI")
     return 0
 

@@ -27,15 +27,15 @@ def add_release_commands(add: Add) -> None:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 1000:
-        raise argparse.ArgumentTypeError("a number from 1 to 1000")
-    return count
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to 1000")
+    return int(text)
 
 
 def _history(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import Style, print_fitted
     from infra.s3.bucket import Bucket
-    from tasks.explain.history import NEWEST, history, history_lines
+    from tasks.explain.history import HEADS, NEWEST, history, history_lines
     from tasks.targets.target import Target
 
     target = Target(Bucket.at(settings.store), options.target or settings.target)
@@ -43,12 +43,13 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(found.document())
     else:
-        for line in history_lines(found):
-            print(line)
+        print(Style.of_stdout().paint(HEADS, "bold"))
+        print_fitted(history_lines(found))
     return 0
 
 
 def _report(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
     from infra.s3.bucket import Bucket
     from tasks.report.release import read_report
     from tasks.report.sections import sections, title
@@ -77,6 +78,5 @@ def _report(options: argparse.Namespace, settings: Settings) -> int:
         Path(options.html).write_text(page_of(report), encoding="utf-8")
         say(f"written to {options.html}")
     else:
-        for line in lines(title(report), sections(report)):
-            print(line)
+        print_fitted(lines(title(report), sections(report)))
     return 0

@@ -7,6 +7,7 @@ import os
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from deployments.cli.prefect_client import client
 from flows.names import WORK_ON_A_MODEL
 from tasks.explain.fleet_view import Run
 
@@ -35,22 +36,16 @@ def runs_in_progress(patience_s: float = PATIENCE_SECONDS) -> tuple[Run, ...] | 
     api = os.environ.get("PREFECT_API_URL", "")
     if not api:
         return None
-    login, key = os.environ.get("PREFECT_API_AUTH_STRING", ""), os.environ.get("PREFECT_API_KEY", "")
-    user, _, password = login.partition(":")
     found: list[Run] = []
     try:
-        with httpx2.Client(
-            timeout=patience_s,
-            auth=(user, password) if login else None,
-            headers={"Authorization": f"Bearer {key}"} if key and not login else {},
-        ) as client:
+        with client(api, patience_s) as asked:
             for flow in _FLOWS:
                 wanted = {
                     "flows": {"name": {"any_": [flow]}},
                     "flow_runs": {"state": {"type": {"any_": [*_STATES]}}},
                     "limit": _MOST,
                 }
-                answer = client.post(f"{api.rstrip('/')}/flow_runs/filter", json=wanted)
+                answer = asked.post("/flow_runs/filter", json=wanted)
                 answer.raise_for_status()
                 found += [_run(flow, each) for each in _PAGE.validate_json(answer.content)]
     except (httpx2.HTTPError, httpx2.InvalidURL, ValidationError):

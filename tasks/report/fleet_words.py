@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from infra.units import age
 from tasks.explain.fleet_view import Fleet, ModelRow, Run
-from tasks.report.ages import age
 
 HEADS = ("model", "live", "kind", "age", "verdict", "nodes", "state")
 NOTHING = "no model is shown: none is live or has a file here, or none fits what was asked for"

@@ -20,6 +20,9 @@ from tasks.store.reporter import Peak, Reporter
 from tasks.store.signing import signer
 from tasks.targets.target import Target
 
+INTO_THE_STORE = "its files go to the store"
+"""What a step says between making files and bringing them to the store: its bytes begin anew there."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -99,6 +102,7 @@ class Context:
             if refresh:
                 self.workspace.drop(ref)
             folder = self.workspace.make(ref, work)
+            self.reporter.say(INTO_THE_STORE)
             artifact = self.store.publish(
                 ref,
                 identity,
@@ -106,6 +110,7 @@ class Context:
                 inputs=inputs,
                 producer=self.producer(task),
                 model=model,
+                progress=self.reporter.progress,
                 replaces=known.attempt,
             )
             self.workspace.remove()

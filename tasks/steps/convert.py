@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.lora.adapter import CONFIG
+from tasks.lora.config import CONFIG
 from tasks.steps.adapters import warn_of_other_base
-from tasks.steps.context import Context, Done
+from tasks.steps.context import INTO_THE_STORE, Context, Done
 from tasks.steps.plan import Plan
 
 
@@ -31,6 +31,7 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         context.workspace.note(ref, context.producer("convert", plan.kind.runtime(), peak))
 
     folder = context.workspace.make(ref, work)
+    context.reporter.say(INTO_THE_STORE)
     artifact = context.store.publish(
         ref,
         plan.checkpoint,
@@ -38,6 +39,7 @@ def convert(context: Context, plan: Plan, *, refresh: bool = False) -> Done:
         inputs=plan.snapshots,
         producer=context.workspace.noted(ref),
         model=plan.model.name,
+        progress=context.reporter.progress,
         replaces=known.attempt,
     )
     return Done(artifact, cached=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from infra.errors import TritonError, UsageError
 from infra.s3.bucket import Bucket
@@ -77,23 +77,30 @@ def reports(target: Target, timeout_s: float) -> Iterator[tuple[list[NodeReport]
         time.sleep(_POLL_SECONDS)
 
 
-def wait_until_public(target: Target, model: str, release: int, timeout_s: float) -> None:
+def wait_until_public(
+    target: Target, model: str, release: int, timeout_s: float, say: Callable[[str], None] = lambda _: None
+) -> None:
     """Wait until every live node answers by the public name with `release`, or until another one is wanted.
 
+    `say` is told which nodes it waits for and why, whenever that changes.
     Raises TritonError `node-behind` (retryable) after `timeout_s` seconds, and as `live_nodes` does.
     """
+    told = ""
     for nodes, is_late in reports(target, timeout_s):
         behind = {node.node: why for node in nodes if (why := _why_not_public(node, model, release))}
         if not behind or target.current(model)[0].public != release:
             return
+        words = "; ".join(f"{node}: {why}" for node, why in behind.items())
         if is_late:
             raise TritonError(
-                f"{model} release {release} is wanted on '{target.name}', and nodes lag behind: "
-                + "; ".join(f"{node}: {why}" for node, why in behind.items()),
+                f"{model} release {release} is wanted on '{target.name}', and nodes lag behind: {words}",
                 hint="the nodes keep trying; their logs say why they fail",
                 code="node-behind",
                 retryable=True,
             )
+        if words != told:
+            say(words)
+        told = words
 
 
 def _why_not_public(node: NodeReport, model: str, release: int) -> str:

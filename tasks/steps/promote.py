@@ -39,6 +39,7 @@ def promote(
     kind: MoveKind = "promoted",
     flow_run: str = "",
     reason: str = "",
+    say: Callable[[str], None] = lambda _: None,
 ) -> bool:
     """Make `release` public, and wait until every live node answers with it.
 
@@ -47,7 +48,8 @@ def promote(
 
     A release that a person approved takes the place of the one that it was compared with, and of no other.
 
-    The move is recorded, with the `flow_run` that made it and the `reason` for it.
+    The move is recorded, with the `flow_run` that made it and the `reason` for it. `say` is told which nodes it waits
+    for.
 
     Raises UsageError `release-not-passed` if it never passed its gates or was refused with traffic,
     `release-not-approved` if a person was asked about it and has not approved it, `release-not-in-store` if a node
@@ -83,7 +85,7 @@ def promote(
         if moved.public != release:
             return False
     records.keep(moved)
-    wait_until_public(target, model, release, timeout_s)
+    wait_until_public(target, model, release, timeout_s, say)
     withdraw_traffic(target, model, release)  # it counts no more; the next candidate begins without
     return True
 
@@ -164,8 +166,9 @@ def roll_back(
     *,
     flow_run: str = "",
     reason: str = "",
+    say: Callable[[str], None] = lambda _: None,
 ) -> RolledBack:
-    """Promote release `to`, or the previous one.
+    """Promote release `to`, or the previous one. `say` is told what it waits for.
 
     It never undoes another rollback: a release that was rolled back from comes back by its number alone. Two calls at
     once end on the same release. Raises UsageError `release-missing`, `rolled-back` if the previous release is one that
@@ -191,7 +194,7 @@ def roll_back(
     target.intent(model, release)
     # To a newer release, which was rolled back or never public, it is a promotion.
     kind: MoveKind = "promoted" if current.public is None or release > current.public else "rolled back"
-    promote(target, model, release, instead_of=current.public, kind=kind, flow_run=flow_run, reason=reason)
+    promote(target, model, release, instead_of=current.public, kind=kind, flow_run=flow_run, reason=reason, say=say)
     return RolledBack(release, current.public)
 
 

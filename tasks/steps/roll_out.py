@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -14,6 +14,7 @@ from tasks.steps.nodes import reports, wait_until_public
 from tasks.steps.opening import require_open
 from tasks.steps.plan import Plan
 from tasks.steps.returned import require_not_returned
+from tasks.steps.untouched import untouched
 from tasks.targets.approvals import Approvals
 from tasks.targets.proof import keep_proof
 from tasks.targets.release import Result
@@ -80,7 +81,7 @@ def roll_out(
         require_open(plan.model, target_name)
     recreate = recreate or plan.model.rollout.strategy == "recreate"
     release = candidate.begin(target, view, known, recreate=recreate, lost=lost or {})
-    wait_until_ready(target, model, release, timeout_s)
+    wait_until_ready(target, model, release, timeout_s, context.reporter.say)
     return RollOut(target_name, release, unchanged=False)
 
 
@@ -134,17 +135,23 @@ def conclude(target: Target, model: str, result: Result, hint: str = "") -> Resu
     if counted.state == "undecided":
         raise GateUndecided(
             f"{what} is undecided: {counted.reason}",
-            hint="it stays a candidate, and the live release was not touched. Ask its gates for more samples, or say "
+            hint=f"it stays a candidate, and {untouched(target, model)}. Ask its gates for more samples, or say "
             "`undecided: promote` or `undecided: refuse` in the model's file: the next rebuild gates it again. "
             f"`enginehouse releases {model}` shows the figures",
         )
     target.move(model, lambda current: current.without_candidates(result.release))
-    evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
+    evidence = f"{untouched(target, model)}; `enginehouse releases {model}` shows the evidence"
     raise GateRefused(f"{what} was refused: {counted.reason}", hint=f"{hint}; {evidence}" if hint else evidence)
 
 
-def wait_until_ready(target: Target, model: str, release: int, timeout_s: float) -> None:
-    """Wait until every live node holds the release, ready to answer. Raises as `roll_out` does."""
+def wait_until_ready(
+    target: Target, model: str, release: int, timeout_s: float, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Wait until every live node holds the release, ready to answer. Raises as `roll_out` does.
+
+    `say` is told what the others are at, whenever that changes.
+    """
+    told = ""
     for nodes, is_late in reports(target, timeout_s):
         states = {
             node.node: node.models[model].releases.get(release) if model in node.models else None for node in nodes
@@ -162,6 +169,12 @@ def wait_until_ready(target: Target, model: str, release: int, timeout_s: float)
             reason = f"not ready on {waiting} within {timeout_s:g} s"
             conclude(target, model, Result(release=release, state="refused", reason=reason))
             return
+        words = "; ".join(
+            f"{node}: {'does not know it yet' if state is None else state.state}" for node, state in states.items()
+        )
+        if words != told:
+            say(words)
+        told = words
 
 
 def require_wanted(target: Target, model: str, release: int) -> None:

@@ -173,6 +173,8 @@ def test_refresh_makes_a_step_and_all_after_it_again(house: House, live: dict[st
     assert states(report)["convert"] == "Cached"
     assert states(report)["build"] == states(report)["upload"] == states(report)["assemble"] == "Completed"
     after = house.store.need(artifact(report, "upload")).manifest
+    told = house.run("logs", MODEL, "--step", "build", "--follow", "--json").splitlines()
+    assert f"build {MODEL} begins" in [json.loads(line)["message"] for line in told]  # from the worker's own log
     # The quantizer is deterministic: equal bytes, so nothing is rolled out.
     assert after.attempt != before.attempt and after.digest == before.digest
     assert report["state"] == "unchanged"

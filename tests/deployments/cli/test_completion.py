@@ -32,6 +32,7 @@ def test_bash_completes(bash_script: Path) -> None:
         ("rebuild", "ti"): {"tiny", "tidy"},
         ("rebuild", "tiny", "--ref"): {"--refresh"},
         ("rebuild", "tiny", "--refresh", ""): {"fetch", "convert", "build", "assemble"},
+        ("logs", "tiny", "--step", "bu"): {"build"},
         ("toolchain", ""): {"add", "list"},
         ("toolchain", "list", "--j"): {"--json"},
         ("history", "no"): set[str](),

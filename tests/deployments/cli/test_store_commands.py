@@ -73,15 +73,16 @@ def test_verifying(fleet: Fleet, command: Command) -> None:
 def test_collecting(fleet: Fleet, command: Command) -> None:
     made, lost = fleet.rebuild(), fleet.rebuild(tensorrt_llm="1.0.0")
     fleet.release(made)
-    assert command("pin", str(made.snapshot), "--reason", "slow to fetch")[:2] == (0, f"{made.snapshot}\n")
+    pinned = command("pin", str(made.snapshot), "--reason", "slow to fetch")[:2]
+    assert pinned == (0, f"snapshot/{made.snapshot.identity[:12]}\n")
     document = json.loads(command("gc", "--dry-run", "--grace", "0", "--json")[1])
     assert document["dry_run"] and str(lost.engine) in {item["name"] for item in document["garbage"]}
     assert document["kept"][str(made.snapshot)] == "pinned"
     assert fleet.store.find(lost.engine) is not None
     code, out, _ = command("gc")  # a week's grace: nothing goes
-    assert code == 0 and out.endswith("0 bytes in 0 objects may go\n")
+    assert code == 0 and out.endswith("0 B in 0 objects may go\n")
     code, out, _ = command("gc", "--grace", "0")
-    assert code == 0 and f"{lost.engine}  nothing uses it" in out
+    assert code == 0 and f"engine/{lost.engine.identity[:12]}  nothing uses it" in out
     assert fleet.store.find(lost.engine) is None and fleet.store.find(made.engine) is not None
     assert command("unpin", str(made.snapshot))[0] == 0 and command("unpin", str(made.snapshot))[0] == 2
 
