@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Container
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.runtime import flow_run
 from pydantic import JsonValue, ValidationError
@@ -14,6 +14,7 @@ from pydantic import JsonValue, ValidationError
 from flows.approve import follow
 from flows.catalogue import current_catalogue
 from flows.finetuned import rebuild_with, start_rebuild, take
+from flows.flow_runs import named_flow
 from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, has_crashed, start_again
 from flows.names import FLOWS, RECONCILE
 from flows.patience import RECONCILED_HEARTBEATS
@@ -37,7 +38,7 @@ from tasks.targets.target import Target
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
 
-@flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
+@named_flow(RECONCILE, "reconcile", fleet="shown again")
 async def reconcile(undecided_seconds: float = 300) -> None:
     """Start crashed rebuilds again, end what nobody waits for, and decide on events that were missed.
 

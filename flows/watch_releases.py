@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -22,8 +22,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
 from flows.catalogue import current_catalogue
-from flows.names import REBUILD
-from flows.report import WAITING
+from flows.failure import reason_of
+from flows.flow_runs import named_flow
+from flows.names import REBUILD, WAITING, WATCH_RELEASES, model_tag
 from flows.run_filters import NOT_ENDED, PAGE
 from flows.task_runs import worth_retrying
 from infra import settings
@@ -49,7 +50,7 @@ class Watched:
     starts: tuple[Start, ...]
 
 
-@flow(name="watch_releases", flow_run_name="watch releases", persist_result=False)
+@named_flow(WATCH_RELEASES, "watch releases", fleet="shown again")
 async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) -> Watched:
     """Ask the package indexes for versions of TensorRT-LLM, and rebuild the models whose policy takes a new one.
 
@@ -165,7 +166,7 @@ def _run(run: FlowRun) -> RebuildRun:
         return RebuildRun(str(run.id), "waiting")
     if state.is_completed():
         return RebuildRun(str(run.id), "completed")
-    reason = state.message or f"the run ended as {state.name}"
+    reason = reason_of(state) or f"the run ended as {state.name}"
     return RebuildRun(str(run.id), "crashed" if state.is_crashed() else "failed", reason)
 
 
@@ -187,7 +188,7 @@ async def _start(client: PrefectClient, models: Mapping[str, Model], starts: lis
             deployment.id,
             parameters=parameters,
             name=f"rebuild {start.model}",
-            tags=[WATCH_TAG, f"tensorrt-llm:{start.version}"],
+            tags=[WATCH_TAG, model_tag(start.model), f"tensorrt-llm:{start.version}"],
             idempotency_key=start.key,
         )
         log.info("%s is rebuilt with TensorRT-LLM %s: %s", start.model, start.version, run.id)

@@ -52,8 +52,6 @@ def _look(options: argparse.Namespace, settings: Settings) -> Callable[[], Fleet
     """Looks at the fleet, each time knowing what it read the time before. Raises UsageError for a wrong filter."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from packaging.version import Version
-
     from deployments.cli.runs_in_progress import runs_in_progress
     from infra.images import images
     from infra.s3.bucket import Bucket
@@ -61,15 +59,13 @@ def _look(options: argparse.Namespace, settings: Settings) -> Callable[[], Fleet
     from tasks.explain.fleet_view import State
     from tasks.explain.seen_records import SeenRecords
     from tasks.models.catalogue import load_catalogue
-    from tasks.watch.verdict import Offer
+    from tasks.watch.verdict import listed
 
     if options.state and options.state not in get_args(State):
         raise UsageError(f"there is no state '{options.state}'", hint=f"states: {', '.join(get_args(State))}")
     labels = dict(map(_label, options.label))
     bucket = Bucket.at(settings.store)
-    avoided = {Version(version) for version in settings.watch_avoid}
-    known = images(settings.images)
-    offered = [Offer(version, None, known[version], version in avoided) for version in sorted(known, reverse=True)]
+    offered = listed(images(settings.images), settings.watch_avoid)
     seen = SeenRecords.load(bucket)
 
     def look() -> Fleet:

@@ -468,7 +468,7 @@ def test_rebuild(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_rebuild_that_a_gate_refuses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
-        rebuilt(StepReport("validate", "Failed", 3.0))
+        rebuilt(StepReport("validate", "Refused", 3.0))
         current_report("smollm2-135m").state = "refused"
         reason = "count-in-french was answered with 'One, two, three', which does not contain 'trois'"
         raise GateRefused(f"release 2 is refused: {reason}", hint="the live release was not touched")
