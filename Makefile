@@ -114,6 +114,7 @@ define install
 	  "Enginehouse needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + \
 	  ": make PYTHON=python3.11 (Triton in nvidia-pytriton has no backend for others)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "fetching the packages of $(1), up to 1 GB: some minutes without a word"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BYTECODE)

@@ -8,6 +8,8 @@
     approve               a person's decision on a candidate, and what follows; `approval_page` is what they see
     rollback, collect_garbage, reconcile
 
+    flow_runs             how a flow runs as a run of Prefect: tags, states; `failure` makes a state of an error
+    fleet_page            the fleet as the artifact `fleet`
     steps                 the steps as tasks; the work is in `tasks.steps`
     task_runs             how a step runs as a task: retries, states
     telling               what a running step says of how far it is
@@ -16,7 +18,7 @@
     current_rebuild       what a rebuild keeps of itself; `report` is what its caller sees
     lost_runs             runs whose process or parent died
     traces                the spans of runs, where traces are wanted
-    failure, patience, run_filters, ui
+    patience, run_filters, ui
 
 `deployments` may import this package. It stands on `tasks` and `infra`. Each flow's docstring is its text in the UI of
 Prefect, and the part `Args` describes the fields of its form.

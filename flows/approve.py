@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 
 from flows.catalogue import catalogue_folder
-from flows.names import REBUILD
+from flows.flow_runs import named_flow
+from flows.names import APPROVE, REBUILD, model_tag
 from infra import settings
 from infra.errors import UsageError
 from infra.s3.bucket import Bucket
@@ -18,7 +19,7 @@ from tasks.steps.approve import Decided, decide
 from tasks.targets.target import Target
 
 
-@flow(name="approve", flow_run_name="{decision} {model}", persist_result=False)
+@named_flow(APPROVE, "{decision} {model}", fleet="shown")
 async def approve(
     model: str, decision: Literal["approve", "reject"], by: str, release: int = 0, target: str = "", note: str = ""
 ) -> None:
@@ -48,7 +49,7 @@ async def follow(made: Decided) -> None:
     if made.approval.state == "approved":
         get_run_logger().info("run %s promotes it", await go_on(made))
     else:
-        folder = await asyncio.to_thread(catalogue_folder, settings.load())
+        folder = await asyncio.to_thread(catalogue_folder, settings.load(), made.model)
         await asyncio.to_thread(note_rejected, made.target, folder, made.model, release, made.parameters)
 
 
@@ -60,6 +61,7 @@ async def go_on(made: Decided) -> str:
             deployment.id,
             parameters=dict(made.parameters),
             name=f"rebuild {made.model}",
+            tags=[model_tag(made.model)],
             idempotency_key=f"approved:{made.target.name}:{made.model}:{made.approval.release}",
         )
     return str(run.id)

@@ -7,16 +7,15 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any
 
-from prefect import flow
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows import steps
-from flows.failure import failed
+from flows.flow_runs import named_flow
+from flows.names import BUILD_ENGINE
 from flows.report import Report, current_report
 from flows.task_runs import run
 from infra import settings
-from infra.errors import EnginehouseError, StepFailed, StoreUnavailable
+from infra.errors import StepFailed, StoreUnavailable
 from infra.s3.bucket import Bucket
 from infra.s3.conditional_writes import require_conditional_writes
 from tasks.models.spec import Model
@@ -30,7 +29,7 @@ from tasks.trtllm.images import keep_report
 STEPS = ("convert", "build", "upload")
 
 
-@flow(name="build_engine", flow_run_name="build {model[name]} {engine:.12}", persist_result=False)
+@named_flow(BUILD_ENGINE, "build {model[name]} {engine:.12}")
 async def build_engine(
     model: dict[str, Any],
     snapshot: dict[str, Any],
@@ -39,7 +38,7 @@ async def build_engine(
     adapter: dict[str, Any] | None = None,
     draft: dict[str, Any] | None = None,
     references: bool = False,
-) -> State[Any] | None:
+) -> None:
     """Make one engine from a snapshot that is in the store. A rebuild starts this flow; people seldom do.
 
     Args:
@@ -51,13 +50,9 @@ async def build_engine(
         draft: The identity document of the snapshot of what guesses tokens, if its recipe has that.
         references: Also read what the weights say before they are quantized, for the gates of the model's file.
     """
-    try:
-        tuned, guessing = (None if document is None else Identity(document) for document in (adapter, draft))
-        plan = Plan.of(Model.model_validate(model), Identity(snapshot), tuned, guessing)
-        await _build(plan, engine, frozenset(refresh), references)
-    except EnginehouseError as error:
-        return failed(error)
-    return None
+    tuned, guessing = (None if document is None else Identity(document) for document in (adapter, draft))
+    plan = Plan.of(Model.model_validate(model), Identity(snapshot), tuned, guessing)
+    await _build(plan, engine, frozenset(refresh), references)
 
 
 async def _build(plan: Plan, engine: str, refresh: frozenset[str], references: bool) -> None:

@@ -32,7 +32,7 @@ from flows.build_engine import STEPS, make
 from flows.build_log import BuildLog
 from flows.build_waiters import is_ours, let_go, wait_for
 from flows.failure import error_of
-from flows.names import BUILD_ENGINE
+from flows.names import BUILD_ENGINE, model_tag
 from flows.patience import BUILD_SECONDS, STARTING_PROCESS_SECONDS, STARTING_SECONDS, TAKEN_SECONDS
 from flows.report import Report, StepReport
 from infra import settings
@@ -135,7 +135,7 @@ async def start_or_attach(
     A build that was asked to make less again than `refresh`, or for no `references`, is not ours to wait for: the new
     one follows it.
     """
-    tags = [f"model:{plan.model.name}", f"engine:{plan.engine.digest}"]
+    tags = [model_tag(plan.model.name), f"engine:{plan.engine.digest}"]
     pool = await client.read_work_pool(plan.kind.pool())
     pending_s = STARTING_PROCESS_SECONDS if pool.type == "process" else STARTING_SECONDS
     wanted = refresh & set(STEPS)
@@ -166,6 +166,8 @@ async def start_or_attach(
             **({} if plan.draft is None else {"draft": dict(plan.draft.document)}),
             **({"references": True} if references else {}),
         },
+        # As the run calls itself once it has begun.
+        flow_run_name=f"build {plan.model.name} {plan.engine.digest:.12}",
         timeout=0,
         idempotency_key=key,
         tags=tags,

@@ -12,9 +12,12 @@ from tasks.models.catalogue import Catalogue, load_catalogue
 from tasks.models.published_catalogue import in_use
 
 
-def catalogue_folder(config: Settings) -> Path:
-    """Their folder, which the run's log names with their digest. Raises SpecError, SettingsError and StoreError."""
-    used = in_use(config)
+def catalogue_folder(config: Settings, model: str = "") -> Path:
+    """Their folder, which the run's log names with their digest, or with that of the `model` that it works on alone.
+
+    Raises SpecError, SettingsError and StoreError.
+    """
+    used = in_use(config, model)
     get_run_logger().info("%s", used)
     return used.folder
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.failure import without_traceback
+from flows.flow_runs import named_flow
+from flows.names import COLLECT_GARBAGE
+from flows.task_runs import result_of
 from infra import settings
 from infra.s3.bucket import Bucket
 from tasks.garbage.collect import GRACE_DAYS, collect, survey, survey_lines
 
 
-@flow(name="collect_garbage", flow_run_name="collect garbage", persist_result=False)
+@named_flow(COLLECT_GARBAGE, "collect garbage")
 async def collect_garbage(grace_days: float = GRACE_DAYS, dry_run: bool = False) -> int:
     """Delete the files of artifacts that no live, previous or candidate release, pin or running build needs.
 
@@ -23,10 +27,11 @@ async def collect_garbage(grace_days: float = GRACE_DAYS, dry_run: bool = False)
         grace_days: Keep what was made or used within so many days.
         dry_run: Only log what would be deleted, and why.
     """
-    return await _collect(grace_days, dry_run)
+    return await result_of(_collect, grace_days, dry_run)
 
 
 @task(name="collect", cache_policy=NO_CACHE, persist_result=False)
+@without_traceback
 async def _collect(grace_days: float, dry_run: bool) -> int:
     """Returns how many bytes were deleted, or would be in a dry run."""
     config, log = settings.load(), get_run_logger()

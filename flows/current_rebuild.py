@@ -99,7 +99,7 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
 
 async def _begin(report: Report, model: str, recipe: Mapping[str, str], runtime: str) -> CurrentRebuild:
     config = settings.load()
-    written = await asyncio.to_thread(lambda: catalogue_entry(catalogue_folder(config), model))
+    written = await asyncio.to_thread(lambda: catalogue_entry(catalogue_folder(config, model), model))
     bucket = Bucket.at(config.store)
     newest, tuned = await asyncio.to_thread(with_newest, bucket, written)
     if tuned is not None:

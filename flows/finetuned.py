@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -15,11 +15,13 @@ from pydantic import JsonValue
 
 from flows import steps
 from flows.catalogue import current_catalogue
-from flows.failure import failed
-from flows.names import REBUILD
+from flows.flow_runs import named_flow
+from flows.names import FINETUNED, REBUILD, model_tag
+from flows.report import OVERTAKEN
+from flows.task_runs import result_of
 from flows.traces import trace_labels
 from infra import settings
-from infra.errors import EnginehouseError, EventRefused, SourceError
+from infra.errors import EventRefused, SourceError
 from infra.s3.bucket import Bucket
 from tasks.finetuned.arrivals import Arrival, arrive, decide, pin, refused
 from tasks.finetuned.event import Event, changed_by, pinned_source, read_event
@@ -34,7 +36,7 @@ FINETUNED_TAG = "finetuned"
 _NONE: Mapping[str, JsonValue] = {}
 
 
-@flow(name="finetuned", flow_run_name="finetuned {event}", persist_result=False)
+@named_flow(FINETUNED, "finetuned {event}")
 async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State[Any]:
     """Rebuild a model with the weights that an event names. An automation starts this flow; people seldom do.
 
@@ -47,11 +49,10 @@ async def finetuned(payload: dict[str, Any], event: UUID | None = None) -> State
             `recipe` for fields of the recipe to override.
         event: The id of the event. If empty, a new one.
     """
-    try:
-        arrival = await take(str(event or uuid4()), payload)
-    except EnginehouseError as error:
-        return failed(error)
-    return Completed(name=arrival.state.capitalize(), message=arrival.reason)
+    arrival = await take(str(event or uuid4()), payload)
+    # Of an event that is refused with an error, the state is that of the error.
+    name = OVERTAKEN if arrival.state == "refused" else arrival.state.capitalize()
+    return Completed(name=name, message=arrival.reason)
 
 
 async def take(id: str, payload: Mapping[str, JsonValue]) -> Arrival:
@@ -109,7 +110,7 @@ async def _brought(bucket: Bucket, arrival: Arrival, event: Event, models: Mappi
     """
     changed, asked = changed_by(event, models)
     moved = event.moved
-    model, weights = await steps.resolve(changed, moved or arrival.pinned or asked)
+    model, weights = await result_of(steps.resolve, changed, moved or arrival.pinned or asked)
     if moved is not None and pinned_source(moved, weights.tuned.pin) != asked:
         raise EventRefused(f"{moved} is no longer {asked}", code="event-overtaken")
     source, revision = pinned_source(asked, weights.tuned.pin), snapshot_identity(weights.tuned).digest
@@ -160,7 +161,7 @@ async def start_rebuild(
             deployment.id,
             parameters={**parameters, "model": model},
             name=f"rebuild {model}",
-            tags=[FINETUNED_TAG, *tags],
+            tags=[FINETUNED_TAG, model_tag(model), *tags],
             idempotency_key=key,
             labels={**trace_labels(traceparent)},
         )

@@ -1,4 +1,7 @@
-"""The flows by name, for whatever starts, deploys or watches them. Imports no Prefect."""
+"""The flows by name, their tags and the states of their own, for whatever starts or watches them.
+
+Imports no Prefect.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,11 @@ class FlowName:
     @property
     def module(self) -> str:
         return f"flows.{self.name}"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of its deployments and runs: whose it is, on a server of many, and of which kind."""
+        return ("enginehouse", f"kind:{self.name}")
 
     @property
     def deployment(self) -> str:
@@ -33,6 +41,18 @@ BUILD_ENGINE = FlowName("build_engine")
 ON_DEFAULT_POOL = (REBUILD, ROLLBACK, APPROVE, COLLECT_GARBAGE, WATCH_RELEASES, FINETUNED, RECONCILE)
 """Flows with one deployment, on the pool `default`."""
 FLOWS = (*ON_DEFAULT_POOL, BUILD_ENGINE)
+WORK_ON_A_MODEL = (REBUILD, ROLLBACK, APPROVE)
+"""Flows with a parameter `model`, whose runs in progress the fleet shows."""
+
+REFUSED = "Refused"
+"""The state of a run, and of its step, whose candidate a gate refused. Its type is that of a failure."""
+UNDECIDED = "Undecided"
+"""The same where the gates could not decide."""
+WAITING = "Waiting"
+"""The state of a rebuild, and of its step, that leaves a candidate to a person's decision."""
+
+FLEET_KEY = "fleet"
+"""The key of the artifact that shows the fleet."""
 
 STEPS = (
     *("resolve", "fetch", "export", "convert", "build", "upload", "assemble", "roll_out", "reference", "validate"),
@@ -43,6 +63,16 @@ AWAITS = "awaits:"
 """How the tag of a run begins by which it waits for a build; the build's run follows."""
 COPIED = "build: "
 """How the lines begin that a rebuild copies from the log of a build into its own."""
+
+
+def model_tag(model: str) -> str:
+    """The tag of runs that are about a model."""
+    return f"model:{model}"
+
+
+def target_tag(target: str) -> str:
+    """The tag of runs that are about a target."""
+    return f"target:{target}"
 
 
 def step_of(task_run: str) -> str:

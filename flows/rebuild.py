@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from prefect import flow
-
 from flows import steps
 from flows.build_engine import STEPS
 from flows.build_on_pool import make_engine
 from flows.current_rebuild import CurrentRebuild, rebuilding
-from flows.report import WAITING
+from flows.flow_runs import named_flow, tag_run
+from flows.names import REBUILD, WAITING, target_tag
 from flows.task_runs import ends_as, run
 from flows.turns import turn
 from flows.waves import Targets
@@ -23,7 +22,7 @@ _AS_IN_THE_FILE: dict[str, str] = {}
 
 
 # The parameters are a form in the Prefect UI too, which has a field for every type but one that may be None.
-@flow(name="rebuild", flow_run_name="rebuild {model}", persist_result=False)
+@named_flow(REBUILD, "rebuild {model}", fleet="shown")
 async def rebuild(
     model: str,
     runtime: str = "",
@@ -65,6 +64,7 @@ async def rebuild(
         if weights.exported:
             await run(report, steps.export, plan, weights.exported, "fetch" in redo)
         reached = () if until == "upload" else targets or entry.targets
+        await tag_run(*map(target_tag, reached))
         await make_engine(report, plan, redo, reached)  # convert, build, upload
         if until == "upload":
             return None

@@ -1,4 +1,4 @@
-"""Look for what was missed: lost runs, their candidates, watches and waves, decisions, events, waiting weights."""
+"""Look for what was missed: lost runs, candidates, watches, waves, decisions, events, weights, MLflow's aliases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Container
 from uuid import NAMESPACE_URL, uuid5
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.runtime import flow_run
 from pydantic import JsonValue, ValidationError
@@ -14,9 +14,11 @@ from pydantic import JsonValue, ValidationError
 from flows.approve import follow
 from flows.catalogue import current_catalogue
 from flows.finetuned import rebuild_with, start_rebuild, take
+from flows.flow_runs import named_flow
 from flows.lost_runs import being_rebuilt, cancel_orphans, crash_the_dead, has_crashed, start_again
 from flows.names import FLOWS, RECONCILE
 from flows.patience import RECONCILED_HEARTBEATS
+from flows.registry import register
 from infra import settings
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
@@ -31,11 +33,12 @@ from tasks.steps.approve import follow_up
 from tasks.steps.retire import is_retired
 from tasks.steps.unwatched import look_at_unwatched
 from tasks.steps.waves import unfinished
+from tasks.targets.target import Target
 
 _WATCHED = [flow.name for flow in FLOWS if flow is not RECONCILE]
 
 
-@flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
+@named_flow(RECONCILE, "reconcile", fleet="shown again")
 async def reconcile(undecided_seconds: float = 300) -> None:
     """Start crashed rebuilds again, end what nobody waits for, and decide on events that were missed.
 
@@ -65,8 +68,8 @@ async def reconcile(undecided_seconds: float = 300) -> None:
         get_run_logger().warning("%s", line)
     for model in catalogue.models.values():
         try:
-            if await asyncio.to_thread(is_retired, bucket, model.name):
-                continue  # a person brings it back, and nobody else
+            for target in model.targets:
+                await register(Target(bucket, target), model)
             await _take_moved(bucket, model)
             if model.name not in going:
                 await rebuild_what_waits(bucket, model)
@@ -111,16 +114,20 @@ async def decide_the_undecided(bucket: Bucket, older_than_seconds: float) -> Non
 async def rebuild_what_waits(bucket: Bucket, model: Model) -> None:
     """Have a model rebuilt whose accepted weights wait and that nobody rebuilds: newer ones were refused before them.
 
-    What is known of a model's weights has one such rebuild, so one that fails does not come again.
+    What is known of a model's weights has one such rebuild, so one that fails does not come again. A model that was
+    retired is brought back by a person, and nobody else.
     """
     found = await asyncio.to_thread(waiting, bucket, model)
-    if found is not None:
+    if found is not None and not await asyncio.to_thread(is_retired, bucket, model.name):
         weights, known = found
         await rebuild_with(weights, again=known)
 
 
 async def _take_moved(bucket: Bucket, model: Model) -> None:
-    """One event for the weights that a branch has now, or a rebuild for those that an adapter is merged into."""
+    """One event for the weights that a branch has now, or a rebuild for those that an adapter is merged into.
+
+    Only of a model that is public somewhere, which no retired one is.
+    """
     access = Access(s3=bucket.client, mlflow=settings.load().mlflow)
     for found in await asyncio.to_thread(lambda: list(moved(bucket, [model], access))):
         key = f"moved:{found.model}:{found.snapshot}"

@@ -16,9 +16,6 @@ Outcome = Literal["promoted", "unchanged", "built", "waiting"]
 OVERTAKEN = "Overtaken"
 """The state of a promotion that did not come about, because newer weights were live."""
 
-WAITING = "Waiting"
-"""The state of a rebuild, and of its step, that leaves a candidate to a person's decision."""
-
 
 @dataclass(frozen=True)
 class StepReport:

@@ -17,7 +17,9 @@ from pydantic_core import to_jsonable_python
 
 from flows import ui
 from flows.approval_page import show_request
-from flows.report import OVERTAKEN, WAITING
+from flows.names import UNDECIDED, WAITING
+from flows.registry import register
+from flows.report import OVERTAKEN
 from flows.task_runs import cached_or_completed, ends_as, make_artifact, step, step_context
 from flows.telling import telling
 from infra import settings
@@ -208,7 +210,7 @@ async def validate(plan: Plan, rolled: RollOut) -> Result:
             await _show_result(plan, known, context.target(rolled.target))
         raise
     await _show_result(plan, result, context.target(rolled.target))
-    return result if result.state == "passed" else ends_as("Undecided", result)
+    return result if result.state == "passed" else ends_as(UNDECIDED, result)
 
 
 @step("approval", "approval of {plan.model.name} release {rolled.release} on {rolled.target}")
@@ -253,6 +255,7 @@ async def promote(plan: Plan, rolled: RollOut, result: Result, unless: Callable[
     if not await asyncio.to_thread(move, target, plan.model.name, rolled.release):
         return ends_as(OVERTAKEN, False)
     await _show_lineage(ReleaseRef(rolled.target, plan.model.name, rolled.release))
+    await register(target, plan.model)
     return True
 
 

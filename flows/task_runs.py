@@ -19,6 +19,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from flows import ui
+from flows.failure import without_traceback
 from flows.report import Report, StepReport
 from flows.telling import TellingBytes, telling
 from flows.traces import begin_traces
@@ -46,7 +47,7 @@ async def worth_retrying(task: object, task_run: object, state: State[Any]) -> b
 
 def step(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], StepTask[P, T]]:
     """Make an async function the task `name`; `run_name` is a template that takes the function's parameters."""
-    return task(
+    made = task(
         name=name,
         task_run_name=run_name,
         # 2, 4, 8, 16, 32 s and half as much again at most: a store that is restarted is back within that.
@@ -57,6 +58,7 @@ def step(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[Any, Any, 
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+    return lambda function: made(without_traceback(function))
 
 
 def ends_as(state: str, result: T, message: str | None = None) -> T:
@@ -74,15 +76,27 @@ async def run(report: Report, step: StepTask[P, T], *arguments: P.args, **named:
     """Call a step's task, add its state and time to `report`, and return its result or raise its error."""
     started = time.monotonic()
     with report.runs(step.name):
-        # An async task has to be awaited with `return_state` too; the types of Prefect 3.8.8 have the state at once.
-        state = await cast("Awaitable[State[T]]", step(*arguments, return_state=True, **named))
-    result = await state.aresult(raise_on_failure=False)
+        state, result = await _ended(step, *arguments, **named)
     artifact = result.artifact if isinstance(result, Done) else None
     seconds = round(time.monotonic() - started, 3)
     report.add(StepReport(step.name, state.name or "", seconds, None if artifact is None else str(artifact.ref)))
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+async def result_of(step: StepTask[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call a task that `without_traceback` ends, without a report, and return its result or raise its error."""
+    _, result = await _ended(step, *arguments, **named)
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+async def _ended(step: StepTask[P, T], *arguments: P.args, **named: P.kwargs) -> tuple[State[T], T | BaseException]:
+    # An async task has to be awaited with `return_state` too; the types of Prefect 3.8.8 have the state at once.
+    state = await cast("Awaitable[State[T]]", step(*arguments, return_state=True, **named))
+    return state, cast("T | BaseException", await state.aresult(raise_on_failure=False))
 
 
 def step_context(work: str, reporter: Reporter | None = None) -> Context:

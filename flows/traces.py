@@ -10,6 +10,8 @@ from __future__ import annotations
 import atexit
 import os
 
+from opentelemetry.trace import get_current_span
+
 from infra.traces.collector import collector_url, require_sdk
 from infra.traces.propagation import is_traceparent
 
@@ -29,6 +31,11 @@ def begin_traces() -> None:
     sending = Sending(url, "enginehouse-flows")
     trace.set_tracer_provider(sending.provider)
     atexit.register(sending.end)
+
+
+def note_error(code: str) -> None:
+    """Note on the span of this run that it ended with an error of ours: Prefect notes only errors that are raised."""
+    get_current_span().set_attribute("error.type", code)
 
 
 def trace_labels(traceparent: str) -> dict[str, str]:

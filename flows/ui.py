@@ -19,6 +19,7 @@ from tasks.explain.lineage import Lineage
 from tasks.explain.lineage_text import mermaid
 from tasks.models.spec import Model
 from tasks.report.markdown import markdown
+from tasks.report.prompts import prompt_sections
 from tasks.report.release import ReleaseReport
 from tasks.report.sections import sections, title
 from tasks.store.artifact import Artifact
@@ -103,23 +104,12 @@ Its Triton models: `{_short(intent.repository)}`
 
 
 async def show_result(model: Model, result: Result, target: str) -> None:
-    """Show the test prompts with their answers."""
-    texts = {prompt.name: prompt.text for prompt in model.prompts}
-    rows: list[dict[str, str | float]] = [
-        {
-            # The answer comes last: it is long, and the page cuts the line after it.
-            "passed": "yes" if prompt.passed else "no: " + "; ".join(prompt.failures),
-            "prompt": texts.get(prompt.prompt, prompt.prompt),
-            "seconds": prompt.seconds,
-            "node": prompt.node,
-            "answer": prompt.answer,
-        }
-        for prompt in result.prompts
-    ]
-    await acreate_table_artifact(
+    """Show the test prompts with what was expected, and their answers."""
+    about = f"{model.name} release {result.release} on {target}"
+    await acreate_markdown_artifact(
         key=artifact_key("prompts", model.name, target),
-        description=f"{model.name} release {result.release} on {target}: {result.state} {result.reason}",
-        table=rows,
+        description=f"{about}: {result.state} {result.reason}",
+        markdown=markdown(about, tuple(prompt_sections(model.prompts, result.prompts))),
     )
 
 

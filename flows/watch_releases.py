@@ -6,10 +6,9 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -23,18 +22,19 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows import ui
 from flows.catalogue import current_catalogue
-from flows.names import REBUILD
-from flows.report import WAITING
+from flows.failure import reason_of
+from flows.flow_runs import named_flow
+from flows.names import REBUILD, WAITING, WATCH_RELEASES, model_tag
 from flows.run_filters import NOT_ENDED, PAGE
 from flows.task_runs import worth_retrying
 from infra import settings
-from infra.errors import ArtifactDamaged, UsageError
+from infra.errors import UsageError
 from infra.images import images
 from infra.package_index import Published, configured, published
 from infra.s3.bucket import Bucket
 from infra.settings import Settings
 from tasks.models.spec import Model
-from tasks.steps.retire import is_retired
+from tasks.steps.retire import retired_models
 from tasks.trtllm.published import DISTRIBUTION
 from tasks.watch.record import WatchRecord, move_record, read_record
 from tasks.watch.verdict import Offer, Row, judge, offers, version_in_use
@@ -50,7 +50,7 @@ class Watched:
     starts: tuple[Start, ...]
 
 
-@flow(name="watch_releases", flow_run_name="watch releases", persist_result=False)
+@named_flow(WATCH_RELEASES, "watch releases", fleet="shown again")
 async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) -> Watched:
     """Ask the package indexes for versions of TensorRT-LLM, and rebuild the models whose policy takes a new one.
 
@@ -76,7 +76,8 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
     async with get_client() as client:
         before = tried_again(record, again)
         table = await asyncio.to_thread(_judged, catalogue.models, catalogue.models, before, offered)
-        retired = await asyncio.to_thread(_retired, bucket, due(table))
+        # A new version brings none of those back that somebody has taken away.
+        retired = await asyncio.to_thread(retired_models, bucket, due(table))
         models = {name: model for name, model in catalogue.models.items() if name not in retired}
         table = {name: rows for name, rows in table.items() if name in models}
         left_out, was_due = catalogue.broken.keys() | retired, due(table)
@@ -102,16 +103,6 @@ async def watch_releases(dry_run: bool = False, retry: list[str] | None = None) 
 
         await asyncio.to_thread(move_record, bucket, change)
     return Watched(rows, tuple(starts))
-
-
-def _retired(bucket: Bucket, due: Iterable[str]) -> set[str]:
-    """Those that somebody has taken away: a new version brings none of them back."""
-    found: set[str] = set()
-    for name in due:
-        with suppress(ArtifactDamaged):  # its rebuild says so, and nobody else's
-            if is_retired(bucket, name):
-                found.add(name)
-    return found
 
 
 async def _ask(config: Settings) -> tuple[Offer, ...]:
@@ -175,7 +166,7 @@ def _run(run: FlowRun) -> RebuildRun:
         return RebuildRun(str(run.id), "waiting")
     if state.is_completed():
         return RebuildRun(str(run.id), "completed")
-    reason = state.message or f"the run ended as {state.name}"
+    reason = reason_of(state) or f"the run ended as {state.name}"
     return RebuildRun(str(run.id), "crashed" if state.is_crashed() else "failed", reason)
 
 
@@ -197,7 +188,7 @@ async def _start(client: PrefectClient, models: Mapping[str, Model], starts: lis
             deployment.id,
             parameters=parameters,
             name=f"rebuild {start.model}",
-            tags=[WATCH_TAG, f"tensorrt-llm:{start.version}"],
+            tags=[WATCH_TAG, model_tag(start.model), f"tensorrt-llm:{start.version}"],
             idempotency_key=start.key,
         )
         log.info("%s is rebuilt with TensorRT-LLM %s: %s", start.model, start.version, run.id)

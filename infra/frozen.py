@@ -11,9 +11,12 @@ ValueT = TypeVar("ValueT")
 
 
 class Spec(BaseModel):
-    """A frozen value. It refuses unknown fields, and checks defaults like any other value."""
+    """A frozen value. It refuses unknown fields, and checks defaults like any other value.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    Its validator is built when the first value is made: those of all classes are a quarter of a command's imports.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
 
 class FrozenDict(dict[KeyT, ValueT]):

@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from infra.errors import SettingsError
@@ -69,7 +69,8 @@ _Cron = Annotated[str, AfterValidator(lambda text: "" if text == "never" else te
 """An expression in UTC; empty for never."""
 
 
-@dataclass(frozen=True)
+# Deferred: `load` builds the one validator that a process needs, and this would be a second one.
+@dataclass(frozen=True, config=ConfigDict(defer_build=True))
 class Settings:
     """What Enginehouse needs to know of its surroundings, each field from the variable `ENGINEHOUSE_FIELD`.
 
@@ -87,7 +88,7 @@ class Settings:
     store_one_writer: str = ""
     """The file that the processes of the only machine that writes to the store lock; `infra.s3.bucket` reads it."""
     mlflow: _Server = ""
-    """`https://host` of the MLflow server of `models:/` and `mlflow-artifacts:/`; empty if there is none."""
+    """`https://host` of the MLflow server of `models:/` and `mlflow-artifacts:/`, and of releases; empty for none."""
     target: str = "local"
     """The target of a node and of commands without `--target`."""
     triton_http: str = ""

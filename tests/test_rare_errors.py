@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 import os
 import shutil
-import signal
 import socket
 import sys
 import sysconfig
@@ -154,12 +153,27 @@ def test_an_artifact_whose_manifest_is_not_there(bucket: Bucket) -> None:
     assert code_of(caught) == "manifest-missing"
 
 
-def test_a_node_with_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal, "signal", _says())
+def test_a_node_with_a_name_that_is_none() -> None:
     environment = {"ENGINEHOUSE_NODE_METRICS_PORT": "3"}
     with pytest.raises(SettingsError) as caught:
         run_node(Settings(triton_http="http://127.0.0.1:1", triton_grpc="127.0.0.1:2"), environment, name="a/b")
     assert code_of(caught) == "node-name"
+
+
+@pytest.mark.parametrize(
+    ("triton", "environment"),
+    [
+        ("", {"ENGINEHOUSE_NODE_METRICS_PORT": "3"}),
+        ("http://127.0.0.1", {"ENGINEHOUSE_NODE_METRICS_PORT": "3"}),
+        ("http://127.0.0.1:1", {}),
+        ("http://127.0.0.1:1", {"ENGINEHOUSE_NODE_METRICS_PORT": "99999"}),
+        ("http://127.0.0.1:1", {"ENGINEHOUSE_NODE_METRICS_PORT": "3", "ENGINEHOUSE_NODE_HEALTH_PORT": "no"}),
+    ],
+)
+def test_a_node_without_its_ports(triton: str, environment: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        run_node(Settings(triton_http=triton, triton_grpc="127.0.0.1:2"), environment)
+    assert code_of(caught) == "node-ports"
 
 
 def test_processes_that_sigkill_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ COMMANDS = (
         "rollback",
     ),
     *("approve", "reject", "probe", "lineage", "why", "verify", "sign", "pin", "unpin", "gc", "schema"),
-    *("report", "history", "logs", "new", "diff", "rename", "retire"),
+    *("report", "history", "logs", "export", "new", "diff", "rename", "retire"),
     *("deploy", "watch", "finetuned", "webhooks", "node", "gateway", "gateway-key", "load", "completion"),
 )
 

@@ -84,6 +84,8 @@ def _go_on(made: Decided, settings: Settings) -> str:
     except UsageError as error:
         if not isinstance(error, SettingsError) and error.code != "prefect-missing":
             raise
-        say(f"{error.message}\n\nhint: the approval is on record; `enginehouse rebuild {made.model}` promotes it, and")
-        say("`reconcile` does once the server is up")
+        say(
+            f"{error.message}\n\nhint: the approval is on record; `enginehouse rebuild {made.model}` promotes it, and "
+            "`reconcile` does once the server is up"
+        )
         return ""

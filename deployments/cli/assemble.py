@@ -13,7 +13,7 @@ from infra.files import whole_folder
 from tasks.kinds.engine_release import decoding_parameters
 from tasks.kinds.protocol import RequestAdapters
 from tasks.kinds.trt_engine import TrtEngineKind
-from tasks.lora.adapter import FILES
+from tasks.lora.config import FILES
 from tasks.models.source import Source
 from tasks.models.spec import Model
 from tasks.serving.generation import files_in

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TextIO
 
 from deployments.cli.people import short
 
@@ -19,6 +19,9 @@ WIDTH = 80
 """Of a line that goes elsewhere than to a terminal."""
 _GAP = 2
 _INDENT = re.compile("[ │├└─]*")
+_COMMAND = re.compile("`[^`]+`")
+_NO_BREAK = "\ue000"
+"""Stands for a space at which no line ends: a character for private use, so that no text has it."""
 
 
 class Cell(NamedTuple):
@@ -38,8 +41,12 @@ class Style:
 
     @classmethod
     def of_stdout(cls) -> Style:
+        return cls.of(sys.stdout)
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Style:
         """Colours at a terminal, unless NO_COLOR (https://no-color.org) says otherwise; as wide as the terminal."""
-        if not sys.stdout.isatty():
+        if not stream.isatty():
             return cls()
         colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return cls(max(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH), colour, is_terminal=True)
@@ -56,13 +63,13 @@ class Style:
         yield from (" " * len(start) + line for line in lines[1:])
 
 
-def print_fitted(lines: Iterable[str], *, long: bool) -> None:
+def print_fitted(lines: Iterable[str], *, long: bool = False, stream: TextIO | None = None) -> None:
     """Print lines with short references, with `long` as they are. At a terminal, those that are too wide are broken."""
-    style = Style.of_stdout()
+    style = Style.of(stream or sys.stdout)
     for line in lines:
         text = line if long else short(line)
         for part in fitted(text, style.width) if style.is_terminal and not long else [text]:
-            print(part)
+            print(part, file=stream, flush=True)
 
 
 def fitted(line: str, width: int) -> list[str]:
@@ -73,8 +80,22 @@ def fitted(line: str, width: int) -> list[str]:
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """The text in lines. A path or an address that is too long for one stays whole, so that it can be copied."""
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False) or [""]
+    """The text in lines. A path, an address or a command in `` stays whole, so that it can be copied."""
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), text)
+    lines = textwrap.wrap(whole, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    return [line.replace(_NO_BREAK, " ") for line in lines] or [""]
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a line of heads, and a line for each row; cells that have no head come below it, each on its own line."""
+    style = Style.of_stdout()
+    head, lines = columns(heads, [row[: len(heads)] for row in rows], style)
+    print(head)
+    for row, line in zip(rows, lines, strict=True):
+        print(line)
+        for cell in row[len(heads) :]:
+            for part in fitted(f"    {cell.text}", style.width) if style.is_terminal else [f"    {cell.text}"]:
+                print(part)
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[Cell]], style: Style) -> tuple[str, list[str]]:

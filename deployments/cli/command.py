@@ -11,7 +11,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from infra.errors import EnginehouseError, UsageError
 from infra.traces.collector import prefect_environment
 
 if TYPE_CHECKING:
+    from deployments.cli.columns import Colour
     from infra.settings import Settings
 
 _T = TypeVar("_T")
@@ -47,9 +48,25 @@ def error_document(error: EnginehouseError) -> Mapping[str, str]:
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
+_LABELS: Mapping[str, Colour] = {"error": "red", "warning": "yellow", "hint": "bold", "next": "bold"}
+"""What a line that is not data may begin with, and the colour that it has at a terminal."""
+
+
 def say(text: str) -> None:
-    """Print what is not data."""
-    print(text, file=sys.stderr, flush=True)
+    """Print what is not data. At a terminal, lines that are too wide are broken."""
+    shown = "\n".join(_for_a_person(text)) if sys.stderr.isatty() else text
+    print(shown, file=sys.stderr, flush=True)
+
+
+def _for_a_person(text: str) -> Iterator[str]:
+    from deployments.cli.columns import Style, fitted
+
+    style = Style.of(sys.stderr)
+    for line in text.split("\n"):
+        first, *others = fitted(line, style.width)
+        label, colon, rest = first.partition(": ")
+        yield f"{style.paint(label, _LABELS[label])}: {rest}" if colon and label in _LABELS else first
+        yield from others
 
 
 def print_json(document: Mapping[str, object] | Sequence[Mapping[str, object]]) -> None:

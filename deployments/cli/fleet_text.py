@@ -1,80 +1,64 @@
-"""The fleet in words: a line for each model, and below it what is not as it should be."""
+"""The fleet at a terminal: a line for each model, and below it what is not as it should be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 
 from deployments.cli.columns import Cell, Colour, Style, columns, fitted
-from deployments.cli.people import age, short
-from tasks.explain.fleet_view import Fleet, ModelRow, NodeRow, State
+from deployments.cli.people import short
+from tasks.explain.fleet_view import Fleet, ModelRow, State
+from tasks.report.fleet_words import (
+    HEADS,
+    NO_RUNS,
+    NOTHING,
+    TargetRows,
+    by_target,
+    cells,
+    details,
+    troubled_nodes,
+    verdict,
+)
 from tasks.report.shown import cell, shown
 
-_HEADS = ("MODEL", "LIVE", "KIND", "AGE", "VERDICT", "NODES", "STATE")
 _COLOURS: dict[State, Colour] = {"live": "green", "degraded": "yellow", "down": "red", "never": "dim", "retired": "dim"}
+_OF_DETAILS: dict[str, Colour] = {"stale": "yellow", "alert": "red"}
 
 
 def fleet_lines(fleet: Fleet, style: Style, *, long: bool = False) -> Iterator[str]:
     """The models by target, the nodes that are in trouble, and what else there is to know."""
-    by_target = sorted(fleet.models, key=lambda row: row.target)
-    for target, rows in groupby(by_target, lambda row: row.target):
-        yield from _target_lines(target, list(rows), fleet, style, long)
+    for rows in by_target(fleet):
+        yield from _target_lines(rows, style, long)
         yield ""
     if not fleet.models:
-        yield "no model is shown: none is live or has a file here, or none fits what was asked for"
+        yield NOTHING
         yield ""
-    yield from (line for node in fleet.nodes for line in _node_lines(node, style))
+    for trouble in troubled_nodes(fleet):
+        yield from (style.paint(line, "red") for line in fitted(cell(trouble), style.width))
     if fleet.runs is None:
-        yield "runs in progress are not known: Prefect did not answer"
+        yield NO_RUNS
 
 
-def _target_lines(target: str, rows: list[ModelRow], fleet: Fleet, style: Style, long: bool) -> Iterator[str]:
-    nodes = sum(node.target == target for node in fleet.nodes)
-    yield f"target {target}, {nodes} node{'s' * (nodes != 1)}" if target else "of no target"
-    heads, lines = columns(_HEADS, [_cells(row) for row in rows], style)
+def _target_lines(of: TargetRows, style: Style, long: bool) -> Iterator[str]:
+    yield of.title
+    heads, lines = columns(tuple(map(str.upper, HEADS)), [_cells(row) for row in of.models], style)
     yield heads
-    for row, line in zip(rows, lines, strict=True):
+    for row, line in zip(of.models, lines, strict=True):
         yield from line.split("\n")
-        for label, text, colour in _details(row):
+        for each in details(row):
+            text = each.text if each.run is None else f"{each.text} (run {each.run.id[:8]})"
             whole = " ".join(shown(text).split()) if long else cell(short(text))
-            yield from style.paragraph(label, whole, colour)
+            yield from style.paragraph(each.label, whole, _OF_DETAILS.get(each.label, ""))
 
 
 def _cells(row: ModelRow) -> list[Cell]:
-    ready = f"{row.nodes_ready}/{row.nodes}"
-    verdict = row.watch if row.watch in ("watching", "failing") else row.verdict
-    return [
-        Cell(cell(row.model)),
-        Cell("-" if row.release is None else f"@{row.release}"),
-        Cell(" ".join(filter(None, (row.kind, row.runtime))) or "-"),
-        Cell(age(row.age_s)),
-        Cell(verdict or "-", "red" if verdict == "failing" else ""),
-        Cell("-" if row.release is None else ready, "" if row.nodes_ready == row.nodes else "yellow"),
-        _state(row),
-    ]
+    colours: dict[str, Colour] = {
+        "verdict": "red" if verdict(row) == "failing" else "",
+        "nodes": "yellow" if row.nodes_ready != row.nodes else "",
+        "state": _state_colour(row),
+    }
+    return [Cell(cell(text), colours.get(head, "")) for head, text in zip(HEADS, cells(row), strict=True)]
 
 
-def _state(row: ModelRow) -> Cell:
-    if row.file == "missing" and row.release is not None:
-        return Cell(f"{row.serving}, no file", "yellow" if row.serving == "live" else _COLOURS[row.serving])
-    return Cell(row.serving, _COLOURS[row.serving])
-
-
-def _details(row: ModelRow) -> Iterator[tuple[str, str, Colour]]:
-    if row.newest is not None:
-        reason = f": {row.newest.reason}" if row.newest.reason else ""
-        yield "newest", f"release {row.newest.release}, {age(row.newest.age_s)} old, is {row.newest.state}{reason}", ""
-    for run in row.runs:
-        since = f"for {age(run.seconds)}" if run.seconds else ""
-        yield "running", f"{run.flow}, {run.state.lower()} {since}".rstrip() + f" (run {run.id[:8]})", ""
-    for reason in row.stale:
-        yield "stale", f"its file changed {reason.why}" if reason.what == "file" else reason.why, "yellow"
-    for alert in row.alerts:
-        yield "alert", alert, "red"
-
-
-def _node_lines(node: NodeRow, style: Style) -> Iterator[str]:
-    text = f"is silent for {age(node.age_s)}" if node.state == "silent" else node.error
-    if text:
-        lines = fitted(cell(f"node {node.name} of {node.target}: {text}"), style.width)
-        yield from (style.paint(line, "red") for line in lines)
+def _state_colour(row: ModelRow) -> Colour:
+    without_file = row.file == "missing" and row.release is not None
+    return "yellow" if without_file and row.serving == "live" else _COLOURS[row.serving]

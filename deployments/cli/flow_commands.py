@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import (
@@ -27,6 +28,7 @@ from deployments.cli.prefect_calls import require_prefect, run_flow
 from infra.errors import EnginehouseError, GateUndecided, UsageError
 
 if TYPE_CHECKING:
+    from deployments.cli.columns import Cell
     from flows.report import Report, RunningStep, StepReport
     from infra.settings import Settings
     from tasks.steps.promote import RolledBack
@@ -78,6 +80,7 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
         from flows.rebuild import rebuild
         from flows.report import Report, collecting
 
+    _require_model(options, recipe, settings)
     report = Report(options.model) if options.json else Report(options.model, on_step=_print_step)
     refused: EnginehouseError | None = None
     with collecting(report), showing(report.running, quiet=options.json or options.watch):
@@ -108,7 +111,25 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> int:
         _print_report(report, "" if refused is not None else settings.triton_http)
     if refused is not None:
         raise Answered(refused) if options.json else refused
+    if recipe and report.state == "promoted" and not options.json:
+        fields = " and ".join(recipe)
+        say(
+            f"\nhint: the next rebuild without --recipe goes by the model's file again: write {fields} there to keep it"
+        )
     return 0
+
+
+def _require_model(options: argparse.Namespace, recipe: dict[str, str], settings: Settings) -> None:
+    """Raise what the flow would raise of a name or a field that is not there: it would leave a failed run behind.
+
+    A catalogue that is published is read by the flow alone.
+    """
+    from tasks.models.catalogue import catalogue_entry
+    from tasks.models.overrides import override
+
+    if settings.catalogue_from == "folder":
+        written = catalogue_entry(settings.catalogue, options.model)
+        override(written, recipe=recipe, tensorrt_llm=options.runtime or None)
 
 
 def _waiting(report: Report) -> EnginehouseError:
@@ -200,14 +221,26 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(asdict(watched))
         return 0
-    for line in watch_lines(watched.rows):
-        version = f"{line['has now']} → {line['version']}" if line["has now"] else "-"
-        print(f"{version:22} {line['verdict']:27} {line['models']:4}  {line['names']}\n{'':22} {line['reason']}")
+    if watched.rows:
+        from deployments.cli.columns import print_table
+
+        print_table(_WATCH_HEADS, [_watch_cells(line) for line in watch_lines(watched.rows)])
     if not watched.rows:
         print("no model follows TensorRT-LLM: write `updates: {policy: stable}` into the file of one that shall")
     what = "would start" if options.dry_run else "started"
     say(f"rebuilds {what}: {', '.join(start.model for start in watched.starts) or 'none'}")
     return 0
+
+
+_WATCH_HEADS = ("VERSION", "VERDICT", "MODELS")
+
+
+def _watch_cells(line: Mapping[str, str | int]) -> list[Cell]:
+    from deployments.cli.columns import Cell
+
+    version = f"{line['has now']} → {line['version']}" if line["has now"] else "-"
+    below = filter(None, (str(line["names"]), str(line["reason"])))
+    return [Cell(version), Cell(str(line["verdict"])), Cell(str(line["models"])), *map(Cell, below)]
 
 
 def _print_logs_from(level: int) -> None:

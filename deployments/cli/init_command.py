@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, say
+from deployments.cli.command import Add, print_json, say
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ home = ".enginehouse"
 
 
 def add_init_command(add: Add) -> None:
-    sub = add("init", _init, "begin a folder for models' files: settings, an example, the schema for editors")
+    sub = add(
+        "init", _init, "begin a folder for models' files: settings, an example, the schema for editors", json=True
+    )
     sub.add_argument("folder", type=Path, metavar="DIR")
 
 
@@ -49,9 +51,12 @@ def _init(options: argparse.Namespace, settings: Settings) -> int:
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    if options.json:
+        print_json({"files": [str(path) for path in texts]})
+        return 0
     for path in texts:
         print(path)
-    say(f"next: cd {shlex.quote(str(folder))} && enginehouse up && enginehouse rebuild {_EXAMPLE}")
+    say(f"next: `cd {shlex.quote(str(folder))} && enginehouse up && enginehouse rebuild {_EXAMPLE}`")
     return 0
 
 

@@ -72,6 +72,7 @@ def _new(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _diff(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
     from deployments.cli.diff_text import diff_lines
     from infra.s3.bucket import Bucket
     from tasks.explain.upcoming import upcoming
@@ -86,12 +87,12 @@ def _diff(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(found.document())
     else:
-        for line in diff_lines(found):
-            print(line)
+        print_fitted(diff_lines(found))
     return 0
 
 
 def _retire(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
     from infra.s3.bucket import Bucket
     from tasks.steps.retire import alone, places, retire
 
@@ -108,8 +109,7 @@ def _retire(options: argparse.Namespace, settings: Settings) -> int:
         ]
         print_json({"model": options.model, "targets": targets})
         return 0
-    for line in _lines(options.model, done):
-        print(line)
+    print_fitted(_lines(options.model, done))
     if (path := _file(options.model, settings)) is not None:
         say(f"\nhint: {path} is still there: a rebuild by hand brings {options.model} back, nothing else does")
     return 0
@@ -118,6 +118,7 @@ def _retire(options: argparse.Namespace, settings: Settings) -> int:
 def _rename(options: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import asdict
 
+    from deployments.cli.columns import print_fitted
     from deployments.cli.rename import rename
     from infra.s3.bucket import Bucket
     from tasks.models.renaming import renamed_file
@@ -135,12 +136,12 @@ def _rename(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json({"model": options.name, "former": options.model, "targets": [asdict(each) for each in adopted]})
         return 0
-    for each in adopted:
-        print(
-            f"{options.name} answers on '{each.target}' with release {each.release}, which was {options.model}@"
-            f"{each.former}; {options.model} is retired"
-        )
-    print(f"its file is {file.path}")
+    print_fitted(
+        f"{options.name} answers on '{each.target}' with release {each.release}, which was {options.model}@"
+        f"{each.former}; {options.model} is retired"
+        for each in adopted
+    )
+    print_fitted([f"its file is {file.path}"])
     say("\nhint: bring the file to the workers; keys and clients that name the model are to name the new one")
     return 0
 

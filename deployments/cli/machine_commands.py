@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deployments.cli.command import Add, print_json, say
+from deployments.cli.command import Add, add_long, print_json, say
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def add_machine_commands(add: Add) -> None:
         "probe", _probe, "what this worker's toolchain holds; the store keeps it by the image's digest", json=True
     )
     sub.add_argument("--runtime", metavar="VERSION", help="of TensorRT-LLM, where ENGINEHOUSE_TOOLCHAIN is venv")
+    add_long(sub)
 
     sub = add("node", _node, "run the agent beside a Triton until it is ended")
     sub.add_argument("--name", default="", help="by default this machine's name")
@@ -27,6 +28,8 @@ def add_machine_commands(add: Add) -> None:
 
 
 def _probe(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
+    from deployments.cli.people import short
     from infra.s3.bucket import Bucket
     from infra.toolchains.choose import toolchain
     from tasks.trtllm.images import image_key, keep_report
@@ -38,10 +41,10 @@ def _probe(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(report.model_dump(mode="json"))
     else:
-        for line in _report_lines(report):
-            print(line)
+        print_fitted(_report_lines(report), long=options.long)
     if settings.store and keep_report(Bucket.at(settings.store), described(report)):
-        say(f"kept in the store as {image_key(report.container_digest)}")
+        key = image_key(report.container_digest)
+        say(f"kept in the store as {key if options.long else short(key)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,9 @@ def add_model_commands(add: Add) -> None:
     sub.add_argument("--target", action="append", default=[], help="roll out to this target; may be repeated")
     sub.add_argument("--offline", action="store_true", help="ask neither the source what its weights are nor an index")
 
-    sub = add("assemble", _assemble, "a Triton repository for an engine on this disk; needs no server and no store")
+    sub = add(
+        "assemble", _assemble, "a Triton repository for an engine on this disk; needs no server and no store", json=True
+    )
     sub.add_argument("model", help="name in the catalogue")
     sub.add_argument(
         "--layout", choices=("native", "upstream"), default="native", help="upstream: NVIDIA's own five models"
@@ -31,10 +34,10 @@ def add_model_commands(add: Add) -> None:
     sub.add_argument("--runtime", required=True, metavar="VERSION", help="of TensorRT-LLM")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR", help="must not exist yet")
 
-    sub = add("ask", _ask, "ask a served model by its public name")
+    sub = add("ask", _ask, "ask a served model by its public name", json=True)
     sub.add_argument("model")
     sub.add_argument("text")
-    sub.add_argument("--stream", action="store_true", help="print the answer as it comes")
+    sub.add_argument("--stream", action="store_true", help="print the answer as it comes; with --json, a line a piece")
     sub.add_argument("--max-tokens", type=int, default=100)
     sub.add_argument("--seed", type=int)
 
@@ -70,7 +73,10 @@ def _assemble(options: argparse.Namespace, settings: Settings) -> int:
         if options.templates is None:
             raise UsageError("--layout upstream needs --templates", hint="a checkout, a folder or an archive of them")
         assemble_upstream(model, options.templates, options.engine, options.tokenizer, output)
-    print(output)
+    if options.json:
+        print_json({"model": model.name, "repository": output, "layout": options.layout})
+    else:
+        print(output)
     return 0
 
 
@@ -83,12 +89,21 @@ def _ask(options: argparse.Namespace, settings: Settings) -> int:
     request: dict[str, str | int] = {"text_input": options.text, "max_tokens": options.max_tokens}
     if options.seed is not None:
         request["seed"] = options.seed
-    if options.stream:
-        for piece in client.generate_stream(options.model, {**request, "stream": True}):
+    if not options.stream:
+        answer = client.generate(options.model, request)
+        if options.json:
+            print_json({"model": options.model, "text": answer.text, "seconds": round(answer.seconds, 3)})
+        else:
+            print(answer.text)
+        return 0
+    for piece in client.generate_stream(options.model, {**request, "stream": True}):
+        if options.json:
+            told = {"model": options.model, "text": piece.text, "seconds": round(piece.seconds, 3)}
+            print(json.dumps(told), flush=True)
+        else:
             print(piece.text, end="", flush=True)
+    if not options.json:
         print()
-    else:
-        print(client.generate(options.model, request).text)
     return 0
 
 

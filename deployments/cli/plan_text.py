@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from deployments.cli.columns import fitted
 from deployments.cli.people import size
 from deployments.cli.plan import Preview
-from deployments.cli.plan_outlook_text import memory_lines, outlook_lines
+from deployments.cli.plan_outlook_text import duration, memory_lines, outlook_lines
 from tasks.kinds.protocol import PlannedCache
 from tasks.models.rollout import Rollout
 from tasks.serving.generation import FILE
@@ -92,7 +92,7 @@ def _answers_line(shown: Preview) -> str:
 
 def _waves_lines(rollout: Rollout) -> Iterator[str]:
     for number, wave in enumerate(rollout.waves, 1):
-        soak = f", then {wave.soak:g} s until the next" if wave.soak else ""
+        soak = f", then {duration(wave.soak)} until the next" if wave.soak else ""
         yield f"wave {number} of {len(rollout.waves)}: {', '.join(wave.targets)}{soak}"
     if rollout.waves:
         back = (
@@ -109,5 +109,5 @@ def _facts_lines(facts: WeightsFacts, planned: PlannedCache) -> Iterator[str]:
         yield f"KV cache: a share of the memory, as it is not understood: {facts.unclear}"
     else:
         tokens = "" if planned.tokens is None else f", {planned.tokens} tokens planned"
-        yield f"KV cache: {planned.bytes_per_token} bytes a token on each GPU{tokens}"
+        yield f"KV cache: {size(planned.bytes_per_token)} a token on each GPU{tokens}"
     yield from planned.notes

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.cli.command import Add, add_recipe, importing_prefect, overrides, print_json, say
@@ -25,7 +26,13 @@ def add_prefect_commands(add: Add) -> None:
         "make a Prefect server have the pools, deployments and automations that are wanted",
         json=True,
     )
-    sub.add_argument("--dry-run", action="store_true", help="print the difference, and change nothing")
+    other = sub.add_mutually_exclusive_group()
+    other.add_argument("--dry-run", action="store_true", help="print the difference, and change nothing")
+    other.add_argument(
+        "--prefect-yaml",
+        metavar="FILE",
+        help="write the same deployments as a file for Prefect's own command, and ask no server; - is stdout",
+    )
 
     sub = add("finetuned", _finetuned, "announce new weights of a model, which is then rebuilt with them", json=True)
     add_recipe(sub)
@@ -40,7 +47,12 @@ def add_prefect_commands(add: Add) -> None:
 
 def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     """Print the difference to a Prefect server, and then make it."""
+    if options.prefect_yaml:
+        return _write_prefect_file(options.prefect_yaml, settings)
+
     from collections import Counter
+
+    from deployments.cli.columns import print_fitted
 
     with importing_prefect(settings):
         from deployments.prefect_server.desired import desired
@@ -60,8 +72,7 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     stream = sys.stderr if options.json else sys.stdout
 
     def show(change: ResourceChange) -> None:
-        for line in lines(change):
-            print(line, file=stream, flush=True)
+        print_fitted(lines(change), stream=stream)
 
     changes = ask_prefect(
         deploy(wanted, show, dry_run=options.dry_run),
@@ -81,9 +92,27 @@ def _deploy(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _write_prefect_file(file: str, settings: Settings) -> int:
+    from deployments.prefect_server.desired import desired
+    from deployments.prefect_server.prefect_file import prefect_file
+    from tasks.models.catalogue import load_catalogue
+
+    catalogue = load_catalogue(settings.catalogue)
+    text = prefect_file(desired(settings, catalogue.models.values()))
+    if file == "-":
+        sys.stdout.write(text)
+    else:
+        Path(file).write_text(text, "utf-8")
+        say(f"{file} is for `prefect deploy --all --prefect-file {file}`")
+    catalogue.require_whole()
+    return 0
+
+
 def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     """Announce new weights by the same event that anybody may send to Prefect's API."""
     from uuid import uuid4
+
+    from deployments.cli.columns import print_fitted
 
     with importing_prefect(settings):
         from deployments.prefect_server.announce import send
@@ -111,7 +140,7 @@ def _finetuned(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps({"event": str(id), "model": options.model, "source": uri}))
     else:
-        print(f"{options.model}: new weights from {uri}, announced as event {id}")
+        print_fitted([f"{options.model}: new weights from {uri}, announced as event {id}"])
         say("what becomes of it: the run `finetuned` in the Prefect UI")
     return 0
 

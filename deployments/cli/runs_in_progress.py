@@ -8,14 +8,14 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from deployments.cli.prefect_client import client
-from flows.names import APPROVE, REBUILD, ROLLBACK
+from flows.names import WORK_ON_A_MODEL
 from tasks.explain.fleet_view import Run
 
 PATIENCE_SECONDS = 1.0
 """Who looks at the fleet waits no longer for this."""
 _MOST = 200
 """The most that Prefect's API answers at once. Nobody reads more in progress."""
-_FLOWS = (REBUILD.name, ROLLBACK.name, APPROVE.name)
+_FLOWS = tuple(flow.name for flow in WORK_ON_A_MODEL)
 _STATES = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 

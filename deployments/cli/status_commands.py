@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, get_args
 
 from deployments.cli.command import Add, print_json, say
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
+    from deployments.cli.columns import Colour
     from infra.settings import Settings
     from tasks.explain.fleet_view import Fleet
 
 _EVERY_SECONDS = 2.0
+_OF_STATE: Mapping[str, Colour] = {"running": "green", "unhealthy": "red", "stopped": "dim"}
 _CLEAR = "\x1b[2J\x1b[H"
 
 
@@ -50,8 +52,6 @@ def _look(options: argparse.Namespace, settings: Settings) -> Callable[[], Fleet
     """Looks at the fleet, each time knowing what it read the time before. Raises UsageError for a wrong filter."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from packaging.version import Version
-
     from deployments.cli.runs_in_progress import runs_in_progress
     from infra.images import images
     from infra.s3.bucket import Bucket
@@ -59,15 +59,13 @@ def _look(options: argparse.Namespace, settings: Settings) -> Callable[[], Fleet
     from tasks.explain.fleet_view import State
     from tasks.explain.seen_records import SeenRecords
     from tasks.models.catalogue import load_catalogue
-    from tasks.watch.verdict import Offer
+    from tasks.watch.verdict import listed
 
     if options.state and options.state not in get_args(State):
         raise UsageError(f"there is no state '{options.state}'", hint=f"states: {', '.join(get_args(State))}")
     labels = dict(map(_label, options.label))
     bucket = Bucket.at(settings.store)
-    avoided = {Version(version) for version in settings.watch_avoid}
-    known = images(settings.images)
-    offered = [Offer(version, None, known[version], version in avoided) for version in sorted(known, reverse=True)]
+    offered = listed(images(settings.images), settings.watch_avoid)
     seen = SeenRecords.load(bucket)
 
     def look() -> Fleet:
@@ -109,6 +107,7 @@ def _print(fleet: Fleet, options: argparse.Namespace) -> None:
 def _stack(options: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import asdict
 
+    from deployments.cli.columns import Cell, print_table
     from deployments.stack import lifecycle
     from infra.triton.weakness import triton_release, weakness
 
@@ -116,8 +115,19 @@ def _stack(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json([asdict(service) for service in services])
     else:
-        for service in services:
-            print(f"{service.name:18} {service.state:10} {service.pid or '-':>8}  {service.address:30} {service.log}")
+        print_table(
+            ("SERVICE", "STATE", "PID", "ADDRESS"),
+            [
+                [
+                    Cell(service.name),
+                    Cell(service.state, _OF_STATE[service.state]),
+                    Cell(str(service.pid or "-")),
+                    Cell(service.address or "-"),
+                    Cell(f"log: {service.log}"),
+                ]
+                for service in services
+            ],
+        )
     if known := weakness(triton_release(of_image=bool(settings.triton))):
         say(f"\nwarning: {known}")
     return 0 if all(service.state == "running" for service in services) else 1

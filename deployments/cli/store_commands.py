@@ -20,6 +20,7 @@ def add_store_commands(add: Add) -> None:
     sub = add("lineage", _lineage, "what an artifact, a release or a public name was made from, and what uses it")
     _add_reference(sub)
     sub.add_argument("--format", choices=("tree", "mermaid", "json"), default="tree")
+    sub.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add_long(sub)
 
     sub = add("why", _why, "why a release, or an artifact, was rebuilt: what changed since the one before", json=True)
@@ -32,19 +33,26 @@ def add_store_commands(add: Add) -> None:
     add_long(sub)
 
     sub = add(
-        "sign", _sign, "verify an artifact, or a release and its engine, and sign it with ENGINEHOUSE_SIGNING_KEY"
+        "sign",
+        _sign,
+        "verify an artifact, or a release and its engine, and sign it with ENGINEHOUSE_SIGNING_KEY",
+        json=True,
     )
     _add_reference(sub)
+    add_long(sub)
 
-    sub = add("pin", _pin, "keep an artifact or a release from being collected")
+    sub = add("pin", _pin, "keep an artifact or a release from being collected", json=True)
     _add_reference(sub)
-    sub.add_argument("--reason", default="")
-    sub = add("unpin", _unpin, "let a pinned artifact or release be collected again")
+    sub.add_argument("--reason", default="", help="why; `enginehouse gc` tells it")
+    add_long(sub)
+    sub = add("unpin", _unpin, "let a pinned artifact or release be collected again", json=True)
     _add_reference(sub)
+    add_long(sub)
 
     sub = add("gc", _gc, "print what nothing uses and why, and delete it", json=True)
     sub.add_argument("--dry-run", action="store_true", help="only print it")
     sub.add_argument("--grace", type=_days, metavar="DAYS", help="keep what is younger, or was used since; default 7")
+    add_long(sub)
 
     sub = add("schema", _schema, "the JSON schema of a model's file, or of a record in the store")
     sub.add_argument("record", help="model, or a record of docs/reference/records.md such as manifest or intent")
@@ -56,9 +64,12 @@ def _add_reference(parser: argparse.ArgumentParser) -> None:
 
 
 def _days(text: str) -> float:
-    days = float(text)
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
     if not 0 <= days < 36500:
-        raise argparse.ArgumentTypeError("a number of days")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of days")
     return days
 
 
@@ -90,6 +101,7 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _why(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
     from tasks.explain.why import why
     from tasks.explain.why_text import document, lines
 
@@ -98,8 +110,7 @@ def _why(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(document(found))
     else:
-        for line in lines(found):
-            print(line)
+        print_fitted(lines(found))
     return 0
 
 
@@ -128,14 +139,18 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _sign(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
     from deployments.cli.running import showing_bytes
     from tasks.targets.verification import sign
 
     if not settings.signing_key:
         raise SettingsError("there is no key to sign with", hint="set ENGINEHOUSE_SIGNING_KEY to a PEM file")
     with showing_bytes("verify") as progress:
-        for ref in sign(_bucket(settings), _find(options, settings), settings.signing_key, progress):
-            print(ref)
+        signed = [str(ref) for ref in sign(_bucket(settings), _find(options, settings), settings.signing_key, progress)]
+    if options.json:
+        print_json({"signed": signed})
+    else:
+        print_fitted(signed, long=options.long)
     return 0
 
 
@@ -144,21 +159,36 @@ def _pin(options: argparse.Namespace, settings: Settings) -> int:
 
     reference = _find(options, settings)
     pin(_bucket(settings), reference, options.reason)
-    print(reference)
-    return 0
+    return _told(reference, options)
 
 
 def _unpin(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.people import short
     from tasks.garbage.keep import unpin
 
     reference = _find(options, settings)
     if not unpin(_bucket(settings), reference):
-        raise UsageError(f"{reference} is not pinned", code="reference-unknown")
-    print(reference)
+        raise UsageError(
+            f"{short(reference)} is not pinned",
+            hint="`enginehouse gc --dry-run` says what keeps an artifact",
+            code="reference-unknown",
+        )
+    return _told(reference, options)
+
+
+def _told(reference: Reference, options: argparse.Namespace) -> int:
+    from deployments.cli.columns import print_fitted
+
+    if options.json:
+        print_json({"reference": str(reference)})
+    else:
+        print_fitted([str(reference)], long=options.long)
     return 0
 
 
 def _gc(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_fitted
+    from deployments.cli.people import short, size
     from tasks.garbage.collect import GRACE_DAYS, collect, survey, survey_lines
 
     grace = (GRACE_DAYS if options.grace is None else options.grace) * 86400
@@ -166,12 +196,11 @@ def _gc(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json({**found.document(), "dry_run": options.dry_run})
     else:
-        for line in survey_lines(found):
-            print(line, flush=True)
+        print_fitted(survey_lines(found, size), long=options.long)
     if not options.dry_run:
         holder = f"gc on {platform.node()}"
         for item in collect(_bucket(settings), found, holder, settings.lease_seconds):
-            say(f"kept after all, since something used or replaced it meanwhile: {item.name}")
+            say(f"kept after all, since something used or replaced it meanwhile: {short(item.name)}")
     return 0
 
 

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 from deployments.cli.command import Add, print_json, say
 
 if TYPE_CHECKING:
+    from deployments.cli.columns import Cell, Colour
     from infra.settings import Settings
     from infra.toolchains.added import Environment
+
+
+_HEADS = ("VERSION", "STATE", "FROM", "HOLDS")
+_COLOURS: Mapping[str, Colour] = {"ready": "green", "changed": "yellow", "half-made": "yellow", "absent": "dim"}
 
 
 def add_toolchain_commands(add: Add) -> None:
@@ -33,6 +38,7 @@ def add_toolchain_commands(add: Add) -> None:
 def _add(options: argparse.Namespace, settings: Settings) -> int:
     from packaging.version import InvalidVersion, Version
 
+    from deployments.cli.columns import print_table
     from infra.errors import UsageError
     from infra.toolchains.added import FOUND_PINS, add
 
@@ -46,7 +52,7 @@ def _add(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print_json(_document(made))
     else:
-        print(_line(made))
+        print_table(_HEADS, [_cells(made)])
     if made.made_from == "index":
         say(f"it has no pins; what pip chose is in {made.path / FOUND_PINS}")
     if settings.toolchain != "venv":
@@ -55,14 +61,14 @@ def _add(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> int:
+    from deployments.cli.columns import print_table
     from infra.toolchains.added import listed
 
     found = list(listed(settings.home / "toolchains"))
     if options.json:
         print_json([_document(each) for each in found])
         return 0
-    for each in found:
-        print(_line(each))
+    print_table(_HEADS, [_cells(each) for each in found])
     return 0
 
 
@@ -76,8 +82,10 @@ def _document(found: Environment) -> Mapping[str, object]:
     }
 
 
-def _line(found: Environment) -> str:
+def _cells(found: Environment) -> list[Cell]:
+    from deployments.cli.columns import Cell
+
     held: Mapping[str, str] = {} if found.report is None else found.report.by_name
     others = ", ".join(f"{name} {held[name]}" for name in ("tensorrt", "torch", "python") if held.get(name))
-    place = "" if found.state == "absent" else f"  {found.path}"
-    return f"{found.version:12} {found.state:10} {found.made_from:6} {others}{place}".rstrip()
+    cells = [Cell(found.version), Cell(found.state, _COLOURS[found.state]), Cell(found.made_from), Cell(others or "-")]
+    return cells if found.state == "absent" else [*cells, Cell(str(found.path))]

@@ -56,4 +56,4 @@ def _when(trigger: Ended | Received | Silent | Troubled) -> str:
         case Silent(_, seconds):
             return f"a run has sent no heartbeat for {seconds} s"
         case Troubled():
-            return "a run has failed or crashed, or left a release to a person"
+            return "a run has failed, crashed or was refused, or has left a release to a person"

@@ -44,7 +44,6 @@ TOLD: dict[str, Told] = {
     ),
     "event-slow": Told("Send the whole body within the time that the message names."),
     "event-unreadable": Told("Send the event again. The record is kept beside the others, for whoever looks into it."),
-    "gateway-keys": Told("Correct the file that ENGINEHOUSE_GATEWAY_KEYS names; the keys of before stay until then."),
     "gateway-tls": Told("Set both, or neither, to PEM files that the gateway's user may read."),
     "internal": Told("Look at the gateway's log: it says where, and never a prompt."),
     "key-invalid": Told(

@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 from deployments.doctor.examine import Examined
 
 _WIDTH = 80
-_INDENT = 29
+STATE_WIDTH = 9
+"""Of the first column."""
+_INDENT = STATE_WIDTH + 20
 
 
 def lines(examined: Sequence[Examined]) -> Iterator[str]:
     for each in examined:
         for finding in each.findings:
             code = f" [{finding.code}]" if finding.code else ""
-            yield from _wrapped(f"{finding.state:9} {each.check.name:18} ", f"{finding.what}{code}")
+            yield from _wrapped(f"{finding.state:{STATE_WIDTH}} {each.check.name:18} ", f"{finding.what}{code}")
             if finding.remedy:
                 yield from _wrapped(f"{'':23}mend: ", finding.remedy)
     yield ""
@@ -26,7 +28,7 @@ def lines(examined: Sequence[Examined]) -> Iterator[str]:
 def summary(examined: Sequence[Examined]) -> str:
     count = Counter(finding.state for each in examined for finding in each.findings)
     told = ", ".join(f"{count[state]} {state}" for state in ("fine", "notice", "wrong", "not made"))
-    return f"{len(examined)} checks: {told}"
+    return f"{len(examined)} check{'s' * (len(examined) != 1)}: {told}"
 
 
 def document(examined: Sequence[Examined]) -> dict[str, object]:

@@ -58,7 +58,7 @@ def new_key(name: str, models: tuple[str, ...] = (), requests: int = 0, tokens_p
     try:
         entry = Key(name=name, sha256=digest, models=models, requests=requests, tokens_per_minute=tokens_per_minute)
     except ValidationError as error:
-        raise SettingsError(_mistakes("the entry", error), code="gateway-keys") from None
+        raise _refused(_mistakes("the entry", error)) from None
     return secret, entry
 
 
@@ -125,7 +125,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
     try:
         status = file.stat()
     except OSError as error:
-        raise SettingsError(f"the keys cannot be read: {error}", code="gateway-keys") from error
+        raise _refused(f"cannot be read: {error}") from error
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
@@ -133,13 +133,22 @@ def _read(file: Path) -> tuple[Key, ...]:
     try:
         found = _File.model_validate(yaml.safe_load(file.read_bytes())).keys
     except ValidationError as error:
-        raise SettingsError(_mistakes(str(file), error), code="gateway-keys") from None
+        raise _refused(_mistakes(str(file), error)) from None
     except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"the keys in {file} cannot be read: {error}", code="gateway-keys") from error
+        raise _refused(f"{file} cannot be read: {error}") from error
     names = [key.name for key in found]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise SettingsError(f"{file} has the name {', '.join(sorted(twice))} twice", code="gateway-keys")
+        raise _refused(f"{file} has the name {', '.join(sorted(twice))} twice")
     return found
+
+
+def _refused(what: str) -> SettingsError:
+    return SettingsError(
+        f"the gateway's keys: {what}",
+        hint="ENGINEHOUSE_GATEWAY_KEYS names the file; `enginehouse gateway-key NAME` prints an entry for it. A name "
+        "has letters, digits, dots, underscores and dashes",
+        code="gateway-keys",
+    )
 
 
 def _mistakes(what: str, error: ValidationError) -> str:

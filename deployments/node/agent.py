@@ -35,6 +35,7 @@ from deployments.node.loading import Loading, Servers
 from deployments.node.memory import Memory
 from deployments.node.observing import Observing
 from deployments.node.orphans import Orphans
+from deployments.node.ports import health_port, ports_of
 from deployments.node.reports import Reports, instance
 from deployments.node.wanted import Wanted
 from deployments.node.watching import Watch
@@ -288,6 +289,10 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
     The ports come from ENGINEHOUSE_TRITON_HTTP, ENGINEHOUSE_TRITON_GRPC, ENGINEHOUSE_NODE_METRICS_PORT and
     ENGINEHOUSE_NODE_HEALTH_PORT; without the last there is no health address.
     """
+    ports, health = ports_of(settings, environment), health_port(environment)
+    name = name or platform.node()
+    if not is_node(name):
+        raise SettingsError(f"a node cannot be called '{name}'", hint="give it a plain name: --name", code="node-name")
     stop = threading.Event()
 
     def stop_now(signal_number: int, frame: object) -> None:
@@ -295,15 +300,6 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop_now)
-    ports = Ports(
-        http=int(settings.triton_http.rpartition(":")[2]),
-        grpc=int(settings.triton_grpc.rpartition(":")[2]),
-        metrics=int(environment["ENGINEHOUSE_NODE_METRICS_PORT"]),
-        address=settings.node_address,
-    )
-    name = name or platform.node()
-    if not is_node(name):
-        raise SettingsError(f"a node cannot be called '{name}'", hint="give it a plain name: --name", code="node-name")
     bucket = Bucket.at(settings.store)
     with suppress(StoreUnavailable):  # the node goes on with what it has
         require_conditional_writes(bucket.impatient(_PROBE_SECONDS))
@@ -315,7 +311,7 @@ def run_node(settings: Settings, environment: Mapping[str, str], *, name: str = 
         ports,
         Facts.of(settings),
         settings.signing_public_key,
-        health_port=int(environment.get("ENGINEHOUSE_NODE_HEALTH_PORT") or 0),
+        health_port=health,
     )
     node.run(stop)
 

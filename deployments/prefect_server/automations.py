@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from deployments.prefect_server.desired import (
+    FAILURES,
     Automation,
     Crash,
     Ended,
@@ -19,6 +20,7 @@ from deployments.prefect_server.desired import (
     Troubled,
 )
 from deployments.prefect_server.difference import Fields
+from flows.names import WAITING
 
 if TYPE_CHECKING:
     from prefect.events.actions import ChangeFlowRunState, SendNotification
@@ -45,7 +47,7 @@ def automation(wanted: Automation, ids: Mapping[str, UUID]) -> AutomationCore:
         case Troubled() as when:
             trigger = _trigger(
                 "Reactive",
-                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Waiting"},
+                expect={f"prefect.flow-run.{state}" for state in (*FAILURES, "Crashed", WAITING)},
                 match={"prefect.resource.id": "prefect.flow-run.*"},
                 match_related=_of_flows(when.flows),
             )

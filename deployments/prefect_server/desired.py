@@ -6,9 +6,10 @@ No resource belongs to one model, whatever the size of the catalogue: what diffe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
+from deployments.prefect_server.choices import Choice
 from flows.names import (
     APPROVE,
     BUILD_ENGINE,
@@ -18,10 +19,16 @@ from flows.names import (
     ON_DEFAULT_POOL,
     REBUILD,
     RECONCILE,
+    REFUSED,
     ROLLBACK,
+    UNDECIDED,
+    WAITING,
     WATCH_RELEASES,
+    FlowName,
 )
 from flows.patience import RECONCILE_AFTER_CRASH_SECONDS, SILENT_HEARTBEATS
+from infra.errors import SettingsError
+from infra.images import images
 from infra.settings import PoolType, Settings
 from tasks.finetuned.event import EVENT
 from tasks.kinds.choice import engine_kind
@@ -51,7 +58,8 @@ class Pool:
 class Deployment:
     """A flow under one name on one pool. The flow is named as its function, `@flow(name="build_engine")`.
 
-    `schedule` is a cron expression in UTC, or empty. Runs beyond `limit` at once wait.
+    `schedule` is a cron expression in UTC, or empty. Runs beyond `limit` at once wait. Each run has the `tags`.
+    Its form offers `choices`.
     """
 
     module: str
@@ -60,6 +68,12 @@ class Deployment:
     pool: str
     schedule: str = ""
     limit: int | None = None
+    tags: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def entrypoint(self) -> str:
+        return f"{self.module}.{self.flow}"
 
     @property
     def full_name(self) -> str:
@@ -67,15 +81,18 @@ class Deployment:
         return f"{self.flow}/{self.name}"
 
 
-State = Literal["Completed", "Failed", "Crashed", "Cancelled"]
+ENDS = ("Completed", WAITING, "Failed", REFUSED, UNDECIDED, "Crashed", "Cancelled")
+"""The names of the states in which a run ends, as its events have them. A state's event is named by the state's name,
+not by its type."""
+FAILURES = ("Failed", REFUSED, UNDECIDED)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of the deployment `of` has come to one of the states. With `tag`, only runs that have this tag count."""
+    """A run of the deployment `of` has come to a state of one of these names. With `tag`, only runs with it count."""
 
     of: str
-    states: tuple[State, ...]
+    states: tuple[str, ...]
     tag: str = ""
 
 
@@ -143,12 +160,24 @@ class Desired:
 
 def build_pool(pool: str) -> Deployment:
     """The deployment of `build_engine` on a pool of build workers, `build-ARCHITECTURE`."""
-    return Deployment(BUILD_ENGINE.module, BUILD_ENGINE.name, pool, pool)
+    return _deployment(BUILD_ENGINE, pool, pool)
+
+
+def _deployment(
+    flow: FlowName,
+    name: str,
+    pool: str,
+    schedule: str = "",
+    limit: int | None = None,
+    choices: tuple[Choice, ...] = (),
+) -> Deployment:
+    return Deployment(flow.module, flow.name, name, pool, schedule, limit, flow.tags, choices)
 
 
 def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
     """Everything that is wanted, with a build pool for each architecture of the catalogue."""
-    names = [*POOLS, *sorted({engine_kind(model).pool() for model in catalogue} - set(POOLS))]
+    models = tuple(catalogue)
+    names = [*POOLS, *sorted({engine_kind(model).pool() for model in models} - set(POOLS))]
     limits, types = dict(settings.pool_limits), dict(settings.pools)
     return Desired(
         pools=tuple(
@@ -161,12 +190,27 @@ def desired(settings: Settings, catalogue: Iterable[Model]) -> Desired:
             )
             for name in names
         ),
-        deployments=(*_deployments(settings), *(build_pool(name) for name in names if name.startswith("build-"))),
+        deployments=(
+            *_deployments(settings, _choices(settings, models)),
+            *(build_pool(name) for name in names if name.startswith("build-")),
+        ),
         automations=tuple(_automations(settings)),
     )
 
 
-def _deployments(settings: Settings) -> tuple[Deployment, ...]:
+def _choices(settings: Settings, models: tuple[Model, ...]) -> tuple[Choice, ...]:
+    """What the forms offer: the catalogue's models and targets, and versions that it or the list of images names."""
+    versions = {runtime.version for model in models if (runtime := model.recipe.planned_runtime) is not None}
+    with suppress(SettingsError):  # the release watch says what is wrong with the list
+        versions |= set(images(settings.images))
+    return (
+        Choice("model", ("model", "retry"), tuple(sorted(model.name for model in models))),
+        Choice("target", ("target", "targets"), tuple(sorted({name for model in models for name in model.targets}))),
+        Choice("runtime", ("runtime",), tuple(map(str, sorted(versions, reverse=True)))),
+    )
+
+
+def _deployments(settings: Settings, choices: tuple[Choice, ...]) -> tuple[Deployment, ...]:
     schedules = {
         COLLECT_GARBAGE: settings.gc_schedule,
         WATCH_RELEASES: settings.watch_schedule,
@@ -176,7 +220,7 @@ def _deployments(settings: Settings) -> tuple[Deployment, ...]:
     # not vanish.
     limits = {REBUILD: settings.rebuilds, ROLLBACK: None, APPROVE: None}
     return tuple(
-        Deployment(flow.module, flow.name, flow.name, "default", schedules.get(flow, ""), limits.get(flow, 1))
+        _deployment(flow, flow.name, "default", schedules.get(flow, ""), limits.get(flow, 1), choices)
         for flow in ON_DEFAULT_POOL
     )
 
@@ -185,7 +229,7 @@ def _automations(settings: Settings) -> Iterator[Automation]:
     yield Automation(
         name="release-watch",
         description="When a rebuild of the release watch has ended, start those that waited for it.",
-        when=Ended(REBUILD.deployment, ("Completed", "Failed", "Crashed", "Cancelled"), WATCH_TAG),
+        when=Ended(REBUILD.deployment, ENDS, WATCH_TAG),
         do=RunDeployment(WATCH_RELEASES.deployment),
     )
     yield Automation(

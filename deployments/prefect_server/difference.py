@@ -104,6 +104,13 @@ def lines(change: ResourceChange) -> Iterator[str]:
 
 def _field_lines(change: ChangedField) -> Iterator[str]:
     old, new = change.old, change.new
+    if isinstance(old, list) and isinstance(new, list):
+        gone, came = ([each for each in one if each not in other] for one, other in ((old, new), (new, old)))
+        words = [
+            f"{word} {_short(', '.join(map(str, each)))}" for word, each in (("with", came), ("without", gone)) if each
+        ]
+        yield f"    {change.name}: {', '.join(words) or 'in another order'}"
+        return
     if not isinstance(old, dict) or not isinstance(new, dict):
         yield f"    {change.name}: {_short(old)} → {_short(new)}"
         return

@@ -2,12 +2,12 @@
 
 What is whose:
 
-- Enginehouse's: of a deployment its entrypoint, pool, form, description and version.
+- Enginehouse's: of a deployment its entrypoint, pool, form, description, version, and the tags of its kind.
 - Shared (`difference.py` beside this): types of pools, limits of pools and deployments, the schedule that Enginehouse
   made, what an automation does. A variable on the server, `enginehouse_deployed`, holds what was wanted at the last
   deploy.
-- People's: all else. Tags, default parameters, pauses, further schedules, job templates, whether an automation or a
-  schedule is on; and every pool, deployment and automation of another name.
+- People's: all else. Further tags, default parameters, pauses, further schedules, job templates, whether an automation
+  or a schedule is on; and every pool, deployment and automation of another name.
 """
 
 from __future__ import annotations

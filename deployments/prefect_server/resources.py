@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 
+from deployments.prefect_server.choices import with_choices
 from deployments.prefect_server.desired import Deployment, Pool
 from deployments.prefect_server.difference import Fields, Resource
+from flows.names import FLEET_KEY
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -29,20 +31,34 @@ def pool_fields(found: WorkPool | None) -> Fields | None:
     return None if found is None else {"type": found.type, "limit": found.concurrency_limit}
 
 
-def deployment_resource(wanted: Deployment) -> Resource:
-    from prefect.utilities.callables import parameter_schema
-
+def flow_of(wanted: Deployment) -> Flow[..., Any]:
     flow = cast("Flow[..., Any]", getattr(importlib.import_module(wanted.module), wanted.flow))
     if flow.name != wanted.flow:  # by default Prefect turns underscores into hyphens
         raise ValueError(f"the flow of {wanted.full_name} has the name '{flow.name}'")
+    return flow
+
+
+def description(flow: Flow[..., Any]) -> str:
+    """What the UI shows of a deployment, with a link from there to the page of the fleet."""
+    return f"{flow.description}\n\n[The fleet](../../artifacts/key/{FLEET_KEY}) as the last run left it."
+
+
+def deployment_resource(wanted: Deployment, found: DeploymentResponse | None) -> Resource:
+    """`found` is the one that the server has, whose further tags are people's, and stay."""
+    from prefect.utilities.callables import parameter_schema
+
+    flow = flow_of(wanted)
     own: dict[str, JsonValue] = {
         "version": flow.version,
-        "description": flow.description,
-        "entrypoint": f"{wanted.module}.{wanted.flow}",
+        "description": description(flow),
+        "entrypoint": wanted.entrypoint,
         "work_pool_name": wanted.pool,
+        "tags": [*sorted({*wanted.tags, *(found.tags if found else ())})],
         "enforce_parameter_schema": True,
         # As it comes back from the server.
-        "parameter_openapi_schema": json.loads(json.dumps(parameter_schema(flow).model_dump(exclude_unset=True))),
+        "parameter_openapi_schema": with_choices(
+            json.loads(json.dumps(parameter_schema(flow).model_dump(exclude_unset=True))), wanted.choices
+        ),
     }
     return Resource("deployment", wanted.full_name, own, {"schedule": wanted.schedule, "limit": wanted.limit})
 
@@ -57,6 +73,7 @@ def deployment_fields(found: DeploymentResponse | None) -> Fields | None:
         "description": found.description,
         "entrypoint": found.entrypoint,
         "work_pool_name": found.work_pool_name,
+        "tags": [*sorted(found.tags)],
         "enforce_parameter_schema": found.enforce_parameter_schema,
         "parameter_openapi_schema": found.parameter_openapi_schema,
         # Somebody may have made another kind of schedule of it.

@@ -90,7 +90,7 @@ class Server:
     def resources(self, wanted: Desired) -> Iterator[Resource]:
         """Everything that is wanted, with the ids that this server has."""
         yield from map(pool_resource, wanted.pools)
-        yield from map(deployment_resource, wanted.deployments)
+        yield from (deployment_resource(each, self.deployments.get(each.full_name)) for each in wanted.deployments)
         for each in wanted.automations:
             yield Resource("automation", each.name, shared=automation_fields(self.automation(each)) or {})
 

@@ -30,6 +30,7 @@ from infra.errors import EventRefused
 from infra.frozen import problems
 from tasks.finetuned.event import Event, read_event, tuned
 from tasks.finetuned.renamed import Renames
+from tasks.models.registry import RELEASE_TAG
 from tasks.models.source_uri import HubUri, ModelsUri, is_repository
 from tasks.models.spec import Model
 from tasks.sources.accepts import accepted
@@ -193,6 +194,8 @@ def _of_an_alias(given: _MlflowAlias, models: Models) -> Iterator[Event]:
 
 
 def _of_a_version(version: _MlflowVersion, models: Models) -> Iterator[Event]:
+    if RELEASE_TAG in version.tags:
+        return  # Enginehouse registered it itself, as a release of what it serves
     tags = _below("enginehouse.", version.tags)
     name = tags.get("model", version.name)
     if "model" not in tags and name not in models:

@@ -26,6 +26,8 @@ from tasks.targets.waves import WaveOutcome
 NEWEST = 20
 """Events that are told if nobody asks for more."""
 _RUN_DIGITS = 8
+HEADS = f"{'WHEN':19}  {'WHAT':11}  RELEASE, BY WHOM, WHY"
+"""Above the first event."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class Releases:
     public: int | None
     rows: tuple[ReleaseRow, ...]
     nodes: Mapping[str, ModelReport | None]
+    rolled_back: int | None = None
+    """The release that was public before an older one took its place."""
 
     def document(self) -> dict[str, JsonValue]:
         """What `enginehouse releases --json` prints."""
@@ -66,6 +68,7 @@ class Releases:
             "model": self.model,
             "target": self.target,
             "public": self.public,
+            "rolled_back": self.rolled_back,
             "releases": [row.document() for row in self.rows],
             "nodes": {
                 node: None if report is None else report.model_dump(mode="json") for node, report in self.nodes.items()
@@ -96,7 +99,10 @@ def releases(target: Target, model: str) -> Releases:
             code="release-missing",
         )
     nodes = {node.node: node.models.get(model) for node in target.nodes()}
-    return Releases(model, target.name, current.public, tuple(reversed(rows)), nodes)
+    # Promotions go up, so a previous release with a higher number was public until somebody rolled it back.
+    public, previous = current.public, current.previous
+    back = previous if public is not None and previous is not None and previous > public else None
+    return Releases(model, target.name, public, tuple(reversed(rows)), nodes, back)
 
 
 def _gates(target: Target, model: str, result: Result | None) -> tuple[GateRecord, ...]:
@@ -109,6 +115,8 @@ def release_lines(found: Releases) -> Iterator[str]:
     """The same for people."""
     for row in found.rows:
         yield from _row_lines(row)
+        if row.intent.release == found.rolled_back:
+            yield f"      was rolled back from: `enginehouse history {found.model}` says by whom, when and why"
     for node, report in found.nodes.items():
         yield f"node {node}: " + ("not loaded" if report is None else f"public release {report.public} {report.error}")
 
@@ -117,14 +125,14 @@ def _row_lines(row: ReleaseRow) -> Iterator[str]:
     intent, of, result = row.intent, row.standing, row.standing.result
     recipe = " ".join(f"{field}={value}" for field, value in fields_of(intent.recipe).items())
     loaded = "loaded" if of.loaded else ""
-    yield f"{intent.release:4}  {of.word:10} {loaded:7} {intent.created:%Y-%m-%dT%H:%M:%S}  {recipe}"
+    yield f"{intent.release:4}  {of.word:10} {loaded:7} {intent.created:%Y-%m-%d %H:%M:%S}  {recipe}".rstrip()
     yield from (f"      changed {change}" for change in intent.changes)
     for field, value in intent.lost.items():
         yield f"      {field} has no counterpart, and was {json.dumps(value)}"
     if result is None:
         return
     if of.approval is not None:
-        yield f"      {told(of.approval)}, {of.approval.created:%Y-%m-%dT%H:%M:%S}"
+        yield f"      {told(of.approval)}, {of.approval.created:%Y-%m-%d %H:%M:%S}"
     elif of.word == "waiting":
         yield f"      `enginehouse approve {intent.model} --release {intent.release}`, or reject"
     if of.shift is not None:

@@ -92,7 +92,9 @@ def _changed(asked: Model, live: Intent) -> Iterator[FieldChange]:
     if live.schema_version == _TEXTS:
         return
     recipe, serving = asked.recipe.model_dump(mode="json"), asked.serving.model_dump(mode="json")
-    made, served = in_todays_form(live)
+    made, served = live.recipe, live.serving
+    if (made, served) != (recipe, serving):  # of most they are equal, and their form costs more than all else here
+        made, served = in_todays_form(live)
     for change in changes(made, recipe):
         filled_in = change.field in _BY_PLANNING and change.new is None
         if change.field != "runtime.tensorrt_llm" and not filled_in:

@@ -87,7 +87,9 @@ def became(result: Result | None, watch: WatchOutcome | None) -> Iterator[str]:
         if gate.kind != SMOKE:
             yield f"      {gate.state} {gate.gate}, {gate.samples} samples: {gate.reason}"
     if watch is not None:
-        yield f"      watched for {watch.seconds:.0f} s, {watch.state}: {watch.reason}"
+        seconds = watch.seconds
+        time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        yield f"      watched for {time}, {watch.state}: {watch.reason}"
 
 
 def document(found: Explanation) -> dict[str, JsonValue]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,16 +77,22 @@ class Survey:
         }
 
 
-def survey_lines(found: Survey) -> Iterator[str]:
-    """The survey for people: what may go, and how many artifacts stay for which reason."""
+def _bytes(size: int) -> str:
+    return f"{size:,} bytes"
+
+
+def survey_lines(found: Survey, told: Callable[[int], str] = _bytes) -> Iterator[str]:
+    """The survey for people: what may go, and how many artifacts stay for which reason. `told` says a size."""
+    if found.garbage or found.uploads:
+        yield f"{'SIZE':>10}  WHAT MAY GO, AND WHY"
     for item in found.garbage:
-        yield f"{item.size:16,}  {item.name}  {item.why}"
+        yield f"{told(item.size):>10}  {item.name}  {item.why}"
     for upload in found.uploads:
-        yield f"{'unknown':>16}  {upload.key}  an upload that was not completed for {upload.age / 86400:.1f} days"
+        yield f"{'unknown':>10}  {upload.key}  an upload that was not completed for {upload.age / 86400:.1f} days"
     reasons = Counter("a release or a pin needs it" if "release " in why else why for why in found.kept.values())
     for why, count in reasons.most_common():
-        yield f"kept: {count} artifacts, {why}"
-    yield f"{found.size:,} bytes in {sum(len(item.keys) for item in found.garbage)} objects may go"
+        yield f"kept: {count} artifact{'s' * (count != 1)}, {why}"
+    yield f"{told(found.size)} in {sum(len(item.keys) for item in found.garbage)} objects may go"
 
 
 def survey(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from textwrap import shorten
 from typing import ClassVar
 
 from infra.errors import TritonError
@@ -12,6 +13,9 @@ from infra.triton.client import Completion, TritonClient
 from tasks.gates.protocol import Trial
 from tasks.models.spec import Model, Prompt
 from tasks.targets.gate_record import Evidence, PromptResult
+
+_MOST_CHARACTERS = 120
+"""Of an answer in the reason of a refusal. The whole of it is in the record."""
 
 
 class SmokeGate:
@@ -27,8 +31,14 @@ class SmokeGate:
                 check_prompt(client, trial.candidate.name, trial.model, prompt, node.node)
                 for prompt in trial.model.prompts
             ]
-        failures = [f"prompt '{each.prompt}': {', '.join(each.failures)}" for each in results if not each.passed]
+        failures = [_failure(each) for each in results if not each.passed]
         return Evidence(prompts=tuple(results), failures=tuple(failures))
+
+
+def _failure(result: PromptResult) -> str:
+    """What did not hold, and the answer as far as it fits into a sentence: whoever reads the reason asks for it."""
+    answer = f"; it answered {shorten(result.answer, _MOST_CHARACTERS, placeholder=' …')!r}" if result.answer else ""
+    return f"prompt '{result.prompt}': {', '.join(result.failures)}{answer}"
 
 
 def check_prompt(client: TritonClient, name: str, model: Model, prompt: Prompt, node: str = "") -> PromptResult:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import UsageError
 from tasks.models.spec import Serving
 from tasks.serving.generation import FILE, Files, GenerationConfig
-from tasks.serving.settings import Sampling
 from tasks.serving.templates import DEFAULT, read_templates
+
+if TYPE_CHECKING:
+    from tasks.serving.settings import Sampling
 
 
 def sampling_of(serving: Serving, files: Files) -> Sampling:
@@ -29,6 +31,8 @@ def sampling_of(serving: Serving, files: Files) -> Sampling:
 
 def planned_sampling(serving: Serving, generation: GenerationConfig) -> Sampling:
     """The same by what is known of the weights."""
+    from tasks.serving.settings import Sampling  # numpy, which no plan needs
+
     values: dict[str, Any] = {**generation.sampling, **serving.defaults.model_dump(exclude_none=True)}
     return Sampling(**values)
 

@@ -15,8 +15,7 @@ from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters, by_role, limits_in
 from tasks.kinds.reference import LlamaCppReference, Reference
 from tasks.kinds.serving_mode import ServingMode
-from tasks.lora.adapter import AdapterConfig
-from tasks.lora.requested import check_requested
+from tasks.lora.config import AdapterConfig, check_requested
 from tasks.models.recipe import LlamaCppRecipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
@@ -24,6 +23,7 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.triton.serving_code import REPOSITORY_VERSION, serving_code_digest
 from tasks.weights.facts import WeightsFacts
 
 MODEL_FILE = "model.gguf"
@@ -121,8 +121,6 @@ class LlamaCppKind:
         )
 
     def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity]) -> Identity:
-        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
-
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,

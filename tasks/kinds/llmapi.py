@@ -14,10 +14,10 @@ from tasks.kinds.draft_engine import of_draft
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
-from tasks.lora.adapter import FILES, AdapterConfig
 from tasks.lora.backend_tensors import MODULES
+from tasks.lora.config import FILES, AdapterConfig, check_requested, not_by_request
 from tasks.lora.merge import merged
-from tasks.lora.requested import by_layer, check_requested, not_by_request, rank, read_requested
+from tasks.lora.requested import by_layer, rank, read_requested
 from tasks.models.recipe import LlmApiRecipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files

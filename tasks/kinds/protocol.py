@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, TypeVar
 from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.reference import Reference
 from tasks.kinds.serving_mode import ServingMode
-from tasks.lora.adapter import AdapterConfig
+from tasks.lora.config import AdapterConfig
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
 from tasks.store.artifact import Manifest

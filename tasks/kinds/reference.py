@@ -11,14 +11,16 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import JsonValue
 
 from tasks.kinds.torch_memory import CONTEXT_BYTES
 from tasks.models.recipe import TransformersRecipe
 from tasks.models.spec import Model
-from tasks.serving.engine import Engine
+
+if TYPE_CHECKING:
+    from tasks.serving.engine import Engine
 
 _ROOM = 1.25
 """For the weights and one pass of a passage through them."""

@@ -17,6 +17,7 @@ from tasks.kinds.room import what_fits
 from tasks.models.recipe import LlmApiRecipe, TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.store.identity import Identity
+from tasks.triton.serving_code import REPOSITORY_VERSION, serving_code_digest
 from tasks.trtllm.kv_cache import WORKSPACE_BYTES, cache_share, kv_cache_tokens
 from tasks.trtllm.limits import EngineLimits
 from tasks.trtllm.planned_limits import planned_limits
@@ -154,8 +155,6 @@ class TensorRtLlmKind(ABC, Generic[RecipeOfKind]):
         return tuple(range(self.recipe.world_size))
 
     def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity] = _NONE) -> Identity:
-        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
-
         runtime, given = self.recipe.runtime, self.recipe.speculation
         decoded = None if given is None else given.decoded
         return Identity.of(

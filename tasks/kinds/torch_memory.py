@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
-from tasks.lora.tensors import tensors_of
-from tasks.serving.torch_model import SCORED_AT_ONCE
 from tasks.weights.facts import WeightsFacts
 
 _DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -54,6 +52,8 @@ class TorchLimits:
     @classmethod
     def of(cls, folder: Path, facts: WeightsFacts) -> TorchLimits:
         """Those of the checkpoint in `folder`, whose facts are known."""
+        from tasks.lora.tensors import tensors_of  # numpy, which no plan needs
+
         files = [folder / name for name in facts.files]
         tensors = [tensor for file in files for tensor in tensors_of(file)]
         return cls(
@@ -84,6 +84,8 @@ class TorchLimits:
 
     def memory_bytes(self, dtype: str, *, cache_bytes: int, prompt_tokens: int, on_gpu: bool) -> int:
         """All that a loaded release takes: weights, the cache of all slots, the longest pass, and the process."""
+        from tasks.serving.torch_model import SCORED_AT_ONCE  # numpy too
+
         number = self._bytes_of(dtype)
         scores = SCORED_AT_ONCE * self.vocabulary * (4 + number)
         longest = prompt_tokens * self.hidden_size * ACTIVATIONS * number + scores

@@ -23,9 +23,9 @@ from tasks.kinds.protocol import (
 from tasks.kinds.reference import Reference, TransformersReference
 from tasks.kinds.serving_mode import ServingMode
 from tasks.kinds.torch_memory import TorchLimits, cache_numbers, dtype_bytes, is_known_dtype
-from tasks.lora.adapter import FILES, AdapterConfig
+from tasks.lora.config import FILES, AdapterConfig, check_requested
 from tasks.lora.merge import merged
-from tasks.lora.requested import check_requested, read_requested
+from tasks.lora.requested import read_requested
 from tasks.models.recipe import TransformersRecipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files
@@ -33,6 +33,7 @@ from tasks.store.artifact import Manifest
 from tasks.store.identity import Identity
 from tasks.store.reporter import Peak, Reporter
 from tasks.targets.node_report import Machine
+from tasks.triton.serving_code import REPOSITORY_VERSION, serving_code_digest
 from tasks.trtllm.fits import Found, Planned, differences
 from tasks.trtllm.tools.check import require_tokenizer, require_weights
 from tasks.weights.classes import has_own_code, is_known
@@ -148,8 +149,6 @@ class TransformersKind:
         return Identity.of("build", _BUILD_VERSION, inputs={"checkpoint": checkpoint}, fields={"kind": "transformers"})
 
     def repository_identity(self, engine: Identity, adapters: Mapping[str, Identity]) -> Identity:
-        from tasks.triton.repository import REPOSITORY_VERSION, serving_code_digest
-
         return Identity.of(
             "assemble",
             REPOSITORY_VERSION,

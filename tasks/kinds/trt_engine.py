@@ -15,10 +15,9 @@ from tasks.kinds.engine_identity import checkpoint_identity, engine_identity
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, RequestAdapters, limits_in
 from tasks.kinds.serving_mode import ServingMode, engine_serving_mode
 from tasks.kinds.tensorrt_llm import TensorRtLlmKind
-from tasks.lora.adapter import AdapterConfig
 from tasks.lora.backend_tensors import LoraEngine, LoraTensors, lora_tensors
+from tasks.lora.config import AdapterConfig, check_requested
 from tasks.lora.merge import merged
-from tasks.lora.requested import check_requested
 from tasks.models.recipe import TrtEngineRecipe
 from tasks.models.spec import Model
 from tasks.serving.backend_inputs import save_adapter

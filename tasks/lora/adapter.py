@@ -14,57 +14,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 
-from infra.frozen import problems
+from tasks.lora.config import CONFIG, WEIGHTS, AdapterConfig, parse_config, unfit
 from tasks.lora.patterns import by_pattern
-from tasks.lora.tensors import Floats, MappedTensor, Numbers, tensors_of, unfit
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FILES = (CONFIG, WEIGHTS)
-"""The files that are taken of an adapter. Its repository may also hold pickles, training states and a tokenizer."""
+from tasks.lora.tensors import Floats, MappedTensor, Numbers, tensors_of
 
 _PREFIX = "base_model.model."
 _DECLARED = ("gate_up_proj", "down_proj")
 """The parameters of experts in the order in which all models of transformers declare them."""
-# Each of these settings makes it another method, which adds something else, or does not add it to every token.
-_OTHER_METHODS = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "monteclora_config",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
-)
-# These change the model's own weights before the training begins. The adapter then fits the changed weights only.
-_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-
-class AdapterConfig(BaseModel):
-    """What `adapter_config.json` says, of type LORA and of no method that adds something else."""
-
-    model_config = ConfigDict(extra="allow")
-
-    peft_type: str
-    lora_alpha: FiniteFloat
-    r: PositiveInt = 8
-    rank_pattern: dict[str, PositiveInt] | None = None
-    target_modules: tuple[str, ...] | str | None = None
-    """Ends of modules' names; a text is a regular expression."""
-    modules_to_save: tuple[str, ...] | None = None
-    alpha_pattern: dict[str, FiniteFloat] = {}
-    """By regular expressions that match the end of a module's name."""
-    use_rslora: bool = False
-    use_dora: bool = False
-    fan_in_fan_out: bool = False
-    init_lora_weights: bool | str | None = True
-    target_parameters: tuple[str, ...] | None = None
-
-
-class _Base(BaseModel):
-    base_model_name_or_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,33 +160,6 @@ def _experts(config: AdapterConfig, name: str, parts: Mapping[str, MappedTensor]
     if a.ndim != 2 or b.ndim != 2 or not a.shape[0] or a.shape[0] != b.shape[1]:
         raise unfit(f"{name} has matrices of {a.shape} and {b.shape}")
     return Experts(a, b, alpha, config.use_rslora)
-
-
-def trained_on(config: bytes) -> str | None:
-    """The model that an adapter with this CONFIG was trained on: a name on the Hub, or a path on some machine.
-
-    None if it does not say. Whether the adapter is of any use is another question.
-    """
-    try:
-        return _Base.model_validate_json(config).base_model_name_or_path
-    except ValidationError:
-        return None
-
-
-def parse_config(text: bytes) -> AdapterConfig:
-    """Raises StepFailed `adapter-unfit`."""
-    try:
-        config = AdapterConfig.model_validate_json(text)
-    except ValidationError as error:
-        raise unfit(f"its {CONFIG} is not one of LoRA: {problems(error)}") from error
-    if config.peft_type != "LORA":
-        raise unfit(f"it is of type {config.peft_type}, not LORA")
-    if others := [name for name in _OTHER_METHODS if (config.model_extra or {}).get(name)]:
-        raise unfit(f"its {CONFIG} sets {', '.join(others)}, which cannot be merged")
-    initial = config.init_lora_weights
-    if isinstance(initial, str) and initial.lower().startswith(_CHANGE_THE_BASE):
-        raise unfit(f"its training changed the model's own weights first (init_lora_weights {initial})")
-    return config
 
 
 def _low_rank(config: AdapterConfig, module: str, parts: Mapping[str, MappedTensor], alpha: float) -> LowRank:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from infra.errors import StepFailed
 from tasks.lora.adapter import LowRank
-from tasks.lora.requested import by_layer, not_by_request, read_requested, scaled
-from tasks.lora.tensors import unfit
+from tasks.lora.config import not_by_request, unfit
+from tasks.lora.requested import by_layer, read_requested, scaled
 
 MODULES = {
     "self_attn.qkv_proj": "attn_qkv",

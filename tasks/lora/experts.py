@@ -14,8 +14,9 @@ from math import sqrt
 import numpy as np
 
 from tasks.lora.adapter import Adapter, Experts, LowRank
+from tasks.lora.config import unfit
 from tasks.lora.names import short_name
-from tasks.lora.tensors import Floats, MappedTensor, unfit
+from tasks.lora.tensors import Floats, MappedTensor
 
 # Names of an expert's own matrices, where a checkpoint has them apart: those of Qwen and DeepSeek, those of Mixtral.
 # transformers stacks the gate's rows above those of the other (conversion_mapping.py).

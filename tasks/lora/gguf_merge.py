@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tasks.gguf.reader import read_gguf
 from tasks.lora.adapter import read_adapter
+from tasks.lora.config import unfit
 from tasks.lora.gguf_names import for_gguf, mapped
 from tasks.lora.merge import merge_tensor
 from tasks.lora.names import short_name
-from tasks.lora.tensors import unfit
 
 _TRAINED_WHOLE = ("embed_tokens.weight", "lm_head.weight")
 

@@ -16,9 +16,10 @@ from gguf.tensor_mapping import get_tensor_name_map
 
 from tasks.gguf.file import GGUFFile, Tensor, malformed
 from tasks.lora.adapter import Adapter, LowRank
+from tasks.lora.config import unfit
 from tasks.lora.merge import fitting
 from tasks.lora.names import short_name
-from tasks.lora.tensors import MappedTensor, unfit
+from tasks.lora.tensors import MappedTensor
 
 _REORDERED = ("llama",)
 _AS_PUBLISHED = ("gemma", "gemma2", "gemma3", "qwen2", "qwen3")

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.lora.adapter import Adapter, read_adapter
+from tasks.lora.config import unfit
 from tasks.lora.experts import for_experts
 from tasks.lora.names import short_name
-from tasks.lora.tensors import MappedTensor, tensors_of, unfit
+from tasks.lora.tensors import MappedTensor, tensors_of
 
 
 def merged(snapshot: Path, adapter: Path, output: Path) -> Path:

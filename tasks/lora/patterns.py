@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from tasks.lora.tensors import unfit
+from tasks.lora.config import unfit
 
 MATCHING_SECONDS = 10.0
 """Real patterns take milliseconds. Others can take longer than the universe: `(a+)+b` doubles with each letter."""

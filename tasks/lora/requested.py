@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.errors import StepFailed
-from tasks.lora.adapter import Adapter, AdapterConfig, LowRank, read_adapter
+from tasks.lora.adapter import Adapter, LowRank, read_adapter
+from tasks.lora.config import not_by_request, unfit
 from tasks.lora.names import short_name
-from tasks.lora.tensors import Floats, unfit
+from tasks.lora.tensors import Floats
 
 _MODULE = re.compile(r"layers\.(?P<layer>\d+)\.(?P<module>.+)\.weight")
 
@@ -34,21 +34,6 @@ def read_requested(snapshot: Path) -> Adapter:
     return adapter
 
 
-def check_requested(config: AdapterConfig, most: int | None = None) -> None:
-    """The same by its config alone, before anything is built. A rank above `most` is refused too, None: any rank."""
-    if config.modules_to_save:
-        raise not_by_request(f"{', '.join(config.modules_to_save)} were trained whole")
-    if config.use_dora:
-        raise not_by_request("it is one of DoRA")
-    if config.fan_in_fan_out:
-        raise not_by_request("its matrices are transposed (fan_in_fan_out)")
-    if config.target_parameters:
-        raise not_by_request(f"it adds to parameters ({', '.join(config.target_parameters)})")
-    largest = max((config.r, *(config.rank_pattern or {}).values()))
-    if most is not None and largest > most:
-        raise unfit(f"its rank is {largest}, and there is room for {most}", hint="raise recipe.lora.max_rank")
-
-
 def by_layer(adapter: Adapter) -> Mapping[tuple[int, str], LowRank]:
     """What `read_requested` read, by the number of the layer and the module's name in it, `self_attn.q_proj`."""
     found: dict[tuple[int, str], LowRank] = {}
@@ -67,8 +52,3 @@ def rank(adapter: Adapter) -> int:
 def scaled(low_rank: LowRank) -> Floats:
     """The second matrix, [rows, rank], with the scale in it: engines know one scale for all modules, or none."""
     return low_rank.scale * low_rank.b.astype("float32")
-
-
-def not_by_request(what: str) -> StepFailed:
-    """The error for an adapter that no engine adds to a request."""
-    return unfit(what, hint="merge it into the weights: `adapter`")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import StepFailed
+from tasks.lora.config import unfit
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.generic]
@@ -92,13 +93,3 @@ def tensors_of(path: Path) -> Iterator[MappedTensor]:
         if dtype is not None and prod(entry["shape"]) * dtype.itemsize != end - first:
             raise unfit(f"{name} in {path.name} has the shape {entry['shape']} and {end - first} bytes")
         yield MappedTensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
-
-
-_OTHER_WEIGHTS = (
-    "name the model that it was trained on as `source`, or merge it where it was trained and name the result"
-)
-
-
-def unfit(what: str, hint: str = _OTHER_WEIGHTS) -> StepFailed:
-    """The error for an adapter that cannot be added to these weights."""
-    return StepFailed(f"the adapter does not fit: {what}", hint=hint, code="adapter-unfit")

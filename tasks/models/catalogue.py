@@ -138,5 +138,6 @@ def _read(path: Path) -> tuple[Model | None, list[str]]:
 def _spec_error(problems: Iterable[str]) -> SpecError:
     return SpecError(
         "a model's file has mistakes:\n" + "\n".join(f"  {problem}" for problem in problems),
-        hint="Correct these lines.",
+        hint="correct these lines: docs/how-to/model-file.md tells every field, and `enginehouse schema model` is for "
+        "editors",
     )

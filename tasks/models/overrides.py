@@ -106,7 +106,10 @@ def _with_version(model: Model, tensorrt_llm: str | None) -> Model:
         return model
     runtime = model.recipe.planned_runtime
     if runtime is None:
-        raise UsageError(f"{model.name} is of kind {model.kind}, which has no TensorRT-LLM")
+        raise UsageError(
+            f"{model.name} is of kind {model.kind}, which has no TensorRT-LLM",
+            hint="leave the version out, or name a model of kind trt-engine or llmapi",
+        )
     if (successor := model.recipe.successor(tensorrt_llm)) is not None:
         raise UsageError(
             f"TensorRT-LLM {tensorrt_llm} builds no engines, and {model.name} is of kind {model.kind}",

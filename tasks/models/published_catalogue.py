@@ -66,22 +66,27 @@ class Publication:
 
 @dataclass(frozen=True)
 class CatalogueInUse:
-    """The folder that a run reads its models from, and what is in it."""
+    """The folder that a run reads its models from, and the digest of what it reads there."""
 
     folder: Path
     digest: str
-    origin: str
+    what: str
 
     def __str__(self) -> str:
-        return f"the models' files are those of {self.origin}, {self.digest[:12]}"
+        return f"{self.what}, {self.digest[:12]}"
 
 
-def files_in(folder: Path) -> CatalogueFiles:
-    """The models' files of a folder. What is no readable text is left out. Raises SpecError if there is no folder."""
+def files_in(folder: Path, model: str = "") -> CatalogueFiles:
+    """The models' files of a folder, or those of one model alone. What is no readable text is left out.
+
+    Raises SpecError if there is no folder.
+    """
     if not folder.is_dir():
         raise SpecError(f"there is no catalogue at {folder}", hint="A catalogue is a folder of NAME.yaml files.")
     texts: dict[str, str] = {}
     for path in catalogue_files(folder):
+        if model not in ("", path.stem):
+            continue
         with suppress(OSError, UnicodeDecodeError):
             texts[path.name] = path.read_text("utf-8")
     return CatalogueFiles(files=texts)
@@ -119,12 +124,18 @@ def folder_of(settings: Settings) -> Path:
     return settings.catalogue if settings.catalogue_from == "folder" else _brought(settings)[0]
 
 
-def in_use(settings: Settings) -> CatalogueInUse:
-    """The same with what is in it. Raises SpecError too, if there is no such folder."""
-    if settings.catalogue_from == "folder":
-        return CatalogueInUse(settings.catalogue, files_in(settings.catalogue).digest, str(settings.catalogue))
-    folder, current = _brought(settings)
-    return CatalogueInUse(folder, current.digest, str(current))
+def in_use(settings: Settings, model: str = "") -> CatalogueInUse:
+    """The same with what is in it. Raises SpecError too, if there is no such folder.
+
+    Who reads one `model` alone is told of its file: of a folder, no other file is read for that.
+    """
+    if settings.catalogue_from == "store":
+        folder, current = _brought(settings)
+        return CatalogueInUse(folder, current.digest, f"the models' files are those of {current}")
+    folder = settings.catalogue
+    if model:
+        return CatalogueInUse(folder, files_in(folder, model).digest, f"the file of {model} is that of {folder}")
+    return CatalogueInUse(folder, files_in(folder).digest, f"the models' files are those of {folder}")
 
 
 def _brought(settings: Settings) -> tuple[Path, PublishedCatalogue]:

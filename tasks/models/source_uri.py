@@ -177,6 +177,8 @@ def parse_source(uri: str) -> SourceUri:
         case "pip" if found := _PIP.fullmatch(uri):
             parsed = PipUri(canonicalize_name(found["distribution"]), found["version"], found["member"])
             path = found["member"]
+        case "hf" if _HUB.fullmatch(f"{uri}@main"):
+            raise SourceError(f"{uri!r} names no revision", hint=f"for its newest commit add @main: {uri}@main")
         case _:
             raise SourceError(f"{uri!r} is not the address of a source", hint=_FORMS)
     if any(segment in ("", ".", "..") or (".." in segment and scheme == "hf") for segment in path.split("/")):

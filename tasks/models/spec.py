@@ -26,9 +26,10 @@ from tasks.models.approval import ApprovalSpec
 from tasks.models.gate_specs.agreement import AgreementSpec
 from tasks.models.gates import SMOKE, Gates
 from tasks.models.recipe import AnyRecipe, Recipe, kind_of
+from tasks.models.registry import RegistrySpec
 from tasks.models.rollout import Rollout
 from tasks.models.source import REMOTE, Glob, Source, checked, folder
-from tasks.models.source_uri import PipUri
+from tasks.models.source_uri import ModelsUri, PipUri
 from tasks.models.updates import Updates
 from tasks.models.watch import WatchSpec
 from tasks.store.names import RELEASE_MARK, Alias, collision
@@ -188,6 +189,9 @@ class Model(Spec):
     watch: WatchSpec | None = Field(
         default=None, description="How a release is watched after its promotion. Without it, it is not."
     )
+    mlflow: RegistrySpec | None = Field(
+        default=None, description="Have releases registered with the MLflow server of ENGINEHOUSE_MLFLOW."
+    )
 
     @property
     def kind(self) -> str:
@@ -301,6 +305,15 @@ class Model(Spec):
         if "targets" in info.data:
             rollout.require_all_in_waves(info.data["targets"])
         return rollout
+
+    @field_validator("mlflow")
+    @classmethod
+    def _registers_elsewhere(cls, mlflow: RegistrySpec | None, info: ValidationInfo) -> RegistrySpec | None:
+        source = info.data.get("source")
+        own = checked(source.uri) if isinstance(source, Source) else None
+        if mlflow is not None and isinstance(own, ModelsUri) and own.name == (mlflow.name or info.data.get("name")):
+            raise ValueError("the weights come from this registered model: give releases a `name` of their own")
+        return mlflow
 
     @field_validator("prompts")
     @classmethod

@@ -14,14 +14,14 @@ _MEANING = re.compile(r"[\\`*_{}\[\]<>()#+!|~&-]")
 
 def markdown(title: str, sections: tuple[Section, ...]) -> str:
     """The whole report."""
-    return f"# {_plain(title)}\n\n{markdown_of(sections)}"
+    return f"# {plain(title)}\n\n{markdown_of(sections)}"
 
 
 def markdown_of(sections: Iterable[Section]) -> str:
     """Some sections, to stand below a heading of somebody else's."""
     parts: list[str] = []
     for section in sections:
-        parts.append(f"## {_plain(section.title)}")
+        parts.append(f"## {plain(section.title)}")
         parts += [part for block in section.blocks for part in _block(block)]
     return "\n\n".join(parts) + "\n"
 
@@ -29,9 +29,9 @@ def markdown_of(sections: Iterable[Section]) -> str:
 def _block(block: Block) -> Iterator[str]:
     match block:
         case Words(text):
-            yield _plain(shown(text))
+            yield plain(shown(text))
         case Verdicted(state, text):
-            yield f"**{state or 'open'}** {_plain(shown(text))}"
+            yield f"**{state or 'open'}** {plain(shown(text))}"
         case Table(head, rows):
             lines = [_row(head), "|" + "---|" * len(head), *(_row(tuple(map(cell, row))) for row in rows)]
             yield "\n".join(lines)
@@ -40,19 +40,19 @@ def _block(block: Block) -> Iterator[str]:
         case Distributions():
             pass
         case Answers():
-            yield _plain(shown(block.note))
+            yield plain(shown(block.note))
             for whose, text in (("question", block.question), ("candidate", block.ours), (block.beside, block.theirs)):
                 if text:
-                    yield f"{_plain(whose)}:\n\n{_fenced(shown(text))}"
+                    yield f"{plain(whose)}:\n\n{_fenced(shown(text))}"
         case Command(line, does):
-            yield f"{_plain(does)}:\n\n{_fenced(line)}"
+            yield f"{plain(does)}:\n\n{_fenced(line)}"
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
+    return f"| {' | '.join(map(plain, cells))} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text without a meaning: entities, which no Markdown reads as marks, on one line."""
     return _MEANING.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 

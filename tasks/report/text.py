@@ -1,4 +1,4 @@
-"""The report as lines for a terminal. Long texts are wrapped by the terminal, not here."""
+"""The report as lines for a terminal. Long texts are broken by who prints them, who knows how wide it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Resolve and fetch a source of any scheme, each through the module of its scheme."""
+"""Resolve and fetch a source of any scheme, each through the module of its scheme.
+
+Those with a client are imported when a source has that scheme: they bring more than all else that a plan needs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from infra.progress import Progress
 from tasks.models.source import Source
 from tasks.models.source_uri import ArtifactsUri, FileUri, HubUri, ModelsUri, NgcUri, PipUri, S3Uri, parse_source
-from tasks.sources import file, mlflow, ngc, pip, s3
+from tasks.sources import file, pip
 from tasks.sources.contents import check_content
 from tasks.sources.names import select_about
 from tasks.sources.resolved import NO_ACCESS, Access, PinnedFile, ResolvedSource, SnapshotFile
@@ -23,14 +26,20 @@ def resolve(source: Source, access: Access = NO_ACCESS) -> ResolvedSource:
     """
     match parse_source(source.uri):
         case HubUri() as uri:
-            from tasks.sources import hf  # the hub's client is slow to import
+            from tasks.sources import hf
 
             return hf.resolve(source, uri, access)
         case S3Uri() as uri:
+            from tasks.sources import s3
+
             return s3.resolve(source, uri, access)
         case NgcUri() as uri:
+            from tasks.sources import ngc
+
             return ngc.resolve(source, uri)
         case ModelsUri() | ArtifactsUri() as uri:
+            from tasks.sources import mlflow
+
             return mlflow.resolve(source, uri, access)
         case FileUri() as uri:
             return file.resolve(source, uri)
@@ -51,6 +60,8 @@ def snapshot_files(resolved: ResolvedSource) -> Mapping[str, PinnedFile]:
     """The files of a source by their paths in its snapshot."""
     match parse_source(resolved.uri):
         case ModelsUri() | ArtifactsUri():
+            from tasks.sources import mlflow
+
             return mlflow.snapshot_files(resolved)
         case _:
             return {file.path: file for file in resolved.files}
@@ -72,10 +83,16 @@ def fetch(
 
             files = hf.fetch(resolved, uri, destination, progress, access)
         case S3Uri() as uri:
+            from tasks.sources import s3
+
             files = s3.fetch(resolved, uri, destination, progress, access)
         case NgcUri() as uri:
+            from tasks.sources import ngc
+
             files = ngc.fetch(resolved, uri, destination, progress)
         case ModelsUri() | ArtifactsUri():
+            from tasks.sources import mlflow
+
             files = mlflow.fetch(resolved, destination, progress, access)
         case FileUri() as uri:
             files = file.fetch(resolved, uri, destination, progress)

@@ -80,6 +80,15 @@ def snapshot_files(resolved: ResolvedSource) -> Mapping[str, PinnedFile]:
     return {_short(file.path) if short else file.path: file for file in resolved.files}
 
 
+def credentials() -> Mapping[str, str]:
+    """The headers by which an MLflow server knows who asks: those that its own client would send."""
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+    name, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
+    if name:
+        return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def _chosen(source: Source, names: Sequence[str]) -> list[str]:
     """The names to take. `include` means a model's files as they are in the snapshot."""
     inner = [name for name in names if name.startswith(_FOLDERS)] if _MARK in names else []
@@ -196,7 +205,7 @@ class _Server:
             for folder in level:
                 address = f"{self.address}/api/2.0/mlflow-artifacts/artifacts"
                 with self._errors(f"mlflow-artifacts:/{path}"):
-                    document = get_json(address, self._headers(), path=f"{path}/{folder}".rstrip("/"))
+                    document = get_json(address, credentials(), path=f"{path}/{folder}".rstrip("/"))
                 for entry in read_as(_Listing, document, address, "MLflow").files:
                     if (listed := listed + 1) > _MOST_FILES or entry.path in (".", ".."):
                         raise not_understood(address, f"lists {entry.path!r}, and more than {listed - 1} before it")
@@ -210,22 +219,15 @@ class _Server:
         def read(start: int) -> Iterator[bytes]:
             url = f"{self.address}/api/2.0/mlflow-artifacts/artifacts/{quote(f'{path}/{file.path}')}"
             with self._errors(f"mlflow-artifacts:/{path}/{file.path}"):
-                yield from read_from(url, start, self._headers())
+                yield from read_from(url, start, credentials())
 
         size = file.size or 0
         return replace(save(resuming(read, size), destination / file.path, size, advance), path=file.path)
 
-    def _headers(self) -> Mapping[str, str]:
-        token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
-        name, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
-        if name:
-            return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
-        return {"Authorization": f"Bearer {token}"} if token else {}
-
     def _ask(self, form: type[_Form], uri: ModelsUri, path: str, **query: str) -> _Form:
         address = f"{self.address}/api/2.0/mlflow/{path}"
         with self._errors(str(uri)):
-            return read_as(form, get_json(address, self._headers(), **query), address, "MLflow")
+            return read_as(form, get_json(address, credentials(), **query), address, "MLflow")
 
     @contextmanager
     def _errors(self, what: str) -> Generator[None]:

@@ -42,15 +42,23 @@ class HttpRefused(Exception):
 def get_json(address: str, headers: Mapping[str, str], **query: str | int | Sequence[str]) -> Mapping[str, Any]:
     """The JSON object at `address`. Raises HttpRefused, SourceUnavailable, and SourceError `source-mirror` for what is
     no JSON object."""
-    url = f"{address}?{urlencode(query, doseq=True)}" if query else address
-    with _answer(url, {"Accept": "application/json", **headers}) as answer:
-        body = answer.read(LARGEST_ANSWER_BYTES + 1)
+    return _object(f"{address}?{urlencode(query, doseq=True)}" if query else address, headers)
+
+
+def post_json(address: str, headers: Mapping[str, str], document: Mapping[str, JsonValue]) -> Mapping[str, Any]:
+    """Send a JSON object to `address`, and return the one that answers. Raises as `get_json` does."""
+    return _object(address, {"Content-Type": "application/json", **headers}, json.dumps(document).encode())
+
+
+def _object(url: str, headers: Mapping[str, str], body: bytes | None = None) -> Mapping[str, Any]:
+    with _answer(url, {"Accept": "application/json", **headers}, body) as answer:
+        answered = answer.read(LARGEST_ANSWER_BYTES + 1)
     try:
-        document: JsonValue = json.loads(body) if len(body) <= LARGEST_ANSWER_BYTES else None
+        document: JsonValue = json.loads(answered) if len(answered) <= LARGEST_ANSWER_BYTES else None
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise not_understood(address, "answers with something else than a JSON object")
+        raise not_understood(url, "answers with something else than a JSON object")
     return document
 
 
@@ -118,10 +126,10 @@ _open_without_key = _opener(urllib.request.HTTPRedirectHandler)
 
 
 @contextmanager
-def _answer(url: str, headers: Mapping[str, str]) -> Generator[http.client.HTTPResponse]:
+def _answer(url: str, headers: Mapping[str, str], body: bytes | None = None) -> Generator[http.client.HTTPResponse]:
     opens = _open_with_key if "Authorization" in headers else _open_without_key
     try:
-        with opens(urllib.request.Request(url, headers=dict(headers)), timeout=TIMEOUT_S) as answer:
+        with opens(urllib.request.Request(url, body, headers=dict(headers)), timeout=TIMEOUT_S) as answer:
             yield answer
     except urllib.error.HTTPError as error:
         error.close()

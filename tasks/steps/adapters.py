@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.lora.adapter import CONFIG, parse_config, trained_on
+from tasks.lora.config import CONFIG, parse_config, trained_on
 from tasks.models.source_uri import HubUri, parse_source
 from tasks.steps.context import Context
 from tasks.steps.plan import Plan

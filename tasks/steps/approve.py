@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 from infra.errors import EnginehouseError, GateRefused, UsageError
 from infra.s3.bucket import Bucket
 from tasks.models.spec import Model
+from tasks.steps.untouched import untouched
 from tasks.targets.approval import Approval, ApprovalRequest
 from tasks.targets.approvals import Approvals, open_requests
 from tasks.targets.release import Result
@@ -53,8 +54,8 @@ def approval(target: Target, model: str, release: int) -> Approval | None:
         target.move(model, lambda current: current.without_candidates(release))
         raise GateRefused(
             f"{model} release {release} on '{target.name}' {told(decision)}",
-            hint=f"the live release was not touched; `enginehouse releases {model}` shows the evidence, and a rebuild "
-            "makes another candidate",
+            hint=f"{untouched(target, model)}; `enginehouse releases {model}` shows the evidence, and a rebuild makes "
+            "another candidate",
             code=f"approval-{decision.state}",
         )
     if request is not None:

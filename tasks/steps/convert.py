@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.lora.adapter import CONFIG
+from tasks.lora.config import CONFIG
 from tasks.steps.adapters import warn_of_other_base
 from tasks.steps.context import INTO_THE_STORE, Context, Done
 from tasks.steps.plan import Plan

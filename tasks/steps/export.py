@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.exporters.run import export as run_export
 from tasks.garbage.keep import note_use
 from tasks.models.source import Source
 from tasks.sources.contents import check_content
@@ -35,6 +34,8 @@ def export(context: Context, plan: Plan, inputs: Mapping[str, Identity], *, refr
     source, ref = plan.model.source, plan.snapshots["snapshot"]
 
     def work(folder: Path) -> None:
+        from tasks.exporters.run import export as run_export
+
         brought = {
             role: context.workspace.bring(context.store, each, context.reporter.progress) for role, each in refs.items()
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.garbage.keep import note_use
-from tasks.lora.adapter import CONFIG, parse_config
+from tasks.lora.config import CONFIG, parse_config
 from tasks.sources.dispatch import fetch as fetch_source
 from tasks.sources.resolved import NO_ACCESS, Access, ResolvedSource
 from tasks.steps.adapters import check_adapter

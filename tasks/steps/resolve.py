@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from infra.errors import SourceError
 from tasks.kinds.choice import engine_kind
-from tasks.lora.adapter import FILES
+from tasks.lora.config import FILES
 from tasks.models.overrides import of_architecture, override
 from tasks.models.source import Source
 from tasks.models.spec import Model

@@ -8,15 +8,16 @@ stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from infra.errors import EnginehouseError, StoreError, TritonError, UsageError
+from infra.errors import ArtifactDamaged, EnginehouseError, StoreError, TritonError, UsageError
 from infra.s3.bucket import Bucket
 from tasks.steps.roll_out import give_up
 from tasks.steps.turn import model_turn, target_turn
 from tasks.store.inventory import in_parallel
+from tasks.targets.current import Current
 from tasks.targets.move_records import MoveRecords
 from tasks.targets.node_report import ModelReport
 from tasks.targets.retirement import Retirement
@@ -176,4 +177,30 @@ def _why_not_let_go(report: ModelReport | None) -> str | None:
 def is_retired(bucket: Bucket, model: str) -> bool:
     """Whether the model has left a target and is on none: then nothing but a person brings it back."""
     found = in_parallel(lambda target: target.current(model)[0], targets(bucket))
-    return any(each.retired is not None for each in found) and not any(each.loaded for each in found)
+    return _has_left(found)
+
+
+def retired_models(bucket: Bucket, models: Collection[str]) -> set[str]:
+    """Those of the models that are retired: one listing, and a record for each of them on each target.
+
+    One with a record that cannot be read is left out: whoever works on that model says so.
+    """
+    if not models:
+        return set()
+    asked = [(target, model) for target in targets(bucket) for model in models]
+    states: dict[str, list[Current | None]] = {}
+    for (_, model), current in zip(asked, in_parallel(_readable, asked), strict=True):
+        states.setdefault(model, []).append(current)
+    return {model for model, found in states.items() if None not in found and _has_left(filter(None, found))}
+
+
+def _readable(place: tuple[Target, str]) -> Current | None:
+    target, model = place
+    with suppress(ArtifactDamaged):
+        return target.current(model)[0]
+    return None
+
+
+def _has_left(found: Iterable[Current]) -> bool:
+    known = tuple(found)
+    return any(each.retired is not None for each in known) and not any(each.loaded for each in known)

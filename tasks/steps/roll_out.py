@@ -14,6 +14,7 @@ from tasks.steps.nodes import reports, wait_until_public
 from tasks.steps.opening import require_open
 from tasks.steps.plan import Plan
 from tasks.steps.returned import require_not_returned
+from tasks.steps.untouched import untouched
 from tasks.targets.approvals import Approvals
 from tasks.targets.proof import keep_proof
 from tasks.targets.release import Result
@@ -134,12 +135,12 @@ def conclude(target: Target, model: str, result: Result, hint: str = "") -> Resu
     if counted.state == "undecided":
         raise GateUndecided(
             f"{what} is undecided: {counted.reason}",
-            hint="it stays a candidate, and the live release was not touched. Ask its gates for more samples, or say "
+            hint=f"it stays a candidate, and {untouched(target, model)}. Ask its gates for more samples, or say "
             "`undecided: promote` or `undecided: refuse` in the model's file: the next rebuild gates it again. "
             f"`enginehouse releases {model}` shows the figures",
         )
     target.move(model, lambda current: current.without_candidates(result.release))
-    evidence = f"the live release was not touched; `enginehouse releases {model}` shows the evidence"
+    evidence = f"{untouched(target, model)}; `enginehouse releases {model}` shows the evidence"
     raise GateRefused(f"{what} was refused: {counted.reason}", hint=f"{hint}; {evidence}" if hint else evidence)
 
 

@@ -23,9 +23,12 @@ def require_known(version: int, newest: int, what: str) -> None:
 
 
 class Record(BaseModel):
-    """Frozen. Unknown fields are ignored, because later code may add fields within a version."""
+    """Frozen. Unknown fields are ignored, because later code may add fields within a version.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Its validator is built when the first record is read or made: a command needs few of all records.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     newest: ClassVar[int] = 1
     """The version that this code writes, and the newest that it reads."""

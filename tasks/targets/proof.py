@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import ArtifactDamaged, PreconditionFailed, SignatureRefused
 from tasks.store.artifact import Artifact, ArtifactRef
 from tasks.store.attestation import Envelope, envelope
 from tasks.store.identity import canonical
+from tasks.store.in_toto import Resource, Statement
 from tasks.store.inventory import recorded_artifact
 from tasks.targets.gate_record import VerdictState
 from tasks.targets.release import Intent, Result
@@ -29,21 +30,11 @@ _TEST_PROMPTS = "test prompts"
 """The one test of a release whose record names no gates."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-
-class Resource(_Frozen):
-    """Something by its name and digest."""
-
-    name: str
-    digest: dict[str, str]
-
-
-class TestResult(_Frozen):
+class TestResult(BaseModel):
     """The predicate: https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md."""
 
     __test__ = False
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     result: str
     configuration: tuple[Resource, ...]
@@ -52,13 +43,10 @@ class TestResult(_Frozen):
     failedTests: tuple[str, ...] = ()
 
 
-class Statement(_Frozen):
-    """An in-toto statement, version 1."""
+class Proof(Statement[TestResult]):
+    """What the proof says."""
 
-    type: str = Field(default="https://in-toto.io/Statement/v1", alias="_type")
-    subject: tuple[Resource, ...]
     predicateType: str = "https://in-toto.io/attestation/test-result/v0.1"
-    predicate: TestResult
 
 
 def keep_proof(target: Target, model: str, result: Result) -> None:
@@ -92,7 +80,7 @@ def problems_of_proof(target: Target, intent: Intent, public_keys: str) -> list[
         if public_keys:
             sign = f"{intent.model}@{intent.release} --target {target.name}"
             found.require_signed(public_keys, what=what, sign=sign)
-        return list(_differences(target, intent, Statement.model_validate_json(found.statement), what))
+        return list(_differences(target, intent, Proof.model_validate_json(found.statement), what))
     except (ArtifactDamaged, SignatureRefused) as error:
         return [str(error)]
     except (ValidationError, ValueError):
@@ -111,13 +99,13 @@ def sign_proof(target: Target, intent: Intent) -> None:
     target.bucket.swap(key, _body(signed), stored.etag)
 
 
-def _statement(target: Target, intent: Intent, result: Result, artifacts: tuple[Artifact, ...]) -> Statement:
+def _statement(target: Target, intent: Intent, result: Result, artifacts: tuple[Artifact, ...]) -> Proof:
     of = {each.gate: each.state for each in result.gates} or {_TEST_PROMPTS: result.state}
     passed, warned, failed = (
         tuple(name for name, state in of.items() if state == wanted) for wanted in ("passed", "undecided", "refused")
     )
     asked = [Resource(name="gates", digest={"sha256": result.asked})] if result.asked else []
-    return Statement(
+    return Proof(
         subject=tuple(map(_subject, artifacts)),
         predicate=TestResult(
             result=_RESULTS[result.state],
@@ -129,7 +117,7 @@ def _statement(target: Target, intent: Intent, result: Result, artifacts: tuple[
     )
 
 
-def _differences(target: Target, intent: Intent, said: Statement, what: str) -> Iterator[str]:
+def _differences(target: Target, intent: Intent, said: Proof, what: str) -> Iterator[str]:
     """In what the proof and what lies in the store differ."""
     result = target.result(intent.model, intent.release)
     artifacts = _artifacts(target, intent)
@@ -173,7 +161,7 @@ def _key(target: Target, model: str, release: int) -> str:
     return f"{target.prefix}{model}/{release}/{PROOF}"
 
 
-def _bytes(statement: Statement) -> bytes:
+def _bytes(statement: Proof) -> bytes:
     return canonical(statement.model_dump(mode="json", by_alias=True))
 
 

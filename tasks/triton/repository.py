@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from tasks.serving.settings import ADAPTER_FOLDER, FILE_NAME, ServingSettings
-from tasks.store.identity import canonical
 from tasks.triton.config import LLM, RELEASE, TENSORRT_LLM, TENSORRT_LLM_DRAFT, llm_config, release_config
-
-REPOSITORY_VERSION = 4
-"""Raise it when `write_release` or the tables behind it change what is written beside the serving code."""
+from tasks.triton.serving_code import serving_code
 
 LOAD_ORDER = (TENSORRT_LLM_DRAFT, TENSORRT_LLM, LLM, RELEASE)
 """The models that a release may have, each before those that call it. They are unloaded in the opposite order."""
 
 TOKENIZER_FOLDER = "tokenizer"
 """The tokenizer among an engine's files, and in the version folder of an `llm` that needs no other of them."""
-
-_SERVING = Path(__file__).resolve().parent.parent / "serving"
-
-
-def serving_code_digest() -> str:
-    """sha256 over the code that runs inside Triton: part of the identity of every repository."""
-    return hashlib.sha256(
-        canonical({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _serving_code()})
-    ).hexdigest()
 
 
 def write_release(
@@ -64,7 +51,7 @@ def write_release(
     )
     (output / LLM / "config.pbtxt").write_text(config)
     (version / FILE_NAME).write_text(serving.to_json())
-    for path in _serving_code():
+    for path in serving_code():
         shutil.copyfile(path, version / path.name)
     (output / RELEASE).mkdir()
     (output / RELEASE / "config.pbtxt").write_text(release_config(serving.contract, tickets=True, hands_on=hands_on))
@@ -80,7 +67,3 @@ def adapter_folder(repository: Path, name: str) -> Path:
 def models_of(repository: Path) -> tuple[str, ...]:
     """The models that a repository artifact holds, relative names in the order of loading."""
     return tuple(relative for relative in LOAD_ORDER if (repository / relative).is_dir())
-
-
-def _serving_code() -> list[Path]:
-    return sorted(_SERVING.glob("*.py"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from infra.errors import UsageError
-from tasks.trtllm.products import alike, gpu_memory_bytes
+from tasks.trtllm.products import gpu_memory_bytes, meant
 
 SHARE_ALONE = 0.9
 """The share of a GPU for a release that cannot stand beside another. The rest is for driver, contexts and fragments;
@@ -69,15 +69,10 @@ def _memory(gpu: str, memory_bytes: int | None) -> int:
     if memory is None:
         raise UsageError(
             f"the memory of a '{gpu}' is not known, and the size of the KV cache follows from it",
-            hint="give recipe.runtime.gpu_memory_bytes, or serving.tensorrt_llm.kv_cache_tokens" + _meant(gpu),
+            hint=f"{meant(gpu)}, or serving.tensorrt_llm.kv_cache_tokens",
             code="gpu-unknown",
         )
     return memory
-
-
-def _meant(gpu: str) -> str:
-    found = ", ".join(alike(gpu))
-    return f"; names that are known, as nvidia-smi says them: {found}" if found else ""
 
 
 def _too_small(weight_bytes: int, gpu: str, memory: int, needed: str) -> UsageError:

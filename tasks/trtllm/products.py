@@ -62,3 +62,9 @@ def alike(gpu: str) -> tuple[str, ...]:
     """The known names that have every word of a name that somebody else gave: H100 is a word of three."""
     words = gpu.lower().removeprefix("nvidia").split()
     return tuple(name for name in PRODUCTS if words and all(word in name.lower() for word in words))
+
+
+def meant(gpu: str) -> str:
+    """What to write into a model's file in place of a product that is not known, for a hint."""
+    names = ", ".join(alike(gpu)) or "NVIDIA H200, NVIDIA L40S and others"
+    return f"give recipe.runtime.gpu as nvidia-smi says it ({names}), or recipe.runtime.gpu_memory_bytes"

@@ -6,6 +6,7 @@ Planning without a toolchain goes by this table, and says so. A real toolchain's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from packaging.version import Version
 
@@ -58,16 +59,22 @@ def minor(version: Version) -> tuple[int, int]:
     return version.major, version.minor
 
 
+@cache
+def minor_named(name: str) -> tuple[int, int]:
+    """(0, 18) for `0.18`, as the tables of this folder name it. A model's file asks them a hundred times."""
+    return minor(Version(name))
+
+
 def without_engines(version: Version) -> bool:
     """Whether `version` came after the last release that builds engines."""
-    return minor(version) > minor(Version(LAST))
+    return minor(version) > minor_named(LAST)
 
 
 def in_span(version: Version, since: str, until: str = "") -> bool:
     """Whether the minor release of `version` is in [since, until). An empty `until` sets no end."""
-    return minor(Version(since)) <= minor(version) and not (until and minor(version) >= minor(Version(until)))
+    return minor_named(since) <= minor(version) and not (until and minor(version) >= minor_named(until))
 
 
 def release_of(version: Version) -> Release | None:
     """The minor release of `version`. Returns None for one that builds no engines or is not known."""
-    return next((release for release in RELEASES if minor(Version(release.name)) == minor(version)), None)
+    return next((release for release in RELEASES if minor_named(release.name) == minor(version)), None)

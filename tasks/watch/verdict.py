@@ -53,6 +53,12 @@ def offers(
     return tuple(sorted(found, key=lambda offer: offer.version, reverse=True))
 
 
+def listed(images: Mapping[Version, Image], avoid: Iterable[str] = ()) -> tuple[Offer, ...]:
+    """The versions that there are images of, newest first: those that are known without asking anybody."""
+    avoided = {Version(version) for version in avoid}
+    return tuple(Offer(each, None, images[each], each in avoided) for each in sorted(images, reverse=True))
+
+
 def version_in_use(model: Model, followed: str | None) -> str | None:
     """The version that a rebuild takes by default: the one in the model's file, or a newer one it was moved to.
 

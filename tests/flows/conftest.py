@@ -210,6 +210,25 @@ def first(house: House) -> dict[str, Any]:
     return house.rebuild()
 
 
+@pytest.fixture(scope="session")
+def refused(house: House, first: dict[str, Any]) -> dict[str, Any]:
+    """The report of a rebuild of the catalogue's model with a prompt that no answer passes. The public name stays."""
+    before = house.ask()
+
+    def impossible(document: dict[str, Any]) -> None:
+        document["serving"]["slots"] = 3
+        document["prompts"][0]["expect"] = {"contains": ["no model ever says this"]}
+
+    (house.catalogue / f"{MODEL}.yaml").rename(house.catalogue / "kept")
+    try:
+        house.add_model(MODEL, impossible)
+        report = house.rebuild(code=3)
+    finally:
+        (house.catalogue / "kept").rename(house.catalogue / f"{MODEL}.yaml")
+    assert house.ask() == before
+    return report
+
+
 @pytest.fixture
 def live(house: House, first: dict[str, Any]) -> dict[str, Any]:
     """The same report, once its release is public, whichever release earlier tests left public."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -325,6 +325,10 @@ def always(value: Any) -> Callable[..., Any]:
     return answer
 
 
+async def _called(step: Callable[..., Coroutine[Any, Any, Any]], *arguments: object) -> Any:
+    return await step(*arguments)
+
+
 def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     """Have the flows run in this house."""
 
@@ -353,6 +357,7 @@ def furnish(house: House, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconcile, "start_again", house.start_again)
     patch.setattr(reconcile, "being_rebuilt", house.being_rebuilt)
     patch.setattr(finetuned, "steps", SimpleNamespace(resolve=house.resolve))
+    patch.setattr(finetuned, "result_of", _called)
     patch.setattr(moved_branches, "resolve_weights", resolved)
     patch.setattr(current_rebuild, "catalogue_folder", always(Path()))
     patch.setattr(current_rebuild, "catalogue_entry", always(TINY))

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -20,6 +21,7 @@ import yaml
 from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
+from infra.images import OWN_TABLE
 from tests.flows.build_worker import PRODUCT, register, worker
 from tests.standin import weights
 from tests.waiting import PATIENCE
@@ -72,11 +74,24 @@ def log_in(page: Page, house: House) -> None:
             expect(page.get_by_role("link", name="Deployments")).to_be_hidden()
 
 
-def open_form(page: Page, house: House) -> None:
-    """From the login of the UI to the form of the deployment `rebuild`."""
+def home(page: Page, house: House) -> str:
+    """Log in. The address of the UI, which has a folder of its own."""
+    log_in(page, house)
+    deployments = page.get_by_role("link", name="Deployments")
+    expect(deployments).to_be_visible()
+    return address(page, deployments).removesuffix("/deployments")
+
+
+def open_deployment(page: Page, house: House) -> None:
+    """From the login of the UI to the deployment `rebuild`."""
     log_in(page, house)
     page.get_by_role("link", name="Deployments").click()
     page.locator("a[href*='/deployments/deployment/']", has_text=re.compile("^rebuild$")).click()
+
+
+def open_form(page: Page, house: House) -> None:
+    """The same, and its form."""
+    open_deployment(page, house)
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
 
@@ -146,11 +161,11 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("'model' is a required property", exact=True)).to_be_visible()
 
-    page.get_by_label("model", exact=True).fill(MODEL)
-    expect(page.get_by_label("runtime (Optional)")).to_have_value("")
+    choose(page, "model", MODEL)
+    expect(page.get_by_label("Select runtime")).to_be_visible()
     write_json(page, '{"quantization": "q4_1"}')
-    page.get_by_role("button", name="Add item").click()
-    page.locator("fieldset", has=page.get_by_role("button", name="Add item")).get_by_role("textbox").fill("local")
+    choose(page, "targets", "local")
+    page.keyboard.press("Escape")
     choose(page, "refresh", "build")
     expect(page.get_by_label("Select until")).to_have_text("promote")
     expect(page.get_by_text("Error creating flow run")).to_be_hidden()
@@ -161,14 +176,41 @@ def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, 
     expect(page.get_by_text(re.compile(rf"^promote {MODEL} release \d+ on local$")).first).to_be_visible()
 
     open_artifact(page, run_page, f"prompts-{MODEL}-local")
-    expect(page.get_by_role("row", name=re.compile("^yes How do I count to nine in French"))).to_be_visible()
+    expect(page.get_by_text("How do I count to nine in French?").first).to_be_visible()
+    expect(page.get_by_text(re.compile("^Expected: ")).first).to_be_visible()
     picture(page, "prompts")
+    open_artifact(page, run_page, f"report-{MODEL}-local")
+    expect(page.get_by_text("every gate passed").or_(page.get_by_text("the test prompts passed")).first).to_be_visible()
+    picture(page, "report")
     open_artifact(page, run_page, f"release-{MODEL}-local")
     expect(page.get_by_role("row", name="quantization q4_1")).to_be_visible()
     expect(page.get_by_text('quantization: "q8_0" → "q4_1"').first).to_be_visible()
     open_artifact(page, run_page, f"lineage-{MODEL}")
     expect(page.locator("svg").get_by_text("public name").first).to_be_visible()
     picture(page, "lineage")
+
+
+def test_the_fleet_is_a_page(house: House, live: dict[str, Any], page: Page) -> None:
+    house.run("deploy")
+    open_deployment(page, house)
+    page.get_by_role("tab", name="Description").click()
+    page.get_by_role("link", name="The fleet").click()
+    page.goto(address(page, page.locator("a[href*='/artifacts/artifact/']").first))
+    row = page.get_by_role("row", name=re.compile(f"^{MODEL} @"))
+    expect(row).to_contain_text("live")
+    expect(row.get_by_role("link", name=MODEL)).to_have_attribute("href", f"../key/report-{MODEL}-local")
+    picture(page, "fleet")
+
+
+def test_a_refused_run_says_what_a_gate_said(house: House, refused: dict[str, Any], page: Page) -> None:
+    page.goto(f"{home(page, house)}/runs/flow-run/{refused['flow_run']}")
+    expect(page.get_by_text("Refused", exact=True).first).to_be_visible()
+    expect(page.get_by_text("no model ever says this").first).to_be_visible()
+    expect(page.get_by_text("Traceback")).to_be_hidden()
+    picture(page, "refused")
+    page.get_by_role("tab", name="Details").click()
+    expect(page.get_by_text("hint: ").first).to_be_visible()
+    expect(page.get_by_text(f"model:{MODEL}", exact=True).first).to_be_visible()
 
 
 def test_a_candidate_is_approved_by_its_button(house: House, live: dict[str, Any], page: Page) -> None:
@@ -179,20 +221,16 @@ def test_a_candidate_is_approved_by_its_button(house: House, live: dict[str, Any
         document["prompts"] = document["prompts"][:1]
         document["approval"] = {"when": "always", "timeout_hours": 24}
 
-    house.run("deploy")
     house.add_model(name, change)
+    house.run("deploy")
     waiting = house.rebuild(name, code=4)
     assert waiting["state"] == "waiting" and house.target.current(name)[0].public is None
-    log_in(page, house)
-    deployments = page.get_by_role("link", name="Deployments")
-    expect(deployments).to_be_visible()
-    home = address(page, deployments).removesuffix("/deployments")  # of the UI, which has a folder of its own
-    open_artifact(page, f"{home}/runs/flow-run/{waiting['flow_run']}", f"approval-{name}-local")
+    open_artifact(page, f"{home(page, house)}/runs/flow-run/{waiting['flow_run']}", f"approval-{name}-local")
     expect(page.get_by_role("row", name=re.compile("^smoke passed"))).to_be_visible()
     picture(page, "approval")
     page.goto(address(page, page.get_by_role("link", name="Approve", exact=True)))
     # The form has everything but who decides, and takes nothing without that.
-    expect(page.get_by_label("model", exact=True)).to_have_value(name)
+    expect(page.get_by_label("Select model")).to_have_text(name)
     expect(page.get_by_label("Select decision")).to_have_text("approve")
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("'by' is a required property", exact=True)).to_be_visible()
@@ -220,9 +258,10 @@ def test_an_engine_of_a_version_that_the_form_names(house: House, page: Page, tm
     try:
         path.write_text(yaml.safe_dump(document))
         with worker(house, tmp_path, "1.2.1"):
+            replace(house, environment={**house.environment, "ENGINEHOUSE_IMAGES": str(OWN_TABLE)}).run("deploy")
             open_form(page, house)
-            page.get_by_label("model", exact=True).fill(path.stem)
-            page.get_by_label("runtime (Optional)").fill("1.2.1")
+            choose(page, "model", path.stem)
+            choose(page, "runtime", "1.2.1")
             choose(page, "until", "upload")
             follow(page)
             page.get_by_role("tab", name="Subflow Runs").click()

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from infra.triton.client import TritonClient
 from tasks.finetuned.arrivals import Arrival, arrive, read_arrival
 from tests.flows import tuned_weights
 from tests.tasks.lora.small_adapters import nearest, write_adapter
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.flows.conftest import House
@@ -107,26 +109,31 @@ def from_a_training_script(house: House, payload: object) -> str:
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def webhook(house: House, payload: object, secret: str) -> httpx.Response:
-    """What the receiver, started for it, answers to a signed delivery."""
+@contextmanager
+def receiver(house: House) -> Generator[Callable[[object, str], httpx.Response]]:
+    """A receiver of webhooks. Yields what sends it a payload, signed with a secret, and returns its answer."""
     (port,) = free_ports(1)
     house.environment.update(OUR_WEBHOOK=SECRET, ENGINEHOUSE_WEBHOOK_SECRETS="generic=env:OUR_WEBHOOK")
-    receiver = house.start("webhooks", "--port", str(port))
-    body, id, timestamp = json.dumps(payload), str(uuid.uuid4()), str(int(time.time()))
-    digest = hmac.digest(secret.encode(), f"{id}.{timestamp}.{body}".encode(), "sha256")
-    headers = {"Delivery-Id": id, "Timestamp": timestamp, "Signature": f"v1,{base64.b64encode(digest).decode()}"}
-    headers = {f"X-Enginehouse-{name}": value for name, value in headers.items()}
-    until = time.monotonic() + 60
-    try:
+    process = house.start("webhooks", "--port", str(port))
+    until = time.monotonic() + 60 * PATIENCE
+
+    def deliver(payload: object, secret: str) -> httpx.Response:
+        body, id, timestamp = json.dumps(payload), str(uuid.uuid4()), str(int(time.time()))
+        digest = hmac.digest(secret.encode(), f"{id}.{timestamp}.{body}".encode(), "sha256")
+        headers = {"Delivery-Id": id, "Timestamp": timestamp, "Signature": f"v1,{base64.b64encode(digest).decode()}"}
+        headers = {f"X-Enginehouse-{name}": value for name, value in headers.items()}
         while True:
             try:
                 return httpx.post(f"http://127.0.0.1:{port}/generic", content=body, headers=headers, timeout=30)
             except httpx.ConnectError:
-                assert receiver.poll() is None and time.monotonic() < until, "the receiver does not start"
+                assert process.poll() is None and time.monotonic() < until, "the receiver does not start"
                 time.sleep(0.2)
+
+    try:
+        yield deliver
     finally:
-        receiver.terminate()
-        receiver.communicate()
+        process.terminate()
+        process.communicate()
 
 
 def decided(house: House, event: str) -> Arrival:
@@ -159,7 +166,8 @@ def test_an_event_by_curl_becomes_a_live_release_once(
 
     # The same once more; a forged webhook comes to nothing.
     payload = {"model": tuned, "source": source}
-    refused, taken = webhook(house, payload, "forged"), webhook(house, payload, SECRET)
+    with receiver(house) as deliver:
+        refused, taken = deliver(payload, "forged"), deliver(payload, SECRET)
     assert (refused.status_code, refused.json()["code"], taken.status_code) == (401, "signature-invalid", 202)
     again = decided(house, taken.json()["events"][0]["event"])
     assert (again.state, again.revision) == ("duplicate", arrival.revision)

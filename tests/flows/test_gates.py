@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.settings import CHECKOUT
+from tasks.explain.releases import releases
 from tasks.targets.approvals import Approvals
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ PASSAGES = [
     for number, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"])
 ]
 pytestmark = pytest.mark.slow
+
+
+def listed(house: House, model: str) -> list[dict[str, Any]]:
+    """What `enginehouse releases --json` prints of the model's releases, without a process for each look."""
+    return json.loads(json.dumps(releases(house.target, model).document()))["releases"]
 
 
 def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Path) -> None:
@@ -40,8 +46,7 @@ def test_verdicts_end_a_rebuild(house: House, live: dict[str, Any], tmp_path: Pa
         return own.rebuild("judged", code=code)
 
     def released(report: dict[str, Any]) -> dict[str, Any]:
-        listed = json.loads(own.run("releases", "judged", "--json"))
-        return next(row for row in listed["releases"] if row["release"] == report["release"])
+        return next(row for row in listed(own, "judged") if row["release"] == report["release"])
 
     first = rebuilt(2, "passed")
     assert first["state"] == "promoted"
@@ -96,7 +101,7 @@ def test_a_person_decides(house: House, live: dict[str, Any]) -> None:
         return found["type"], found["name"]
 
     def newest() -> dict[str, Any]:
-        return json.loads(house.run("releases", name, "--json"))["releases"][0]
+        return listed(house, name)[0]
 
     # A run of the deployment waits without a process: its worker is killed, and the approval is given meanwhile.
     written(2)

@@ -123,7 +123,7 @@ def test_artifacts_in_the_ui_hang_on_their_tasks(house: House, live: dict[str, A
             keys[found["key"]] = found["type"]
     assert keys[f"engine-{MODEL}"] == "markdown"
     assert keys[f"upload-{MODEL}"] == "progress"
-    assert keys[f"prompts-{MODEL}-local"] == "table"
+    assert keys[f"prompts-{MODEL}-local"] == "markdown"
     assert keys[f"release-{MODEL}-local"] == "markdown"
     (told,) = [found for found in artifacts if found["key"] == f"report-{MODEL}-local"][:1]
     assert told["type"] == "markdown" and told["data"].startswith("# smollm2")
@@ -180,29 +180,16 @@ def test_refresh_makes_a_step_and_all_after_it_again(house: House, live: dict[st
     assert report["state"] == "unchanged"
 
 
-def test_a_prompt_that_cannot_pass(house: House, live: dict[str, Any]) -> None:
-    before = house.ask()
-
-    def impossible(document: dict[str, Any]) -> None:
-        document["serving"]["slots"] = 3
-        document["prompts"][0]["expect"] = {"contains": ["no model ever says this"]}
-
-    (house.catalogue / f"{MODEL}.yaml").rename(house.catalogue / "kept")
-    try:
-        house.add_model(MODEL, impossible)
-        report = house.rebuild(code=3)
-    finally:
-        (house.catalogue / "kept").rename(house.catalogue / f"{MODEL}.yaml")
-    assert report["state"] == "refused" and report["error"]["code"] == "gate-refused"
-    assert states(report)["validate"] == "Failed"
-    assert house.ask() == before
+def test_a_prompt_that_cannot_pass(house: House, live: dict[str, Any], refused: dict[str, Any]) -> None:
+    assert refused["state"] == "refused" and refused["error"]["code"] == "gate-refused"
+    assert states(refused)["validate"] == "Refused"
     listed = json.loads(house.run("releases", MODEL, "--json"))
-    refused = next(row for row in listed["releases"] if row["release"] == report["release"])
-    assert listed["public"] == live["release"] and refused["state"] == "refused" and not refused["loaded"]
-    assert "no model ever says this" in refused["result"]["reason"]
-    assert any(prompt["answer"] for prompt in refused["result"]["prompts"])
+    row = next(row for row in listed["releases"] if row["release"] == refused["release"])
+    assert listed["public"] == live["release"] and row["state"] == "refused" and not row["loaded"]
+    assert "no model ever says this" in row["result"]["reason"]
+    assert any(prompt["answer"] for prompt in row["result"]["prompts"])
     assert "no model ever says this" in house.run("releases", MODEL)
-    house.wait(lambda: report["release"] not in house.node().models[MODEL].releases, 20, "unloading")
+    house.wait(lambda: refused["release"] not in house.node().models[MODEL].releases, 20, "unloading")
 
 
 def test_wrong_use_is_refused_early(house: House) -> None:

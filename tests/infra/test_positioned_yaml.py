@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 
+from infra import positioned_yaml
 from infra.positioned_yaml import MAX_CHARACTERS, MAX_DEPTH, read_yaml
 
 NINES = "\n".join(
@@ -46,3 +49,29 @@ def test_aliases_and_levels_within_the_limits_are_read(tmp_path: Path) -> None:
     document, problems = read_yaml(path)
     assert document is not None and not problems
     assert cast(dict[str, Any], document.value)["c"] == {"b": 1}
+
+
+PIECES = [
+    *" \t-?:[]{}a\n\r\u2028\ufeff,&!'\"|>#",
+    *("- ", "? ", ": ", "\n- ", "\n  ", "\n    ", "a: ", "[a: ", "{a: ", "---\n", "!t ", "&a "),
+    *("*a", "[*a]", ".*", '"*"'),
+]
+
+
+def test_what_is_taken_for_plain_is_neither_deep_nor_has_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents of random pieces, with limits that they reach: whoever is told by characters is told by events too."""
+    monkeypatch.setattr(positioned_yaml, "MAX_DEPTH", 8)
+    monkeypatch.setattr(positioned_yaml, "MAX_VALUES", 60)
+    plain, pieces = 0, random.Random(0)
+    for _ in range(4000):
+        text = "".join(pieces.choices(PIECES, k=pieces.randint(1, 18)))
+        if not positioned_yaml.is_plain(text):
+            continue
+        try:
+            assert positioned_yaml.excess(text) is None, repr(text)
+            events = list(yaml.parse(text, Loader=yaml.CSafeLoader))
+        except yaml.YAMLError:
+            continue
+        plain += 1
+        assert not any(isinstance(event, yaml.AliasEvent) for event in events), repr(text)
+    assert plain > 300

@@ -14,7 +14,7 @@ from tasks.kinds.build_machine import BuildMachine
 from tasks.kinds.choice import KINDS
 from tasks.kinds.protocol import LIMITS_FILE, NO_ADAPTERS, PlannedCache, RequestAdapters
 from tasks.kinds.serving_mode import ServingMode
-from tasks.lora.adapter import AdapterConfig
+from tasks.lora.config import AdapterConfig
 from tasks.models.recipe import RECIPES, Recipe
 from tasks.models.spec import Model
 from tasks.serving.generation import Files

@@ -9,7 +9,7 @@ from packaging.version import Version
 from infra.errors import UsageError
 from tasks.trtllm.backend.parameters import defaults, spans
 from tasks.trtllm.backend.values import values_by_field
-from tasks.trtllm.products import gpu_memory_bytes
+from tasks.trtllm.products import gpu_memory_bytes, meant
 from tasks.trtllm.recipe import TrtEngineFields
 from tasks.trtllm.releases import in_span
 from tasks.trtllm.serving import LoraCache, TensorRtServing
@@ -44,7 +44,7 @@ def check_recipe(recipe: TrtEngineFields, serving: TensorRtServing) -> None:
     if not sized and (recipe.runtime.gpu_memory_bytes or gpu_memory_bytes(recipe.runtime.gpu)) is None:
         raise _unfit(
             f"the memory of a '{recipe.runtime.gpu}' is not known, and the size of the KV cache follows from it",
-            "give recipe.runtime.gpu_memory_bytes, or kv_cache_tokens",
+            f"{meant(recipe.runtime.gpu)}, or kv_cache_tokens",
         )
 
 

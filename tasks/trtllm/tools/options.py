@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
 from packaging.version import Version
 from pydantic import ConfigDict, TypeAdapter
 
-from tasks.trtllm.releases import FIRST, LAST, MINORS, minor
+from tasks.trtllm.releases import FIRST, LAST, MINORS, minor, minor_named
 
 Tool = str
 """`quantize`, `build`, or the folder of a convert_checkpoint.py: `llama`, or `medusa` for a network with its heads."""
@@ -216,9 +217,9 @@ OPTIONS = {**_TOOLS, **CONVERTERS, **HEADS}
 
 def span(tool: Tool, option: str, version: Version) -> Span | None:
     """How `option` reads in `version`. Returns None if the version has no such option."""
-    found = None
+    asked, found = minor(version), None
     for each in OPTIONS[tool].get(option, ()):
-        if minor(Version(each.since)) <= minor(version):
+        if minor_named(each.since) <= asked:
             found = each
     return None if found is None or found.gone else found
 
@@ -276,6 +277,7 @@ def _text(value: str | int | bool) -> str:
     return ("disable", "enable")[value] if isinstance(value, bool) else str(value)
 
 
+@cache
 def _lasting_default(tool: Tool, option: str) -> str | None:
     """The default that the option has had in every version that has it."""
     defaults = {each.default for each in OPTIONS[tool][option] if not each.gone}

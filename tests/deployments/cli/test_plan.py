@@ -207,10 +207,13 @@ def test_wrong_use(arguments: tuple[str, ...], code: str, named: str) -> None:
 
 
 def test_as_a_program_of_its_own() -> None:
-    command = [sys.executable, "-m", "deployments.cli.main", "plan"]
+    command = [sys.executable, "-X", "importtime", "-m", "deployments.cli.main", "plan"]
     for model, code in (("smollm2-135m", 0), ("nothing", 2)):
         done = subprocess.run([*command, model], env=surroundings(), capture_output=True, text=True, check=False)
         assert done.returncode == code and "Traceback" not in done.stderr
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "tasks.steps.plan" in imported, "and nothing that takes longer than all that a plan needs"
+        assert not {"prefect", "numpy", "tritonclient", "grpc", "asyncio", "psutil", "ssl", "boto3"} & imported
 
 
 def test_a_rebuild_does_not_change_the_kind_in_silence() -> None:

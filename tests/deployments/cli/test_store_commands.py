@@ -73,17 +73,40 @@ def test_verifying(fleet: Fleet, command: Command) -> None:
 def test_collecting(fleet: Fleet, command: Command) -> None:
     made, lost = fleet.rebuild(), fleet.rebuild(tensorrt_llm="1.0.0")
     fleet.release(made)
-    assert command("pin", str(made.snapshot), "--reason", "slow to fetch")[:2] == (0, f"{made.snapshot}\n")
+    pinned = command("pin", str(made.snapshot), "--reason", "slow to fetch")[:2]
+    assert pinned == (0, f"snapshot/{made.snapshot.identity[:12]}\n")
     document = json.loads(command("gc", "--dry-run", "--grace", "0", "--json")[1])
     assert document["dry_run"] and str(lost.engine) in {item["name"] for item in document["garbage"]}
     assert document["kept"][str(made.snapshot)] == "pinned"
     assert fleet.store.find(lost.engine) is not None
     code, out, _ = command("gc")  # a week's grace: nothing goes
-    assert code == 0 and out.endswith("0 bytes in 0 objects may go\n")
+    assert code == 0 and out.endswith("0 B in 0 objects may go\n")
     code, out, _ = command("gc", "--grace", "0")
-    assert code == 0 and f"{lost.engine}  nothing uses it" in out
+    assert code == 0 and f"engine/{lost.engine.identity[:12]}  nothing uses it" in out
     assert fleet.store.find(lost.engine) is None and fleet.store.find(made.engine) is not None
     assert command("unpin", str(made.snapshot))[0] == 0 and command("unpin", str(made.snapshot))[0] == 2
+
+
+def test_exporting(fleet: Fleet, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fleet.rebuild()
+    fleet.release(made)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("export", "tiny")
+    assert (code, out) == (0, "tiny-1\n") and "tiny@1: 4 files, 12.5 KiB, sha256:" in err and "not signed" in err
+    assert (tmp_path / "tiny-1" / "oci" / "index.json").is_file()
+    code, out, _ = command("export", "tiny@1", "--to", "elsewhere", "--json")
+    document = json.loads(out)
+    assert (code, document["release"], document["folder"], document["signed"]) == (0, "tiny@1", "elsewhere", False)
+    assert document["digest"] in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for arguments, problem in {
+        ("tiny@1", "--to", "mine"): "export-folder",
+        (str(made.engine),): "reference-unknown",
+        ("tiny@9",): "release-missing",
+    }.items():
+        code, out, err = command("export", *arguments)
+        assert (code, out) == (2, "") and f"[{problem}]" in err and "\nhint: " in err
 
 
 def test_reporting(fleet: Fleet, command: Command, tmp_path: Path) -> None:

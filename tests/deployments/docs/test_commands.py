@@ -21,14 +21,14 @@ from infra.settings import CHECKOUT
 from tasks.models.catalogue import load_model
 
 PAGES = [name for name in written() if name != "CHANGELOG.md"]
-MARKS = ("# needs a GPU", "# needs a cluster", "# needs an account", "# needs Docker")
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+MARKS = ("# needs a GPU", "# needs a cluster", "# needs an account", "# needs Docker", "# needs other machines")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`enginehouse ([^`\n]+(?:\n[^`\n]+)?)`")
 _ENDS = {";", "&&", "||", "|", ">", "<", "&", "(", ")"}
 
 
 def blocks(page: str, language: str) -> Iterator[str]:
-    for found, text in _FENCE.findall((CHECKOUT / page).read_text()):
+    for found, text in FENCE.findall((CHECKOUT / page).read_text()):
         if found == language:
             yield text
 
@@ -139,7 +139,7 @@ def more(command: list[str]) -> bool:
 @pytest.mark.parametrize("page", PAGES)
 def test_what_needs_more_is_marked(page: str) -> None:
     """A block of commands is in the language `sh`, and one for a cluster, Docker or a GPU begins with its mark."""
-    for language, block in _FENCE.findall((CHECKOUT / page).read_text()):
+    for language, block in FENCE.findall((CHECKOUT / page).read_text()):
         asked: list[list[str]] = [command for command in commands(block) if more(command)] if language == "sh" else []
         assert not asked or block.startswith(MARKS), f"{page}: {asked[0]}"
         typed = re.search(r"^(enginehouse|make|prefect|kubectl) ", block, re.MULTILINE)

@@ -73,7 +73,7 @@ def test_lines_fit_a_terminal_and_the_document_has_all_of_it() -> None:
 
     examined = examine([Check("something", "a thing", look)], Settings())
     shown = list(lines(examined))
-    assert all(len(line) <= 80 for line in shown) and shown[-1] == "1 checks: 0 fine, 0 notice, 1 wrong, 0 not made"
+    assert all(len(line) <= 80 for line in shown) and shown[-1] == "1 check: 0 fine, 0 notice, 1 wrong, 0 not made"
     told = document(examined)
     assert told["sound"] is False and "a-model a-model" in json.dumps(told)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import queue
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from deployments.gateway import sending
 from deployments.gateway.keys import Keys, new_key
 from deployments.gateway.serve import Options
+from infra.settings import CHECKOUT
 from tests.deployments.gateway.house import MODEL, House, house, until
 from tests.deployments.gateway.test_keys import write
 
@@ -101,6 +103,20 @@ def test_a_stream_carries_several_requests_and_their_errors(served: House, clien
     assert [result.as_numpy("text_output").flat[0] for result, error in said if error is None] == [b"after"]
     client.stop_stream()
     assert stream.got.empty(), "no empty response was sent to who did not ask for it"
+
+
+def test_the_examples_of_the_documentation(
+    served: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("HTTP", served.url), ("GRPC", served.grpc)):
+        monkeypatch.setenv(f"ENGINEHOUSE_GATEWAY_{name}", value)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    page = (CHECKOUT / "docs" / "how-to" / "clients.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    for example in examples:
+        exec(example.replace("smollm2-135m", MODEL), {})
+        assert capsys.readouterr().out == "Write one sentence about the sea."
+    assert len(examples) == 2
 
 
 def test_requests_of_a_stream_run_at_once(served: House, client: Any) -> None:

@@ -140,7 +140,7 @@ def test_a_known_failure_is_the_reason_of_the_refused_release(
         roll_out(context, plan, "test", timeout_s=60)
     assert refused.value.code == "gate-refused"
     assert f"[{code}]" in refused.value.message and words in refused.value.message
-    assert "the live release was not touched" in refused.value.hint
+    assert "no release is live; `enginehouse releases" in refused.value.hint
     assert len(refused.value.hint.split("; ")) > 2, "the failure's own hint comes first"
     result = node.result(name, 1)
     assert result is not None and f"[{code}]" in result.reason

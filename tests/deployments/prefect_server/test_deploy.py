@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
@@ -32,8 +33,13 @@ from deployments.doctor.examine import examine
 from deployments.prefect_server.desired import desired
 from deployments.prefect_server.difference import ResourceChange, lines
 from deployments.prefect_server.register import deploy
+from flows import flow_runs
+from flows.flow_runs import named_flow
+from flows.names import FlowName
+from flows.report import Report, StepReport
+from flows.task_runs import run, step
 from infra import settings
-from infra.errors import SettingsError
+from infra.errors import GateRefused, SettingsError, StoreUnavailable
 from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT, Settings
 from tasks.models.catalogue import load_catalogue
@@ -232,8 +238,12 @@ def check_deploy(server: Server, two_models: Settings) -> None:
     assert rebuild["entrypoint"] == "flows.rebuild.rebuild"
     form = rebuild["parameter_openapi_schema"]["properties"]
     assert {"model", "runtime", "recipe", "targets", "refresh"} <= set(form)
-    # The UI has a field for each, with a description.
+    # The UI has a field for each, with a description, and offers what the catalogue has.
     assert all("type" in field and field["description"] for field in form.values())
+    offered = rebuild["parameter_openapi_schema"]["definitions"]
+    assert offered["model"]["enum"] == ["blackwell", "hopper"] and offered["target"]["enum"] == ["h200"]
+    assert rebuild["tags"] == ["enginehouse", "kind:rebuild"]
+    assert "(../../artifacts/key/fleet)" in rebuild["description"]
 
     assert changed(go(server, two_models)) == {}
 
@@ -258,6 +268,121 @@ def check_deploy(server: Server, two_models: Settings) -> None:
 
 def test_twice_is_once_and_a_changed_schedule_is_one_change(server: Server, two_models: Settings) -> None:
     check_deploy(server, two_models)
+
+
+def test_a_form_offers_the_catalogue_and_the_api_takes_any_name(
+    server: Server, two_models: Settings, tmp_path: Path
+) -> None:
+    """A file may be newer than the last deploy, and the model of an old event may have none any more."""
+    go(server, two_models)
+    rebuild = server.deployment("rebuild/rebuild")["id"]
+    run = server(
+        "POST", f"/deployments/{rebuild}/create_flow_run", {"parameters": {"model": "newer", "targets": ["elsewhere"]}}
+    )
+    assert run["parameters"] == {"model": "newer", "targets": ["elsewhere"]}
+    assert set(run["tags"]) == {"enginehouse", "kind:rebuild"}
+    server("DELETE", f"/flow_runs/{run['id']}")
+    for wrong in ({}, {"model": 7}, {"model": "hopper", "targets": [7]}, {"model": "hopper", "refresh": "everything"}):
+        with pytest.raises(AssertionError, match="Validation failed"):
+            server("POST", f"/deployments/{rebuild}/create_flow_run", {"parameters": wrong})
+
+    shutil.copytree(two_models.catalogue, tmp_path / "models")
+    one = replace(two_models, catalogue=tmp_path / "models")
+    text = (one.catalogue / "hopper.yaml").read_text()
+    (one.catalogue / "newer.yaml").write_text(text.replace("name: hopper", "name: newer"))
+    (one.catalogue / "blackwell.yaml").unlink()
+    shown = go(server, one)
+    told = "\n".join(lines(shown["deployment rebuild/rebuild"]))
+    assert "definitions.model.enum: with newer, without blackwell" in told
+    assert set(changed(shown)) == {f"deployment {name}" for name in _CHOOSING}
+    assert set(changed(go(server, two_models))) == {f"deployment {name}" for name in _CHOOSING}
+
+
+_CHOOSING = ("rebuild/rebuild", "rollback/rollback", "approve/approve", "watch_releases/watch_releases")
+
+
+def test_prefect_deploy_makes_the_same_deployments(server: Server, two_models: Settings, tmp_path: Path) -> None:
+    go(server, two_models)
+    for name in (*_CHOOSING, "build_engine/build-sm90", "reconcile/reconcile"):
+        server("DELETE", f"/deployments/{server.deployment(name)['id']}")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PREFECT_API_URL": server.api,
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "DO_NOT_TRACK": "1",
+        "ENGINEHOUSE_CATALOGUE": str(two_models.catalogue),
+    }
+
+    def run(*command: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("deployments.cli.main", "deploy", "--prefect-yaml", "prefect.yaml")
+    run("prefect", "deploy", "--all")
+    # All but what the forms offer, for which Prefect's file has no place.
+    differing = changed(go(server, two_models))
+    automations = {name: differing.pop(name) for name in [*differing] if name.startswith("automation")}
+    assert {name: set(fields) for name, fields in differing.items()} == {
+        f"deployment {name}": {"parameter_openapi_schema"} for name in _CHOOSING
+    }
+    # They ran deployments that are others now.
+    assert set(automations) == {"automation release-watch", "automation crashed-rebuilds"}
+    assert changed(go(server, two_models)) == {}
+
+
+# Prefect's client leaves sockets of the flow's events and logs to the end of the process.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_refusal_is_a_state_and_no_crash(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bool] = []
+
+    async def show(*, again: bool) -> None:
+        shown.append(again)
+
+    monkeypatch.setattr(flow_runs, "show_fleet", show)
+    tries: list[int] = []
+
+    @step("fetch", "fetch")
+    async def fetch() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise StoreUnavailable("away for a moment")
+
+    @step("validate", "validate")
+    async def validate() -> None:
+        raise GateRefused("count-in-french: too short", hint="the live release was not touched")
+
+    @named_flow(FlowName("judge"), "judge {model}", fleet="shown")
+    async def judge(model: str, targets: tuple[str, ...] = ()) -> None:
+        report = Report(model, on_step=steps.append)
+        await run(report, fetch)
+        await run(report, validate)
+
+    steps: list[StepReport] = []
+    with temporary_settings(updates={PREFECT_API_URL: server.api}), pytest.raises(GateRefused) as caught:
+        asyncio.run(judge("tiny", ("east",)))
+    gc.collect()
+    assert caught.value.hint == "the live release was not touched" and caught.value.exit_code == 3
+    assert [(each.name, each.state) for each in steps] == [("fetch", "Completed"), ("validate", "Refused")]
+    assert len(tries) == 2 and shown == [False]
+
+    (found,) = server("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["judge"]}}})
+    assert (found["name"], found["state_type"], found["state_name"]) == ("judge tiny", "FAILED", "Refused")
+    assert found["state"]["message"] == (
+        "count-in-french: too short [gate-refused]\n\nhint: the live release was not touched"
+    )
+    assert set(found["tags"]) == {"enginehouse", "kind:judge", "model:tiny", "target:east"}
+
+    def logged() -> str:
+        about = {"logs": {"flow_run_id": {"any_": [found["id"]]}}, "limit": 200}
+        return "\n".join(each["message"] for each in server("POST", "/logs/filter", about))
+
+    until = time.monotonic() + 60
+    while "Finished in state Refused" not in logged():
+        assert time.monotonic() < until, logged()
+        time.sleep(0.2)
+    assert "Traceback" not in logged()
 
 
 def test_runs_in_progress_are_those_that_have_not_ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +432,11 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, t
     go(server, two_models)
     rebuild, watch = server.deployment("rebuild/rebuild"), server.deployment("watch_releases/watch_releases")
     (schedule,) = watch["schedules"]
-    server("PATCH", f"/deployments/{rebuild['id']}", {"tags": ["mine"], "concurrency_limit": 9, "paused": True})
+    server(
+        "PATCH",
+        f"/deployments/{rebuild['id']}",
+        {"tags": [*rebuild["tags"], "mine"], "concurrency_limit": 9, "paused": True},
+    )
     server("PATCH", "/work_pools/build-sm90", {"concurrency_limit": 3, "description": "two racks"})
     own = {"schedule": {"cron": "0 0 * * *", "timezone": "Europe/Berlin"}, "active": False}
     server("PATCH", f"/deployments/{watch['id']}/schedules/{schedule['id']}", own)
@@ -334,7 +463,11 @@ def test_what_people_change_stays_until_what_is_wanted_changes(server: Server, t
     assert pool["concurrency_limit"] == 2 and pool["description"] == "two racks"
     assert [each["slug"] for each in server.deployment("watch_releases/watch_releases")["schedules"]] == ["daily"]
     known = server.deployment("rebuild/rebuild")
-    assert known["tags"] == ["mine"] and known["paused"] and known["global_concurrency_limit"]["limit"] == 9
+    assert (
+        set(known["tags"]) == {"enginehouse", "kind:rebuild", "mine"}
+        and known["paused"]
+        and known["global_concurrency_limit"]["limit"] == 9
+    )
     assert server("GET", f"/automations/{automation['id']}")["enabled"] is False
 
 
@@ -444,18 +577,18 @@ def test_people_are_notified_of_failures_by_a_block_of_the_server(
     assert "automation notify" in changed(go(server, notifying))
     assert changed(go(server, notifying)) == {}
 
-    def end(flow: str, state: str, message: str) -> None:
+    def end(flow: str, state: str, message: str, name: str = "") -> None:
         flow_id = server("POST", "/flows/", {"name": flow})["id"]
         run = server("POST", "/flow_runs/", {"flow_id": flow_id, "name": f"{flow} tiny", "state": {"type": "RUNNING"}})
-        ended = {"type": state, "name": state.capitalize(), "message": message}
+        ended = {"type": state, "name": name or state.capitalize(), "message": message}
         server("POST", f"/flow_runs/{run['id']}/set_state", {"state": ended, "force": True})
 
     end("rebuild", "COMPLETED", "done")
     end("somebody-elses", "FAILED", "not ours")
-    end("rebuild", "FAILED", "count-in-french: too short [gate-refused]")
+    end("rebuild", "FAILED", "count-in-french: too short [gate-refused]", name="Refused")
     until = time.monotonic() + 180
     while not listener.heard:
         assert time.monotonic() < until, "nobody was notified"
         time.sleep(0.2)
     (heard,) = listener.heard
-    assert heard["subject"] == "Enginehouse: rebuild tiny: Failed" and "[gate-refused]" in heard["body"]
+    assert heard["subject"] == "Enginehouse: rebuild tiny: Refused" and "[gate-refused]" in heard["body"]

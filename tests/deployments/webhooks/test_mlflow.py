@@ -24,9 +24,12 @@ from tasks.models.overrides import override
 from tasks.models.source import Source
 from tasks.sources.dispatch import fetch, resolve
 from tasks.sources.resolved import Access
+from tasks.steps.register import register_public
+from tests.fleet import Fleet
 from tests.tasks.gguf.small_models import write
 from tests.tasks.gguf.test_split import CONTENT
 from tests.tasks.sources.mlflow_server import MlflowServer, running_mlflow
+from tests.tasks.steps.test_register import model as registering
 from tests.tasks.steps.test_sources import checkpoint, whole_checkpoint
 
 SECRET = "only-on-loopback"
@@ -80,6 +83,27 @@ def test_what_its_client_logs_is_fetched_as_its_client_does(mlflow: MlflowServer
         with pytest.raises(SourceError) as caught:
             resolve(Source(uri=uri), access)
         assert caught.value.code == "source-missing"
+
+
+def test_its_client_finds_what_is_public_by_the_alias(mlflow: MlflowServer, fleet: Fleet) -> None:
+    asked = registering()
+
+    def registered() -> Any:
+        register_public(fleet.target, asked, mlflow.url)
+        return mlflow.ask(registered=["tiny", "live"])
+
+    made = fleet.rebuild()
+    fleet.release(made)
+    first = registered()
+    assert (first["version"], first["versions"]) == ("1", 1) and first["source"].startswith("s3://")
+    assert first["tags"]["enginehouse.release"] == "test/tiny@1"
+    assert first["tags"]["enginehouse.repository"] == str(made.repository)
+    assert registered() == first
+    fleet.release(fleet.rebuild(quantization="nvfp4"))
+    second = registered()
+    assert (second["version"], second["tags"]["enginehouse.release"]) == ("2", "test/tiny@2")
+    fleet.target.move("tiny", lambda current: current.promoted(1))
+    assert registered() == {**first, "versions": 2}
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def test_why_in_words(fleet: Fleet) -> None:
     judged = Result(release=3, state="passed", gates=(verdict,))
     outcome = WatchOutcome(release=3, state="healthy", reason="w", seconds=1800)
     told = [line.strip() for line in became(judged, outcome)]
-    assert told == ["passed own, 9 samples: r", "watched for 1800 s, healthy: w"]
+    assert told == ["passed own, 9 samples: r", "watched for 30 min, healthy: w"]
     WatchRecords(fleet.target, "tiny").conclude(outcome)
     found = why(bucket, find(bucket, "tiny", "test"))
     assert [*lines(found)][-1].strip() == told[-1]

@@ -17,7 +17,7 @@ from tasks.finetuned.moved_branches import Moved, moved
 from tasks.finetuned.records import CurrentWeights, TunedWeights, accept, newer_ones, settle, waiting, with_newest
 from tasks.finetuned.rejected import note_rejected
 from tasks.finetuned.renamed import Renames
-from tasks.lora.adapter import FILES
+from tasks.lora.config import FILES
 from tasks.models.overrides import override
 from tasks.models.source import Source
 from tasks.models.spec import Model

@@ -17,8 +17,9 @@ from infra.errors import StepFailed
 from tasks.kinds.llamacpp import LlamaCppKind
 from tasks.kinds.llmapi import LlmApiKind
 from tasks.kinds.trt_engine import TrtEngineKind
-from tasks.lora.adapter import parse_config, read_adapter
+from tasks.lora.adapter import read_adapter
 from tasks.lora.backend_tensors import LoraEngine, lora_tensors
+from tasks.lora.config import parse_config
 from tasks.lora.gguf_adapter import write_gguf_adapter
 from tasks.lora.requested import read_requested, scaled
 from tasks.models.spec import Model

@@ -125,5 +125,9 @@ def test_files_that_are_gone_or_others_are_not_read(here: Path, worker: Settings
 def test_a_folder_is_read_where_it_is(here: Path, tmp_path: Path) -> None:
     used = in_use(Settings(catalogue=here))
     assert (used.folder, used.digest) == (here, files_in(here).digest) and str(here) in str(used)
+    alone = in_use(Settings(catalogue=here), "a")  # whatever becomes of the others, a run of `a` has read this
+    (here / "b.yaml").unlink()
+    assert alone == in_use(Settings(catalogue=here), "a") and alone.folder == here and str(here) in str(alone)
+    assert alone.digest == files_in(here).digest and alone.digest != used.digest
     with pytest.raises(SpecError):
         in_use(Settings(catalogue=tmp_path / "nowhere"))

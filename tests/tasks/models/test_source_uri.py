@@ -106,7 +106,13 @@ def test_addresses_that_do_not(text: str) -> None:
     with pytest.raises(SourceError) as caught:
         parse_source(text)
     assert caught.value.code == "source-invalid"
-    assert "hf://org/repo@revision" in caught.value.hint
+    assert "hf://org/repo@revision" in caught.value.hint or text == "hf://org/repo"
+
+
+def test_a_repository_without_a_revision_is_told_what_to_add() -> None:
+    with pytest.raises(SourceError) as caught:
+        parse_source("hf://org/repo")
+    assert caught.value.code == "source-invalid" and "hf://org/repo@main" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ if "register" in request:
     answer["version"] = made.version
 if "alias" in request:
     client.set_registered_model_alias(*request["alias"])
+if "registered" in request:
+    found = client.get_model_version_by_alias(*request["registered"])
+    answer |= {"version": found.version, "source": found.source, "tags": found.tags}
+    answer["versions"] = len(client.search_model_versions(f"name='{request['registered'][0]}'"))
 if "download" in request:
     mlflow.artifacts.download_artifacts(artifact_uri=request["download"], dst_path=request["to"])
 if "webhook" in request:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.errors import EnginehouseError, TritonError, UsageError
+from infra.s3.bucket import Bucket
 from tasks.explain.history import history
 from tasks.explain.releases import releases
 from tasks.steps.promote import roll_back
-from tasks.steps.retire import RETIRED, alone, is_retired, places, retire
+from tasks.steps.retire import RETIRED, alone, is_retired, places, retire, retired_models
 from tasks.steps.turn import model_turn, turn_key
 from tasks.store.lease import held
 from tasks.targets.approval import ApprovalRequest
@@ -21,6 +22,7 @@ from tasks.targets.approvals import Approvals
 from tasks.targets.move_records import MoveRecords
 from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.release import Intent, Result
+from tasks.targets.retirement import Retirement
 from tasks.targets.target import Target
 from tasks.targets.traffic import NO_TRAFFIC, Canary, send_to_canary, traffic
 from tasks.targets.waves import Waves, WavesRecords
@@ -28,7 +30,6 @@ from tests.flows.interleaved import MemoryBucket, Stage
 from tests.tasks.targets.test_aliases import answering, public
 
 if TYPE_CHECKING:
-    from infra.s3.bucket import Bucket
     from tests.fleet import Fleet
 
 SECONDS = 0.3
@@ -129,6 +130,25 @@ def test_one_target_is_left_alone_with_the_other() -> None:
     assert store.has_left("a") and store.target("b").current("tiny")[0].public == 2
     assert not is_retired(store.bucket, "tiny")
     assert [target.name for target in places(store.bucket, "tiny")] == ["a", "b"]
+
+
+def test_one_look_finds_those_that_are_retired(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, here, there = fleet.store.bucket, Target(fleet.store.bucket, "a"), Target(fleet.store.bucket, "b")
+    names = {"gone", "gone-here", "live", "damaged", "neither"}
+    for target, models in ((here, names - {"neither"}), (there, {"gone", "gone-here"})):
+        for model in models:
+            target.move(model, lambda current: current.promoted(1))
+    for target, model in ((here, "gone"), (there, "gone"), (here, "gone-here"), (here, "damaged")):
+        target.move(model, lambda current: current.without_releases(Retirement(number=1, release=1)))
+    bucket.put("targets/b/damaged/current.json", b"{")
+    assert {model for model in names - {"damaged"} if is_retired(bucket, model)} == {"gone"}
+
+    read: list[str] = []
+    get = Bucket.get
+    monkeypatch.setattr(Bucket, "get", lambda bucket, key: (read.append(key), get(bucket, key))[1])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    assert retired_models(bucket, names) == {"gone"} and len(read) == 2 * len(names)
+    empty = Bucket(bucket.name, "nowhere/", bucket.endpoint)
+    assert retired_models(bucket, []) == retired_models(empty, names) == set() and len(read) == 2 * len(names)
 
 
 def test_killed_at_any_write_and_done_again_it_ends_the_same() -> None:
