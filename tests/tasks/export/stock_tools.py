@@ -60,8 +60,9 @@ def envelope(path: Path, public_key: Path) -> Any:
     from securesystemslib.signer import SSlibKey
 
     document = json.loads(path.read_bytes())
+    keyid = document["signatures"][0]["keyid"]  # reading takes it out of the document
     read = Envelope.from_dict(document)
-    key = SSlibKey.from_crypto(load_pem_public_key(public_key.read_bytes()), document["signatures"][0]["keyid"])
+    key = SSlibKey.from_crypto(load_pem_public_key(public_key.read_bytes()), keyid)
     assert list(read.verify([key], 1)) == [key.keyid]
     try:
         Envelope(read.payload + b" ", read.payload_type, read.signatures).verify([key], 1)

@@ -52,7 +52,9 @@ def registry(tmp_path: Path) -> Iterator[str]:
     (port,) = free_ports(1)
     (tmp_path / "registry.yml").write_text(_CONFIGURATION.format(root=tmp_path / "registry", port=port))
     with (tmp_path / "registry.log").open("w") as log:
-        process = subprocess.Popen([program, "serve", tmp_path / "registry.yml"], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [program, "serve", tmp_path / "registry.yml"], stdout=log, stderr=log, start_new_session=True
+        )
         try:
             until = time.monotonic() + 30
             while not _answers(f"http://127.0.0.1:{port}/v2/"):
