@@ -11,8 +11,7 @@ from uuid import UUID
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-from flows.names import AWAITS, REBUILD
-from flows.report import WAITING
+from flows.names import AWAITS, REBUILD, WAITING
 from infra import errors
 from infra.errors import EnginehouseError, GateRefused, GateUndecided, StepFailed, UsageError
 
