@@ -150,12 +150,12 @@ def test_a_first_release_is_held_against_what_its_weights_say_outside_of_triton(
 
 def test_a_tensor_that_is_lost_is_told_apart(house: House) -> None:
     broken = without_a_tensor(house.weights / "q8_0", house.weights / "tensor", "blk.14.ffn_down.weight")
-    assert house.verdict(agreement_of_few(house.weights), broken, alpha=0.01).state == "refused"
+    assert house.verdict(AGREEMENT, broken, alpha=0.01).state == "refused"
 
 
 def test_another_template_is_told_apart(house: House) -> None:
     broken = with_another_template(house.weights / "q8_0", house.weights / "template")
-    assert house.verdict(agreement_of_few(house.weights), broken, alpha=0.01).state == "refused"
+    assert house.verdict(AGREEMENT, broken, alpha=0.01).state == "refused"
 
 
 def test_a_stop_word_that_is_lost_is_told_apart_by_answers_that_run_on(house: House) -> None:
