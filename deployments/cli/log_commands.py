@@ -15,7 +15,7 @@ from flows.names import STEPS
 if TYPE_CHECKING:
     from httpx2 import HTTPError
 
-    from deployments.cli.columns import Style
+    from deployments.cli.columns import Colour, Style
     from deployments.cli.rebuild_runs import RebuildRuns
     from deployments.cli.run_log import Line, RunLog
     from infra.settings import Settings
@@ -133,11 +133,8 @@ def told(line: Line, step: str, style: Style) -> Iterator[str]:
     """A line of a log, or the lines of one that has several, below each other. The time is in this machine's zone."""
     from deployments.cli.people import printable
 
-    colour, level = "", ""
-    if line.level >= logging.WARNING:
-        colour, level = "yellow", "warning: "
-    if line.level >= logging.ERROR:
-        colour, level = "red", "error: "
+    colour: Colour = "red" if line.level >= logging.ERROR else "yellow" if line.level >= logging.WARNING else ""
+    level = {"red": "error: ", "yellow": "warning: "}.get(colour, "")
     first, *more = line.message.splitlines() or [""]
     start = f"{line.timestamp.astimezone():%H:%M:%S}  {step:13}  "
     yield f"{style.paint(start, 'dim')}{style.paint(level + printable(first), colour)}".rstrip()

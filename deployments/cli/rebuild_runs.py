@@ -11,8 +11,7 @@ from uuid import UUID
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-from flows.names import AWAITS, REBUILD
-from flows.report import WAITING
+from flows.names import AWAITS, REBUILD, REFUSED, UNDECIDED, WAITING
 from infra import errors
 from infra.errors import EnginehouseError, GateRefused, GateUndecided, StepFailed, UsageError
 
@@ -24,8 +23,8 @@ _NOT_ENDED = ("RUNNING", "CANCELLING", "PAUSED", "PENDING", "SCHEDULED")
 """Types of states. Those come first in which a run is more likely to say something."""
 _BY_NAME: dict[str, type[EnginehouseError]] = {
     **{name: found for name, found in vars(errors).items() if isinstance(found, type)},
-    "Refused": GateRefused,
-    "Undecided": GateUndecided,
+    REFUSED: GateRefused,
+    UNDECIDED: GateUndecided,
 }
 """Classes of errors, by their own names and by those of the states that they end a run in."""
 _RAISED = re.compile(

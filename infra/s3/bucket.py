@@ -66,14 +66,14 @@ _making_client = threading.Lock()
 def _session(endpoint: str, access_key: str) -> Any:
     """One for all clients of a server: reading S3's description takes 90 ms, and a further client 7.
 
-    There is another one for other credentials, which a session that is there would not notice. It is one of botocore:
-    boto3's clients have a transfer manager besides, which nobody here uses, and which every command would import.
+    There is another one for other credentials, which boto3's default session would not notice.
     """
+    import boto3
     from botocore.session import get_session
 
     session = cast(Any, get_session)()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    return session
+    return cast(Any, boto3).session.Session(botocore_session=session)
 
 
 def _timestamp(text: Any) -> datetime:
@@ -93,7 +93,7 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
     session = _session(endpoint, access_key)
     # A server of one's own seldom has a name for each bucket. Some in the cloud have nothing else: AWS's own
     # configuration says so, as for any client (`s3 = addressing_style = virtual` in ~/.aws/config).
-    configured: dict[str, object] = session.get_config_variable("s3") or {}
+    configured: dict[str, object] = session._session.get_config_variable("s3") or {}
     options: dict[str, object] = (
         {"addressing_style": "path"} if endpoint and "addressing_style" not in configured else {}
     )
@@ -107,7 +107,7 @@ def _client(endpoint: str, access_key: str, patience_s: float, sign_bodies: bool
         s3=cast(Any, options),
     )
     with _making_client:
-        client = session.create_client("s3", endpoint_url=endpoint or None, config=config)
+        client = session.client("s3", endpoint_url=endpoint or None, config=config)
     client.meta.events.register_last("before-call.s3", _expect_nothing)
     return client
 

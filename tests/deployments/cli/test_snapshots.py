@@ -122,6 +122,8 @@ REFUSED = {
     "schema": ("schema leese", "usage"),
     "report": ("report tiny --html - --json", "report-form"),
     "history": ("history tiny --limit 0", "usage"),
+    "logs": ("logs tiny --step biuld", "usage"),
+    "export": ("export", "usage"),
     "new": ("new org/repo", "source-invalid"),
     "diff": ("diff nothing", "model-missing"),
     "rename": ("rename tiny tiny", "usage"),
@@ -147,6 +149,8 @@ WITHOUT = {
     "gateway": "the same",
     "webhooks": "the same",
     "completion": "prints a script that is made from all the others: test_completion.py has shells read it",
+    "logs": "prints what runs have logged: test_log_command.py",
+    "export": "prints the folder that it has written: tests/tasks/export",
     "toolchain-add": "prints the table of `toolchain list`, after minutes: tests/infra/toolchains/test_added.py",
 }
 """Commands whose good result has no snapshot, and why."""
