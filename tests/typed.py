@@ -23,6 +23,7 @@ from deployments.cli.main import main
 FOLDER = Path(__file__).parent / "snapshots" / "commands"
 _COLOURS = {"0": "</>", "1": "<bold>", "2": "<dim>", "31": "<red>", "32": "<green>", "33": "<yellow>"}
 _ESCAPE = re.compile(r"\x1b\[(\d+)m")
+_CONTROL = re.compile(r"(\r|\n|\x1b\[2K|\x1b\[1A|\x1b\[\?25[hl])")
 _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d(?=[ T]?)"), "2026-11-30"),
     (re.compile(r"(?<=\d{4}-\d\d-\d\d[ T])\d\d:\d\d:\d\d(\.\d+)?"), "08:00:00"),
@@ -73,7 +74,28 @@ def typed(*words: str, colour: bool = True, person: bool = True, watched: bool =
     surroundings = {"COLUMNS": str(WIDTH), "TERM": "xterm", "NO_COLOR": "" if colour else "1", **environment}
     with mock.patch.dict(os.environ, surroundings), redirect_stdout(out), redirect_stderr(err):
         code = main(words)
-    return Typed(words, code, out.getvalue(), err.getvalue())
+    return Typed(words, code, left_on_screen(out.getvalue()), left_on_screen(err.getvalue()))
+
+
+def left_on_screen(text: str) -> str:
+    """What a terminal shows in the end: of lines that are rewritten in place, how they were last."""
+    lines, at, anew = [""], 0, False
+    for part in _CONTROL.split(text):
+        match part:
+            case "\n":
+                at, anew = at + 1, False
+                lines += [""] * (at == len(lines))
+            case "\x1b[1A":
+                at -= 1
+            case "\x1b[2K":
+                lines[at] = ""
+            case "\r":
+                anew = True
+            case "\x1b[?25h" | "\x1b[?25l" | "":  # the cursor is shown, or hidden
+                pass
+            case _:
+                lines[at], anew = part if anew else lines[at] + part, False
+    return "\n".join(lines[: at + 1])
 
 
 def plain(text: str) -> str:

@@ -126,7 +126,7 @@ class RebuildRuns:
     def read(self, id: UUID) -> FlowRun:
         """The run of this id, as it is now. Raises UsageError `run-missing`."""
         answer = self.prefect.get(f"/flow_runs/{id}")
-        if answer.status_code == httpx2.codes.NOT_FOUND:
+        if answer.status_code == 404:
             raise _missing(f"Prefect knows no run {id}")
         answer.raise_for_status()
         return FlowRun.model_validate_json(answer.content)

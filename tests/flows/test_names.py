@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 from prefect import Flow, Task
 
@@ -25,7 +26,7 @@ def test_every_flow_is_in_the_list() -> None:
 
 
 def test_every_step_is_in_the_list_and_found_by_what_its_runs_are_called() -> None:
-    tasks = [value for value in vars(steps).values() if isinstance(value, Task)]
+    tasks: list[Task[Any, Any]] = [value for value in vars(steps).values() if isinstance(value, Task)]
     assert {task.name for task in tasks} == set(STEPS)
     for task in tasks:
         template = task.task_run_name

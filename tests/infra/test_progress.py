@@ -22,7 +22,7 @@ def test_rate_and_time_left() -> None:
 def test_the_rate_is_that_of_the_last_half_minute() -> None:
     now = 0.0
     pace = Pace(lambda: now)
-    pace.look(0, 1000 * MIB)
+    text = pace.look(0, 1000 * MIB)
     for second in range(1, 200):  # fast, then slow
         now = float(second)
         text = pace.look(min(second, 100) * 5 * MIB + max(second - 100, 0) * MIB, 1000 * MIB)

@@ -46,7 +46,7 @@ class Prefect:
     """Called with the path of each request; another status than 200 is the answer, and 0 is none."""
 
     def run(self, name: str, minute: int, state: str = "COMPLETED", message: str = "", **more: Any) -> dict[str, Any]:
-        made = {
+        made: dict[str, Any] = {
             "id": str(uuid4()),
             "flow": "rebuild",
             "name": name,

@@ -156,6 +156,15 @@ WITHOUT = {
 """Commands whose good result has no snapshot, and why."""
 
 
+def given(value: object) -> Callable[..., object]:
+    """A function that returns `value`, whatever it is called with."""
+
+    def call(*_: object, **__: object) -> object:
+        return value
+
+    return call
+
+
 @dataclass(frozen=True)
 class World:
     """A folder with a catalogue, and a store in which `tiny` has two releases, the second one public."""
@@ -209,7 +218,7 @@ def world(seaweedfs: tuple[str, str, str]) -> Iterator[World]:
         patch.setenv("ENGINEHOUSE_TARGET", "test")
         patch.setenv("ENGINEHOUSE_HOME", str(folder / "home"))
         patch.setenv("ENGINEHOUSE_CATALOGUE", str(models))
-        patch.setattr(bucket_module, "_server_time", lambda _: _Later())
+        patch.setattr(bucket_module, "_server_time", given(_Later()))
         patch.setattr("getpass.getuser", lambda: "ann")
         named = platform.uname()._replace(node="desk")
         patch.setattr("platform.uname", lambda: named)
@@ -382,7 +391,7 @@ def test_assemble(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gateway_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secrets.token_urlsafe", lambda _: "k" * 43)
+    monkeypatch.setattr("secrets.token_urlsafe", given("k" * 43))
     line = "gateway-key search --model tiny --tokens-per-minute 60000"
     world.snapshot("gateway-key", world.type(line), world.type(f"{line} --json", person=False).document)
 
@@ -392,7 +401,7 @@ def test_probe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = GpuReport("580.65.06", "13.0", (gpu,), "")
     versions = dict.fromkeys(Versions.model_fields, "1.2.1")
     report = ToolchainReport(**versions, container_digest=f"sha256:{'5e' * 32}", free_host_bytes=96 << 30, gpus=gpus)
-    monkeypatch.setattr(choose, "toolchain", lambda *_: _Found(report))
+    monkeypatch.setattr(choose, "toolchain", given(_Found(report)))
     world.snapshot("probe", world.type("probe"), world.type("probe --json", person=False).document)
 
 
@@ -408,9 +417,9 @@ class _Found:
 
 def test_ask(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEHOUSE_TRITON_HTTP", "http://127.0.0.1:9")
-    monkeypatch.setattr(TritonClient, "generate", lambda *_: Completion("The sea is wide.", (), 0.5))
+    monkeypatch.setattr(TritonClient, "generate", given(Completion("The sea is wide.", (), 0.5)))
     pieces = [Completion(piece, (), 0.1) for piece in ("The sea", " is wide.")]
-    monkeypatch.setattr(TritonClient, "generate_stream", lambda *_: iter(pieces))
+    monkeypatch.setattr(TritonClient, "generate_stream", given(pieces))
     world.snapshot("ask", world.type("ask tiny 'Say something.'"), world.type("ask tiny hello --json").document)
     shown = world.type("ask tiny 'Say something.' --stream")
     lines = world.type("ask tiny 'Say something.' --stream --json").out.splitlines()
@@ -438,8 +447,8 @@ class FlowDone:
             return outcome()
 
         patch.setenv("PREFECT_API_URL", NOBODY)
-        patch.setattr(flow_commands, "require_prefect", lambda **_: None)
-        patch.setattr(flow_commands, "_print_logs_from", lambda _: None)
+        patch.setattr(flow_commands, "require_prefect", given(None))
+        patch.setattr(flow_commands, "_print_logs_from", given(None))
         patch.setattr(flow_commands, "run_flow", run_flow)
 
 
