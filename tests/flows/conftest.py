@@ -181,6 +181,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     catalogue = folder / "models"
     catalogue.mkdir()
     shutil.copy(MODELS / f"{MODEL}.yaml", catalogue)
+    (folder / "images.toml").write_text("image = []\n")
     foreign = ("AWS_", "PREFECT_", "ENGINEHOUSE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment = {
