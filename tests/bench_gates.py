@@ -49,7 +49,10 @@ def measure(house: House) -> int:
             document["gates"] = GATES
 
         house.add_model(MODEL, change)
-        rebuilt.append(house.rebuild(MODEL))
+        process = house.start("rebuild", MODEL, "--json")
+        output, errors = process.communicate()  # gates that pass take as long as they take: no time limit of a test
+        assert process.returncode == 0, errors
+        rebuilt.append(json.loads(output))
     releases = json.loads(house.run("releases", MODEL, "--json"))["releases"]
     print("\nA rebuild by step, in seconds: from nothing, then with other slots")
     for first, second in zip(*(each["steps"] for each in rebuilt), strict=True):
