@@ -118,6 +118,11 @@ class House:
         """Runs of the child flow for an engine, as Prefect's API lists them."""
         return self.prefect("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"engine:{engine}"]}}})
 
+    def builds_of(self, model: str) -> list[dict[str, Any]]:
+        """The runs of builds for a model; its rebuilds have the same tag."""
+        builds = {"flows": {"name": {"any_": ["build_engine"]}}, "flow_runs": {"tags": {"all_": [f"model:{model}"]}}}
+        return self.prefect("POST", "/flow_runs/filter", builds)
+
     def prefect(self, method: str, path: str, body: object = None) -> Any:
         """What Prefect's API answers."""
         variables = self.variables

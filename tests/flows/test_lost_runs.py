@@ -122,9 +122,7 @@ def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: Hous
             made.fail("hang-workers", "trtllm-build")
             run = start(house, model="cancelled", until="upload")
             house.wait_long(lambda: len(tools(tmp_path)) >= 5, "build with four workers", 120)
-            (build,) = house.prefect(
-                "POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["model:cancelled"]}}}
-            )
+            (build,) = house.builds_of("cancelled")
             lease = Watch(house.store.bucket, build["parameters"]["engine"], 5)
             assert lease.holder() == build["id"] and build["work_pool_name"] == POOL
 

@@ -141,8 +141,7 @@ def test_a_version_appears_and_the_fleet_follows_its_canary(
     after_watches(house, 1)
     (failed,) = rebuilds(house)
     # A person's build would go before it.
-    of_canary = {"flows": {"name": {"any_": ["build_engine"]}}, "flow_runs": {"tags": {"all_": ["model:fleet-canary"]}}}
-    (build,) = house.prefect("POST", "/flow_runs/filter", of_canary)
+    (build,) = house.builds_of("fleet-canary")
     assert build["work_queue_name"] == "later"
     assert failed["parameters"]["model"] == "fleet-canary" and failed["parameters"]["runtime"] == NEW
     shown = {(line["version"], line["verdict"]): line for line in tables(house)[0]}
