@@ -18,7 +18,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import yaml
 
 from infra import settings
@@ -32,6 +31,7 @@ from tasks.targets.node_report import ModelReport, NodeReport, ReleaseReport
 from tasks.targets.release import Intent, Result
 from tasks.targets.target import Target
 from tests.index_server import index_server
+from tests.waiting import wait_for_server
 
 MODELS = 500
 GPUS = {"sm80": "NVIDIA A100-SXM4-80GB", "sm89": "NVIDIA L40S", "sm90": "NVIDIA H200", "sm100": "NVIDIA B200"}
@@ -153,20 +153,10 @@ def _prefect_server(folder: Path, environment: dict[str, str]) -> Generator[str]
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = start_session(command, log=folder / "prefect.log", folder=folder, environment=environment)
     try:
-        until = time.monotonic() + 120
-        while not _healthy(f"http://127.0.0.1:{port}/api/health"):
-            assert process.poll() is None and time.monotonic() < until, (folder / "prefect.log").read_text()
-            time.sleep(0.2)
+        wait_for_server(process, f"http://127.0.0.1:{port}/api/health", folder / "prefect.log", 40)
         yield f"http://127.0.0.1:{port}/api"
     finally:
         terminate(process, 10)
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _measure(what: str, environment: dict[str, str], *arguments: str, seconds: float = SECONDS) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 _SHARE = 0.2
 """Of the time, at most what is spent asking: who is waited for needs the core, and so does the store that is asked."""
@@ -26,3 +29,17 @@ def wait(condition: Callable[[], bool], what: str, seconds: float = 30, *, every
         time.sleep(max(every_s, (now - asked) * (1 - _SHARE) / _SHARE))
         asked = time.monotonic()
     return time.monotonic() - started
+
+
+def wait_for_server(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float) -> None:
+    """Return once the server that `process` is answers at `url` with 200. One that ends before is told by its log."""
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    wait(answers, f"answer of {url}", seconds)

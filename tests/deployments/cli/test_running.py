@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from deployments.cli import running
 from deployments.cli.people import printable
 from deployments.cli.running import News, line, showing
 from flows.report import Report, RunningStep, running_step
+from tests.waiting import wait
 
 
 @pytest.fixture
@@ -72,13 +74,21 @@ def test_a_log_gets_few_lines(clock: list[float]) -> None:
 def test_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(running, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(running, "_BEGUN_SECONDS", 0.0)
-    step = RunningStep("fetch", said="50 %")
+    step, err = RunningStep("fetch", said="50 %"), ""
+
+    def told() -> bool:
+        nonlocal err
+        said = capsys.readouterr()
+        assert said.out == ""
+        err += said.err
+        return bool(err)
+
     with showing([step]):
-        time.sleep(0.2)
+        wait(told, "line of the step")
     with showing([step], quiet=True):
-        time.sleep(0.05)
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and said.err.endswith("s  50 %\n")
+        time.sleep(0.05)  # nothing is to come, so there is nothing to wait for
+    told()
+    assert err.count("\n") == 1 and err.endswith("s  50 %\n")
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
@@ -87,16 +97,23 @@ def test_at_a_terminal(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
     master, slave = pty.openpty()
-    step = RunningStep("convert", said="10 %")
+    step, read = RunningStep("convert", said="10 %"), bytearray()
+
+    def shows(text: bytes) -> bool:
+        while select.select([master], [], [], 0)[0]:
+            read.extend(os.read(master, 100_000))
+        return text in read
+
     with os.fdopen(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         with showing([step]):
-            time.sleep(0.3)
+            wait(lambda: term == "dumb" or shows(b"10 %"), "line of the step")
             step.said = f"20 % {'x' * 100}"
             print("fetch      Cached", file=sys.stderr, flush=True)
-            time.sleep(0.4)
+            wait(lambda: shows(b"Cached") and (term == "dumb" or shows(b"20 %")), "next line of the step")
         terminal.flush()
-        printed = os.read(master, 100_000).decode()
+        shows(b"")
+        printed = read.decode()
     os.close(master)
     assert "fetch      Cached" in printed
     if term == "dumb":

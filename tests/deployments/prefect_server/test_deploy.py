@@ -43,6 +43,7 @@ from infra.errors import GateRefused, SettingsError, StoreUnavailable
 from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT, Settings
 from tasks.models.catalogue import load_catalogue
+from tests.waiting import wait
 
 pytestmark = pytest.mark.slow
 
@@ -378,10 +379,7 @@ def test_a_refusal_is_a_state_and_no_crash(server: Server, monkeypatch: pytest.M
         about = {"logs": {"flow_run_id": {"any_": [found["id"]]}}, "limit": 200}
         return "\n".join(each["message"] for each in server("POST", "/logs/filter", about))
 
-    until = time.monotonic() + 60
-    while "Finished in state Refused" not in logged():
-        assert time.monotonic() < until, logged()
-        time.sleep(0.2)
+    wait(lambda: "Finished in state Refused" in logged(), "end of the log", 20, every_s=0.2)
     assert "Traceback" not in logged()
 
 
@@ -586,9 +584,6 @@ def test_people_are_notified_of_failures_by_a_block_of_the_server(
     end("rebuild", "COMPLETED", "done")
     end("somebody-elses", "FAILED", "not ours")
     end("rebuild", "FAILED", "count-in-french: too short [gate-refused]", name="Refused")
-    until = time.monotonic() + 180
-    while not listener.heard:
-        assert time.monotonic() < until, "nobody was notified"
-        time.sleep(0.2)
+    wait(lambda: bool(listener.heard), "notification", 60, every_s=0.2)
     (heard,) = listener.heard
     assert heard["subject"] == "Enginehouse: rebuild tiny: Refused" and "[gate-refused]" in heard["body"]

@@ -27,7 +27,8 @@ def test_the_file_says_what_deploy_does() -> None:
         assert entry.work_pool is not None and entry.name == deployment.name
         assert entry.entrypoint == resource.own["entrypoint"] and entry.work_pool.name == resource.own["work_pool_name"]
         assert (entry.description, entry.tags) == (resource.own["description"], resource.own["tags"])
-        schedules = [(each.cron, each.timezone, each.slug) for each in entry.schedules or []]  # type: ignore[union-attr]
+        crons: list[Any] = entry.schedules or []
+        schedules = [(each.cron, each.timezone, each.slug) for each in crons]
         assert schedules == ([(deployment.schedule, "UTC", "enginehouse")] if deployment.schedule else [])
         limit: Any = entry.concurrency_limit
         assert (None if limit is None else limit.limit) == resource.shared["limit"]

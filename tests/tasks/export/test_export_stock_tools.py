@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from tests.fleet import Fleet
 from tests.tasks.export import stock_tools
 from tests.tasks.export.released_model import released
 from tests.tasks.targets.test_proof import signing_keys
+from tests.waiting import wait_for_server
 
 __all__ = ["signing_keys"]
 
@@ -56,21 +55,10 @@ def registry(tmp_path: Path) -> Iterator[str]:
             [program, "serve", tmp_path / "registry.yml"], stdout=log, stderr=log, start_new_session=True
         )
         try:
-            until = time.monotonic() + 30
-            while not _answers(f"http://127.0.0.1:{port}/v2/"):
-                assert process.poll() is None and time.monotonic() < until, (tmp_path / "registry.log").read_text()
-                time.sleep(0.05)
+            wait_for_server(process, f"http://127.0.0.1:{port}/v2/", tmp_path / "registry.log", 10)
             yield f"127.0.0.1:{port}"
         finally:
             terminate(process, 10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def test_stock_tools_verify_an_export(

@@ -6,8 +6,6 @@ import base64
 import json
 import os
 import subprocess
-import time
-import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 
 from infra.processes.sessions import free_ports, terminate
 from tests.own_environment import python_with
+from tests.waiting import wait_for_server
 
 MLFLOW = "mlflow==3.17.2"
 
@@ -102,18 +101,8 @@ def running_mlflow(folder: Path) -> Generator[MlflowServer]:
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            url, until = f"http://127.0.0.1:{port}", time.monotonic() + 240
-            while not _answers(f"{url}/health"):
-                assert process.poll() is None and time.monotonic() < until, (folder / "server.log").read_text()
-                time.sleep(0.2)
+            url = f"http://127.0.0.1:{port}"
+            wait_for_server(process, f"{url}/health", folder / "server.log", 80)
             yield MlflowServer(url, python, environment)
         finally:
             terminate(process, 20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
