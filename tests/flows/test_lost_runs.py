@@ -18,6 +18,7 @@ from tasks.store.artifact import ArtifactRef
 from tasks.store.lease import Watch
 from tests.flows.build_worker import POOL, PRODUCT, register
 from tests.flows.build_worker import worker as build_worker
+from tests.processes import processes_with
 from tests.standin import weights
 
 if TYPE_CHECKING:
@@ -96,12 +97,7 @@ def engine_of(house: House, release: int) -> ArtifactRef:
 
 def tools(folder: Path) -> list[psutil.Process]:
     """Processes of the toolchain below `folder`."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if any(str(folder / "image") in word for word in process.cmdline()):
-                found.append(process)
-    return found
+    return processes_with(str(folder / "image"))
 
 
 def test_cancelling_a_rebuild_ends_its_build_its_tools_and_its_lease(house: House, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from infra.triton.client import TritonClient
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tests.flows.build_worker import PRODUCT, register, worker
+from tests.processes import processes_that
 from tests.standin import image, weights
 from tests.tasks.lora.small_adapters import write_adapter
 
@@ -95,13 +96,10 @@ class Node:
 
     def processes(self, below: str = "") -> list[psutil.Process]:
         """Every Triton of it, or those with something in a folder of it."""
-        found = psutil.process_iter(["name", "cmdline"])
         folder = str(self.folder / below)
-        return [
-            process
-            for process in found
-            if process.info["name"] == "tritonserver" and folder in " ".join(process.info["cmdline"] or ())
-        ]
+        return processes_that(
+            lambda process: process.name() == "tritonserver" and folder in " ".join(process.cmdline())
+        )
 
     def wait_for(self, public: int, ready: set[int]) -> None:
         """Until it answers with `public`, and holds just `ready`."""

@@ -14,6 +14,7 @@ import yaml
 from tasks.store.artifact import ArtifactRef
 from tasks.trtllm.images import known_report
 from tests.flows.build_worker import POOL, PRODUCT, register, worker
+from tests.processes import processes_that, processes_with
 from tests.standin import weights
 from tests.waiting import PATIENCE
 
@@ -183,14 +184,7 @@ def test_what_a_worker_reports_of_its_image_is_planned_with(
 
 def tools(folder: Path) -> list[psutil.Process]:
     """Processes of the toolchain below `folder`."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            if any(str(folder / "image") in word for word in process.cmdline()):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+    return processes_with(str(folder / "image"))
 
 
 def test_no_tool_outlives_the_flow(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
@@ -199,12 +193,12 @@ def test_no_tool_outlives_the_flow(house: House, pool: str, source: Path, built:
         made.fail("hang-workers", "trtllm-build")
         running = house.start("rebuild", name, "--until", "upload", "--json")
         house.wait(lambda: len(tools(tmp_path)) >= 5, 120, "build with four workers")
-        flow = next(
-            process
-            for process in psutil.process_iter()
-            if "prefect.engine" in " ".join(process.cmdline() or [])
-            and process.environ().get("ENGINEHOUSE_TOOLCHAIN") == made.setting
-        )
+        flow = processes_that(
+            lambda process: (
+                "prefect.engine" in " ".join(process.cmdline())
+                and process.environ().get("ENGINEHOUSE_TOOLCHAIN") == made.setting
+            )
+        )[0]
         flow.kill()
         house.wait(lambda: not tools(tmp_path), 5, "end of the toolchain's processes")
         made.fail("")

@@ -36,6 +36,7 @@ from tasks.targets.target import Target
 from tasks.triton.config import LLM, RELEASE, llm_config, release_config
 from tasks.triton.placement import release_names
 from tests.fleet import Fleet
+from tests.processes import processes_that
 from tests.waiting import PATIENCE
 
 # Answers with its own text, after as many seconds as the request says, or in as many pieces with a pause before each
@@ -180,12 +181,9 @@ class Served:
             terminate(leader.pid, 0)
 
     def tritons(self) -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if serves(process.cmdline(), self.models) and process.pid == os.getsid(process.pid):
-                    found.append(process)
-        return found
+        return processes_that(
+            lambda process: serves(process.cmdline(), self.models) and process.pid == os.getsid(process.pid)
+        )
 
     @property
     def triton(self) -> TritonClient:

@@ -22,6 +22,7 @@ from tasks.triton.backend_config import tensorrt_llm_config
 from tasks.triton.placement import place_release
 from tasks.triton.repository import write_release
 from tasks.trtllm.serving import TensorRtServing
+from tests.processes import processes_that, processes_with
 from tests.standin import engine, image
 
 # A node leaves what it started to the next one.
@@ -49,12 +50,11 @@ def groups(tmp_path: Path, root: Path) -> Iterator[EngineGroups]:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    found = psutil.process_iter(["cmdline", "status"])
-    return [one for one in found if f"{folder}/node" in " ".join(one.info["cmdline"] or ())]
+    return processes_with(f"{folder}/node")
 
 
 def ranks(folder: Path) -> list[psutil.Process]:
-    return [one for one in processes(folder) if one.name() == "tritonserver"]
+    return processes_that(lambda one: one.name() == "tritonserver" and f"{folder}/node" in " ".join(one.cmdline()))
 
 
 def placed(groups: EngineGroups, folder: Path, processes: int) -> EngineGroup:

@@ -19,6 +19,7 @@ import pytest
 from infra.errors import SettingsError, StepFailed
 from infra.processes import child_supervisor
 from infra.processes.child import Outcome, run
+from tests.processes import processes_that
 
 ROOT = Path(__file__).parents[3]
 
@@ -110,7 +111,7 @@ class Mark:
         )
 
     def living(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if self._is_here(process)]
+        return processes_that(lambda process: process.environ().get("CHILD_TEST") == self.environment["CHILD_TEST"])
 
     def is_gone_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -119,12 +120,6 @@ class Mark:
                 return False
             time.sleep(0.02)
         return True
-
-    def _is_here(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("CHILD_TEST") == self.environment["CHILD_TEST"]
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # a zombie counts as NoSuchProcess
-            return False
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from infra.errors import TritonError
 from infra.processes.sessions import free_ports
 from infra.triton.command import Ports
 from infra.triton.supervisor import Ensured, Supervisor
+from tests.processes import processes_with
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a supervisor leaves what it started to the next one
@@ -32,17 +33,10 @@ def test_one_triton_a_folder_and_none_of_a_stranger(tmp_path: Path) -> None:
         with pytest.raises(TritonError) as taken:
             supervisor("other").ensure()
         assert taken.value.code in ("triton-port-taken", "triton-start")
-        assert [each.cmdline() for each in psutil.process_iter() if str(tmp_path / "other") in _arguments(each)] == []
+        assert processes_with(str(tmp_path / "other")) == []
         assert second.alive and second.ensure() is Ensured.NONE
         psutil.Process(second.pid).suspend()
         second.kill()
         assert second.ensure() is Ensured.STARTED and second.pid != first.pid
     finally:
         supervisor("one").stop()
-
-
-def _arguments(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
