@@ -12,9 +12,10 @@ from prefect.runtime import flow_run
 from pydantic import JsonValue
 
 from flows.catalogue import catalogue_folder
+from flows.fleet_page import show_fleet
 from flows.report import Report, current_report
 from infra import settings
-from infra.errors import GateRefused, GateUndecided
+from infra.errors import EnginehouseError, GateRefused, GateUndecided
 from infra.s3.bucket import Bucket
 from tasks.finetuned.records import Standing, TunedWeights, newer_ones, settle, with_newest
 from tasks.models.catalogue import catalogue_entry
@@ -77,7 +78,7 @@ class CurrentRebuild:
 
 @asynccontextmanager
 async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> AsyncGenerator[CurrentRebuild]:
-    """Decide what a rebuild makes, and note in its report how it ends.
+    """Decide what a rebuild makes, and note in its report how it ends. If something was to do, the fleet is shown then.
 
     Weights that the gates refuse are not taken again, unless another recipe or version may be to blame.
     """
@@ -86,15 +87,18 @@ async def rebuilding(model: str, recipe: Mapping[str, str], runtime: str) -> Asy
     current = await _begin(report, model, recipe, runtime)
     try:
         yield current
-    except GateRefused:
-        report.state = "refused"
-        if not recipe and not runtime:
-            await current.settle("refused")
-        raise
-    except GateUndecided:
-        report.state = "undecided"
+    except EnginehouseError as error:
+        if isinstance(error, GateRefused):
+            report.state = "refused"
+            if not recipe and not runtime:
+                await current.settle("refused")
+        elif isinstance(error, GateUndecided):
+            report.state = "undecided"
+        await show_fleet()
         raise
     report.state = report.outcome
+    if report.state != "unchanged":
+        await show_fleet()
 
 
 async def _begin(report: Report, model: str, recipe: Mapping[str, str], runtime: str) -> CurrentRebuild:

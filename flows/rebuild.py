@@ -22,7 +22,7 @@ _AS_IN_THE_FILE: dict[str, str] = {}
 
 
 # The parameters are a form in the Prefect UI too, which has a field for every type but one that may be None.
-@named_flow(REBUILD, "rebuild {model}", fleet="shown")
+@named_flow(REBUILD, "rebuild {model}")
 async def rebuild(
     model: str,
     runtime: str = "",

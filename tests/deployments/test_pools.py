@@ -71,6 +71,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         yield Prefect(api, folder)
 
 
+@pytest.mark.long
 def test_a_pool_has_the_type_that_the_settings_name(prefect: Prefect) -> None:
     model = load_model(CHECKOUT / "deployments/models/llama3-8b-instruct.yaml")
     here = replace(settings.load(), pools=(("build-sm90", "docker"),), worker_image=IMAGE)

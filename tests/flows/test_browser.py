@@ -154,6 +154,7 @@ def open_artifact(page: Page, run_page: str, key: str) -> None:
     expect(page.locator("a[href*='/runs/flow-run/']").first).to_have_attribute("href", urlsplit(run_page).path)
 
 
+@pytest.mark.long
 def test_a_rebuild_from_the_form_to_its_artifacts(house: House, live: dict[str, Any], page: Page) -> None:
     house.run("deploy")
     open_form(page, house)
@@ -213,6 +214,7 @@ def test_a_refused_run_says_what_a_gate_said(house: House, refused: dict[str, An
     expect(page.get_by_text(f"model:{MODEL}", exact=True).first).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_candidate_is_approved_by_its_button(house: House, live: dict[str, Any], page: Page) -> None:
     name = "pressed"
 

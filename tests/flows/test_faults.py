@@ -139,7 +139,8 @@ def test_the_node_is_killed_and_triton_serves_on(house: House, live: dict[str, A
     assert after.models[MODEL].releases[number].starts == 0
 
 
-@pytest.mark.parametrize("step", ["roll_out", *(pytest.param(each, marks=LONG) for each in ("validate", "promote"))])
+@LONG
+@pytest.mark.parametrize("step", ["roll_out", "validate", "promote"])
 def test_the_flow_is_killed_while_it_releases(house: House, live: dict[str, Any], step: str) -> None:
     """A crash after any arrow rolls forward: the number that was reserved is used by the next run."""
     house.run("rollback", MODEL, "--to", str(live["release"]))

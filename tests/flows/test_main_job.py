@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.names import FLEET_KEY
 from infra.errors import TritonError
 from infra.triton.client import TritonClient
 from infra.triton.processes import memory_of_models
@@ -44,8 +45,12 @@ def task_states(house: House, report: dict[str, Any]) -> dict[str, str]:
 
 
 def test_again_nothing_is_done(house: House, live: dict[str, Any]) -> None:
+    def page() -> str:
+        return house.prefect("GET", f"/artifacts/{FLEET_KEY}/latest")["id"]
+
+    shown = page()
     again = house.rebuild()
-    assert again["state"] == "unchanged" and again["release"] == live["release"]
+    assert again["state"] == "unchanged" and again["release"] == live["release"] and page() == shown
     assert {states(again)[step] for step in BUILT} == {"Cached"}
     assert "validate" not in states(again)
     house.wait(lambda: len(task_states(house, again)) >= 7, 10, "task runs in the API")
@@ -167,6 +172,7 @@ def test_a_flipped_byte_is_found_without_reading_and_built_again(house: House, l
     assert engine.manifest.attempt in attempts
 
 
+@pytest.mark.long
 def test_refresh_makes_a_step_and_all_after_it_again(house: House, live: dict[str, Any]) -> None:
     before = house.store.need(artifact(live, "upload")).manifest
     report = house.rebuild(MODEL, "--refresh", "build")
@@ -200,6 +206,7 @@ def test_wrong_use_is_refused_early(house: House) -> None:
     house.run("releases", "nothing", code=2)
 
 
+@pytest.mark.long
 def test_promotions_under_load(house: House, live: dict[str, Any]) -> None:
     """16 clients stream while the public name moves 10 times: no failed or torn answer, nothing started twice."""
     first = live["release"]
@@ -276,6 +283,7 @@ def test_a_release_takes_the_place_of_the_live_one(house: House, live: dict[str,
         house.target.move(MODEL, lambda current: current.model_copy(update={"candidates": (), "alone": False}))
 
 
+@pytest.mark.long
 def test_killed_triton_comes_back(house: House, live: dict[str, Any]) -> None:
     before = house.ask()
 

@@ -22,6 +22,7 @@ from infra.errors import TritonError
 from infra.processes.sessions import free_ports, start_session
 from infra.settings import CHECKOUT
 from infra.triton.client import TritonClient
+from infra.triton.supervisor import NODE_GRACE_S
 from tasks.targets.node_report import NodeReport
 from tasks.targets.target import Target
 from tests.flows.build_worker import PRODUCT, register, worker
@@ -74,7 +75,7 @@ class Node:
 
     def stop(self) -> None:
         self._process.terminate()
-        assert self._process.wait(60) == 0, self._log.read_text()
+        assert self._process.wait(NODE_GRACE_S) == 0, self._log.read_text()
 
     def kill(self) -> None:
         self._process.kill()

@@ -144,6 +144,7 @@ def test_weights_that_are_quantized_already(house: House, pool: str, built: Any,
     assert report["error"]["code"] == "weights-unfit" and "fetch" not in states(report)
 
 
+@pytest.mark.long
 def test_a_known_failure_reaches_the_user(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-failing", source, "0.12.0", max_batch_size=5)
     with worker(house, tmp_path, "0.12.0") as made:
@@ -187,6 +188,7 @@ def tools(folder: Path) -> list[psutil.Process]:
     return processes_with(str(folder / "image"))
 
 
+@pytest.mark.long
 def test_no_tool_outlives_the_flow(house: House, pool: str, source: Path, built: Any, tmp_path: Path) -> None:
     name = built("tiny-killed", source, "0.12.0", tp_size=4, max_batch_size=6)
     with worker(house, tmp_path, "0.12.0") as made:

@@ -39,6 +39,7 @@ def kill(house: House, model: str, release: int) -> None:
                 each.kill()
 
 
+@pytest.mark.long
 def test_a_release_that_dies_after_its_promotion_is_given_back(house: House, tmp_path: Path) -> None:
     own = replace(house, catalogue=tmp_path, environment={**house.environment, "ENGINEHOUSE_CATALOGUE": str(tmp_path)})
 

@@ -136,7 +136,9 @@ def started(interpreter: Path, script: str, gateway: House, *arguments: str) -> 
     )
 
 
-@pytest.mark.parametrize("client", ["openai", "langchain", "litellm"])
+@pytest.mark.parametrize(
+    "client", ["openai", *(pytest.param(each, marks=pytest.mark.long) for each in ("langchain", "litellm"))]
+)
 def test_every_check_of_the_client_passes(client: str, interpreter: Path, gateway: House) -> None:
     with started(interpreter, f"with_{client}.py", gateway) as process:
         output, errors = process.communicate(timeout=600)

@@ -225,6 +225,7 @@ def test_no_request_is_lost_by_promotions_rollbacks_failures_and_canaries(one: S
         assert moves[0] < 2.0 * PATIENCE
 
 
+@pytest.mark.long
 def test_no_request_is_lost_by_30_promotions_between_releases_that_are_unloaded_at_once(
     start_triton: Callable[[str], RunningTriton],
 ) -> None:

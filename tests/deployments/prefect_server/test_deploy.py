@@ -398,6 +398,7 @@ def test_runs_in_progress_are_those_that_have_not_ended(server: Server, monkeypa
     assert runs_in_progress(30) == ()
 
 
+@pytest.mark.long
 def test_the_same_on_postgres_with_redis(
     start_server: Callable[[dict[str, str]], Server], database: dict[str, str], two_models: Settings
 ) -> None:

@@ -179,6 +179,7 @@ def test_sockets_and_shared_memory_are_for_this_user_alone(running: Settings) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_home_of_an_earlier_version_gets_a_credential(running: Settings) -> None:
     """What runs there asks nobody, so it is ended; data, keys of S3 and ports stay."""
     _s3(running).put_object(Bucket="enginehouse", Key="earlier", Body=b"data")
@@ -281,6 +282,7 @@ def test_a_service_that_dies_has_its_reason_shown(running: Settings, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_service_that_hangs_is_replaced(running: Settings) -> None:
     before = _pids(running)
     assert before["s3"] is not None
