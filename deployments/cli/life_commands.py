@@ -101,7 +101,7 @@ def _retire(options: argparse.Namespace, settings: Settings) -> int:
     if not options.yes:
         _ask(f"take {options.model} away there", options.model, found)
     names = [target.name for target in found]
-    with alone(bucket, options.model, names, f"retire on {platform.node()}", settings.lease_seconds):
+    with alone(bucket, options.model, names, f"retire on {platform.node()}", settings.lease_seconds, say):
         done = retire(bucket, options.model, names, reason=options.reason, say=say)
     if options.json:
         targets = [

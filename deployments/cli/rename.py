@@ -33,8 +33,8 @@ def rename(
     require_adoptable(bucket, former, name, targets)
     first, second = sorted((former, name))  # two renames at once wait for each other, and not for ever
     with (
-        alone(bucket, first, targets, holder, settings.lease_seconds),
-        alone(bucket, second, targets, holder, settings.lease_seconds),
+        alone(bucket, first, targets, holder, settings.lease_seconds, say),
+        alone(bucket, second, targets, holder, settings.lease_seconds, say),
     ):
         file.write()
         carried.carry_over(bucket, former, name)

@@ -64,17 +64,29 @@ def released_on(known: Iterable[Target], model: str) -> list[Target]:
 
 
 @contextmanager
-def alone(bucket: Bucket, model: str, names: Sequence[str], holder: str, seconds: float) -> Generator[None]:
+def alone(
+    bucket: Bucket,
+    model: str,
+    names: Sequence[str],
+    holder: str,
+    seconds: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> Generator[None]:
     """Have no run roll the model out to these targets while the block runs. Leases last `seconds`.
 
-    Waits just long enough to tell a run that died from one that lives. Raises EnginehouseError `rollout-running`.
+    Waits just long enough to tell a run that died from one that lives, and says so. Raises EnginehouseError
+    `rollout-running`.
     """
     wait_s = 2 * seconds
+
+    def waiting(other: str) -> None:
+        say(f"'{other}' rolls {model} out: waiting up to {wait_s:g} s for it to end, or to show that it is dead")
+
     with ExitStack() as leases:
         try:
-            leases.enter_context(model_turn(bucket, model, holder, seconds, wait_s=wait_s))
+            leases.enter_context(model_turn(bucket, model, holder, seconds, wait_s=wait_s, waiting=waiting))
             for name in names:
-                leases.enter_context(target_turn(bucket, name, model, holder, seconds, wait_s=wait_s))
+                leases.enter_context(target_turn(bucket, name, model, holder, seconds, wait_s=wait_s, waiting=waiting))
         except StoreError as error:
             if error.code != "lease-held":
                 raise

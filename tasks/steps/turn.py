@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 from infra.s3.bucket import Bucket
@@ -21,23 +21,37 @@ def turn(bucket: Bucket, target: str, model: str, flow_run: str, seconds: float)
 
 
 def model_turn(
-    bucket: Bucket, model: str, holder: str, seconds: float, *, wait_s: float = LONGEST_WORK_SECONDS
+    bucket: Bucket,
+    model: str,
+    holder: str,
+    seconds: float,
+    *,
+    wait_s: float = LONGEST_WORK_SECONDS,
+    waiting: Callable[[str], None] = lambda holder: None,
 ) -> AbstractContextManager[None]:
     """The part of `turn` that is about the model on all targets. It comes first.
 
-    Raises StoreError `lease-held` if others have it for more than `wait_s` seconds; so does `target_turn`.
+    Raises StoreError `lease-held` if others have it for more than `wait_s` seconds, and tells `waiting` who they are;
+    so does `target_turn`.
     """
-    return held(bucket, _model_key(model), holder, seconds, wait_seconds=wait_s)
+    return held(bucket, _model_key(model), holder, seconds, wait_seconds=wait_s, waiting=waiting)
 
 
 def target_turn(
-    bucket: Bucket, target: str, model: str, holder: str, seconds: float, *, wait_s: float = LONGEST_WORK_SECONDS
+    bucket: Bucket,
+    target: str,
+    model: str,
+    holder: str,
+    seconds: float,
+    *,
+    wait_s: float = LONGEST_WORK_SECONDS,
+    waiting: Callable[[str], None] = lambda holder: None,
 ) -> AbstractContextManager[None]:
     """The part of `turn` that is about one target. It is enough for who ends what lies on that target.
 
     A worker of before takes this part alone.
     """
-    return held(bucket, turn_key(target, model), holder, seconds, wait_seconds=wait_s)
+    return held(bucket, turn_key(target, model), holder, seconds, wait_seconds=wait_s, waiting=waiting)
 
 
 def turn_key(target: str, model: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -38,19 +38,28 @@ def _key(identity: str) -> str:
 
 @contextmanager
 def held(
-    bucket: Bucket, identity: str, holder: str, seconds: float, *, wait_seconds: float = LONGEST_WORK_SECONDS
+    bucket: Bucket,
+    identity: str,
+    holder: str,
+    seconds: float,
+    *,
+    wait_seconds: float = LONGEST_WORK_SECONDS,
+    waiting: Callable[[str], None] = lambda holder: None,
 ) -> Generator[None]:
     """Hold the lease of `identity` while the block runs, renewing it three times within `seconds`.
 
-    Waits while another holder is alive, for `wait_seconds` at most. Losing the lease while the block runs, by a pause
-    longer than `seconds`, is no error: the manifest decides whose work counts. Raises StoreError if the store cannot be
-    reached at the start, and with the code `lease-held` after the wait.
+    Waits while another holder is alive, for `wait_seconds` at most; `waiting` is told once who that is. Losing the
+    lease while the block runs, by a pause longer than `seconds`, is no error: the manifest decides whose work counts.
+    Raises StoreError if the store cannot be reached at the start, and with the code `lease-held` after the wait.
     """
     # Two tries for each renewal: one connection may hang where the next gets through.
     bucket = bucket.impatient(seconds / _RENEWALS / 2)
     watch = Watch(bucket, identity, seconds)
-    until = time.monotonic() + wait_seconds
+    until, told = time.monotonic() + wait_seconds, False
     while (hold := _try_acquire(bucket, identity, holder, watch)) is None:
+        if not told and (other := watch.holder()) is not None:
+            waiting(other)
+            told = True
         if time.monotonic() > until:
             raise _still_held(identity, watch.holder(), wait_seconds)
         time.sleep(min(1.0, seconds / 10))
@@ -67,10 +76,14 @@ def held(
 
 def _still_held(identity: str, holder: str | None, waited: float) -> StoreError:
     return StoreError(
-        f"'{holder or 'another run'}' has been at work on {identity[:12]} for {waited / 3600:.1f} hours, and still is",
+        f"'{holder or 'another run'}' has been at work on {identity[:12]} for {_as_said(waited)}, and still is",
         hint="look whether that run hangs, and end it; its lease then expires by itself",
         code="lease-held",
     )
+
+
+def _as_said(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
 
 
 def discard(bucket: Bucket, identity: str, etag: str, holder: str, seconds: float) -> bool:

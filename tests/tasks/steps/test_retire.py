@@ -224,9 +224,12 @@ def test_it_does_not_begin_while_a_run_rolls_the_model_out(bucket: Bucket) -> No
         model_turn(bucket, "tiny", "run 1", SECONDS),
         held(bucket, turn_key("b", "tiny"), "run 1", SECONDS),  # as a worker of before has it
     ):
-        with lease, pytest.raises(EnginehouseError) as caught, alone(bucket, "tiny", ["a", "b"], "retire", SECONDS):
+        said: list[str] = []
+        beginning = alone(bucket, "tiny", ["a", "b"], "retire", SECONDS, said.append)
+        with lease, pytest.raises(EnginehouseError) as caught, beginning:
             pass
         assert caught.value.code == "rollout-running" and "'run 1'" in caught.value.message
+        assert len(said) == 1 and said[0].startswith("'run 1' rolls tiny out: waiting up to ")
     dead = {"schema": 1, "holder": "run 2", "nonce": "n", "seconds": SECONDS}
     bucket.put(f"leases/{turn_key('a', 'tiny')}.json", json.dumps(dead).encode())
     with alone(bucket, "tiny", ["a", "b"], "retire", SECONDS):  # its run has died
