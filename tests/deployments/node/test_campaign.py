@@ -26,7 +26,7 @@ from tests.fleet import Fleet
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 MODELS = ("a", "b", "c")
-STEPS = int(os.environ.get("ENGINEHOUSE_CAMPAIGN_STEPS") or 12)
+STEPS = int(os.environ.get("ENGINEHOUSE_CAMPAIGN_STEPS") or 8)
 LIMIT_SECONDS = 60.0
 """On a quiet machine 30; two cores that others use too need twice as long."""
 
