@@ -3,13 +3,13 @@
 Triton gives each step of an ensemble to whichever process is free. So the first step hands the whole request on, beside
 the ticket (`tickets`), and the second one, wherever it runs, answers the client by itself: no token goes from one
 process to another. What they tell each other is only that a ticket was brought, that its request has ended, that it is
-to be given out again, and whom to cancel. Further second steps have the ticket alone: these ask after the client.
+to be given out again, that a further step of it is over, and whom to cancel. Further second steps have the ticket
+alone: these ask after the client.
 
 Triton never ends the request of a process that has died. A step of it in another process can, by an error. So where one
 process has both steps, another one keeps a further one, as the witness.
 
-The last response is sent once all other steps have ended: of an ensemble that has failed Triton 2.51 counts no step any
-more that ends later, and never unloads it (`PrepareSteps` in `core/src/ensemble_scheduler/ensemble_scheduler.cc`).
+The last response is sent once all other steps have ended, also those that Triton has yet to begin (`tickets` says why).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 
 from .peers import MOST, Peers
 from .runner import Runner
-from .tickets import Sender
+from .tickets import BROUGHT_SECONDS, Sender
 
-_BROUGHT, _ENDED, _CLOSED, _AGAIN = "brought", "ended", "closed", "again"
+_BROUGHT, _ENDED, _CLOSED, _AGAIN, _OVER = "brought", "ended", "closed", "again", "over"
 _WITNESS, _UNKNOWN, _CANCEL = "witness", "unknown", "cancel"
 
 _RANDOM_BITS = 55
@@ -42,11 +42,16 @@ class _Taken:
 
     first: Sender
     rows: int
-    unbrought: asyncio.TimerHandle
+    patience: asyncio.TimerHandle
+    """With its second step, and then with further ones."""
     holder: int | None = None
     """The process that answers it."""
     witness: int | None = None
     """The process that keeps a step of it beside this one, if this one answers it."""
+    further: int = 0
+    """How many further second steps are not over."""
+    last: Callable[[], object] | None = None
+    """What follows the end of all of them, once the request has ended."""
 
 
 class HandingOn:
@@ -84,8 +89,8 @@ class HandingOn:
     def take(self, first: Sender, rows: int, packed: bytes) -> None:
         """The first step: give the request out, to whoever gets the second."""
         number = (self._peers.number << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
-        unbrought = asyncio.get_running_loop().call_later(self._patience_s, self._fail, number, NOT_BROUGHT)
-        self._taken[number] = _Taken(first, rows, unbrought)
+        patience = asyncio.get_running_loop().call_later(self._patience_s, self._fail, number, NOT_BROUGHT)
+        self._taken[number] = _Taken(first, rows, patience)
         first.send(self._given(number, rows, packed))
 
     def bring(self, number: int, start: Callable[[], object]) -> None:
@@ -100,6 +105,7 @@ class HandingOn:
     def look(self, number: int, second: Sender, cancelled: bool) -> None:
         """A further second step, which only says whether the client has left."""
         second.send(flags=self._final)
+        self._over(number)
         if cancelled:
             self.cancel(key_of(number))
 
@@ -126,15 +132,16 @@ class HandingOn:
         """The request that runs here has ended: send its `last` response, after all other steps are closed."""
         waits_for = self._held.pop(number, None)
         if waits_for == self._peers.number and number in self._taken:
-            taken = self._forget(number)
-            waits_for, last = taken.witness, partial(_in_turn, partial(taken.first.send, flags=self._final), last)
-        if waits_for is None or not self._peers.tell(waits_for, _ENDED, number):
+            self._finish(number, last)
+        elif waits_for is None or not self._peers.tell(waits_for, _ENDED, number):
             last()
         else:
             self._ending[number] = waits_for, last
 
     async def close(self) -> None:
         """Nothing runs any more. Send what would have waited for others, and leave them."""
+        for number in [ticket for ticket, taken in self._taken.items() if taken.last is not None]:
+            self._close_first(number)
         for number in list(self._ending):
             self._close(number)
         await self._peers.close()
@@ -149,9 +156,11 @@ class HandingOn:
                 self._let_go(value)
             case "closed":
                 self._close(value)
+            case "over":
+                self._count_over(value)
+            case "ended" if value in self._taken:
+                self._finish(value, partial(self._peers.tell, number, _CLOSED, value))
             case "ended":
-                if value in self._taken:
-                    self._forget(value).first.send(flags=self._final)
                 self._let_go(value)
                 self._peers.tell(number, _CLOSED, value)
             case _:
@@ -168,6 +177,8 @@ class HandingOn:
             if taken.holder == number or taken.holder is None:
                 # One that nobody has brought yet may have been on its way to that process.
                 self._fail(ticket, DIED)
+            elif taken.last is not None:
+                self._close_first(ticket)
             elif taken.witness == number:
                 self._runner.fail(key_of(ticket), "unavailable", DIED)
         for ticket in [ticket for ticket, (waits_for, _) in self._ending.items() if waits_for == number]:
@@ -195,13 +206,47 @@ class HandingOn:
             return False
         if kind == _BROUGHT:
             taken.holder = number
-            taken.unbrought.cancel()
-        elif kind == _AGAIN:
+            taken.patience.cancel()
+        elif kind == _AGAIN and taken.last is None:
             alone = taken.holder == self._peers.number and taken.witness is None
+            taken.further += 1
             taken.first.send(self._given(ticket, taken.rows, WITNESS_WANTED if alone else b""))
-        elif kind == _WITNESS:
+        elif kind == _WITNESS and taken.last is None and taken.witness is None:
             taken.witness = number
+        elif kind == _WITNESS:
+            self._peers.tell(number, _ENDED, ticket)
         return True
+
+    def _finish(self, ticket: int, last: Callable[[], object]) -> None:
+        """The request of a first step that is here has ended: end that once all further steps are over, then `last`."""
+        taken = self._taken[ticket]
+        taken.last = last
+        taken.patience.cancel()
+        if taken.witness is not None:
+            self._peers.tell(taken.witness, _ENDED, ticket)
+        if not taken.further or self._peers.lost:
+            self._close_first(ticket)
+        else:
+            taken.patience = asyncio.get_running_loop().call_later(BROUGHT_SECONDS, self._close_first, ticket)
+
+    def _close_first(self, ticket: int) -> None:
+        taken = self._forget(ticket)
+        taken.first.send(flags=self._final)
+        if taken.last is not None:
+            taken.last()
+
+    def _over(self, ticket: int) -> None:
+        """A further second step has ended here: its taker counts them."""
+        if (taker := _taker(ticket)) == self._peers.number:
+            self._count_over(ticket)
+        else:
+            self._peers.tell(taker, _OVER, ticket)
+
+    def _count_over(self, ticket: int) -> None:
+        if (taken := self._taken.get(ticket)) is not None:
+            taken.further -= 1
+            if not taken.further and taken.last is not None:
+                self._close_first(ticket)
 
     def _fail(self, ticket: int, message: str) -> None:
         if ticket in self._taken:
@@ -209,7 +254,7 @@ class HandingOn:
 
     def _forget(self, ticket: int) -> _Taken:
         taken = self._taken.pop(ticket)
-        taken.unbrought.cancel()
+        taken.patience.cancel()
         return taken
 
     def _close(self, ticket: int) -> None:
@@ -221,6 +266,7 @@ class HandingOn:
         """End the step that this process keeps as a witness; with a message by an error, which ends the request."""
         if (step := self._kept.pop(ticket, None)) is not None:
             step.send(*([self._failed(message)] if message else []), flags=self._final)
+            self._over(ticket)
 
     def _lose(self, ticket: int) -> None:
         """The process that took a request is gone, or has given it up."""
@@ -247,11 +293,6 @@ class Handed:
         """Triton does not tell this step; a further one hears it."""
         self._handing_on.again(self._number)
         return False
-
-
-def _in_turn(*works: Callable[[], object]) -> None:
-    for work in works:
-        work()
 
 
 def key_of(number: int) -> str:

@@ -85,7 +85,7 @@ class TritonPythonModel:
             self._execute(request, request.get_response_sender())
 
     def finalize(self) -> None:
-        self._runner.close(None if self._handing_on is None else self._handing_on.close)
+        self._runner.close(self._tickets.close if self._handing_on is None else self._handing_on.close)
         self._metrics.close()
         if self._traces is not None:
             self._traces.close()

@@ -5,10 +5,15 @@ Triton passes a cancellation on to the steps of an ensemble that start later, an
 The first step takes the request and answers with a ticket; the second takes the ticket, and its answer is the client's.
 While a request runs, its first step gives out the same ticket again and again. Each begins a further second step: it
 ends without an answer, and is cancelled from the start if the client has left.
+
+The last response waits until every ticket that was given out has been brought: of an ensemble that has failed Triton
+2.51 counts no step any more that ends later, keeps its request for ever, and so never unloads it (`PrepareSteps`, same
+file).
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -19,6 +24,10 @@ TICKET = "ticket"
 HANDED_ON = "handed_on"
 """The tensor beside it where several processes share tickets (`handing_on`), BYTES `[batch, 1]`: the request in its
 first row."""
+
+
+BROUGHT_SECONDS = 10.0
+"""How long the last response waits for tickets that were given out. Triton brings one in milliseconds."""
 
 
 class Sender(Protocol):
@@ -48,9 +57,15 @@ class Tickets:
 
     def bring(self, number: int, second: Sender, cancelled: bool, final: int) -> None:
         """A second step has begun. `final` are the flags that end it, if it is not the first one with its ticket."""
-        known = self._requests.get(number)
-        if known is None or not known.brought(second, cancelled):
+        if (known := self._requests.get(number)) is None:
             second.send(flags=final)
+        else:
+            known.brought(second, cancelled, final)
+
+    async def close(self) -> None:
+        """Nothing runs any more. Send the last responses that still wait."""
+        for request in list(self._requests.values()):
+            request.end()
 
 
 class Ticketed:
@@ -62,13 +77,15 @@ class Ticketed:
         self._first = first
         self._ticket = ticket
         self._forget = forget
-        self._given = False
+        self._given = self._brought = 0
         self._second: Sender | None = None
-        self._waiting: list[tuple[tuple[Any, ...], int]] = []
+        self._waiting: list[tuple[Any, ...]] = []
+        self._last: tuple[tuple[Any, ...], int] | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     def give(self) -> None:
         """Give the ticket out, again too."""
-        self._given = True
+        self._given += 1
         self._first.send(self._ticket())
 
     def send(self, *response: Any, flags: int = 0) -> None:
@@ -76,32 +93,46 @@ class Ticketed:
             # An error: nothing has begun that could bring a ticket.
             self._forget()
             self._first.send(*response, flags=flags)
-            return
-        if flags:
-            # Before the other, so that the last response is the end of both.
-            self._first.send(flags=flags)
-        if self._second is None:
-            self._waiting.append((response, flags))
-            return
-        self._second.send(*response, flags=flags)
-        if flags:
-            self._forget()
+        elif flags:
+            self._last = response, flags
+            self._end_in_time()
+        elif self._second is None:
+            self._waiting.append(response)
+        else:
+            self._second.send(*response)
 
     def is_cancelled(self) -> bool:
         """Give out the ticket once more: who brings it knows. Not after the last response."""
         self.give()
         return False
 
-    def brought(self, second: Sender, cancelled: bool) -> bool:
-        """Whether it is the first that has brought the ticket: then the answers are its own."""
+    def brought(self, second: Sender, cancelled: bool, final: int) -> None:
+        """A step has brought the ticket. The first one gets the answers, a further one ends with the flags `final`."""
+        self._brought += 1
+        if self._second is None:
+            self._second = second
+            for response in self._waiting:
+                second.send(*response)
+        else:
+            second.send(flags=final)
         if cancelled:
             self.when_cancelled()
-        if self._second is not None:
-            return False
-        self._second = second
-        for response, flags in self._waiting:
-            second.send(*response, flags=flags)
-            if flags:
-                self._forget()
-        self._waiting.clear()
-        return True
+        self._end_in_time()
+
+    def end(self) -> None:
+        """Send the last response, if it has come, and if there is whom to send it to."""
+        if self._last is None or self._second is None:
+            return
+        self._forget()
+        (response, flags), self._last = self._last, None
+        # Before the other, so that the last response is the end of both.
+        self._first.send(flags=flags)
+        self._second.send(*response, flags=flags)
+
+    def _end_in_time(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._brought == self._given:
+            self.end()
+        elif self._last is not None:
+            self._patience = asyncio.get_running_loop().call_later(BROUGHT_SECONDS, self.end)

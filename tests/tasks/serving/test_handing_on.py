@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.serving import runner
+from tasks.serving import handing_on, runner
 from tasks.serving.contract import Answer, GenerationRequest
 from tasks.serving.failures import FailureCode
 from tasks.serving.figures import Figures, share_of
@@ -102,6 +102,14 @@ class Process:
         self.runner.call(self.handing_on.look, number, step, cancelled)
         assert step.ended.wait(5) and not step.sent
 
+    def attend(self, first: Step, brought: int) -> None:
+        """Bring all further tickets but those that were `brought`, as Triton does, of a client that has left."""
+        while not first.ended.is_set():
+            for _ in first.sent[1 + brought :]:
+                brought += 1
+                self.look(first.sent[0][0], cancelled=True)
+            time.sleep(0.01)
+
     def die(self) -> None:
         """Let go of all, as the kernel does for a process that is killed."""
 
@@ -162,9 +170,37 @@ def test_a_client_that_left_is_noticed_by_a_third_process(processes: list[Proces
     assert first.sent[1] == (number, 1, b"")
     third.look(number, cancelled=False)
     assert not second.ended.is_set()
-    third.look(number, cancelled=True)
-    assert second.ended.wait(5) and second.sent[-1][0] == "cancelled" and first.ended.wait(5)
+    third.attend(first, 1)
+    assert second.ended.wait(5) and second.sent[-1][0] == "cancelled" and first.ended_at < second.ended_at
     wait(lambda: all(each.knows() == (0, 0, 0) for each in processes), "their end")
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_the_last_response_waits_for_each_ticket_that_was_given_out(processes: list[Process], answers: int) -> None:
+    """Triton would never unload the ensemble if a step ended after the error."""
+    taker, holder, other = processes[0], processes[answers], processes[2]
+    first = taker.take("a ...")
+    number = first.sent[0][0]
+    second = holder.bring(number, "a ...")
+    wait(lambda: len(first.sent) > 1, "a further ticket")
+    holder.runner.call(holder.handing_on.cancel, key_of(number))
+    assert not second.ended.wait(0.2) and not first.ended.is_set()
+    # Who would be its witness comes too late for that.
+    late = other.keep(number)
+    other.attend(first, 1)
+    assert second.ended.wait(5) and second.sent[-1][0] == "cancelled"
+    assert late.ended_at < first.ended_at < second.ended_at and not late.sent
+    wait(lambda: all(each.knows() == (0, 0, 0) for each in processes), "their end")
+
+
+def test_it_does_not_wait_for_ever(processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handing_on, "BROUGHT_SECONDS", 0.05)
+    taker, holder, _ = processes
+    first = taker.take("a ...")
+    second = holder.bring(first.sent[0][0], "a ...")
+    wait(lambda: len(first.sent) > 1, "a further ticket")
+    holder.runner.call(holder.handing_on.cancel, key_of(first.sent[0][0]))
+    assert second.ended.wait(5) and second.sent[-1][0] == "cancelled" and first.ended_at < second.ended_at
 
 
 def test_an_id_cancels_whichever_process_has_the_request(processes: list[Process]) -> None:
@@ -219,7 +255,7 @@ def witnessed(processes: list[Process]) -> tuple[Step, Step, Step]:
 
 def test_a_witness_ends_with_the_request(processes: list[Process], witnessed: tuple[Step, Step, Step]) -> None:
     first, second, kept = witnessed
-    processes[2].look(first.sent[0][0], cancelled=True)
+    processes[2].attend(first, 2)
     assert all(step.ended.wait(5) for step in witnessed)
     assert kept.ended_at < first.ended_at < second.ended_at
     assert second.sent[-1][0] == "cancelled" and not kept.sent

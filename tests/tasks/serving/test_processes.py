@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import queue
+import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,12 +40,15 @@ def triton(start_triton: Callable[[str], RunningTriton]) -> RunningTriton:
     return start_triton("processes")
 
 
-def loaded(triton: RunningTriton, model: str, processes: int, folder: Path, slots: int = SLOTS) -> Path:
+def loaded(
+    triton: RunningTriton, model: str, processes: int, folder: Path, slots: int = SLOTS, deadline_s: float = 20.0
+) -> Path:
     """A release of so many processes, public; returns the folder of its `llm`."""
     artifact, engine = folder / "artifact", folder / "engine"
     artifact.mkdir()
     engine.mkdir()
-    trt_engine("1.2.1", llm_instances=processes).write(artifact, engine, Role(slots, 2048, False, 20.0, greedy=True))
+    role = Role(slots, 2048, False, deadline_s, greedy=True)
+    trt_engine("1.2.1", llm_instances=processes).write(artifact, engine, role)
     place_release(artifact, engine, triton.repository, model, 1, grpc=triton.client.grpc)
     for name in placed_models(triton.repository, model, 1):
         triton.client.load(name)
@@ -151,6 +155,28 @@ def test_an_id_cancels_whichever_process_has_it(triton: RunningTriton, model: st
                 assert time.monotonic() - told_at < 2
             assert "[cancelled]" in str(error)
         client.stop_stream()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [1, 2])
+def test_requests_that_fail_while_their_clients_are_asked_after_are_let_go(
+    triton: RunningTriton, processes: int, tmp_path: Path
+) -> None:
+    """Of so many some end while Triton brings their ticket: it would never unload an ensemble that fails just then."""
+    name = f"late{processes}"
+    loaded(triton, name, processes, tmp_path, slots=12, deadline_s=1.2)
+
+    def fail(number: int) -> None:
+        phases = random.Random(number)
+        for _ in range(25):
+            time.sleep(phases.random() / 2)
+            with pytest.raises(TritonError, match="deadline"):
+                list(triton.client.generate_stream(name, LONG))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, range(8)))
+    time.sleep(2)  # for the engine to be stopped
+    assert unloaded(triton, name)
 
 
 def test_a_process_that_dies_leaves_nobody_waiting_and_its_node_hears_of_it(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+
+from tasks.serving import tickets
 from tasks.serving.tickets import Tickets
 
 FINAL = 1
@@ -44,15 +48,18 @@ def test_what_comes_before_the_second_step_waits_for_it() -> None:
 
 
 def test_an_answer_that_ended_before_its_second_step_is_its_whole_answer() -> None:
-    held, first, second, late = Tickets(given), Step(), Step(), Step()
-    request = held.take(first, 1)
-    request.give()
-    request.send("all", flags=FINAL)
-    assert first.ended
-    held.bring(first.sent[0][0], second, False, FINAL)
-    assert second.sent == ["all"] and second.ended
-    held.bring(first.sent[0][0], late, False, FINAL)
-    assert not late.sent and late.ended
+    async def run() -> None:
+        held, first, second, late = Tickets(given), Step(), Step(), Step()
+        request = held.take(first, 1)
+        request.give()
+        request.send("nearly ")
+        request.send("all", flags=FINAL)
+        held.bring(first.sent[0][0], second, False, FINAL)
+        assert second.sent == ["nearly ", "all"] and first.ended and second.ended
+        held.bring(first.sent[0][0], late, False, FINAL)
+        assert not late.sent and late.ended
+
+    asyncio.run(run())
 
 
 def test_a_running_request_gives_its_ticket_again_and_hears_that_its_client_left() -> None:
@@ -71,6 +78,58 @@ def test_a_running_request_gives_its_ticket_again_and_hears_that_its_client_left
     assert not second.ended
     request.send("error", flags=FINAL)
     assert first.ended and second.sent == ["error"] and second.ended
+
+
+def test_the_last_response_waits_for_each_ticket_that_was_given_out() -> None:
+    """Triton would never unload the ensemble if a step ended after the error."""
+
+    async def run() -> None:
+        held, first, steps = Tickets(given), Step(), [Step(), Step(), Step()]
+        request = held.take(first, 1)
+        for _ in steps:
+            request.give()
+        for step in steps:
+            assert not first.ended
+            held.bring(first.sent[0][0], step, False, FINAL)
+            if step is steps[0]:
+                request.send("error", flags=FINAL)
+        assert first.ended and steps[0].sent == ["error"] and all(step.ended for step in steps)
+        assert not held._requests  # pyright: ignore[reportPrivateUsage]
+
+    asyncio.run(run())
+
+
+def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "BROUGHT_SECONDS", 0.01)
+
+    async def run() -> None:
+        held, first, second = Tickets(given), Step(), Step()
+        request = held.take(first, 1)
+        request.give()
+        request.send("all", flags=FINAL)
+        await asyncio.sleep(0.05)
+        assert not first.ended, "there is nobody yet to answer"
+        request.give()
+        held.bring(first.sent[0][0], second, False, FINAL)
+        assert not second.ended
+        await asyncio.sleep(0.05)
+        assert first.ended and second.sent == ["all"] and second.ended
+
+    asyncio.run(run())
+
+
+def test_the_end_of_the_server_does_not_wait() -> None:
+    async def run() -> None:
+        held, first, second = Tickets(given), Step(), Step()
+        request = held.take(first, 1)
+        request.give()
+        request.give()
+        held.bring(first.sent[0][0], second, False, FINAL)
+        request.send("going down", flags=FINAL)
+        await held.close()
+        assert first.ended and second.sent == ["going down"]
+
+    asyncio.run(run())
 
 
 def test_an_error_before_the_ticket_is_given_is_the_answer_of_the_first_step() -> None:
