@@ -21,6 +21,7 @@ from infra.triton.processes import end_model_processes
 from tasks.targets.release import Intent
 from tasks.triton.config import RELEASE
 from tasks.triton.placement import (
+    ENGINES,
     place_release,
     placed_folders,
     placed_models,
@@ -159,19 +160,24 @@ class Loading:
     def unload(self, servers: Servers, model: str, number: int, release: KnownRelease) -> None:
         """Unload one release, wait until its requests have ended, and remove its folders."""
         names = placed_folders(self.models, model, number)
+        engines = [name for name in release_names(model, number, ENGINES).values() if name in names]
+        callers = [name for name in reversed(names) if name not in engines]
+        deadline = time.monotonic() + _UNLOAD_SECONDS
         try:
-            for name in reversed(names):
-                servers.triton.unload(name)
-            deadline = time.monotonic() + _UNLOAD_SECONDS
-            while any(
-                entry.name in names and entry.state in ("UNLOADING", "READY") for entry in servers.triton.index()
-            ):
-                if time.monotonic() > deadline:
-                    servers.groups.end(model, number)  # its callers wait for an engine that answers no more
-                    for name in names:
-                        end_model_processes(self.models / name)
-                    raise TritonError("Triton does not unload the release", code="triton-unload")
-                time.sleep(_POLL_SECONDS)
+            # Who calls an engine tells it to stop where nobody wants the answer any more, and Triton passes that on to
+            # no model that is being unloaded.
+            for part in (callers, engines):
+                for name in part:
+                    servers.triton.unload(name)
+                while any(
+                    entry.name in part and entry.state in ("UNLOADING", "READY") for entry in servers.triton.index()
+                ):
+                    if time.monotonic() > deadline:
+                        servers.groups.end(model, number)  # its callers wait for an engine that answers no more
+                        for name in names:
+                            end_model_processes(self.models / name)
+                        raise TritonError("Triton does not unload the release", code="triton-unload")
+                    time.sleep(_POLL_SECONDS)
             servers.groups.end(model, number)
             withdraw_release(self.models, model, number)
         except Exception as error:

@@ -24,7 +24,7 @@ from tasks.triton.llm_processes import chosen_processes, is_chosen_by_node, own_
 from tasks.triton.protobuf import parse_config, render
 from tasks.triton.repository import LOAD_ORDER, TOKENIZER_FOLDER, models_of
 
-_ENGINES = (TENSORRT_LLM, TENSORRT_LLM_DRAFT)
+ENGINES = (TENSORRT_LLM, TENSORRT_LLM_DRAFT)
 _OF_RELEASE = re.compile(rf"(?P<model>.+?)--r(?P<release>\d+)(--({'|'.join(LOAD_ORDER)}))?")
 
 
@@ -70,7 +70,7 @@ def place_release(
     if readers:
         _make_read_only(engine)
     for relative, name in names.items():
-        folder = (models if server is None or relative not in _ENGINES else server.models) / name
+        folder = (models if server is None or relative not in ENGINES else server.models) / name
         if folder.is_dir():
             continue
         # Outside of what Triton watches: it would take an unfinished folder for a model.

@@ -99,6 +99,30 @@ def test_a_release_whose_unloading_failed_is_unloaded_by_the_next_try(
     assert not model.releases and not list((tmp_path / "models").iterdir())
 
 
+def test_an_engine_goes_after_those_who_call_it(
+    turn: Callable[[KnownModel, TritonClient], None], tmp_path: Path
+) -> None:
+    """Triton passes nothing on to a model that is being unloaded, so no request could be stopped in it any more."""
+
+    class Answering(Triton):
+        def __init__(self) -> None:
+            super().__init__()
+            self.done: list[str] = []
+
+        def unload(self, model: str) -> None:
+            self.done.append(model)
+
+        def index(self) -> tuple[ModelState, ...]:
+            self.done.append("asked")
+            state = "UNLOADING" if self.done.count("asked") < 3 else "UNAVAILABLE"
+            return (ModelState("m--r1--llm", state, ""),)
+
+    (tmp_path / "models" / "m--r1--tensorrt_llm").mkdir()
+    triton = Answering()
+    turn(KnownModel(releases={1: KnownRelease("ready")}), triton)
+    assert triton.done == ["m--r1", "m--r1--llm", "asked", "asked", "asked", "m--r1--tensorrt_llm", "asked"]
+
+
 def test_one_model_that_cannot_be_converged_leaves_the_others_their_turn(tmp_path: Path) -> None:
     class Broken(Recorded):
         def publish(self, servers: Servers, model: str, number: int, known: KnownModel) -> None:
