@@ -47,6 +47,9 @@ FLOWS = "tests/flows/"
 APART = ("test_browser", "test_own_kind", "test_serve_tensorrt_llm", "test_tensorrt_llm", "test_watch_releases")
 """Flow tests that get on with a whole stack of their own, where two processes share the work."""
 
+LONGEST = (FLOWS, "tests/tasks/gates/test_on_triton.py", "tests/tasks/store/test_transfer_faults.py")
+"""Each takes minutes."""
+
 
 class ByFile(LoadScopeScheduling):
     """With several processes, the tests of one file share a process, and those of flows are in two parts."""
@@ -84,7 +87,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, or one process does them at the end while the other has nothing to do."""
-    items.sort(key=lambda item: not item.nodeid.startswith(FLOWS))
+    places = list(enumerate(LONGEST))
+    items.sort(key=lambda item: next((place for place, path in places if item.nodeid.startswith(path)), len(places)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
