@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import yaml
@@ -19,6 +18,7 @@ MAX_DEPTH = 50
 MAX_VALUES = 100_000
 """Of a whole file. A model's file of many prompts has a few hundred, and five levels."""
 
+_TEXT, _LIST, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 
 _BEFORE_A_BLOCK = " \t-?:\ufeff"
 _ALIAS = re.compile(r"""(?<![\w.)\]\\"'])\*""")
@@ -57,12 +57,8 @@ class PositionedDocument:
         return line, ".".join(names)
 
 
-def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
+def read_yaml(text: str) -> tuple[PositionedDocument | None, list[Problem]]:
     """The document, or None if it does not parse, and its problems: those of YAML, and keys that are given twice."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return None, [Problem(1, "", f"cannot be read: {error}")]
     try:
         if not is_plain(text) and (problem := excess(text)) is not None:
             return None, [problem]
@@ -71,8 +67,7 @@ def read_yaml(path: Path) -> tuple[PositionedDocument | None, list[Problem]]:
         if root is None:
             return None, [Problem(1, "", "is empty")]
         problems = _repeated_keys(root, ())
-        value = cast(Any, loader).construct_document(root)
-        return PositionedDocument(value, root), problems
+        return PositionedDocument(_built(loader, root), root), problems
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         return None, [Problem(mark.line + 1 if mark else 1, "", f"is not YAML: {error.problem}")]
@@ -127,6 +122,18 @@ def excess(text: str) -> Problem | None:
 def _line(event: yaml.Event) -> int:
     mark = event.start_mark
     return mark.line + 1 if mark else 1
+
+
+def _built(loader: yaml.SafeLoader, node: yaml.Node) -> object:
+    """What the loader makes of a node. It takes three times as long as this for texts, lists and mappings by text."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == _TEXT:
+        return node.value
+    if isinstance(node, yaml.SequenceNode) and node.tag == _LIST:
+        return [_built(loader, item) for item in node.value]
+    by_text = isinstance(node, yaml.MappingNode) and node.tag == _MAPPING
+    if by_text and all(isinstance(key, yaml.ScalarNode) and key.tag == _TEXT for key, _ in node.value):
+        return {key.value: _built(loader, value) for key, value in node.value}
+    return cast(Any, loader).construct_object(node, deep=True)
 
 
 def _repeated_keys(node: yaml.Node, path: tuple[str, ...]) -> list[Problem]:

@@ -7,6 +7,7 @@ commands that need it, and `--help` imports neither Prefect nor pydantic.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `--help` and `--version` end in SystemExit 0, as argparse has it."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _print_any_text()
+    # A command keeps most of what it makes: at every 700 objects, the collector takes a tenth of `status` for nothing.
+    gc.set_threshold(10_000)
     try:
         return _run(given)
     except Answered as answered:

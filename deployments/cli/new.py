@@ -133,9 +133,7 @@ def _licence(source: Source, access: Access) -> str:
             front = _FRONT.match((Path(scratch) / _CARD).read_text(errors="replace"))
             if front is None:
                 return ""
-            about = Path(scratch) / "about.yaml"
-            about.write_text(front["yaml"])
-            document, problems = read_yaml(about)  # of somebody else: bounded in size and depth
+            document, problems = read_yaml(front["yaml"])  # of somebody else: bounded in size and depth
     except SourceError:
         return ""
     value = None if document is None or problems else document.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
@@ -54,7 +55,7 @@ def load_catalogue(folder: Path) -> Catalogue:
     for name, path in _files(folder).items():
         model, problems = _read_alone(path)
         if model is None:
-            broken[name] = tuple(problems)
+            broken[name] = problems
         else:
             models[name] = model
     return Catalogue(models, broken)
@@ -100,18 +101,27 @@ def _files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in catalogue_files(folder)}
 
 
-def _read_alone(path: Path) -> tuple[Model | None, list[str]]:
+def _read_alone(path: Path) -> tuple[Model | None, tuple[str, ...]]:
     """The same as `_read`, of a file that must be the only one of its model."""
     others = (path.with_suffix(suffix) for suffix in _SUFFIXES if suffix != path.suffix)
     if twins := [other.name for other in others if other.is_file()]:
-        return None, [f"{path}:1: {twins[0]} beside it is a file of the same model"]
+        return None, (f"{path}:1: {twins[0]} beside it is a file of the same model",)
     return _read(path)
 
 
-def _read(path: Path) -> tuple[Model | None, list[str]]:
+def _read(path: Path) -> tuple[Model | None, tuple[str, ...]]:
     """The model, or None and the problems of its file, one line each."""
-    document, found = read_yaml(path)
-    problems = list(found)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return None, (f"{path}:1: cannot be read: {error}",)
+    return _parsed(path, text)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, text: str) -> tuple[Model | None, tuple[str, ...]]:
+    """The same of a file's text. A process that looks at a catalogue again parses what has changed."""
+    document, problems = read_yaml(text)
     model = None
     if document is not None:
         try:
@@ -128,10 +138,10 @@ def _read(path: Path) -> tuple[Model | None, list[str]]:
                     f"{model.name!r} is not the file's name, {path.stem!r}",
                 )
             )
-    lines = [
+    lines = tuple(
         f"{path}:{problem.line}: {problem.field + ': ' if problem.field else ''}{problem.message}"
         for problem in sorted(problems)
-    ]
+    )
     return (None if problems else model), lines
 
 

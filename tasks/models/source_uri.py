@@ -153,7 +153,7 @@ SourceUri = HubUri | S3Uri | NgcUri | ModelsUri | ArtifactsUri | FileUri | PipUr
 def parse_source(uri: str) -> SourceUri:
     """Read an address. Raises SourceError `source-invalid`, whose hint lists the right forms."""
     scheme = uri.partition(":/")[0]
-    if "\\" in uri or not uri.isprintable() or any(character.isspace() for character in uri):
+    if "\\" in uri or " " in uri or not uri.isprintable():
         raise SourceError(f"{uri!r} holds characters that no source may", hint=_FORMS)
     match scheme:
         case "hf" if found := _HUB.fullmatch(uri):

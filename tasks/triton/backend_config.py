@@ -81,7 +81,7 @@ def _add_tensors(config: ModelConfig, version: Version, logits_type: str, lora_t
 def _parameters(
     version: Version, serving: TensorRtServing, engine_folder: str, kv_cache_tokens: int | None
 ) -> dict[str, str]:
-    values = defaults(version)
+    values = dict(defaults(version))
     if kv_cache_tokens is not None:
         # Otherwise the backend's default fraction would limit the cache too.
         values["kv_cache_free_gpu_mem_fraction"] = UNSET

@@ -77,4 +77,5 @@ def in_span(version: Version, since: str, until: str = "") -> bool:
 
 def release_of(version: Version) -> Release | None:
     """The minor release of `version`. Returns None for one that builds no engines or is not known."""
-    return next((release for release in RELEASES if minor_named(release.name) == minor(version)), None)
+    asked = minor(version)
+    return next((release for release in RELEASES if minor_named(release.name) == asked), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -32,21 +31,18 @@ NINES = "\n".join(
     ],
     ids=["nines", "itself", "within", "brackets", "dashes", "braces", "long", "unknown"],
 )
-def test_a_document_that_grows_is_a_problem_with_its_line(text: str, line: int, named: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.yaml"
-    path.write_text(text)
+def test_a_document_that_grows_is_a_problem_with_its_line(text: str, line: int, named: str) -> None:
     started = time.process_time()
-    document, (problem,) = read_yaml(path)
+    document, (problem,) = read_yaml(text)
     assert document is None
     assert problem.line == line
     assert named in problem.message
     assert time.process_time() - started < 1
 
 
-def test_aliases_and_levels_within_the_limits_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "model.yaml"
-    path.write_text(f"a: &a {{b: 1}}\nc: *a\nd: {'[' * (MAX_DEPTH - 1)}{']' * (MAX_DEPTH - 1)}")
-    document, problems = read_yaml(path)
+def test_aliases_and_levels_within_the_limits_are_read() -> None:
+    text = f"a: &a {{b: 1}}\nc: *a\nd: {'[' * (MAX_DEPTH - 1)}{']' * (MAX_DEPTH - 1)}"
+    document, problems = read_yaml(text)
     assert document is not None and not problems
     assert cast(dict[str, Any], document.value)["c"] == {"b": 1}
 
@@ -75,3 +71,16 @@ def test_what_is_taken_for_plain_is_neither_deep_nor_has_aliases(monkeypatch: py
         plain += 1
         assert not any(isinstance(event, yaml.AliasEvent) for event in events), repr(text)
     assert plain > 300
+
+
+def test_a_document_is_what_pyyaml_makes_of_it() -> None:
+    """Documents of random pieces, with values that are no text, and keys that are merged."""
+    read, pieces = 0, random.Random(0)
+    values = ("1", "true", "1.5", "~", "2020-01-01", "<<: ", "!!str ", "!!set ", "!!seq ", "!!map ", "&a {b: c}", "b: ")
+    for _ in range(12_000):
+        text = "".join(pieces.choices([*PIECES, *values], k=pieces.randint(1, 12)))
+        document, _ = read_yaml(text)
+        if document is not None:
+            assert repr(document.value) == repr(yaml.load(text, yaml.CSafeLoader)), repr(text)
+            read += 1
+    assert read > 2000

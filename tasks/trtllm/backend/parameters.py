@@ -6,7 +6,9 @@ Source of the keys: the templates that `tensors` names. Source of what the backe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from packaging.version import Version
 
@@ -96,7 +98,8 @@ READ_AS = {"multi_block_mode": "multiBlockMode", "enable_context_fmha_fp32_acc":
 """The key that 0.12 to 0.14 read, by the key that all templates and other versions use."""
 
 
-def defaults(version: Version) -> dict[str, str]:
+@cache
+def defaults(version: Version) -> Mapping[str, str]:
     """Every parameter that `version` knows, with its default."""
     return {entry.key: entry.default for entry in PARAMETERS if in_span(version, entry.since, entry.until)}
 

@@ -122,6 +122,8 @@ def _check_further(words: Sequence[str], known: Architecture | None, version: Ve
 
     `known` None stands for an architecture that is not known yet: any converter may have the option.
     """
+    if not words:
+        return
     converters = CONVERTERS if known is None else (known.converter,)
     options = {name: each for converter in converters for name, each in known_options(converter, version).items()}
     decided = _PASSED | ({*known.gives, known.variant} if known is not None else set[str]())

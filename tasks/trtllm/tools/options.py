@@ -217,17 +217,23 @@ OPTIONS = {**_TOOLS, **CONVERTERS, **HEADS}
 
 def span(tool: Tool, option: str, version: Version) -> Span | None:
     """How `option` reads in `version`. Returns None if the version has no such option."""
-    asked, found = minor(version), None
-    for each in OPTIONS[tool].get(option, ()):
-        if minor_named(each.since) <= asked:
-            found = each
-    return None if found is None or found.gone else found
+    return _of_release(tool, minor(version)).get(option)
 
 
 def known_options(tool: Tool, version: Version) -> Mapping[str, Span]:
     """Every option that `tool` has in `version`, by each of its spellings."""
-    spans = {option: span(tool, option, version) for option in OPTIONS[tool]}
-    return {name: known for option, known in spans.items() if known is not None for name in (option, *known.aliases)}
+    known = _of_release(tool, minor(version))
+    return {name: each for option, each in known.items() for name in (option, *each.aliases)}
+
+
+@cache
+def _of_release(tool: Tool, release: tuple[int, int]) -> Mapping[str, Span]:
+    """Every option that `tool` has in a minor release. Each model of a catalogue asks for some fifty of them."""
+    begun = {
+        option: [each for each in spans if minor_named(each.since) <= release]
+        for option, spans in OPTIONS[tool].items()
+    }
+    return {option: spans[-1] for option, spans in begun.items() if spans and not spans[-1].gone}
 
 
 def nearest(option: str, options: Iterable[str]) -> str:

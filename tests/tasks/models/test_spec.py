@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,18 @@ def test_a_broken_file_costs_its_own_model_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as missing:
         catalogue_entry(tmp_path, "../tiny")
     assert missing.value.code == "model-missing" and missing.value.hint == "models: tiny, zz"
+
+
+def test_a_catalogue_that_is_looked_at_again_has_what_its_files_say_now(tmp_path: Path) -> None:
+    path, _ = write(tmp_path, entry()), write(tmp_path, entry(name="other"), "other.yaml")
+    before, changed_at = load_catalogue(tmp_path).models, path.stat().st_mtime_ns
+    write(tmp_path, entry(description="Changed."))
+    os.utime(path, ns=(changed_at, changed_at))
+    after = load_catalogue(tmp_path).models
+    assert (before["tiny"].description, after["tiny"].description) == (entry().get("description", ""), "Changed.")
+    assert after["other"] is before["other"]
+    path.write_text("name: [")
+    assert set(load_catalogue(tmp_path).models) == {"other"}
 
 
 def test_labels_are_plain_words() -> None:
