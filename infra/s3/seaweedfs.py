@@ -85,6 +85,7 @@ def launch(
         "-s3.port.lance=0",
         f"-s3.allowedOrigins={endpoint_url(ports)}",
         "-s3.iam=false",
+        "-volume.preStopSeconds=0",  # nobody else sends its volumes anything: there is nobody to warn
         "-admin.ui=false",
         "-webdav=false",
         "-master.telemetry=false",

@@ -66,6 +66,8 @@ class FakeNode(service.GRPCInferenceServiceServicer):
     traceparents: list[str] = field(default_factory=list[str])
     finished: list[str] = field(default_factory=list[str])
     running: int = 0
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    """The last piece of what was asked to `hold` it may come."""
     broken: set[str] = field(default_factory=set[str])
     broken_says: str = ""
     port: int = 0
@@ -148,14 +150,18 @@ class FakeNode(service.GRPCInferenceServiceServicer):
                 yield answer
             return
         pieces, pause = {"twice": 2, "large": 1000}.get(word, 1), 0.0
-        if word == "count":
-            pieces, pause = int(rest[0]), float(rest[1])
+        if word in ("count", "hold"):
+            pieces, pause = int(rest[0]), float(rest[1]) if word == "count" else 0.0
         for number in range(pieces):
             await asyncio.sleep(pause)
+            if word == "hold" and number + 1 == pieces:
+                await self.let_go.wait()
             if not self.deaf and request.parameters[CANCELLATION_ID].string_param in self.cancelled_ids:
                 yield self._error(request, "the client cancelled the request [cancelled]")
                 return
-            said = {"count": f"{number} ", "large": "x" * 100_000, "say": prompt[4:]}.get(word, prompt)
+            counted = f"{number} "
+            words = {"count": counted, "hold": counted, "large": "x" * 100_000, "say": prompt[4:]}
+            said = words.get(word, prompt)
             yield self._piece(request, said, last=number + 1 == pieces)
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             yield self._piece(request, None)

@@ -85,6 +85,11 @@ class House:
         nodes = tuple(node(name, self.nodes[name].grpc, {model: number}) for name, number in answering.items())
         self.watch.tell(TargetState("test", {model: release}, nodes))
 
+    def let_go(self) -> None:
+        """Whatever nodes were asked to hold is answered to its end."""
+        for each in self.nodes.values():
+            self.loop.call_soon_threadsafe(each.let_go.set)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.gateway.http_port}"

@@ -183,11 +183,12 @@ def test_all_bodies_together_have_a_bound(served: House) -> None:
 def test_idle_connections_make_room(served: House) -> None:
     with ExitStack() as stack:
         running = stack.enter_context(served.connect())
-        running.sendall(post(PATH, json.dumps({"text_input": "count 1 2", "max_tokens": 4}).encode()))
+        running.sendall(post(PATH, json.dumps({"text_input": "hold 1", "max_tokens": 4}).encode()))
         until(lambda: served.nodes["one"].running == 1, "request")
         idle = [stack.enter_context(served.connect()) for _ in range(5 * MOST)]
         assert served.generate("others").status_code == 200
         assert idle[0].recv(1) == b"", "the one that waited the longest made room"
+        served.let_go()
         assert one_of(running).startswith(b"HTTP/1.1 200 "), "one that is answered stays"
 
 

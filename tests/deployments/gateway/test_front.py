@@ -40,9 +40,10 @@ def who_runs(two: House) -> str:
 
 
 def test_the_node_with_the_fewest_running_gets_the_next(two: House) -> None:
-    threads = [in_thread(two.stream, "count 30 0.02")[0] for _ in range(8)]
+    threads = [in_thread(two.stream, "hold 30")[0] for _ in range(8)]
     until(lambda: sum(each.running for each in two.nodes.values()) == 8, "eight requests")
     assert {name: each.running for name, each in two.nodes.items()} == {"one": 4, "two": 4}
+    two.let_go()
     for thread in threads:
         thread.join(20)
 
@@ -62,10 +63,11 @@ def test_a_session_stays_on_one_node_and_sessions_spread(two: House) -> None:
 
 def test_a_session_gives_way_where_its_node_has_too_much(two: House) -> None:
     session = {"x-enginehouse-session": "one chat"}
-    threads = [in_thread(two.stream, "count 30 0.02", session)[0] for _ in range(10)]
+    threads = [in_thread(two.stream, "hold 30", session)[0] for _ in range(10)]
     until(lambda: sum(each.running for each in two.nodes.values()) == 10, "ten requests")
     running = sorted(each.running for each in two.nodes.values())
     assert running[1] <= 7 and running[0] >= 3, "its own node takes at most a quarter more than the average"
+    two.let_go()
     for thread in threads:
         thread.join(20)
 
@@ -186,11 +188,12 @@ def test_too_much_at_once_is_refused_and_the_rest_is_answered() -> None:
     with house(front={"most_requests": 2}) as made:
         one = made.add_node("one")
         made.public()
-        threads = [in_thread(made.stream, "count 20 0.05") for _ in range(2)]
+        threads = [in_thread(made.stream, "hold 20") for _ in range(2)]
         until(lambda: one.running == 2, "two requests")
         refused = made.generate("third")
         assert (refused.status_code, refused.json()["code"]) == (429, "requests-limit")
         assert int(refused.headers["retry-after"]) >= 1
+        made.let_go()
         for thread, got in threads:
             thread.join(20)
             assert len(got[0]) == 20
@@ -214,7 +217,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_more() -> None:
     with house() as made:
         one = made.add_node("one")
         made.public()
-        thread, got = in_thread(made.stream, "count 20 0.05")
+        thread, got = in_thread(made.stream, "hold 20")
         until(lambda: one.running == 1, "request")
         made.loop.call_soon_threadsafe(made.gateway.end)
         with made.client() as client:
@@ -222,6 +225,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_more() -> None:
             assert client.get("/health").status_code == 200
         refused = made.generate("late")
         assert (refused.status_code, refused.json()["code"]) == (503, "gateway-ending")
+        made.let_go()
         thread.join(20)
         assert [piece["text_output"] for piece in got[0]] == [f"{number} " for number in range(20)]
         assert made.serving is not None and made.serving.result(10) is None

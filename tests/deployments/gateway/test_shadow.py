@@ -113,11 +113,12 @@ def test_real_requests_have_the_node_first() -> None:
     with shadowed("count 1 20", slots=2) as made:
         assert made.generate("first").status_code == 200
         until(lambda: made.nodes["one"].running == 1, "copy")
-        busy = [in_thread(made.stream, "count 60 0.1") for _ in range(2)]
+        busy = [in_thread(made.stream, "hold 60") for _ in range(2)]
         ended(made, dropped=1)
         assert made.nodes["one"].cancelled == ["first"], "a copy that runs gives way"
         assert made.generate("while it is full").status_code == 200
         ended(made, dropped=2)
+        made.let_go()
         for thread, got in busy:
             thread.join(20)
             assert len(got[0]) == 60

@@ -56,8 +56,8 @@ def report(
 
 
 @contextmanager
-def watching(*targets: Target, poll_s: float = 0.1) -> Generator[Watch]:
-    watch = Watch(targets, poll_s)
+def watching(*targets: Target, poll_s: float = 0.1, **seconds: float) -> Generator[Watch]:
+    watch = Watch(targets, poll_s, **seconds)
     watch.start()
     try:
         yield watch
@@ -100,14 +100,14 @@ def test_a_promotion_is_known_within_the_poll_interval(fleet: Fleet) -> None:
     made = fleet.rebuild()
     fleet.release(made)
     report(fleet.target, "one", {"tiny": (1, {1: "ready"})})
-    with watching(fleet.target, poll_s=1.0) as watch:
+    with watching(fleet.target, poll_s=0.5) as watch:
         wait(lambda: watch.known.reading > 0, "reading")
         for number in range(2, 5):
             fleet.release(made)
             report(fleet.target, "one", {"tiny": (number, {number: "ready", number - 1: "ready"})})
             began = time.monotonic()
             wait(lambda number=number: asked(watch.known) == [("one", number)], "promotion")
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 1.5
 
 
 TRACEPARENT = f"00-{1:032x}-{2:016x}-01"
@@ -205,7 +205,7 @@ def test_with_the_store_away_or_hanging_the_last_known_state_goes_on(fleet: Flee
     door = Door(int(fleet.store.bucket.endpoint.rpartition(":")[2]))
     try:
         target = replace(fleet.target, bucket=_through(fleet.target.bucket, door))
-        with watching(target) as watch:
+        with watching(target, silent_s=1.0) as watch:
             wait(lambda: watch.known.reading > 0, "reading")
             for state in ("away", "hang"):
                 door.state = state
@@ -279,7 +279,7 @@ def test_traffic_counts_as_long_as_its_release_is_a_candidate(fleet: Fleet, capl
     def of(watch: Watch, model: str = "tiny") -> Canary | None:
         return watch.known.traffic(watch.known.places(Name(model)), model).canary
 
-    with watching(fleet.target) as watch:
+    with watching(fleet.target, retry_s=1.0) as watch:
         wait(lambda: watch.known.reading > 0, "reading")
         assert of(watch) == of(watch, "other") == canary
         beside = watch.known.beside(watch.known.places(Name("tiny")), "tiny", 2)

@@ -1,6 +1,7 @@
 """Transfers under faults, each at random moments, each followed by the same command again: nothing lost, nothing torn.
 
-ENGINEHOUSE_TEST_SEED repeats a campaign; each prints its row of the table with its seed.
+ENGINEHOUSE_TEST_SEED repeats a campaign; each prints its row of the table with its seed. ENGINEHOUSE_TEST_MOMENTS makes
+it longer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
-MOMENTS = 20
+MOMENTS, FULL_MOMENTS = (int(os.environ.get("ENGINEHOUSE_TEST_MOMENTS", default)) for default in (20, 6))
+"""Of a full server each takes a restart, which may take more than ten seconds."""
 SIZES = {"rank0.engine": 20 << 20, "rank1.engine": 3 << 20, "deep/config.json": 700, "empty": 0}
 """In bytes: a file of several parts, one of one, and small ones."""
 TOTAL = sum(SIZES.values())
@@ -173,7 +175,7 @@ class Campaign:
         self.unverified += not same
         shutil.rmtree(command.back)
 
-    def end(self) -> None:
+    def end(self, moments: int = MOMENTS) -> None:
         """Everything that was ever published still exists, byte for byte."""
         store = ArtifactStore(Bucket(NAME, "", self.server.endpoint))
         for number in range(1, self.moments + 1):
@@ -185,7 +187,7 @@ class Campaign:
                 f"\n{self.fault:28} {self.moments} moments, {self.failed:2} failed and came again; "
                 f"lost {self.lost}, torn {self.torn}, unverified {self.unverified}   seed {self.seed}"
             )
-        assert (self.moments, self.lost, self.torn, self.unverified) == (MOMENTS, 0, 0, 0)
+        assert (self.moments, self.lost, self.torn, self.unverified) == (moments, 0, 0, 0)
 
 
 Begin = Callable[[str], tuple[Campaign, random.Random]]
@@ -324,7 +326,7 @@ def test_a_full_disk_of_the_server(campaign: Begin, small_disk: Path, monkeypatc
     faults, seed = campaign("disk full at the server")
     faults.server.stop()
     with running(Server(small_disk / "s3", small_disk.with_name("full.log")), monkeypatch) as faults.server:
-        for _ in range(MOMENTS):
+        for _ in range(FULL_MOMENTS):
             command = faults.command()
             with nearly_full(small_disk, seed.randrange(TOTAL)):
                 faults.attempt(command)
@@ -332,5 +334,5 @@ def test_a_full_disk_of_the_server(campaign: Begin, small_disk: Path, monkeypatc
             faults.server.stop()
             faults.server.start()
             faults.again(command)
-        faults.end()
-    assert faults.failed > MOMENTS / 2
+        faults.end(FULL_MOMENTS)
+    assert faults.failed > FULL_MOMENTS / 2
