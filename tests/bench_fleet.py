@@ -36,6 +36,8 @@ from tests.waiting import wait_for_server
 MODELS = 500
 GPUS = {"sm80": "NVIDIA A100-SXM4-80GB", "sm89": "NVIDIA L40S", "sm90": "NVIDIA H200", "sm100": "NVIDIA B200"}
 SECONDS, REQUESTS = 10.0, 50
+MADE = 60
+"""Requests of `deploy` on an empty server: one for each flow, deployment, pool, queue and automation that it makes."""
 NODES, STATUS_SECONDS, TARGET = 20, 3.0, "local"
 
 COUNTING = """
@@ -84,7 +86,7 @@ def main() -> int:
         with _prefect_server(folder, environment) as api:
             environment["PREFECT_API_URL"] = api
             within = [
-                _measure("deploy, new", environment, "deploy"),
+                _measure("deploy, new", environment, "deploy", most=MADE),
                 _measure("deploy, nothing to do", environment, "deploy"),
                 _measure("watch, to its plan", environment, "watch", "--dry-run"),
             ]
@@ -159,7 +161,9 @@ def _prefect_server(folder: Path, environment: dict[str, str]) -> Generator[str]
         terminate(process, 10)
 
 
-def _measure(what: str, environment: dict[str, str], *arguments: str, seconds: float = SECONDS) -> bool:
+def _measure(
+    what: str, environment: dict[str, str], *arguments: str, seconds: float = SECONDS, most: int = REQUESTS
+) -> bool:
     """Run a command, print what it cost, and return whether that is within the limits."""
     started = time.monotonic()
     command = [sys.executable, "-c", COUNTING, *arguments]
@@ -170,7 +174,7 @@ def _measure(what: str, environment: dict[str, str], *arguments: str, seconds: f
     requests = sum(count.values())
     servers = ", ".join(f"{number} {server}" for server, number in sorted(count.items()))
     print(f"{what:22} {MODELS} models, {len(GPUS)} architectures: {took:5.1f} s, {requests:2} requests ({servers})")
-    return took <= seconds and requests <= REQUESTS
+    return took <= seconds and requests <= most
 
 
 if __name__ == "__main__":
