@@ -75,7 +75,8 @@ def _export(options: argparse.Namespace, settings: Settings) -> int:
         print_json(made.document())
         return 0
     print(made.folder)
-    say(f"{made.release}: {made.files} files, {size(made.size)}, {made.digest}")
+    say(f"{made.release}: {made.files} files, {size(made.size)}")
+    say(made.digest)
     if not made.signed:
         say("its provenance is not signed: ENGINEHOUSE_SIGNING_KEY names no key")
     return 0

@@ -39,7 +39,8 @@ from infra.gpu import Gpu, GpuReport
 from infra.s3 import bucket as bucket_module
 from infra.s3.bucket import Bucket
 from infra.settings import CHECKOUT
-from infra.toolchains import choose
+from infra.toolchains import added, choose
+from infra.toolchains.added import Environment
 from infra.toolchains.toolchain import ToolchainReport
 from infra.toolchains.versions import Versions
 from infra.triton.client import Completion, TritonClient
@@ -53,6 +54,8 @@ from tasks.targets.target import Target
 from tasks.watch.verdict import Row
 from tasks.watch.waves import Start
 from tests.conftest import BUCKET
+from tests.deployments.cli.test_log_command import Prefect
+from tests.deployments.cli.test_log_command import prefect as prefect  # a fixture
 from tests.fleet import Fleet
 from tests.standin import engine as standin
 from tests.tasks.conftest import signing_keys as signing_keys  # a fixture
@@ -149,9 +152,6 @@ WITHOUT = {
     "gateway": "the same",
     "webhooks": "the same",
     "completion": "prints a script that is made from all the others: test_completion.py has shells read it",
-    "logs": "prints what runs have logged: test_log_command.py",
-    "export": "prints the folder that it has written: tests/tasks/export",
-    "toolchain-add": "prints the table of `toolchain list`, after minutes: tests/infra/toolchains/test_added.py",
 }
 """Commands whose good result has no snapshot, and why."""
 
@@ -436,6 +436,32 @@ def test_load(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Measurement, "run", run)
     line = "load tiny --address 127.0.0.1:1 --rate 5 --warm-up 0 --goodput time_to_first_token=120"
     world.snapshot("load", world.type(line, watched=False), world.type(f"{line} --json", person=False).document)
+
+
+def test_logs(world: World, prefect: Prefect) -> None:
+    run = prefect.run("rebuild tiny", 0, id=RUN)
+    prefect.say(run, "Beginning flow run", 0)
+    prefect.say(run, "fetch tiny begins", 1, prefect.task(run, "fetch hf://org/tiny"))
+    prefect.say(run, "one: loading", 3, prefect.task(run, "roll out tiny"), 30)
+    lines = world.type("logs tiny --json", person=False).out.splitlines()
+    world.snapshot("logs", world.type("logs tiny"), [json.loads(line) for line in lines])
+
+
+def test_export(world: World, monkeypatch: pytest.MonkeyPatch, signing_keys: dict[str, str]) -> None:
+    monkeypatch.setenv("ENGINEHOUSE_SIGNING_KEY", signing_keys["ours"])
+    line = "export tiny@1 --to {folder}/tiny-1"
+    shown = world.type(line, watched=False)  # stderr would count bytes
+    document = world.type(f"{line} --json", person=False).document
+    world.snapshot("export", shown, document | {"size": 0})  # a signature is now a byte longer, now shorter
+
+
+def test_toolchain_add(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = dict.fromkeys(Versions.model_fields, "1.2.1")
+    report = ToolchainReport(**versions, container_digest="", free_host_bytes=96 << 30, gpus=GpuReport("", "", (), ""))
+    made = Environment("1.2.1", world.folder / "home" / "toolchains" / "1.2.1", "index", "ready", report)
+    monkeypatch.setattr(added, "add", given(made))
+    shown = world.type("toolchain add 1.2.1")
+    world.snapshot("toolchain-add", shown, world.type("toolchain add 1.2.1 --json", person=False).document)
 
 
 class FlowDone:

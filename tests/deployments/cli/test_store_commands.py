@@ -92,7 +92,7 @@ def test_exporting(fleet: Fleet, command: Command, tmp_path: Path, monkeypatch: 
     fleet.release(made)
     monkeypatch.chdir(tmp_path)
     code, out, err = command("export", "tiny")
-    assert (code, out) == (0, "tiny-1\n") and "tiny@1: 4 files, 12.5 KiB, sha256:" in err and "not signed" in err
+    assert (code, out) == (0, "tiny-1\n") and "tiny@1: 4 files, 12.5 KiB\nsha256:" in err and "not signed" in err
     assert (tmp_path / "tiny-1" / "oci" / "index.json").is_file()
     code, out, _ = command("export", "tiny@1", "--to", "elsewhere", "--json")
     document = json.loads(out)
