@@ -180,24 +180,15 @@ class _Read:
     adapters: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict[tuple[str, int], tuple[str, ...]])
     slots: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     retry_at: dict[str, float] = field(default_factory=dict[str, float])
-    retry_s: float = _RETRY_SECONDS
 
 
 class Watch:
     """Reads the state of `targets` until it is stopped. Of two with one model, the first one serves it."""
 
-    def __init__(
-        self,
-        targets: Sequence[Target],
-        poll_s: float = POLL_SECONDS,
-        *,
-        silent_s: float = _SILENT_SECONDS,
-        retry_s: float = _RETRY_SECONDS,
-    ) -> None:
-        self._targets = [replace(each, bucket=each.bucket.impatient(silent_s)) for each in targets]
-        self._read = {target.name: _Read(retry_s=retry_s) for target in targets}
+    def __init__(self, targets: Sequence[Target], poll_s: float = POLL_SECONDS) -> None:
+        self._targets = [replace(each, bucket=each.bucket.impatient(_SILENT_SECONDS)) for each in targets]
+        self._read = {target.name: _Read() for target in targets}
         self._poll_s = poll_s
-        self._silent_s = silent_s
         self._known = Known()
         self._asked: float | None = None
         self._stopped = False
@@ -207,7 +198,7 @@ class Watch:
     @property
     def known(self) -> Known:
         asked = self._asked
-        if asked is not None and time.monotonic() - asked > self._silent_s:
+        if asked is not None and time.monotonic() - asked > _SILENT_SECONDS:
             return replace(self._known, error="the store does not answer [store-unavailable]")
         return self._known
 
@@ -318,4 +309,4 @@ def _one_record(what: str, read: _Read) -> Generator[None]:
         if isinstance(error, EnginehouseError) and error.retryable:
             raise  # the store itself
         _log.warning("the record of %s cannot be read: %s", what, " ".join(str(error).split())[:300])
-        read.retry_at[what] = time.monotonic() + read.retry_s
+        read.retry_at[what] = time.monotonic() + _RETRY_SECONDS

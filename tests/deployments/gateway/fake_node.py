@@ -150,8 +150,10 @@ class FakeNode(service.GRPCInferenceServiceServicer):
                 yield answer
             return
         pieces, pause = {"twice": 2, "large": 1000}.get(word, 1), 0.0
-        if word in ("count", "hold"):
-            pieces, pause = int(rest[0]), float(rest[1]) if word == "count" else 0.0
+        if word == "count":
+            pieces, pause = int(rest[0]), float(rest[1])
+        elif word == "hold":
+            pieces = int(rest[0])
         for number in range(pieces):
             await asyncio.sleep(pause)
             if word == "hold" and number + 1 == pieces:
@@ -159,9 +161,8 @@ class FakeNode(service.GRPCInferenceServiceServicer):
             if not self.deaf and request.parameters[CANCELLATION_ID].string_param in self.cancelled_ids:
                 yield self._error(request, "the client cancelled the request [cancelled]")
                 return
-            counted = f"{number} "
-            words = {"count": counted, "hold": counted, "large": "x" * 100_000, "say": prompt[4:]}
-            said = words.get(word, prompt)
+            counted = dict.fromkeys(("count", "hold"), f"{number} ")
+            said = {**counted, "large": "x" * 100_000, "say": prompt[4:]}.get(word, prompt)
             yield self._piece(request, said, last=number + 1 == pieces)
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             yield self._piece(request, None)
