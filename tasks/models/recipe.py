@@ -32,7 +32,7 @@ from tasks.trtllm.backend.rules import check_adapters, check_recipe
 from tasks.trtllm.llmapi.arguments import check_llm_recipe, takes_adapters
 from tasks.trtllm.llmapi.known_arguments import check_known
 from tasks.trtllm.llmapi.translate import Translation, to_llmapi
-from tasks.trtllm.recipe import GpuArchitecture, LlmApiFields, Runtime, TrtEngineFields
+from tasks.trtllm.recipe import GpuArchitecture, LlmApiFields, Runtime, TensorRtLlmFields, TrtEngineFields
 from tasks.trtllm.releases import release_of, without_engines
 from tasks.trtllm.serving import TensorRtServing
 from tasks.trtllm.speculation import WITH_WEIGHTS, Draft
@@ -106,13 +106,8 @@ class LlamaCppRecipe(Recipe):
         pass
 
 
-class TrtEngineRecipe(TrtEngineFields, Recipe):
-    """A TensorRT engine built ahead of time by trtllm-build."""
-
-    @model_validator(mode="after")
-    def _is_within_the_version(self) -> Self:
-        check_options(self)
-        return self
+class _TensorRtLlmRecipe(TensorRtLlmFields, Recipe):
+    """What the kinds of TensorRT-LLM answer alike."""
 
     @property
     def planned_runtime(self) -> Runtime:
@@ -128,6 +123,15 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
     @property
     def draft(self) -> Draft | None:
         return None if self.speculation is None else self.speculation.draft
+
+
+class TrtEngineRecipe(TrtEngineFields, _TensorRtLlmRecipe):
+    """A TensorRT engine built ahead of time by trtllm-build."""
+
+    @model_validator(mode="after")
+    def _is_within_the_version(self) -> Self:
+        check_options(self)
+        return self
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_recipe(self, parameters or TensorRtServing())
@@ -148,7 +152,7 @@ class TrtEngineRecipe(TrtEngineFields, Recipe):
         return to_llmapi(self, parameters, tensorrt_llm) if kind == "llmapi" else None
 
 
-class LlmApiRecipe(LlmApiFields, Recipe):
+class LlmApiRecipe(LlmApiFields, _TensorRtLlmRecipe):
     """A checkpoint loaded by TensorRT-LLM's LLM API, with nothing built ahead."""
 
     @model_validator(mode="after")
@@ -181,21 +185,6 @@ class LlmApiRecipe(LlmApiFields, Recipe):
                 "recipe.speculation names a draft model or the heads of Eagle 3"
             )
         return arguments
-
-    @property
-    def planned_runtime(self) -> Runtime:
-        return self.runtime
-
-    @property
-    def planned_architecture(self) -> str | None:
-        return self.architecture
-
-    def for_architecture(self, name: str) -> Recipe:
-        return self if self.architecture or not name else self.model_copy(update={"architecture": name})
-
-    @property
-    def draft(self) -> Draft | None:
-        return None if self.speculation is None else self.speculation.draft
 
     def check_serving(self, parameters: TensorRtServing | None) -> None:
         check_llm_recipe(self, parameters or TensorRtServing())

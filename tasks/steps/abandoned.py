@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from infra.errors import EnginehouseError
 from infra.s3.bucket import Bucket
 from tasks.steps.roll_out import give_up
-from tasks.steps.turn import target_turn, turn_key
-from tasks.store.lease import Watch
+from tasks.steps.turn import turn_key
+from tasks.store.lease import Watch, held
 from tasks.targets.approvals import open_requests
 from tasks.targets.target import Target, targets
 from tasks.targets.view import TargetView
@@ -48,9 +48,10 @@ def _give_up(target: Target, model: str, flow_run: str, lease_seconds: float, fo
     waited = max(view.ages.get(release, 0.0) for release in left)
     if not view.current.alone and waited < forgiven_s:
         return ()
-    if not nobody_has(Watch(target.bucket, turn_key(target.name, model), lease_seconds)):
+    lease = turn_key(target.name, model)
+    if not nobody_has(Watch(target.bucket, lease, lease_seconds)):
         return ()
-    with target_turn(target.bucket, target.name, model, flow_run, lease_seconds):
+    with held(target.bucket, lease, flow_run, lease_seconds):
         view = target.view(model)
         return give_up(target, view, *_waiting(target, view))
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from infra.errors import ArtifactDamaged, EnginehouseError, StoreError, TritonError, UsageError
 from infra.s3.bucket import Bucket
 from tasks.steps.roll_out import give_up
-from tasks.steps.turn import model_turn, target_turn
+from tasks.steps.turn import model_key, turn_key
 from tasks.store.inventory import in_parallel
+from tasks.store.lease import held
 from tasks.targets.current import Current
 from tasks.targets.move_records import MoveRecords
 from tasks.targets.node_report import ModelReport
@@ -84,9 +85,8 @@ def alone(
 
     with ExitStack() as leases:
         try:
-            leases.enter_context(model_turn(bucket, model, holder, seconds, wait_s=wait_s, waiting=waiting))
-            for name in names:
-                leases.enter_context(target_turn(bucket, name, model, holder, seconds, wait_s=wait_s, waiting=waiting))
+            for lease in (model_key(model), *(turn_key(name, model) for name in names)):
+                leases.enter_context(held(bucket, lease, holder, seconds, wait_seconds=wait_s, waiting=waiting))
         except StoreError as error:
             if error.code != "lease-held":
                 raise

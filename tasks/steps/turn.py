@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from infra.s3.bucket import Bucket
-from tasks.store.lease import LONGEST_WORK_SECONDS, held
+from tasks.store.lease import held
 
 
 @contextmanager
@@ -16,49 +16,19 @@ def turn(bucket: Bucket, target: str, model: str, flow_run: str, seconds: float)
     Others that roll out the model wait for it, on whichever target, as long as the run renews its leases of `seconds`.
     So all candidates that the one who has the turn finds are of runs that died.
     """
-    with model_turn(bucket, model, flow_run, seconds), target_turn(bucket, target, model, flow_run, seconds):
+    with held(bucket, model_key(model), flow_run, seconds), held(bucket, turn_key(target, model), flow_run, seconds):
         yield
 
 
-def model_turn(
-    bucket: Bucket,
-    model: str,
-    holder: str,
-    seconds: float,
-    *,
-    wait_s: float = LONGEST_WORK_SECONDS,
-    waiting: Callable[[str], None] = lambda holder: None,
-) -> AbstractContextManager[None]:
-    """The part of `turn` that is about the model on all targets. It comes first.
-
-    Raises StoreError `lease-held` if others have it for more than `wait_s` seconds, and tells `waiting` who they are;
-    so does `target_turn`.
-    """
-    return held(bucket, _model_key(model), holder, seconds, wait_seconds=wait_s, waiting=waiting)
-
-
-def target_turn(
-    bucket: Bucket,
-    target: str,
-    model: str,
-    holder: str,
-    seconds: float,
-    *,
-    wait_s: float = LONGEST_WORK_SECONDS,
-    waiting: Callable[[str], None] = lambda holder: None,
-) -> AbstractContextManager[None]:
-    """The part of `turn` that is about one target. It is enough for who ends what lies on that target.
-
-    A worker of before takes this part alone.
-    """
-    return held(bucket, turn_key(target, model), holder, seconds, wait_seconds=wait_s, waiting=waiting)
+def model_key(model: str) -> str:
+    """The identity of the lease of a model on all targets. It is taken before those of targets."""
+    # The name of a target is no empty one, so this is the key of none.
+    return turn_key("", model)
 
 
 def turn_key(target: str, model: str) -> str:
-    """The identity of the lease of one target."""
+    """The identity of the lease of one target. It is enough for who ends what lies on that target.
+
+    A worker of before takes this one alone.
+    """
     return f"roll-out-{target}-{model}"
-
-
-def _model_key(model: str) -> str:
-    # The name of a target is no empty one, so this is the key of none.
-    return f"roll-out--{model}"

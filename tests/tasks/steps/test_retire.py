@@ -15,7 +15,7 @@ from tasks.explain.history import history
 from tasks.explain.releases import releases
 from tasks.steps.promote import roll_back
 from tasks.steps.retire import RETIRED, alone, is_retired, places, retire, retired_models
-from tasks.steps.turn import model_turn, turn_key
+from tasks.steps.turn import model_key, turn_key
 from tasks.store.lease import held
 from tasks.targets.approval import ApprovalRequest
 from tasks.targets.approvals import Approvals
@@ -221,7 +221,7 @@ def report(fleet: Fleet, model: ModelReport) -> None:
 
 def test_it_does_not_begin_while_a_run_rolls_the_model_out(bucket: Bucket) -> None:
     for lease in (
-        model_turn(bucket, "tiny", "run 1", SECONDS),
+        held(bucket, model_key("tiny"), "run 1", SECONDS),
         held(bucket, turn_key("b", "tiny"), "run 1", SECONDS),  # as a worker of before has it
     ):
         said: list[str] = []

@@ -23,11 +23,12 @@ from tasks.steps.context import Context
 from tasks.steps.plan import Plan
 from tasks.steps.promote import RolledBack, promote, roll_back
 from tasks.steps.roll_out import ABANDONED, RollOut, roll_out
-from tasks.steps.turn import target_turn, turn
+from tasks.steps.turn import turn, turn_key
 from tasks.steps.workspace import Workspace
 from tasks.store.artifact import Producer
 from tasks.store.artifact_store import ArtifactStore
 from tasks.store.identity import Identity
+from tasks.store.lease import held
 from tasks.store.names import Alias
 from tasks.targets.aliases import claim
 from tasks.targets.current import Current
@@ -339,7 +340,8 @@ def test_one_run_at_a_time_rolls_out_a_model_on_whichever_target(bucket: Bucket)
     thread = threading.Thread(target=other)
     with turn(bucket, "a", "tiny", "one", LEASE_SECONDS):
         thread.start()
-        with turn(bucket, "b", "small", "three", LEASE_SECONDS), target_turn(bucket, "b", "tiny", "r", LEASE_SECONDS):
+        alone = held(bucket, turn_key("b", "tiny"), "ending", LEASE_SECONDS)
+        with turn(bucket, "b", "small", "three", LEASE_SECONDS), alone:
             pass  # another model, and what concerns one target alone
         assert not entered.wait(2 * LEASE_SECONDS)
     assert entered.wait(30)
