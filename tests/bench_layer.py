@@ -216,16 +216,10 @@ def measure(server: psutil.Process, address: str, model: str, streams: int, *, f
     requests = 1 if followed else max(1, 16 // streams)
     tokens = round(SECONDS / TOKEN_SECONDS / requests)
     shares = [streams // CLIENTS + (number < streams % CLIENTS) for number in range(CLIENTS)]
+    asking = (sys.executable, "-m", "tests.bench_layer", address, model)
     asked = [
         subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.bench_layer",
-                address,
-                model,
-                *map(str, (share, requests, tokens, int(followed))),
-            ],
+            [*asking, str(share), str(requests), str(tokens), str(int(followed))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -284,13 +278,13 @@ async def ask(
             first.append(await one(stub, tokens - before))
 
     async def one(stub: Any, tokens: int) -> float:
-        """Returns when its first token came, in seconds from the asking."""
+        """One request. Returns how long its first token took, in seconds."""
         expected = tokenizer.decode(list(islice(cycle(said), tokens)))
         asked = request(tokens)
         started = last = time.perf_counter()
         call = stub.ModelStreamInfer()
         await call.write(asked)
-        text, began = b"", 0.0
+        text, waited = b"", 0.0
         async for message in call:
             assert not message.error_message, message.error_message
             answer = message.infer_response
@@ -301,13 +295,13 @@ async def ask(
                 if text:
                     gaps.append(now - last)
                 else:
-                    began = now - started
+                    waited = now - started
                 last, text = now, text + new
             if answer.parameters["triton_final_response"].bool_param:
                 break
         await call.done_writing()
         assert text.decode() == expected, (text, expected)
-        return began
+        return waited
 
     async with aio.insecure_channel(address) as channel:
         await channel.channel_ready()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.util
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,7 +42,8 @@ from infra.errors import GateRefused, SettingsError, StoreUnavailable
 from infra.processes.sessions import free_ports, start_session, terminate
 from infra.settings import CHECKOUT, Settings
 from tasks.models.catalogue import load_catalogue
-from tests.waiting import wait
+from tests.postgres_server import postgres_and_redis
+from tests.waiting import wait, wait_for_server
 
 pytestmark = pytest.mark.slow
 
@@ -99,38 +98,27 @@ class Server:
         return found
 
 
-@pytest.fixture(scope="module")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, str]], Server]]:
-    """Starts Prefect servers, each with a home of its own, and ends them with the module."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(environment: dict[str, str]) -> Server:
-        home = tmp_path_factory.mktemp("prefect")
-        (port,) = free_ports(1)
-        foreign = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-        # A changed schedule is planned at the next turn, which is otherwise a minute later.
-        own["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "1"
-        process = start_session(command, log=home / "log", folder=home, environment={**foreign, **own, **environment})
-        running.append(process)
-        until = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
-                    return Server(f"http://127.0.0.1:{port}/api")
-            except OSError:
-                assert process.poll() is None and time.monotonic() < until, (home / "log").read_text()
-                time.sleep(0.1)
-
-    yield start
-    for process in running:
+@contextmanager
+def prefect(home: Path, environment: Mapping[str, str]) -> Generator[Server]:
+    """A Prefect server with a home of its own."""
+    (port,) = free_ports(1)
+    foreign = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    # A changed schedule is planned at the next turn, which is otherwise a minute later.
+    own["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "1"
+    process = start_session(command, log=home / "log", folder=home, environment={**foreign, **own, **environment})
+    try:
+        wait_for_server(process, f"http://127.0.0.1:{port}/api/health", home / "log", 60)
+        yield Server(f"http://127.0.0.1:{port}/api")
+    finally:
         terminate(process, 10)
 
 
 @pytest.fixture(scope="module")
-def server(start_server: Callable[[dict[str, str]], Server]) -> Server:
-    return start_server({})
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    with prefect(tmp_path_factory.mktemp("prefect"), {}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -148,64 +136,6 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_models(catalogue: Path) -> Settings:
     return replace(settings.load(), catalogue=catalogue)
-
-
-@pytest.fixture
-def database() -> Iterator[dict[str, str]]:
-    """A Postgres and a Redis of their own, as variables of a Prefect server."""
-    # Debian keeps the programs of Postgres apart from the others.
-    folders = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
-    found = {name: shutil.which(name, path=os.pathsep.join(folders)) for name in ("initdb", "postgres", "redis-server")}
-    tools = {name: path for name, path in found.items() if path is not None}
-    missing = sorted(found.keys() - tools.keys())
-    missing += [] if importlib.util.find_spec("prefect_redis") else ["prefect-redis"]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    # Postgres refuses to run as root, and pytest's folders are closed to everybody else.
-    folder = Path(tempfile.mkdtemp(prefix="enginehouse-postgres-"))
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
-    if nobody:
-        os.chown(folder, 65534, 65534)
-    subprocess.run(
-        [*nobody, tools["initdb"], "--auth=trust", "--username=prefect", "--no-sync", "-D", str(folder / "data")],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    postgres, redis = free_ports(2)
-    commands = (
-        [
-            *nobody,
-            tools["postgres"],
-            *("-D", str(folder / "data"), "-p", str(postgres), "-h", "127.0.0.1", "-k", str(folder)),
-        ],
-        [tools["redis-server"], "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-    )
-    running = [
-        start_session(command, log=folder / f"{number}.log", folder=folder, environment=os.environ)
-        for number, command in enumerate(commands)
-    ]
-    for port in (postgres, redis):
-        until = time.monotonic() + 180
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() < until, [(folder / f"{number}.log").read_text() for number in range(2)]
-                time.sleep(0.1)
-    yield {
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://prefect@127.0.0.1:{postgres}/postgres",
-        "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
-        "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
-        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
-        "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
-        "PREFECT_REDIS_MESSAGING_PORT": str(redis),
-    }
-    for process in running:
-        terminate(process, 10)
-    shutil.rmtree(folder)
 
 
 def go(server: Server, two_models: Settings, *, dry_run: bool = False) -> dict[str, ResourceChange]:
@@ -228,13 +158,16 @@ def kept(changes: dict[str, ResourceChange]) -> dict[str, Any]:
 
 def planned(server: Server, deployment: str, time_of_day: str) -> set[str]:
     """The runs that the server plans of a deployment, once there is one at that time (a regular expression)."""
-    until = time.monotonic() + 90
-    while True:
+    ids = set[str]()
+
+    def is_planned() -> bool:
         runs = server("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
-        if any(re.fullmatch(time_of_day, run["expected_start_time"][10:19]) for run in runs):
-            return {run["id"] for run in runs}
-        assert time.monotonic() < until, f"the server plans no run at {time_of_day}: {runs}"
-        time.sleep(0.5)
+        ids.clear()
+        ids.update(run["id"] for run in runs)
+        return any(re.fullmatch(time_of_day, run["expected_start_time"][10:19]) for run in runs)
+
+    wait(is_planned, f"planned run at {time_of_day}", every_s=0.5)
+    return ids
 
 
 def check_deploy(server: Server, two_models: Settings) -> None:
@@ -411,10 +344,9 @@ def test_runs_in_progress_are_those_that_have_not_ended(server: Server, monkeypa
 
 
 @pytest.mark.long
-def test_the_same_on_postgres_with_redis(
-    start_server: Callable[[dict[str, str]], Server], database: dict[str, str], two_models: Settings
-) -> None:
-    check_deploy(start_server(database), two_models)
+def test_the_same_on_postgres_with_redis(tmp_path_factory: pytest.TempPathFactory, two_models: Settings) -> None:
+    with postgres_and_redis() as database, prefect(tmp_path_factory.mktemp("prefect"), database) as server:
+        check_deploy(server, two_models)
 
 
 def test_the_doctor_sees_what_deploy_makes(
